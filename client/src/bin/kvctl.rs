@@ -1,0 +1,2 @@
+//! The `kvctl` binary.
+fn main() {}

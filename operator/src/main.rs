@@ -1,0 +1,2 @@
+//! The `flotilla-operator` binary.
+fn main() {}

@@ -1,0 +1,23 @@
+//! The wire contracts of Flotilla.
+//!
+//! The comments in the `.proto` files are the API documentation; this crate holds the code that is
+//! generated from them. Byte fields are [`bytes::Bytes`], so that a received frame is shared, not
+//! copied.
+
+/// The simple key-value API, wire compatible with the RobustMQ course.
+pub mod kv {
+    #![allow(missing_docs, clippy::all, clippy::pedantic)]
+    tonic::include_proto!("kv");
+}
+
+/// The full API of clients, and what nodes say to each other.
+pub mod v1 {
+    #![allow(missing_docs, clippy::all, clippy::pedantic)]
+    tonic::include_proto!("flotilla.v1");
+}
+
+/// An encoded `FileDescriptorSet` of all files, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Largest message either side of a connection between client and server accepts, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 20 << 20;

@@ -1,0 +1,201 @@
+//! Why a client's request failed, in the terms a client can act on.
+//!
+//! The question a client has is *was my write applied?* Each variant answers it
+//! ([`Error::maybe_applied`]), travels between nodes as an [`ErrorDetail`], and becomes a gRPC status
+//! in one place, `api/status.rs`.
+
+use std::time::Duration;
+
+use flotilla_proto::v1::{self, ErrorDetail, error_detail::Reason};
+
+use crate::ids::{NodeId, RegionId};
+
+/// A refusal or a failure of one request.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// The caller must change the request. `limit` is 0 when none was passed.
+    #[error("{field}: {message}")]
+    InvalidArgument { field: String, message: String, limit: u64 },
+    /// This node holds the region but does not lead it.
+    #[error("not the leader of region {region}")]
+    NotLeader { region: RegionId, leader: Option<v1::Leader> },
+    /// The caller's view of the region is old; `regions` is the current one.
+    #[error("the region's epoch has moved")]
+    EpochNotMatch { regions: Vec<v1::Region> },
+    /// No peer of the region is here.
+    #[error("region {region} is not on this node")]
+    RegionNotFound { region: RegionId },
+    /// The key is outside of the region that the caller named.
+    #[error("the key is not in region {}", region.region_id)]
+    KeyNotInRegion { region: Box<v1::Region> },
+    /// The message was for another node.
+    #[error("asked for node {asked}, this is node {actual}")]
+    NodeMismatch { asked: NodeId, actual: NodeId },
+    /// The keys of an atomic request lie in several regions.
+    #[error("the keys belong to {} regions, an atomic request must stay in one", regions.len())]
+    CrossRegion { regions: Vec<RegionId> },
+    /// A bounded queue is full.
+    #[error("busy: the queue of {queue} is full")]
+    Busy { queue: String, retry_after: Duration },
+    /// Nobody is known to lead the region now.
+    #[error("region {region} has no leader now")]
+    NoLeader { region: RegionId },
+    /// The node belongs to no cluster, or not any more.
+    #[error("{}", if *removed { "this node was removed from its cluster" } else { "this node has not joined a cluster" })]
+    NotJoined { removed: bool },
+    /// The node is shutting down.
+    #[error("this node is shutting down")]
+    Draining,
+    /// The node can serve, but not yet: it is starting.
+    #[error("not ready: {message}")]
+    NotReady { message: String },
+    /// The node table has changed.
+    #[error("the node table is at version {actual}, not {expected}")]
+    VersionMoved { expected: u64, actual: u64 },
+    /// The disk is nearly full.
+    #[error("disk of node {node} is low: {available_bytes} bytes available")]
+    LowDisk { node: NodeId, available_bytes: u64 },
+    /// The request is well-formed, but the state of the cluster forbids it.
+    #[error("{message}")]
+    FailedPrecondition { message: String },
+    /// A thing named by the caller does not exist.
+    #[error("{message}")]
+    NotFound { message: String },
+    /// `Increment` on something that is no counter, or past its range.
+    #[error("{message}")]
+    NotACounter { message: String },
+    /// The deadline passed before anything was proposed: certainly not applied.
+    #[error("deadline passed before the request was started: {message}")]
+    DeadlineExceeded { message: String },
+    /// The write was proposed and its outcome was not learnt.
+    #[error("outcome unknown, the write may have been applied: {message}")]
+    OutcomeUnknown { message: String },
+    /// Stored data does not check out.
+    #[error("data loss: {message}")]
+    DataLoss { message: String },
+    /// A bug, or a part that failed.
+    #[error("internal: {message}")]
+    Internal { message: String },
+}
+
+impl Error {
+    /// An `InvalidArgument` without a limit.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::InvalidArgument { field: field.into(), message: message.into(), limit: 0 }
+    }
+
+    /// Whether the request may have changed something; `false` is a promise.
+    #[must_use]
+    pub fn maybe_applied(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown { .. } | Self::Internal { .. })
+    }
+
+    /// Whether the same request may succeed when repeated by the same caller.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::NotLeader { .. }
+            | Self::EpochNotMatch { .. }
+            | Self::RegionNotFound { .. }
+            | Self::KeyNotInRegion { .. }
+            | Self::NodeMismatch { .. }
+            | Self::Busy { .. }
+            | Self::NoLeader { .. }
+            | Self::Draining
+            | Self::NotReady { .. }
+            | Self::LowDisk { .. }
+            | Self::DeadlineExceeded { .. }
+            | Self::OutcomeUnknown { .. } => true,
+            Self::InvalidArgument { .. }
+            | Self::CrossRegion { .. }
+            | Self::NotJoined { .. }
+            | Self::VersionMoved { .. }
+            | Self::FailedPrecondition { .. }
+            | Self::NotFound { .. }
+            | Self::NotACounter { .. }
+            | Self::DataLoss { .. }
+            | Self::Internal { .. } => false,
+        }
+    }
+
+    /// How long a caller should wait before it repeats.
+    #[must_use]
+    pub fn retry_after(&self) -> Duration {
+        match self {
+            Self::Busy { retry_after, .. } => *retry_after,
+            Self::LowDisk { .. } => Duration::from_secs(1),
+            Self::NoLeader { .. } | Self::NotReady { .. } | Self::Draining => {
+                Duration::from_millis(50)
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The machine-readable form.
+    #[must_use]
+    pub fn detail(&self) -> ErrorDetail {
+        let reason = match self {
+            Self::InvalidArgument { field, limit, .. } => {
+                Some(Reason::InvalidArgument(v1::InvalidArgument {
+                    field: field.clone(),
+                    limit: *limit,
+                }))
+            }
+            Self::NotLeader { region, leader } => Some(Reason::NotLeader(v1::NotLeader {
+                region_id: region.0,
+                leader: leader.clone(),
+            })),
+            Self::EpochNotMatch { regions } => {
+                Some(Reason::EpochNotMatch(v1::EpochNotMatch { regions: regions.clone() }))
+            }
+            Self::RegionNotFound { region } => {
+                Some(Reason::RegionNotFound(v1::RegionNotFound { region_id: region.0 }))
+            }
+            Self::KeyNotInRegion { region } => Some(Reason::KeyNotInRegion(v1::KeyNotInRegion {
+                region_id: region.region_id,
+                region: Some((**region).clone()),
+            })),
+            Self::NodeMismatch { asked, actual } => Some(Reason::NodeMismatch(v1::NodeMismatch {
+                asked_node_id: asked.0,
+                actual_node_id: actual.0,
+            })),
+            Self::CrossRegion { regions } => Some(Reason::CrossRegion(v1::CrossRegion {
+                region_ids: regions.iter().map(|region| region.0).collect(),
+            })),
+            Self::Busy { queue, .. } => {
+                Some(Reason::ServerIsBusy(v1::ServerIsBusy { queue: queue.clone() }))
+            }
+            Self::NoLeader { region } => {
+                Some(Reason::NoLeader(v1::NoLeader { region_id: region.0 }))
+            }
+            Self::NotJoined { removed } => {
+                Some(Reason::NotJoined(v1::NotJoined { removed: *removed }))
+            }
+            Self::Draining => Some(Reason::Draining(v1::Draining {})),
+            Self::VersionMoved { expected, actual } => {
+                Some(Reason::VersionMoved(v1::VersionMoved {
+                    expected: *expected,
+                    actual: *actual,
+                }))
+            }
+            Self::LowDisk { node, available_bytes } => Some(Reason::LowDisk(v1::LowDisk {
+                node_id: node.0,
+                available_bytes: *available_bytes,
+            })),
+            Self::NotACounter { .. } => Some(Reason::NotACounter(v1::NotACounter {})),
+            Self::OutcomeUnknown { .. } => Some(Reason::OutcomeUnknown(v1::OutcomeUnknown {})),
+            Self::NotReady { .. }
+            | Self::FailedPrecondition { .. }
+            | Self::NotFound { .. }
+            | Self::DeadlineExceeded { .. }
+            | Self::DataLoss { .. }
+            | Self::Internal { .. } => None,
+        };
+        ErrorDetail {
+            maybe_applied: self.maybe_applied(),
+            retryable: self.retryable(),
+            retry_after_ms: u64::try_from(self.retry_after().as_millis()).unwrap_or(u64::MAX),
+            reason,
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! One Flotilla node.
+//!
+//! The folders follow a request from the socket to the disk, and imports point the same way:
+//! `api → router → region → raft → command → storage`. What must go up is returned or sent as a
+//! value.
+
+/// 1: bytes to values.
+pub mod api;
+
+/// 2: key to peer.
+pub mod router;
+
+/// 3: one Raft group.
+pub mod region;
+
+/// 4: the seams to openraft.
+pub mod raft;
+
+/// 5: what is replicated.
+pub mod command;
+
+/// 6: the disk.
+pub mod storage;
+
+/// Beside the path: which node holds which peers, and the calls that change it.
+pub mod placement;
+
+/// Builds every part in dependency order, owns its tasks, drains them.
+pub mod node;
+
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod ids;
+pub mod metrics;
+pub mod telemetry;

@@ -1,0 +1,2 @@
+//! The `flotilla-server` binary.
+fn main() {}

@@ -1,0 +1,181 @@
+//! The seam to the disk.
+//!
+//! Everything above speaks to these traits; `rocks.rs` keeps the data in RocksDB and `memory.rs` in
+//! memory, with an unsynced tail that a simulated crash loses. Calls block for as long as the disk
+//! does.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+
+use super::batch::WriteBatch;
+
+/// Which of an instance's two maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// In `data`: users' and system values. In `log`: the Raft logs.
+    Default,
+    /// In `data`: identity, descriptors, apply states. Unused in `log`.
+    Meta,
+}
+
+/// What a write has survived when it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The death of this process, not a power cut.
+    Buffered,
+    /// A power cut.
+    Synced,
+}
+
+/// A failed operation of the disk.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Stored bytes do not match their checksum, or do not decode.
+    #[error("corrupt data: {message}")]
+    Corrupt { message: String },
+    /// The device has no space left.
+    #[error("no space left: {message}")]
+    Full { message: String },
+    #[error("{message}")]
+    Io { message: String },
+}
+
+/// A half-open range `[start, end)`; an empty `end` means to the end of the map.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct KeyRange {
+    pub start: Bytes,
+    pub end: Bytes,
+}
+
+impl KeyRange {
+    pub fn new(start: impl Into<Bytes>, end: impl Into<Bytes>) -> Self {
+        Self { start: start.into(), end: end.into() }
+    }
+
+    #[must_use]
+    pub fn contains(&self, key: &[u8]) -> bool {
+        key >= &self.start[..] && (self.end.is_empty() || key < &self.end[..])
+    }
+
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        (other.end.is_empty() || self.start < other.end)
+            && (self.end.is_empty() || other.start < self.end)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Forward,
+    Reverse,
+}
+
+/// Keys of a range, in order, each once.
+pub trait Cursor {
+    /// The next key and value; `None` at the end.
+    ///
+    /// # Errors
+    /// A damaged block ends the cursor with an error, never with an early `None`: a short answer
+    /// would be a lie.
+    fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, Error>;
+}
+
+/// Reads of one state.
+pub trait Read {
+    /// The value under `key`.
+    ///
+    /// # Errors
+    /// A damaged block, or a failed read.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error>;
+
+    /// The keys of `range` as of now; later writes do not show.
+    fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_>;
+}
+
+/// A state that is pinned: later writes do not show in it. Holds disk space while it lives.
+pub trait View: Read + Send + Sync {}
+
+/// Sorted rows being written to files outside of the map, for [`Engine::replace_range`].
+pub trait Stage: Send {
+    /// Adds a row; keys must ascend strictly.
+    ///
+    /// # Errors
+    /// A failed write; the stage is then useless.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Error>;
+
+    /// Completes the files and syncs them.
+    ///
+    /// # Errors
+    /// As for `put`.
+    fn finish(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// Rough sizes for people and metrics; each is `0` where the engine does not know.
+#[derive(Clone, Debug, Default)]
+pub struct EngineStats {
+    pub memtable_bytes: u64,
+    pub block_cache_bytes: u64,
+    pub block_cache_hits: u64,
+    pub block_cache_misses: u64,
+    pub live_data_bytes: u64,
+    pub pending_compaction_bytes: u64,
+    pub write_stopped: bool,
+    pub background_errors: u64,
+    pub wal_bytes: u64,
+    /// Files per level of the default family.
+    pub level_files: Vec<u64>,
+}
+
+/// One RocksDB instance, or its stand-in in memory. Two families, atomic batches over both.
+pub trait Engine: Read + Send + Sync + fmt::Debug {
+    /// Applies all of `batch` or nothing.
+    ///
+    /// # Errors
+    /// After an error it is not known what is on disk; see the caller for what that means.
+    fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), Error>;
+
+    /// Pins the present state.
+    fn view(&self) -> Arc<dyn View>;
+
+    /// Makes every write so far survive a power cut.
+    ///
+    /// # Errors
+    /// After an error nothing is known of what survives.
+    fn sync(&self) -> Result<(), Error>;
+
+    /// Grows with every write and never falls in the life of the files. Reopening after a loss of
+    /// the log's tail gives a smaller number than was seen before.
+    fn sequence(&self) -> u64;
+
+    /// Starts to collect rows under `name` (`[a-z0-9-]+`), dropping what an earlier attempt left.
+    ///
+    /// # Errors
+    /// A failed write.
+    fn stage(&self, name: &str) -> Result<Box<dyn Stage>, Error>;
+
+    /// Replaces all keys of `range` in the default family by the rows staged under `name`, which
+    /// may be none. Repeating it after a crash at any point of an earlier call gives the same
+    /// result, for as long as the stage is not dropped.
+    ///
+    /// # Errors
+    /// A failed write, or no finished stage of this name.
+    fn replace_range(&self, range: &KeyRange, name: &str) -> Result<(), Error>;
+
+    /// Removes what was staged under `name`; nothing if there is none.
+    ///
+    /// # Errors
+    /// A failed removal.
+    fn drop_stage(&self, name: &str) -> Result<(), Error>;
+
+    /// Names of the stages that exist.
+    ///
+    /// # Errors
+    /// A failed read of the directory.
+    fn stages(&self) -> Result<Vec<String>, Error>;
+
+    /// Bytes in `range`, estimated from file properties.
+    fn approximate_bytes(&self, family: Family, range: &KeyRange) -> u64;
+
+    fn stats(&self) -> EngineStats;
+}
