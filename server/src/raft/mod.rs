@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The seams to openraft: its types with ours filled in, its log, its state machine, its network.
 //!
 //! `region/propose.rs` hands a command over to openraft; `state_machine.rs` takes it back, on every
@@ -81,3 +82,6 @@ pub enum Reply {
     Nothing,
     Command(v1::CommandReply),
 }
+=======
+
+>>>>>>> storage

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! One peer of one Raft group: what it may propose, what it may read, how it lives and dies.
 
 pub mod clock;
@@ -186,3 +187,6 @@ impl Peer {
         }
     }
 }
+=======
+
+>>>>>>> storage
