@@ -117,6 +117,41 @@ impl Clock {
     }
 }
 
+/// Now, on the monotonic clock of the runtime.
+#[must_use]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Now, on the monotonic clock of the machine: for threads outside of the runtime.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the seam that others must use")]
+pub fn monotonic() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+/// A random number that nobody can foresee.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the seam that others must use")]
+pub fn random() -> u64 {
+    rand::rng().random()
+}
+
+/// 16 random bytes, as for an identity.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the seam that others must use")]
+pub fn random_bytes() -> [u8; 16] {
+    rand::rng().random()
+}
+
+/// `delay`, randomly shortened by up to a half, so that those who wait for one thing do not all
+/// come back at once.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the seam that others must use")]
+pub fn jitter(delay: Duration) -> Duration {
+    delay.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
 /// Where a leader takes the time of its commands from.
 ///
 /// A region's *replicated time* is the largest time it has applied. A leader continues it: it starts

@@ -43,3 +43,12 @@ pub use overlay::Overlay;
 pub use read::{AsOf, PAGE_BYTES_MAX, PAGE_KEYS_MAX, POINTS_BYTES_MAX, read_points, read_range};
 pub use refusal::Refusal;
 pub use value::{Garbage, StoredRef, StoredValue, ValueHead};
+
+/// Whether a write only takes away (or reads), so that it is let in when the disk is low.
+#[must_use]
+pub fn frees_space(write: &v1::WriteCommand) -> bool {
+    use v1::op::Op;
+    write.success.iter().chain(&write.failure).all(|op| {
+        matches!(op.op, Some(Op::Delete(_) | Op::DeleteRange(_) | Op::Get(_)))
+    })
+}
