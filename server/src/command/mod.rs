@@ -7,6 +7,8 @@
 //! batch cannot both succeed. Nothing here does I/O beyond the reads of [`storage::engine::Read`];
 //! the caller, `raft/state_machine.rs`, writes the batch together with the applied log id.
 //!
+//! [`v1::Command`]: flotilla_proto::v1::Command
+//! [`Overlay`]: crate::command::Overlay
 //! [`storage::engine::Read`]: crate::storage::engine::Read
 
 mod add;
