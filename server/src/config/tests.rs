@@ -137,6 +137,8 @@ fn printed_settings_are_read_back_the_same() {
         flag("raft.heartbeat_interval", "1500ms"),
         flag("limits.value_bytes_max", "1000001"),
         flag("storage.engine", "memory"),
+        flag("disk.low_bytes", "3GiB"),
+        flag("disk.critical_bytes", "auto"),
         flag("log_format", "json"),
     ];
     let (config, errors) = with_flags(&flags);
@@ -202,7 +204,16 @@ fn contradictions_are_refused() {
             |c| c.limits.request_timeout_default = Duration::from_secs(31),
             "limits.request_timeout_default",
         ),
-        ("critical above low", |c| c.disk.critical_bytes = c.disk.low_bytes, "disk.critical_bytes"),
+        (
+            "critical above low",
+            |c| (c.disk.low_bytes, c.disk.critical_bytes) = (Some(1 << 30), Some(2 << 30)),
+            "disk.critical_bytes",
+        ),
+        (
+            "memtables do not fit",
+            |c| c.storage.memtables_bytes_max = 1,
+            "storage.memtables_bytes_max",
+        ),
         (
             "down before disconnected",
             |c| c.placement.node_down_after = Duration::from_secs(19),
