@@ -523,7 +523,7 @@ impl Sim {
         }
     }
 
-    /// A node that is let go holds no peer in truth.
+    /// A node that is let go holds no voter in truth.
     fn check_removals(&self, change: &TableChange) {
         for record in &change.table.nodes {
             if record.state() != NodeState::Removed || self.state(record.node_id) == record.state()
@@ -531,8 +531,9 @@ impl Sim {
                 continue;
             }
             for region in self.regions.values() {
-                if region.region.peers.iter().any(|peer| peer.node_id == record.node_id) {
-                    self.fail(&format!("node {} was let go with a peer", record.node_id));
+                if Self::voters(region).iter().any(|p| Self::node_of(region, *p) == record.node_id)
+                {
+                    self.fail(&format!("node {} was let go with a voter", record.node_id));
                 }
             }
         }
