@@ -6,6 +6,9 @@ use flotilla_proto::v1::{self, NodeState, PeerRole};
 
 use super::{Builder, Node, Scratch, Session, Start, Turn, eventually};
 
+/// Longest time from the first process to a cluster with all its peers, on a busy machine.
+const FORM: Duration = Duration::from_secs(60);
+
 /// The nodes of one test. See the module for what happens when it goes out of scope.
 pub struct Cluster {
     /// In the order in which they were made. Index, not node id.
@@ -33,6 +36,25 @@ impl Cluster {
     /// A running cluster with the harness's ordinary settings.
     pub async fn start(nodes: usize) -> Self {
         Builder::new(nodes).start().await
+    }
+
+    /// Starts all nodes: the first initializes the cluster, the others join it. Returns when every
+    /// region has as many voters as there are nodes (up to the replication factor).
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub async fn form(&mut self) {
+        for index in 0..self.nodes.len() {
+            let start = match index {
+                0 => Start::Init,
+                _ => Start::Join(vec![self.nodes[0].client_address()]),
+            };
+            self.nodes[index].launch(start);
+        }
+        for node in &mut self.nodes {
+            node.bound(FORM).await;
+        }
+        self.wait_whole(FORM).await;
     }
 
     /// A directory for the test's own files.

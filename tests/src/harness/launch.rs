@@ -1,11 +1,8 @@
 //! Putting a cluster together.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use super::{Cluster, Node, Scratch, Start, Turn, binary};
-
-/// Longest time from the first process to a cluster with all its peers, on a busy machine.
-const FORM: Duration = Duration::from_secs(60);
+use super::{Cluster, Node, Scratch, Turn, binary};
 
 /// What a cluster is made with.
 pub struct Builder {
@@ -68,24 +65,13 @@ impl Builder {
         Cluster::assemble(turn, scratch, nodes, self.program, self.arguments, self.allowed)
     }
 
-    /// A running cluster: the first node initialized it, the others joined, and every region has as
-    /// many voters as there are nodes (up to the replication factor).
+    /// A running cluster; see [`Cluster::form`].
     ///
     /// # Panics
     /// When that takes too long.
     pub async fn start(self) -> Cluster {
         let mut cluster = self.prepare().await;
-        for index in 0..cluster.nodes.len() {
-            let start = match index {
-                0 => Start::Init,
-                _ => Start::Join(vec![cluster.nodes[0].client_address()]),
-            };
-            cluster.nodes[index].launch(start);
-        }
-        for node in &mut cluster.nodes {
-            node.bound(FORM).await;
-        }
-        cluster.wait_whole(FORM).await;
+        cluster.form().await;
         cluster
     }
 }

@@ -23,7 +23,12 @@ pub(super) fn tail(path: &Path, lines: usize) -> String {
 fn is_complaint(line: &str) -> bool {
     // The level comes right after the time, so that a message that quotes the word is not meant.
     let level = line.split_whitespace().take(2).any(|word| word == "ERROR");
-    level || line.contains("\"level\":\"ERROR\"") || line.contains("panicked at")
+    level || line.contains("\"level\":\"ERROR\"") || is_panic(line)
+}
+
+/// Whether a line is the beginning of a panic's message.
+pub(super) fn is_panic(line: &str) -> bool {
+    line.contains("panicked at")
 }
 
 /// The line without terminal escapes (`ESC [ … letter`).

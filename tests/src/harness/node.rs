@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Session, eventually, log_lines, ports::free_port};
+use super::{Session, eventually, log_lines, log_lines::is_panic, ports::free_port};
 
 /// How a process is started.
 #[derive(Clone, Debug)]
@@ -34,9 +34,7 @@ pub struct Node {
     arguments: Vec<String>,
     start: Start,
     child: Option<Child>,
-    outputs: Vec<PathBuf>,
-    /// Set when the test expects that the process ends by itself.
-    may_exit: bool,
+    outputs: Vec<Output>,
 }
 
 impl Node {
@@ -57,7 +55,6 @@ impl Node {
             start: Start::Alone,
             child: None,
             outputs: Vec::new(),
-            may_exit: false,
         }
     }
 
@@ -93,14 +90,18 @@ impl Node {
             Start::Alone => {}
         }
         self.start = start;
-        self.may_exit = false;
-        self.outputs.push(path);
+        self.outputs.push(Output { path, may_exit: false });
         self.child = Some(command.spawn().expect("start a server"));
     }
 
     /// Starts the process as it was started last.
     pub fn relaunch(&mut self) {
         self.launch(self.start.clone());
+    }
+
+    /// Takes any free ports at the next launch. Where it listens is then told by [`Node::bound`] only.
+    pub fn use_any_ports(&mut self) {
+        self.ports = [0; 3];
     }
 
     /// Changes where the disk is, for a test that mounts or copies one. Only while stopped.
@@ -280,7 +281,8 @@ impl Node {
     /// The last lines it wrote in its last launch.
     #[must_use]
     pub fn output_tail(&self, lines: usize) -> String {
-        self.outputs.last().map(|path| log_lines::tail(path, lines)).unwrap_or_default()
+        let last = self.outputs.last();
+        last.map(|output| log_lines::tail(&output.path, lines)).unwrap_or_default()
     }
 
     /// Everything it wrote in its last launch.
@@ -289,27 +291,40 @@ impl Node {
         self.output_tail(usize::MAX)
     }
 
-    /// Says that the process may end by itself from now on until its next launch.
+    /// Says that the process may end by itself until its next launch, and may say why. A panic is
+    /// still wrong.
+    ///
+    /// # Panics
+    /// When it was never launched.
     pub fn expect_exit(&mut self) {
-        self.may_exit = true;
+        self.outputs.last_mut().expect("only a launched node can be expected to end").may_exit =
+            true;
     }
 
     /// What is wrong with the node at the end of a test: it ended by itself, or it complained.
     pub(super) fn faults(&mut self, allowed: &[String]) -> Vec<String> {
         let mut faults = Vec::new();
+        let may_exit = self.outputs.last().is_some_and(|output| output.may_exit);
         if let Some(child) = &mut self.child
             && let Ok(Some(status)) = child.try_wait()
-            && !self.may_exit
+            && !may_exit
         {
             faults.push(format!("{} ended by itself: {status}", self.name));
         }
-        for path in &self.outputs {
-            for line in log_lines::complaints(path, allowed).into_iter().take(5) {
-                faults.push(format!("{}: {line}", path.display()));
-            }
+        for Output { path, may_exit } in &self.outputs {
+            let complaints = log_lines::complaints(path, allowed);
+            let wrong = complaints.into_iter().filter(|line| !may_exit || is_panic(line));
+            faults.extend(wrong.take(5).map(|line| format!("{}: {line}", path.display())));
         }
         faults
     }
+}
+
+/// What one launch wrote.
+struct Output {
+    path: PathBuf,
+    /// The test expects that this launch ends by itself.
+    may_exit: bool,
 }
 
 impl Drop for Node {

@@ -16,8 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a writer that was refused holds back.
 const HOLD_BACK: Duration = Duration::from_millis(50);
 
-/// How many keys one call of the verification reads.
+/// How many keys one call of the verification reads; fewer when values are large, since an answer
+/// has to fit into a message.
 const READ_AT_ONCE: usize = 256;
+const READ_BYTES: usize = 4 << 20;
 
 /// What writers were promised. Each key is written once, so the value that must be there is known.
 #[derive(Default)]
@@ -49,6 +51,19 @@ impl Ledger {
         (book.refused.len(), book.unknown)
     }
 
+    /// Reads every acknowledged key as this very node has it, and compares.
+    ///
+    /// # Panics
+    /// When one is missing or different.
+    pub async fn verify_stale(&self, session: &Session) {
+        let book = self.lock().clone();
+        for (key, value) in &book.acknowledged {
+            let there = session.get_stale(key.clone()).await;
+            let there = there.unwrap_or_else(|status| panic!("{}: {status}", session.address));
+            assert_eq!(there.as_ref(), Some(value), "{key:?} on {} itself", session.address);
+        }
+    }
+
     /// Reads every key that was ever written and compares.
     ///
     /// # Panics
@@ -58,7 +73,9 @@ impl Ledger {
         let book = self.lock().clone();
         assert!(!book.acknowledged.is_empty(), "nothing was acknowledged, so nothing is shown");
         let mut missing = Vec::new();
-        for chunk in book.acknowledged.chunks(READ_AT_ONCE) {
+        let largest = book.acknowledged.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
+        let at_once = (READ_BYTES / largest.max(1)).clamp(1, READ_AT_ONCE);
+        for chunk in book.acknowledged.chunks(at_once) {
             let keys: Vec<Bytes> = chunk.iter().map(|(key, _)| key.clone()).collect();
             let found = read(session, keys).await;
             for (key, value) in chunk {
