@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use bytes::Bytes;
 use flotilla_tests::{
-    harness::{Cluster, elapse, env_number, seed},
+    harness::{Cluster, elapse, env_number, eventually, say, seed},
     history::{Answer, Budget, Call, Completion, Operation, check, check_revisions},
     workload::{Fault, Faults, Registers, Writers},
 };
@@ -34,7 +34,7 @@ async fn histories_under_random_faults_are_linearizable_and_complete() {
     let until = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < until || faults.done.len() < 3 {
         let fault = faults.strike(&mut cluster, b"chaos").await;
-        eprintln!("{fault}: {} answers so far", registers.answered());
+        say(format!("{fault}: {} answers so far", registers.answered()));
         elapse(faults.breather()).await;
         registers.next_generation();
     }
@@ -48,12 +48,12 @@ async fn histories_under_random_faults_are_linearizable_and_complete() {
     fs::write(cluster.scratch().join("history.txt"), recorder.text()).expect("keep the history");
 
     let (refused, unknown) = ledger.troubled();
-    eprintln!(
+    say(format!(
         "{} faults; {} writes acknowledged, {refused} refused, {unknown} unknown; {} calls answered",
         faults.done.len(),
         ledger.acknowledged(),
         recorder.answered(),
-    );
+    ));
     let enough = ANSWERS_EACH_SECOND * seconds;
     assert!(recorder.answered() as u64 >= enough, "too little traffic to show anything");
     assert!(ledger.acknowledged() as u64 >= enough / 2, "too few writes to show anything");
@@ -61,6 +61,11 @@ async fn histories_under_random_faults_are_linearizable_and_complete() {
     for session in &sessions {
         ledger.verify(session).await;
     }
+
+    eventually("all peers to have the same state", BOUND, async || {
+        sessions[0].check_regions().await
+    })
+    .await;
 
     let operations = recorder.operations();
     judge(&operations);

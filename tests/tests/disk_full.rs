@@ -10,7 +10,7 @@ use std::{
 };
 
 use flotilla_tests::{
-    harness::{Builder, Scratch, eventually, outcome, strict},
+    harness::{Builder, Scratch, eventually, outcome, say_aloud, strict},
     workload::Writers,
 };
 use tonic::Code;
@@ -39,7 +39,7 @@ async fn full_disks(count: usize) {
             Ok(disk) => disks.push(disk),
             Err(why) if strict() => panic!("no small file system: {why}"),
             Err(why) => {
-                eprintln!("SKIPPED: full disk of {count}: {why}");
+                say_aloud(format!("SKIPPED: full disk of {count}: {why}"));
                 return;
             }
         }

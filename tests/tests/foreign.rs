@@ -10,7 +10,7 @@ use std::{
     process::{Command, Output},
 };
 
-use flotilla_tests::harness::{Cluster, strict};
+use flotilla_tests::harness::{Cluster, say, say_aloud, strict};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_client_of_the_contract_works_on_each_node() {
@@ -18,7 +18,7 @@ async fn python_client_of_the_contract_works_on_each_node() {
         Ok(python) => python,
         Err(why) if strict() => panic!("no Python gRPC: {why}"),
         Err(why) => {
-            eprintln!("SKIPPED: python_client_of_the_contract_works_on_each_node: {why}");
+            say_aloud(format!("SKIPPED: python_client_of_the_contract_works_on_each_node: {why}"));
             return;
         }
     };
@@ -50,7 +50,7 @@ async fn python_client_of_the_contract_works_on_each_node() {
             .args(cluster.addresses());
         let output = tokio::task::spawn_blocking(move || run(&mut drive)).await;
         let output = output.expect("does not panic").expect("the foreign client is content");
-        eprintln!("{}", String::from_utf8_lossy(&output.stdout).trim());
+        say(String::from_utf8_lossy(&output.stdout).trim());
     }
 }
 

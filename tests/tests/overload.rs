@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use flotilla_proto::v1::error_detail::Reason;
-use flotilla_tests::harness::{Builder, Outcome, Session, detail, elapse, outcome};
+use flotilla_tests::harness::{Builder, Outcome, Session, detail, elapse, outcome, say};
 use tokio::{sync::Mutex, task::JoinSet, time::Instant};
 use tonic::Code;
 
@@ -31,7 +31,7 @@ async fn ten_times_too_many_callers_are_told_and_the_others_served() {
 
     let crowd = burst(&sessions, 10 * LIMIT, Duration::from_secs(5)).await;
     let served = crowd.served.len();
-    eprintln!("{served} served, {} told to wait, {} other", crowd.busy, crowd.other.len());
+    say(format!("{served} served, {} told to wait, {} other", crowd.busy, crowd.other.len()));
     assert!(crowd.busy > 0, "ten times the limit and nobody was told");
     assert!(crowd.other.is_empty(), "only clear answers: {:?}", &crowd.other[..1]);
     assert!(served > alone.served.len(), "a full node serves more than a quiet one: {served}");

@@ -7,7 +7,7 @@ use std::{fs, time::Duration};
 
 use bytes::Bytes;
 use flotilla_tests::{
-    harness::{Builder, Cluster, Session, env_number, eventually},
+    harness::{Builder, Cluster, Session, env_number, eventually, say},
     workload::{Ledger, Writers},
 };
 
@@ -50,7 +50,7 @@ async fn empty_node_gets_everything_by_snapshot_though_both_sides_die_meanwhile(
     whole_copy(&cluster, receiver, &ledger, &gone).await;
     for node in &cluster.nodes {
         let peak = node.memory_peak_bytes();
-        eprintln!("{}: at most {} MiB of memory", node.name(), peak >> 20);
+        say(format!("{}: at most {} MiB of memory", node.name(), peak >> 20));
         assert!(peak < MEMORY_BYTES_MAX, "{} used {peak} bytes", node.name());
     }
 }
@@ -172,5 +172,7 @@ async fn whole_copy(cluster: &Cluster, index: usize, ledger: &Ledger, gone: &[By
         assert_eq!(there, None, "{key:?} was deleted");
     }
     ledger.verify_stale(&session).await;
+    eventually("all peers to have the same state", BOUND, async || session.check_regions().await)
+        .await;
     ledger.verify(&session).await;
 }

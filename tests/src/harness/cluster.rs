@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use flotilla_proto::v1::{self, NodeState, PeerRole};
 
-use super::{Builder, Node, Scratch, Session, Start, Turn, eventually};
+use super::{Builder, Node, Scratch, Session, Start, Turn, eventually, say};
 
 /// Longest time from the first process to a cluster with all its peers, on a busy machine.
 const FORM: Duration = Duration::from_secs(60);
@@ -229,14 +229,14 @@ impl Drop for Cluster {
             return;
         }
         for node in &self.nodes {
-            eprintln!("--- last lines of {}\n{}", node.name(), node.output_tail(15));
+            say(format!("--- last lines of {}\n{}", node.name(), node.output_tail(15)));
         }
         let kept = self.scratch.keep();
         let place = kept.map(|path| path.display().to_string()).unwrap_or_default();
-        eprintln!("the test failed; its files are in {place}");
+        say(format!("the test failed; its files are in {place}"));
         let text = faults.join("\n");
         assert!(failing, "nobody expected this of the servers:\n{text}");
-        eprintln!("{text}");
+        say(text);
     }
 }
 

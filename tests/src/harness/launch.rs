@@ -26,6 +26,7 @@ impl Builder {
             .set("raft.heartbeat_interval", "100ms")
             .set("raft.election_timeout_min", "500ms")
             .set("raft.election_timeout_max", "1s")
+            .set("placement.interval", "200ms")
             // A file of up to a gigabyte for each node of each test would only cost time.
             .set("disk.ballast_bytes", "1MiB")
     }

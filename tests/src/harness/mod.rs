@@ -15,6 +15,7 @@ mod log_lines;
 mod node;
 mod ports;
 mod rpc;
+mod say;
 mod scratch;
 mod turn;
 
@@ -26,6 +27,7 @@ pub use http::{HttpReply, http};
 pub use launch::Builder;
 pub use node::{Node, Start};
 pub use rpc::{Outcome, Session, detail, outcome, reason};
+pub use say::{say, say_aloud};
 pub use scratch::Scratch;
 pub use turn::Turn;
 
@@ -40,7 +42,7 @@ pub fn seed() -> u64 {
         Err(_) => RandomState::new().build_hasher().finish(),
     };
     let test = std::thread::current().name().unwrap_or("test").to_owned();
-    eprintln!("{test}: repeat with SEED={seed}");
+    say(format!("{test}: repeat with SEED={seed}"));
     seed
 }
 

@@ -32,6 +32,7 @@ pub struct Node {
     log_dir: PathBuf,
     ports: [u16; 3],
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     start: Start,
     child: Option<Child>,
     outputs: Vec<Output>,
@@ -52,6 +53,7 @@ impl Node {
             program,
             ports: [free_port(), free_port(), free_port()],
             arguments,
+            environment: Vec::new(),
             start: Start::Alone,
             child: None,
             outputs: Vec::new(),
@@ -77,6 +79,7 @@ impl Node {
             .args(["--http-addr", &self.address(2)])
             .args(["--advertise-host", "127.0.0.1"])
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("share the file of a server's output"))
             .stderr(output);
@@ -114,6 +117,11 @@ impl Node {
     pub fn set(&mut self, key: &str, value: &str) {
         self.arguments.push("--set".to_owned());
         self.arguments.push(format!("{key}={value}"));
+    }
+
+    /// Sets a variable of the environment of later launches.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Its name in the test's directory.

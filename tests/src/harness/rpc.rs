@@ -145,6 +145,25 @@ impl Session {
         Ok(self.cluster.clone().list_nodes(request).await?.into_inner())
     }
 
+    /// Makes the peers of every region add up their state at one applied index, and compares.
+    ///
+    /// # Errors
+    /// When a region cannot be checked or two of its peers differ.
+    pub async fn check_regions(&self) -> Result<(), String> {
+        let regions = self.regions().await.map_err(|status| status.to_string())?;
+        for region in regions.into_iter().filter_map(|info| info.region) {
+            let region_id = region.region_id;
+            let request = self.request(v1::CheckRegionRequest { region_id });
+            let answer = self.cluster.clone().check_region(request).await;
+            let answer = answer.map_err(|status| status.to_string())?.into_inner();
+            let silent = answer.peers.iter().any(|peer| !peer.error.is_empty());
+            if !answer.consistent || silent || answer.peers.len() != region.peers.len() {
+                return Err(format!("region {region_id}: {answer:?}"));
+            }
+        }
+        Ok(())
+    }
+
     /// All regions, the system's too.
     ///
     /// # Errors

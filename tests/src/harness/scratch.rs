@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::say;
+
 /// A directory that is removed when the test passed and kept, with its path printed, when it failed.
 pub struct Scratch {
     directory: Option<TempDir>,
@@ -50,7 +52,7 @@ impl Drop for Scratch {
         if std::thread::panicking()
             && let Some(path) = self.keep()
         {
-            eprintln!("the test failed; its files are in {}", path.display());
+            say(format!("the test failed; its files are in {}", path.display()));
         }
     }
 }
