@@ -9,6 +9,22 @@ use std::path::PathBuf;
 /// When it is not there: `cargo test` of this crate alone does not build other crates' programs.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
+    let path = place(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: run `cargo build --release --workspace` (or `make test`) first",
+        path.display()
+    );
+    path
+}
+
+/// Whether a program was built.
+#[must_use]
+pub fn is_built(name: &str) -> bool {
+    place(name).is_file()
+}
+
+fn place(name: &str) -> PathBuf {
     let directory = match std::env::var_os("FLOTILLA_BIN_DIR") {
         Some(directory) => PathBuf::from(directory),
         None => {
@@ -18,11 +34,5 @@ pub fn binary(name: &str) -> PathBuf {
             deps.parent().expect("cargo puts tests into `deps`").to_path_buf()
         }
     };
-    let path = directory.join(name);
-    assert!(
-        path.is_file(),
-        "{} is missing: run `cargo build --release --workspace` (or `make test`) first",
-        path.display()
-    );
-    path
+    directory.join(name)
 }

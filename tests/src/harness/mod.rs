@@ -19,7 +19,7 @@ mod say;
 mod scratch;
 mod turn;
 
-pub use binary::binary;
+pub use binary::{binary, is_built};
 pub use cluster::Cluster;
 pub use damage::{copy_dir, cut_short, flip_bit, newest_wal, tear_tail};
 pub use eventually::{elapse, eventually, within};

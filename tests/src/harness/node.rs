@@ -121,7 +121,20 @@ impl Node {
 
     /// Sets a variable of the environment of later launches.
     pub fn env(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(other, _)| other != name);
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Makes later launches stand still for ever at a failpoint, once it was passed `passes` times.
+    /// Killed there, the process leaves exactly what a crash at that line leaves. Needs the program
+    /// with failpoints.
+    pub fn stand_still_at(&mut self, failpoint: &str, passes: u32) {
+        self.env("FAILPOINTS", &format!("{failpoint}={passes}*off->pause"));
+    }
+
+    /// Takes [`Node::stand_still_at`] back.
+    pub fn go_on(&mut self) {
+        self.environment.retain(|(name, _)| name != "FAILPOINTS");
     }
 
     /// Its name in the test's directory.
