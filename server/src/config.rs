@@ -1,0 +1,260 @@
+//! Settings: where they come from, what they may be, and what they mean.
+//!
+//! A setting has one place in the tree below, and its doc comment there is its documentation
+//! (`flotilla-server config docs` prints them all). Sources in growing strength: the default here,
+//! the file, the environment, flags; [`layers`] merges them. A start either has a whole, checked
+//! [`Config`] or every mistake at once with the key it is about: one failed start should be enough
+//! to repair a file. Settings are read at start and never change while the node runs.
+
+mod addresses;
+mod args;
+mod check;
+mod disk;
+mod docs;
+mod human_bytes;
+mod human_duration;
+mod labels;
+mod layers;
+mod limits;
+mod log;
+mod log_format;
+mod parts;
+mod placement;
+mod raft;
+mod reads;
+mod runtime;
+mod snapshot;
+mod storage;
+
+pub use self::{
+    addresses::{Advertised, BoundAddresses},
+    args::{Args, Command, ConfigCommand, HealthcheckArgs, SettingArgs},
+    check::{ConfigError, ConfigErrors},
+    disk::DiskConfig,
+    docs::markdown,
+    human_bytes::format as format_bytes,
+    limits::LimitsConfig,
+    log::LogConfig,
+    log_format::LogFormat,
+    placement::PlacementConfig,
+    raft::RaftConfig,
+    reads::ReadsConfig,
+    runtime::RuntimeConfig,
+    snapshot::SnapshotConfig,
+    storage::{EngineKind, StorageConfig},
+};
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use self::{check::duration_within, human_duration::HumanDuration};
+
+/// The settings of one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Directory of everything this node keeps. Created if it is missing; must not be shared.
+    /// Required, there is no default.
+    pub data_dir: PathBuf,
+    /// Where to listen for gRPC from clients, `IP:PORT`. Port 0 takes any free port; what was
+    /// taken is logged and written to `addresses.json` in the data directory.
+    pub client_addr: SocketAddr,
+    /// Where to listen for gRPC from other nodes, `IP:PORT`.
+    pub peer_addr: SocketAddr,
+    /// Where to listen for HTTP (REST, health, metrics), `IP:PORT`.
+    pub http_addr: SocketAddr,
+    /// Host name or IP that others reach this node by; they are told it with the ports of the
+    /// three addresses. Without it the IP of `client_addr` is used, which must then not be
+    /// `0.0.0.0` or `::`.
+    pub advertise_host: Option<String>,
+    /// Make an empty disk the first node of a new cluster. Harmless on a disk that has joined one.
+    pub init: bool,
+    /// Client addresses, `HOST:PORT`, of any joined nodes. An empty disk asks them to be added
+    /// and promoted, and waits for those that are not up yet. Harmless on a disk that has joined.
+    #[serde(deserialize_with = "layers::list_or_text")]
+    #[schemars(with = "Vec<String>")]
+    pub join: Vec<String>,
+    /// Where this node runs, such as `zone` and `host`: peers of a region are spread over them.
+    /// In the environment and on the command line `key=value`, separated by commas.
+    #[serde(deserialize_with = "labels::map_or_text")]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub labels: BTreeMap<String, String>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What is logged: a level, or levels per target as in `info,flotilla_server::raft=debug`.
+    /// The variable `RUST_LOG` wins over it.
+    pub log_level: String,
+    /// How long a stopping node may take to hand leaderships over and to finish requests.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
+    pub shutdown_grace: Duration,
+    pub raft: RaftConfig,
+    pub log: LogConfig,
+    pub storage: StorageConfig,
+    pub disk: DiskConfig,
+    pub limits: LimitsConfig,
+    pub reads: ReadsConfig,
+    pub snapshot: SnapshotConfig,
+    pub placement: PlacementConfig,
+    pub runtime: RuntimeConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self {
+            data_dir: PathBuf::new(),
+            client_addr: local(7420),
+            peer_addr: local(7421),
+            http_addr: local(7422),
+            advertise_host: None,
+            init: false,
+            join: Vec::new(),
+            labels: BTreeMap::new(),
+            log_format: LogFormat::default(),
+            log_level: "info".to_owned(),
+            shutdown_grace: Duration::from_secs(20),
+            raft: RaftConfig::default(),
+            log: LogConfig::default(),
+            storage: StorageConfig::default(),
+            disk: DiskConfig::default(),
+            limits: LimitsConfig::default(),
+            reads: ReadsConfig::default(),
+            snapshot: SnapshotConfig::default(),
+            placement: PlacementConfig::default(),
+            runtime: RuntimeConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The settings of this process: defaults, then the file, the environment and `args`. Checked.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in all sources, at once.
+    pub fn load(args: &SettingArgs) -> Result<Self, ConfigErrors> {
+        let (config, mut errors) = Self::merge(args);
+        let known: Vec<_> = errors.iter().map(|error| error.key.clone()).collect();
+        let mut violated = Vec::new();
+        config.check(&mut violated);
+        // A key with an unreadable value has its default here, about which nobody asked.
+        errors.extend(violated.into_iter().filter(|error| !known.contains(&error.key)));
+        ConfigErrors::none_or(config, errors)
+    }
+
+    /// As [`Config::load`], but values that can be read are not checked against each other.
+    ///
+    /// # Errors
+    /// Unknown keys, and values that cannot be read.
+    pub fn load_unchecked(args: &SettingArgs) -> Result<Self, ConfigErrors> {
+        let (config, errors) = Self::merge(args);
+        ConfigErrors::none_or(config, errors)
+    }
+
+    fn merge(args: &SettingArgs) -> (Self, Vec<ConfigError>) {
+        let environment: Vec<_> = std::env::vars_os()
+            .map(|(name, value)| {
+                (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+            })
+            .collect();
+        let file = args.config.clone().or_else(|| {
+            std::env::var_os(layers::CONFIG_VARIABLE)
+                .filter(|path| !path.is_empty())
+                .map(Into::into)
+        });
+        let mut errors = Vec::new();
+        let text = file.map(|path: PathBuf| {
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|error| {
+                let problem = format!("read {}: {error}", path.display());
+                errors.push(ConfigError::new("--config", problem));
+                String::new()
+            });
+            (path.display().to_string(), text)
+        });
+        let file = text.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
+        let config = layers::merge(file, &environment, &args.settings(), &mut errors);
+        (config, errors)
+    }
+
+    /// Collects every violated constraint.
+    pub fn check(&self, errors: &mut Vec<ConfigError>) {
+        if self.data_dir.as_os_str().is_empty() {
+            errors.push(ConfigError::new("data_dir", "is required: give --data-dir DIR"));
+        }
+        self.check_addresses(errors);
+        if self.init && !self.join.is_empty() {
+            let problem = "a node either starts a cluster (init) or joins one (join), not both";
+            errors.push(ConfigError::new("init", problem));
+        }
+        for address in &self.join {
+            if let Err(problem) = addresses::check_host_port(address) {
+                errors.push(ConfigError::new("join", format!("{address:?}: {problem}")));
+            }
+        }
+        labels::check(&self.labels, errors);
+        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&self.log_level) {
+            errors.push(ConfigError::new("log_level", format!("{:?}: {error}", self.log_level)));
+        }
+        let grace = Duration::ZERO..=Duration::from_secs(3600);
+        duration_within(errors, "shutdown_grace", self.shutdown_grace, grace);
+        self.raft.check(errors);
+        self.log.check(&self.limits, errors);
+        self.storage.check(errors);
+        self.disk.check(errors);
+        self.limits.check(errors);
+        self.snapshot.check(errors);
+        self.placement.check(errors);
+        self.runtime.check(errors);
+    }
+
+    fn check_addresses(&self, errors: &mut Vec<ConfigError>) {
+        let ports = [
+            ("client_addr", self.client_addr),
+            ("peer_addr", self.peer_addr),
+            ("http_addr", self.http_addr),
+        ];
+        for (index, (key, address)) in ports.iter().enumerate() {
+            let taken = ports.iter().take(index).find(|(_, other)| {
+                let overlap = other.ip() == address.ip()
+                    || other.ip().is_unspecified()
+                    || address.ip().is_unspecified();
+                address.port() != 0 && other.port() == address.port() && overlap
+            });
+            if let Some((other, _)) = taken {
+                errors.push(ConfigError::new(*key, format!("has the port of {other}")));
+            }
+        }
+        match &self.advertise_host {
+            Some(host) => {
+                if let Err(problem) = addresses::check_host(host) {
+                    errors.push(ConfigError::new("advertise_host", format!("{host:?}: {problem}")));
+                }
+            }
+            None if self.client_addr.ip().is_unspecified() => errors.push(ConfigError::new(
+                "advertise_host",
+                format!(
+                    "is required: client_addr listens on every address ({}), which others cannot \
+                     dial; give --advertise-host HOST",
+                    self.client_addr.ip()
+                ),
+            )),
+            None => {}
+        }
+    }
+
+    /// The settings as YAML that [`Config::load`] reads back to the same value.
+    #[must_use]
+    pub fn to_yaml(&self) -> String {
+        serde_yaml::to_string(self).expect("every setting has a YAML form")
+    }
+}
+
+#[cfg(test)]
+mod tests;

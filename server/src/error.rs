@@ -198,4 +198,143 @@ impl Error {
             reason,
         }
     }
+
+    /// As it travels to another node of the cluster.
+    #[must_use]
+    pub fn to_failure(&self) -> v1::Failure {
+        let message = match self {
+            Self::InvalidArgument { message, .. }
+            | Self::NotReady { message }
+            | Self::FailedPrecondition { message }
+            | Self::NotFound { message }
+            | Self::NotACounter { message }
+            | Self::DeadlineExceeded { message }
+            | Self::OutcomeUnknown { message }
+            | Self::DataLoss { message }
+            | Self::Internal { message } => message.clone(),
+            _ => String::new(),
+        };
+        v1::Failure {
+            code: self.kind(),
+            message,
+            detail: prost::Message::encode_to_vec(&self.detail()).into(),
+        }
+    }
+
+    /// Of an error that came from another node. A failure that this version cannot read is taken
+    /// for one whose outcome is unknown.
+    #[must_use]
+    pub fn from_failure(failure: v1::Failure) -> Self {
+        let message = failure.message;
+        let Ok(detail) = <ErrorDetail as prost::Message>::decode(failure.detail) else {
+            return Self::OutcomeUnknown { message };
+        };
+        match detail.reason {
+            Some(Reason::InvalidArgument(v1::InvalidArgument { field, limit })) => {
+                Self::InvalidArgument { field, message, limit }
+            }
+            Some(Reason::NotLeader(v1::NotLeader { region_id, leader })) => {
+                Self::NotLeader { region: RegionId(region_id), leader }
+            }
+            Some(Reason::EpochNotMatch(v1::EpochNotMatch { regions })) => {
+                Self::EpochNotMatch { regions }
+            }
+            Some(Reason::RegionNotFound(v1::RegionNotFound { region_id })) => {
+                Self::RegionNotFound { region: RegionId(region_id) }
+            }
+            Some(Reason::KeyNotInRegion(v1::KeyNotInRegion { region, .. })) => {
+                Self::KeyNotInRegion { region: Box::new(region.unwrap_or_default()) }
+            }
+            Some(Reason::NodeMismatch(v1::NodeMismatch { asked_node_id, actual_node_id })) => {
+                Self::NodeMismatch { asked: NodeId(asked_node_id), actual: NodeId(actual_node_id) }
+            }
+            Some(Reason::CrossRegion(v1::CrossRegion { region_ids })) => {
+                Self::CrossRegion { regions: region_ids.into_iter().map(RegionId).collect() }
+            }
+            Some(Reason::ServerIsBusy(v1::ServerIsBusy { queue })) => Self::Busy {
+                queue,
+                retry_after: Duration::from_millis(detail.retry_after_ms),
+            },
+            Some(Reason::NoLeader(v1::NoLeader { region_id })) => {
+                Self::NoLeader { region: RegionId(region_id) }
+            }
+            Some(Reason::NotJoined(v1::NotJoined { removed })) => Self::NotJoined { removed },
+            Some(Reason::VersionMoved(v1::VersionMoved { expected, actual })) => {
+                Self::VersionMoved { expected, actual }
+            }
+            Some(Reason::LowDisk(v1::LowDisk { node_id, available_bytes })) => {
+                Self::LowDisk { node: NodeId(node_id), available_bytes }
+            }
+            Some(Reason::OutcomeUnknown(_)) => Self::OutcomeUnknown { message },
+            Some(Reason::Draining(_)) => Self::Draining,
+            Some(Reason::NotACounter(_)) => Self::NotACounter { message },
+            None => match failure.code {
+                KIND_NOT_READY => Self::NotReady { message },
+                KIND_FAILED_PRECONDITION => Self::FailedPrecondition { message },
+                KIND_NOT_FOUND => Self::NotFound { message },
+                KIND_DEADLINE => Self::DeadlineExceeded { message },
+                KIND_DATA_LOSS => Self::DataLoss { message },
+                _ => Self::Internal { message },
+            },
+        }
+    }
+
+    /// Tells apart what the detail does not.
+    fn kind(&self) -> u32 {
+        match self {
+            Self::NotReady { .. } => KIND_NOT_READY,
+            Self::FailedPrecondition { .. } => KIND_FAILED_PRECONDITION,
+            Self::NotFound { .. } => KIND_NOT_FOUND,
+            Self::DeadlineExceeded { .. } => KIND_DEADLINE,
+            Self::DataLoss { .. } => KIND_DATA_LOSS,
+            _ => 0,
+        }
+    }
+}
+
+const KIND_NOT_READY: u32 = 1;
+const KIND_FAILED_PRECONDITION: u32 = 2;
+const KIND_NOT_FOUND: u32 = 3;
+const KIND_DEADLINE: u32 = 4;
+const KIND_DATA_LOSS: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_means_the_same_on_the_node_that_passed_the_request_on() {
+        let message = || "why".to_owned();
+        for error in [
+            Error::InvalidArgument { field: "key".to_owned(), message: message(), limit: 9 },
+            Error::NotLeader { region: RegionId(2), leader: None },
+            Error::EpochNotMatch { regions: vec![v1::Region::default()] },
+            Error::RegionNotFound { region: RegionId(3) },
+            Error::KeyNotInRegion { region: Box::default() },
+            Error::NodeMismatch { asked: NodeId(1), actual: NodeId(2) },
+            Error::CrossRegion { regions: vec![RegionId(1), RegionId(2)] },
+            Error::Busy { queue: "proposals".to_owned(), retry_after: Duration::from_millis(7) },
+            Error::NoLeader { region: RegionId(4) },
+            Error::NotJoined { removed: true },
+            Error::Draining,
+            Error::NotReady { message: message() },
+            Error::VersionMoved { expected: 1, actual: 2 },
+            Error::LowDisk { node: NodeId(1), available_bytes: 5 },
+            Error::FailedPrecondition { message: message() },
+            Error::NotFound { message: message() },
+            Error::NotACounter { message: message() },
+            Error::DeadlineExceeded { message: message() },
+            Error::OutcomeUnknown { message: message() },
+            Error::DataLoss { message: message() },
+            Error::Internal { message: message() },
+        ] {
+            assert_eq!(Error::from_failure(error.to_failure()), error);
+        }
+    }
+
+    #[test]
+    fn an_unreadable_failure_may_have_been_applied() {
+        let failure = v1::Failure { detail: vec![0xff].into(), ..v1::Failure::default() };
+        assert!(Error::from_failure(failure).maybe_applied());
+    }
 }

@@ -1,0 +1,298 @@
+//! Builds every part of a node in dependency order, owns its tasks, and drains them.
+//!
+//! A node starts *unjoined*: ports open, no regions. `Initialize` here or `Adopt` by another node
+//! gives it an identity, which is on the disk before anybody is answered; from then on it is joined
+//! for good, over restarts, until it is removed. What must be true before the first vote (a log that
+//! did not lose its end, a lease that ran out) is checked by `region/`.
+
+mod calls;
+mod heartbeat;
+mod identity;
+mod join;
+mod joined;
+mod ports;
+mod readiness;
+mod watch;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use anyhow::Context as _;
+use parking_lot::Mutex;
+use prometheus::Registry;
+use tokio::{runtime, sync::mpsc};
+
+pub use self::joined::Joined;
+use self::{identity::Identity, ports::Ports};
+use crate::{
+    clock,
+    config::{Advertised, Config, EngineKind},
+    metrics::Metrics,
+    placement::directory::NodeDirectory,
+    raft::log_writer::{LogWriter, LogWriterConfig},
+    storage::{disk::DiskMonitor, engine::Engine, memory::MemoryEngine, rocks, sentinel::Sentinel},
+};
+
+/// Everything of a node but its sockets.
+pub struct Node {
+    pub config: Config,
+    pub advertised: Advertised,
+    /// Drawn at each start.
+    pub incarnation: u64,
+    pub registry: Registry,
+    pub metrics: Metrics,
+    data: Arc<dyn Engine>,
+    log: Arc<dyn Engine>,
+    writer: LogWriter,
+    directory: Arc<NodeDirectory>,
+    disk: Option<Arc<DiskMonitor>>,
+    disk_status: Mutex<Option<crate::storage::disk::DiskStatus>>,
+    /// Where regions and everything else but clients' requests run.
+    runtime: runtime::Handle,
+    joined: OnceLock<Arc<Joined>>,
+    joining: tokio::sync::Mutex<()>,
+    removed: AtomicBool,
+    draining: AtomicBool,
+    /// Tells why the node must end.
+    failure: mpsc::UnboundedSender<String>,
+    sentinel_sequence: Option<u64>,
+    log_sequence: u64,
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, or a part that it cannot live without fails; the process must then end.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let raft_threads = match config.runtime.raft_threads {
+        0 => (cores / 2).max(1),
+        threads => threads as usize,
+    };
+    let regions = new_runtime("raft", raft_threads)?;
+    let node_config = config.clone();
+    let outcome = regions.block_on(async move { serve(node_config, cores).await });
+    regions.shutdown_timeout(std::time::Duration::from_secs(1));
+    outcome
+}
+
+/// One thread is run without the cost of work stealing.
+fn new_runtime(name: &str, threads: usize) -> anyhow::Result<runtime::Runtime> {
+    let mut builder = if threads > 1 {
+        let mut builder = runtime::Builder::new_multi_thread();
+        builder.worker_threads(threads);
+        builder
+    } else {
+        runtime::Builder::new_current_thread()
+    };
+    builder.thread_name(name).enable_all().build().context("start a runtime")
+}
+
+async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), data_dir = %config.data_dir.display(), "starting node");
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("create {}", config.data_dir.display()))?;
+    // Ordering: ports before the disk, so that a port that is taken costs nothing.
+    let ports = Ports::bind(&config)?;
+    let (failure, mut failures) = mpsc::unbounded_channel();
+    let (node, writer_thread) = Node::open(config, ports.advertised(), failure)?;
+    if let Some(identity) = identity::read(node.data.as_ref())? {
+        node.activate(identity, true).await.context("open the regions of this node")?;
+    }
+    let servers = ports.serve(&node, cores)?;
+    watch::start(&node);
+    join::start(&node);
+    tracing::info!(
+        client = node.advertised.client,
+        peer = node.advertised.peer,
+        http = node.advertised.http,
+        joined = node.joined().is_some(),
+        "node is up"
+    );
+
+    let outcome = tokio::select! {
+        signal = stop_signal() => {
+            tracing::info!(signal, "draining: handing leaderships over");
+            Ok(())
+        }
+        Some(cause) = failures.recv() => Err(anyhow::anyhow!(cause)),
+    };
+    match outcome {
+        Ok(()) => {
+            let drained = tokio::select! {
+                result = node.drain(servers) => result,
+                // A second signal, or a failure meanwhile: what is on the disk is enough.
+                _ = stop_signal() => Ok(()),
+                Some(cause) = failures.recv() => Err(anyhow::anyhow!(cause)),
+            };
+            node.writer.stop();
+            let _ = tokio::task::spawn_blocking(move || writer_thread.join()).await;
+            tracing::info!("node has stopped");
+            drained
+        }
+        Err(error) => {
+            // Nothing is acknowledged any more; what is not on the disk was never promised.
+            tracing::error!("node failed: {error:#}");
+            Err(error)
+        }
+    }
+}
+
+async fn stop_signal() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+impl Node {
+    fn open(
+        config: Config,
+        advertised: Advertised,
+        failure: mpsc::UnboundedSender<String>,
+    ) -> anyhow::Result<(Arc<Self>, thread::JoinHandle<()>)> {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry)?;
+        let on_disk = config.storage.engine == EngineKind::Rocksdb;
+        let (log, data, disk, sentinel) = if on_disk {
+            let disk = DiskMonitor::open(&config.data_dir, &config.disk.to_storage())
+                .context("look at the disk")?;
+            let engines = rocks::RocksEngine::open_both(&config.data_dir, &config.storage.to_storage())
+                .context("open the data directory")?;
+            let sentinel = Sentinel::read(&config.data_dir).context("read the log's sentinel")?;
+            (
+                engines.log as Arc<dyn Engine>,
+                engines.data as Arc<dyn Engine>,
+                Some(Arc::new(disk)),
+                sentinel,
+            )
+        } else {
+            let (log, data) = (MemoryEngine::new(), MemoryEngine::new());
+            (log as Arc<dyn Engine>, data as Arc<dyn Engine>, None, None)
+        };
+        let log_sequence = log.sequence();
+        let on_failure = {
+            let failure = failure.clone();
+            Box::new(move |reason: String| {
+                // When nobody listens any more the node is ending already.
+                let _ = failure.send(reason);
+            })
+        };
+        let writer_config = LogWriterConfig {
+            queue_bytes_max: usize::try_from(config.log.queue_bytes_max).unwrap_or(usize::MAX),
+            sentinel_dir: on_disk.then(|| config.data_dir.clone()),
+        };
+        let raft_metrics = Arc::new(metrics.clone());
+        let (writer, thread) =
+            LogWriter::start(Arc::clone(&log), writer_config, raft_metrics, on_failure)?;
+        let directory = Arc::new(NodeDirectory::open(Arc::clone(&data))?);
+        let node = Arc::new(Self {
+            config,
+            advertised,
+            incarnation: clock::random(),
+            registry,
+            metrics,
+            data,
+            log,
+            writer,
+            directory,
+            disk,
+            disk_status: Mutex::default(),
+            runtime: runtime::Handle::current(),
+            joined: OnceLock::new(),
+            joining: tokio::sync::Mutex::default(),
+            removed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            failure,
+            sentinel_sequence: sentinel.map(|sentinel| sentinel.log_sequence),
+            log_sequence,
+        });
+        Ok((node, thread))
+    }
+
+    /// The parts that exist only on a joined node.
+    #[must_use]
+    pub fn joined(&self) -> Option<&Arc<Joined>> {
+        if self.is_removed() { None } else { self.joined.get() }
+    }
+
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Starts what a joined node has. Called once, at start or when the node joins.
+    async fn activate(self: &Arc<Self>, identity: Identity, restarted: bool) -> anyhow::Result<()> {
+        if identity.removed {
+            tracing::error!(node = %identity.node, "this node was removed from its cluster and serves nothing; empty its disk to join anew");
+            self.removed.store(true, Ordering::Release);
+            return Ok(());
+        }
+        let joined = Joined::open(self, identity, restarted).await?;
+        if self.joined.set(Arc::clone(&joined)).is_err() {
+            anyhow::bail!("the node has joined already");
+        }
+        tracing::info!(cluster = %identity.cluster, node = %identity.node, "joined");
+        joined.start(self);
+        Ok(())
+    }
+
+    /// Notes on the disk that the node was removed, and serves nothing from now on.
+    fn become_removed(&self) {
+        if self.removed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::error!("this node was removed from its cluster and serves nothing from now on");
+        if let Err(error) = identity::mark_removed(self.data.as_ref()) {
+            self.fail(format!("note that the node was removed: {error}"));
+        }
+    }
+
+    /// Ends the process with words.
+    fn fail(&self, reason: String) {
+        // When nobody listens any more the node is ending already.
+        let _ = self.failure.send(reason);
+    }
+
+    /// Labels as the node tells them to the cluster.
+    fn labels(&self) -> BTreeMap<String, String> {
+        self.config.labels.clone()
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.config.data_dir.clone()
+    }
+
+    async fn drain(self: &Arc<Self>, servers: ports::Servers) -> anyhow::Result<()> {
+        self.draining.store(true, Ordering::Release);
+        let deadline = clock::now() + self.config.shutdown_grace;
+        if let Some(joined) = self.joined.get() {
+            joined.hand_over(deadline).await;
+        }
+        servers.stop(deadline).await;
+        if let Some(joined) = self.joined.get() {
+            joined.stop().await;
+        }
+        let data = Arc::clone(&self.data);
+        tokio::task::spawn_blocking(move || data.sync()).await?.context("sync the data")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! Logs: one line per event on standard error, for people or for machines.
+//!
+//! Levels are per target and can be changed while the node runs. Keys and values are never logged
+//! at `info` or above.
+
+use std::io::{self, IsTerminal as _};
+
+use tracing_subscriber::{
+    EnvFilter, Layer as _, Registry, filter::ParseError, fmt, layer::SubscriberExt as _, reload,
+    util::SubscriberInitExt as _,
+};
+
+use crate::config::LogFormat;
+
+/// Libraries that say too much at `info`; a filter that names them wins.
+const QUIET: &str = "openraft=warn,h2=warn,hyper=warn,tower=warn,tonic=warn";
+
+/// Why logging could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("read log filter {filter:?}")]
+    Filter { filter: String, source: ParseError },
+    #[error("change the log filter")]
+    Gone(#[from] reload::Error),
+    #[error("install the logger")]
+    Installed(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Changes what is logged by the process that [`init`] made it for.
+#[derive(Clone, Debug)]
+pub struct Filter(reload::Handle<EnvFilter, Registry>);
+
+impl Filter {
+    /// From now on logs what `filter` says, as in `info,flotilla_server::raft=debug`.
+    ///
+    /// # Errors
+    /// A filter that cannot be read; the present one stays.
+    pub fn set(&self, filter: &str) -> Result<(), Error> {
+        Ok(self.0.reload(parse(filter)?)?)
+    }
+
+    /// What is logged now.
+    #[must_use]
+    pub fn current(&self) -> String {
+        self.0.with_current(ToString::to_string).unwrap_or_default()
+    }
+}
+
+/// Starts to log for the whole process. `RUST_LOG`, if it is set, wins over `level`.
+///
+/// # Errors
+/// A filter that cannot be read, or a second call in one process.
+pub fn init(format: LogFormat, level: &str) -> Result<Filter, Error> {
+    let variable = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
+    let (filter, handle) = reload::Layer::new(parse(variable.as_deref().unwrap_or(level))?);
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = match format {
+        LogFormat::Human => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
+    Ok(Filter(handle))
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, Error> {
+    EnvFilter::builder()
+        .parse(format!("{QUIET},{filter}"))
+        .map_err(|source| Error::Filter { filter: filter.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_libraries_are_no_longer_quiet() {
+        let shown = |filter| parse(filter).expect("a filter").to_string();
+        assert!(shown("info").contains("openraft=warn"));
+        let loud = shown("info,openraft=debug");
+        assert!(loud.contains("openraft=debug") && !loud.contains("openraft=warn"), "{loud}");
+    }
+
+    #[test]
+    fn filter_changes_while_running_and_survives_a_bad_one() {
+        let (layer, handle) = reload::Layer::new(parse("info").expect("a filter"));
+        let subscriber = tracing_subscriber::registry().with(layer);
+        let filter = Filter(handle);
+        tracing::subscriber::with_default(subscriber, || {
+            assert!(!tracing::enabled!(tracing::Level::DEBUG));
+            filter.set("debug").expect("a filter");
+            assert!(tracing::enabled!(tracing::Level::DEBUG));
+            assert!(filter.set("a=b=c").is_err());
+            assert!(tracing::enabled!(tracing::Level::DEBUG), "{}", filter.current());
+        });
+    }
+}

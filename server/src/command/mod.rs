@@ -1,0 +1,56 @@
+//! What is replicated, and what applying it does.
+//!
+//! A [`v1::Command`] is encoded once, by the leader that proposes it, and those bytes reach every
+//! peer. Applying is pure: state and answer are a function of the region's state, its data and the
+//! command, never of a clock, a setting, or of how the log was cut into batches. So it is evaluated
+//! against an [`Overlay`], the batch so far over the database: two compare-and-puts that share a
+//! batch cannot both succeed. Nothing here does I/O beyond the reads of [`storage::engine::Read`];
+//! the caller, `raft/state_machine.rs`, writes the batch together with the applied log id.
+//!
+//! [`v1::Command`]: flotilla_proto::v1::Command
+//! [`Overlay`]: crate::command::Overlay
+//! [`storage::engine::Read`]: crate::storage::engine::Read
+
+mod add;
+mod append;
+mod apply;
+mod checksum;
+mod codec;
+mod compare;
+mod delete;
+mod delete_range;
+mod get;
+mod layer;
+mod overlay;
+mod put;
+mod read;
+mod refusal;
+mod value;
+mod write;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod log_test;
+#[cfg(test)]
+mod model;
+
+use flotilla_proto::v1;
+
+pub use append::APPENDED_VALUE_BYTES_MAX;
+pub use apply::{Effect, RegionState, apply};
+pub use checksum::checksum;
+pub use codec::{DecodeError, decode, encode};
+pub use overlay::Overlay;
+pub use read::{AsOf, PAGE_BYTES_MAX, PAGE_KEYS_MAX, POINTS_BYTES_MAX, read_points, read_range};
+pub use refusal::Refusal;
+pub use value::{Garbage, StoredRef, StoredValue, ValueHead};
+
+/// Whether a write only takes away (or reads), so that it is let in when the disk is low.
+#[must_use]
+pub fn frees_space(write: &v1::WriteCommand) -> bool {
+    use v1::op::Op;
+    write.success.iter().chain(&write.failure).all(|op| {
+        matches!(op.op, Some(Op::Delete(_) | Op::DeleteRange(_) | Op::Get(_)))
+    })
+}

@@ -1,0 +1,83 @@
+//! The seams to openraft: its types with ours filled in, its log, its state machine, its network.
+//!
+//! `region/propose.rs` hands a command over to openraft; `state_machine.rs` takes it back, on every
+//! peer, when it is committed. In between lie `log_store.rs` with `log_writer.rs` (the disk) and
+//! `network.rs` with `transport.rs` (the other nodes).
+
+pub mod convert;
+pub mod log_store;
+pub mod log_writer;
+pub mod network;
+pub mod snapshot;
+pub mod state_machine;
+pub mod transport;
+
+use std::fmt;
+
+use bytes::Bytes;
+use flotilla_proto::v1;
+use openraft::impls::leader_id_std;
+
+use crate::ids::{NodeId, PeerId};
+
+openraft::declare_raft_types!(
+    /// Peers are openraft's nodes; commands stay encoded; one leader per term.
+    pub TypeConfig:
+        D = CommandBytes,
+        R = Reply,
+        NodeId = PeerId,
+        Node = PeerAddress,
+        LeaderId = leader_id_std::LeaderId<u64, PeerId>,
+);
+
+pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
+pub type Vote = openraft::alias::VoteOf<TypeConfig>;
+pub type Entry = openraft::alias::EntryOf<TypeConfig>;
+pub type Membership = openraft::Membership<PeerId, PeerAddress>;
+pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, snapshot::SnapshotData>;
+pub type Raft = openraft::Raft<TypeConfig, state_machine::StateMachine>;
+
+impl From<u64> for PeerId {
+    fn from(id: u64) -> Self {
+        Self(id)
+    }
+}
+
+/// Where a peer lives. Its node's address is looked up when a connection is made, so that a node
+/// that moves needs no membership change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerAddress {
+    pub node: NodeId,
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {}", self.node)
+    }
+}
+
+/// An encoded [`v1::Command`]: encoded once by the proposer, never again.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CommandBytes(pub Bytes);
+
+impl fmt::Debug for CommandBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "command of {} bytes", self.0.len())
+    }
+}
+
+impl fmt::Display for CommandBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What applying an entry answers to its proposer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// Blank and membership entries.
+    Nothing,
+    Command(v1::CommandReply),
+}

@@ -1,0 +1,197 @@
+//! One peer of one Raft group: what it may propose, what it may read, how it lives and dies.
+
+pub mod clock;
+pub mod compact;
+pub mod lifecycle;
+pub mod membership;
+pub mod peers;
+pub mod propose;
+pub mod read;
+pub mod recovery;
+mod serve;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use flotilla_proto::v1;
+use openraft::ServerState;
+use parking_lot::Mutex;
+
+use openraft::async_runtime::WatchReceiver as _;
+use crate::{
+    error::Error,
+    ids::{NodeId, PeerId, RegionId},
+    metrics::Metrics,
+    raft::{
+        Raft,
+        log_store::PeerLog,
+        log_writer::LogWriter,
+        state_machine::RegionView,
+        transport::Transport,
+    },
+    storage::engine::Engine,
+};
+
+/// What all peers of a node share.
+pub struct Environment {
+    pub node: NodeId,
+    pub data: Arc<dyn Engine>,
+    pub log: Arc<dyn Engine>,
+    pub writer: LogWriter,
+    pub transport: Transport,
+    pub config: RegionConfig,
+    pub raft_config: Arc<openraft::Config>,
+    pub metrics: Arc<Metrics>,
+    /// Where the tasks of regions run.
+    pub runtime: tokio::runtime::Handle,
+    /// Bytes of commands that are proposed and not yet answered, over all regions.
+    pub proposal_bytes: AtomicUsize,
+    /// Client writes are refused while the disk is low.
+    pub disk: Arc<dyn DiskGate>,
+}
+
+/// Whether the disk has room for more.
+pub trait DiskGate: Send + Sync {
+    /// `Some(available bytes)` when writes that need space must be refused.
+    fn refuse_writes(&self) -> Option<u64>;
+}
+
+/// Settings of every region on this node.
+#[derive(Clone, Debug)]
+pub struct RegionConfig {
+    pub election_timeout_max: Duration,
+    pub heartbeat_interval: Duration,
+    /// Bound: proposals of one region that wait for their answer; more are `Busy`.
+    pub proposals_max: usize,
+    /// Bound: bytes of them over the node.
+    pub proposal_bytes_max: usize,
+    pub tail_cache_bytes: usize,
+    pub compact_entries: u64,
+    pub compact_bytes: u64,
+    pub keep_entries: u64,
+    pub snapshot_chunk_bytes: usize,
+    pub lease_enabled: bool,
+}
+
+impl RegionConfig {
+    /// Longest time for which a leader may believe that nobody else leads. Openraft grants its lease
+    /// for the longest election timeout.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.election_timeout_max
+    }
+}
+
+/// A running peer.
+pub struct Peer {
+    pub region: RegionId,
+    pub id: PeerId,
+    env: Arc<Environment>,
+    raft: Raft,
+    view: Arc<RegionView>,
+    log: Arc<PeerLog>,
+    proposals: AtomicUsize,
+    reads: read::Rounds,
+    clock: Mutex<clock::RegionClock>,
+    silence: membership::Silence,
+}
+
+impl Peer {
+    #[must_use]
+    pub fn view(&self) -> &Arc<RegionView> {
+        &self.view
+    }
+
+    #[must_use]
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    #[must_use]
+    pub fn log(&self) -> &Arc<PeerLog> {
+        &self.log
+    }
+
+    /// Whether this peer believes that it leads. Only a proof (`read.rs`) or a commit shows it.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// The term of the vote that this peer last gave or won.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.raft.server_metrics().borrow_watched().vote.leader_id.term
+    }
+
+    /// Peer and node that lead as far as known here.
+    #[must_use]
+    pub fn leader(&self) -> Option<(PeerId, NodeId)> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader?;
+        let address = metrics.membership_config.get_node(&leader)?;
+        Some((leader, address.node))
+    }
+
+    /// The refusal of a request that only the leader can serve.
+    pub(crate) fn not_leader(&self) -> Error {
+        match self.leader() {
+            Some((peer, _)) if peer == self.id => Error::NoLeader { region: self.region },
+            Some((peer, node)) => Error::NotLeader {
+                region: self.region,
+                leader: Some(v1::Leader {
+                    peer_id: peer.0,
+                    node_id: node.0,
+                    client_address: String::new(), // filled in at the edge, from the node table
+                }),
+            },
+            None => Error::NoLeader { region: self.region },
+        }
+    }
+
+    /// Whether somebody else could lead.
+    #[must_use]
+    pub fn has_other_voters(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().any(|voter| voter != self.id)
+    }
+
+    /// Number of proposals that wait for their answer.
+    #[must_use]
+    pub fn proposals_in_flight(&self) -> usize {
+        self.proposals.load(Ordering::Relaxed)
+    }
+
+    /// The peer as `Cluster.Status` shows it.
+    #[must_use]
+    pub fn status(&self) -> v1::PeerStatus {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
+        let role = match metrics.state {
+            ServerState::Leader => "leader",
+            ServerState::Follower => "follower",
+            ServerState::Candidate => "candidate",
+            ServerState::Learner => "learner",
+            ServerState::Shutdown => "stopped",
+        };
+        v1::PeerStatus {
+            region: Some((*self.view.published().descriptor).clone()),
+            peer_id: self.id.0,
+            role: role.to_owned(),
+            term: metrics.current_term,
+            leader_peer_id: metrics.current_leader.map_or(0, |peer| peer.0),
+            last_index: metrics.last_log_index.unwrap_or(0),
+            committed_index: index(metrics.committed),
+            applied_index: index(metrics.last_applied),
+            snapshot_index: index(metrics.snapshot),
+            purged_index: index(metrics.purged),
+        }
+    }
+}

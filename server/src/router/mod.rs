@@ -1,0 +1,413 @@
+//! Hop 2 of a request: from its keys to the peer that serves it.
+//!
+//! A request is served here when this node has the region: writes if it leads, reads on any peer.
+//! Otherwise it is passed on once, to the leader, over the stream that the two nodes already share.
+//! A caller that routes by itself is never passed on: it gets a typed error with the fix. For all
+//! others the router tries again, inside the deadline, as long as the refusal is certain to have
+//! changed nothing and time can mend it (an election, a split under way).
+
+mod cache;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use flotilla_proto::v1::{
+    self, forward, forward_result, message::Body, op::Op as OpKind, read_command,
+    refused::Reason,
+};
+use tokio::time::Instant;
+
+pub use self::cache::{Lookup, RouteCache};
+use crate::{
+    api::{Context, Requests},
+    clock,
+    error::Error,
+    ids::{NodeId, PeerId, RegionId},
+    placement::directory::NodeDirectory,
+    raft::transport::Lane,
+    region::{Peer, peers::Peers, propose::epoch_version},
+    storage::engine::KeyRange,
+};
+
+/// Pause before a refused request is tried again; doubled up to the second, halved at random.
+const RETRY_MIN: Duration = Duration::from_millis(5);
+const RETRY_MAX: Duration = Duration::from_millis(200);
+/// How much of the deadline the far side of a passed-on request is not given, so that its answer
+/// arrives in time.
+const HOP: Duration = Duration::from_millis(5);
+
+/// Finds the peer for a request. Cheap to clone.
+#[derive(Clone)]
+pub struct Router {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    peers: Arc<Peers>,
+    directory: Arc<NodeDirectory>,
+    cache: RouteCache,
+}
+
+/// Where a region can be asked.
+enum Target {
+    Here(Arc<Peer>),
+    There { region: v1::Region, leader: Option<NodeId> },
+}
+
+impl Router {
+    #[must_use]
+    pub fn new(peers: Arc<Peers>, directory: Arc<NodeDirectory>, cache: RouteCache) -> Self {
+        Self { shared: Arc::new(Shared { peers, directory, cache }) }
+    }
+
+    /// Serves `attempt` at the place of `key`, again while that helps.
+    async fn run<T, F, Fut>(&self, cx: &Context, key: &[u8], attempt: F) -> Result<T, Error>
+    where
+        F: Fn(Target) -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let mut pause = RETRY_MIN;
+        loop {
+            let result = match self.locate(cx, key).await {
+                Ok(target) => attempt(target).await,
+                Err(error) => Err(error),
+            };
+            let error = match result {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            self.learn(&error);
+            let mends = matches!(
+                error,
+                Error::NotLeader { .. }
+                    | Error::NoLeader { .. }
+                    | Error::RegionNotFound { .. }
+                    | Error::EpochNotMatch { .. }
+                    | Error::NotReady { .. }
+            );
+            if cx.route.is_some() || !mends || clock::now() + pause >= cx.deadline {
+                return Err(self.with_address(error));
+            }
+            tokio::time::sleep(clock::jitter(pause)).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn locate(&self, cx: &Context, key: &[u8]) -> Result<Target, Error> {
+        let here = self.shared.peers.route(key);
+        if let Some((region, epoch)) = &cx.route {
+            let peer =
+                self.shared.peers.get(*region).filter(|peer| peer.view().is_initialized()).ok_or(
+                    Error::RegionNotFound { region: *region },
+                )?;
+            let descriptor = peer.view().published().descriptor;
+            if descriptor.epoch.as_ref().map(|epoch| epoch.version) != Some(epoch.version) {
+                return Err(Error::EpochNotMatch { regions: vec![(*descriptor).clone()] });
+            }
+            if !peer.view().range().contains(key) {
+                return Err(Error::KeyNotInRegion { region: Box::new((*descriptor).clone()) });
+            }
+            return Ok(Target::Here(peer));
+        }
+        match here {
+            Some(peer) => Ok(Target::Here(peer)),
+            None => {
+                let route = self.shared.cache.find(key, cx.deadline).await?;
+                Ok(Target::There { region: route.region, leader: route.leader })
+            }
+        }
+    }
+
+    fn learn(&self, error: &Error) {
+        match error {
+            Error::EpochNotMatch { regions } => {
+                regions.iter().for_each(|region| self.shared.cache.forget_range(region));
+            }
+            Error::RegionNotFound { region } | Error::NoLeader { region } => {
+                self.shared.cache.forget(*region);
+            }
+            Error::NotLeader { region, leader } => {
+                let node = leader.as_ref().map(|leader| NodeId(leader.node_id));
+                self.shared.cache.learn_leader(*region, node);
+            }
+            _ => {}
+        }
+    }
+
+    /// Adds what only the node table knows.
+    fn with_address(&self, error: Error) -> Error {
+        match error {
+            Error::NotLeader { region, leader: Some(mut leader) } => {
+                leader.client_address =
+                    self.shared.directory.client_address(NodeId(leader.node_id));
+                Error::NotLeader { region, leader: Some(leader) }
+            }
+            error => error,
+        }
+    }
+
+    /// Passes a request on to another node and answers what that node answered.
+    async fn pass_on(
+        &self,
+        node: NodeId,
+        region: RegionId,
+        peer: PeerId,
+        epoch_version: u64,
+        deadline: Instant,
+        request: forward::Request,
+    ) -> Result<forward_result::Result, Error> {
+        let is_read = matches!(request, forward::Request::Read(_));
+        let left = deadline.saturating_duration_since(clock::now()).saturating_sub(HOP);
+        if left.is_zero() {
+            return Err(Error::DeadlineExceeded { message: "before it was passed on".to_owned() });
+        }
+        let env = self.shared.peers.environment();
+        env.metrics.requests.forwarded_total.inc();
+        let message = v1::Message {
+            request_id: 0,
+            region_id: region.0,
+            from_peer: 0,
+            to_peer: peer.0,
+            body: Some(Body::Forward(v1::Forward {
+                epoch_version,
+                deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+                request: Some(request),
+            })),
+        };
+        // What was certainly not started may be tried again; what may have been must be told.
+        let lost = |message: String| {
+            if is_read {
+                Error::NoLeader { region }
+            } else {
+                Error::OutcomeUnknown { message }
+            }
+        };
+        match tokio::time::timeout_at(deadline, env.transport.call(node, Lane::Bulk, message)).await
+        {
+            Err(_) => Err(if is_read {
+                Error::DeadlineExceeded { message: format!("node {node} did not answer") }
+            } else {
+                Error::OutcomeUnknown { message: format!("node {node} did not answer in time") }
+            }),
+            Ok(Err(error)) if error.unsent => Err(Error::NoLeader { region }),
+            Ok(Err(error)) => Err(lost(error.to_string())),
+            Ok(Ok(answer)) => match answer.body {
+                Some(Body::ForwardResult(v1::ForwardResult { result: Some(result) })) => {
+                    match result {
+                        forward_result::Result::Failure(failure) => {
+                            Err(Error::from_failure(failure))
+                        }
+                        result => Ok(result),
+                    }
+                }
+                // Refused before it reached a peer.
+                Some(Body::Refused(refused)) => match refused.reason() {
+                    Reason::UnknownPeer | Reason::Tombstone => {
+                        Err(Error::RegionNotFound { region })
+                    }
+                    Reason::SenderRemoved => Err(Error::NotJoined { removed: true }),
+                    _ => Err(Error::NoLeader { region }),
+                },
+                _ => Err(lost("an answer of another kind".to_owned())),
+            },
+        }
+    }
+
+    async fn write_at(
+        &self,
+        cx: &Context,
+        target: Target,
+        command: v1::WriteCommand,
+    ) -> Result<v1::WriteReply, Error> {
+        let (region, version, leader) = match target {
+            Target::Here(peer) => {
+                let descriptor = peer.view().published().descriptor;
+                self.check_keys(&command, &descriptor)?;
+                let version = epoch_version(&descriptor);
+                if peer.is_leader() {
+                    return peer.propose_write(command, version, cx.deadline).await;
+                }
+                if cx.route.is_some() {
+                    return Err(peer.not_leader());
+                }
+                let leader = peer.leader().ok_or(Error::NoLeader { region: peer.region })?;
+                (peer.region, version, leader)
+            }
+            Target::There { region, leader } => {
+                self.check_keys(&command, &region)?;
+                let id = RegionId(region.region_id);
+                let node = self.some_node(&region, leader).ok_or(Error::NoLeader { region: id })?;
+                (id, epoch_version(&region), (PeerId(0), node))
+            }
+        };
+        let (peer, node) = leader;
+        let request = forward::Request::Write(command);
+        match self.pass_on(node, region, peer, version, cx.deadline, request).await? {
+            forward_result::Result::Write(reply) => Ok(reply),
+            _ => Err(Error::OutcomeUnknown { message: "an answer of another kind".to_owned() }),
+        }
+    }
+
+    async fn read_at(
+        &self,
+        cx: &Context,
+        target: Target,
+        read: v1::ReadCommand,
+    ) -> Result<v1::ReadReply, Error> {
+        match target {
+            Target::Here(peer) => {
+                check_read(&read, &peer.view().published().descriptor)?;
+                peer.read(&read, cx.deadline).await
+            }
+            Target::There { region, leader } => {
+                check_read(&read, &region)?;
+                let id = RegionId(region.region_id);
+                let node = self.some_node(&region, leader).ok_or(Error::NoLeader { region: id })?;
+                let version = epoch_version(&region);
+                let request = forward::Request::Read(read);
+                match self.pass_on(node, id, PeerId(0), version, cx.deadline, request).await? {
+                    forward_result::Result::Read(reply) => Ok(reply),
+                    _ => Err(Error::Internal { message: "an answer of another kind".to_owned() }),
+                }
+            }
+        }
+    }
+
+    /// The leader's node, else any other that has the region and is not this one.
+    fn some_node(&self, region: &v1::Region, leader: Option<NodeId>) -> Option<NodeId> {
+        let own = self.shared.peers.environment().node;
+        leader.filter(|node| *node != own).or_else(|| {
+            region.peers.iter().map(|peer| NodeId(peer.node_id)).find(|node| *node != own)
+        })
+    }
+
+    /// Refuses a command whose keys are not all in `region`.
+    fn check_keys(&self, command: &v1::WriteCommand, region: &v1::Region) -> Result<(), Error> {
+        let range = KeyRange { start: region.start_key.clone(), end: region.end_key.clone() };
+        if command_keys(command).all(|key| range.contains(key)) {
+            return Ok(());
+        }
+        let mut regions = Vec::new();
+        for key in command_keys(command) {
+            let single = KeyRange::new(key.clone(), [&key[..], &[0]].concat());
+            for region in self.regions_of(&single)? {
+                let id = RegionId(region.region_id);
+                if !regions.contains(&id) {
+                    regions.push(id);
+                }
+            }
+        }
+        Err(Error::CrossRegion { regions })
+    }
+
+    /// Makes every peer of a region compute a checksum; answers the index of the entry.
+    ///
+    /// # Errors
+    /// As for a write.
+    pub async fn propose_checksum(
+        &self,
+        region: RegionId,
+        check_id: u64,
+        deadline: Instant,
+    ) -> Result<u64, Error> {
+        let peer =
+            self.shared.peers.get(region).ok_or(Error::RegionNotFound { region })?;
+        if peer.is_leader() {
+            return peer.propose_checksum(check_id, deadline).await;
+        }
+        let (leader, node) = peer.leader().ok_or(Error::NoLeader { region })?;
+        let version = peer.view().with(|now| epoch_version(&now.descriptor));
+        let request = forward::Request::Checksum(v1::ChecksumCommand { check_id });
+        match self.pass_on(node, region, leader, version, deadline, request).await? {
+            forward_result::Result::Done(done) => Ok(done.index),
+            _ => Err(Error::OutcomeUnknown { message: "an answer of another kind".to_owned() }),
+        }
+    }
+}
+
+/// Every key that a command touches; for a range, its first key (its end is checked by apply).
+fn command_keys(command: &v1::WriteCommand) -> impl Iterator<Item = &Bytes> {
+    let compared = command.compare.iter().map(|compare: &v1::Compare| &compare.key);
+    let written = command.success.iter().chain(&command.failure).filter_map(|op| {
+        Some(match op.op.as_ref()? {
+            OpKind::Put(op) => &op.key,
+            OpKind::Delete(op) => &op.key,
+            OpKind::DeleteRange(op) => &op.start_key,
+            OpKind::Add(op) => &op.key,
+            OpKind::Append(op) => &op.key,
+            OpKind::Get(op) => &op.key,
+        })
+    });
+    compared.chain(written)
+}
+
+fn check_read(read: &v1::ReadCommand, region: &v1::Region) -> Result<(), Error> {
+    let range = KeyRange { start: region.start_key.clone(), end: region.end_key.clone() };
+    let inside = match &read.body {
+        Some(read_command::Body::Points(points)) => {
+            points.keys.iter().all(|key| range.contains(key))
+        }
+        Some(read_command::Body::Range(asked)) => {
+            range.contains(&asked.start_key)
+                && (range.end.is_empty()
+                    || (!asked.end_key.is_empty() && asked.end_key <= range.end))
+        }
+        None => false,
+    };
+    if inside {
+        Ok(())
+    } else {
+        Err(Error::EpochNotMatch { regions: vec![region.clone()] })
+    }
+}
+
+impl Requests for Router {
+    async fn write(
+        &self,
+        cx: Context,
+        command: v1::WriteCommand,
+    ) -> Result<v1::WriteReply, Error> {
+        let key = command_keys(&command)
+            .next()
+            .cloned()
+            .ok_or_else(|| Error::invalid("ops", "there is nothing to do"))?;
+        self.run(&cx, &key, |target| self.write_at(&cx, target, command.clone())).await
+    }
+
+    async fn read_points(&self, cx: Context, keys: Vec<Bytes>) -> Result<v1::ReadReply, Error> {
+        let Some(key) = keys.first().cloned() else { return Ok(v1::ReadReply::default()) };
+        let read = v1::ReadCommand {
+            read_mode: cx.read_mode.into(),
+            body: Some(read_command::Body::Points(v1::PointReads { keys })),
+        };
+        self.run(&cx, &key, |target| self.read_at(&cx, target, read.clone())).await
+    }
+
+    async fn read_range(&self, cx: Context, range: v1::RangeRead) -> Result<v1::ReadReply, Error> {
+        let key = range.start_key.clone();
+        let read = v1::ReadCommand {
+            read_mode: cx.read_mode.into(),
+            body: Some(read_command::Body::Range(range)),
+        };
+        self.run(&cx, &key, |target| self.read_at(&cx, target, read.clone())).await
+    }
+
+    fn regions_of(&self, range: &KeyRange) -> Result<Vec<v1::Region>, Error> {
+        let mut regions = Vec::new();
+        let mut next = range.start.clone();
+        loop {
+            let region = match self.shared.peers.route(&next) {
+                Some(peer) => (*peer.view().published().descriptor).clone(),
+                None => self.shared.cache.known(&next).ok_or_else(|| {
+                    self.shared.cache.prefetch(next.clone());
+                    Error::NotReady { message: "the regions of this key are looked up".to_owned() }
+                })?,
+            };
+            next = region.end_key.clone();
+            regions.push(region);
+            if next.is_empty() || (!range.end.is_empty() && next >= range.end) {
+                return Ok(regions);
+            }
+        }
+    }
+}

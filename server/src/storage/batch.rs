@@ -1,14 +1,22 @@
 //! A list of changes that is applied as one.
 
-use super::engine::Family;
+use super::engine::{END_OF_MAP, Family};
 
 /// One change of a [`WriteBatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change<'a> {
-    Put { key: &'a [u8], value: &'a [u8] },
-    Delete { key: &'a [u8] },
-    /// Removes `[start, end)`.
-    DeleteRange { start: &'a [u8], end: &'a [u8] },
+    Put {
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    Delete {
+        key: &'a [u8],
+    },
+    /// Removes `[start, end)`; `start` is below `end`.
+    DeleteRange {
+        start: &'a [u8],
+        end: &'a [u8],
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -41,12 +49,18 @@ impl WriteBatch {
         Self::default()
     }
 
+    /// # Panics
+    /// When `key` is not below [`END_OF_MAP`].
     pub fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
-        self.push(family, Kind::Put, &[key], &[value]);
+        self.put_parts(family, key, &[value]);
     }
 
     /// As [`WriteBatch::put`] with a value in parts, which are joined.
+    ///
+    /// # Panics
+    /// When `key` is not below [`END_OF_MAP`].
     pub fn put_parts(&mut self, family: Family, key: &[u8], value: &[&[u8]]) {
+        assert!(key < &END_OF_MAP[..], "a key is at or above the end of the map");
         self.push(family, Kind::Put, &[key], value);
     }
 
@@ -54,9 +68,14 @@ impl WriteBatch {
         self.push(family, Kind::Delete, &[key], &[]);
     }
 
-    /// Removes every key in `[start, end)`.
+    /// Removes every key in `[start, end)`; an empty `end` means to the end of the map. Nothing is
+    /// added when no key can be in the range.
     pub fn delete_range(&mut self, family: Family, start: &[u8], end: &[u8]) {
-        self.push(family, Kind::DeleteRange, &[start], &[end]);
+        let end = if end.is_empty() { &END_OF_MAP[..] } else { end };
+        // RocksDB fails on an inverted range only after it has written it to its log.
+        if start < end {
+            self.push(family, Kind::DeleteRange, &[start], &[end]);
+        }
     }
 
     /// Number of changes.
@@ -104,5 +123,47 @@ impl WriteBatch {
         second.iter().for_each(|part| self.bytes.extend_from_slice(part));
         let second_end = self.bytes.len();
         self.entries.push(Entry { family, kind, first_end, second_end });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batch_gives_back_what_was_put_in() {
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Default, b"a", b"1");
+        batch.put_parts(Family::Meta, b"", &[b"x", b"", b"yz"]);
+        batch.delete(Family::Default, b"b");
+        batch.delete_range(Family::Default, b"c", b"d");
+        let want = vec![
+            (Family::Default, Change::Put { key: b"a", value: b"1" }),
+            (Family::Meta, Change::Put { key: b"", value: b"xyz" }),
+            (Family::Default, Change::Delete { key: b"b" }),
+            (Family::Default, Change::DeleteRange { start: b"c", end: b"d" }),
+        ];
+        assert_eq!(batch.iter().collect::<Vec<_>>(), want);
+        assert_eq!((batch.len(), batch.bytes_len()), (4, 8));
+        batch.clear();
+        assert!(batch.is_empty() && batch.iter().next().is_none());
+    }
+
+    #[test]
+    fn delete_range_takes_an_open_end_and_drops_an_empty_range() {
+        let mut batch = WriteBatch::new();
+        for (start, end) in [("b", "b"), ("b", "a")] {
+            batch.delete_range(Family::Default, start.as_bytes(), end.as_bytes());
+        }
+        assert!(batch.is_empty(), "an inverted range must not reach RocksDB");
+        batch.delete_range(Family::Default, b"b", b"");
+        let open = Change::DeleteRange { start: b"b", end: &END_OF_MAP };
+        assert_eq!(batch.iter().next(), Some((Family::Default, open)));
+    }
+
+    #[test]
+    #[should_panic(expected = "end of the map")]
+    fn batch_refuses_a_key_above_the_end_of_the_map() {
+        WriteBatch::new().put(Family::Default, &[0xFF; 8], b"");
     }
 }

@@ -10,6 +10,12 @@ use bytes::Bytes;
 
 use super::batch::WriteBatch;
 
+/// Above every key: where a range without an end stops.
+///
+/// Invariant: no key is at or above it; [`WriteBatch`] and [`Stage`] refuse one. It is why the last
+/// keyspace, the last region id and the last kinds of [`super::keys`] are never given out.
+pub const END_OF_MAP: [u8; 8] = [0xFF; 8];
+
 /// Which of an instance's two maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -53,6 +59,18 @@ impl KeyRange {
         Self { start: start.into(), end: end.into() }
     }
 
+    /// The end as a key: [`END_OF_MAP`] when the range has none.
+    #[must_use]
+    pub fn end_key(&self) -> &[u8] {
+        if self.end.is_empty() { &END_OF_MAP } else { &self.end }
+    }
+
+    /// Whether no key can be in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        &self.start[..] >= self.end_key()
+    }
+
     #[must_use]
     pub fn contains(&self, key: &[u8]) -> bool {
         key >= &self.start[..] && (self.end.is_empty() || key < &self.end[..])
@@ -71,6 +89,9 @@ pub enum Direction {
     Reverse,
 }
 
+/// A key and its value.
+pub type Row<'a> = (&'a [u8], &'a [u8]);
+
 /// Keys of a range, in order, each once.
 pub trait Cursor {
     /// The next key and value; `None` at the end.
@@ -78,7 +99,7 @@ pub trait Cursor {
     /// # Errors
     /// A damaged block ends the cursor with an error, never with an early `None`: a short answer
     /// would be a lie.
-    fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, Error>;
+    fn next(&mut self) -> Result<Option<Row<'_>>, Error>;
 }
 
 /// Reads of one state.
@@ -93,7 +114,9 @@ pub trait Read {
     fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_>;
 }
 
-/// A state that is pinned: later writes do not show in it. Holds disk space while it lives.
+/// A state that is pinned: later writes do not show in it. Holds disk space while it lives. Its
+/// scans leave the block cache alone: they are meant for snapshots and checks, which read a lot
+/// once.
 pub trait View: Read + Send + Sync {}
 
 /// Sorted rows being written to files outside of the map, for [`Engine::replace_range`].
@@ -144,8 +167,10 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     /// After an error nothing is known of what survives.
     fn sync(&self) -> Result<(), Error>;
 
-    /// Grows with every write and never falls in the life of the files. Reopening after a loss of
-    /// the log's tail gives a smaller number than was seen before.
+    /// Grows with every change and never falls in the life of the files. Reopening after a loss of
+    /// the log's tail gives a smaller number than was seen before; so does a power cut after
+    /// unsynced writes, which is why only a number read before a `sync` that succeeded may be held
+    /// against it.
     fn sequence(&self) -> u64;
 
     /// Starts to collect rows under `name` (`[a-z0-9-]+`), dropping what an earlier attempt left.
@@ -156,10 +181,15 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
 
     /// Replaces all keys of `range` in the default family by the rows staged under `name`, which
     /// may be none. Repeating it after a crash at any point of an earlier call gives the same
-    /// result, for as long as the stage is not dropped.
+    /// result, for as long as the stage is not dropped. While it runs, readers may see the range
+    /// empty.
+    ///
+    /// Ordering: the new rows may survive a power cut which takes earlier unsynced writes with it.
+    /// So whatever makes the caller repeat an interrupted call must be synced before the call, and
+    /// may be removed only by a later write.
     ///
     /// # Errors
-    /// A failed write, or no finished stage of this name.
+    /// A failed write, no finished stage of this name, or a stage with rows outside of `range`.
     fn replace_range(&self, range: &KeyRange, name: &str) -> Result<(), Error>;
 
     /// Removes what was staged under `name`; nothing if there is none.

@@ -1,0 +1,92 @@
+//! Conditions of a transaction.
+
+use flotilla_proto::v1::{Compare, compare::Condition};
+
+use super::overlay::Overlay;
+use crate::storage::engine::Error;
+
+/// Whether all conditions hold at `time_ms`. Expired is absent. Reads no further than the first
+/// that does not hold.
+pub(super) fn all_hold(
+    compare: &[Compare],
+    overlay: &mut Overlay<'_>,
+    time_ms: u64,
+) -> Result<bool, Error> {
+    for Compare { key, condition } in compare {
+        let value = overlay.get(key)?.filter(|value| value.is_live(time_ms));
+        let holds = match condition {
+            Some(Condition::Absent(absent)) => value.is_none() == *absent,
+            Some(Condition::Present(present)) => value.is_some() == *present,
+            Some(Condition::ValueEquals(wanted)) => {
+                value.is_some_and(|value| value.payload == wanted)
+            }
+            Some(Condition::RevisionEquals(wanted)) => {
+                value.is_some_and(|value| value.revision == *wanted)
+            }
+            // Refused before; false is the side that changes less.
+            None => false,
+        };
+        if !holds {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::v1::{WriteCommand, compare::Condition::*};
+
+    use super::super::fixture::*;
+
+    #[test]
+    fn expired_and_absent_are_the_same_to_a_condition() {
+        // Revision 1 writes all three; `gone` has expired at time 20.
+        for (why, key, tested, holds) in [
+            ("absent: no value", "none", Absent(true), true),
+            ("absent: expired", "gone", Absent(true), true),
+            ("absent: present", "here", Absent(true), false),
+            ("not absent: present", "here", Absent(false), true),
+            ("not absent: no value", "none", Absent(false), false),
+            ("present: no value", "none", Present(true), false),
+            ("present: expired", "gone", Present(true), false),
+            ("present: present", "here", Present(true), true),
+            ("present: empty value", "empty", Present(true), true),
+            ("not present: expired", "gone", Present(false), true),
+            ("value: same", "here", ValueEquals("v".into()), true),
+            ("value: other", "here", ValueEquals("w".into()), false),
+            ("value: a part", "here", ValueEquals("".into()), false),
+            ("value: expired", "gone", ValueEquals("v".into()), false),
+            ("value: empty is not absent", "none", ValueEquals("".into()), false),
+            ("value: empty", "empty", ValueEquals("".into()), true),
+            ("revision: same", "here", RevisionEquals(1), true),
+            ("revision: other", "here", RevisionEquals(2), false),
+            ("revision: expired", "gone", RevisionEquals(1), false),
+            ("revision: 0 is not absent", "none", RevisionEquals(0), false),
+        ] {
+            let mut region = Fixture::new();
+            region.write(vec![put("here", "v"), put("empty", ""), put_ttl("gone", "v", 10)]);
+            region.apply(&tick(20));
+            let answer = region.write_command(WriteCommand {
+                compare: vec![condition(key, tested)],
+                ..WriteCommand::default()
+            });
+            assert_eq!((answer.succeeded, &answer.refused[..]), (holds, ""), "{why}");
+        }
+    }
+
+    #[test]
+    fn all_conditions_must_hold() {
+        let (yes, no) = (condition("a", Absent(true)), condition("a", Present(true)));
+        for (why, compare, holds) in [
+            ("none", vec![], true),
+            ("both", vec![yes.clone(), yes.clone()], true),
+            ("not the first", vec![no.clone(), yes.clone()], false),
+            ("not the last", vec![yes, no], false),
+        ] {
+            let answer =
+                Fixture::new().write_command(WriteCommand { compare, ..WriteCommand::default() });
+            assert_eq!(answer.succeeded, holds, "{why}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    LimitsConfig,
+    check::{ConfigError, bytes_within, count_within},
+    human_bytes::{self, HumanBytes},
+};
+
+/// The Raft logs of this node: one writer for all regions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// Appended entries that may wait for the writer, over all regions. More is back-pressure on
+    /// proposals.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
+    pub queue_bytes_max: u64,
+    /// Recent entries that a peer keeps in memory, for replication and apply. Older ones are read
+    /// from disk.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
+    pub tail_cache_bytes: u64,
+    /// A region's log is compacted when it has grown by this many entries.
+    pub compact_entries: u64,
+    /// A region's log is compacted when it has grown by this much. No more is kept for slow
+    /// followers, either.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
+    pub compact_bytes: u64,
+    /// Entries that compaction leaves for slow followers; who is further behind gets a snapshot.
+    pub keep_entries: u64,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            queue_bytes_max: 64 << 20,
+            tail_cache_bytes: 4 << 20,
+            compact_entries: 10_000,
+            compact_bytes: 32 << 20,
+            keep_entries: 5_000,
+        }
+    }
+}
+
+impl LogConfig {
+    /// Collects every violated constraint.
+    pub fn check(&self, limits: &LimitsConfig, errors: &mut Vec<ConfigError>) {
+        // The largest request must fit the queue, or it would wait for ever.
+        let least = limits.request_bytes_max as u64;
+        bytes_within(errors, "log.queue_bytes_max", self.queue_bytes_max, least..=16 << 30);
+        bytes_within(errors, "log.tail_cache_bytes", self.tail_cache_bytes, 64 << 10..=4 << 30);
+        count_within(errors, "log.compact_entries", self.compact_entries, 10..=100_000_000);
+        bytes_within(errors, "log.compact_bytes", self.compact_bytes, 64 << 10..=64 << 30);
+        count_within(errors, "log.keep_entries", self.keep_entries, 0..=100_000_000);
+    }
+}

@@ -1,0 +1,22 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::check::{ConfigError, count_within};
+
+/// Threads of this process. `0` is a choice by the number of cores.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuntimeConfig {
+    /// Threads that serve clients.
+    pub api_threads: u32,
+    /// Threads that run the Raft groups.
+    pub raft_threads: u32,
+}
+
+impl RuntimeConfig {
+    /// Collects every violated constraint.
+    pub fn check(&self, errors: &mut Vec<ConfigError>) {
+        count_within(errors, "runtime.api_threads", self.api_threads.into(), 0..=512);
+        count_within(errors, "runtime.raft_threads", self.raft_threads.into(), 0..=512);
+    }
+}

@@ -1,0 +1,53 @@
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    check::{ConfigError, bytes_within, count_within, duration_within},
+    human_bytes::{self, HumanBytes},
+    human_duration::{self, HumanDuration},
+};
+
+/// Sending regions to peers that the log cannot bring up to date.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SnapshotConfig {
+    /// What this node sends per second, over all snapshots.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
+    pub bytes_per_second_max: u64,
+    /// Snapshots that this node sends, and that it receives, at once. Others wait their turn.
+    pub concurrent_max: u32,
+    /// Size of a chunk. A few of them per snapshot are in memory.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
+    pub chunk_bytes: u64,
+    /// A snapshot that makes no progress for this long is given up, and begun again later.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
+    pub idle_timeout: Duration,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self {
+            bytes_per_second_max: 100 << 20,
+            concurrent_max: 3,
+            chunk_bytes: 1 << 20,
+            idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl SnapshotConfig {
+    /// Collects every violated constraint.
+    pub fn check(&self, errors: &mut Vec<ConfigError>) {
+        let rate = self.bytes_per_second_max;
+        bytes_within(errors, "snapshot.bytes_per_second_max", rate, 64 << 10..=1 << 40);
+        count_within(errors, "snapshot.concurrent_max", self.concurrent_max.into(), 1..=64);
+        bytes_within(errors, "snapshot.chunk_bytes", self.chunk_bytes, 4 << 10..=8 << 20);
+        let idle = Duration::from_secs(1)..=Duration::from_secs(3600);
+        duration_within(errors, "snapshot.idle_timeout", self.idle_timeout, idle);
+    }
+}

@@ -1,0 +1,181 @@
+//! The Raft layer: proposals, the log, messages, snapshots.
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    exponential_buckets,
+};
+
+use super::{Counters, Histograms, Label as _, add, label::label};
+
+label! {
+    /// How a proposal ended.
+    ProposeOutcome, "outcome" {
+        /// It was applied; its answer may still say that a condition did not hold.
+        Applied = "applied",
+        /// Certainly not applied.
+        Rejected = "rejected",
+        /// Leadership or the deadline was lost after it was handed over.
+        Unknown = "unknown",
+    }
+}
+
+label! {
+    /// How a campaign of a peer of this node ended.
+    ElectionResult, "result" {
+        Won = "won",
+        Lost = "lost",
+    }
+}
+
+label! {
+    /// Which way a snapshot goes.
+    Direction, "direction" {
+        Send = "send",
+        Receive = "receive",
+    }
+}
+
+label! {
+    /// How a snapshot ended.
+    SnapshotResult, "result" {
+        Done = "done",
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// The body of a message between peers.
+    MessageKind, "kind" {
+        Append = "append",
+        AppendResult = "append_result",
+        Vote = "vote",
+        VoteResult = "vote_result",
+        Transfer = "transfer",
+        TransferResult = "transfer_result",
+        ReadIndex = "read_index",
+        ReadIndexResult = "read_index_result",
+        Forward = "forward",
+        ForwardResult = "forward_result",
+        Refused = "refused",
+    }
+}
+
+/// Raft on this node, over all regions.
+#[derive(Clone, Debug)]
+pub struct RaftMetrics {
+    /// Receipt of a proposal to its apply on this node, or to its failure.
+    pub propose_seconds: Histograms<ProposeOutcome>,
+    /// An entry handed to the log writer, to its flush.
+    pub append_seconds: Histogram,
+    /// One synced write of the log.
+    pub fsync_seconds: Histogram,
+    /// Entries, of all regions, that one synced write carried.
+    pub group_commit_entries: Histogram,
+    /// Applying one batch of committed entries.
+    pub apply_seconds: Histogram,
+    /// Committed and not applied, in the region where that is most.
+    pub apply_lag_entries: IntGauge,
+    /// Changes of leader that peers of this node have seen.
+    pub leader_changes_total: IntCounter,
+    pub elections_total: Counters<ElectionResult>,
+    /// One round that proves a read is not old, shared by the reads that wait for it.
+    pub read_index_seconds: Histogram,
+    /// Size of snapshot chunks sent and received.
+    pub snapshot_bytes_total: Counters<Direction>,
+    /// Messages sent to other nodes.
+    pub messages_total: Counters<MessageKind>,
+    snapshots_total: [Box<[IntCounter]>; Direction::VALUES.len()],
+}
+
+impl RaftMetrics {
+    /// # Errors
+    /// A name that is registered already.
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let seconds = |name: &str, help: &str, least: f64| -> prometheus::Result<_> {
+            // 15 doublings: 25 µs to 0.4 s for the disk, 0.1 ms to 1.6 s for rounds.
+            let buckets = exponential_buckets(least, 2.0, 15)?;
+            Ok(HistogramOpts::new(name, help).buckets(buckets))
+        };
+        let histogram = |opts: HistogramOpts| add(registry, Histogram::with_opts(opts)?);
+        let snapshots = IntCounterVec::new(
+            Opts::new("flotilla_raft_snapshots_total", "Snapshots that ended"),
+            &["direction", "result"],
+        )?;
+        let snapshots = add(registry, snapshots)?;
+        let by_result = |direction: Direction| {
+            let direction = Direction::VALUES[direction.index()];
+            let child = |result: &&str| snapshots.with_label_values(&[direction, *result]);
+            SnapshotResult::VALUES.iter().map(child).collect()
+        };
+        Ok(Self {
+            propose_seconds: Histograms::register(
+                registry,
+                HistogramOpts::new("flotilla_raft_propose_seconds", "Proposal to apply or failure")
+                    .buckets(exponential_buckets(0.000_2, 2.0, 16)?), // 0.2 ms to 6.5 s
+            )?,
+            append_seconds: histogram(seconds(
+                "flotilla_raft_append_seconds",
+                "Entry handed to the log writer, to its flush",
+                0.000_1,
+            )?)?,
+            fsync_seconds: histogram(seconds(
+                "flotilla_raft_fsync_seconds",
+                "One synced write of the log",
+                0.000_025,
+            )?)?,
+            group_commit_entries: histogram(
+                HistogramOpts::new(
+                    "flotilla_raft_group_commit_entries",
+                    "Entries of all regions in one synced write",
+                )
+                .buckets(exponential_buckets(1.0, 2.0, 13)?), // 1 to 4096
+            )?,
+            apply_seconds: histogram(seconds(
+                "flotilla_raft_apply_seconds",
+                "Applying one batch of committed entries",
+                0.000_025,
+            )?)?,
+            apply_lag_entries: add(
+                registry,
+                IntGauge::new(
+                    "flotilla_raft_apply_lag_entries",
+                    "Entries committed and not applied, in the region where that is most",
+                )?,
+            )?,
+            leader_changes_total: add(
+                registry,
+                IntCounter::new(
+                    "flotilla_raft_leader_changes_total",
+                    "Changes of leader that peers of this node have seen",
+                )?,
+            )?,
+            elections_total: Counters::register(
+                registry,
+                "flotilla_raft_elections_total",
+                "Campaigns of peers of this node that ended",
+            )?,
+            read_index_seconds: histogram(seconds(
+                "flotilla_raft_read_index_seconds",
+                "One shared round that proves reads are not old",
+                0.000_1,
+            )?)?,
+            snapshot_bytes_total: Counters::register(
+                registry,
+                "flotilla_raft_snapshot_bytes_total",
+                "Size of snapshot chunks",
+            )?,
+            messages_total: Counters::register(
+                registry,
+                "flotilla_raft_messages_total",
+                "Messages sent to peers on other nodes",
+            )?,
+            snapshots_total: [by_result(Direction::Send), by_result(Direction::Receive)],
+        })
+    }
+
+    /// Counts snapshots that ended.
+    #[must_use]
+    pub fn snapshots_total(&self, direction: Direction, result: SnapshotResult) -> &IntCounter {
+        &self.snapshots_total[direction.index()][result.index()]
+    }
+}

@@ -1,0 +1,50 @@
+//! The regions of this node.
+
+use prometheus::{IntGauge, Registry};
+
+use super::{Gauges, add, label::label};
+
+label! {
+    /// What a peer of this node is in its region.
+    PeerRole, "state" {
+        Leader = "leader",
+        Follower = "follower",
+        Candidate = "candidate",
+        Learner = "learner",
+        /// Its log lost its end: it neither votes nor acknowledges, and waits to be replaced.
+        Quarantined = "quarantined",
+    }
+}
+
+/// Regions with a peer on this node.
+#[derive(Clone, Debug)]
+pub struct RegionMetrics {
+    /// Regions by the role of the peer here.
+    pub regions: Gauges<PeerRole>,
+    /// Regions led from here. Skew between nodes is the placement driver's input.
+    pub leaders: IntGauge,
+    /// Peers elsewhere, of regions led from here, that are not caught up.
+    pub peers_pending: IntGauge,
+}
+
+impl RegionMetrics {
+    /// # Errors
+    /// A name that is registered already.
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            regions: Gauges::register(
+                registry,
+                "flotilla_regions",
+                "Regions with a peer on this node, by the peer's role",
+            )?,
+            leaders: add(registry, IntGauge::new("flotilla_region_leaders", "Regions led")?)?,
+            peers_pending: add(
+                registry,
+                IntGauge::new(
+                    "flotilla_region_peers_pending",
+                    "Peers of led regions that are not caught up",
+                )?,
+            )?,
+        })
+    }
+}

@@ -1,0 +1,119 @@
+//! The disk: two RocksDB instances and the file system below them.
+
+use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
+
+use super::{Counters, Gauges, Label as _, add, label::label};
+use crate::storage::engine::EngineStats;
+
+label! {
+    /// One of the two RocksDB instances of a node.
+    Instance, "instance" {
+        Log = "log",
+        Data = "data",
+    }
+}
+
+/// Filled from [`EngineStats`] when somebody reads the metrics, not while data is written.
+#[derive(Clone, Debug)]
+pub struct StorageMetrics {
+    /// Space that this node can still use.
+    pub disk_available_bytes: IntGauge,
+    /// Space that this node uses.
+    pub disk_used_bytes: IntGauge,
+    /// 0 normal, 1 low, 2 critical.
+    pub disk_level: IntGauge,
+    memtable_bytes: Gauges<Instance>,
+    block_cache_bytes: Gauges<Instance>,
+    block_cache_hits_total: Counters<Instance>,
+    block_cache_misses_total: Counters<Instance>,
+    live_data_bytes: Gauges<Instance>,
+    pending_compaction_bytes: Gauges<Instance>,
+    write_stopped: Gauges<Instance>,
+    background_errors: Gauges<Instance>,
+    wal_bytes: Gauges<Instance>,
+    level_files: IntGaugeVec,
+}
+
+impl StorageMetrics {
+    /// # Errors
+    /// A name that is registered already.
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| add(registry, IntGauge::new(name, help)?);
+        let gauges = |name: &str, help: &str| Gauges::register(registry, name, help);
+        let hits = Counters::register(
+            registry,
+            "flotilla_storage_block_cache_hits_total",
+            "Blocks that were found in the cache",
+        )?;
+        let misses = Counters::register(
+            registry,
+            "flotilla_storage_block_cache_misses_total",
+            "Blocks that were read from disk",
+        )?;
+        let level_files = IntGaugeVec::new(
+            Opts::new("flotilla_storage_level_files", "Files per level"),
+            &[Instance::NAME, "level"],
+        )?;
+        debug_assert_eq!(Instance::VALUES.len(), 2);
+        Ok(Self {
+            disk_available_bytes: gauge(
+                "flotilla_disk_available_bytes",
+                "Space that this node can still use",
+            )?,
+            disk_used_bytes: gauge("flotilla_disk_used_bytes", "Space that this node uses")?,
+            disk_level: gauge("flotilla_disk_level", "0 normal, 1 low, 2 critical")?,
+            memtable_bytes: gauges("flotilla_storage_memtable_bytes", "Size of the memtables")?,
+            block_cache_bytes: gauges(
+                "flotilla_storage_block_cache_bytes",
+                "Size of the block cache, which both instances share",
+            )?,
+            block_cache_hits_total: hits,
+            block_cache_misses_total: misses,
+            live_data_bytes: gauges(
+                "flotilla_storage_live_data_bytes",
+                "Estimated size of live data in files",
+            )?,
+            pending_compaction_bytes: gauges(
+                "flotilla_storage_pending_compaction_bytes",
+                "Estimated size that compaction has still to rewrite",
+            )?,
+            write_stopped: gauges(
+                "flotilla_storage_write_stopped",
+                "1 while RocksDB stalls all writes",
+            )?,
+            background_errors: gauges(
+                "flotilla_storage_background_errors",
+                "Failed flushes and compactions since the start",
+            )?,
+            wal_bytes: gauges("flotilla_storage_wal_bytes", "Size of the write-ahead logs")?,
+            level_files: add(registry, level_files)?,
+        })
+    }
+
+    /// Takes over what an instance says of itself.
+    pub fn record(&self, instance: Instance, stats: &EngineStats) {
+        let set = |gauges: &Gauges<Instance>, value: u64| {
+            gauges.get(instance).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.memtable_bytes, stats.memtable_bytes);
+        set(&self.block_cache_bytes, stats.block_cache_bytes);
+        set(&self.live_data_bytes, stats.live_data_bytes);
+        set(&self.pending_compaction_bytes, stats.pending_compaction_bytes);
+        set(&self.write_stopped, u64::from(stats.write_stopped));
+        set(&self.background_errors, stats.background_errors);
+        set(&self.wal_bytes, stats.wal_bytes);
+        // RocksDB gives totals since its start, which is the process's.
+        for (counters, total) in [
+            (&self.block_cache_hits_total, stats.block_cache_hits),
+            (&self.block_cache_misses_total, stats.block_cache_misses),
+        ] {
+            let counter = counters.get(instance);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+        for (level, files) in stats.level_files.iter().enumerate() {
+            self.level_files
+                .with_label_values(&[Instance::VALUES[instance.index()], &level.to_string()])
+                .set(i64::try_from(*files).unwrap_or(i64::MAX));
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! What a node and the placement driver tell each other, about once a second.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use flotilla_proto::v1::{self, placement_client::PlacementClient};
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use super::{Joined, Node, joined::placement_client};
+use crate::{
+    clock,
+    error::Error,
+    ids::{NodeId, PeerId, RegionId},
+    placement::driver,
+    storage::disk::Level,
+};
+
+/// Bound: one question to the driver.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// Nodes are asked for the driver this many times before a caller is told that nobody leads.
+const ATTEMPTS: usize = 4;
+/// A duplicate that stays for this long is no restart: the disk was copied.
+const DUPLICATE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs until the node stops.
+pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
+    let mut interval = tokio::time::interval(node.config.placement.interval);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut driver = Way::default();
+    let mut duplicate_since: Option<Instant> = None;
+    loop {
+        interval.tick().await;
+        if node.is_removed() {
+            return;
+        }
+        drop_leavers(&joined).await;
+        let request = heartbeat(&node, &joined);
+        let response = match driver.heartbeat(&node, &joined, request).await {
+            Ok(response) => response,
+            Err(reason) => {
+                tracing::debug!(reason, "no driver heard this node");
+                continue;
+            }
+        };
+        if response.duplicate {
+            let since = *duplicate_since.get_or_insert_with(clock::now);
+            tracing::warn!("another process speaks with the identity of this node");
+            if clock::now().saturating_duration_since(since) > DUPLICATE_PATIENCE {
+                node.fail(
+                    "another process runs with the identity of this node: its disk was copied; \
+                     empty this disk and join anew"
+                        .to_owned(),
+                );
+                return;
+            }
+            continue;
+        }
+        duplicate_since = None;
+        if response.removed {
+            node.become_removed();
+            return;
+        }
+        joined.confirmed.store(true, Ordering::Release);
+        if let Some(table) = response.table {
+            match node.directory.update(table) {
+                Ok(true) => joined.peers.set_removed_nodes(node.directory.removed()),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "keeping the node table"),
+            }
+        }
+        for step in response.steps {
+            let Some(peer) = joined.peers.get(RegionId(step.region_id)) else { continue };
+            node.runtime.spawn(async move {
+                match peer.carry_out(&step).await {
+                    Ok(()) => tracing::info!(region = step.region_id, reason = step.reason, "placement step done"),
+                    Err(error) => tracing::info!(region = step.region_id, reason = step.reason, error, "placement step not done"),
+                }
+            });
+        }
+        for gone in response.gone {
+            let (region, peer) = (RegionId(gone.region_id), PeerId(gone.peer_id));
+            if let Err(error) = joined.peers.destroy(region, peer).await {
+                node.fail(format!("destroy peer {peer} of region {region}: {error:#}"));
+            }
+        }
+    }
+}
+
+/// Destroys peers that have applied their own removal.
+async fn drop_leavers(joined: &Joined) {
+    for peer in joined.peers.all() {
+        let published = peer.view().published();
+        let member = published.descriptor.peers.iter().any(|member| member.peer_id == peer.id.0);
+        if published.applied.is_some()
+            && !published.joint
+            && !member
+            && let Err(error) = joined.peers.destroy(peer.region, peer.id).await
+        {
+            tracing::error!(region = %peer.region, peer = %peer.id, "destroy a removed peer: {error:#}");
+        }
+    }
+}
+
+fn heartbeat(node: &Node, joined: &Joined) -> v1::HeartbeatRequest {
+    let local = |region: RegionId, peer: PeerId| v1::LocalPeer {
+        region_id: region.0,
+        peer_id: peer.0,
+    };
+    let peers = joined.peers.all();
+    let patience = node.config.raft.election_timeout_max * 2;
+    let disk = *node.disk_status.lock();
+    v1::HeartbeatRequest {
+        cluster_id: bytes::Bytes::copy_from_slice(&joined.cluster.0),
+        node_id: joined.node.0,
+        incarnation: node.incarnation,
+        table_version: node.directory.table().version,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        disk_available_bytes: disk.map_or(0, |disk| disk.available_bytes),
+        disk_used_bytes: disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes),
+        regions: peers.iter().filter(|peer| peer.is_leader()).map(|peer| driver::report(peer)).collect(),
+        quarantined: joined
+            .peers
+            .quarantined()
+            .into_iter()
+            .map(|(region, peer, _)| local(region, peer))
+            .collect(),
+        silent: peers
+            .iter()
+            .filter(|peer| peer.silent_for() > patience)
+            .map(|peer| local(peer.region, peer.id))
+            .collect(),
+        peers: peers.iter().map(|peer| local(peer.region, peer.id)).collect(),
+        client_address: node.advertised.client.clone(),
+        peer_address: node.advertised.peer.clone(),
+        http_address: node.advertised.http.clone(),
+        disk_critical: disk.is_some_and(|disk| disk.level == Level::Critical),
+    }
+}
+
+/// Where the driver was last found, with connections to the nodes on the way.
+#[derive(Default)]
+pub(super) struct Way {
+    node: Option<NodeId>,
+    clients: HashMap<NodeId, (String, PlacementClient<Channel>)>,
+}
+
+impl Way {
+    async fn heartbeat(
+        &mut self,
+        node: &Node,
+        joined: &Joined,
+        request: v1::HeartbeatRequest,
+    ) -> Result<v1::HeartbeatResponse, String> {
+        let mut hint = joined.driver.system_leader();
+        let mut others = node.directory.others(joined.node);
+        for _ in 0..ATTEMPTS {
+            let Some(target) = hint.take().or(self.node.take()).or_else(|| others.pop()) else {
+                return Err("no node is known".to_owned());
+            };
+            let response = if target == joined.node {
+                joined.driver.hear(request.clone()).await
+            } else {
+                match self.ask(node, target, request.clone()).await {
+                    Ok(response) => response,
+                    Err(reason) => {
+                        tracing::debug!(%target, reason, "asking for the driver");
+                        continue;
+                    }
+                }
+            };
+            if response.accepted || response.removed {
+                self.node = Some(target);
+                return Ok(response);
+            }
+            hint = Some(NodeId(response.leader_node_id)).filter(|node| node.0 != 0);
+        }
+        Err("nobody leads region 1 now".to_owned())
+    }
+
+    async fn ask(
+        &mut self,
+        node: &Node,
+        target: NodeId,
+        request: v1::HeartbeatRequest,
+    ) -> Result<v1::HeartbeatResponse, String> {
+        let mut client = self.client(node, target).await?;
+        match tokio::time::timeout(TIMEOUT, client.heartbeat(request)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => {
+                self.clients.remove(&target);
+                Err(status.to_string())
+            }
+            Err(_) => {
+                self.clients.remove(&target);
+                Err("no answer".to_owned())
+            }
+        }
+    }
+
+    async fn client(
+        &mut self,
+        node: &Node,
+        target: NodeId,
+    ) -> Result<PlacementClient<Channel>, String> {
+        let address = crate::raft::transport::Directory::peer_address(
+            node.directory.as_ref(),
+            target,
+        )
+        .ok_or("its address is not known")?;
+        if let Some((known, client)) = self.clients.get(&target)
+            && *known == address
+        {
+            return Ok(client.clone());
+        }
+        let client = placement_client(&address).await?;
+        self.clients.insert(target, (address, client.clone()));
+        Ok(client)
+    }
+}
+
+/// Asks `question` of the nodes until one that leads region 1 answers. The answer of a node that
+/// does not is `Ok(None)`.
+pub(super) async fn ask_driver<T, F>(
+    node: &Arc<Node>,
+    joined: &Joined,
+    question: F,
+) -> Result<T, Error>
+where
+    F: Fn(PlacementClient<Channel>) -> BoxFuture<'static, Result<Option<T>, Error>>,
+{
+    let none = || Error::NoLeader { region: RegionId::SYSTEM };
+    let mut targets: Vec<NodeId> = node.directory.others(joined.node);
+    if let Some(leader) = joined.driver.system_leader().filter(|leader| *leader != joined.node) {
+        targets.retain(|target| *target != leader);
+        targets.push(leader);
+    }
+    let mut last = none();
+    while let Some(target) = targets.pop() {
+        let Some(record) = node.directory.node(target) else { continue };
+        let Ok(client) = placement_client(&record.peer_address).await else { continue };
+        match tokio::time::timeout(TIMEOUT * 2, question(client)).await {
+            Ok(Ok(Some(answer))) => return Ok(answer),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) if error.retryable() && !error.maybe_applied() => last = error,
+            Ok(Err(error)) => return Err(error),
+            Err(_) => last = Error::OutcomeUnknown { message: format!("node {target} did not answer") },
+        }
+    }
+    Err(last)
+}
+
+/// Regions that touch a range, from the driver.
+pub(super) async fn regions(
+    node: &Arc<Node>,
+    request: v1::RegionsRequest,
+) -> Result<Vec<v1::RegionInfo>, Error> {
+    let joined =
+        node.joined().cloned().ok_or(Error::NotJoined { removed: node.is_removed() })?;
+    if let Some(regions) = joined.driver.regions(&request).await {
+        return Ok(regions);
+    }
+    ask_driver(node, &joined, |mut client| {
+        let request = request.clone();
+        async move {
+            match client.regions(request).await {
+                Ok(response) => {
+                    let response = response.into_inner();
+                    Ok(response.accepted.then_some(response.regions))
+                }
+                Err(status) => Err(Error::NotReady { message: status.message().to_owned() }),
+            }
+        }
+        .boxed()
+    })
+    .await
+}

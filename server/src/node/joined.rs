@@ -1,0 +1,206 @@
+//! What a node has once it belongs to a cluster.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use flotilla_proto::v1;
+use futures::FutureExt;
+use tokio::time::Instant;
+
+use super::{Node, heartbeat, identity::Identity};
+use crate::{
+    clock,
+    error::Error,
+    ids::NodeId,
+    placement::driver::Driver,
+    raft::transport::{self, Transport, TransportConfig, endpoint},
+    region::{DiskGate, Environment, RegionConfig, compact, peers::Peers},
+    router::{Lookup, RouteCache, Router},
+    storage::disk::{DiskMonitor, Level},
+};
+
+/// How often handing over is tried again while the node drains.
+const HAND_OVER_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Peers, router and driver of a joined node.
+pub struct Joined {
+    pub node: NodeId,
+    pub cluster: crate::ids::ClusterId,
+    pub peers: Arc<Peers>,
+    pub router: Router,
+    pub driver: Arc<Driver>,
+    /// Set once the driver has accepted this node since its start: before that it may have been
+    /// removed without knowing.
+    pub(super) confirmed: AtomicBool,
+    tasks: parking_lot::Mutex<Vec<tokio::task::JoinHandle<()>>>,
+}
+
+struct Gate(Option<Arc<DiskMonitor>>);
+
+impl DiskGate for Gate {
+    fn refuse_writes(&self) -> Option<u64> {
+        let disk = self.0.as_ref()?;
+        match disk.level() {
+            Level::Normal => None,
+            Level::Low | Level::Critical => Some(0),
+        }
+    }
+}
+
+impl Joined {
+    pub(super) async fn open(
+        node: &Arc<Node>,
+        identity: Identity,
+        restarted: bool,
+    ) -> anyhow::Result<Arc<Self>> {
+        let config = &node.config;
+        let raft_metrics = Arc::new(node.metrics.clone());
+        let transport = Transport::new(
+            transport::Identity {
+                cluster: identity.cluster,
+                node: identity.node,
+                incarnation: node.incarnation,
+            },
+            Arc::clone(&node.directory) as Arc<dyn transport::Directory>,
+            TransportConfig {
+                snapshots_max: config.snapshot.concurrent_max as usize,
+                snapshot_bytes_per_second: config.snapshot.bytes_per_second_max,
+            },
+            Arc::clone(&raft_metrics),
+        );
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let raft = &config.raft;
+        let raft_config = openraft::Config {
+            cluster_name: identity.cluster.to_string(),
+            heartbeat_interval: millis(raft.heartbeat_interval),
+            election_timeout_min: millis(raft.election_timeout_min),
+            election_timeout_max: millis(raft.election_timeout_max),
+            enable_pre_vote: Some(true),
+            enable_leader_restore: Some(false),
+            max_payload_entries: raft.append_entries_max,
+            snapshot_policy: openraft::SnapshotPolicy::Never,
+            api_channel_size: Some(raft.queue_messages_max),
+            notification_channel_size: Some(raft.queue_messages_max),
+            state_machine_channel_size: Some(raft.queue_messages_max),
+            // Ours decides (`region/compact.rs`).
+            max_in_snapshot_log_to_keep: u64::MAX,
+            ..openraft::Config::default()
+        }
+        .validate()?;
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let env = Arc::new(Environment {
+            node: identity.node,
+            data: Arc::clone(&node.data),
+            log: Arc::clone(&node.log),
+            writer: node.writer.clone(),
+            transport,
+            config: RegionConfig {
+                election_timeout_max: raft.election_timeout_max,
+                heartbeat_interval: raft.heartbeat_interval,
+                proposals_max: config.limits.proposals_in_flight_max,
+                proposal_bytes_max: config.limits.proposal_bytes_in_flight_max,
+                tail_cache_bytes: bytes(config.log.tail_cache_bytes),
+                compact_entries: config.log.compact_entries,
+                compact_bytes: config.log.compact_bytes,
+                keep_entries: config.log.keep_entries,
+                snapshot_chunk_bytes: bytes(config.snapshot.chunk_bytes),
+                lease_enabled: config.reads.lease_enabled,
+            },
+            raft_config: Arc::new(raft_config),
+            metrics: raft_metrics,
+            runtime: node.runtime.clone(),
+            proposal_bytes: AtomicUsize::new(0),
+            disk: Arc::new(Gate(node.disk.clone())),
+        });
+        let peers =
+            Peers::open(env, restarted, node.sentinel_sequence, node.log_sequence).await?;
+        peers.set_removed_nodes(node.directory.removed());
+        let driver = Driver::new(
+            Arc::clone(&peers),
+            Arc::clone(&node.directory),
+            config.placement.to_placement(&config.raft),
+        );
+        let cache = RouteCache::new(lookup(node));
+        let router = Router::new(Arc::clone(&peers), Arc::clone(&node.directory), cache);
+        Ok(Arc::new(Self {
+            node: identity.node,
+            cluster: identity.cluster,
+            peers,
+            router,
+            driver,
+            confirmed: AtomicBool::new(!restarted),
+            tasks: parking_lot::Mutex::default(),
+        }))
+    }
+
+    /// Starts the tasks that live as long as the node.
+    pub(super) fn start(self: &Arc<Self>, node: &Arc<Node>) {
+        let mut tasks = self.tasks.lock();
+        let runtime = &node.runtime;
+        tasks.push(runtime.spawn(compact::run(Arc::clone(&self.peers))));
+        tasks.push(runtime.spawn(compact::run_ticks(Arc::clone(&self.peers))));
+        tasks.push(runtime.spawn(Arc::clone(&self.driver).run()));
+        tasks.push(runtime.spawn(heartbeat::run(Arc::clone(node), Arc::clone(self))));
+    }
+
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::Acquire)
+    }
+
+    /// Gives every leadership to another voter, as far as there is one, until the deadline.
+    pub(super) async fn hand_over(&self, deadline: Instant) {
+        loop {
+            let led: Vec<_> = self
+                .peers
+                .all()
+                .into_iter()
+                .filter(|peer| peer.is_leader() && peer.has_other_voters())
+                .collect();
+            if led.is_empty() || clock::now() + HAND_OVER_INTERVAL >= deadline {
+                return;
+            }
+            for peer in &led {
+                peer.hand_over().await;
+            }
+            tokio::time::sleep(HAND_OVER_INTERVAL).await;
+        }
+    }
+
+    pub(super) async fn stop(&self) {
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+        for peer in self.peers.all() {
+            // A peer that failed before has stopped already.
+            let _ = peer.raft().shutdown().await;
+        }
+    }
+}
+
+/// Asks the driver, wherever it is, for regions that are not here.
+fn lookup(node: &Arc<Node>) -> Lookup {
+    let node = Arc::downgrade(node);
+    Arc::new(move |request: v1::RegionsRequest| {
+        let node = node.clone();
+        async move {
+            let node = node.upgrade().ok_or(Error::Draining)?;
+            heartbeat::regions(&node, request).await
+        }
+        .boxed()
+    })
+}
+
+/// A client of the placement service of another node.
+pub(super) async fn placement_client(
+    address: &str,
+) -> Result<v1::placement_client::PlacementClient<tonic::transport::Channel>, String> {
+    let channel = endpoint(address)?.connect().await.map_err(|error| error.to_string())?;
+    Ok(v1::placement_client::PlacementClient::new(channel))
+}
+

@@ -1,0 +1,358 @@
+//! The one thread of a node that writes the Raft logs of all its regions.
+//!
+//! Throughput comes from sharing: while one write is on its way to the disk, every region's
+//! appends, votes and truncations gather in a queue, and the next write takes all of them with one
+//! batch and one fsync. Nothing waits on a timer, so an idle node still answers after one fsync.
+//! Completions are reported in the order of the queue, after the sync and never before. A failed
+//! write ends the node: after it nobody knows what is on the disk, and RocksDB never heals from a
+//! full disk in its WAL (see docs/architecture.md).
+
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use openraft::storage::IOFlushed;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Notify, oneshot};
+
+use super::{Entry, LogId, TypeConfig, Vote, log_store};
+use crate::{
+    clock,
+    ids::RegionId,
+    metrics::Metrics,
+    storage::{
+        batch::WriteBatch,
+        engine::{Durability, Engine, Family},
+        keys,
+        sentinel::Sentinel,
+    },
+};
+
+/// How often the sentinel is renewed while the log grows.
+const SENTINEL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Told once, when the log can no longer be written.
+pub type OnFailure = Box<dyn Fn(String) + Send + Sync>;
+
+/// Hands changes of Raft logs to the writer thread. Cheap to clone.
+#[derive(Clone)]
+pub struct LogWriter {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    /// Wakes appenders that wait for room.
+    room: Notify,
+    queue_bytes_max: usize,
+    stopped: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    changes: Vec<Change>,
+    bytes: usize,
+    committed: HashMap<RegionId, LogId>,
+    stop: bool,
+}
+
+/// One change of one region's log.
+enum Change {
+    Append {
+        region: RegionId,
+        entries: Vec<Entry>,
+        bytes: usize,
+        flushed: Arc<log_store::PeerLog>,
+        callback: IOFlushed<TypeConfig>,
+    },
+    Vote { region: RegionId, vote: Vote, done: oneshot::Sender<io::Result<()>> },
+    /// Removes entries from `from_index` on.
+    Truncate { region: RegionId, from_index: u64, done: oneshot::Sender<io::Result<()>> },
+    /// Removes entries up to and with `upto`.
+    Purge { region: RegionId, upto: LogId, done: oneshot::Sender<io::Result<()>> },
+    /// Removes everything of the region.
+    Clear { region: RegionId, done: oneshot::Sender<io::Result<()>> },
+}
+
+/// Settings of the writer.
+pub struct LogWriterConfig {
+    /// Bound: bytes of entries that may wait; an append beyond it waits for room, which fills the
+    /// queue of proposals, which answers `ServerIsBusy`.
+    pub queue_bytes_max: usize,
+    /// Where the sentinel lives; `None` (in memory) keeps none.
+    pub sentinel_dir: Option<PathBuf>,
+}
+
+impl LogWriter {
+    /// Starts the thread. `on_failure` is called at most once.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(
+        engine: Arc<dyn Engine>,
+        config: LogWriterConfig,
+        metrics: Arc<Metrics>,
+        on_failure: OnFailure,
+    ) -> io::Result<(Self, thread::JoinHandle<()>)> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            room: Notify::new(),
+            queue_bytes_max: config.queue_bytes_max,
+            stopped: AtomicBool::new(false),
+        });
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            engine,
+            sentinel_dir: config.sentinel_dir,
+            metrics,
+            on_failure,
+            sentinel_sequence: 0,
+        };
+        let thread =
+            thread::Builder::new().name("log-writer".to_owned()).spawn(move || worker.run())?;
+        Ok((Self { shared }, thread))
+    }
+
+    /// Writes what is queued, renews the sentinel and ends the thread. Later changes fail.
+    pub fn stop(&self) {
+        self.shared.queue.lock().stop = true;
+        self.shared.wake.notify_one();
+    }
+
+    /// Queues entries; `callback` fires when they are on the disk.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits for room, nothing was queued.
+    pub(super) async fn append(
+        &self,
+        region: RegionId,
+        entries: Vec<Entry>,
+        bytes: usize,
+        flushed: Arc<log_store::PeerLog>,
+        callback: IOFlushed<TypeConfig>,
+    ) -> io::Result<()> {
+        loop {
+            let room = self.shared.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let mut queue = self.shared.queue.lock();
+                if self.shared.stopped.load(Ordering::Acquire) || queue.stop {
+                    return Err(stopped());
+                }
+                if queue.bytes == 0 || queue.bytes + bytes <= self.shared.queue_bytes_max {
+                    queue.bytes += bytes;
+                    let was_empty = queue.changes.is_empty();
+                    queue.changes.push(Change::Append { region, entries, bytes, flushed, callback });
+                    drop(queue);
+                    if was_empty {
+                        self.shared.wake.notify_one();
+                    }
+                    return Ok(());
+                }
+            }
+            room.await;
+        }
+    }
+
+    /// Notes how far the region is committed; written with the next batch, not synced for.
+    pub(super) fn committed(&self, region: RegionId, committed: LogId) {
+        self.shared.queue.lock().committed.insert(region, committed);
+    }
+
+    pub(super) async fn vote(&self, region: RegionId, vote: Vote) -> io::Result<()> {
+        self.run(|done| Change::Vote { region, vote, done }).await
+    }
+
+    pub(super) async fn truncate(&self, region: RegionId, from_index: u64) -> io::Result<()> {
+        self.run(|done| Change::Truncate { region, from_index, done }).await
+    }
+
+    pub(super) async fn purge(&self, region: RegionId, upto: LogId) -> io::Result<()> {
+        self.run(|done| Change::Purge { region, upto, done }).await
+    }
+
+    /// Removes the whole log of a region, for a peer that is destroyed.
+    ///
+    /// # Errors
+    /// When the log cannot be written; the node is about to end.
+    pub async fn clear(&self, region: RegionId) -> io::Result<()> {
+        self.run(|done| Change::Clear { region, done }).await
+    }
+
+    async fn run(
+        &self,
+        change: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Change,
+    ) -> io::Result<()> {
+        let (done, answer) = oneshot::channel();
+        {
+            let mut queue = self.shared.queue.lock();
+            if self.shared.stopped.load(Ordering::Acquire) || queue.stop {
+                return Err(stopped());
+            }
+            queue.changes.push(change(done));
+        }
+        self.shared.wake.notify_one();
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the log writer has stopped")
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    engine: Arc<dyn Engine>,
+    sentinel_dir: Option<PathBuf>,
+    metrics: Arc<Metrics>,
+    on_failure: OnFailure,
+    sentinel_sequence: u64,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut batch = WriteBatch::new();
+        let mut next_sentinel = clock::monotonic() + SENTINEL_INTERVAL;
+        loop {
+            let (changes, committed, stop) = self.take();
+            if !changes.is_empty() || !committed.is_empty() {
+                if let Err(error) = self.write(&mut batch, changes, committed) {
+                    self.shared.stopped.store(true, Ordering::Release);
+                    self.shared.room.notify_waiters();
+                    (self.on_failure)(format!("write the raft log: {error}"));
+                    return;
+                }
+                self.shared.room.notify_waiters();
+            }
+            if stop || clock::monotonic() >= next_sentinel {
+                next_sentinel = clock::monotonic() + SENTINEL_INTERVAL;
+                if let Err(error) = self.renew_sentinel() {
+                    self.shared.stopped.store(true, Ordering::Release);
+                    self.shared.room.notify_waiters();
+                    (self.on_failure)(format!("write the log's sentinel: {error}"));
+                    return;
+                }
+            }
+            if stop {
+                self.shared.stopped.store(true, Ordering::Release);
+                self.shared.room.notify_waiters();
+                return;
+            }
+        }
+    }
+
+    /// Waits for changes, at most until the sentinel is due, and takes all that are there.
+    fn take(&self) -> (Vec<Change>, HashMap<RegionId, LogId>, bool) {
+        let mut queue = self.shared.queue.lock();
+        if queue.changes.is_empty() && !queue.stop {
+            self.shared.wake.wait_for(&mut queue, SENTINEL_INTERVAL);
+        }
+        queue.bytes = 0;
+        (std::mem::take(&mut queue.changes), std::mem::take(&mut queue.committed), queue.stop)
+    }
+
+    fn write(
+        &mut self,
+        batch: &mut WriteBatch,
+        changes: Vec<Change>,
+        committed: HashMap<RegionId, LogId>,
+    ) -> Result<(), String> {
+        let started = clock::monotonic();
+        batch.clear();
+        let mut durability = Durability::Buffered;
+        let mut entry_count = 0;
+        for (region, id) in &committed {
+            batch.put(Family::Default, &keys::log::committed(*region), &log_store::encode_log_id(id));
+        }
+        for change in &changes {
+            match change {
+                Change::Append { region, entries, .. } => {
+                    durability = Durability::Synced;
+                    entry_count += entries.len();
+                    for entry in entries {
+                        log_store::put_entry(batch, *region, entry);
+                    }
+                }
+                Change::Vote { region, vote, .. } => {
+                    durability = Durability::Synced;
+                    let value: Bytes = log_store::encode_vote(vote);
+                    batch.put(Family::Default, &keys::log::vote(*region), &value);
+                }
+                Change::Truncate { region, from_index, .. } => {
+                    durability = Durability::Synced;
+                    let range = keys::log::entries(*region, *from_index..u64::MAX);
+                    batch.delete_range(Family::Default, &range.start, &range.end);
+                }
+                Change::Purge { region, upto, .. } => {
+                    batch.put(
+                        Family::Default,
+                        &keys::log::purged(*region),
+                        &log_store::encode_log_id(upto),
+                    );
+                    let range = keys::log::entries(*region, 0..upto.index + 1);
+                    batch.delete_range(Family::Default, &range.start, &range.end);
+                }
+                Change::Clear { region, .. } => {
+                    durability = Durability::Synced;
+                    let range = keys::log::region_range(*region);
+                    batch.delete_range(Family::Default, &range.start, &range.end);
+                }
+            }
+        }
+        fail::fail_point!("log-before-write");
+        self.engine.write(batch, durability).map_err(|error| error.to_string())?;
+        fail::fail_point!("log-after-write");
+        if durability == Durability::Synced {
+            self.metrics.raft.fsync_seconds.observe(started.elapsed().as_secs_f64());
+            self.metrics.raft.group_commit_entries.observe(entry_count as f64);
+        }
+
+        // Ordering: in the order of the queue; openraft keeps only the newest completion.
+        for change in changes {
+            match change {
+                Change::Append { entries, flushed, callback, .. } => {
+                    if let Some(last) = entries.last() {
+                        flushed.mark_flushed(last.log_id.index);
+                    }
+                    callback.io_completed(Ok(()));
+                }
+                Change::Vote { done, .. }
+                | Change::Truncate { done, .. }
+                | Change::Purge { done, .. }
+                | Change::Clear { done, .. } => {
+                    // The asker may have gone; the change stands all the same.
+                    let _ = done.send(Ok(()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Durability: names a sequence number that is surely on the disk, because every synced write
+    /// covers all before it and the sentinel is written after.
+    fn renew_sentinel(&mut self) -> Result<(), String> {
+        let Some(dir) = &self.sentinel_dir else { return Ok(()) };
+        let sequence = self.engine.sequence();
+        if sequence == self.sentinel_sequence {
+            return Ok(());
+        }
+        self.engine.sync().map_err(|error| error.to_string())?;
+        Sentinel { log_sequence: sequence }
+            .write(dir)
+            .map_err(|error| error.to_string())?;
+        self.sentinel_sequence = sequence;
+        Ok(())
+    }
+}

@@ -1,0 +1,450 @@
+//! Takes committed entries back from openraft and applies them.
+//!
+//! All effects of a batch of entries, the region's revision, its membership and its `applied` log id
+//! go into one write of `data`. The write is not synced: the log is the truth, and what a power cut
+//! takes from `data` is applied again from the log, which is why entries are purged only after a
+//! sync (`log_store.rs`). Applying is a function of the log alone, however the log is cut into
+//! batches (`command/`). A failed apply stops the peer; it is never skipped. The way here begins in
+//! `region/propose.rs`.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use flotilla_proto::v1;
+use futures::{Stream, StreamExt};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    storage::{ApplyResponder, EntryResponder, RaftStateMachine},
+};
+use parking_lot::{Mutex, RwLock};
+use prost::Message as _;
+use tokio::sync::watch;
+
+use super::{
+    Entry, LogId, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+    convert::{applied, membership_to_proto, peers_of, stored_membership},
+    snapshot::{SnapshotData, install},
+};
+use crate::{
+    clock, command,
+    ids::{PeerId, RegionId},
+    metrics::Metrics,
+    storage::{
+        batch::WriteBatch,
+        engine::{self, Durability, Engine, Family, KeyRange},
+        keys,
+    },
+};
+
+/// Bytes of commands that go into one write; a longer run of entries is cut.
+const APPLY_BYTES_MAX: usize = 4 << 20;
+
+/// Checksums kept for `CheckRegion`, oldest dropped first.
+const CHECKSUMS_MAX: usize = 8;
+
+/// What readers of a region see of its state: kept current by apply.
+pub struct RegionView {
+    pub region: RegionId,
+    pub peer: PeerId,
+    data: Arc<dyn Engine>,
+    published: RwLock<Published>,
+    applied_index: watch::Sender<u64>,
+    /// Bytes of commands applied in this process; drives log compaction.
+    applied_bytes: AtomicU64,
+    /// Odd while a snapshot replaces the range, when rows must not be read; see
+    /// [`RegionView::read_consistently`].
+    installs: AtomicU64,
+    checksums: Mutex<BTreeMap<u64, Checksum>>,
+}
+
+/// A snapshot is replacing the region's rows right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a snapshot is being installed")]
+pub struct Installing;
+
+/// The state after the newest applied entry.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    pub descriptor: Arc<v1::Region>,
+    pub revision: u64,
+    /// The region's replicated time.
+    pub time_ms: u64,
+    /// Largest expiry ever given; until then time must go on.
+    pub expiry_max_ms: u64,
+    pub applied: Option<LogId>,
+    pub joint: bool,
+}
+
+/// Outcome of one `ChecksumCommand` on this peer.
+#[derive(Clone, Debug)]
+pub struct Checksum {
+    pub applied_index: u64,
+    /// Sum and number of keys, or why there is none; `None` while it is computed.
+    pub outcome: Option<Result<(u64, u64), String>>,
+}
+
+impl RegionView {
+    /// The state after the newest applied entry.
+    #[must_use]
+    pub fn published(&self) -> Published {
+        self.published.read().clone()
+    }
+
+    /// Runs `f` on the state without copying it.
+    pub fn with<T>(&self, f: impl FnOnce(&Published) -> T) -> T {
+        f(&self.published.read())
+    }
+
+    /// Whether the peer has a range yet.
+    #[must_use]
+    pub fn is_initialized(&self) -> bool {
+        self.with(|published| published.applied.is_some())
+    }
+
+    #[must_use]
+    pub fn range(&self) -> KeyRange {
+        self.with(|published| range_of(&published.descriptor))
+    }
+
+    #[must_use]
+    pub fn data(&self) -> &Arc<dyn Engine> {
+        &self.data
+    }
+
+    #[must_use]
+    pub fn applied_bytes(&self) -> u64 {
+        self.applied_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the entry at `index` is applied here.
+    pub async fn wait_applied(&self, index: u64) {
+        if *self.applied_index.borrow() >= index {
+            return;
+        }
+        let mut applied = self.applied_index.subscribe();
+        // The sender lives in `self`, so this cannot fail.
+        let _ = applied.wait_for(|applied| *applied >= index).await;
+    }
+
+    /// Runs a read of the region's rows, which must not see a half-installed snapshot.
+    ///
+    /// # Errors
+    /// When an install is under way or happened meanwhile: nothing was read that counts.
+    pub fn read_consistently<T>(&self, read: impl FnOnce() -> T) -> Result<T, Installing> {
+        let before = self.installs.load(Ordering::Acquire);
+        if before % 2 == 1 {
+            return Err(Installing);
+        }
+        let result = read();
+        if self.installs.load(Ordering::Acquire) == before { Ok(result) } else { Err(Installing) }
+    }
+
+    /// The outcome of a checksum, when the entry has been applied here.
+    #[must_use]
+    pub fn checksum(&self, check_id: u64) -> Option<Checksum> {
+        self.checksums.lock().get(&check_id).cloned()
+    }
+
+    fn publish(&self, region: &command::RegionState, descriptor_changed: bool) {
+        let id = applied(&region.state);
+        {
+            let mut published = self.published.write();
+            if descriptor_changed {
+                published.descriptor = Arc::new(region.descriptor.clone());
+            }
+            published.revision = region.state.revision;
+            published.time_ms = region.state.time_ms;
+            published.expiry_max_ms = region.state.expiry_max_ms;
+            published.applied = id;
+            published.joint =
+                region.state.membership.as_ref().is_some_and(|m| m.voters.len() > 1);
+        }
+        self.applied_index.send_replace(id.map_or(0, |id| id.index));
+    }
+}
+
+/// The range of a descriptor, in encoded keys.
+#[must_use]
+pub fn range_of(descriptor: &v1::Region) -> KeyRange {
+    KeyRange { start: descriptor.start_key.clone(), end: descriptor.end_key.clone() }
+}
+
+/// One peer's state, persistent in `data`.
+pub struct StateMachine {
+    view: Arc<RegionView>,
+    region: command::RegionState,
+    metrics: Arc<Metrics>,
+    batch: WriteBatch,
+}
+
+impl StateMachine {
+    /// Opens the state of a peer, empty when the peer was never initialized.
+    ///
+    /// # Errors
+    /// When the disk cannot be read or holds something else.
+    pub fn open(
+        region: RegionId,
+        peer: PeerId,
+        data: Arc<dyn Engine>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, engine::Error> {
+        let state = read_state(data.as_ref(), region)?;
+        let initialized = state.is_some();
+        let region_state = state.unwrap_or_else(|| command::RegionState {
+            descriptor: v1::Region { region_id: region.0, ..v1::Region::default() },
+            state: v1::ApplyState::default(),
+        });
+        let view = Arc::new(RegionView {
+            region,
+            peer,
+            data,
+            published: RwLock::default(),
+            applied_index: watch::Sender::new(0),
+            applied_bytes: AtomicU64::new(0),
+            installs: AtomicU64::new(0),
+            checksums: Mutex::default(),
+        });
+        if initialized {
+            view.publish(&region_state, true);
+        } else {
+            view.published.write().descriptor = Arc::new(region_state.descriptor.clone());
+        }
+        Ok(Self { view, region: region_state, metrics, batch: WriteBatch::new() })
+    }
+
+    #[must_use]
+    pub fn view(&self) -> Arc<RegionView> {
+        Arc::clone(&self.view)
+    }
+
+    fn apply_entries(
+        &mut self,
+        entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>,
+    ) -> Result<(), engine::Error> {
+        let started = clock::monotonic();
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let mut replies = Vec::new();
+            let mut checksum = None;
+            let mut descriptor_changed = false;
+            self.batch.clear();
+            let mut overlay = command::Overlay::new(self.view.data.as_ref(), &mut self.batch);
+            for (entry, responder) in entries.by_ref() {
+                self.region.state.applied_term = *entry.log_id.leader_id;
+                self.region.state.applied_index = entry.log_id.index;
+                let reply = match &entry.payload {
+                    EntryPayload::Blank => Reply::Nothing,
+                    EntryPayload::Normal(bytes) => {
+                        let command = command::decode(bytes.0.clone()).map_err(|error| {
+                            engine::Error::Corrupt {
+                                message: format!(
+                                    "entry {} of region {}: {error}",
+                                    entry.log_id, self.view.region
+                                ),
+                            }
+                        })?;
+                        let (reply, effect) =
+                            command::apply(&command, &mut self.region, &mut overlay)?;
+                        if let command::Effect::Checksum { check_id } = effect {
+                            checksum = Some(check_id);
+                        }
+                        Reply::Command(reply)
+                    }
+                    EntryPayload::Membership(membership) => {
+                        let state = &mut self.region.state;
+                        state.membership = Some(membership_to_proto(membership));
+                        state.membership_term = *entry.log_id.leader_id;
+                        state.membership_index = entry.log_id.index;
+                        let descriptor = &mut self.region.descriptor;
+                        descriptor.peers = peers_of(membership);
+                        descriptor.epoch.get_or_insert_default().conf_ver += 1;
+                        descriptor_changed = true;
+                        Reply::Nothing
+                    }
+                };
+                if let Some(responder) = responder {
+                    replies.push((responder, reply));
+                }
+                if checksum.is_some() {
+                    break; // the checksum is of the state after exactly this entry
+                }
+            }
+            drop(overlay);
+            put_state(&mut self.batch, &self.region, descriptor_changed);
+            fail::fail_point!("apply-before-write");
+            self.view.data.write(&self.batch, Durability::Buffered)?;
+            fail::fail_point!("apply-after-write");
+            // Ordering: published before the proposer is answered, so that a read that follows an
+            // acknowledged write on this peer sees it.
+            self.view.publish(&self.region, descriptor_changed);
+            for (responder, reply) in replies {
+                responder.send(reply);
+            }
+            if let Some(check_id) = checksum {
+                self.start_checksum(check_id);
+            }
+        }
+        self.metrics.raft.apply_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Computes over a pinned view, beside the apply of later entries.
+    fn start_checksum(&self, check_id: u64) {
+        let pinned = self.view.data.view();
+        let state = self.region.state.clone();
+        let range = range_of(&self.region.descriptor);
+        let applied_index = state.applied_index;
+        {
+            let mut checksums = self.view.checksums.lock();
+            checksums.insert(check_id, Checksum { applied_index, outcome: None });
+            while checksums.len() > CHECKSUMS_MAX {
+                checksums.pop_first();
+            }
+        }
+        let view: Weak<RegionView> = Arc::downgrade(&self.view);
+        tokio::task::spawn_blocking(move || {
+            let outcome = command::checksum(pinned.as_ref(), &range, &state)
+                .map_err(|error| error.to_string());
+            if let Some(view) = view.upgrade()
+                && let Some(checksum) = view.checksums.lock().get_mut(&check_id)
+            {
+                checksum.outcome = Some(outcome);
+            }
+        });
+    }
+
+    fn meta(&self) -> Result<Option<SnapshotMeta>, io::Error> {
+        let Some(last) = applied(&self.region.state) else { return Ok(None) };
+        let last_membership = stored_membership(&self.region.state).map_err(io::Error::other)?;
+        Ok(Some(SnapshotMeta { last_log_id: Some(last), last_membership }))
+    }
+
+    fn current_snapshot(&self) -> Result<Option<Snapshot>, io::Error> {
+        Ok(self
+            .meta()?
+            .map(|meta| Snapshot { meta, snapshot: SnapshotData::Local(self.view()) }))
+    }
+}
+
+/// Reads the descriptor and apply state of a region; `None` when it has no initialized peer here.
+///
+/// # Errors
+/// When the disk cannot be read, or only one of the two is there.
+pub fn read_state(
+    read: &(impl engine::Read + ?Sized),
+    region: RegionId,
+) -> Result<Option<command::RegionState>, engine::Error> {
+    let corrupt = |what: &str| engine::Error::Corrupt {
+        message: format!("{what} of region {region} does not decode"),
+    };
+    let descriptor = read.get(Family::Meta, &keys::meta::descriptor(region))?;
+    let state = read.get(Family::Meta, &keys::meta::apply_state(region))?;
+    match (descriptor, state) {
+        (None, None) => Ok(None),
+        (Some(descriptor), Some(state)) => Ok(Some(command::RegionState {
+            descriptor: v1::Region::decode(descriptor).map_err(|_| corrupt("descriptor"))?,
+            state: v1::ApplyState::decode(state).map_err(|_| corrupt("apply state"))?,
+        })),
+        _ => Err(corrupt("one of descriptor and apply state is missing; the state")),
+    }
+}
+
+/// Adds a region's descriptor and apply state to a batch.
+pub fn put_state(batch: &mut WriteBatch, region: &command::RegionState, with_descriptor: bool) {
+    let id = RegionId(region.descriptor.region_id);
+    if with_descriptor {
+        let value = region.descriptor.encode_to_vec();
+        batch.put(Family::Meta, &keys::meta::descriptor(id), &value);
+    }
+    batch.put(Family::Meta, &keys::meta::apply_state(id), &region.state.encode_to_vec());
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let membership = stored_membership(&self.region.state).map_err(io::Error::other)?;
+        Ok((applied(&self.region.state), membership))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            if let EntryPayload::Normal(command) = &entry.payload {
+                bytes += command.0.len();
+            }
+            chunk.push((entry, responder));
+            if bytes >= APPLY_BYTES_MAX {
+                self.view.applied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.apply_entries(std::mem::take(&mut chunk)).map_err(io::Error::other)?;
+                bytes = 0;
+            }
+        }
+        self.view.applied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.apply_entries(chunk).map_err(io::Error::other)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { snapshot: self.current_snapshot() }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        match snapshot {
+            // Openraft hands our own state back to us at start; it is on the disk already.
+            SnapshotData::Local(_) if meta.last_log_id == applied(&self.region.state) => Ok(()),
+            SnapshotData::Local(_) => {
+                Err(io::Error::other("a snapshot of another state of this peer"))
+            }
+            SnapshotData::Received(received) => {
+                let data = Arc::clone(&self.view.data);
+                // A failed install leaves the count odd: the peer stops, and must not be read.
+                self.view.installs.fetch_add(1, Ordering::AcqRel);
+                let region = tokio::task::spawn_blocking(move || install(data.as_ref(), received))
+                    .await
+                    .map_err(io::Error::other)?
+                    .map_err(io::Error::other)?;
+                self.region = region;
+                self.view.publish(&self.region, true);
+                self.view.installs.fetch_add(1, Ordering::AcqRel);
+                Ok(())
+            }
+        }
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        self.current_snapshot()
+    }
+}
+
+/// Building costs nothing: the rows are read when a peer needs them (`snapshot.rs`).
+pub struct Builder {
+    snapshot: Result<Option<Snapshot>, io::Error>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        match std::mem::replace(&mut self.snapshot, Ok(None)) {
+            Ok(Some(snapshot)) => Ok(snapshot),
+            Ok(None) => Err(io::Error::other("the peer has no state yet")),
+            Err(error) => Err(error),
+        }
+    }
+}

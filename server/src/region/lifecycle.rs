@@ -1,0 +1,229 @@
+//! Birth, start and death of a peer.
+//!
+//! Every region is born *seeded*: descriptor and apply state as of `(term 1, index 1)`, and a log
+//! that is marked as purged up to there. So a further peer can only be initialized by snapshot, and
+//! nobody replays from an unknown beginning. A peer comes to a node in two ways: from the disk at
+//! start, or by the first message of a leader that has the node in its membership (then it has no
+//! range and waits for a snapshot). It goes in an order that survives a crash: tombstone, stop,
+//! range, log.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flotilla_proto::v1;
+
+use super::{Environment, Peer, membership::Silence, read, recovery};
+use crate::{
+    command,
+    ids::{NodeId, PeerId, RegionId},
+    raft::{
+        Raft, log_store, network::Network, state_machine::{self, StateMachine, put_state},
+        log_store::{LogStore, PeerLog},
+    },
+    storage::{
+        batch::WriteBatch,
+        engine::{self, Durability, Engine, Family},
+        keys,
+    },
+};
+
+/// Result of opening a peer that the disk knows.
+pub enum Opened {
+    Running(Arc<Peer>),
+    /// The peer must not take part; it is kept for the placement driver to replace.
+    Quarantined { region: RegionId, peer: PeerId, reason: String },
+}
+
+/// A new region as it lies on the disk of its first node.
+#[must_use]
+pub fn newborn(
+    region: RegionId,
+    start_key: Bytes,
+    end_key: Bytes,
+    peer: PeerId,
+    node: NodeId,
+) -> command::RegionState {
+    let voter = v1::Peer { peer_id: peer.0, node_id: node.0, role: v1::PeerRole::Voter.into() };
+    command::RegionState {
+        descriptor: v1::Region {
+            region_id: region.0,
+            start_key,
+            end_key,
+            epoch: Some(v1::RegionEpoch { conf_ver: 1, version: 1 }),
+            peers: vec![voter],
+        },
+        state: v1::ApplyState {
+            applied_term: 1,
+            applied_index: 1,
+            revision: 1,
+            time_ms: 1,
+            expiry_max_ms: 0,
+            membership: Some(v1::Membership {
+                voters: vec![v1::VoterSet { peer_ids: vec![peer.0] }],
+                peers: vec![v1::MemberPeer { peer_id: peer.0, node_id: node.0 }],
+            }),
+            membership_term: 1,
+            membership_index: 1,
+        },
+    }
+}
+
+/// Writes new regions, with `data` holding whatever else must be there with them.
+///
+/// Durability: the logs first, then everything in `data` at once. A crash in between leaves logs
+/// that belong to nobody, which the next birth overwrites.
+///
+/// # Errors
+/// When the disk fails; nothing was born then.
+pub fn birth(
+    log: &dyn Engine,
+    data: &dyn Engine,
+    regions: &[command::RegionState],
+    mut with: WriteBatch,
+) -> Result<(), engine::Error> {
+    let mut logs = WriteBatch::new();
+    for region in regions {
+        let id = RegionId(region.descriptor.region_id);
+        let peer = region.descriptor.peers.first().map_or(PeerId(0), |peer| PeerId(peer.peer_id));
+        let whole = keys::log::region_range(id);
+        logs.delete_range(Family::Default, &whole.start, &whole.end);
+        log_store::seed(&mut logs, id, peer);
+        put_state(&mut with, region, true);
+    }
+    log.write(&logs, Durability::Synced)?;
+    fail::fail_point!("birth-between");
+    data.write(&with, Durability::Synced)
+}
+
+/// Opens a peer from the disk.
+///
+/// # Errors
+/// When the disk cannot be read, or openraft refuses what it finds.
+pub async fn open(
+    env: &Arc<Environment>,
+    region: RegionId,
+    peer: PeerId,
+    sentinel_sequence: Option<u64>,
+    log_sequence: u64,
+) -> anyhow::Result<Opened> {
+    let log = open_log(env, region)?;
+    let machine =
+        StateMachine::open(region, peer, Arc::clone(&env.data), Arc::clone(&env.metrics))?;
+    let installed = env
+        .data
+        .get(Family::Meta, &keys::meta::installed(region))?
+        .and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)))
+        .unwrap_or(0);
+    let evidence = recovery::Evidence {
+        log_last: log.last().map_or(0, |id| id.index),
+        applied: machine.view().published().applied.map_or(0, |id| id.index),
+        installed,
+        sentinel_sequence,
+        log_sequence,
+    };
+    if let Some(reason) = recovery::judge(evidence) {
+        return Ok(Opened::Quarantined { region, peer, reason });
+    }
+    Ok(Opened::Running(start(env, region, peer, log, machine).await?))
+}
+
+/// Creates a peer that has no range yet, on the word of a leader.
+///
+/// # Errors
+/// As for [`open`].
+pub async fn create(
+    env: &Arc<Environment>,
+    region: RegionId,
+    peer: PeerId,
+) -> anyhow::Result<Arc<Peer>> {
+    let log = open_log(env, region)?;
+    let machine =
+        StateMachine::open(region, peer, Arc::clone(&env.data), Arc::clone(&env.metrics))?;
+    start(env, region, peer, log, machine).await
+}
+
+fn open_log(env: &Environment, region: RegionId) -> Result<Arc<PeerLog>, engine::Error> {
+    PeerLog::open(
+        region,
+        Arc::clone(&env.log),
+        Arc::clone(&env.data),
+        env.writer.clone(),
+        env.config.tail_cache_bytes,
+    )
+}
+
+async fn start(
+    env: &Arc<Environment>,
+    region: RegionId,
+    id: PeerId,
+    log: Arc<PeerLog>,
+    machine: StateMachine,
+) -> anyhow::Result<Arc<Peer>> {
+    let view = machine.view();
+    let network = Network::new(
+        env.transport.clone(),
+        region,
+        id,
+        env.config.snapshot_chunk_bytes,
+        env.config.heartbeat_interval,
+    );
+    let raft = Raft::new(
+        id,
+        Arc::clone(&env.raft_config),
+        network,
+        LogStore(Arc::clone(&log)),
+        machine,
+    )
+    .await?;
+    Ok(Arc::new(Peer {
+        region,
+        id,
+        env: Arc::clone(env),
+        raft,
+        view,
+        log,
+        proposals: 0.into(),
+        reads: read::Rounds::default(),
+        clock: parking_lot::Mutex::default(),
+        silence: Silence::default(),
+    }))
+}
+
+/// Destroys what a peer has on the disk, after its tombstone was written and it was stopped.
+///
+/// # Errors
+/// When the disk fails; the next start repeats it, since the tombstone is there.
+pub async fn erase(
+    env: &Environment,
+    region: RegionId,
+) -> anyhow::Result<()> {
+    let state = state_machine::read_state(env.data.as_ref(), region)?;
+    let mut batch = WriteBatch::new();
+    if let Some(state) = state {
+        let range = state_machine::range_of(&state.descriptor);
+        // No key begins with four bytes of 0xff: keyspace ids end below.
+        let end = if range.end.is_empty() { Bytes::from_static(&[0xff; 4]) } else { range.end };
+        batch.delete_range(Family::Default, &range.start, &end);
+    }
+    for key in [
+        keys::meta::descriptor(region).to_vec(),
+        keys::meta::apply_state(region).to_vec(),
+        keys::meta::installed(region).to_vec(),
+        keys::meta::install(region).to_vec(),
+    ] {
+        batch.delete(Family::Meta, &key);
+    }
+    env.data.write(&batch, Durability::Synced)?;
+    env.writer.clear(region).await?;
+    Ok(())
+}
+
+/// Notes for ever that a peer is gone from this node.
+///
+/// # Errors
+/// When the disk fails.
+pub fn bury(data: &dyn Engine, region: RegionId, peer: PeerId) -> Result<(), engine::Error> {
+    let mut batch = WriteBatch::new();
+    batch.put(Family::Meta, &keys::meta::tombstone(region, peer), &[]);
+    data.write(&batch, Durability::Synced)
+}

@@ -1,0 +1,165 @@
+//! Carries out the placement driver's steps on the leader of a region.
+
+use std::{
+    collections::BTreeSet,
+    time::Duration,
+};
+
+use flotilla_proto::v1::{self, step::Action};
+use openraft::{ChangeMembers, errors::{ClientWriteError, RaftError}};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::Peer;
+use openraft::async_runtime::WatchReceiver as _;
+use crate::{
+    clock,
+    error::Error,
+    ids::{NodeId, PeerId},
+    raft::PeerAddress,
+};
+
+/// When a peer last heard of a leader.
+pub(super) struct Silence {
+    heard: Mutex<Instant>,
+}
+
+impl Default for Silence {
+    fn default() -> Self {
+        Self { heard: Mutex::new(clock::now()) }
+    }
+}
+
+impl Silence {
+    pub(super) fn heard(&self) {
+        *self.heard.lock() = clock::now();
+    }
+}
+
+impl Peer {
+    /// How long no leader has been heard of; zero on a leader.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        if self.is_leader() {
+            self.silence.heard();
+        }
+        clock::now().saturating_duration_since(*self.silence.heard.lock())
+    }
+
+    /// Carries out one step. A step that was planned on another membership is dropped; one that is
+    /// done already succeeds.
+    ///
+    /// # Errors
+    /// Why it was not done, as text: the driver plans anew from what it sees next.
+    pub async fn carry_out(&self, step: &v1::Step) -> Result<(), String> {
+        let descriptor = self.view.published().descriptor;
+        if step.epoch.as_ref().map(|epoch| epoch.conf_ver)
+            != descriptor.epoch.as_ref().map(|epoch| epoch.conf_ver)
+        {
+            return Err("the region's membership has moved on".to_owned());
+        }
+        match &step.action {
+            Some(Action::AddLearner(add)) => {
+                let address = PeerAddress { node: NodeId(add.node_id) };
+                self.raft
+                    .add_learner(PeerId(add.peer_id), address, false)
+                    .await
+                    .map(drop)
+                    .map_err(explain)
+            }
+            Some(Action::Change(change)) => self.change_peers(change).await,
+            Some(Action::Transfer(transfer)) => {
+                if transfer.peer_id == self.id.0 {
+                    return Ok(());
+                }
+                self.raft
+                    .trigger()
+                    .transfer_leader(PeerId(transfer.peer_id))
+                    .await
+                    .map_err(|error| error.to_string())
+            }
+            None => Err("a step of a kind this version does not know".to_owned()),
+        }
+    }
+
+    async fn change_peers(&self, change: &v1::ChangePeers) -> Result<(), String> {
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        // The newest of the configurations: a joint change that was left half done ends there.
+        let mut voters: BTreeSet<PeerId> =
+            membership.get_joint_config().last().cloned().unwrap_or_default();
+        voters.extend(change.promote.iter().copied().map(PeerId));
+        let leaving: BTreeSet<PeerId> = change.remove.iter().copied().map(PeerId).collect();
+        if leaving.contains(&self.id) {
+            return Err("the leader does not remove itself".to_owned());
+        }
+        voters.retain(|peer| !leaving.contains(peer));
+        if voters.is_empty() {
+            return Err("no voter would remain".to_owned());
+        }
+        let joint = membership.get_joint_config().len() > 1;
+        let present: BTreeSet<PeerId> = membership.voter_ids().collect();
+        if joint || voters != present {
+            self.raft.change_membership(voters, false).await.map_err(explain)?;
+        }
+        let learners: BTreeSet<PeerId> =
+            membership.learner_ids().filter(|peer| leaving.contains(peer)).collect();
+        if !learners.is_empty() {
+            self.raft
+                .change_membership(ChangeMembers::RemoveNodes(learners), false)
+                .await
+                .map_err(explain)?;
+        }
+        Ok(())
+    }
+}
+
+impl Peer {
+    /// Hands the leadership to the voter that is furthest, if there is another.
+    pub async fn hand_over(&self) {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
+        let furthest = metrics
+            .replication
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(peer, _)| *peer != self.id && voters.contains(peer))
+            .max_by_key(|(_, matched)| *matched);
+        if let Some((peer, _)) = furthest {
+            // If it does not come about, the caller tries again.
+            let _ = self.raft.trigger().transfer_leader(peer).await;
+        }
+    }
+
+    /// Hands the leadership to the peer on `node`.
+    ///
+    /// # Errors
+    /// `NotFound` when the node has no voter of the region; `NotLeader`.
+    pub async fn transfer_to(&self, node: NodeId) -> Result<(), Error> {
+        if !self.is_leader() {
+            return Err(self.not_leader());
+        }
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let target = membership
+            .voter_ids()
+            .find(|peer| membership.get_node(peer).is_some_and(|address| address.node == node))
+            .ok_or_else(|| Error::NotFound {
+                message: format!("node {node} has no voter of region {}", self.region),
+            })?;
+        if target == self.id {
+            return Ok(());
+        }
+        self.raft
+            .trigger()
+            .transfer_leader(target)
+            .await
+            .map_err(|error| Error::Internal { message: error.to_string() })
+    }
+}
+
+fn explain(
+    error: RaftError<crate::raft::TypeConfig, ClientWriteError<crate::raft::TypeConfig>>,
+) -> String {
+    error.to_string()
+}

@@ -1,0 +1,223 @@
+//! Reads that are never older than the last acknowledged write.
+//!
+//! A leader can be replaced without noticing: a partition hid the election, or the process was
+//! paused. Answering from local state is therefore wrong until something proves that no newer leader
+//! has committed anything. Two proofs are offered. A *read index* asks a quorum whether we still
+//! lead, then waits until everything committed before the question is applied here; it costs a round
+//! trip and trusts no clock. All reads of a region that arrive while a round is under way share the
+//! next one. A *lease read* skips the question while a quorum has answered within two thirds of the
+//! lease; it is free, and correct only while clocks drift apart by less than the remaining third
+//! during one lease, and because a restarted node does not vote within one lease of its start
+//! (`peers.rs`). A follower asks the leader for the index and answers by itself. Neither touches the
+//! log.
+
+use std::sync::Arc;
+
+use flotilla_proto::v1::{self, message::Body, read_command};
+use openraft::{
+    ReadPolicy,
+    errors::{LinearizableReadError, RaftError},
+    raft::linearizable_read::LinearizerOption,
+};
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::Peer;
+use crate::{
+    clock, command,
+    error::Error,
+    ids::{NodeId, PeerId},
+    metrics::BusyQueue,
+    raft::transport::Lane,
+    storage::engine,
+};
+
+/// Bound: reads that wait for one region's rounds; more are `Busy`.
+const WAITING_MAX: usize = 65_536;
+
+type Answer = Result<u64, Error>;
+
+/// Shares confirmation rounds between the reads of a region.
+#[derive(Default)]
+pub(super) struct Rounds {
+    state: Mutex<RoundsState>,
+}
+
+#[derive(Default)]
+struct RoundsState {
+    waiting: Vec<oneshot::Sender<Answer>>,
+    running: bool,
+}
+
+impl Peer {
+    /// Reads, with the proof that `mode` asks for.
+    ///
+    /// # Errors
+    /// Certain: a read changes nothing.
+    pub async fn read(
+        self: &Arc<Self>,
+        read: &v1::ReadCommand,
+        deadline: Instant,
+    ) -> Result<v1::ReadReply, Error> {
+        let late = || Error::DeadlineExceeded { message: "while reading".to_owned() };
+        match read.read_mode() {
+            v1::ReadMode::Stale => {}
+            v1::ReadMode::Lease if self.env.config.lease_enabled && self.lease_holds().await => {}
+            v1::ReadMode::Lease | v1::ReadMode::Linearizable | v1::ReadMode::Unspecified => {
+                let proven = async {
+                    let index = self.read_index().await?;
+                    self.view.wait_applied(index).await;
+                    Ok(())
+                };
+                tokio::time::timeout_at(deadline, proven).await.map_err(|_| late())??;
+            }
+        }
+        self.read_local(read)
+    }
+
+    /// The index that a read which starts now must wait for, from a shared round.
+    ///
+    /// # Errors
+    /// When nobody leads, or no quorum confirms it.
+    pub async fn read_index(self: &Arc<Self>) -> Answer {
+        let (tell, told) = oneshot::channel();
+        let start = {
+            let mut state = self.reads.state.lock();
+            if state.waiting.len() >= WAITING_MAX {
+                self.env.metrics.requests.busy_total.get(BusyQueue::from_name("reads")).inc();
+                return Err(Error::Busy {
+                    queue: "reads".to_owned(),
+                    retry_after: self.env.config.heartbeat_interval,
+                });
+            }
+            state.waiting.push(tell);
+            !std::mem::replace(&mut state.running, true)
+        };
+        if start {
+            let peer = Arc::clone(self);
+            self.env.runtime.spawn(async move { peer.run_rounds().await });
+        }
+        told.await.unwrap_or(Err(Error::NoLeader { region: self.region }))
+    }
+
+    async fn run_rounds(self: Arc<Self>) {
+        loop {
+            let waiting = {
+                let mut state = self.reads.state.lock();
+                if state.waiting.is_empty() {
+                    state.running = false;
+                    return;
+                }
+                std::mem::take(&mut state.waiting)
+            };
+            let started = clock::now();
+            // Bound: a quorum that does not answer within an election timeout will not.
+            let answer = tokio::time::timeout(self.env.config.election_timeout_max, self.confirm())
+                .await
+                .unwrap_or(Err(Error::NoLeader { region: self.region }));
+            self.env.metrics.raft.read_index_seconds.observe(started.elapsed().as_secs_f64());
+            for tell in waiting {
+                // The reader may have stopped waiting.
+                let _ = tell.send(answer.clone());
+            }
+        }
+    }
+
+    /// One round: asks a quorum if this peer leads, else asks the leader.
+    async fn confirm(&self) -> Answer {
+        if self.is_leader() {
+            return self.confirm_leadership(ReadPolicy::ReadIndex.into()).await;
+        }
+        let Some((leader, node)) = self.leader() else {
+            return Err(Error::NoLeader { region: self.region });
+        };
+        self.ask_leader(leader, node).await
+    }
+
+    async fn confirm_leadership(&self, option: LinearizerOption) -> Answer {
+        match self.raft.get_read_log_id(option).await {
+            Ok((read, _)) => Ok(read.index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {
+                Err(self.not_leader())
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(Error::NoLeader { region: self.region })
+            }
+            Err(RaftError::Fatal(_)) => {
+                Err(Error::NotReady { message: format!("region {} has stopped", self.region) })
+            }
+        }
+    }
+
+    async fn ask_leader(&self, leader: PeerId, node: NodeId) -> Answer {
+        let message = v1::Message {
+            request_id: 0,
+            region_id: self.region.0,
+            from_peer: self.id.0,
+            to_peer: leader.0,
+            body: Some(Body::ReadIndex(v1::ReadIndex {})),
+        };
+        match self.env.transport.call(node, Lane::Fast, message).await {
+            Ok(v1::Message { body: Some(Body::ReadIndexResult(result)), .. }) => result
+                .read
+                .map(|id| id.index)
+                .ok_or(Error::NoLeader { region: self.region }),
+            Ok(_) | Err(_) => Err(Error::NoLeader { region: self.region }),
+        }
+    }
+
+    /// Whether a quorum has answered this leader so recently that nobody else can lead, and all of
+    /// its commits are applied.
+    async fn lease_holds(&self) -> bool {
+        let age = self.env.config.lease() * 2 / 3;
+        let option =
+            LinearizerOption::new(Some(age), false).with_wait_timeout(std::time::Duration::ZERO);
+        match self.confirm_leadership(option).await {
+            Ok(index) => {
+                self.view.wait_applied(index).await;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Reads what is applied here, whatever that is.
+    ///
+    /// # Errors
+    /// When the rows are damaged, or a snapshot is replacing them.
+    pub fn read_local(&self, read: &v1::ReadCommand) -> Result<v1::ReadReply, Error> {
+        if !self.view.is_initialized() {
+            return Err(Error::NotReady {
+                message: format!("region {} waits for its first snapshot", self.region),
+            });
+        }
+        let as_of = self.view.with(|published| command::AsOf {
+            time_ms: published.time_ms,
+            revision: published.revision,
+        });
+        let data = self.view.data().as_ref();
+        let reply = self
+            .view
+            .read_consistently(|| match &read.body {
+                Some(read_command::Body::Points(points)) => {
+                    command::read_points(data, points, as_of, command::POINTS_BYTES_MAX)
+                }
+                Some(read_command::Body::Range(range)) => {
+                    command::read_range(data, range, as_of)
+                }
+                None => Ok(v1::ReadReply::default()),
+            })
+            .map_err(|installing| Error::NotReady { message: installing.to_string() })?;
+        reply.map_err(storage_error)
+    }
+}
+
+/// A failed read of the disk, in a client's terms.
+pub(crate) fn storage_error(error: engine::Error) -> Error {
+    match error {
+        engine::Error::Corrupt { .. } => Error::DataLoss { message: error.to_string() },
+        engine::Error::Full { .. } | engine::Error::Io { .. } => {
+            Error::Internal { message: error.to_string() }
+        }
+    }
+}

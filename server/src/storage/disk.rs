@@ -1,0 +1,260 @@
+//! Space and health of the device, watched before RocksDB runs into its end.
+//!
+//! RocksDB does not recover from a full device in the middle of its log, so the node must stop
+//! filling it earlier. Two levels say how near the end is: at [`Level::Low`] the node refuses
+//! clients' writes but lets deletes and moves through; at [`Level::Critical`] it also gives up its
+//! leaderships. A file of ballast is given back at that point, so that what has to be written to
+//! get out of trouble finds room. Levels are judged as if the ballast were always there: giving it
+//! back makes room but does not make the device look emptier.
+//!
+//! A device can also stop answering. [`DiskMonitor::probe`] writes and syncs a small file; a node
+//! calls it from a thread of its own and ends itself when it fails or does not return in time.
+
+mod ballast;
+mod level;
+
+use std::{
+    fs::File,
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU8, Ordering},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use self::ballast::Ballast;
+pub use self::level::{Level, Thresholds};
+use super::{
+    durable_file::{create_dir_all, failed},
+    engine::Error,
+};
+
+const MIB: u64 = 1 << 20;
+
+/// Space on the device. Each is derived from the size of the file system when not set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiskConfig {
+    /// Space held back for emergencies; 0 for none. Default: a twentieth of the file system, at
+    /// most 1 GiB, and none below 256 MiB, where it would cost more than it saves.
+    pub ballast_bytes: Option<u64>,
+    /// Below this much available, clients' writes are refused. Default: an eighth of the file
+    /// system, at most 4 GiB.
+    pub low_bytes: Option<u64>,
+    /// Below this much available, leaderships are given up. Default: a twentieth of the file
+    /// system, at most 1 GiB.
+    pub critical_bytes: Option<u64>,
+}
+
+impl DiskConfig {
+    /// Adds every violated constraint, as key (below `storage.`) and reason.
+    pub(super) fn check(&self, errors: &mut Vec<(&'static str, String)>) {
+        if let (Some(low), Some(critical)) = (self.low_bytes, self.critical_bytes)
+            && low < critical
+        {
+            let reason = format!("{low} is below disk.critical_bytes ({critical})");
+            errors.push(("disk.low_bytes", reason));
+        }
+    }
+
+    /// The ballast for a file system of `total_bytes`.
+    #[must_use]
+    pub fn ballast(&self, total_bytes: u64) -> u64 {
+        self.ballast_bytes.unwrap_or_else(|| match total_bytes / MIB {
+            0..256 => 0,
+            _ => (total_bytes / 20).min(1024 * MIB),
+        })
+    }
+
+    /// The thresholds for a file system of `total_bytes`.
+    #[must_use]
+    pub fn thresholds(&self, total_bytes: u64) -> Thresholds {
+        let critical = self.critical_bytes.unwrap_or_else(|| (total_bytes / 20).min(1024 * MIB));
+        let low = self.low_bytes.unwrap_or_else(|| (total_bytes / 8).min(4096 * MIB));
+        Thresholds { low_bytes: low.max(critical), critical_bytes: critical }
+    }
+}
+
+/// What one look at the device found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskStatus {
+    pub level: Level,
+    /// Size of the file system.
+    pub total_bytes: u64,
+    /// What this process may still write, without the ballast.
+    pub available_bytes: u64,
+    /// Ballast in place.
+    pub ballast_bytes: u64,
+}
+
+/// Watches the file system that holds the data directory.
+pub struct DiskMonitor {
+    dir: PathBuf,
+    config: DiskConfig,
+    ballast: Mutex<Ballast>,
+    /// Invariant: the level of the newest poll; only a poll writes it, under the lock of `ballast`.
+    level: AtomicU8,
+}
+
+impl DiskMonitor {
+    /// Looks at the file system of `dir` (created if need be) for the first time, and puts the
+    /// ballast in place if there is room for it.
+    ///
+    /// # Errors
+    /// When the file system cannot be asked.
+    pub fn open(dir: &Path, config: &DiskConfig) -> Result<Self, Error> {
+        create_dir_all(dir)?;
+        let total_bytes = space(dir)?.total_bytes;
+        let ballast = Ballast::find(dir, config.ballast(total_bytes))?;
+        let monitor = Self {
+            dir: dir.to_owned(),
+            config: config.clone(),
+            ballast: Mutex::new(ballast),
+            level: AtomicU8::new(Level::Normal as u8),
+        };
+        monitor.poll()?;
+        Ok(monitor)
+    }
+
+    /// Looks again; call it about once a second. Gives the ballast back on `Critical` and takes it
+    /// again on `Normal`.
+    ///
+    /// # Errors
+    /// When the file system cannot be asked, or the ballast cannot be given back. The level stays
+    /// as it was.
+    pub fn poll(&self) -> Result<DiskStatus, Error> {
+        let mut ballast = self.ballast.lock();
+        let found = space(&self.dir)?;
+        let thresholds = self.config.thresholds(found.total_bytes);
+        let available = found.available_bytes.saturating_sub(ballast.owed());
+        let level = thresholds.next(self.level(), available);
+        match level {
+            Level::Critical => ballast.give_back()?,
+            Level::Normal => {
+                let spare = found.available_bytes.saturating_sub(thresholds.low_clear_bytes());
+                ballast.take(spare)?;
+            }
+            Level::Low => {}
+        }
+        self.level.store(level as u8, Ordering::Relaxed);
+        let left = space(&self.dir)?;
+        Ok(DiskStatus {
+            level,
+            total_bytes: left.total_bytes,
+            available_bytes: left.available_bytes.saturating_sub(ballast.owed()),
+            ballast_bytes: ballast.held(),
+        })
+    }
+
+    /// The level that the newest poll found. Costs nothing: for the path of every write.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        Level::from_u8(self.level.load(Ordering::Relaxed))
+    }
+
+    /// How long it took to write and sync a small file. Returns when the device does, which may be
+    /// never: call it from a thread whose silence is noticed.
+    ///
+    /// # Errors
+    /// A failed write or sync: the device is not to be trusted with data any more. `Full` is no
+    /// sickness, the levels deal with it.
+    pub fn probe(&self) -> Result<Duration, Error> {
+        let path = self.dir.join("PROBE");
+        let begin = Instant::now();
+        File::create(&path)
+            .and_then(|mut file| {
+                file.write_all(
+                    b"Written and synced again and again to see that the disk lives.\n",
+                )?;
+                file.sync_all()
+            })
+            .map_err(|e| failed("probe the disk with", &path, &e))?;
+        Ok(begin.elapsed())
+    }
+}
+
+struct Space {
+    total_bytes: u64,
+    available_bytes: u64,
+}
+
+fn space(dir: &Path) -> Result<Space, Error> {
+    let stat =
+        rustix::fs::statvfs(dir).map_err(|e| failed("ask for the space of", dir, &e.into()))?;
+    Ok(Space {
+        total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1024 * MIB;
+
+    #[test]
+    fn defaults_follow_the_size_of_the_file_system() {
+        let config = DiskConfig::default();
+        for (why, total, ballast, low, critical) in [
+            ("too small for ballast", 255 * MIB, 0, 255 * MIB / 8, 255 * MIB / 20),
+            ("small", GIB, GIB / 20, GIB / 8, GIB / 20),
+            ("large: bounded", 1000 * GIB, GIB, 4 * GIB, GIB),
+        ] {
+            assert_eq!(config.ballast(total), ballast, "{why}");
+            let want = Thresholds { low_bytes: low, critical_bytes: critical };
+            assert_eq!(config.thresholds(total), want, "{why}");
+        }
+        let set = DiskConfig { critical_bytes: Some(GIB), ..config };
+        assert_eq!(set.thresholds(GIB).low_bytes, GIB, "low is never below critical");
+    }
+
+    /// Moves the thresholds instead of filling the device that the tests run on.
+    #[test]
+    fn ballast_is_given_back_when_critical_and_taken_again_when_normal() {
+        let dir = tempfile::tempdir().unwrap();
+        let ballast = 8 * MIB;
+        let with = |low, critical| DiskConfig {
+            ballast_bytes: Some(ballast),
+            low_bytes: Some(low),
+            critical_bytes: Some(critical),
+        };
+        let level_and_ballast = |config: &DiskConfig| {
+            let status = DiskMonitor::open(dir.path(), config).unwrap().poll().unwrap();
+            (status.level, status.ballast_bytes)
+        };
+        assert_eq!(level_and_ballast(&with(0, 0)), (Level::Normal, ballast));
+        assert_eq!(level_and_ballast(&with(u64::MAX, 0)), (Level::Low, ballast), "kept when low");
+        let critical = with(u64::MAX, u64::MAX);
+        assert_eq!(level_and_ballast(&critical), (Level::Critical, 0));
+        assert_eq!(level_and_ballast(&with(u64::MAX, 0)), (Level::Low, 0), "not taken when low");
+        assert_eq!(level_and_ballast(&with(0, 0)), (Level::Normal, ballast));
+    }
+
+    #[test]
+    fn ballast_that_would_make_the_level_low_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let available = space(dir.path()).unwrap().available_bytes;
+        let config = DiskConfig {
+            ballast_bytes: Some(available),
+            low_bytes: Some(available / 2),
+            critical_bytes: Some(1),
+        };
+        let status = DiskMonitor::open(dir.path(), &config).unwrap().poll().unwrap();
+        assert_eq!((status.level, status.ballast_bytes), (Level::Normal, 0));
+    }
+
+    #[test]
+    fn probe_writes_and_fails_where_it_cannot() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = DiskConfig { ballast_bytes: Some(0), ..DiskConfig::default() };
+        let monitor = DiskMonitor::open(&dir.path().join("data"), &config).unwrap();
+        monitor.probe().unwrap();
+        assert!(dir.path().join("data/PROBE").metadata().unwrap().len() > 0);
+        std::fs::remove_dir_all(dir.path().join("data")).unwrap();
+        monitor.probe().unwrap_err();
+        monitor.poll().unwrap_err();
+    }
+}

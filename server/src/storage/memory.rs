@@ -1,0 +1,251 @@
+//! The engine in memory: the promises of RocksDB, with a crash that can be had at will.
+//!
+//! Two copies of the maps are kept, which share their keys and values. `current` is what readers
+//! see; `durable` is what a power cut would leave; the steps between the two wait in a tail until a
+//! sync. [`MemoryEngine::crash`] keeps `durable` and any number of steps from the front of the
+//! tail, as a disk might. Readers pin a map instead of locking it, and the first write after that
+//! copies it: fine for tests and simulation, slow for a large map that is scanned while it is
+//! written.
+
+mod maps;
+mod stage;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+
+use self::maps::{Map, Maps, Step};
+use super::{
+    batch::WriteBatch,
+    engine::{
+        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Read, Stage,
+        View,
+    },
+};
+
+/// Bound: the tail's size, after which its front becomes durable without a sync, as an operating
+/// system writes back in its own time.
+const TAIL_BYTES_MAX: usize = 64 << 20;
+
+/// A failure to come, for tests: each is used up by the first call it fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The next write fails and leaves nothing.
+    WriteLost,
+    /// The next write fails, and yet is there, unsynced.
+    WriteKept,
+    /// The next sync, or synced write, fails; nothing becomes durable.
+    Sync,
+    /// The next `replace_range` fails between clearing the range and filling it.
+    Replace,
+}
+
+/// An instance in memory.
+#[derive(Default)]
+pub struct MemoryEngine {
+    state: RwLock<State>,
+    stages: Arc<Mutex<Stages>>,
+    faults: Mutex<Vec<Fault>>,
+}
+
+/// Rows of complete stages; `None` for one that is being written.
+type Stages = BTreeMap<String, Option<Arc<Map>>>;
+
+#[derive(Default)]
+struct State {
+    current: Maps,
+    /// Invariant: `durable` with all steps of `tail` applied is `current`.
+    durable: Maps,
+    tail: VecDeque<Step>,
+    tail_bytes: usize,
+    sequence: u64,
+}
+
+impl State {
+    fn apply(&mut self, step: Step) {
+        self.sequence += step.changes();
+        self.tail_bytes += step.bytes();
+        self.current.apply(&step);
+        self.tail.push_back(step);
+        while self.tail_bytes > TAIL_BYTES_MAX {
+            self.make_front_durable();
+        }
+    }
+
+    fn make_front_durable(&mut self) {
+        if let Some(step) = self.tail.pop_front() {
+            self.tail_bytes -= step.bytes();
+            self.durable.apply(&step);
+        }
+    }
+
+    fn sync(&mut self) {
+        while !self.tail.is_empty() {
+            self.make_front_durable();
+        }
+    }
+}
+
+impl MemoryEngine {
+    /// An empty instance.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// The next call that fits fails.
+    pub fn inject(&self, fault: Fault) {
+        self.faults.lock().push(fault);
+    }
+
+    /// How many steps (a batch is one, a replaced range two) a crash may lose.
+    #[must_use]
+    pub fn unsynced(&self) -> usize {
+        self.state.read().tail.len()
+    }
+
+    /// What is found after a power cut that lost all but the first `kept` unsynced steps. Complete
+    /// stages survive. The instance itself goes on, but belongs to a machine that is gone.
+    #[must_use]
+    pub fn crash(&self, kept: usize) -> Arc<Self> {
+        let state = self.state.read();
+        let mut after = State { durable: state.durable.clone(), ..State::default() };
+        let lost: u64 = state.tail.iter().skip(kept).map(Step::changes).sum();
+        after.sequence = state.sequence - lost;
+        for step in state.tail.iter().take(kept) {
+            after.durable.apply(step);
+        }
+        after.current = after.durable.clone();
+        let mut stages = self.stages.lock().clone();
+        stages.retain(|_, rows| rows.is_some());
+        Arc::new(Self {
+            state: RwLock::new(after),
+            stages: Arc::new(Mutex::new(stages)),
+            faults: Mutex::default(),
+        })
+    }
+
+    fn maps(&self) -> Maps {
+        self.state.read().current.clone()
+    }
+
+    /// Whether `fault` was injected; it then is used up.
+    fn fails(&self, fault: Fault) -> bool {
+        let mut faults = self.faults.lock();
+        let found = faults.iter().position(|injected| *injected == fault);
+        found.map(|at| faults.remove(at)).is_some()
+    }
+}
+
+fn injected(fault: Fault) -> Error {
+    Error::Io { message: format!("injected fault: {fault:?}") }
+}
+
+impl Read for MemoryEngine {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        Ok(self.state.read().current.get(family, key))
+    }
+
+    fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
+        self.maps().scan(family, range, direction)
+    }
+}
+
+impl Engine for MemoryEngine {
+    fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), Error> {
+        if self.fails(Fault::WriteLost) {
+            return Err(injected(Fault::WriteLost));
+        }
+        let step = Step::batch(batch);
+        let mut state = self.state.write();
+        state.apply(step);
+        if self.fails(Fault::WriteKept) {
+            return Err(injected(Fault::WriteKept));
+        }
+        if durability == Durability::Synced {
+            if self.fails(Fault::Sync) {
+                return Err(injected(Fault::Sync));
+            }
+            state.sync();
+        }
+        Ok(())
+    }
+
+    fn view(&self) -> Arc<dyn View> {
+        Arc::new(self.maps())
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        if self.fails(Fault::Sync) {
+            return Err(injected(Fault::Sync));
+        }
+        self.state.write().sync();
+        Ok(())
+    }
+
+    fn sequence(&self) -> u64 {
+        self.state.read().sequence
+    }
+
+    fn stage(&self, name: &str) -> Result<Box<dyn Stage>, Error> {
+        self.stages.lock().insert(name.to_owned(), None);
+        Ok(Box::new(stage::MemoryStage::new(Arc::clone(&self.stages), name)))
+    }
+
+    fn replace_range(&self, range: &KeyRange, name: &str) -> Result<(), Error> {
+        let Some(rows) = self.stages.lock().get(name).cloned().flatten() else {
+            return Err(Error::Io { message: format!("no complete stage {name}") });
+        };
+        if !rows.keys().all(|key| range.contains(key)) {
+            let message = format!("stage {name} has rows outside of the range");
+            return Err(Error::Io { message });
+        }
+        self.state.write().apply(Step::clear(range));
+        if self.fails(Fault::Replace) {
+            return Err(injected(Fault::Replace));
+        }
+        self.state.write().apply(Step::Fill(rows));
+        Ok(())
+    }
+
+    fn drop_stage(&self, name: &str) -> Result<(), Error> {
+        self.stages.lock().remove(name);
+        Ok(())
+    }
+
+    fn stages(&self) -> Result<Vec<String>, Error> {
+        Ok(self.stages.lock().keys().cloned().collect())
+    }
+
+    fn approximate_bytes(&self, family: Family, range: &KeyRange) -> u64 {
+        self.maps().bytes(family, range)
+    }
+
+    fn stats(&self) -> EngineStats {
+        let state = self.state.read();
+        let live: u64 = [Family::Default, Family::Meta]
+            .map(|family| state.current.bytes(family, &KeyRange::default()))
+            .iter()
+            .sum();
+        EngineStats {
+            live_data_bytes: live,
+            memtable_bytes: live,
+            wal_bytes: state.tail_bytes as u64,
+            ..EngineStats::default()
+        }
+    }
+}
+
+impl fmt::Debug for MemoryEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryEngine").field("sequence", &self.sequence()).finish_non_exhaustive()
+    }
+}

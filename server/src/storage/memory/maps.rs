@@ -1,0 +1,199 @@
+//! The two maps of an instance, and the steps that change them.
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{Cursor, Direction, Error, Family, KeyRange, Read, View, WriteBatch};
+use crate::storage::{batch::Change, engine::Row};
+
+pub(super) type Map = BTreeMap<Bytes, Bytes>;
+
+/// One change of a map.
+#[derive(Clone, Debug)]
+pub(super) enum Edit {
+    Put { family: Family, key: Bytes, value: Bytes },
+    Delete { family: Family, key: Bytes },
+    DeleteRange { family: Family, range: KeyRange },
+}
+
+/// What a crash keeps or loses as a whole.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    Edits(Vec<Edit>),
+    /// Adds rows to the default family.
+    Fill(Arc<Map>),
+}
+
+impl Step {
+    pub(super) fn batch(batch: &WriteBatch) -> Self {
+        let own = Bytes::copy_from_slice;
+        let edit = |(family, change)| match change {
+            Change::Put { key, value } => Edit::Put { family, key: own(key), value: own(value) },
+            Change::Delete { key } => Edit::Delete { family, key: own(key) },
+            Change::DeleteRange { start, end } => {
+                Edit::DeleteRange { family, range: KeyRange::new(own(start), own(end)) }
+            }
+        };
+        Self::Edits(batch.iter().map(edit).collect())
+    }
+
+    /// Empties `range` of the default family.
+    pub(super) fn clear(range: &KeyRange) -> Self {
+        Self::Edits(vec![Edit::DeleteRange { family: Family::Default, range: range.clone() }])
+    }
+
+    /// By how much it raises the sequence number.
+    pub(super) fn changes(&self) -> u64 {
+        match self {
+            Self::Edits(edits) => edits.len() as u64,
+            Self::Fill(_) => 1,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Edits(edits) => edits
+                .iter()
+                .map(|edit| match edit {
+                    Edit::Put { key, value, .. } => key.len() + value.len(),
+                    Edit::Delete { key, .. } => key.len(),
+                    Edit::DeleteRange { range, .. } => range.start.len() + range.end.len(),
+                })
+                .sum(),
+            Self::Fill(rows) => rows.iter().map(|(key, value)| key.len() + value.len()).sum(),
+        }
+    }
+}
+
+/// Both families; a clone is a pinned state.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Maps {
+    default: Arc<Map>,
+    meta: Arc<Map>,
+}
+
+impl Maps {
+    fn family(&self, family: Family) -> &Arc<Map> {
+        match family {
+            Family::Default => &self.default,
+            Family::Meta => &self.meta,
+        }
+    }
+
+    /// The map to change: a copy of it, when somebody has it pinned.
+    fn family_mut(&mut self, family: Family) -> &mut Map {
+        Arc::make_mut(match family {
+            Family::Default => &mut self.default,
+            Family::Meta => &mut self.meta,
+        })
+    }
+
+    pub(super) fn apply(&mut self, step: &Step) {
+        match step {
+            Step::Edits(edits) => edits.iter().for_each(|edit| self.edit(edit)),
+            Step::Fill(rows) => {
+                let rows = rows.iter().map(|(key, value)| (key.clone(), value.clone()));
+                self.family_mut(Family::Default).extend(rows);
+            }
+        }
+    }
+
+    fn edit(&mut self, edit: &Edit) {
+        match edit {
+            Edit::Put { family, key, value } => {
+                self.family_mut(*family).insert(key.clone(), value.clone());
+            }
+            Edit::Delete { family, key } => {
+                self.family_mut(*family).remove(key);
+            }
+            Edit::DeleteRange { family, range } => {
+                let keys: Vec<_> =
+                    rows(self.family(*family), range).map(|(key, _)| key.clone()).collect();
+                let map = self.family_mut(*family);
+                keys.iter().for_each(|key| _ = map.remove(key));
+            }
+        }
+    }
+
+    pub(super) fn get(&self, family: Family, key: &[u8]) -> Option<Bytes> {
+        self.family(family).get(key).cloned()
+    }
+
+    pub(super) fn scan(
+        &self,
+        family: Family,
+        range: &KeyRange,
+        direction: Direction,
+    ) -> Box<dyn Cursor> {
+        let map = Arc::clone(self.family(family));
+        Box::new(MemoryCursor { map, rest: range.clone(), direction, row: None, ended: false })
+    }
+
+    pub(super) fn bytes(&self, family: Family, range: &KeyRange) -> u64 {
+        rows(self.family(family), range).map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    }
+}
+
+impl Read for Maps {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        Ok(Maps::get(self, family, key))
+    }
+
+    fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
+        Maps::scan(self, family, range, direction)
+    }
+}
+
+impl View for Maps {}
+
+fn rows<'a>(
+    map: &'a Map,
+    range: &KeyRange,
+) -> impl DoubleEndedIterator<Item = (&'a Bytes, &'a Bytes)> {
+    // A map panics when asked for an inverted range.
+    let end = if range.is_empty() { range.start.clone() } else { range.end.clone() };
+    let upper =
+        if end.is_empty() && !range.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
+    map.range((Bound::Included(range.start.clone()), upper))
+}
+
+struct MemoryCursor {
+    map: Arc<Map>,
+    /// What was not yet returned, but for the last row when going forward.
+    rest: KeyRange,
+    direction: Direction,
+    row: Option<(Bytes, Bytes)>,
+    ended: bool,
+}
+
+impl Cursor for MemoryCursor {
+    fn next(&mut self) -> Result<Option<Row<'_>>, Error> {
+        if self.ended {
+            return Ok(None);
+        }
+        let next = {
+            let mut rest = rows(&self.map, &self.rest);
+            match (self.direction, &self.row) {
+                (Direction::Forward, None) => rest.next(),
+                // The range starts at the row that was returned last.
+                (Direction::Forward, Some(_)) => rest.nth(1),
+                (Direction::Reverse, _) => rest.next_back(),
+            }
+            .map(|(key, value)| (key.clone(), value.clone()))
+        };
+        match &next {
+            Some((key, _)) if self.direction == Direction::Forward => {
+                self.rest.start = key.clone();
+            }
+            Some((key, _)) => {
+                self.rest.end = key.clone();
+                // An empty end would mean no end: the empty key is the first of all.
+                self.ended = key.is_empty();
+            }
+            None => self.ended = true,
+        }
+        self.row = next;
+        Ok(self.row.as_ref().map(|(key, value)| (&key[..], &value[..])))
+    }
+}

@@ -1,0 +1,100 @@
+use super::*;
+
+fn put(key: &str) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    batch.put(Family::Default, key.as_bytes(), b"value");
+    batch
+}
+
+fn keys(engine: &MemoryEngine) -> String {
+    let mut keys = String::new();
+    let mut cursor = engine.scan(Family::Default, &KeyRange::default(), Direction::Forward);
+    while let Some((key, _)) = cursor.next().unwrap() {
+        keys.push_str(std::str::from_utf8(key).unwrap());
+    }
+    keys
+}
+
+#[test]
+fn crash_keeps_what_was_synced_and_a_prefix_of_the_rest() {
+    let engine = MemoryEngine::new();
+    engine.write(&put("a"), Durability::Buffered).unwrap();
+    engine.write(&put("b"), Durability::Synced).unwrap();
+    engine.write(&put("c"), Durability::Buffered).unwrap();
+    engine.write(&put("d"), Durability::Buffered).unwrap();
+    assert_eq!((engine.unsynced(), keys(&engine)), (2, "abcd".to_owned()));
+    for (kept, want) in [(0, "ab"), (1, "abc"), (2, "abcd"), (9, "abcd")] {
+        let after = engine.crash(kept);
+        assert_eq!((keys(&after).as_str(), after.unsynced()), (want, 0), "kept {kept}");
+        assert_eq!(after.sequence(), want.len() as u64, "sequence falls with what is lost");
+    }
+    engine.sync().unwrap();
+    assert_eq!(keys(&engine.crash(0)), "abcd");
+}
+
+#[test]
+fn each_fault_hits_once_and_leaves_what_it_says() {
+    for (fault, durability, visible, durable) in [
+        (Fault::WriteLost, Durability::Synced, "", ""),
+        (Fault::WriteKept, Durability::Synced, "a", ""),
+        (Fault::Sync, Durability::Synced, "a", ""),
+    ] {
+        let engine = MemoryEngine::new();
+        engine.inject(fault);
+        let error = engine.write(&put("a"), durability).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{fault:?}");
+        assert_eq!(keys(&engine), visible, "{fault:?}");
+        assert_eq!(keys(&engine.crash(0)), durable, "{fault:?}");
+        engine.write(&put("b"), durability).unwrap();
+    }
+    let engine = MemoryEngine::new();
+    engine.inject(Fault::Sync);
+    engine.write(&put("a"), Durability::Buffered).unwrap();
+    engine.sync().unwrap_err();
+    assert_eq!(keys(&engine.crash(0)), "");
+}
+
+#[test]
+fn interrupted_replace_is_finished_by_repeating_it() {
+    let engine = MemoryEngine::new();
+    engine.write(&put("a"), Durability::Synced).unwrap();
+    let mut stage = engine.stage("one").unwrap();
+    stage.put(b"b", b"value").unwrap();
+    stage.finish().unwrap();
+    drop(engine.stage("unfinished").unwrap());
+    engine.inject(Fault::Replace);
+    engine.replace_range(&KeyRange::default(), "one").unwrap_err();
+    assert_eq!(keys(&engine), "");
+    let after = engine.crash(0);
+    assert_eq!((keys(&after).as_str(), after.stages().unwrap()), ("a", vec!["one".to_owned()]));
+    after.replace_range(&KeyRange::default(), "one").unwrap();
+    assert_eq!(keys(&after), "b");
+    after.replace_range(&KeyRange::default(), "unfinished").unwrap_err();
+    after.drop_stage("one").unwrap();
+    after.replace_range(&KeyRange::default(), "one").unwrap_err();
+}
+
+#[test]
+fn view_does_not_see_later_writes() {
+    let engine = MemoryEngine::new();
+    engine.write(&put("a"), Durability::Buffered).unwrap();
+    let view = engine.view();
+    let mut cursor = engine.scan(Family::Default, &KeyRange::default(), Direction::Forward);
+    engine.write(&put("b"), Durability::Buffered).unwrap();
+    assert_eq!(view.get(Family::Default, b"b").unwrap(), None);
+    assert!(cursor.next().unwrap().is_some() && cursor.next().unwrap().is_none());
+    assert!(engine.get(Family::Default, b"b").unwrap().is_some());
+}
+
+#[test]
+fn tail_is_bounded() {
+    let engine = MemoryEngine::new();
+    let value = vec![7; TAIL_BYTES_MAX / 4];
+    for key in 0..8u8 {
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Default, &[key], &value);
+        engine.write(&batch, Durability::Buffered).unwrap();
+    }
+    assert!(engine.unsynced() < 4, "{}", engine.unsynced());
+    assert!(engine.crash(0).get(Family::Default, &[0]).unwrap().is_some());
+}

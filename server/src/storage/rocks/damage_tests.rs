@@ -1,0 +1,244 @@
+//! What becomes of an instance whose files are damaged: it refuses, or fails the reads that touch
+//! the damage. It never answers with less than it had.
+
+use std::fs::{self, File, OpenOptions};
+
+use super::{
+    tests::{put, rows},
+    *,
+};
+use crate::storage::sentinel::Sentinel;
+
+const ROWS: usize = 300;
+
+/// A log of [`ROWS`] rows, each synced alone, as `kill -9` leaves it: copied from an open one.
+fn killed_log() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    let log = RocksEngine::open(&live, Kind::Log, &StorageConfig::default()).unwrap();
+    for row in 0..ROWS {
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Default, format!("{row:04}").as_bytes(), &[b'v'; 400]);
+        log.write(&batch, Durability::Synced).unwrap();
+    }
+    Sentinel { log_sequence: log.sequence() }.write(dir.path()).unwrap();
+    copy(&live, &dir.path().join("log"));
+    dir
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+fn open(dir: &tempfile::TempDir) -> Result<Arc<RocksEngine>, Error> {
+    RocksEngine::open(&dir.path().join("log"), Kind::Log, &StorageConfig::default())
+}
+
+/// The largest file of an instance with this extension.
+fn largest(dir: &Path, extension: &str) -> PathBuf {
+    let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    let fits = files.filter(|path| path.extension().is_some_and(|found| found == extension));
+    fits.max_by_key(|path| path.metadata().unwrap().len()).unwrap()
+}
+
+fn wal(dir: &tempfile::TempDir) -> PathBuf {
+    let wal = largest(&dir.path().join("log"), "log");
+    assert!(wal.metadata().unwrap().len() > 100_000, "the rows are in the log file");
+    wal
+}
+
+fn cut(path: &Path, len: u64) {
+    OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+}
+
+fn flip_bit(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+fn count(log: &RocksEngine) -> usize {
+    rows(log, &KeyRange::default(), Direction::Forward).unwrap().len()
+}
+
+/// Whether the log ends before its sentinel.
+fn is_short(dir: &tempfile::TempDir, log: &RocksEngine) -> bool {
+    log.sequence() < Sentinel::read(dir.path()).unwrap().unwrap().log_sequence
+}
+
+fn assert_refused(dir: &tempfile::TempDir, why: &str) {
+    let error = open(dir).expect_err(why);
+    assert!(matches!(error, Error::Corrupt { .. }), "{why}: {error}");
+    let words = error.to_string();
+    assert!(words.starts_with("corrupt data: open log instance"), "{why}: {words}");
+    // A second try is not more lenient: the first has repaired nothing.
+    assert!(matches!(open(dir), Err(Error::Corrupt { .. })), "{why}: second opening");
+}
+
+#[test]
+fn killed_log_has_every_synced_row() {
+    let dir = killed_log();
+    let log = open(&dir).unwrap();
+    assert_eq!((count(&log), is_short(&dir, &log)), (ROWS, false));
+    // Once more, for the recovery has moved the rows to other files.
+    drop(log);
+    let log = open(&dir).unwrap();
+    assert_eq!((count(&log), is_short(&dir, &log)), (ROWS, false));
+}
+
+#[test]
+fn torn_last_record_costs_that_record_only() {
+    let dir = killed_log();
+    let wal = wal(&dir);
+    cut(&wal, wal.metadata().unwrap().len() - 37);
+    let log = open(&dir).unwrap();
+    assert_eq!((count(&log), is_short(&dir, &log)), (ROWS - 1, true));
+}
+
+#[test]
+fn flipped_bit_in_the_middle_of_the_log_refuses() {
+    let dir = killed_log();
+    let wal = wal(&dir);
+    flip_bit(&wal, wal.metadata().unwrap().len() as usize / 2);
+    assert_refused(&dir, "one bit flipped");
+}
+
+#[test]
+fn zeroed_tail_of_the_log_refuses() {
+    let dir = killed_log();
+    let wal = wal(&dir);
+    let mut bytes = fs::read(&wal).unwrap();
+    let from = bytes.len() - 4096;
+    bytes[from..].fill(0);
+    fs::write(&wal, bytes).unwrap();
+    assert_refused(&dir, "last 4 KiB zeroed");
+}
+
+#[test]
+fn deleted_log_file_refuses() {
+    let dir = killed_log();
+    fs::remove_file(wal(&dir)).unwrap();
+    assert_refused(&dir, "log file deleted");
+}
+
+#[test]
+fn log_cut_in_half_is_short_of_its_sentinel() {
+    let dir = killed_log();
+    let wal = wal(&dir);
+    cut(&wal, wal.metadata().unwrap().len() / 2);
+    let log = open(&dir).unwrap();
+    let left = count(&log);
+    assert!((ROWS / 3..ROWS).contains(&left), "{left}");
+    assert!(is_short(&dir, &log));
+}
+
+#[test]
+fn directory_that_lost_its_files_is_not_taken_for_a_new_one() {
+    let dir = killed_log();
+    fs::remove_file(dir.path().join("log/CURRENT")).unwrap();
+    assert_refused(&dir, "CURRENT deleted");
+    let dir = killed_log();
+    let manifest = fs::read_dir(dir.path().join("log")).unwrap().map(|file| file.unwrap().path());
+    let mut manifest = manifest.filter(|path| path.to_string_lossy().contains("MANIFEST"));
+    fs::remove_file(manifest.next().unwrap()).unwrap();
+    assert_refused(&dir, "manifest deleted");
+}
+
+/// A data instance of [`ROWS`] rows in one file.
+fn flushed_data(dir: &Path) -> Arc<RocksEngine> {
+    let data = RocksEngine::open(dir, Kind::Data, &StorageConfig::default()).unwrap();
+    for row in 0..ROWS {
+        let noise = (0..25).map(|at| crc32c::crc32c(&[row as u8, (row >> 8) as u8, at]));
+        let value: String = noise.map(|word| format!("{word:08x}")).collect();
+        put(&data, &format!("{row:04}"), &value);
+    }
+    data.flush();
+    data
+}
+
+fn open_data(dir: &tempfile::TempDir) -> Result<Arc<RocksEngine>, Error> {
+    RocksEngine::open(&dir.path().join("data"), Kind::Data, &StorageConfig::default())
+}
+
+#[test]
+fn flipped_bit_in_a_file_fails_reads_and_never_shortens_a_scan() {
+    let dir = tempfile::tempdir().unwrap();
+    let intact = {
+        let data = flushed_data(&dir.path().join("data"));
+        rows(data.as_ref(), &KeyRange::default(), Direction::Forward).unwrap()
+    };
+    assert_eq!(intact.len(), ROWS);
+    let sst = largest(&dir.path().join("data"), "sst");
+    flip_bit(&sst, sst.metadata().unwrap().len() as usize / 3);
+
+    let data = open_data(&dir).unwrap();
+    let view = data.view();
+    for read in [data.as_ref() as &dyn Read, view.as_ref()] {
+        for direction in [Direction::Forward, Direction::Reverse] {
+            let mut cursor = read.scan(Family::Default, &KeyRange::default(), direction);
+            let mut seen = 0;
+            let error = loop {
+                match cursor.next() {
+                    Ok(Some(_)) => seen += 1,
+                    Ok(None) => {
+                        panic!("{direction:?} scan ended after {seen} rows without an error")
+                    }
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+            assert!((1..ROWS).contains(&seen), "{seen}");
+            assert!(cursor.next().is_err(), "the error stays");
+        }
+        let mut failed = 0;
+        for (key, value) in &intact {
+            match read.get(Family::Default, key) {
+                Ok(got) => assert_eq!(got.as_ref(), Some(value)),
+                Err(error) => {
+                    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+                    failed += 1;
+                }
+            }
+        }
+        assert!((1..ROWS / 2).contains(&failed), "{failed} of {ROWS} reads fail");
+    }
+}
+
+#[test]
+fn missing_or_cut_file_refuses_to_open() {
+    for (why, damage) in [
+        ("missing", (|path| fs::remove_file(path).unwrap()) as fn(&Path)),
+        ("cut", |path| cut(path, path.metadata().unwrap().len() - 100)),
+        ("emptied", |path| drop(File::create(path).unwrap())),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(flushed_data(&dir.path().join("data")));
+        damage(&largest(&dir.path().join("data"), "sst"));
+        let error = open_data(&dir).expect_err(why);
+        assert!(matches!(error, Error::Corrupt { .. }), "{why}: {error}");
+    }
+}
+
+/// The data instance is not synced row by row: after a power cut it comes back to a point in time.
+#[test]
+fn data_with_a_damaged_log_file_comes_back_to_an_earlier_point() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = RocksEngine::open(&dir.path().join("live"), Kind::Data, &StorageConfig::default());
+    let live = live.unwrap();
+    for row in 0..ROWS {
+        put(&live, &format!("{row:04}"), &"v".repeat(400));
+    }
+    copy(&dir.path().join("live"), &dir.path().join("data"));
+    let wal = largest(&dir.path().join("data"), "log");
+    flip_bit(&wal, wal.metadata().unwrap().len() as usize / 2);
+    let data = open_data(&dir).unwrap();
+    let left = rows(data.as_ref(), &KeyRange::default(), Direction::Forward).unwrap();
+    assert!((1..ROWS).contains(&left.len()), "{}", left.len());
+    for (row, (key, _)) in left.iter().enumerate() {
+        assert_eq!(key, format!("{row:04}").as_bytes(), "a prefix, without holes");
+    }
+}

@@ -1,0 +1,206 @@
+use std::{fs, sync::Arc};
+
+use super::{
+    tests::{keys, put},
+    *,
+};
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    data: Arc<RocksEngine>,
+}
+
+/// The range of the tests: `d` is its neighbour's first key.
+fn range() -> KeyRange {
+    KeyRange::new("b", "d")
+}
+
+impl Fixture {
+    /// Old rows in every place where RocksDB may have them: deep files, new files, memtable.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = open(&dir);
+        put(&data, "a1 b1 b2 c1 d d1", "old");
+        data.compact();
+        put(&data, "a2 b3 c1 c2 d2", "old");
+        data.flush();
+        put(&data, "b1 b4 c3 d3", "old");
+        Self { dir, data }
+    }
+
+    fn stage(&self, keys: &str) {
+        let mut stage = stage::RocksStage::create(&self.data.stages_dir, "install").unwrap();
+        stage.cut_files_at(0);
+        for key in keys.split_whitespace() {
+            stage.put(key.as_bytes(), b"new").unwrap();
+        }
+        Box::new(stage).finish().unwrap();
+    }
+
+    fn stage_dir(&self) -> PathBuf {
+        self.data.stages_dir.join("install")
+    }
+
+    fn restart(mut self) -> Self {
+        let Self { dir, data } = self;
+        drop(data);
+        self = Self { data: open(&dir), dir };
+        self
+    }
+
+    fn keys(&self) -> String {
+        keys(self.data.as_ref(), &KeyRange::default())
+    }
+}
+
+fn open(dir: &tempfile::TempDir) -> Arc<RocksEngine> {
+    RocksEngine::open(&dir.path().join("data"), Kind::Data, &StorageConfig::default()).unwrap()
+}
+
+const OLD: &str = "a1 a2 b1 b2 b3 b4 c1 c2 c3 d d1 d2 d3";
+
+#[test]
+fn replace_puts_exactly_the_staged_rows_into_the_range() {
+    let f = Fixture::new();
+    assert_eq!(f.keys(), OLD);
+    f.stage("b b2 c1 cc");
+    assert_eq!(f.data.stages().unwrap(), ["install"]);
+    let view = f.data.view();
+    f.data.replace_range(&range(), "install").unwrap();
+    let want = "a1 a2 b b2 c1 cc d d1 d2 d3";
+    assert_eq!(f.keys(), want);
+    assert_eq!(f.data.get(Family::Default, b"c1").unwrap().unwrap(), "new");
+    assert_eq!(f.data.get(Family::Default, b"d").unwrap().unwrap(), "old");
+    assert_eq!(keys(view.as_ref(), &KeyRange::default()), OLD, "a pinned state stays");
+    drop(view);
+    f.data.compact();
+    assert_eq!(f.keys(), want, "what was replaced does not come back with compaction");
+    put(&f.data, "b2", "newer");
+    f.data.drop_stage("install").unwrap();
+    assert_eq!(f.data.stages().unwrap(), Vec::<String>::new());
+    let f = f.restart();
+    f.data.compact();
+    assert_eq!(f.keys(), want, "the rows outlive their stage");
+    assert_eq!(f.data.get(Family::Default, b"b2").unwrap().unwrap(), "newer");
+}
+
+#[test]
+fn replace_interrupted_after_any_step_is_finished_by_repeating_it() {
+    for (steps, seen) in
+        [(0, OLD), (1, OLD), (2, "a1 a2 d d1 d2 d3"), (3, "a1 a2 b b2 c1 cc d d1 d2 d3")]
+    {
+        let f = Fixture::new();
+        f.stage("b b2 c1 cc");
+        let mut links = Vec::new();
+        if steps >= 1 {
+            links = replace::link_files(&range(), &f.stage_dir()).unwrap();
+            assert_eq!(links.len(), 4, "the stage has several files");
+        }
+        if steps >= 2 {
+            replace::clear(&f.data.db, &range()).unwrap();
+        }
+        if steps >= 3 {
+            replace::ingest(&f.data.db, links).unwrap();
+        }
+        let mut f = f.restart();
+        assert_eq!(f.keys(), seen, "after {steps} steps");
+        for round in 0..3 {
+            f.data.replace_range(&range(), "install").unwrap();
+            let want = "a1 a2 b b2 c1 cc d d1 d2 d3";
+            assert_eq!(f.keys(), want, "after {steps} steps, round {round}");
+            assert_eq!(f.data.get(Family::Default, b"b2").unwrap().unwrap(), "new");
+            f = f.restart();
+            assert_eq!(f.keys(), want, "after {steps} steps, round {round}, restarted");
+        }
+    }
+}
+
+#[test]
+fn stage_without_rows_empties_the_range() {
+    let f = Fixture::new();
+    f.stage("");
+    f.data.replace_range(&range(), "install").unwrap();
+    f.data.compact();
+    assert_eq!(f.keys(), "a1 a2 d d1 d2 d3");
+    f.data.replace_range(&KeyRange::new("d1", ""), "install").unwrap();
+    assert_eq!(f.keys(), "a1 a2 d", "an open end is the end of the map");
+    assert_eq!(f.restart().keys(), "a1 a2 d");
+}
+
+#[test]
+fn stage_that_does_not_fit_changes_nothing() {
+    let f = Fixture::new();
+    let refused = |why: &str| {
+        f.data.replace_range(&range(), "install").expect_err(why);
+        assert_eq!(f.keys(), OLD, "{why}");
+    };
+    refused("no stage");
+    let mut unfinished = f.data.stage("install").unwrap();
+    unfinished.put(b"b", b"new").unwrap();
+    unfinished.put(b"b", b"new").expect_err("keys must ascend");
+    drop(unfinished);
+    refused("unfinished stage");
+    f.stage("a9 b");
+    refused("a row before the range");
+    f.stage("b d");
+    refused("a row at the end of the range");
+    f.stage("b c1");
+    fs::remove_file(f.stage_dir().join("0001.sst")).unwrap();
+    let error = f.data.replace_range(&range(), "install").unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert_eq!(f.keys(), OLD, "a file is missing");
+}
+
+/// Files on the top level are rewritten, and too many of them stop all writes.
+#[test]
+fn new_rows_land_beneath_all_others() {
+    let f = Fixture::new();
+    f.data.compact();
+    f.stage("b b2 c1 x y z");
+    let to_the_end = KeyRange::new("b", "");
+    for why in ["over old rows", "over its own rows", "once more"] {
+        f.data.replace_range(&to_the_end, "install").unwrap();
+        let files = f.data.stats().level_files;
+        assert_eq!((files[0], files[6]), (0, 7), "{why}: {files:?}");
+    }
+    f.stage("");
+    f.data.replace_range(&to_the_end, "install").unwrap();
+    f.stage("b b2");
+    f.data.replace_range(&to_the_end, "install").unwrap();
+    let files = f.data.stats().level_files;
+    assert_eq!((files[0], files[6]), (0, 3), "where nothing was: {files:?}");
+}
+
+/// A block that cannot be read must not make the range look empty.
+#[test]
+fn replace_over_a_damaged_file_fails() {
+    let f = Fixture::new();
+    f.data.compact();
+    let Fixture { dir, data } = f;
+    drop(data);
+    for file in fs::read_dir(dir.path().join("data")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "sst") {
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[10] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    let f = Fixture { data: open(&dir), dir };
+    f.stage("b");
+    let error = f.data.replace_range(&range(), "install").unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+}
+
+#[test]
+fn new_stage_drops_what_an_earlier_one_left() {
+    let f = Fixture::new();
+    f.stage("b1 b2 b3");
+    f.stage("c");
+    assert!(!f.stage_dir().join("0001.sst").exists());
+    f.data.replace_range(&range(), "install").unwrap();
+    assert_eq!(f.keys(), "a1 a2 c d d1 d2 d3");
+    f.data.drop_stage("install").unwrap();
+    f.data.drop_stage("install").unwrap();
+    f.data.drop_stage("../data").unwrap_err();
+}

@@ -1,0 +1,46 @@
+//! Rough sizes for people and metrics.
+
+use std::fs;
+
+use rocksdb::{properties, statistics::Ticker};
+
+use super::{EngineStats, Family, RocksEngine, family};
+
+const LEVELS: usize = 7;
+
+pub(super) fn collect(engine: &RocksEngine) -> EngineStats {
+    // A property that cannot be read counts as not known.
+    let of = |cf, name| {
+        engine.db.property_int_value_cf(family(&engine.db, cf), name).ok().flatten().unwrap_or(0)
+    };
+    let both = |name| of(Family::Default, name) + of(Family::Meta, name);
+    EngineStats {
+        memtable_bytes: both(properties::CUR_SIZE_ALL_MEM_TABLES),
+        block_cache_bytes: engine.memory.cache.get_usage() as u64,
+        block_cache_hits: engine.options.get_ticker_count(Ticker::BlockCacheHit),
+        block_cache_misses: engine.options.get_ticker_count(Ticker::BlockCacheMiss),
+        live_data_bytes: both(properties::ESTIMATE_LIVE_DATA_SIZE),
+        pending_compaction_bytes: both(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
+        write_stopped: of(Family::Default, properties::IS_WRITE_STOPPED) > 0,
+        background_errors: of(Family::Default, properties::BACKGROUND_ERRORS),
+        wal_bytes: wal_bytes(engine),
+        level_files: (0..LEVELS).map(|level| level_files(engine, level)).collect(),
+    }
+}
+
+/// As a string: RocksDB does not offer it as a number.
+fn level_files(engine: &RocksEngine, level: usize) -> u64 {
+    let name = properties::num_files_at_level(level);
+    let value = engine.db.property_value_cf(family(&engine.db, Family::Default), &name);
+    value.ok().flatten().and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+fn wal_bytes(engine: &RocksEngine) -> u64 {
+    let Ok(files) = fs::read_dir(&engine.dir) else { return 0 };
+    files
+        .flatten()
+        .filter(|file| file.path().extension().is_some_and(|extension| extension == "log"))
+        .filter_map(|file| file.metadata().ok())
+        .map(|file| file.len())
+        .sum()
+}

@@ -1,0 +1,197 @@
+use std::fs;
+
+use super::*;
+
+impl RocksEngine {
+    /// Moves memtables to files.
+    pub(in crate::storage) fn flush(&self) {
+        for of in [Family::Default, Family::Meta] {
+            self.db.flush_cf(family(&self.db, of)).unwrap();
+        }
+    }
+
+    /// Ends all work in the background, so that the files stand still.
+    pub(in crate::storage) fn freeze(&self) {
+        self.db.cancel_all_background_work(true);
+    }
+
+    /// Merges all files.
+    pub(in crate::storage) fn compact(&self) {
+        self.flush();
+        for of in [Family::Default, Family::Meta] {
+            self.db.compact_range_cf(family(&self.db, of), None::<&[u8]>, None::<&[u8]>);
+        }
+    }
+}
+
+/// All of an engine's default family, or the error it ends with.
+pub(super) fn rows(
+    read: &dyn Read,
+    range: &KeyRange,
+    direction: Direction,
+) -> Result<Vec<(Bytes, Bytes)>, Error> {
+    let mut rows = Vec::new();
+    let mut cursor = read.scan(Family::Default, range, direction);
+    while let Some((key, value)) = cursor.next()? {
+        rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+    }
+    assert!(cursor.next()?.is_none(), "a cursor stays at its end");
+    Ok(rows)
+}
+
+pub(super) fn keys(read: &dyn Read, range: &KeyRange) -> String {
+    let rows = rows(read, range, Direction::Forward).unwrap();
+    let keys: Vec<_> = rows.iter().map(|(key, _)| String::from_utf8_lossy(key)).collect();
+    keys.join(" ")
+}
+
+pub(super) fn put(engine: &RocksEngine, keys: &str, value: &str) {
+    let mut batch = WriteBatch::new();
+    for key in keys.split_whitespace() {
+        batch.put(Family::Default, key.as_bytes(), value.as_bytes());
+    }
+    engine.write(&batch, Durability::Buffered).unwrap();
+}
+
+#[test]
+fn instance_keeps_its_rows_over_clean_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StorageConfig::default();
+    let mut sequence = 0;
+    for round in 0..4 {
+        let node = RocksEngine::open_both(dir.path(), &config).unwrap();
+        assert!(node.log.sequence() >= sequence, "round {round}");
+        for engine in [&node.log, &node.data] {
+            let before = (0..round).map(|at| at.to_string()).collect::<Vec<_>>().join(" ");
+            assert_eq!(keys(engine.as_ref(), &KeyRange::default()), before);
+            put(engine, &round.to_string(), "value");
+            engine.sync().unwrap();
+        }
+        sequence = node.log.sequence();
+        assert_eq!(sequence, round + 1, "one change, one number");
+    }
+}
+
+#[test]
+fn second_opening_is_refused_with_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StorageConfig::default();
+    let first = RocksEngine::open(&dir.path().join("log"), Kind::Log, &config).unwrap();
+    let error = RocksEngine::open(&dir.path().join("log"), Kind::Log, &config).unwrap_err();
+    assert!(
+        matches!(&error, Error::Io { message } if message.contains("open elsewhere")),
+        "{error}"
+    );
+    drop(first);
+    RocksEngine::open(&dir.path().join("log"), Kind::Log, &config).unwrap();
+}
+
+#[test]
+fn crash_during_birth_leaves_nothing_in_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StorageConfig::default();
+    let nascent = dir.path().join("log.new");
+    fs::create_dir(&nascent).unwrap();
+    fs::write(nascent.join("MANIFEST-000001"), "half a manifest").unwrap();
+    fs::create_dir(dir.path().join("log")).unwrap();
+    let log = RocksEngine::open(&dir.path().join("log"), Kind::Log, &config).unwrap();
+    put(&log, "a", "value");
+    drop(log);
+    let log = RocksEngine::open(&dir.path().join("log"), Kind::Log, &config).unwrap();
+    assert_eq!(keys(log.as_ref(), &KeyRange::default()), "a");
+    assert!(!nascent.exists());
+}
+
+#[test]
+fn families_do_not_mix() {
+    let dir = tempfile::tempdir().unwrap();
+    let data =
+        RocksEngine::open(&dir.path().join("data"), Kind::Data, &StorageConfig::default()).unwrap();
+    let mut batch = WriteBatch::new();
+    batch.put(Family::Default, b"a", b"default");
+    batch.put(Family::Meta, b"a", b"meta");
+    batch.put(Family::Meta, b"b", b"meta");
+    batch.delete_range(Family::Meta, b"b", b"c");
+    data.write(&batch, Durability::Synced).unwrap();
+    assert_eq!(data.get(Family::Default, b"a").unwrap().unwrap(), "default");
+    assert_eq!(data.get(Family::Meta, b"a").unwrap().unwrap(), "meta");
+    assert_eq!(data.view().get(Family::Meta, b"a").unwrap().unwrap(), "meta");
+    assert_eq!(data.get(Family::Meta, b"b").unwrap(), None);
+}
+
+#[test]
+fn view_and_cursor_do_not_see_later_writes_and_outlive_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let data =
+        RocksEngine::open(&dir.path().join("data"), Kind::Data, &StorageConfig::default()).unwrap();
+    put(&data, "a b c", "old");
+    let view = data.view();
+    let all = KeyRange::default();
+    let mut cursor = data.scan(Family::Default, &all, Direction::Reverse);
+    put(&data, "c d", "new");
+    let mut batch = WriteBatch::new();
+    batch.delete_range(Family::Default, b"", b"c");
+    data.write(&batch, Durability::Buffered).unwrap();
+    assert_eq!(cursor.next().unwrap(), Some((&b"c"[..], &b"old"[..])));
+    drop(cursor);
+    data.compact();
+    assert_eq!(keys(data.as_ref(), &all), "c d");
+    drop(data);
+    assert_eq!(keys(view.as_ref(), &all), "a b c");
+    assert_eq!(view.get(Family::Default, b"c").unwrap().unwrap(), "old");
+}
+
+#[test]
+fn sizes_count_rows_in_memtables_and_in_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let data =
+        RocksEngine::open(&dir.path().join("data"), Kind::Data, &StorageConfig::default()).unwrap();
+    let bytes = |start: &str, end: &str| {
+        let range = KeyRange::new(start.to_owned(), end.to_owned());
+        data.approximate_bytes(Family::Default, &range)
+    };
+    // Compresses badly, so that sizes in files resemble sizes in memory.
+    let noise: String =
+        (0..20_000u32).map(|at| format!("{:08x}", crc32c::crc32c(&at.to_be_bytes()))).collect();
+    put(&data, "a b c", &noise);
+    let in_memory = bytes("a", "c");
+    assert!((320_000..330_000).contains(&in_memory), "{in_memory}");
+    assert_eq!(bytes("d", "e"), 0);
+    data.flush();
+    let in_files = bytes("a", "c");
+    assert!((100_000..400_000).contains(&in_files), "{in_files}");
+    assert!(bytes("a", "") > in_files);
+    let stats = data.stats();
+    assert!(stats.live_data_bytes > 100_000 && stats.wal_bytes < 100_000, "{stats:?}");
+    assert_eq!(stats.level_files.iter().sum::<u64>(), 1, "{stats:?}");
+    assert!(!stats.write_stopped && stats.background_errors == 0);
+    data.get(Family::Default, b"b").unwrap();
+    data.get(Family::Default, b"b").unwrap();
+    let stats = data.stats();
+    assert!(stats.block_cache_misses > 0 && stats.block_cache_hits > 0, "{stats:?}");
+    assert!(stats.block_cache_bytes > 100_000, "{stats:?}");
+}
+
+/// Memory must not grow with the data: what the two instances buffer stays within the bound.
+#[test]
+fn memtables_of_both_instances_stay_within_the_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StorageConfig {
+        log_memtable_bytes: 4 << 20,
+        data_memtable_bytes: 4 << 20,
+        memtables_bytes_max: 8 << 20,
+        ..StorageConfig::default()
+    };
+    let node = RocksEngine::open_both(dir.path(), &config).unwrap();
+    let value = "v".repeat(64 << 10);
+    let mut most = 0;
+    for round in 0..400 {
+        put(&node.log, &format!("{round:04}"), &value);
+        put(&node.data, &format!("{round:04}"), &value);
+        most = most.max(node.log.stats().memtable_bytes + node.data.stats().memtable_bytes);
+    }
+    assert!(most > 2 << 20, "the writes do pass through memtables: {most}");
+    // One memtable may be filled while another is being flushed.
+    assert!(most < 24 << 20, "{most}");
+    assert_eq!(keys(node.data.as_ref(), &KeyRange::new("0398", "")), "0398 0399");
+}
