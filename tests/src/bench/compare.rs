@@ -210,12 +210,13 @@ impl Comparison {
             let windows = measured?;
             for window in &windows {
                 eprintln!(
-                    "  {:8} {:>9.0} /s, p50 {:.2} ms, p99 {:.2} ms, servers {:.0} µs/op, {} errors",
+                    "  {:8} {:>9.0} /s, p50 {:.2} ms, p99 {:.2} ms, servers {:.0} µs/op, others {:.0} %, {} errors",
                     workload.name(),
                     window.operations_per_second,
                     window.p50_us / 1e3,
                     window.p99_us / 1e3,
                     window.servers_cpu_us,
+                    window.others_cpu_percent,
                     window.errors
                 );
             }

@@ -50,6 +50,21 @@ impl Usage {
     }
 }
 
+/// CPU time that all programs of the machine have used since it started.
+pub fn machine_cpu() -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let ticks = machine_ticks(&stat).context("parse the CPU time of the machine")?;
+    Ok(Duration::from_micros(ticks * 1_000_000 / rustix::param::clock_ticks_per_second()))
+}
+
+/// User, nice and system ticks of all cores. Interrupts are left out: nobody in particular is
+/// charged for them.
+fn machine_ticks(stat: &str) -> Option<u64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let mut fields = line.split_ascii_whitespace();
+    (0..3).try_fold(0, |sum, _| Some(sum + fields.next()?.parse::<u64>().ok()?))
+}
+
 /// User and system ticks from `/proc/<pid>/stat`.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     // The name of the program may contain anything, but its closing parenthesis is the last.
@@ -75,6 +90,13 @@ mod tests {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 100 0 0 0 250 30 5 6 20 0 9 0 12 1000 200";
         assert_eq!(cpu_ticks(stat), Some(280));
         assert_eq!(cpu_ticks("7 (cut short) S 1 7"), None);
+    }
+
+    #[test]
+    fn the_machine_is_all_its_cores_without_idling() {
+        let stat = "cpu  100 20 30 9999 50 7 8 9 0 0\ncpu0 60 10 20 5000 25 4 4 5 0 0\n";
+        assert_eq!(machine_ticks(stat), Some(150));
+        assert_eq!(machine_ticks("cpu  100 20\n"), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tokio::{task::JoinSet, time};
 
 use super::{
     api::{Api, Connection, Route},
-    cost::Usage,
+    cost::{Usage, machine_cpu},
     data::{Data, SplitMix},
     window::Window,
 };
@@ -327,6 +327,8 @@ impl Slot {
 
 /// What everyone had used at one edge of a window.
 struct Sample {
+    at: Instant,
+    machine: Duration,
     own: Usage,
     servers: Vec<Usage>,
 }
@@ -334,19 +336,25 @@ struct Sample {
 impl Sample {
     fn take(pids: &[u32]) -> anyhow::Result<Self> {
         let servers = pids.iter().map(|pid| Usage::of(*pid)).collect::<anyhow::Result<_>>()?;
-        Ok(Self { own: Usage::own()?, servers })
+        Ok(Self { at: Instant::now(), machine: machine_cpu()?, own: Usage::own()?, servers })
     }
 
     /// Divides what was used since `earlier` by the operations of the window between.
     fn charge(&self, earlier: &Self, window: Window) -> Window {
         let operations = window.operations.max(1) as f64;
         let pairs = || self.servers.iter().zip(&earlier.servers);
-        let cpu: Duration = pairs().map(|(now, then)| now.cpu_since(then)).sum();
+        let servers: Duration = pairs().map(|(now, then)| now.cpu_since(then)).sum();
+        let own = self.own.cpu_since(&earlier.own);
+        let others = self.machine.saturating_sub(earlier.machine).saturating_sub(servers + own);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
         let written: u64 =
             pairs().map(|(now, then)| now.written_bytes.saturating_sub(then.written_bytes)).sum();
         Window {
-            generator_cpu_us: self.own.cpu_since(&earlier.own).as_secs_f64() * 1e6 / operations,
-            servers_cpu_us: cpu.as_secs_f64() * 1e6 / operations,
+            generator_cpu_us: own.as_secs_f64() * 1e6 / operations,
+            servers_cpu_us: servers.as_secs_f64() * 1e6 / operations,
+            others_cpu_percent: others.as_secs_f64() * 100.0
+                / (self.at - earlier.at).as_secs_f64()
+                / cores,
             disk_bytes: written as f64 / operations,
             resident_bytes: self.servers.iter().map(|server| server.resident_bytes).collect(),
             ..window

@@ -11,6 +11,8 @@ use super::{
 
 /// Shown when a figure is missing.
 const ABSENT: &str = "–";
+/// From this share of the machine on, what others use is told.
+const OTHERS_PERCENT: f64 = 3.0;
 
 /// Writes a report as tables.
 pub struct Tables<'a>(pub &'a Report);
@@ -22,6 +24,7 @@ impl Display for Tables<'_> {
         self.regions(out)?;
         self.idle(out)?;
         self.errors(out)?;
+        self.others(out)?;
         self.gates(out)
     }
 }
@@ -145,6 +148,22 @@ impl Tables<'_> {
         Ok(())
     }
 
+    fn others(&self, out: &mut Formatter<'_>) -> Result {
+        let windows = self.0.rows.iter().flat_map(|row| &row.windows);
+        let disturbed: Vec<f64> = windows
+            .clone()
+            .map(|window| window.others_cpu_percent)
+            .filter(|percent| *percent >= OTHERS_PERCENT)
+            .collect();
+        let Some(most) = disturbed.iter().copied().max_by(f64::total_cmp) else { return Ok(()) };
+        writeln!(
+            out,
+            "**Disturbed**: in {} of {} windows other programs used the machine, up to {most:.0} % of it.\n",
+            disturbed.len(),
+            windows.count()
+        )
+    }
+
     fn gates(&self, out: &mut Formatter<'_>) -> Result {
         writeln!(out, "| gate | bound | measured | |")?;
         writeln!(out, "|---|--:|--:|---|")?;
@@ -155,7 +174,11 @@ impl Tables<'_> {
             };
             let measured =
                 gate.measured.map_or_else(|| ABSENT.to_owned(), |figure| format!("{figure:.2}"));
-            let verdict = if gate.passed { "ok" } else { "**missed**" };
+            let verdict = match gate.measured {
+                None => "not measured",
+                Some(_) if gate.passed => "ok",
+                Some(_) => "**missed**",
+            };
             writeln!(out, "| {} | {bound} | {measured} | {verdict} |", gate.promise)?;
         }
         Ok(())

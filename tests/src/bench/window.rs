@@ -24,6 +24,9 @@ pub struct Window {
     pub generator_cpu_us: f64,
     /// CPU time of all servers together for one operation.
     pub servers_cpu_us: f64,
+    /// CPU time of everything else on the machine, in percent of all its cores. Much of it means that
+    /// the figures are of a disturbed machine.
+    pub others_cpu_percent: f64,
     /// Bytes that all servers together sent to the disk for one operation.
     pub disk_bytes: f64,
     /// Memory of each server at the end of the window.
@@ -64,6 +67,7 @@ impl Window {
             max_us: middle(|window| window.max_us),
             generator_cpu_us: middle(|window| window.generator_cpu_us),
             servers_cpu_us: middle(|window| window.servers_cpu_us),
+            others_cpu_percent: middle(|window| window.others_cpu_percent),
             disk_bytes: middle(|window| window.disk_bytes),
             resident_bytes: (0..servers)
                 .map(|server| {
