@@ -55,8 +55,9 @@ impl Fake {
             fake.clone().answer(request.map(Body::new)).await.map(axum::body::Body::new)
         };
         let routes = Routes::from(axum::Router::new().fallback(handle));
-        let serving =
-            Server::builder().add_routes(routes).serve_with_incoming(TcpIncoming::from(listener));
+        let serving = Server::builder()
+            .add_routes(routes)
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
         tokio::spawn(serving);
         endpoint
     }
