@@ -5,14 +5,14 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::time;
+use tokio::time::{self, Instant};
 
-use super::api::Api;
+use super::{api::Api, progress};
 
 /// Bound: how long a cluster may take until it serves. Then starting it is an error.
 const START_WAIT: Duration = Duration::from_secs(60);
@@ -66,7 +66,7 @@ impl Server {
         let asked = Instant::now();
         while self.child.try_wait().context("wait for a server")?.is_none() {
             if asked.elapsed() > STOP_WAIT {
-                eprintln!("{} does not end when asked; killing it", self.name);
+                progress::tell(format_args!("{} does not end when asked; killing it", self.name));
                 break;
             }
             time::sleep(POLL_INTERVAL).await;
@@ -166,7 +166,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.servers.clear();
         if let Err(error) = fs::remove_dir_all(&self.dir) {
-            eprintln!("cannot remove {}: {error}", self.dir.display());
+            progress::tell(format_args!("cannot remove {}: {error}", self.dir.display()));
         }
     }
 }

@@ -23,6 +23,7 @@ use super::{
     flotilla::Flotilla,
     gates::{self, Gate},
     load::{self, Connections, Load, Operation},
+    progress,
     window::{Window, median},
 };
 
@@ -151,7 +152,11 @@ impl Comparison {
         let mut idle = Vec::new();
         for round in 1..=self.plan.rounds {
             for api in self.plan.apis.clone() {
-                eprintln!("round {round} of {}: {}", self.plan.rounds, api.name());
+                progress::tell(format_args!(
+                    "round {round} of {}: {}",
+                    self.plan.rounds,
+                    api.name()
+                ));
                 let mut cluster = self.start(api, 1).await?;
                 self.measure(&mut cluster, 1, &self.plan.workloads, &data, &mut rows).await?;
                 let servers = self.watch_idle(&mut cluster).await?;
@@ -160,7 +165,10 @@ impl Comparison {
             }
             if self.plan.apis.contains(&Api::Flotilla) {
                 for regions in self.plan.regions.clone() {
-                    eprintln!("round {round} of {}: {regions} regions", self.plan.rounds);
+                    progress::tell(format_args!(
+                        "round {round} of {}: {regions} regions",
+                        self.plan.rounds
+                    ));
                     let mut cluster = self.start(Api::Flotilla, regions).await?;
                     let spread = [Workload::SPREAD];
                     self.measure(&mut cluster, regions, &spread, &data, &mut rows).await?;
@@ -209,7 +217,7 @@ impl Comparison {
             cluster.check()?;
             let windows = measured?;
             for window in &windows {
-                eprintln!(
+                progress::tell(format_args!(
                     "  {:8} {:>9.0} /s, p50 {:.2} ms, p99 {:.2} ms, servers {:.0} µs/op, others {:.0} %, {} errors",
                     workload.name(),
                     window.operations_per_second,
@@ -218,7 +226,7 @@ impl Comparison {
                     window.servers_cpu_us,
                     window.others_cpu_percent,
                     window.errors
-                );
+                ));
             }
             note_row(rows, cluster.api, regions, *workload, windows);
         }

@@ -1,15 +1,10 @@
 //! What the disk under the data costs: a figure about durability means nothing without it.
 
-use std::{
-    fs::OpenOptions,
-    io::Write,
-    os::unix::fs::FileExt,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs::OpenOptions, io::Write, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use anyhow::Context;
 use rustix::fs::statfs;
+use tokio::time::Instant;
 
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 const RAMFS_MAGIC: i64 = 0x8584_58f6;

@@ -11,6 +11,7 @@ use anyhow::Context;
 use super::{
     api::{Api, etcdserverpb::StatusRequest, etcdserverpb::maintenance_client::MaintenanceClient},
     cluster::{Cluster, free_ports},
+    progress,
     transport::Http2,
 };
 
@@ -37,7 +38,7 @@ pub fn build() -> anyhow::Result<PathBuf> {
         return Ok(program);
     }
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-    eprintln!("building etcd {version}; the first time takes minutes");
+    progress::tell(format_args!("building etcd {version}; the first time takes minutes"));
     // Another build may run: each writes its own file, the last one to finish stays.
     let unfinished = dir.join(format!("etcd.{}", std::process::id()));
     let go = if Path::new(GO_DEFAULT).exists() { GO_DEFAULT } else { "go" };

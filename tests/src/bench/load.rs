@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -19,7 +19,10 @@ use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::{task::JoinSet, time};
+use tokio::{
+    task::JoinSet,
+    time::{self, Instant},
+};
 
 use super::{
     api::{Api, Connection, Route},
@@ -192,7 +195,7 @@ pub async fn run(
 
     let mut samples = Vec::with_capacity(load.windows + 1);
     for edge in 0..=load.windows {
-        time::sleep_until((record.from + load.window * edge as u32).into()).await;
+        time::sleep_until(record.from + load.window * edge as u32).await;
         samples.push(Sample::take(pids)?);
     }
 

@@ -37,3 +37,6 @@ pub mod compare;
 pub mod gates;
 /// The result as a table for people.
 pub mod table;
+
+/// Words for the person who waits.
+pub mod progress;

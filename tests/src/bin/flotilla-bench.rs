@@ -1,5 +1,7 @@
 //! Measures Flotilla, and etcd next to it. See docs/performance.md.
 
+#![expect(clippy::disallowed_macros, reason = "a program for people, who read its output")]
+
 use std::{
     env, fs,
     path::PathBuf,
