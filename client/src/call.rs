@@ -96,7 +96,7 @@ async fn attempt<R: Rpc>(
         Ok(Err(status)) => status.into(),
         Err(_) => Failure::Silent,
     };
-    if matches!(failure, Failure::NotSent { .. } | Failure::Broken { .. }) {
+    if failure.is_of_connection() {
         aim.node.give_up(&connection);
     }
     Err(failure)
@@ -201,7 +201,7 @@ impl<'a> Progress<'a> {
     /// The call's outcome, when trying again is of no use or there is no time for it.
     pub(crate) async fn recover(&mut self, failure: Failure, aim: &Aim) -> Result<(), Error> {
         self.attempts += 1;
-        if !matches!(failure, Failure::Answered { .. }) {
+        if failure.is_of_connection() || matches!(failure, Failure::Silent) {
             self.leave(aim);
         }
         let (remedy, at_least, why) = match judge(self.kind, failure) {

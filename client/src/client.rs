@@ -23,6 +23,8 @@ use crate::{
 
 /// Regions fetched at once, from the first key without a route on.
 const REFRESH_REGIONS_MAX: u32 = 512;
+/// Bound: a refresh that takes longer is given up; the next call that misses starts another.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bound: so often at most the table is fetched, however many calls miss it.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -190,7 +192,8 @@ impl Client {
             return;
         }
         let guard = Refreshing(shared.clone());
-        let client = self.clone();
+        let mut client = self.clone();
+        client.settings.timeout = client.settings.timeout.min(REFRESH_TIMEOUT);
         let start = span.first().and_then(|key| keyspace::decode(client.settings.keyspace, key));
         let start = bytes::Bytes::copy_from_slice(start.unwrap_or_default());
         tokio::spawn(async move {

@@ -9,7 +9,7 @@ use flotilla_proto::v1::{
 use futures::Stream;
 use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
 
@@ -44,6 +44,7 @@ struct State {
     regions: Mutex<Vec<v1::RegionInfo>>,
     nodes: Mutex<Vec<v1::Node>>,
     check: Mutex<Option<v1::CheckRegionResponse>>,
+    stop: Notify,
 }
 
 /// One node; those of a [`FakeCluster`] serve the same data.
@@ -126,13 +127,21 @@ impl FakeNode {
         let server = tonic::transport::Server::builder()
             .add_service(kv_server::KvServer::new(node.clone()))
             .add_service(cluster_server::ClusterServer::new(node.clone()));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let state = node.state.clone();
+        let stopped = async move { state.stop.notified().await };
+        let incoming = TcpListenerStream::new(listener);
+        tokio::spawn(server.serve_with_incoming_shutdown(incoming, stopped));
         node
     }
 
     /// From now on each request is shown to this first.
     pub(crate) fn script(&self, script: impl Fn(&Seen) -> Option<Fault> + Send + Sync + 'static) {
         *self.state.script.lock() = Some(Box::new(script));
+    }
+
+    /// Shuts down as a node does on SIGTERM: finishes what it has, takes nothing new.
+    pub(crate) fn stop(&self) {
+        self.state.stop.notify_one();
     }
 
     pub(crate) fn seen(&self, method: &str) -> Vec<Seen> {

@@ -329,4 +329,18 @@ mod tests {
     async fn a_client_without_endpoints_is_refused() {
         assert!(pool(&[]).is_err());
     }
+
+    #[tokio::test]
+    async fn all_who_wait_for_a_connection_share_one_failure() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        drop(listener);
+        let pool = pool(&[&address]).expect("well-formed");
+        let node = pool.pick(&[]);
+        let outcomes = futures::future::join_all((0..50).map(|_| node.connection())).await;
+        assert!(outcomes.iter().all(Result::is_err));
+        assert_eq!(node.lines[0].failures.load(Relaxed), 1, "nobody dialled again");
+        assert!(node.connection().await.is_err());
+        assert_eq!(node.lines[0].failures.load(Relaxed), 2, "a later caller does");
+    }
 }

@@ -214,6 +214,8 @@ impl RouteTable {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+
     use super::*;
 
     fn region(id: u64, start: &'static str, end: &'static str, version: u64) -> Region {
@@ -315,5 +317,63 @@ mod tests {
         assert_eq!(table.region_of(b"a"), Some(2), "the region itself is still known");
         table.forget(2);
         assert_eq!(table.region_of(b"a"), None);
+    }
+
+    /// Descriptions of a key space that splits and merges, learnt in any order and more than once.
+    #[test]
+    fn the_newest_description_wins_in_whatever_order_they_come() {
+        for seed in 0..300 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut tiling = vec![region(1, "", "", 1)];
+            let mut history = tiling.clone();
+            for id in 2..20 {
+                let at = rng.random_range(0..tiling.len());
+                if rng.random_bool(0.6) {
+                    split(&mut tiling, at, id, &mut rng);
+                } else if at + 1 < tiling.len() {
+                    merge(&mut tiling, at);
+                } else if let Some(epoch) = &mut tiling[at].epoch {
+                    epoch.conf_ver += 1;
+                }
+                history.extend(tiling.iter().cloned());
+            }
+            history.shuffle(&mut rng);
+            let mut table = RouteTable::default();
+            for old in history {
+                table.learn(old, at("n1"));
+                let ends = table.by_start.values().map(|entry| entry.region.end_key.clone());
+                let starts = table.by_start.keys().skip(1).cloned();
+                let overlap = ends.zip(starts).any(|(end, start)| end.is_empty() || end > start);
+                assert!(!overlap, "seed {seed}: {:?}", table.by_start);
+                assert_eq!(table.starts.len(), table.by_start.len(), "seed {seed}");
+            }
+            let known: Vec<_> = table.by_start.into_values().map(|entry| entry.region).collect();
+            assert_eq!(known, tiling, "seed {seed}");
+        }
+    }
+
+    fn split(tiling: &mut Vec<Region>, at: usize, id: u64, rng: &mut StdRng) {
+        let parent = &tiling[at];
+        let key = Bytes::from(vec![rng.random::<u8>(), rng.random::<u8>()]);
+        if key <= parent.start_key || !before_end(&key, &parent.end_key) {
+            return;
+        }
+        let mut child = parent.clone();
+        child.region_id = id;
+        child.start_key = key.clone();
+        let parent = &mut tiling[at];
+        parent.end_key = key;
+        for half in [parent, &mut child] {
+            half.epoch.as_mut().expect("set").version += 1;
+        }
+        tiling.insert(at + 1, child);
+    }
+
+    fn merge(tiling: &mut Vec<Region>, at: usize) {
+        let source = tiling.remove(at + 1);
+        let target = &mut tiling[at];
+        let version = epoch(target).version.max(epoch(&source).version) + 1;
+        target.end_key = source.end_key;
+        target.epoch.as_mut().expect("set").version = version;
     }
 }

@@ -28,8 +28,8 @@ pub(crate) enum Failure {
     NotSent { message: String },
     /// Sent, or perhaps sent, and no answer came in the time of the attempt.
     Silent,
-    /// The connection broke, or somebody who is not a node answered.
-    Broken { code: Code, message: String },
+    /// The connection broke (`is_cut`), or somebody answered who is not a node.
+    Broken { code: Code, message: String, is_cut: bool },
     /// A node said what went wrong.
     Answered { code: Code, message: String, detail: ErrorDetail },
 }
@@ -49,7 +49,19 @@ impl From<Status> for Failure {
         }
         match ErrorDetail::decode(status.details()) {
             Ok(detail) if !status.details().is_empty() => Self::Answered { code, message, detail },
-            _ => Self::Broken { code, message },
+            // What came over the wire has no source; what went wrong here has.
+            _ => Self::Broken { code, message, is_cut: status.source().is_some() },
+        }
+    }
+}
+
+impl Failure {
+    /// Whether the connection is of no more use.
+    pub(crate) fn is_of_connection(&self) -> bool {
+        match self {
+            Self::NotSent { .. } => true,
+            Self::Broken { is_cut, .. } => *is_cut,
+            Self::Silent | Self::Answered { .. } => false,
         }
     }
 }
@@ -108,7 +120,7 @@ pub(crate) fn judge(kind: Kind, failure: Failure) -> Verdict {
             Kind::Read => Verdict::retry(Remedy::OtherNode, "no answer in time".into()),
             Kind::Write => maybe_applied("no answer in time".into()),
         },
-        Failure::Broken { code, message } => judge_broken(kind, code, message),
+        Failure::Broken { code, message, is_cut: _ } => judge_broken(kind, code, message),
         Failure::Answered { code, message, detail } => judge_answer(kind, code, message, detail),
     }
 }
@@ -263,7 +275,7 @@ mod tests {
                     assert_eq!(verdict, maybe_applied("text".into()), "{code:?} {retryable}");
                 }
             }
-            let broken = Failure::Broken { code, message: "cut".into() };
+            let broken = Failure::Broken { code, message: "cut".into(), is_cut: true };
             assert!(!retries(&judge(Kind::Write, broken)), "{code:?} without a detail");
         }
         assert!(!retries(&judge(Kind::Write, Failure::Silent)));
@@ -311,7 +323,7 @@ mod tests {
     fn a_read_is_repeated_after_anything_that_can_pass() {
         assert!(retries(&judge(Kind::Read, Failure::Silent)));
         for code in [Code::Unavailable, Code::Cancelled, Code::Unknown, Code::Internal] {
-            let broken = Failure::Broken { code, message: String::new() };
+            let broken = Failure::Broken { code, message: String::new(), is_cut: false };
             assert!(retries(&judge(Kind::Read, broken)), "{code:?}");
         }
         let unknown = Some(Reason::OutcomeUnknown(OutcomeUnknown {}));

@@ -419,3 +419,33 @@ async fn a_stale_read_may_go_anywhere_and_says_so() {
     let seen = &cluster.nodes[0].seen("put")[0];
     assert_eq!(seen.context.region_id, 2, "writes are still routed");
 }
+
+#[tokio::test]
+async fn a_node_that_stops_in_order_fails_no_call() {
+    let cluster = FakeCluster::start(2).await;
+    let [leaving, staying] = &cluster.nodes[..] else { unreachable!("two were started") };
+    cluster.list(&[one_region(leaving)]);
+    cluster.list_nodes();
+    let client = routed(&cluster, PLENTY).await;
+    // The node that is told to stop has a call of each caller under way or about to come.
+    let node = leaving.clone();
+    leaving.script(move |seen| {
+        if seen.method == "put" && seen.nth == 100 {
+            node.stop();
+        }
+        None
+    });
+    let callers = (0..16).map(|caller| {
+        let client = &client;
+        async move {
+            for number in 0..50 {
+                client.put(format!("{caller}/{number}"), "v").await?;
+            }
+            Ok::<(), Error>(())
+        }
+    });
+    futures::future::try_join_all(callers).await.expect("no call fails");
+    assert_eq!(cluster.data.lock().len(), 16 * 50);
+    assert_eq!(cluster.count("put"), 16 * 50, "none was sent twice");
+    assert!(!staying.seen("put").is_empty());
+}

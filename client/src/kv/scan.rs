@@ -202,7 +202,7 @@ impl State {
                 }
                 Ok(None) => return Ok(None),
                 Err(failure) => {
-                    if matches!(failure, Failure::Broken { .. }) {
+                    if failure.is_of_connection() {
                         open.aim.node.give_up(&open.connection);
                     }
                     progress.recover(failure, &open.aim).await?;
@@ -241,7 +241,7 @@ impl State {
             Ok(Err(status)) => status.into(),
             Err(_) => Failure::Silent,
         };
-        if matches!(failure, Failure::NotSent { .. } | Failure::Broken { .. }) {
+        if failure.is_of_connection() {
             aim.node.give_up(&connection);
         }
         Err((failure, aim))
@@ -257,6 +257,7 @@ impl Open {
             Ok(Ok(None)) => Err(Failure::Broken {
                 code: tonic::Code::Unknown,
                 message: "the stream ended without a status".into(),
+                is_cut: false,
             }),
             Ok(Err(status)) => Err(status.into()),
             Err(_) => Err(Failure::Silent),

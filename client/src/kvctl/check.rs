@@ -24,6 +24,9 @@ use crate::{Cluster, v1};
 /// A split that is being reported, or a move under way, settles within this.
 const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
 const LOOKS_MAX: u32 = 3;
+/// The region of the system keyspace.
+const SYSTEM_REGION: u64 = 1;
+const SYSTEM_VOTERS_MAX: usize = 5;
 
 /// Ends with 1 when something is wrong.
 #[derive(Debug, Args)]
@@ -212,10 +215,16 @@ fn check_replicas(info: &v1::RegionInfo, nodes: &v1::ListNodesResponse) -> Vec<F
         findings.push(Finding::new(severity, Some(region.region_id), message));
     };
     let holders = nodes.nodes.iter().filter(|node| node.state() == v1::NodeState::Up).count();
-    let wanted = usize::try_from(nodes.replication_factor).unwrap_or(usize::MAX).min(holders);
+    let asked_for = usize::try_from(nodes.replication_factor).unwrap_or(usize::MAX);
+    let least = asked_for.min(holders);
+    // A node that is draining still counts, and the system region may have more.
+    let is_system = region.region_id == SYSTEM_REGION;
+    let most = if is_system { asked_for.max(SYSTEM_VOTERS_MAX) } else { asked_for };
     let voters = region.peers.iter().filter(|peer| peer.role() == v1::PeerRole::Voter).count();
-    if voters != wanted {
-        report(Severity::Degraded, format!("has {voters} voters, {wanted} are wanted"));
+    if voters < least {
+        report(Severity::Degraded, format!("has {voters} voters, {least} are wanted"));
+    } else if voters > most {
+        report(Severity::Degraded, format!("has {voters} voters, {most} are enough"));
     }
     let mut on_nodes = BTreeSet::new();
     let mut peer_ids = BTreeSet::new();
@@ -401,7 +410,7 @@ mod tests {
     fn replicas_must_be_as_many_as_asked_for_and_on_different_nodes() {
         type Change = fn(&mut v1::RegionInfo, &mut v1::ListNodesResponse);
         let peers = |info: &mut v1::RegionInfo| info.region.as_mut().expect("set").peers.len();
-        let changes: [(&str, Change, Option<Severity>); 9] = [
+        let changes: [(&str, Change, Option<Severity>); 12] = [
             ("healthy", |_, _| {}, None),
             (
                 "fewer nodes than replicas",
@@ -439,6 +448,31 @@ mod tests {
                 },
                 Some(Severity::Degraded),
             ),
+            (
+                "a voter too many",
+                |info, nodes| {
+                    nodes.nodes.push(v1::Node { node_id: 4, ..nodes.nodes[0].clone() });
+                    info.region.as_mut().expect("set").peers.push(peer(24, 4));
+                },
+                Some(Severity::Degraded),
+            ),
+            (
+                "five voters of the system region",
+                |info, nodes| {
+                    let region = info.region.as_mut().expect("set");
+                    region.region_id = 1;
+                    for node_id in [4, 5] {
+                        nodes.nodes.push(v1::Node { node_id, ..nodes.nodes[0].clone() });
+                        region.peers.push(peer(20 + node_id, node_id));
+                    }
+                },
+                None,
+            ),
+            (
+                "a node that is draining",
+                |_, nodes| nodes.nodes[1].state = v1::NodeState::Draining.into(),
+                None,
+            ),
             ("no leader", |info, _| info.leader = None, Some(Severity::Degraded)),
             (
                 "a leader from elsewhere",
@@ -447,10 +481,10 @@ mod tests {
                 },
                 Some(Severity::Inconsistent),
             ),
-            ("a lagging peer", |info, _| info.pending_peers = vec![12], Some(Severity::Degraded)),
+            ("a lagging peer", |info, _| info.pending_peers = vec![22], Some(Severity::Degraded)),
         ];
         for (why, change, want) in changes {
-            let (mut info, mut nodes) = (region(1, "", ""), nodes(3));
+            let (mut info, mut nodes) = (region(2, "", ""), nodes(3));
             assert_eq!(peers(&mut info), 3);
             change(&mut info, &mut nodes);
             let worst = check_replicas(&info, &nodes).into_iter().map(|found| found.severity).max();

@@ -326,7 +326,7 @@ async fn status(context: Context) -> Result<(), Failure> {
     let is_table = out.format == super::output::Format::Table;
     out.show(&status, || summary(&status))?;
     if is_table {
-        out.raw(b"\n")?;
+        out.say(&(), "")?;
         out.show(&(), || table)?;
     }
     Ok(())
