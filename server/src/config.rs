@@ -18,6 +18,7 @@ mod layers;
 mod limits;
 mod log;
 mod log_format;
+mod parts;
 mod placement;
 mod raft;
 mod reads;

@@ -195,7 +195,7 @@ impl Node {
             queue_bytes_max: usize::try_from(config.log.queue_bytes_max).unwrap_or(usize::MAX),
             sentinel_dir: on_disk.then(|| config.data_dir.clone()),
         };
-        let raft_metrics = Arc::new(metrics.raft.clone());
+        let raft_metrics = Arc::new(metrics.clone());
         let (writer, thread) =
             LogWriter::start(Arc::clone(&log), writer_config, raft_metrics, on_failure)?;
         let directory = Arc::new(NodeDirectory::open(Arc::clone(&data))?);

@@ -7,6 +7,8 @@
 //! batch cannot both succeed. Nothing here does I/O beyond the reads of [`storage::engine::Read`];
 //! the caller, `raft/state_machine.rs`, writes the batch together with the applied log id.
 //!
+//! [`v1::Command`]: flotilla_proto::v1::Command
+//! [`Overlay`]: crate::command::Overlay
 //! [`storage::engine::Read`]: crate::storage::engine::Read
 
 mod add;
@@ -43,3 +45,12 @@ pub use overlay::Overlay;
 pub use read::{AsOf, PAGE_BYTES_MAX, PAGE_KEYS_MAX, POINTS_BYTES_MAX, read_points, read_range};
 pub use refusal::Refusal;
 pub use value::{Garbage, StoredRef, StoredValue, ValueHead};
+
+/// Whether a write only takes away (or reads), so that it is let in when the disk is low.
+#[must_use]
+pub fn frees_space(write: &v1::WriteCommand) -> bool {
+    use v1::op::Op;
+    write.success.iter().chain(&write.failure).all(|op| {
+        matches!(op.op, Some(Op::Delete(_) | Op::DeleteRange(_) | Op::Get(_)))
+    })
+}

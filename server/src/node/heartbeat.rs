@@ -7,6 +7,7 @@ use std::{
 };
 
 use flotilla_proto::v1::{self, placement_client::PlacementClient};
+use futures::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
@@ -230,7 +231,7 @@ pub(super) async fn ask_driver<T, F>(
     question: F,
 ) -> Result<T, Error>
 where
-    F: AsyncFn(PlacementClient<Channel>) -> Result<Option<T>, Error>,
+    F: Fn(PlacementClient<Channel>) -> BoxFuture<'static, Result<Option<T>, Error>>,
 {
     let none = || Error::NoLeader { region: RegionId::SYSTEM };
     let mut targets: Vec<NodeId> = node.directory.others(joined.node);
@@ -263,14 +264,18 @@ pub(super) async fn regions(
     if let Some(regions) = joined.driver.regions(&request).await {
         return Ok(regions);
     }
-    ask_driver(node, &joined, async |mut client: PlacementClient<Channel>| {
-        match client.regions(request.clone()).await {
-            Ok(response) => {
-                let response = response.into_inner();
-                Ok(response.accepted.then_some(response.regions))
+    ask_driver(node, &joined, |mut client| {
+        let request = request.clone();
+        async move {
+            match client.regions(request).await {
+                Ok(response) => {
+                    let response = response.into_inner();
+                    Ok(response.accepted.then_some(response.regions))
+                }
+                Err(status) => Err(Error::NotReady { message: status.message().to_owned() }),
             }
-            Err(status) => Err(Error::NotReady { message: status.message().to_owned() }),
         }
+        .boxed()
     })
     .await
 }

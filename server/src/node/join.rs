@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use flotilla_proto::v1::{self, cluster_client::ClusterClient};
 use tonic::transport::Channel;
 
-use super::Node;
+use super::{Node, calls::Calls};
 use crate::{api::Membership as _, clock, error::Error, raft::transport::endpoint};
 
 const RETRY: Duration = Duration::from_millis(500);
@@ -20,7 +20,7 @@ pub(super) fn start(node: &Arc<Node>) {
             if node.joined.get().is_some() || node.is_removed() {
                 return;
             }
-            match node.initialize(v1::InitializeRequest::default()).await {
+            match Calls(Arc::clone(&node)).initialize(v1::InitializeRequest::default()).await {
                 Ok(answer) => {
                     tracing::info!(cluster = answer.cluster_id, "initialized a new cluster");
                 }

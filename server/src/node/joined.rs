@@ -59,7 +59,7 @@ impl Joined {
         restarted: bool,
     ) -> anyhow::Result<Arc<Self>> {
         let config = &node.config;
-        let raft_metrics = Arc::new(node.metrics.raft.clone());
+        let raft_metrics = Arc::new(node.metrics.clone());
         let transport = Transport::new(
             transport::Identity {
                 cluster: identity.cluster,

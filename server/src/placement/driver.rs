@@ -22,6 +22,7 @@ use super::{
     plan, tables,
     view::{ClusterView, Heard},
 };
+use openraft::{Instant as _, async_runtime::WatchReceiver as _};
 use crate::{
     clock,
     error::Error,
@@ -488,9 +489,8 @@ fn hex(bytes: &[u8]) -> String {
 /// What a region's leader reports of it.
 #[must_use]
 pub fn report(peer: &Peer) -> v1::RegionReport {
-    let metrics = peer.raft().metrics().borrow().clone();
+    let metrics = peer.raft().metrics().borrow_watched().clone();
     let published = peer.view().published();
-    let now = clock::now();
     let heartbeat = metrics.heartbeat.unwrap_or_default();
     let progress = metrics
         .replication
@@ -498,9 +498,7 @@ pub fn report(peer: &Peer) -> v1::RegionReport {
         .into_iter()
         .map(|(id, matched)| {
             let heard = heartbeat.get(&id).copied().flatten();
-            let silent = heard.map_or(Duration::MAX, |heard| {
-                now.saturating_duration_since(*heard)
-            });
+            let silent = heard.map_or(Duration::MAX, |heard| heard.elapsed());
             v1::PeerProgress {
                 peer_id: id.0,
                 matched_index: matched.map_or(0, |id| id.index),

@@ -1,1 +1,41 @@
+//! Which node holds which peers, and the calls that change it.
+//!
+//! The driver runs on the leader of region 1. What is here decides and does no I/O: values come in
+//! (the node table, heartbeats, a time in milliseconds), values go out (a `WriteCommand` for region
+//! 1, steps for the leaders of regions). Losing the driver loses nothing: the node table is
+//! replicated, the rest is heard again within one heartbeat interval, and every step is conditioned
+//! on the membership it was planned on. The shell that feeds and obeys these functions lives beside
+//! them.
 
+/// How patient the driver is, and how much it does at once.
+pub mod config;
+
+/// The system tables in keyspace 0, as keys and values.
+pub mod tables;
+
+/// The cluster as last heard: nodes with liveness, regions as their leaders see them.
+pub mod view;
+
+/// Steps that were given to a leader and not seen through.
+pub mod orders;
+
+/// What a region's peers are worth, and which changes of its voters are safe.
+pub mod peers;
+
+/// From the cluster as it is to the next steps.
+pub mod plan;
+
+/// Whether a step still fits its region.
+pub mod steps;
+
+/// The membership calls as decisions.
+pub mod membership;
+
+#[cfg(test)]
+mod fixture;
+
+/// The node table as this node last heard it.
+pub mod directory;
+
+/// The shell that feeds and obeys what is above.
+pub mod driver;

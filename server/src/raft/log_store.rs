@@ -85,13 +85,13 @@ impl PeerLog {
         tail_bytes_max: usize,
     ) -> Result<Arc<Self>, engine::Error> {
         let read = |key: &[u8]| engine.get(Family::Default, key);
-        let vote = read(&keys::log_vote(region))?.map(|value| decode_vote(&value)).transpose()?;
+        let vote = read(&keys::log::vote(region))?.map(|value| decode_vote(&value)).transpose()?;
         let committed =
-            read(&keys::log_committed(region))?.map(|value| decode_log_id(&value)).transpose()?;
+            read(&keys::log::committed(region))?.map(|value| decode_log_id(&value)).transpose()?;
         let purged =
-            read(&keys::log_purged(region))?.map(|value| decode_log_id(&value)).transpose()?;
+            read(&keys::log::purged(region))?.map(|value| decode_log_id(&value)).transpose()?;
         let last = {
-            let range = keys::log_entries(region, purged.map_or(0, |id| id.index + 1));
+            let range = keys::log::entries(region, purged.map_or(0, |id| id.index + 1)..u64::MAX);
             let mut cursor = engine.scan(Family::Default, &range, Direction::Reverse);
             match cursor.next()? {
                 Some((key, value)) => {
@@ -184,8 +184,7 @@ impl PeerLog {
     }
 
     fn read_disk(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let mut range = keys::log_entries(self.region, start);
-        range.end = keys::log_entry(self.region, end).to_vec().into();
+        let range = keys::log::entries(self.region, start..end);
         let mut cursor = self.engine.scan(Family::Default, &range, Direction::Forward);
         let mut entries = Vec::new();
         let mut bytes = 0;
@@ -389,7 +388,7 @@ fn entry_bytes(entry: &Entry) -> usize {
 
 /// `[kind: 1][term: 8 BE][payload]`; the index is in the key.
 pub(super) fn put_entry(batch: &mut WriteBatch, region: RegionId, entry: &Entry) {
-    let key = keys::log_entry(region, entry.log_id.index);
+    let key = keys::log::entry(region, entry.log_id.index);
     let term = (*entry.log_id.leader_id).to_be_bytes();
     let put = |batch: &mut WriteBatch, kind: u8, payload: &[u8]| {
         batch.put_parts(Family::Default, &key, &[&[kind], &term, payload]);
@@ -407,7 +406,11 @@ fn decode_entry(key: &[u8], value: &Bytes) -> Result<Entry, engine::Error> {
     let corrupt = |message: &str| engine::Error::Corrupt {
         message: format!("a raft log entry {message}, key {key:02x?}"),
     };
-    let index = keys::log_entry_index(key).ok_or_else(|| corrupt("has a bad key"))?;
+    let Some(keys::log::LogKey { part: keys::log::LogPart::Entry { index }, .. }) =
+        keys::log::decode(key)
+    else {
+        return Err(corrupt("has a bad key"));
+    };
     let mut rest = value.clone();
     if rest.len() < 9 {
         return Err(corrupt("is too short"));
@@ -467,8 +470,8 @@ fn decode_vote(mut bytes: &[u8]) -> Result<Vote, engine::Error> {
 /// What a region's log starts with at its birth: purged up to `(term 1, index 1)`.
 pub fn seed(batch: &mut WriteBatch, region: RegionId, peer: PeerId) {
     let born = log_id(1, 1);
-    batch.put(Family::Default, &keys::log_purged(region), &encode_log_id(&born));
-    batch.put(Family::Default, &keys::log_committed(region), &encode_log_id(&born));
+    batch.put(Family::Default, &keys::log::purged(region), &encode_log_id(&born));
+    batch.put(Family::Default, &keys::log::committed(region), &encode_log_id(&born));
     let vote = Vote { leader_id: RaftLeaderId::new(1, peer), committed: false };
-    batch.put(Family::Default, &keys::log_vote(region), &encode_vote(&vote));
+    batch.put(Family::Default, &keys::log::vote(region), &encode_vote(&vote));
 }

@@ -28,11 +28,12 @@ use super::{Entry, LogId, TypeConfig, Vote, log_store};
 use crate::{
     clock,
     ids::RegionId,
-    metrics::RaftMetrics,
+    metrics::Metrics,
     storage::{
         batch::WriteBatch,
         engine::{Durability, Engine, Family},
-        keys, sentinel,
+        keys,
+        sentinel::Sentinel,
     },
 };
 
@@ -100,7 +101,7 @@ impl LogWriter {
     pub fn start(
         engine: Arc<dyn Engine>,
         config: LogWriterConfig,
-        metrics: Arc<RaftMetrics>,
+        metrics: Arc<Metrics>,
         on_failure: OnFailure,
     ) -> io::Result<(Self, thread::JoinHandle<()>)> {
         let shared = Arc::new(Shared {
@@ -215,7 +216,7 @@ struct Worker {
     shared: Arc<Shared>,
     engine: Arc<dyn Engine>,
     sentinel_dir: Option<PathBuf>,
-    metrics: Arc<RaftMetrics>,
+    metrics: Arc<Metrics>,
     on_failure: OnFailure,
     sentinel_sequence: u64,
 }
@@ -273,7 +274,7 @@ impl Worker {
         let mut durability = Durability::Buffered;
         let mut entry_count = 0;
         for (region, id) in &committed {
-            batch.put(Family::Default, &keys::log_committed(*region), &log_store::encode_log_id(id));
+            batch.put(Family::Default, &keys::log::committed(*region), &log_store::encode_log_id(id));
         }
         for change in &changes {
             match change {
@@ -287,26 +288,25 @@ impl Worker {
                 Change::Vote { region, vote, .. } => {
                     durability = Durability::Synced;
                     let value: Bytes = log_store::encode_vote(vote);
-                    batch.put(Family::Default, &keys::log_vote(*region), &value);
+                    batch.put(Family::Default, &keys::log::vote(*region), &value);
                 }
                 Change::Truncate { region, from_index, .. } => {
                     durability = Durability::Synced;
-                    let range = keys::log_entries(*region, *from_index);
+                    let range = keys::log::entries(*region, *from_index..u64::MAX);
                     batch.delete_range(Family::Default, &range.start, &range.end);
                 }
                 Change::Purge { region, upto, .. } => {
                     batch.put(
                         Family::Default,
-                        &keys::log_purged(*region),
+                        &keys::log::purged(*region),
                         &log_store::encode_log_id(upto),
                     );
-                    let from = keys::log_entries(*region, 0);
-                    let to = keys::log_entry(*region, upto.index + 1);
-                    batch.delete_range(Family::Default, &from.start, &to);
+                    let range = keys::log::entries(*region, 0..upto.index + 1);
+                    batch.delete_range(Family::Default, &range.start, &range.end);
                 }
                 Change::Clear { region, .. } => {
                     durability = Durability::Synced;
-                    let range = keys::log_region(*region);
+                    let range = keys::log::region_range(*region);
                     batch.delete_range(Family::Default, &range.start, &range.end);
                 }
             }
@@ -315,7 +315,8 @@ impl Worker {
         self.engine.write(batch, durability).map_err(|error| error.to_string())?;
         fail::fail_point!("log-after-write");
         if durability == Durability::Synced {
-            self.metrics.observe_log_write(started.elapsed(), entry_count);
+            self.metrics.raft.fsync_seconds.observe(started.elapsed().as_secs_f64());
+            self.metrics.raft.group_commit_entries.observe(entry_count as f64);
         }
 
         // Ordering: in the order of the queue; openraft keeps only the newest completion.
@@ -348,7 +349,8 @@ impl Worker {
             return Ok(());
         }
         self.engine.sync().map_err(|error| error.to_string())?;
-        sentinel::write(dir, &sentinel::Sentinel { log_sequence: sequence })
+        Sentinel { log_sequence: sequence }
+            .write(dir)
             .map_err(|error| error.to_string())?;
         self.sentinel_sequence = sequence;
         Ok(())

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The seams to openraft: its types with ours filled in, its log, its state machine, its network.
 //!
 //! `region/propose.rs` hands a command over to openraft; `state_machine.rs` takes it back, on every
@@ -82,6 +81,3 @@ pub enum Reply {
     Nothing,
     Command(v1::CommandReply),
 }
-=======
-
->>>>>>> storage

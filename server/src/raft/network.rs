@@ -83,7 +83,7 @@ impl Connection {
         action: RPCTypes,
         body: Body,
         timeout: Duration,
-    ) -> impl Future<Output = Result<Body, RpcError>> + Send + 'static {
+    ) -> impl Future<Output = Result<Body, RpcError>> + Send + use<> {
         let message = v1::Message {
             request_id: 0,
             region_id: self.network.region.0,
@@ -112,8 +112,7 @@ impl Connection {
         &self,
         request: &AppendEntriesRequest<TypeConfig>,
         timeout: Duration,
-    ) -> impl Future<Output = Result<AppendEntriesResponse<TypeConfig>, RpcError>> + Send + 'static
-    {
+    ) -> impl Future<Output = Result<AppendEntriesResponse<TypeConfig>, RpcError>> + Send + use<> {
         let body = Body::Append(v1::AppendEntries {
             vote: Some(vote_to_proto(&request.vote)),
             prev: request.prev_log_id.as_ref().map(log_id_to_proto),
@@ -304,7 +303,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        let first = self.retry_min;
+        let first = self.network.retry_min;
         Some(Backoff::new(
             (0_u32..).map(move |attempt| (first * 2_u32.pow(attempt.min(4))).min(first * 10)),
         ))

@@ -271,7 +271,7 @@ pub fn install(
 ) -> Result<command::RegionState, engine::Error> {
     let region = RegionId(received.region.descriptor.region_id);
     let mut batch = WriteBatch::new();
-    batch.put(Family::Meta, &keys::meta_install(region), &encode_record(&received));
+    batch.put(Family::Meta, &keys::meta::install(region), &encode_record(&received));
     fail::fail_point!("snapshot-before-record");
     data.write(&batch, Durability::Synced)?;
     fail::fail_point!("snapshot-after-record");
@@ -288,10 +288,10 @@ fn redo(data: &dyn Engine, received: Received) -> Result<command::RegionState, e
     // The log may now legitimately end before `applied`; see `region/recovery.rs`.
     batch.put(
         Family::Meta,
-        &keys::meta_installed(id),
+        &keys::meta::installed(id),
         &region.state.applied_index.to_be_bytes(),
     );
-    batch.delete(Family::Meta, &keys::meta_install(id));
+    batch.delete(Family::Meta, &keys::meta::install(id));
     data.write(&batch, Durability::Synced)?;
     fail::fail_point!("snapshot-after-state");
     data.drop_stage(&stage)?;
@@ -306,7 +306,7 @@ fn redo(data: &dyn Engine, received: Received) -> Result<command::RegionState, e
 pub fn resume(data: &dyn Engine) -> Result<Vec<RegionId>, engine::Error> {
     let mut records = Vec::new();
     {
-        let mut cursor = data.scan(Family::Meta, &keys::meta_installs(), Direction::Forward);
+        let mut cursor = data.scan(Family::Meta, &keys::meta::all_installs(), Direction::Forward);
         while let Some((_, record)) = cursor.next()? {
             records.push(decode_record(Bytes::copy_from_slice(record))?);
         }

@@ -34,7 +34,7 @@ use super::{
 use crate::{
     clock, command,
     ids::{PeerId, RegionId},
-    metrics::RaftMetrics,
+    metrics::Metrics,
     storage::{
         batch::WriteBatch,
         engine::{self, Durability, Engine, Family, KeyRange},
@@ -179,7 +179,7 @@ pub fn range_of(descriptor: &v1::Region) -> KeyRange {
 pub struct StateMachine {
     view: Arc<RegionView>,
     region: command::RegionState,
-    metrics: Arc<RaftMetrics>,
+    metrics: Arc<Metrics>,
     batch: WriteBatch,
 }
 
@@ -192,7 +192,7 @@ impl StateMachine {
         region: RegionId,
         peer: PeerId,
         data: Arc<dyn Engine>,
-        metrics: Arc<RaftMetrics>,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, engine::Error> {
         let state = read_state(data.as_ref(), region)?;
         let initialized = state.is_some();
@@ -236,6 +236,8 @@ impl StateMachine {
             self.batch.clear();
             let mut overlay = command::Overlay::new(self.view.data.as_ref(), &mut self.batch);
             for (entry, responder) in entries.by_ref() {
+                self.region.state.applied_term = *entry.log_id.leader_id;
+                self.region.state.applied_index = entry.log_id.index;
                 let reply = match &entry.payload {
                     EntryPayload::Blank => Reply::Nothing,
                     EntryPayload::Normal(bytes) => {
@@ -266,8 +268,6 @@ impl StateMachine {
                         Reply::Nothing
                     }
                 };
-                self.region.state.applied_term = *entry.log_id.leader_id;
-                self.region.state.applied_index = entry.log_id.index;
                 if let Some(responder) = responder {
                     replies.push((responder, reply));
                 }
@@ -290,7 +290,7 @@ impl StateMachine {
                 self.start_checksum(check_id);
             }
         }
-        self.metrics.observe_apply(started.elapsed());
+        self.metrics.raft.apply_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -343,8 +343,8 @@ pub fn read_state(
     let corrupt = |what: &str| engine::Error::Corrupt {
         message: format!("{what} of region {region} does not decode"),
     };
-    let descriptor = read.get(Family::Meta, &keys::meta_descriptor(region))?;
-    let state = read.get(Family::Meta, &keys::meta_apply_state(region))?;
+    let descriptor = read.get(Family::Meta, &keys::meta::descriptor(region))?;
+    let state = read.get(Family::Meta, &keys::meta::apply_state(region))?;
     match (descriptor, state) {
         (None, None) => Ok(None),
         (Some(descriptor), Some(state)) => Ok(Some(command::RegionState {
@@ -360,9 +360,9 @@ pub fn put_state(batch: &mut WriteBatch, region: &command::RegionState, with_des
     let id = RegionId(region.descriptor.region_id);
     if with_descriptor {
         let value = region.descriptor.encode_to_vec();
-        batch.put(Family::Meta, &keys::meta_descriptor(id), &value);
+        batch.put(Family::Meta, &keys::meta::descriptor(id), &value);
     }
-    batch.put(Family::Meta, &keys::meta_apply_state(id), &region.state.encode_to_vec());
+    batch.put(Family::Meta, &keys::meta::apply_state(id), &region.state.encode_to_vec());
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {

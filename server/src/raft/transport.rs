@@ -29,7 +29,7 @@ use tonic::{
 use crate::{
     clock,
     ids::{ClusterId, NodeId},
-    metrics::RaftMetrics,
+    metrics::{Direction, MessageKind, Metrics},
 };
 
 pub use v1::Lane;
@@ -117,7 +117,7 @@ struct Shared {
     next_request: AtomicU64,
     snapshots: Semaphore,
     config: TransportConfig,
-    metrics: Arc<RaftMetrics>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Clone)]
@@ -136,7 +136,7 @@ impl Transport {
         identity: Identity,
         directory: Arc<dyn Directory>,
         config: TransportConfig,
-        metrics: Arc<RaftMetrics>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let snapshots = Semaphore::new(config.snapshots_max.max(1));
         Self {
@@ -164,7 +164,7 @@ impl Transport {
         node: NodeId,
         lane: Lane,
         mut message: v1::Message,
-    ) -> impl Future<Output = Result<v1::Message, Unreachable>> + Send + 'static {
+    ) -> impl Future<Output = Result<v1::Message, Unreachable>> + Send + use<> {
         message.request_id = self.shared.next_request.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         let queued = self.link(node, lane).queue.try_send(Outgoing { message, answer });
@@ -224,7 +224,7 @@ impl Transport {
             while let Some(chunk) = next {
                 if let Some(v1::snapshot_chunk::Body::Rows(rows)) = &chunk.body {
                     sent += rows.rows.len() as u64;
-                    metrics.add_snapshot_bytes(rows.rows.len() as u64);
+                    metrics.raft.snapshot_bytes_total.get(Direction::Send).inc_by(rows.rows.len() as u64);
                 }
                 if chunks.blocking_send(chunk).is_err() {
                     return Ok(()); // the receiver answered or went away; its answer decides
@@ -352,10 +352,12 @@ async fn run_stream(
                 messages: Vec::with_capacity(pending.len()),
             };
             for Outgoing { message, answer } in pending.drain(..) {
+                if let Some(kind) = kind(&message) {
+                    shared.metrics.raft.messages_total.get(kind).inc();
+                }
                 waiting.insert(message.request_id, answer);
                 batch.messages.push(message);
             }
-            shared.metrics.add_messages(batch.messages.len() as u64);
             if frames.send(batch).await.is_err() {
                 return "the stream was closed".to_owned();
             }
@@ -404,6 +406,23 @@ async fn next_answer(
         Some(answers) => answers.message().await,
         None => std::future::pending().await,
     }
+}
+
+fn kind(message: &v1::Message) -> Option<MessageKind> {
+    use v1::message::Body;
+    Some(match message.body.as_ref()? {
+        Body::Append(_) => MessageKind::Append,
+        Body::AppendResult(_) => MessageKind::AppendResult,
+        Body::Vote(_) => MessageKind::Vote,
+        Body::VoteResult(_) => MessageKind::VoteResult,
+        Body::Transfer(_) => MessageKind::Transfer,
+        Body::TransferResult(_) => MessageKind::TransferResult,
+        Body::ReadIndex(_) => MessageKind::ReadIndex,
+        Body::ReadIndexResult(_) => MessageKind::ReadIndexResult,
+        Body::Forward(_) => MessageKind::Forward,
+        Body::ForwardResult(_) => MessageKind::ForwardResult,
+        Body::Refused(_) => MessageKind::Refused,
+    })
 }
 
 /// Cheap estimate; only what can be large counts.

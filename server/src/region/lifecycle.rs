@@ -85,7 +85,7 @@ pub fn birth(
     for region in regions {
         let id = RegionId(region.descriptor.region_id);
         let peer = region.descriptor.peers.first().map_or(PeerId(0), |peer| PeerId(peer.peer_id));
-        let whole = keys::log_region(id);
+        let whole = keys::log::region_range(id);
         logs.delete_range(Family::Default, &whole.start, &whole.end);
         log_store::seed(&mut logs, id, peer);
         put_state(&mut with, region, true);
@@ -111,7 +111,7 @@ pub async fn open(
         StateMachine::open(region, peer, Arc::clone(&env.data), Arc::clone(&env.metrics))?;
     let installed = env
         .data
-        .get(Family::Meta, &keys::meta_installed(region))?
+        .get(Family::Meta, &keys::meta::installed(region))?
         .and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)))
         .unwrap_or(0);
     let evidence = recovery::Evidence {
@@ -201,14 +201,15 @@ pub async fn erase(
     let mut batch = WriteBatch::new();
     if let Some(state) = state {
         let range = state_machine::range_of(&state.descriptor);
-        let end = if range.end.is_empty() { keys::data_end() } else { range.end };
+        // No key begins with four bytes of 0xff: keyspace ids end below.
+        let end = if range.end.is_empty() { Bytes::from_static(&[0xff; 4]) } else { range.end };
         batch.delete_range(Family::Default, &range.start, &end);
     }
     for key in [
-        keys::meta_descriptor(region).to_vec(),
-        keys::meta_apply_state(region).to_vec(),
-        keys::meta_installed(region).to_vec(),
-        keys::meta_install(region).to_vec(),
+        keys::meta::descriptor(region).to_vec(),
+        keys::meta::apply_state(region).to_vec(),
+        keys::meta::installed(region).to_vec(),
+        keys::meta::install(region).to_vec(),
     ] {
         batch.delete(Family::Meta, &key);
     }
@@ -223,6 +224,6 @@ pub async fn erase(
 /// When the disk fails.
 pub fn bury(data: &dyn Engine, region: RegionId, peer: PeerId) -> Result<(), engine::Error> {
     let mut batch = WriteBatch::new();
-    batch.put(Family::Meta, &keys::meta_tombstone(region, peer), &[]);
+    batch.put(Family::Meta, &keys::meta::tombstone(region, peer), &[]);
     data.write(&batch, Durability::Synced)
 }

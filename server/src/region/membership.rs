@@ -11,8 +11,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Peer;
+use openraft::async_runtime::WatchReceiver as _;
 use crate::{
     clock,
+    error::Error,
     ids::{NodeId, PeerId},
     raft::PeerAddress,
 };
@@ -81,7 +83,7 @@ impl Peer {
     }
 
     async fn change_peers(&self, change: &v1::ChangePeers) -> Result<(), String> {
-        let metrics = self.raft.server_metrics().borrow().clone();
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         // The newest of the configurations: a joint change that was left half done ends there.
         let mut voters: BTreeSet<PeerId> =
@@ -109,6 +111,50 @@ impl Peer {
                 .map_err(explain)?;
         }
         Ok(())
+    }
+}
+
+impl Peer {
+    /// Hands the leadership to the voter that is furthest, if there is another.
+    pub async fn hand_over(&self) {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
+        let furthest = metrics
+            .replication
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(peer, _)| *peer != self.id && voters.contains(peer))
+            .max_by_key(|(_, matched)| *matched);
+        if let Some((peer, _)) = furthest {
+            // If it does not come about, the caller tries again.
+            let _ = self.raft.trigger().transfer_leader(peer).await;
+        }
+    }
+
+    /// Hands the leadership to the peer on `node`.
+    ///
+    /// # Errors
+    /// `NotFound` when the node has no voter of the region; `NotLeader`.
+    pub async fn transfer_to(&self, node: NodeId) -> Result<(), Error> {
+        if !self.is_leader() {
+            return Err(self.not_leader());
+        }
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let target = membership
+            .voter_ids()
+            .find(|peer| membership.get_node(peer).is_some_and(|address| address.node == node))
+            .ok_or_else(|| Error::NotFound {
+                message: format!("node {node} has no voter of region {}", self.region),
+            })?;
+        if target == self.id {
+            return Ok(());
+        }
+        self.raft
+            .trigger()
+            .transfer_leader(target)
+            .await
+            .map_err(|error| Error::Internal { message: error.to_string() })
     }
 }
 

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! One peer of one Raft group: what it may propose, what it may read, how it lives and dies.
 
 pub mod clock;
@@ -23,10 +22,11 @@ use flotilla_proto::v1;
 use openraft::ServerState;
 use parking_lot::Mutex;
 
+use openraft::async_runtime::WatchReceiver as _;
 use crate::{
     error::Error,
     ids::{NodeId, PeerId, RegionId},
-    metrics::RaftMetrics,
+    metrics::Metrics,
     raft::{
         Raft,
         log_store::PeerLog,
@@ -46,7 +46,7 @@ pub struct Environment {
     pub transport: Transport,
     pub config: RegionConfig,
     pub raft_config: Arc<openraft::Config>,
-    pub metrics: Arc<RaftMetrics>,
+    pub metrics: Arc<Metrics>,
     /// Where the tasks of regions run.
     pub runtime: tokio::runtime::Handle,
     /// Bytes of commands that are proposed and not yet answered, over all regions.
@@ -120,20 +120,20 @@ impl Peer {
     /// Whether this peer believes that it leads. Only a proof (`read.rs`) or a commit shows it.
     #[must_use]
     pub fn is_leader(&self) -> bool {
-        self.raft.server_metrics().borrow().state == ServerState::Leader
+        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
     }
 
     /// The term of the vote that this peer last gave or won.
     #[must_use]
     pub fn term(&self) -> u64 {
-        self.raft.server_metrics().borrow().vote.leader_id.term
+        self.raft.server_metrics().borrow_watched().vote.leader_id.term
     }
 
     /// Peer and node that lead as far as known here.
     #[must_use]
     pub fn leader(&self) -> Option<(PeerId, NodeId)> {
         let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let leader = metrics.current_leader?;
         let address = metrics.membership_config.get_node(&leader)?;
         Some((leader, address.node))
@@ -155,6 +155,14 @@ impl Peer {
         }
     }
 
+    /// Whether somebody else could lead.
+    #[must_use]
+    pub fn has_other_voters(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().any(|voter| voter != self.id)
+    }
+
     /// Number of proposals that wait for their answer.
     #[must_use]
     pub fn proposals_in_flight(&self) -> usize {
@@ -164,7 +172,7 @@ impl Peer {
     /// The peer as `Cluster.Status` shows it.
     #[must_use]
     pub fn status(&self) -> v1::PeerStatus {
-        let metrics = self.raft.metrics().borrow().clone();
+        let metrics = self.raft.metrics().borrow_watched().clone();
         let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
         let role = match metrics.state {
             ServerState::Leader => "leader",
@@ -187,6 +195,3 @@ impl Peer {
         }
     }
 }
-=======
-
->>>>>>> storage

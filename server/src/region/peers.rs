@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -107,9 +108,9 @@ impl Peers {
 
     fn read_tombstones(&self) -> anyhow::Result<()> {
         let data = &self.env.data;
-        let mut cursor = data.scan(Family::Meta, &keys::meta_tombstones(), Direction::Forward);
+        let mut cursor = data.scan(Family::Meta, &keys::meta::all_tombstones(), Direction::Forward);
         while let Some((key, _)) = cursor.next()? {
-            if let Some((region, peer)) = keys::meta_tombstone_parts(key) {
+            if let Some(keys::meta::MetaKey::Tombstone(region, peer)) = keys::meta::decode(key) {
                 self.note_tombstone(region, peer);
             }
         }
@@ -120,7 +121,7 @@ impl Peers {
     fn known(&self) -> anyhow::Result<Vec<(RegionId, PeerId)>> {
         let mut known = Vec::new();
         let data = &self.env.data;
-        let mut cursor = data.scan(Family::Meta, &keys::meta_descriptors(), Direction::Forward);
+        let mut cursor = data.scan(Family::Meta, &keys::meta::all_descriptors(), Direction::Forward);
         while let Some((_, value)) = cursor.next()? {
             let descriptor: v1::Region = prost::Message::decode(value)?;
             let region = RegionId(descriptor.region_id);
@@ -153,7 +154,7 @@ impl Peers {
     #[must_use]
     pub fn route(&self, key: &[u8]) -> Option<Arc<Peer>> {
         let map = self.map.read();
-        let (_, region) = map.by_start.range::<[u8], _>(..=key).next_back()?;
+        let (_, region) = map.by_start.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
         let peer = map.by_id.get(region)?;
         peer.view()
             .with(|now| {

@@ -19,10 +19,11 @@ use openraft::{
 use tokio::time::Instant;
 
 use super::{Environment, Peer};
+use openraft::async_runtime::WatchReceiver as _;
 use crate::{
     clock, command,
     error::Error,
-    ids::RegionId,
+    metrics::{BusyQueue, ProposeOutcome},
     raft::{CommandBytes, Reply, TypeConfig},
 };
 
@@ -94,7 +95,7 @@ impl Peer {
         }
         let term = {
             let metrics = self.raft.server_metrics();
-            let metrics = metrics.borrow();
+            let metrics = metrics.borrow_watched();
             if metrics.state != openraft::ServerState::Leader {
                 drop(metrics);
                 return Err(self.not_leader());
@@ -120,13 +121,13 @@ impl Peer {
                 openraft::errors::ForwardToLeader::empty(),
             )),
             Err(_) => {
-                self.env.metrics.observe_propose(started.elapsed(), "unknown");
+                self.observe(started, ProposeOutcome::Unknown);
                 return Err(unknown("deadline passed after the proposal"));
             }
         };
         match result {
             Ok(response) => {
-                self.env.metrics.observe_propose(started.elapsed(), "applied");
+                self.observe(started, ProposeOutcome::Applied);
                 match response.data {
                     Reply::Command(reply) => Ok(reply),
                     Reply::Nothing => Err(Error::Internal {
@@ -135,15 +136,22 @@ impl Peer {
                 }
             }
             Err(ClientWriteError::ForwardToLeader(_)) => {
-                self.env.metrics.observe_propose(started.elapsed(), "rejected");
+                self.observe(started, ProposeOutcome::Rejected);
                 Err(self.not_leader())
             }
             Err(ClientWriteError::LogEntryDiscarded(_)) => {
-                self.env.metrics.observe_propose(started.elapsed(), "unknown");
+                self.observe(started, ProposeOutcome::Unknown);
                 Err(unknown("leadership was lost after the proposal"))
             }
             Err(error) => Err(Error::Internal { message: error.to_string() }),
         }
+    }
+}
+
+impl Peer {
+    fn observe(&self, started: Instant, outcome: ProposeOutcome) {
+        let seconds = started.elapsed().as_secs_f64();
+        self.env.metrics.raft.propose_seconds.get(outcome).observe(seconds);
     }
 }
 
@@ -163,21 +171,19 @@ struct Admitted<'a> {
 impl<'a> Admitted<'a> {
     fn new(peer: &'a Peer, bytes: usize) -> Result<Self, Error> {
         let env = &peer.env;
-        let busy = |queue: &str| Error::Busy {
-            queue: queue.to_owned(),
-            retry_after: BUSY_RETRY_AFTER,
+        let busy = |queue: &str| {
+            env.metrics.requests.busy_total.get(BusyQueue::from_name(queue)).inc();
+            Error::Busy { queue: queue.to_owned(), retry_after: BUSY_RETRY_AFTER }
         };
         if peer.proposals.fetch_add(1, Ordering::Relaxed) >= env.config.proposals_max {
             peer.proposals.fetch_sub(1, Ordering::Relaxed);
-            env.metrics.busy("proposals");
             return Err(busy("proposals"));
         }
         let before = env.proposal_bytes.fetch_add(bytes, Ordering::Relaxed);
         let admitted = Self { peer, env, bytes };
         // One command is always let in, however large.
         if before > 0 && before + bytes > env.config.proposal_bytes_max {
-            env.metrics.busy("proposals");
-            return Err(busy("proposals"));
+            return Err(busy("proposal_bytes"));
         }
         Ok(admitted)
     }
@@ -188,10 +194,4 @@ impl Drop for Admitted<'_> {
         self.peer.proposals.fetch_sub(1, Ordering::Relaxed);
         self.env.proposal_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
-}
-
-/// What a peer answers when it is asked for a region it does not have.
-#[must_use]
-pub fn not_here(region: RegionId) -> Error {
-    Error::RegionNotFound { region }
 }

@@ -27,6 +27,7 @@ use crate::{
     clock, command,
     error::Error,
     ids::{NodeId, PeerId},
+    metrics::BusyQueue,
     raft::transport::Lane,
     storage::engine,
 };
@@ -83,7 +84,7 @@ impl Peer {
         let start = {
             let mut state = self.reads.state.lock();
             if state.waiting.len() >= WAITING_MAX {
-                self.env.metrics.busy("reads");
+                self.env.metrics.requests.busy_total.get(BusyQueue::from_name("reads")).inc();
                 return Err(Error::Busy {
                     queue: "reads".to_owned(),
                     retry_after: self.env.config.heartbeat_interval,
@@ -114,7 +115,7 @@ impl Peer {
             let answer = tokio::time::timeout(self.env.config.election_timeout_max, self.confirm())
                 .await
                 .unwrap_or(Err(Error::NoLeader { region: self.region }));
-            self.env.metrics.observe_read_index(started.elapsed());
+            self.env.metrics.raft.read_index_seconds.observe(started.elapsed().as_secs_f64());
             for tell in waiting {
                 // The reader may have stopped waiting.
                 let _ = tell.send(answer.clone());
@@ -190,24 +191,24 @@ impl Peer {
                 message: format!("region {} waits for its first snapshot", self.region),
             });
         }
-        let (time_ms, revision) =
-            self.view.with(|published| (published.time_ms, published.revision));
+        let as_of = self.view.with(|published| command::AsOf {
+            time_ms: published.time_ms,
+            revision: published.revision,
+        });
         let data = self.view.data().as_ref();
         let reply = self
             .view
             .read_consistently(|| match &read.body {
                 Some(read_command::Body::Points(points)) => {
-                    command::read_points(data, time_ms, points)
+                    command::read_points(data, points, as_of, command::POINTS_BYTES_MAX)
                 }
                 Some(read_command::Body::Range(range)) => {
-                    command::read_range(data, time_ms, range)
+                    command::read_range(data, range, as_of)
                 }
                 None => Ok(v1::ReadReply::default()),
             })
             .map_err(|installing| Error::NotReady { message: installing.to_string() })?;
-        let mut reply = reply.map_err(storage_error)?;
-        reply.applied_revision = revision;
-        Ok(reply)
+        reply.map_err(storage_error)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Regions that have no peer on this node, as last heard from the placement driver.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
 use flotilla_proto::v1;
@@ -96,7 +96,7 @@ impl RouteCache {
 
     fn get(&self, key: &[u8]) -> Option<Route> {
         let routes = self.routes.read();
-        let (_, route) = routes.range::<[u8], _>(..=key).next_back()?;
+        let (_, route) = routes.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
         let end = &route.region.end_key;
         (end.is_empty() || key < &end[..]).then(|| route.clone())
     }

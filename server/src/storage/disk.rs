@@ -37,14 +37,14 @@ const MIB: u64 = 1 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiskConfig {
-    /// Space held back for emergencies; 0 for none. Default: a twentieth of the file system, at most
-    /// 1 GiB, and none below 256 MiB, where it would cost more than it saves.
+    /// Space held back for emergencies; 0 for none. Default: a twentieth of the file system, at
+    /// most 1 GiB, and none below 256 MiB, where it would cost more than it saves.
     pub ballast_bytes: Option<u64>,
     /// Below this much available, clients' writes are refused. Default: an eighth of the file
     /// system, at most 4 GiB.
     pub low_bytes: Option<u64>,
-    /// Below this much available, leaderships are given up. Default: a twentieth of the file system,
-    /// at most 1 GiB.
+    /// Below this much available, leaderships are given up. Default: a twentieth of the file
+    /// system, at most 1 GiB.
     pub critical_bytes: Option<u64>,
 }
 
@@ -62,8 +62,8 @@ impl DiskConfig {
     /// The ballast for a file system of `total_bytes`.
     #[must_use]
     pub fn ballast(&self, total_bytes: u64) -> u64 {
-        self.ballast_bytes.unwrap_or(match total_bytes {
-            ..0x1000_0000 => 0,
+        self.ballast_bytes.unwrap_or_else(|| match total_bytes / MIB {
+            0..256 => 0,
             _ => (total_bytes / 20).min(1024 * MIB),
         })
     }
@@ -71,8 +71,8 @@ impl DiskConfig {
     /// The thresholds for a file system of `total_bytes`.
     #[must_use]
     pub fn thresholds(&self, total_bytes: u64) -> Thresholds {
-        let critical = self.critical_bytes.unwrap_or((total_bytes / 20).min(1024 * MIB));
-        let low = self.low_bytes.unwrap_or((total_bytes / 8).min(4096 * MIB));
+        let critical = self.critical_bytes.unwrap_or_else(|| (total_bytes / 20).min(1024 * MIB));
+        let low = self.low_bytes.unwrap_or_else(|| (total_bytes / 8).min(4096 * MIB));
         Thresholds { low_bytes: low.max(critical), critical_bytes: critical }
     }
 }
@@ -126,23 +126,24 @@ impl DiskMonitor {
     /// as it was.
     pub fn poll(&self) -> Result<DiskStatus, Error> {
         let mut ballast = self.ballast.lock();
-        let space = space(&self.dir)?;
-        let thresholds = self.config.thresholds(space.total_bytes);
-        let available = space.available_bytes.saturating_sub(ballast.owed());
+        let found = space(&self.dir)?;
+        let thresholds = self.config.thresholds(found.total_bytes);
+        let available = found.available_bytes.saturating_sub(ballast.owed());
         let level = thresholds.next(self.level(), available);
         match level {
             Level::Critical => ballast.give_back()?,
             Level::Normal => {
-                let spare = space.available_bytes.saturating_sub(thresholds.low_clear_bytes());
+                let spare = found.available_bytes.saturating_sub(thresholds.low_clear_bytes());
                 ballast.take(spare)?;
             }
             Level::Low => {}
         }
         self.level.store(level as u8, Ordering::Relaxed);
+        let left = space(&self.dir)?;
         Ok(DiskStatus {
             level,
-            total_bytes: space.total_bytes,
-            available_bytes: available,
+            total_bytes: left.total_bytes,
+            available_bytes: left.available_bytes.saturating_sub(ballast.owed()),
             ballast_bytes: ballast.held(),
         })
     }

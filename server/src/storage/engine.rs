@@ -89,6 +89,9 @@ pub enum Direction {
     Reverse,
 }
 
+/// A key and its value.
+pub type Row<'a> = (&'a [u8], &'a [u8]);
+
 /// Keys of a range, in order, each once.
 pub trait Cursor {
     /// The next key and value; `None` at the end.
@@ -96,7 +99,7 @@ pub trait Cursor {
     /// # Errors
     /// A damaged block ends the cursor with an error, never with an early `None`: a short answer
     /// would be a lie.
-    fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, Error>;
+    fn next(&mut self) -> Result<Option<Row<'_>>, Error>;
 }
 
 /// Reads of one state.
@@ -111,8 +114,9 @@ pub trait Read {
     fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_>;
 }
 
-/// A state that is pinned: later writes do not show in it. Holds disk space while it lives. Its scans
-/// leave the block cache alone: they are meant for snapshots and checks, which read a lot once.
+/// A state that is pinned: later writes do not show in it. Holds disk space while it lives. Its
+/// scans leave the block cache alone: they are meant for snapshots and checks, which read a lot
+/// once.
 pub trait View: Read + Send + Sync {}
 
 /// Sorted rows being written to files outside of the map, for [`Engine::replace_range`].

@@ -2,9 +2,10 @@
 //!
 //! Two copies of the maps are kept, which share their keys and values. `current` is what readers
 //! see; `durable` is what a power cut would leave; the steps between the two wait in a tail until a
-//! sync. [`MemoryEngine::crash`] keeps `durable` and any number of steps from the front of the tail,
-//! as a disk might. Readers pin a map instead of locking it, and the first write after that copies
-//! it: fine for tests and simulation, slow for a large map that is scanned while it is written.
+//! sync. [`MemoryEngine::crash`] keeps `durable` and any number of steps from the front of the
+//! tail, as a disk might. Readers pin a map instead of locking it, and the first write after that
+//! copies it: fine for tests and simulation, slow for a large map that is scanned while it is
+//! written.
 
 mod maps;
 mod stage;

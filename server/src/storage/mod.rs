@@ -1,9 +1,9 @@
 //! The disk: ordered maps of bytes with atomic batches, and the layout of keys in them.
 //!
 //! A node has two instances: `log`, the truth, in which every entry is fsynced before it is
-//! acknowledged, and `data`, which applying the log produced. [`engine`] is the seam; [`rocks`]
-//! keeps them in RocksDB, [`memory`] in memory for tests and simulation. Beside them stand two
-//! things that RocksDB cannot tell us: [`sentinel`] notices a log that has lost its end, [`disk`]
+//! acknowledged, and `data`, which applying the log produced. `engine` is the seam; `rocks`
+//! keeps them in RocksDB, `memory` in memory for tests and simulation. Beside them stand two
+//! things that RocksDB cannot tell us: `sentinel` notices a log that has lost its end, `disk`
 //! a device that is nearly full or has stopped answering.
 
 pub mod engine;

@@ -1,6 +1,6 @@
 //! The two engines behave as one: any list of steps leaves both with the same answers.
 
-use std::sync::Arc;
+use std::{fs, path::Path, sync::Arc};
 
 use proptest::prelude::*;
 
@@ -31,6 +31,8 @@ enum Step {
     Flush,
     Compact,
     Restart,
+    /// As `kill -9`: what was written is there, synced or not.
+    Kill,
 }
 
 fn key() -> impl Strategy<Value = Key> {
@@ -61,6 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Flush),
         1 => Just(Step::Compact),
         1 => Just(Step::Restart),
+        1 => Just(Step::Kill),
     ]
 }
 
@@ -119,11 +122,21 @@ fn replace(engine: &dyn Engine, range: &KeyRange, rows: &[(Key, u16)]) {
     engine.drop_stage("model").unwrap();
 }
 
-fn run(steps: &[Step]) {
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+fn run(kind: Kind, steps: &[Step]) {
     let dir = tempfile::tempdir().unwrap();
+    let mut instance = dir.path().join("instance-0");
+    let mut kills = 0;
     let config = StorageConfig::default();
-    let open = || RocksEngine::open(&dir.path().join("data"), Kind::Data, &config).unwrap();
-    let mut rocks = open();
+    let open = |instance: &Path| RocksEngine::open(instance, kind, &config).unwrap();
+    let mut rocks = open(&instance);
     let memory = MemoryEngine::new();
     let mut views: Vec<(Arc<dyn View>, Arc<dyn View>)> = Vec::new();
     for step in steps {
@@ -153,13 +166,21 @@ fn run(steps: &[Step]) {
             Step::View => views.push((rocks.view(), memory.view())),
             Step::Flush => rocks.flush(),
             Step::Compact => rocks.compact(),
-            Step::Restart => {
+            Step::Restart | Step::Kill => {
                 // A view keeps the instance open.
                 for (rocks, memory) in views.drain(..) {
                     compare(rocks.as_ref(), memory.as_ref());
                 }
+                if let Step::Kill = step {
+                    kills += 1;
+                    let copied = dir.path().join(format!("instance-{kills}"));
+                    rocks.freeze();
+                    copy(&instance, &copied);
+                    instance = copied;
+                }
                 drop(rocks);
-                rocks = open();
+                rocks = open(&instance);
+                compare(rocks.as_ref(), memory.as_ref());
             }
         }
     }
@@ -170,10 +191,13 @@ fn run(steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn engines_agree_after_any_steps(steps in prop::collection::vec(step(), 1..40)) {
-        run(&steps);
+    fn engines_agree_after_any_steps(
+        kind in prop_oneof![Just(Kind::Log), Just(Kind::Data)],
+        steps in prop::collection::vec(step(), 1..40),
+    ) {
+        run(kind, &steps);
     }
 }

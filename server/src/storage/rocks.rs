@@ -1,11 +1,11 @@
 //! The engine on disk: one RocksDB instance.
 //!
 //! Two kinds of instance promise different things after a power cut, so they recover differently
-//! (see [`options`]): the log keeps every synced row or refuses to open, the data comes back to a
+//! (see `options.rs`): the log keeps every synced row or refuses to open, the data comes back to a
 //! point in time from which the log can be applied again. Neither ever answers with less than it
 //! has: a damaged block is an error, also at the end of a cursor. RocksDB alone does not notice a
-//! log whose end is missing; [`super::sentinel`] does. What goes on inside RocksDB after an error is
-//! not repaired here: a failed write of the log ends the node.
+//! log whose end is missing; [`super::sentinel`] does. What goes on inside RocksDB after an error
+//! is not repaired here: a failed write of the log ends the node.
 
 mod birth;
 mod cursor;
@@ -32,11 +32,16 @@ use std::{
 use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, Options, ReadOptions, ReadTier, WriteOptions};
 
-use self::{cursor::RocksCursor, options::Plan, status::failed, view::RocksView};
+use self::{
+    cursor::RocksCursor,
+    options::{Memory, Plan},
+    status::failed,
+    view::RocksView,
+};
 use super::{
     batch::{Change, WriteBatch},
     config::StorageConfig,
-    durable_file::parent_of,
+    durable_file::{parent_of, sync_dir},
     engine::{
         Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Read, Stage,
         View,
@@ -84,8 +89,6 @@ pub struct RocksEngine {
     synced: WriteOptions,
 }
 
-use self::options::Memory;
-
 impl RocksEngine {
     /// Opens the instance in `dir`, which is created when it does not exist or is empty; a new
     /// instance survives a power cut when this returns. Stages lie in `dir/../snapshots`.
@@ -121,6 +124,8 @@ impl RocksEngine {
             birth::create(dir, &plan)?;
         }
         let db = plan.open(dir)?;
+        // Durability: the log file that the opening began, before anything is written to it.
+        sync_dir(dir)?;
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
         Ok(Arc::new(Self {

@@ -5,8 +5,8 @@
 //! peer that votes without them can undo a commit. So a small file beside the instances records a
 //! sequence number that the log is known to have reached, about once a second and at a clean stop.
 //! At start a log below it has lost something, and the node must not take part as before (see
-//! quarantine in docs/architecture.md). What was lost since the last record goes unnoticed: the
-//! price of not paying a second fsync for each write.
+//! quarantine in docs/architecture.md); it must look before it records anything new. What was lost
+//! since the last record goes unnoticed: the price of not paying a second fsync for each write.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! `data`, family `default`: `[keyspace id: 3][user key]`. Called an *encoded key* elsewhere; region
-//! bounds are such keys.
+//! `data`, family `default`: `[keyspace id: 3][user key]`. Called an *encoded key* elsewhere;
+//! region bounds are such keys.
 
 use std::fmt;
 
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(KeyspaceId::new(0xFF_FFFE), Some(KeyspaceId::MAX));
         assert_eq!(KeyspaceId::new(0xFF_FFFF), None);
         assert_eq!(decode(&[0xFF; 9]), None);
-        assert!(&encode(KeyspaceId::MAX, &[0xFF; 4096])[..] < &END_OF_MAP[..]);
+        assert!(encode(KeyspaceId::MAX, &[0xFF; 4096])[..] < END_OF_MAP[..]);
         assert!(!keyspace_range(KeyspaceId::MAX).end.is_empty());
         assert_eq!(
             keyspace_range(KeyspaceId::SYSTEM),

@@ -10,6 +10,7 @@ const DESCRIPTOR: u8 = 3;
 const APPLY_STATE: u8 = 4;
 const TOMBSTONE: u8 = 5;
 const INSTALL: u8 = 6;
+const INSTALLED: u8 = 7;
 
 /// A key of the `meta` family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,6 +27,8 @@ pub enum MetaKey {
     Tombstone(RegionId, PeerId),
     /// A snapshot install that was begun and must be finished.
     Install(RegionId),
+    /// Applied index of the newest installed snapshot.
+    Installed(RegionId),
 }
 
 /// Key of the node's identity.
@@ -66,6 +69,12 @@ pub fn tombstone(region: RegionId, peer: PeerId) -> [u8; 17] {
 #[must_use]
 pub fn install(region: RegionId) -> [u8; 9] {
     of_region(INSTALL, region)
+}
+
+/// Key of the applied index of a region's newest installed snapshot.
+#[must_use]
+pub fn installed(region: RegionId) -> [u8; 9] {
+    of_region(INSTALLED, region)
 }
 
 /// The descriptors of all regions, by region.
@@ -116,6 +125,7 @@ pub fn decode(key: &[u8]) -> Option<MetaKey> {
         (DESCRIPTOR, []) => Some(MetaKey::Descriptor(region)),
         (APPLY_STATE, []) => Some(MetaKey::ApplyState(region)),
         (INSTALL, []) => Some(MetaKey::Install(region)),
+        (INSTALLED, []) => Some(MetaKey::Installed(region)),
         (TOMBSTONE, rest) => match split_u64(rest)? {
             (peer, []) => Some(MetaKey::Tombstone(region, PeerId(peer))),
             _ => None,

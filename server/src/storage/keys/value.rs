@@ -1,4 +1,5 @@
-//! What lies under a key of `data`: `[format: 0x01][revision: varint][expires_at_ms: varint][payload]`.
+//! What lies under a key of `data`:
+//! `[format: 0x01][revision: varint][expires_at_ms: varint][payload]`.
 //!
 //! The payload comes last and has no length, so that a value is stored and read without a copy of
 //! it. There is one way to encode each value: replicas must agree byte for byte.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 use bytes::Bytes;
 
 use super::{Cursor, Direction, Error, Family, KeyRange, Read, View, WriteBatch};
-use crate::storage::batch::Change;
+use crate::storage::{batch::Change, engine::Row};
 
 pub(super) type Map = BTreeMap<Bytes, Bytes>;
 
@@ -168,7 +168,7 @@ struct MemoryCursor {
 }
 
 impl Cursor for MemoryCursor {
-    fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, Error> {
+    fn next(&mut self) -> Result<Option<Row<'_>>, Error> {
         if self.ended {
             return Ok(None);
         }

@@ -2,7 +2,7 @@
 
 use rocksdb::{DBRawIterator, ReadOptions};
 
-use super::{Cursor, Direction, Error, KeyRange, status::failed};
+use super::{super::engine::Row, Cursor, Direction, Error, KeyRange, status::failed};
 
 enum Position {
     /// Not yet moved to the first row.
@@ -37,7 +37,7 @@ impl<'a> RocksCursor<'a> {
 }
 
 impl Cursor for RocksCursor<'_> {
-    fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, Error> {
+    fn next(&mut self) -> Result<Option<Row<'_>>, Error> {
         match (&self.position, self.direction) {
             (Position::Fresh, Direction::Forward) => self.iter.seek_to_first(),
             (Position::Fresh, Direction::Reverse) => self.iter.seek_to_last(),

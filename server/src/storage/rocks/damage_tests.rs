@@ -9,7 +9,7 @@ use super::{
 };
 use crate::storage::sentinel::Sentinel;
 
-const ROWS: usize = 1000;
+const ROWS: usize = 300;
 
 /// A log of [`ROWS`] rows, each synced alone, as `kill -9` leaves it: copied from an open one.
 fn killed_log() -> tempfile::TempDir {
@@ -18,7 +18,7 @@ fn killed_log() -> tempfile::TempDir {
     let log = RocksEngine::open(&live, Kind::Log, &StorageConfig::default()).unwrap();
     for row in 0..ROWS {
         let mut batch = WriteBatch::new();
-        batch.put(Family::Default, format!("{row:04}").as_bytes(), &[b'v'; 100]);
+        batch.put(Family::Default, format!("{row:04}").as_bytes(), &[b'v'; 400]);
         log.write(&batch, Durability::Synced).unwrap();
     }
     Sentinel { log_sequence: log.sequence() }.write(dir.path()).unwrap();
@@ -230,7 +230,7 @@ fn data_with_a_damaged_log_file_comes_back_to_an_earlier_point() {
     let live = RocksEngine::open(&dir.path().join("live"), Kind::Data, &StorageConfig::default());
     let live = live.unwrap();
     for row in 0..ROWS {
-        put(&live, &format!("{row:04}"), &"v".repeat(100));
+        put(&live, &format!("{row:04}"), &"v".repeat(400));
     }
     copy(&dir.path().join("live"), &dir.path().join("data"));
     let wal = largest(&dir.path().join("data"), "log");

@@ -147,6 +147,10 @@ fn default_family(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result
         }
         Kind::Data => {
             data_files(&mut options, &tables(Some(memory)));
+            // A snapshot that lands on files which span it puts its own on the top level, 16 for
+            // each GiB: that is no reason to slow writers down.
+            options.set_level_zero_slowdown_writes_trigger(40);
+            options.set_level_zero_stop_writes_trigger(72);
             // Most reads are of keys that are not in the memtable: say so without a search.
             options.set_memtable_prefix_bloom_ratio(0.02);
             options.set_memtable_whole_key_filtering(true);

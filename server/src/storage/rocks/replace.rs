@@ -1,13 +1,16 @@
 //! Replacing all rows of a range by staged ones, as a redo.
 //!
 //! Three steps, each harmless to repeat: link the staged files to names of their own, clear the
-//! range, let RocksDB take the links in. RocksDB gives the files a sequence number above that of the
-//! range's removal, so that the new rows are seen and the old ones are not. The staged files
+//! range, let RocksDB take the links in. RocksDB gives the files a sequence number above that of
+//! the range's removal, so that the new rows are seen and the old ones are not. The staged files
 //! themselves stay until the stage is dropped.
 //!
-//! Whole files of old rows could be removed at once (`DeleteFilesInRange`), but that takes them from
-//! under pinned views as well, and its end is inclusive: a neighbour's first key could go with them.
-//! So the space comes back with compaction.
+//! The range's removal is driven down to the oldest files before the new ones come, so that these
+//! land beneath all others and are not written once more; a range without rows needs no removal.
+//!
+//! Whole files of old rows could be removed at once (`DeleteFilesInRange`), but that takes them
+//! from under pinned views as well, and its end is inclusive: a neighbour's first key could go with
+//! them.
 
 use std::{
     fs, io,
@@ -18,7 +21,8 @@ use rocksdb::{DB, IngestExternalFileOptions, WriteBatch};
 
 use super::{
     super::durable_file::failed as io_failed,
-    Error, KeyRange,
+    Cursor as _, Direction, Error, KeyRange,
+    cursor::{self, RocksCursor},
     stage::{self, Seal},
     status::failed,
 };
@@ -65,12 +69,23 @@ fn link_file(dir: &Path, number: u32) -> Result<PathBuf, Error> {
 
 /// Removes the rows of `range`.
 pub(super) fn clear(db: &DB, range: &KeyRange) -> Result<(), Error> {
-    if range.is_empty() {
+    if !has_rows(db, range)? {
+        // What removed them may be unsynced, but comes before any later write: if a power cut takes
+        // it, it takes the removal of whatever makes the caller repeat this as well.
         return Ok(());
     }
     let mut batch = WriteBatch::default();
     batch.delete_range(&range.start[..], range.end_key());
-    db.write(batch).map_err(|e| failed("clear the range", e))
+    db.write(batch).map_err(|e| failed("clear the range", e))?;
+    // Reads the old rows and writes nothing, as they are all dead: cheaper than to write the new
+    // ones twice. That it may fail costs no more than that.
+    db.compact_range(Some(&range.start[..]), Some(range.end_key()));
+    Ok(())
+}
+
+fn has_rows(db: &DB, range: &KeyRange) -> Result<bool, Error> {
+    let iter = db.raw_iterator_opt(cursor::read_options(range));
+    Ok(RocksCursor::new(iter, range, Direction::Forward).next()?.is_some())
 }
 
 /// Moves the files behind `links` into the instance, all or none.

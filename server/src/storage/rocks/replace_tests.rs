@@ -30,7 +30,7 @@ impl Fixture {
 
     fn stage(&self, keys: &str) {
         let mut stage = stage::RocksStage::create(&self.data.stages_dir, "install").unwrap();
-        stage.cut_files_at(1);
+        stage.cut_files_at(0);
         for key in keys.split_whitespace() {
             stage.put(key.as_bytes(), b"new").unwrap();
         }
@@ -149,6 +149,47 @@ fn stage_that_does_not_fit_changes_nothing() {
     let error = f.data.replace_range(&range(), "install").unwrap_err();
     assert!(matches!(error, Error::Corrupt { .. }), "{error}");
     assert_eq!(f.keys(), OLD, "a file is missing");
+}
+
+/// Files on the top level are rewritten, and too many of them stop all writes.
+#[test]
+fn new_rows_land_beneath_all_others() {
+    let f = Fixture::new();
+    f.data.compact();
+    f.stage("b b2 c1 x y z");
+    let to_the_end = KeyRange::new("b", "");
+    for why in ["over old rows", "over its own rows", "once more"] {
+        f.data.replace_range(&to_the_end, "install").unwrap();
+        let files = f.data.stats().level_files;
+        assert_eq!((files[0], files[6]), (0, 7), "{why}: {files:?}");
+    }
+    f.stage("");
+    f.data.replace_range(&to_the_end, "install").unwrap();
+    f.stage("b b2");
+    f.data.replace_range(&to_the_end, "install").unwrap();
+    let files = f.data.stats().level_files;
+    assert_eq!((files[0], files[6]), (0, 3), "where nothing was: {files:?}");
+}
+
+/// A block that cannot be read must not make the range look empty.
+#[test]
+fn replace_over_a_damaged_file_fails() {
+    let f = Fixture::new();
+    f.data.compact();
+    let Fixture { dir, data } = f;
+    drop(data);
+    for file in fs::read_dir(dir.path().join("data")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "sst") {
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[10] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    let f = Fixture { data: open(&dir), dir };
+    f.stage("b");
+    let error = f.data.replace_range(&range(), "install").unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
 }
 
 #[test]

@@ -10,6 +10,11 @@ impl RocksEngine {
         }
     }
 
+    /// Ends all work in the background, so that the files stand still.
+    pub(in crate::storage) fn freeze(&self) {
+        self.db.cancel_all_background_work(true);
+    }
+
     /// Merges all files.
     pub(in crate::storage) fn compact(&self) {
         self.flush();

@@ -1,0 +1,99 @@
+//! HTTP for people and probes: keys, membership, health, metrics.
+//!
+//! Every answer that is not a success is JSON `{code, message, retryable, maybe_applied}`, but those
+//! of the probes, which are text.
+
+use std::sync::Arc;
+
+use axum::{Router, response::Response, routing::get};
+use http::StatusCode;
+
+use self::failure::Failure;
+use super::{
+    Membership, Requests,
+    admission::Admission,
+    cluster::ClusterApi,
+    dispatch::Tracked,
+    kv::KvApi,
+    limits::Limits,
+    observer::{Method, Observer},
+    status::code,
+};
+
+mod cluster;
+mod failure;
+mod keys;
+mod listing;
+mod probes;
+mod query;
+
+/// Answers the text of `/metrics`.
+pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What the handlers share.
+struct Rest<R> {
+    kv: KvApi<R>,
+    cluster: ClusterApi,
+    admission: Admission,
+    observer: Arc<dyn Observer>,
+    metrics: Metrics,
+}
+
+/// Handlers get it by reference count.
+type Shared<R> = Arc<Rest<R>>;
+
+/// Everything on the HTTP port.
+pub fn router<R: Requests>(
+    requests: R,
+    membership: Arc<dyn Membership>,
+    limits: Arc<Limits>,
+    admission: Admission,
+    observer: Arc<dyn Observer>,
+    metrics: Metrics,
+) -> Router {
+    let cluster = ClusterApi { membership, limits: Arc::clone(&limits) };
+    let kv = KvApi::new(requests, limits);
+    let rest = Arc::new(Rest { kv, cluster, admission, observer, metrics });
+    Router::new()
+        .route("/kv", get(listing::list::<R>))
+        .route("/kv/", keys::routes())
+        .route("/kv/{*key}", keys::routes())
+        .route("/cluster", get(cluster::show::<R>))
+        .route("/cluster/nodes", cluster::nodes_routes())
+        .route("/cluster/nodes/{id}", cluster::node_routes())
+        .route("/status", get(cluster::status::<R>))
+        .route("/livez", get(probes::livez::<R>))
+        .route("/readyz", get(probes::readyz::<R>))
+        .route("/metrics", get(probes::metrics::<R>))
+        .fallback(async || Failure::plain(StatusCode::NOT_FOUND, "NOT_FOUND", "no such path"))
+        // axum adds `Allow` to what this answers.
+        .method_not_allowed_fallback(async || {
+            let message = "this path does not know the method";
+            Failure::plain(StatusCode::METHOD_NOT_ALLOWED, "UNIMPLEMENTED", message)
+        })
+        .with_state(rest)
+}
+
+impl<R: Requests> Rest<R> {
+    /// Runs a handler in its queue, and tells the observer.
+    async fn run(
+        &self,
+        method: Method,
+        handler: impl Future<Output = Result<Response, Failure>>,
+    ) -> Result<Response, Failure> {
+        let mut tracked = Tracked::start(&self.observer, method);
+        match self.admission.admit(method.class()) {
+            Ok(permit) => tracked.hold(permit),
+            Err(error) => {
+                tracked.finish(code(&error));
+                return Err(error.into());
+            }
+        }
+        let result = handler.await;
+        tracked.finish(result.as_ref().map_or_else(|failure| failure.code(), |_| tonic::Code::Ok));
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests;

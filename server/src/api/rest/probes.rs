@@ -1,0 +1,65 @@
+//! `/livez`, `/readyz`, `/metrics`: for machines that watch the node. Never queued.
+
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, StatusCode, Uri, header};
+
+use super::{Failure, Shared, query::Query};
+use crate::api::Requests;
+
+/// 200 unless this process is wedged; other nodes do not matter.
+pub(super) async fn livez<R: Requests>(
+    State(rest): State<Shared<R>>,
+    uri: Uri,
+) -> Result<Response, Failure> {
+    let membership = &rest.cluster.membership;
+    probe(&uri, &membership.is_live(), || membership.checks())
+}
+
+/// 200 while this node can serve requests or redirect them.
+pub(super) async fn readyz<R: Requests>(
+    State(rest): State<Shared<R>>,
+    uri: Uri,
+) -> Result<Response, Failure> {
+    let membership = &rest.cluster.membership;
+    probe(&uri, &membership.is_ready(), || membership.checks())
+}
+
+pub(super) async fn metrics<R: Requests>(State(rest): State<Shared<R>>) -> Response {
+    let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, content_type)], (rest.metrics)()).into_response()
+}
+
+fn probe(
+    uri: &Uri,
+    reasons: &[String],
+    checks: impl FnOnce() -> Vec<(&'static str, Result<String, String>)>,
+) -> Result<Response, Failure> {
+    let verbose = Query::of(uri, &["verbose"])?.flag("verbose")?;
+    let mut text = String::new();
+    if verbose {
+        for (name, result) in checks() {
+            text += &match result {
+                Ok(how) => format!("[+] {name}: {how}\n"),
+                Err(why) => format!("[-] {name}: {why}\n"),
+            };
+        }
+    }
+    for reason in reasons {
+        text += reason;
+        text.push('\n');
+    }
+    let status = if reasons.is_empty() {
+        text += "ok\n";
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let mut response = (status, text).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
+    }
+    Ok(response)
+}

@@ -1,0 +1,179 @@
+//! Scans: a range in order, page by page, across regions.
+//!
+//! A page is one read in one region, clipped to where the region is believed to end. A region that
+//! has changed meanwhile refuses the read as a whole, so the cursor moves only over ranges that were
+//! read completely: no key is missed and none repeated, whatever splits or merges in between.
+
+use std::sync::Arc;
+
+use flotilla_proto::v1;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::{
+    Context, Requests,
+    context::{self, user_key},
+    kv::KvApi,
+    limits::Limits,
+    regions,
+    retry::Backoff,
+    status::status,
+};
+use crate::{error::Error, storage::engine::KeyRange};
+
+/// A scan under way. It holds no page: memory is that of the page its caller holds.
+#[derive(Debug)]
+pub(super) struct Pager<R> {
+    requests: R,
+    limits: Arc<Limits>,
+    /// The deadline in it is the current page's.
+    cx: Context,
+    /// Of the scan as a whole, if its caller named one.
+    deadline: Option<Instant>,
+    /// What is still to be read; `None` when the scan is over.
+    rest: Option<KeyRange>,
+    reverse: bool,
+    keys_only: bool,
+    /// Keys still wanted.
+    limit: u64,
+}
+
+impl<R: Requests> KvApi<R> {
+    /// Begins a scan; nothing is read yet.
+    pub(super) fn scan(
+        &self,
+        deadline: Option<Instant>,
+        request: v1::ScanRequest,
+    ) -> Result<Pager<R>, Error> {
+        let v1::ScanRequest { context, start_key, end_key, prefix, reverse, limit, keys_only } =
+            request;
+        self.limits.check_bound("start_key", &start_key)?;
+        self.limits.check_bound("end_key", &end_key)?;
+        self.limits.check_bound("prefix", &prefix)?;
+        let now = Instant::now();
+        let (keyspace, cx) = context::open(context, now)?;
+        let range = if !prefix.is_empty() {
+            Some(keyspace.prefix(&prefix))
+        } else if end_key.is_empty() || start_key < end_key {
+            Some(keyspace.range(&start_key, &end_key))
+        } else if start_key == end_key {
+            None
+        } else {
+            return Err(Error::invalid("end_key", "must not come before start_key"));
+        };
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Error::DeadlineExceeded { message: "it came with no time left".into() });
+        }
+        Ok(Pager {
+            requests: self.requests.clone(),
+            limits: Arc::clone(&self.limits),
+            cx,
+            deadline,
+            rest: range,
+            reverse,
+            keys_only,
+            limit: if limit == 0 { u64::MAX } else { limit },
+        })
+    }
+}
+
+impl<R: Requests> Pager<R> {
+    /// The next page, never empty; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// The scan is over then; what was answered before is right and without gap.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no key: the cursor has not moved.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<v1::KeyValue>>, Error> {
+        while let Some(rest) = self.rest.take() {
+            let page_deadline = Instant::now() + self.limits.request_timeout_default;
+            self.cx.deadline = self.deadline.map_or(page_deadline, |end| end.min(page_deadline));
+            // Put back first, so that a dropped future leaves the scan where it was.
+            self.rest = Some(rest.clone());
+            let read = self.read_page(&rest).await;
+            self.rest = None;
+            let (part, reply) = read?;
+            let Some(last) = reply.items.last() else {
+                if reply.more {
+                    return Err(Error::Internal { message: "a page made no progress".into() });
+                }
+                self.rest = self.after(rest, part);
+                continue;
+            };
+            let last = last.kv.as_ref().map(|kv| kv.key.clone()).unwrap_or_default();
+            if !part.contains(&last) {
+                return Err(Error::Internal { message: "a page went beyond its range".into() });
+            }
+            self.limit = self.limit.saturating_sub(reply.items.len() as u64);
+            self.rest = match reply.more {
+                _ if self.limit == 0 => None,
+                true if self.reverse => Some(KeyRange { start: rest.start, end: last }),
+                true => {
+                    let mut next = last.to_vec();
+                    next.push(0);
+                    Some(KeyRange { start: next.into(), end: rest.end })
+                }
+                false => self.after(rest, part),
+            };
+            return decode(reply.items).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// The pages as a stream that ends with the scan or its first error. Dropping it ends the scan.
+    pub(super) fn into_stream(self) -> BoxStream<'static, Result<v1::ScanResponse, Status>> {
+        stream::try_unfold(self, |mut pager| async move {
+            match pager.next().await {
+                Ok(Some(kvs)) => Ok(Some((v1::ScanResponse { kvs }, pager))),
+                Ok(None) => Ok(None),
+                Err(error) => Err(status(&error)),
+            }
+        })
+        .boxed()
+    }
+
+    /// Reads a page from the near end of `rest`; answers which part of it the page is about.
+    async fn read_page(&self, rest: &KeyRange) -> Result<(KeyRange, v1::ReadReply), Error> {
+        let mut backoff = Backoff::until(self.cx.deadline);
+        loop {
+            let part = match self.cx.route {
+                Some(_) => rest.clone(),
+                None => regions::first_part(&self.requests, rest, self.reverse)?.1,
+            };
+            let range = v1::RangeRead {
+                start_key: part.start.clone(),
+                end_key: part.end.clone(),
+                reverse: self.reverse,
+                keys_only: self.keys_only,
+                limit: self.limit.min(self.limits.scan_page_keys_max),
+                bytes_max: self.limits.scan_page_bytes_max,
+            };
+            match self.requests.read_range(self.cx.clone(), range).await {
+                Ok(reply) => return Ok((part, reply)),
+                Err(error) if self.cx.route.is_none() => backoff.wait(error).await?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What remains of `rest` once `part`, which is its near end, was read.
+    fn after(&self, rest: KeyRange, part: KeyRange) -> Option<KeyRange> {
+        if self.reverse {
+            (part.start > rest.start).then(|| KeyRange { start: rest.start, end: part.start })
+        } else {
+            (part.end != rest.end).then(|| KeyRange { start: part.end, end: rest.end })
+        }
+    }
+}
+
+fn decode(items: Vec<v1::ReadItem>) -> Result<Vec<v1::KeyValue>, Error> {
+    let kvs = items.into_iter().filter_map(|item| item.kv);
+    kvs.map(|kv| Ok(v1::KeyValue { key: user_key(&kv.key)?, ..kv })).collect()
+}
+
+#[cfg(test)]
+mod tests;

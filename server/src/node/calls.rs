@@ -1,0 +1,775 @@
+//! What clients and other nodes can ask of this node, joined or not.
+
+use std::{
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flotilla_proto::v1::{
+    self, pass_request::Call, pass_response::Answer,
+    placement_server::Placement,
+};
+use futures::{FutureExt, future::BoxFuture};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Joined, Node, heartbeat, identity,
+    join::not_joined,
+    joined::placement_client,
+    readiness,
+};
+use crate::{
+    api::{ClusterAnswer, Context, Membership, Requests},
+    clock, command,
+    error::Error,
+    ids::{ClusterId, NodeId, PeerId, RegionId},
+    placement::tables,
+    raft::transport::Inbox,
+    region::{lifecycle, peers::Peers},
+    storage::{
+        batch::WriteBatch,
+        disk::Level,
+        engine::{Durability, Family, KeyRange},
+        keys::data::{self, KeyspaceId},
+    },
+};
+
+const REPLICATION_FACTOR: u32 = 3;
+const REPLICATION_FACTOR_MAX: u32 = 7;
+/// Bound: regions of birth.
+const SPLIT_KEYS_MAX: usize = 10_000;
+const SYSTEM_REGIONS: u64 = 1;
+/// Bound: a checksum of one region over all its peers.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
+const CHECK_POLL: Duration = Duration::from_millis(20);
+
+/// Requests for keys: to the router once the node has joined.
+#[derive(Clone)]
+pub(super) struct Gate(pub(super) Arc<Node>);
+
+impl Gate {
+    fn joined(&self) -> Result<&Arc<Joined>, Error> {
+        self.0.joined().ok_or_else(|| not_joined(&self.0))
+    }
+
+    /// A node that may have been removed while it was down must not tell what it remembers.
+    fn reader(&self, cx: &Context) -> Result<&Arc<Joined>, Error> {
+        let joined = self.joined()?;
+        if cx.read_mode == v1::ReadMode::Stale && !joined.is_confirmed() {
+            return Err(Error::NotReady {
+                message: "this node has not heard from its cluster since its start".to_owned(),
+            });
+        }
+        Ok(joined)
+    }
+}
+
+impl Requests for Gate {
+    async fn write(&self, cx: Context, command: v1::WriteCommand) -> Result<v1::WriteReply, Error> {
+        self.joined()?.router.write(cx, command).await
+    }
+
+    async fn read_points(&self, cx: Context, keys: Vec<Bytes>) -> Result<v1::ReadReply, Error> {
+        self.reader(&cx)?.router.read_points(cx, keys).await
+    }
+
+    async fn read_range(&self, cx: Context, range: v1::RangeRead) -> Result<v1::ReadReply, Error> {
+        self.reader(&cx)?.router.read_range(cx, range).await
+    }
+
+    fn regions_of(&self, range: &KeyRange) -> Result<Vec<v1::Region>, Error> {
+        self.joined()?.router.regions_of(range)
+    }
+}
+
+/// `flotilla.v1.Cluster` on this node.
+pub(super) struct Calls(pub(super) Arc<Node>);
+
+impl Calls {
+    fn joined(&self) -> Result<Arc<Joined>, Error> {
+        self.0.joined().cloned().ok_or_else(|| not_joined(&self.0))
+    }
+
+    /// Serves a membership call on the driver, wherever it is.
+    async fn on_driver(&self, call: Call) -> Result<Answer, Error> {
+        let joined = self.joined()?;
+        if let Some(answer) = joined.driver.call(call.clone()).await? {
+            return Ok(answer);
+        }
+        let request = v1::PassRequest { call: Some(call) };
+        heartbeat::ask_driver(&self.0, &joined, |mut client| {
+            let request = request.clone();
+            async move {
+                let response = match client.pass(request).await {
+                    Ok(response) => response.into_inner(),
+                    // The calls are idempotent, so a lost answer may be asked for again elsewhere.
+                    Err(status) => {
+                        return Err(Error::NotReady { message: status.message().to_owned() });
+                    }
+                };
+                match response.answer {
+                    Some(Answer::Failure(failure)) => Err(Error::from_failure(failure)),
+                    answer if response.accepted => Ok(answer),
+                    _ => Ok(None),
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    async fn initialize_here(
+        &self,
+        request: v1::InitializeRequest,
+    ) -> Result<v1::InitializeResponse, Error> {
+        let node = &self.0;
+        let _joining = node.joining.lock().await;
+        let storage = |error: crate::storage::engine::Error| Error::Internal {
+            message: format!("initialize: {error}"),
+        };
+        if let Some(stored) = identity::read_stored(node.data.as_ref()).map_err(storage)? {
+            let id = ClusterId::from_bytes(&stored.cluster_id).map(|id| id.to_string());
+            if stored.initialized_here && stored.initialize_token == request.token {
+                return Ok(v1::InitializeResponse {
+                    cluster_id: id.unwrap_or_default(),
+                    node_id: stored.node_id,
+                });
+            }
+            return Err(Error::FailedPrecondition {
+                message: format!(
+                    "this node already belongs to cluster {}",
+                    id.unwrap_or_default()
+                ),
+            });
+        }
+        if !node.config.join.is_empty() {
+            return Err(Error::FailedPrecondition {
+                message: "this node was told to join a cluster (--join)".to_owned(),
+            });
+        }
+        let (batch, regions, stored) = self.birth(&request)?;
+        lifecycle::birth(node.log.as_ref(), node.data.as_ref(), &regions, batch)
+            .map_err(storage)?;
+        let identity = identity::read(node.data.as_ref())
+            .map_err(storage)?
+            .ok_or_else(|| Error::Internal { message: "the identity is gone".to_owned() })?;
+        node.activate(identity, false).await.map_err(|error| Error::Internal {
+            message: format!("start the first regions: {error:#}"),
+        })?;
+        Ok(v1::InitializeResponse {
+            cluster_id: identity.cluster.to_string(),
+            node_id: stored.node_id,
+        })
+    }
+
+    /// Everything that the first node of a cluster is born with.
+    fn birth(
+        &self,
+        request: &v1::InitializeRequest,
+    ) -> Result<(WriteBatch, Vec<command::RegionState>, v1::NodeIdentity), Error> {
+        let node = &self.0;
+        let factor = match request.replication_factor {
+            0 => REPLICATION_FACTOR,
+            factor if factor % 2 == 1 && factor <= REPLICATION_FACTOR_MAX => factor,
+            _ => {
+                return Err(Error::InvalidArgument {
+                    field: "replication_factor".to_owned(),
+                    message: format!("must be odd and at most {REPLICATION_FACTOR_MAX}"),
+                    limit: REPLICATION_FACTOR_MAX.into(),
+                });
+            }
+        };
+        let borders = borders(&request.split_keys, node.config.limits.key_bytes_max)?;
+        let first = NodeId(1);
+        let mut regions = Vec::new();
+        for (index, pair) in borders.windows(2).enumerate() {
+            let id = SYSTEM_REGIONS + index as u64;
+            regions.push(lifecycle::newborn(
+                RegionId(id),
+                pair[0].clone(),
+                pair[1].clone(),
+                PeerId(id),
+                first,
+            ));
+        }
+        let next = SYSTEM_REGIONS + regions.len() as u64;
+        let cluster_id = ClusterId(clock::random_bytes());
+        let seed = tables::Seed {
+            cluster_id,
+            replication_factor: factor,
+            token: request.token.clone(),
+            first: v1::NodeRecord {
+                node_id: first.0,
+                client_address: node.advertised.client.clone(),
+                peer_address: node.advertised.peer.clone(),
+                http_address: node.advertised.http.clone(),
+                state: v1::NodeState::Up.into(),
+                labels: node.labels(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                forced: false,
+            },
+            next_region: RegionId(next),
+            next_peer: PeerId(next),
+        };
+        let mut batch = WriteBatch::new();
+        let head = command::ValueHead::new(1, 0);
+        for (key, payload) in tables::seed(seed) {
+            batch.put_parts(Family::Default, &key, &[head.as_bytes(), &payload]);
+        }
+        let stored = v1::NodeIdentity {
+            cluster_id: Bytes::copy_from_slice(&cluster_id.0),
+            node_id: first.0,
+            removed: false,
+            initialize_token: request.token.clone(),
+            initialized_here: true,
+        };
+        identity::put(&mut batch, &stored);
+        Ok((batch, regions, stored))
+    }
+
+    async fn check(
+        &self,
+        request: v1::CheckRegionRequest,
+    ) -> Result<v1::CheckRegionResponse, Error> {
+        let joined = self.joined()?;
+        let region = RegionId(request.region_id);
+        let deadline = clock::now() + CHECK_TIMEOUT;
+        let descriptor = match joined.peers.get(region) {
+            Some(peer) => (*peer.view().published().descriptor).clone(),
+            None => return Err(Error::RegionNotFound { region }),
+        };
+        let check_id = clock::random();
+        joined.router.propose_checksum(region, check_id, deadline).await?;
+        let asked = descriptor.peers.iter().map(|member| {
+            let request = v1::PeerChecksumRequest {
+                region_id: region.0,
+                peer_id: member.peer_id,
+                check_id,
+            };
+            let (peer_id, node_id) = (member.peer_id, member.node_id);
+            let joined = Arc::clone(&joined);
+            async move {
+                let answer =
+                    tokio::time::timeout_at(deadline, self.peer_checksum(&joined, node_id, request))
+                        .await
+                        .unwrap_or_else(|_| Err("did not answer in time".to_owned()));
+                match answer {
+                    Ok(sum) => v1::PeerChecksum {
+                        peer_id,
+                        node_id,
+                        error: sum.error,
+                        applied_index: sum.applied_index,
+                        checksum: sum.checksum,
+                        keys: sum.keys,
+                    },
+                    Err(error) => {
+                        v1::PeerChecksum { peer_id, node_id, error, ..Default::default() }
+                    }
+                }
+            }
+        });
+        let peers = futures::future::join_all(asked).await;
+        let consistent = peers.iter().all(|peer| peer.error.is_empty())
+            && peers.windows(2).all(|pair| {
+                let of = |peer: &v1::PeerChecksum| (peer.applied_index, peer.checksum, peer.keys);
+                of(&pair[0]) == of(&pair[1])
+            });
+        Ok(v1::CheckRegionResponse { consistent, peers })
+    }
+
+    async fn peer_checksum(
+        &self,
+        joined: &Joined,
+        node_id: u64,
+        request: v1::PeerChecksumRequest,
+    ) -> Result<v1::PeerChecksumResponse, String> {
+        let mut client = None;
+        loop {
+            let answer = if node_id == joined.node.0 {
+                local_checksum(joined, &request)
+            } else {
+                let client = match &mut client {
+                    Some(client) => client,
+                    empty => {
+                        let record = self
+                            .0
+                            .directory
+                            .node(NodeId(node_id))
+                            .ok_or("its node is not known")?;
+                        empty.insert(placement_client(&record.peer_address).await?)
+                    }
+                };
+                client
+                    .peer_checksum(request)
+                    .await
+                    .map_err(|status| status.message().to_owned())?
+                    .into_inner()
+            };
+            if answer.ready {
+                return Ok(answer);
+            }
+            tokio::time::sleep(CHECK_POLL).await;
+        }
+    }
+}
+
+/// Borders of the regions of birth, in encoded keys, ends of the key space included.
+fn borders(split_keys: &[Bytes], key_bytes_max: usize) -> Result<Vec<Bytes>, Error> {
+    if split_keys.len() > SPLIT_KEYS_MAX {
+        return Err(Error::InvalidArgument {
+            field: "split_keys".to_owned(),
+            message: format!("has {} keys", split_keys.len()),
+            limit: SPLIT_KEYS_MAX as u64,
+        });
+    }
+    let mut borders = vec![Bytes::new(), data::keyspace_range(KeyspaceId::DEFAULT).start];
+    let mut sorted = split_keys.to_vec();
+    sorted.sort();
+    sorted.dedup();
+    for key in sorted {
+        if key.is_empty() || key.len() > key_bytes_max {
+            return Err(Error::InvalidArgument {
+                field: "split_keys".to_owned(),
+                message: format!("a key of {} bytes", key.len()),
+                limit: key_bytes_max as u64,
+            });
+        }
+        borders.push(data::encode(KeyspaceId::DEFAULT, &key));
+    }
+    borders.push(Bytes::new());
+    Ok(borders)
+}
+
+fn local_checksum(
+    joined: &Joined,
+    request: &v1::PeerChecksumRequest,
+) -> v1::PeerChecksumResponse {
+    let peer = joined
+        .peers
+        .get(RegionId(request.region_id))
+        .filter(|peer| peer.id.0 == request.peer_id);
+    let Some(peer) = peer else {
+        return v1::PeerChecksumResponse {
+            ready: true,
+            error: "the peer is not on its node".to_owned(),
+            ..Default::default()
+        };
+    };
+    match peer.view().checksum(request.check_id) {
+        Some(sum) => match sum.outcome {
+            None => v1::PeerChecksumResponse::default(),
+            Some(Ok((checksum, keys))) => v1::PeerChecksumResponse {
+                ready: true,
+                applied_index: sum.applied_index,
+                checksum,
+                keys,
+                error: String::new(),
+            },
+            Some(Err(error)) => {
+                v1::PeerChecksumResponse { ready: true, error, ..Default::default() }
+            }
+        },
+        None => v1::PeerChecksumResponse::default(),
+    }
+}
+
+/// The answer of one kind out of the many.
+macro_rules! only {
+    ($answer:expr, $kind:ident) => {
+        match $answer {
+            Answer::$kind(answer) => Ok(answer),
+            _ => Err(Error::Internal { message: "an answer of another kind".to_owned() }),
+        }
+    };
+}
+
+impl Membership for Calls {
+    fn initialize(
+        &self,
+        request: v1::InitializeRequest,
+    ) -> ClusterAnswer<'_, v1::InitializeResponse> {
+        // Once begun it is finished, also when the caller goes.
+        let calls = Self(Arc::clone(&self.0));
+        let task = self.0.runtime.spawn(async move { calls.initialize_here(request).await });
+        async move {
+            task.await.unwrap_or_else(|error| Err(Error::Internal { message: error.to_string() }))
+        }
+        .boxed()
+    }
+
+    fn add_learner(
+        &self,
+        request: v1::AddLearnerRequest,
+    ) -> ClusterAnswer<'_, v1::AddLearnerResponse> {
+        async move { only!(self.on_driver(Call::AddLearner(request)).await?, AddLearner) }.boxed()
+    }
+
+    fn change_membership(
+        &self,
+        request: v1::ChangeMembershipRequest,
+    ) -> ClusterAnswer<'_, v1::ChangeMembershipResponse> {
+        async move {
+            only!(self.on_driver(Call::ChangeMembership(request)).await?, ChangeMembership)
+        }
+        .boxed()
+    }
+
+    fn remove_node(
+        &self,
+        request: v1::RemoveNodeRequest,
+    ) -> ClusterAnswer<'_, v1::RemoveNodeResponse> {
+        async move { only!(self.on_driver(Call::RemoveNode(request)).await?, RemoveNode) }.boxed()
+    }
+
+    fn cancel_remove_node(
+        &self,
+        request: v1::CancelRemoveNodeRequest,
+    ) -> ClusterAnswer<'_, v1::CancelRemoveNodeResponse> {
+        async move {
+            only!(self.on_driver(Call::CancelRemoveNode(request)).await?, CancelRemoveNode)
+        }
+        .boxed()
+    }
+
+    fn evict_leaders(
+        &self,
+        request: v1::EvictLeadersRequest,
+    ) -> ClusterAnswer<'_, v1::EvictLeadersResponse> {
+        async move { only!(self.on_driver(Call::EvictLeaders(request)).await?, EvictLeaders) }
+            .boxed()
+    }
+
+    fn transfer_leader(
+        &self,
+        request: v1::TransferLeaderRequest,
+    ) -> ClusterAnswer<'_, v1::TransferLeaderResponse> {
+        async move {
+            let joined = self.joined()?;
+            transfer(
+                &self.0,
+                &joined,
+                v1::TransferRequest {
+                    region_id: request.region_id,
+                    to_node_id: request.to_node_id,
+                },
+            )
+            .await?;
+            Ok(v1::TransferLeaderResponse {})
+        }
+        .boxed()
+    }
+
+    fn status(&self, _: v1::StatusRequest) -> ClusterAnswer<'_, v1::StatusResponse> {
+        let node = &self.0;
+        let reasons = self.is_ready();
+        let disk = *node.disk_status.lock();
+        let mut status = v1::StatusResponse {
+            removed: node.is_removed(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            client_address: node.advertised.client.clone(),
+            peer_address: node.advertised.peer.clone(),
+            http_address: node.advertised.http.clone(),
+            labels: node.labels(),
+            ready: reasons.is_empty(),
+            not_ready_reasons: reasons,
+            disk_level: match disk.map(|disk| disk.level) {
+                None | Some(Level::Normal) => "normal",
+                Some(Level::Low) => "low",
+                Some(Level::Critical) => "critical",
+            }
+            .to_owned(),
+            disk_available_bytes: disk.map_or(0, |disk| disk.available_bytes),
+            disk_used_bytes: disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes),
+            ..v1::StatusResponse::default()
+        };
+        if let Some(joined) = node.joined.get() {
+            status.joined = true;
+            status.cluster_id = joined.cluster.to_string();
+            status.node_id = joined.node.0;
+            status.table_version = node.directory.table().version;
+            status.system_leader_node =
+                joined.driver.system_leader().map_or(0, |leader| leader.0);
+            status.peers = joined.peers.all().iter().map(|peer| peer.status()).collect();
+            for (region, peer, _) in joined.peers.quarantined() {
+                status.peers.push(v1::PeerStatus {
+                    region: Some(v1::Region { region_id: region.0, ..Default::default() }),
+                    peer_id: peer.0,
+                    role: "quarantined".to_owned(),
+                    ..v1::PeerStatus::default()
+                });
+            }
+        } else if let Ok(Some(stored)) = identity::read(node.data.as_ref()) {
+            status.joined = true;
+            status.cluster_id = stored.cluster.to_string();
+            status.node_id = stored.node.0;
+        }
+        async move { Ok(status) }.boxed()
+    }
+
+    fn list_nodes(
+        &self,
+        request: v1::ListNodesRequest,
+    ) -> ClusterAnswer<'_, v1::ListNodesResponse> {
+        async move { only!(self.on_driver(Call::ListNodes(request)).await?, ListNodes) }.boxed()
+    }
+
+    fn list_regions(
+        &self,
+        request: v1::ListRegionsRequest,
+    ) -> ClusterAnswer<'_, v1::ListRegionsResponse> {
+        async move {
+            let range = if request.all {
+                KeyRange::default()
+            } else {
+                data::range(keyspace(request.keyspace)?, &request.start_key, &request.end_key)
+            };
+            let asked = v1::RegionsRequest {
+                start_key: range.start,
+                end_key: range.end,
+                limit: request.limit,
+            };
+            let regions = heartbeat::regions(&self.0, asked).await?;
+            Ok(v1::ListRegionsResponse { regions })
+        }
+        .boxed()
+    }
+
+    fn locate(&self, request: v1::LocateRequest) -> ClusterAnswer<'_, v1::LocateResponse> {
+        async move {
+            let keyspace = keyspace(request.keyspace)?;
+            let mut regions = Vec::with_capacity(request.keys.len());
+            for key in &request.keys {
+                let start_key = data::encode(keyspace, key);
+                let end_key = Bytes::from([&start_key[..], &[0]].concat());
+                let asked = v1::RegionsRequest { start_key, end_key, limit: 1 };
+                regions.extend(heartbeat::regions(&self.0, asked).await?);
+            }
+            Ok(v1::LocateResponse { regions })
+        }
+        .boxed()
+    }
+
+    fn check_region(
+        &self,
+        request: v1::CheckRegionRequest,
+    ) -> ClusterAnswer<'_, v1::CheckRegionResponse> {
+        self.check(request).boxed()
+    }
+
+    fn is_ready(&self) -> Vec<String> {
+        readiness::checks(&self.0)
+            .into_iter()
+            .filter_map(|(name, result)| result.err().map(|why| format!("{name}: {why}")))
+            .collect()
+    }
+
+    fn is_live(&self) -> Vec<String> {
+        // A node that cannot write its log ends by itself; what answers here is not wedged.
+        Vec::new()
+    }
+
+    fn checks(&self) -> Vec<(&'static str, Result<String, String>)> {
+        readiness::checks(&self.0)
+    }
+}
+
+fn keyspace(id: u32) -> Result<KeyspaceId, Error> {
+    match id {
+        0 => Ok(KeyspaceId::DEFAULT),
+        id => KeyspaceId::new(id)
+            .ok_or_else(|| Error::invalid("keyspace", "is above the largest id")),
+    }
+}
+
+/// Asks the leader of a region, wherever it is, to hand over.
+async fn transfer(
+    node: &Arc<Node>,
+    joined: &Joined,
+    request: v1::TransferRequest,
+) -> Result<(), Error> {
+    let region = RegionId(request.region_id);
+    let peer = joined.peers.get(region).ok_or(Error::RegionNotFound { region })?;
+    if peer.is_leader() {
+        return peer.transfer_to(NodeId(request.to_node_id)).await;
+    }
+    let (_, leader) = peer.leader().ok_or(Error::NoLeader { region })?;
+    let record = node.directory.node(leader).ok_or(Error::NoLeader { region })?;
+    let unavailable = |message: String| Error::NotReady { message };
+    let mut client = placement_client(&record.peer_address).await.map_err(unavailable)?;
+    client.transfer(request).await.map_err(|status| Error::FailedPrecondition {
+        message: status.message().to_owned(),
+    })?;
+    Ok(())
+}
+
+/// `flotilla.v1.Placement` on this node.
+pub(super) struct PlacementCalls(pub(super) Arc<Node>);
+
+impl PlacementCalls {
+    fn joined(&self) -> Result<Arc<Joined>, Status> {
+        self.0.joined().cloned().ok_or_else(|| Status::unavailable("not joined"))
+    }
+}
+
+#[tonic::async_trait]
+impl Placement for PlacementCalls {
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+        let joined = self.joined()?;
+        Ok(Response::new(joined.driver.hear(request.into_inner()).await))
+    }
+
+    async fn adopt(
+        &self,
+        request: Request<v1::AdoptRequest>,
+    ) -> Result<Response<v1::AdoptResponse>, Status> {
+        let node = Arc::clone(&self.0);
+        let request = request.into_inner();
+        // Once begun it is finished, also when the caller goes.
+        self.0
+            .runtime
+            .spawn(async move { adopt(&node, request).await })
+            .await
+            .map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(v1::AdoptResponse {}))
+    }
+
+    async fn peer_checksum(
+        &self,
+        request: Request<v1::PeerChecksumRequest>,
+    ) -> Result<Response<v1::PeerChecksumResponse>, Status> {
+        Ok(Response::new(local_checksum(self.joined()?.as_ref(), &request.into_inner())))
+    }
+
+    async fn transfer(
+        &self,
+        request: Request<v1::TransferRequest>,
+    ) -> Result<Response<v1::TransferResponse>, Status> {
+        let request = request.into_inner();
+        let region = RegionId(request.region_id);
+        let peer = self
+            .joined()?
+            .peers
+            .get(region)
+            .ok_or_else(|| Status::failed_precondition("the region is not here"))?;
+        peer.transfer_to(NodeId(request.to_node_id))
+            .await
+            .map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(Response::new(v1::TransferResponse {}))
+    }
+
+    async fn regions(
+        &self,
+        request: Request<v1::RegionsRequest>,
+    ) -> Result<Response<v1::RegionsResponse>, Status> {
+        let regions = self.joined()?.driver.regions(&request.into_inner()).await;
+        Ok(Response::new(v1::RegionsResponse {
+            accepted: regions.is_some(),
+            regions: regions.unwrap_or_default(),
+        }))
+    }
+
+    async fn pass(
+        &self,
+        request: Request<v1::PassRequest>,
+    ) -> Result<Response<v1::PassResponse>, Status> {
+        let call = request
+            .into_inner()
+            .call
+            .ok_or_else(|| Status::invalid_argument("not a call this version knows"))?;
+        let answer = self.joined()?.driver.call(call).await;
+        Ok(Response::new(match answer {
+            Ok(Some(answer)) => v1::PassResponse { accepted: true, answer: Some(answer) },
+            Ok(None) => v1::PassResponse { accepted: false, answer: None },
+            Err(error) => v1::PassResponse {
+                accepted: true,
+                answer: Some(Answer::Failure(error.to_failure())),
+            },
+        }))
+    }
+}
+
+/// Takes an identity over, for good.
+///
+/// Durability: on the disk before it is answered; doing it again does nothing.
+async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result<(), Status> {
+    let _joining = node.joining.lock().await;
+    let storage = |error: crate::storage::engine::Error| Status::internal(error.to_string());
+    if ClusterId::from_bytes(&request.cluster_id).is_none() || request.node_id == 0 {
+        return Err(Status::invalid_argument("not an identity"));
+    }
+    let stored = identity::read_stored(node.data.as_ref()).map_err(storage)?;
+    if let Some(stored) = stored {
+        let same = stored.cluster_id == request.cluster_id && stored.node_id == request.node_id;
+        return if same && !stored.removed {
+            Ok(())
+        } else {
+            Err(Status::failed_precondition("this disk belongs to another node"))
+        };
+    }
+    let mut batch = WriteBatch::new();
+    let stored = v1::NodeIdentity {
+        cluster_id: request.cluster_id,
+        node_id: request.node_id,
+        ..v1::NodeIdentity::default()
+    };
+    identity::put(&mut batch, &stored);
+    fail::fail_point!("adopt-before-write");
+    node.data.write(&batch, Durability::Synced).map_err(storage)?;
+    fail::fail_point!("adopt-after-write");
+    if let Some(table) = request.table {
+        node.directory.update(table).map_err(storage)?;
+    }
+    let identity = identity::read(node.data.as_ref())
+        .map_err(storage)?
+        .ok_or_else(|| Status::internal("the identity is gone"))?;
+    node.activate(identity, false).await.map_err(|error| Status::internal(format!("{error:#}")))
+}
+
+/// What arrives on the peer port for regions.
+pub(super) struct NodeInbox(pub(super) Arc<Node>);
+
+impl NodeInbox {
+    fn peers(&self) -> Result<&Arc<Peers>, v1::Refused> {
+        let refuse = |message: &str| v1::Refused {
+            reason: v1::refused::Reason::NotReady.into(),
+            message: message.to_owned(),
+        };
+        if self.0.is_removed() {
+            return Err(refuse("this node was removed from its cluster"));
+        }
+        self.0.joined().map(|joined| &joined.peers).ok_or_else(|| refuse("not joined"))
+    }
+}
+
+impl Inbox for NodeInbox {
+    fn admit(&self, batch: &v1::MessageBatch) -> Result<(), v1::Refused> {
+        self.peers()?.admit(batch)
+    }
+
+    fn deliver(&self, from: NodeId, message: v1::Message) -> BoxFuture<'static, v1::Message> {
+        match self.peers() {
+            Ok(peers) => peers.deliver(from, message),
+            Err(refused) => {
+                let answer = crate::raft::transport::refusal(&message, refused);
+                async move { answer }.boxed()
+            }
+        }
+    }
+
+    fn snapshot(
+        &self,
+        header: v1::SnapshotHeader,
+        chunks: Streaming<v1::SnapshotChunk>,
+    ) -> BoxFuture<'static, v1::SnapshotResult> {
+        match self.peers() {
+            Ok(peers) => peers.snapshot(header, chunks),
+            Err(refused) => {
+                async move { v1::SnapshotResult { vote: None, refused: Some(refused) } }.boxed()
+            }
+        }
+    }
+}

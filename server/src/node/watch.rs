@@ -1,0 +1,59 @@
+//! Looks after the disk from threads that nothing else can hold up.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::Node;
+use crate::clock;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Starts the watch of the disk; a node in memory has none.
+pub(super) fn start(node: &Arc<Node>) {
+    let Some(disk) = node.disk.clone() else { return };
+    if let Ok(status) = disk.poll() {
+        *node.disk_status.lock() = Some(status);
+    }
+    let probes = Arc::new(AtomicU64::new(0));
+    let began = clock::monotonic();
+    let seconds = move || began.elapsed().as_secs();
+
+    let (probed, probe_disk, prober) = (Arc::clone(&probes), Arc::clone(&disk), Arc::clone(node));
+    let probing = thread::Builder::new().name("disk-probe".to_owned()).spawn(move || {
+        loop {
+            match probe_disk.probe() {
+                Ok(_) | Err(crate::storage::engine::Error::Full { .. }) => {}
+                Err(error) => return prober.fail(format!("probe the disk: {error}")),
+            }
+            probed.store(seconds(), Ordering::Release);
+            thread::sleep(INTERVAL);
+        }
+    });
+    let watcher = Arc::clone(node);
+    let timeout = node.config.disk.probe_timeout.as_secs();
+    let watching = thread::Builder::new().name("disk-watch".to_owned()).spawn(move || {
+        loop {
+            match disk.poll() {
+                Ok(status) => *watcher.disk_status.lock() = Some(status),
+                Err(error) => tracing::warn!(%error, "looking at the disk"),
+            }
+            let silent = seconds().saturating_sub(probes.load(Ordering::Acquire));
+            if silent > timeout.max(1) + 1 {
+                watcher.fail(format!("the disk has not answered a write for {silent} s"));
+                return;
+            }
+            thread::sleep(INTERVAL);
+        }
+    });
+    for thread in [probing, watching] {
+        if let Err(error) = thread {
+            node.fail(format!("start the watch of the disk: {error}"));
+        }
+    }
+}

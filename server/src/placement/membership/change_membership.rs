@@ -1,0 +1,69 @@
+//! Putting nodes into service and taking them out of it.
+
+use std::collections::BTreeSet;
+
+use flotilla_proto::v1;
+
+use super::{Decision, check_enough, check_version, record, refused, up_nodes};
+use crate::{error::Error, ids::NodeId};
+
+/// Promotes learners to `UP` and demotes nodes in service to learners, all or none.
+///
+/// # Errors
+/// `VersionMoved`. `InvalidArgument`: a node is in both lists. `NotFound`: no such node.
+/// `FailedPrecondition`: a node that has not joined, drains or was removed; or so many demoted that
+/// fewer than the replication factor would stay in service.
+pub fn change_membership(
+    table: &v1::NodeTable,
+    request: &v1::ChangeMembershipRequest,
+) -> Result<Decision, Error> {
+    check_version(table, request.expected_version)?;
+    let promote: BTreeSet<u64> = request.promote.iter().copied().collect();
+    let demote: BTreeSet<u64> = request.demote.iter().copied().collect();
+    if let Some(both) = promote.intersection(&demote).next() {
+        return Err(Error::invalid("demote", format!("node {both} is also to be promoted")));
+    }
+
+    let mut changed = Vec::new();
+    for (ids, from, to) in [
+        (&promote, v1::NodeState::NodeLearner, v1::NodeState::Up),
+        (&demote, v1::NodeState::Up, v1::NodeState::NodeLearner),
+    ] {
+        for id in ids {
+            let record = record(table, NodeId(*id))?;
+            match record.state() {
+                state if state == to => {}
+                state if state == from => {
+                    let mut record = record.clone();
+                    record.set_state(to);
+                    changed.push(record);
+                }
+                v1::NodeState::Joining => {
+                    return Err(refused(format!(
+                        "node {id} has not finished to join: repeat AddLearner"
+                    )));
+                }
+                v1::NodeState::Draining => {
+                    return Err(refused(format!(
+                        "node {id} is being removed: CancelRemoveNode takes that back"
+                    )));
+                }
+                v1::NodeState::Removed => {
+                    return Err(refused(format!("node {id} was removed, for ever")));
+                }
+                v1::NodeState::Unspecified | v1::NodeState::NodeLearner | v1::NodeState::Up => {
+                    return Err(Error::DataLoss {
+                        message: format!("node {id} has no valid state in the node table"),
+                    });
+                }
+            }
+        }
+    }
+
+    let gained = changed.iter().filter(|node| node.state() == v1::NodeState::Up).count();
+    let lost = changed.len() - gained;
+    if lost > 0 {
+        check_enough(table, up_nodes(table) + gained - lost)?;
+    }
+    Ok(Decision::of(table, &changed))
+}

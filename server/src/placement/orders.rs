@@ -1,0 +1,94 @@
+//! Steps that were given to a leader and not seen through.
+//!
+//! A step shows in the view only after its leader carried it out and reported again. Until then the
+//! region is not planned anew: a second `AddLearnerPeer` would burn a peer id, and a balance that
+//! counts a leader where it no longer is would move another one after it. An order ends when the
+//! region's membership moved, when its leader changed, or after a time, since a lost answer looks
+//! like none.
+
+use std::collections::BTreeMap;
+
+use flotilla_proto::v1::{self, step::Action};
+
+use super::{
+    config::{PlacementConfig, millis},
+    view::{ClusterView, LeaderPeer, RegionView},
+};
+use crate::ids::{NodeId, RegionId};
+
+#[derive(Clone, Debug)]
+struct Order {
+    step: v1::Step,
+    leader: Option<LeaderPeer>,
+    at_ms: u64,
+}
+
+/// At most one order per region.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Orders(BTreeMap<RegionId, Order>);
+
+impl ClusterView {
+    /// Remembers steps that are on their way to the regions' leaders.
+    pub fn order(&mut self, steps: &[v1::Step], now_ms: u64) {
+        for step in steps {
+            let id = RegionId(step.region_id);
+            let leader = self.regions().get(&id).and_then(|region| region.leader);
+            self.orders.0.insert(id, Order { step: step.clone(), leader, at_ms: now_ms });
+        }
+    }
+
+    /// Drops what is done or has taken too long.
+    pub fn settle_orders(&mut self, config: &PlacementConfig, now_ms: u64) {
+        let mut orders = std::mem::take(&mut self.orders);
+        orders.0.retain(|id, order| {
+            self.regions().get(id).is_some_and(|region| order.is_open(region, config, now_ms))
+        });
+        self.orders = orders;
+    }
+
+    /// The steps that wait for regions led by `node`. Giving them twice does no harm.
+    #[must_use]
+    pub fn orders_for(&self, node: NodeId, config: &PlacementConfig, now_ms: u64) -> Vec<v1::Step> {
+        self.open_orders(config, now_ms)
+            .filter(|(region, _)| region.leader.is_some_and(|leader| leader.node == node))
+            .map(|(_, step)| step.clone())
+            .collect()
+    }
+
+    /// Whether a peer is about to be added on `node`.
+    #[must_use]
+    pub fn is_ordered_on(&self, node: NodeId, config: &PlacementConfig, now_ms: u64) -> bool {
+        self.open_orders(config, now_ms).any(|(_, step)| {
+            matches!(&step.action, Some(Action::AddLearner(add)) if add.node_id == node.0)
+        })
+    }
+
+    /// The orders that are not seen through, with their regions.
+    pub(super) fn open_orders(
+        &self,
+        config: &PlacementConfig,
+        now_ms: u64,
+    ) -> impl Iterator<Item = (&RegionView, &v1::Step)> {
+        self.orders.0.iter().filter_map(move |(id, order)| {
+            let region = self.regions().get(id)?;
+            order.is_open(region, config, now_ms).then_some((region, &order.step))
+        })
+    }
+}
+
+impl Order {
+    fn is_open(&self, region: &RegionView, config: &PlacementConfig, now_ms: u64) -> bool {
+        let planned_on = self.step.epoch.unwrap_or_default().conf_ver;
+        let done = match &self.step.action {
+            Some(Action::Transfer(_)) => region.leader != self.leader,
+            Some(Action::Change(change)) if super::steps::is_finish(change) => {
+                region.joint_since_ms.is_none()
+            }
+            Some(Action::AddLearner(_) | Action::Change(_)) => region.leader != self.leader,
+            None => true,
+        };
+        !done
+            && region.epoch().conf_ver == planned_on
+            && now_ms.saturating_sub(self.at_ms) < millis(config.step_timeout)
+    }
+}

@@ -1,0 +1,200 @@
+//! What a region's peers are worth, and which changes of its voters are safe.
+
+use std::collections::BTreeMap;
+
+use flotilla_proto::v1;
+
+use super::{
+    config::{PlacementConfig, millis},
+    view::{ClusterView, NodeView, RegionView},
+};
+use crate::ids::{NodeId, PeerId, RegionId};
+
+/// Why a node cannot be given up for dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuorumLoss {
+    /// Some region has not been heard of yet.
+    #[error("not every region has been heard of yet")]
+    Unknown,
+    /// Of a joint change only one of two quorums would be known.
+    #[error("the membership of region {region} is being changed")]
+    Changing { region: RegionId },
+    #[error("region {region} has no leader that is heard")]
+    Leaderless { region: RegionId },
+    #[error("region {region} would not keep a live quorum")]
+    TooFew { region: RegionId },
+}
+
+/// What is to become of a peer, by where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Counts towards the replication factor.
+    Stays,
+    /// Its node is not in service (draining, demoted): to be moved, adding first.
+    Leaving,
+    /// Silent for so long that it is rebuilt elsewhere, adding first: it may still come back.
+    Down,
+    /// Its data is gone or must not be used (removed node, forced removal, quarantine): it helps no
+    /// quorum, so it may leave before it is replaced.
+    Gone,
+}
+
+/// A peer of a region with what is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub peer: PeerId,
+    pub node: NodeId,
+    pub voter: bool,
+    pub leader: bool,
+    pub standing: Standing,
+    /// Counts for a quorum: its node is alive and it answers its leader.
+    pub live: bool,
+    /// Lags little enough to be promoted or to lead. Never true before it has the region's data.
+    pub caught_up: bool,
+    pub matched_index: u64,
+}
+
+/// The peers of one region, in the order of their ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members(Vec<Member>);
+
+impl Members {
+    /// Judges the peers of `region`.
+    #[must_use]
+    pub fn of(
+        view: &ClusterView,
+        region: &RegionView,
+        nodes: &BTreeMap<NodeId, NodeView>,
+        config: &PlacementConfig,
+        now_ms: u64,
+    ) -> Self {
+        let mut members: Vec<Member> = region
+            .region
+            .peers
+            .iter()
+            .map(|peer| judge(view, region, peer, nodes, config, now_ms))
+            .collect();
+        members.sort_unstable_by_key(|member| member.peer);
+        Self(members)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Member> + Clone {
+        self.0.iter()
+    }
+
+    pub fn voters(&self) -> impl Iterator<Item = &Member> + Clone {
+        self.iter().filter(|member| member.voter)
+    }
+
+    pub fn learners(&self) -> impl Iterator<Item = &Member> + Clone {
+        self.iter().filter(|member| !member.voter)
+    }
+
+    #[must_use]
+    pub fn leader(&self) -> Option<&Member> {
+        self.iter().find(|member| member.leader)
+    }
+
+    /// Whether enough voters are live for anything to be committed.
+    #[must_use]
+    pub fn has_quorum(&self) -> bool {
+        is_quorum(self.voters().map(|member| member.live))
+    }
+
+    /// Whether the change needs no vote of a peer that is not live, before and after it.
+    ///
+    /// Invariant: a joint change commits in the old and the new set, so both need a live majority.
+    #[must_use]
+    pub fn keeps_quorum(&self, promote: &[PeerId], remove: &[PeerId]) -> bool {
+        let after = self
+            .iter()
+            .filter(|member| member.voter || promote.contains(&member.peer))
+            .filter(|member| !remove.contains(&member.peer));
+        self.has_quorum() && is_quorum(after.map(|member| member.live))
+    }
+}
+
+/// Whether more than half are live; nobody is no quorum.
+pub(super) fn is_quorum(voters: impl Iterator<Item = bool>) -> bool {
+    let (mut all, mut live) = (0, 0);
+    for voter_is_live in voters {
+        all += 1;
+        live += usize::from(voter_is_live);
+    }
+    live > all / 2
+}
+
+fn judge(
+    view: &ClusterView,
+    region: &RegionView,
+    peer: &v1::Peer,
+    nodes: &BTreeMap<NodeId, NodeView>,
+    config: &PlacementConfig,
+    now_ms: u64,
+) -> Member {
+    let (id, node_id) = (PeerId(peer.peer_id), NodeId(peer.node_id));
+    let node = nodes.get(&node_id);
+    let leader = region.leader.is_some_and(|leader| leader.peer == id);
+    let silent_ms = if leader { Some(0) } else { region.silent_ms(id, now_ms) };
+    let quarantined = view.is_quarantined(node_id, region.id(), id);
+
+    let in_service = match node {
+        Some(node) if !quarantined && !node.record.forced => match node.state() {
+            v1::NodeState::Up => Some(true),
+            v1::NodeState::Joining | v1::NodeState::NodeLearner | v1::NodeState::Draining => {
+                Some(false)
+            }
+            v1::NodeState::Removed | v1::NodeState::Unspecified => None,
+        },
+        _ => None,
+    };
+    let down = node.is_some_and(|node| node.liveness == v1::Liveness::Down)
+        || silent_ms.is_some_and(|silent| silent >= millis(config.node_down_after));
+    let standing = match in_service {
+        // A leader that reports is not gone, whatever is said of its node: it hands over first.
+        None | Some(false) if leader => Standing::Leaving,
+        None => Standing::Gone,
+        Some(_) if down && !leader => Standing::Down,
+        Some(false) => Standing::Leaving,
+        Some(true) => Standing::Stays,
+    };
+
+    let answers = silent_ms.is_some_and(|silent| silent <= millis(config.peer_silent_after));
+    let live = answers && standing != Standing::Gone && node.is_some_and(NodeView::is_alive);
+    let matched_index = if leader {
+        region.last_index
+    } else {
+        region.progress.get(&id).map_or(0, |progress| progress.matched_index)
+    };
+    // A matched index of 0 is a peer that waits for its first snapshot, however short the log.
+    let near = matched_index.saturating_add(config.lag_entries_max) >= region.last_index;
+    Member {
+        peer: id,
+        node: node_id,
+        voter: peer.role() == v1::PeerRole::Voter,
+        leader,
+        standing,
+        live,
+        caught_up: live && matched_index > 0 && near,
+        matched_index,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quorum_is_more_than_half() {
+        for (why, voters, want) in [
+            ("nobody", &[][..], false),
+            ("one of one", &[true], true),
+            ("one of two", &[true, false], false),
+            ("two of three", &[true, false, true], true),
+            ("two of four", &[true, false, true, false], false),
+            ("three of five", &[true, false, true, false, true], true),
+        ] {
+            assert_eq!(is_quorum(voters.iter().copied()), want, "{why}");
+        }
+    }
+}

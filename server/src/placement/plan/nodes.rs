@@ -1,0 +1,131 @@
+//! The nodes during one planning round: what is on them, and what this round already gave them.
+
+use std::collections::BTreeMap;
+
+use flotilla_proto::v1::{self, step::Action};
+
+use super::SYSTEM_VOTERS_MAX;
+use crate::{
+    ids::{NodeId, RegionId},
+    placement::{
+        config::PlacementConfig,
+        peers::{Member, Members, Standing},
+        view::{ClusterView, NodeView},
+    },
+};
+
+/// Failure domains from the widest to the narrowest, as labels of nodes.
+const DOMAINS: [&str; 2] = ["zone", "host"];
+
+pub(super) struct Nodes {
+    all: BTreeMap<NodeId, NodeView>,
+    replication_factor: usize,
+    up: usize,
+    learners_per_node_max: usize,
+}
+
+impl Nodes {
+    /// The nodes as the view has them, with the effect of open orders added.
+    pub(super) fn new(view: &ClusterView, config: &PlacementConfig, now_ms: u64) -> Self {
+        let all = view.nodes(config, now_ms);
+        let up = all.values().filter(|node| node.state() == v1::NodeState::Up).count();
+        let mut nodes = Self {
+            all,
+            replication_factor: usize::try_from(view.table().replication_factor).unwrap_or(1),
+            up,
+            learners_per_node_max: config.learners_per_node_max,
+        };
+        for (region, step) in view.open_orders(config, now_ms) {
+            match &step.action {
+                Some(Action::AddLearner(add)) => nodes.learner_added(NodeId(add.node_id)),
+                Some(Action::Transfer(to)) => {
+                    let peers = &region.region.peers;
+                    if let Some(peer) = peers.iter().find(|peer| peer.peer_id == to.peer_id) {
+                        let from = region.leader.map(|leader| leader.node);
+                        nodes.lead_moved(from, NodeId(peer.node_id));
+                    }
+                }
+                Some(Action::Change(_)) | None => {}
+            }
+        }
+        nodes
+    }
+
+    pub(super) fn all(&self) -> &BTreeMap<NodeId, NodeView> {
+        &self.all
+    }
+
+    pub(super) fn get(&self, node: NodeId) -> Option<&NodeView> {
+        self.all.get(&node)
+    }
+
+    /// How many voters a region is to have: the replication factor, or one per node in service when
+    /// there are fewer. Nodes that are silent count, since they are expected back.
+    pub(super) fn replicas(&self, region: RegionId) -> usize {
+        let most = if region == RegionId::SYSTEM {
+            self.replication_factor.min(SYSTEM_VOTERS_MAX)
+        } else {
+            self.replication_factor
+        };
+        most.min(self.up).max(1)
+    }
+
+    /// The node that is best for one more peer of a region: in service and heard of, without a peer
+    /// of it, in the least shared failure domains, with the fewest peers.
+    pub(super) fn best_for(&self, members: &Members) -> Option<NodeId> {
+        self.all
+            .values()
+            .filter(|node| {
+                node.state() == v1::NodeState::Up
+                    && node.is_alive()
+                    && !node.disk_critical
+                    && node.learners < self.learners_per_node_max
+                    && !members.iter().any(|member| member.node == node.id())
+            })
+            .min_by_key(|node| (self.crowding(node, members), node.peers, node.id()))
+            .map(NodeView::id)
+    }
+
+    /// The most superfluous of a region's voters: in the most shared failure domains, on the
+    /// fullest node. Never the leader.
+    pub(super) fn worst_of<'a>(
+        &self,
+        voters: impl Iterator<Item = &'a Member>,
+        members: &Members,
+    ) -> Option<&'a Member> {
+        voters.filter(|member| !member.leader).max_by_key(|member| {
+            let node = self.get(member.node);
+            let crowding = node.map(|node| self.crowding(node, members));
+            (!member.live, crowding, node.map(|node| node.peers), member.peer)
+        })
+    }
+
+    /// Per failure domain, how many other peers that stay share it with `node`.
+    fn crowding(&self, node: &NodeView, members: &Members) -> [usize; DOMAINS.len()] {
+        DOMAINS.map(|domain| {
+            let Some(here) = node.label(domain) else { return 0 };
+            members
+                .iter()
+                .filter(|member| member.standing == Standing::Stays && member.node != node.id())
+                .filter_map(|member| self.get(member.node)?.label(domain))
+                .filter(|there| *there == here)
+                .count()
+        })
+    }
+
+    pub(super) fn learner_added(&mut self, node: NodeId) {
+        if let Some(node) = self.all.get_mut(&node) {
+            node.peers += 1;
+            node.learners += 1;
+        }
+    }
+
+    pub(super) fn lead_moved(&mut self, from: Option<NodeId>, to: NodeId) {
+        if let Some(from) = from.and_then(|node| self.all.get_mut(&node)) {
+            from.leaders = from.leaders.saturating_sub(1);
+        }
+        if let Some(to) = self.all.get_mut(&to) {
+            to.leaders += 1;
+        }
+    }
+}

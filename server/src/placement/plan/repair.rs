@@ -1,0 +1,200 @@
+//! The checkers that give every region its peers, in the order in which they are asked.
+//!
+//! Each takes one region whose voters have a live majority (but for [`finish_joint`]) and says what
+//! it wants, or nothing. `replicas` is how many voters the region is to have now.
+
+use super::{Act, Urgency, Wish, change, leaders, nodes::Nodes};
+use crate::{
+    ids::PeerId,
+    placement::{
+        config::{PlacementConfig, millis},
+        peers::{Member, Members, Standing},
+        steps,
+    },
+};
+
+/// A joint change that nobody completes: finish it. While it lasts the region gets nothing else.
+pub(super) fn finish_joint(since_ms: u64, config: &PlacementConfig, now_ms: u64) -> Option<Wish> {
+    (now_ms.saturating_sub(since_ms) >= millis(config.joint_patience)).then(|| Wish {
+        urgency: Urgency::Finish,
+        reason: "finish the joint change that lost its leader".to_owned(),
+        act: Act::Change(steps::finish()),
+    })
+}
+
+/// A learner that has caught up and is wanted becomes a voter, together with the removal of the
+/// voter it replaces.
+pub(super) fn finish_learner(members: &Members, replicas: usize, nodes: &Nodes) -> Option<Wish> {
+    if staying(members) >= replicas {
+        return None;
+    }
+    let ready = members
+        .learners()
+        .filter(|learner| learner.standing == Standing::Stays && learner.caught_up)
+        .max_by_key(|learner| (learner.matched_index, learner.peer))?;
+    let swap = |old: &Member| {
+        let why = match old.standing {
+            Standing::Gone => "whose data is gone",
+            Standing::Down => "which is down",
+            Standing::Leaving | Standing::Stays => "whose node is not in service",
+        };
+        let reason = format!("promote peer {} in place of peer {}, {why}", ready.peer, old.peer);
+        promote(members, ready, Some(old.peer), reason)
+    };
+    if let Some(gone) = standing(members, Standing::Gone).next() {
+        return swap(gone);
+    }
+    if members.voters().count() < replicas {
+        return promote(members, ready, None, format!("promote peer {}, caught up", ready.peer));
+    }
+    let replaceable = standing(members, Standing::Down)
+        .chain(standing(members, Standing::Leaving))
+        .find(|member| !member.leader);
+    if let Some(old) = replaceable {
+        return swap(old);
+    }
+    // What is to be replaced is the leader. It hands over if it can; else the learner is promoted
+    // beside it, to be handed over to.
+    leave_lead(members, nodes).or_else(|| {
+        let reason = format!("promote peer {} to take over the lead", ready.peer);
+        promote(members, ready, None, reason)
+    })
+}
+
+/// A peer whose data is gone leaves at once: it helps no quorum.
+pub(super) fn drop_lost(members: &Members) -> Option<Wish> {
+    members.iter().filter(|member| member.standing == Standing::Gone && !member.leader).find_map(
+        |lost| {
+            let reason =
+                format!("remove peer {}: its data on node {} is gone", lost.peer, lost.node);
+            remove(members, lost.peer, Urgency::Replace, reason)
+        },
+    )
+}
+
+/// For a voter that is down a learner is added elsewhere; while there is no other node it stays,
+/// since it may come back.
+pub(super) fn replace_down(members: &Members, replicas: usize, nodes: &Nodes) -> Option<Wish> {
+    let down = standing(members, Standing::Down).next()?;
+    let reason = format!("replace peer {}: node {} is down", down.peer, down.node);
+    add(members, replicas, nodes, Urgency::Replace, reason)
+}
+
+/// A region with fewer voters than it is to have gets a learner.
+pub(super) fn fill(members: &Members, replicas: usize, nodes: &Nodes) -> Option<Wish> {
+    let voters = members.voters().count();
+    if voters >= replicas {
+        return None;
+    }
+    let reason = format!("add a peer: {voters} of {replicas} voters");
+    add(members, replicas, nodes, Urgency::Fill, reason)
+}
+
+/// Off a node that is not in service: the lead first, then for each voter a learner elsewhere.
+pub(super) fn vacate(members: &Members, replicas: usize, nodes: &Nodes) -> Option<Wish> {
+    leave_lead(members, nodes).or_else(|| {
+        let leaving = standing(members, Standing::Leaving).next()?;
+        let reason = format!("move peer {}: node {} is not in service", leaving.peer, leaving.node);
+        add(members, replicas, nodes, Urgency::Move, reason)
+    })
+}
+
+/// What is too much goes: voters beyond the number wanted, the down and the leaving before those
+/// that stay; then learners that nobody waits for.
+pub(super) fn drop_surplus(members: &Members, replicas: usize, nodes: &Nodes) -> Option<Wish> {
+    let voters = members.voters().count();
+    if voters > replicas {
+        let extra = (staying(members) > replicas)
+            .then(|| nodes.worst_of(standing(members, Standing::Stays), members))
+            .flatten();
+        let wish = standing(members, Standing::Down)
+            .chain(standing(members, Standing::Leaving))
+            .filter(|member| !member.leader)
+            .chain(extra)
+            .find_map(|member| {
+                let reason = format!("remove peer {}: {voters} voters of {replicas}", member.peer);
+                remove(members, member.peer, Urgency::Surplus, reason)
+            });
+        if wish.is_some() {
+            return wish;
+        }
+    }
+    let wanted = replicas.saturating_sub(staying(members));
+    let idle =
+        members.learners().find(|learner| learner.standing != Standing::Stays).or_else(|| {
+            // The furthest are kept; one on a silent node is kept only while there is no other.
+            let mut learners: Vec<&Member> = members.learners().collect();
+            learners.sort_by_key(|learner| {
+                let alive = is_alive(learner, nodes);
+                (!alive, std::cmp::Reverse(learner.matched_index), learner.peer)
+            });
+            learners.get(wanted).copied()
+        })?;
+    let reason = format!("remove learner {}: it is not needed", idle.peer);
+    remove(members, idle.peer, Urgency::Surplus, reason)
+}
+
+/// A leader whose node is not in service hands over.
+fn leave_lead(members: &Members, nodes: &Nodes) -> Option<Wish> {
+    let leader = members.leader().filter(|leader| leader.standing != Standing::Stays)?;
+    leaders::successor(members, nodes)?;
+    Some(Wish {
+        urgency: Urgency::LeaderAway,
+        reason: format!("lead away from node {}: it is not in service", leader.node),
+        act: Act::HandOver,
+    })
+}
+
+/// A learner, unless as many as are missing are being initialized, or no node can take one.
+fn add(
+    members: &Members,
+    replicas: usize,
+    nodes: &Nodes,
+    urgency: Urgency,
+    reason: String,
+) -> Option<Wish> {
+    let coming = members
+        .learners()
+        .filter(|learner| learner.standing == Standing::Stays && is_alive(learner, nodes))
+        .count();
+    if staying(members) + coming >= replicas {
+        return None;
+    }
+    nodes.best_for(members)?;
+    Some(Wish { urgency, reason, act: Act::Add })
+}
+
+fn promote(
+    members: &Members,
+    learner: &Member,
+    instead_of: Option<PeerId>,
+    reason: String,
+) -> Option<Wish> {
+    let removed: Vec<PeerId> = instead_of.into_iter().collect();
+    members.keeps_quorum(&[learner.peer], &removed).then(|| Wish {
+        urgency: Urgency::Finish,
+        reason,
+        act: Act::Change(change(Some(learner.peer), instead_of)),
+    })
+}
+
+fn remove(members: &Members, peer: PeerId, urgency: Urgency, reason: String) -> Option<Wish> {
+    members.keeps_quorum(&[], &[peer]).then(|| Wish {
+        urgency,
+        reason,
+        act: Act::Change(change(None, Some(peer))),
+    })
+}
+
+fn standing(members: &Members, standing: Standing) -> impl Iterator<Item = &Member> {
+    members.voters().filter(move |member| member.standing == standing)
+}
+
+/// Voters that count towards the replication factor.
+fn staying(members: &Members) -> usize {
+    standing(members, Standing::Stays).count()
+}
+
+fn is_alive(member: &Member, nodes: &Nodes) -> bool {
+    nodes.get(member.node).is_some_and(|node| node.is_alive())
+}

@@ -1,0 +1,370 @@
+use flotilla_proto::v1::step::Action;
+
+use super::*;
+use crate::placement::{
+    fixture::{Fixture, NOW_MS},
+    steps::{Verdict, judge},
+};
+
+/// `add 4`, `+4 -3`, `finish`, `lead 2`: with the nodes of the peers.
+fn text(step: &v1::Step) -> String {
+    let node = |peer: &u64| peer % 100;
+    match step.action.as_ref().expect("an action") {
+        Action::AddLearner(add) => format!("add {}", add.node_id),
+        Action::Transfer(to) => format!("lead {}", node(&to.peer_id)),
+        Action::Change(change) if steps::is_finish(change) => "finish".to_owned(),
+        Action::Change(change) => {
+            let promote = change.promote.iter().map(|peer| format!("+{}", node(peer)));
+            let remove = change.remove.iter().map(|peer| format!("-{}", node(peer)));
+            promote.chain(remove).collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+fn plan_of(fixture: &Fixture, view: &ClusterView, config: &PlacementConfig) -> Vec<v1::Step> {
+    let mut next = 900_000;
+    let steps = plan(view, config, NOW_MS, &mut || {
+        next += 1;
+        Some(PeerId(next))
+    });
+    for step in &steps {
+        assert!(!step.reason.is_empty());
+        let (_, report) = fixture
+            .reports
+            .iter()
+            .find(|(_, report)| {
+                report.region.as_ref().is_some_and(|region| region.region_id == step.region_id)
+            })
+            .expect("a step is for a region that was reported");
+        assert_eq!(judge(step, report, config), Verdict::Apply, "the leader agrees: {step:?}");
+    }
+    steps
+}
+
+/// Rows are (why, nodes, peers of region 2, the wanted step).
+#[track_caller]
+fn check(replication_factor: u32, rows: &[(&str, &str, &str, &str)]) {
+    for (why, nodes, peers, want) in rows {
+        let fixture = Fixture::new(replication_factor, nodes).region(peers);
+        let steps = plan_of(&fixture, &fixture.view(), &Fixture::config());
+        let got: Vec<_> = steps.iter().map(text).collect();
+        assert_eq!(got.join("; "), *want, "{why}: {nodes} | {peers}: {steps:?}");
+    }
+}
+
+#[test]
+fn healthy_region_is_left_alone() {
+    check(
+        3,
+        &[
+            ("all well", "1:up 2:up 3:up", "1* 2 3", ""),
+            ("a spare node", "1:up 2:up 3:up 4:up", "1* 2 3", ""),
+            ("disconnected is not down", "1:up 2:up 3:off 4:up", "1* 2 3", ""),
+            ("one node, one peer", "1:up", "1*", ""),
+            ("two nodes, two peers", "1:up 2:up", "1* 2", ""),
+            ("learner nodes get nothing", "1:up 2:learner 3:joining", "1*", ""),
+            ("a follower lags", "1:up 2:up 3:up", "1* 2- 3", ""),
+        ],
+    );
+}
+
+#[test]
+fn region_grows_to_the_replication_factor_learner_first() {
+    check(
+        3,
+        &[
+            ("second node", "1:up 2:up", "1*", "add 2"),
+            ("lowest id of equals", "1:up 2:up 3:up", "1*", "add 2"),
+            ("learner has no data", "1:up 2:up", "1* 2l0", ""),
+            ("learner lags", "1:up 2:up", "1* 2l-", ""),
+            ("learner is silent", "1:up 2:up", "1* 2ls", ""),
+            ("learner lags, another is wanted too", "1:up 2:up 3:up", "1* 2l-", "add 3"),
+            ("enough are coming", "1:up 2:up 3:up 4:up", "1* 2l- 3l-", ""),
+            ("learner has caught up", "1:up 2:up", "1* 2l", "+2"),
+            ("third", "1:up 2:up 3:up", "1* 2", "add 3"),
+            ("node is silent", "1:up 2:up 3:off", "1* 2", ""),
+            ("node has a full disk", "1:up 2:up 3:crit", "1* 2", ""),
+            ("silent learner is replaced", "1:up 2:up 3:off 4:up", "1* 2 3l-", "add 4"),
+            ("then dropped", "1:up 2:up 3:off 4:up", "1* 2 3l- 4l-", "-3"),
+            ("but kept while it is all there is", "1:up 2:up 3:off", "1* 2 3l-", ""),
+        ],
+    );
+}
+
+#[test]
+fn lost_quorum_gets_no_steps() {
+    check(
+        3,
+        &[
+            ("two of three down", "1:up 2:down 3:down 4:up", "1* 2 3", ""),
+            ("two of three disconnected", "1:up 2:off 3:off 4:up", "1* 2 3", ""),
+            ("two of three silent to the leader", "1:up 2:up 3:up 4:up", "1* 2s 3s", ""),
+            ("two quarantined", "1:up 2:up 3:up 4:up", "1* 2q 3q", ""),
+            ("one of two down, learner ready", "1:up 2:down 3:up", "1* 2 3l", ""),
+        ],
+    );
+}
+
+#[test]
+fn down_peer_is_replaced_by_adding_first() {
+    check(
+        3,
+        &[
+            ("no other node: it may come back", "1:up 2:up 3:down", "1* 2 3", ""),
+            ("spare node", "1:up 2:up 3:down 4:up", "1* 2 3", "add 4"),
+            ("learner on its way", "1:up 2:up 3:down 4:up", "1* 2 3 4l-", ""),
+            ("learner ready: one joint change", "1:up 2:up 3:down 4:up", "1* 2 3 4l", "+4 -3"),
+            ("it came back meanwhile", "1:up 2:up 3:up 4:up", "1* 2 3 4l", "-4"),
+            ("peer silent for long, node alive", "1:up 2:up 3:up 4:up", "1* 2 3S", "add 4"),
+            ("surplus anyway", "1:up 2:up 3:up 4:down", "1* 2 3 4", "-4"),
+            ("draining and down", "1:up 2:up 3:draindown 4:up", "1* 2 3 4l", "+4 -3"),
+            ("a learner on a down node", "1:up 2:up 3:up 4:down", "1* 2 3 4l-", "-4"),
+        ],
+    );
+}
+
+#[test]
+fn peer_whose_data_is_gone_leaves_first() {
+    check(
+        3,
+        &[
+            ("quarantined, no other node", "1:up 2:up 3:up", "1* 2 3q", "-3"),
+            ("then the same node takes a new peer", "1:up 2:up 3:up", "1* 2", "add 3"),
+            ("removed node", "1:up 2:up 3:removed 4:up", "1* 2 3", "-3"),
+            ("node that is not in the table", "1:up 2:up", "1* 2 3", "-3"),
+            ("given up", "1:up 2:up 3:force 4:up", "1* 2 3", "-3"),
+            ("given up and alive", "1:up 2:up 3:zombie 4:up", "1* 2 3", "-3"),
+            ("a learner is ready: one change", "1:up 2:up 3:force 4:up", "1* 2 3 4l", "+4 -3"),
+            ("quarantined learner", "1:up 2:up 3:up", "1* 2 3lq", "-3"),
+            ("the rest has no quorum", "1:up 2:off 3:force 4:up", "1* 2 3", ""),
+        ],
+    );
+    check(
+        5,
+        &[("two of five, one by one", "1:up 2:up 3:up 4:force 5:removed", "1* 2 3 4 5", "-4")],
+    );
+}
+
+#[test]
+fn draining_node_is_emptied_without_losing_a_replica() {
+    check(
+        3,
+        &[
+            ("add elsewhere first", "1:up 2:up 3:drain 4:up", "1* 2 3", "add 4"),
+            ("swap in one change", "1:up 2:up 3:drain 4:up", "1* 2 3 4l", "+4 -3"),
+            ("lead goes first", "1:drain 2:up 3:up 4:up", "1* 2 3", "lead 2"),
+            ("lead goes to who is caught up", "1:drain 2:up 3:up 4:up", "1* 2- 3", "lead 3"),
+            ("demoted node", "1:up 2:up 3:learner 4:up", "1* 2 3", "add 4"),
+            ("no node to move to", "1:up 2:up 3:drain 4:off", "1* 2 3", ""),
+            ("more in service than needed", "1:up 2:up 3:up 4:drain", "1* 2 3 4", "-4"),
+            ("disconnected drains too", "1:up 2:up 3:drainoff 4:up", "1* 2 3 4l", "+4 -3"),
+            ("a learner on it", "1:up 2:up 3:up 4:drain", "1* 2 3 4l-", "-4"),
+            ("shrinks with the cluster", "1:up 2:up 3:drain", "1* 2 3", "-3"),
+            ("removal would cost the quorum", "1:up 2:off 3:drain", "1* 2 3", ""),
+        ],
+    );
+    check(
+        1,
+        &[
+            ("only peer, only leader", "1:drain 2:up", "1*", "add 2"),
+            ("nobody to hand over to yet", "1:drain 2:up", "1* 2l", "+2"),
+            ("now there is", "1:drain 2:up", "1* 2", "lead 2"),
+            ("and it goes", "1:drain 2:up", "1 2*", "-1"),
+        ],
+    );
+}
+
+#[test]
+fn surplus_voter_goes_and_never_the_leader() {
+    check(
+        3,
+        &[
+            ("fullest, last", "1:up 2:up 3:up 4:up", "1* 2 3 4", "-4"),
+            ("not the leader", "1:up 2:up 3:up 4:up", "1 2 3 4*", "-3"),
+            ("the silent one", "1:up 2:up 3:up 4:up", "1* 2s 3 4", "-2"),
+            ("the disconnected one", "1:up 2:off 3:up 4:up", "1* 2 3 4", "-2"),
+            ("same zone", "1:up@a 2:up@b 3:up@a 4:up@c", "1* 2 3 4", "-3"),
+            ("never below a live quorum", "1:up 2:up 3:up 4:off", "1* 2s 3 4", ""),
+        ],
+    );
+}
+
+#[test]
+fn new_peer_goes_where_failures_are_not_shared() {
+    check(
+        3,
+        &[
+            ("another zone", "1:up@a 2:up@b 3:up@a 4:up@c", "1* 2", "add 4"),
+            ("another host", "1:up@a/x 2:up@a/y 3:up@a/y 4:up@a/z", "1* 2", "add 4"),
+            ("zone before host", "1:up@a/x 2:up@b/y 3:up@a/z 4:up@c/x", "1* 2", "add 4"),
+            ("shared is better than missing", "1:up@a/x 2:up@a/x", "1*", "add 2"),
+            ("no labels share nothing", "1:up@a 2:up@b 3:up 4:up@a", "1* 2", "add 3"),
+            (
+                "a peer that leaves does not count",
+                "1:up@a 2:up@b 3:drain@c 4:up@b 5:up@c",
+                "1* 2 3",
+                "add 5",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn new_peer_goes_to_the_emptiest_node() {
+    let fixture =
+        Fixture::new(3, "1:up 2:up 3:up 4:up").region("1* 2 3").region("2* 1 3").region("3* 2");
+    let steps = plan_of(&fixture, &fixture.view(), &Fixture::config());
+    assert_eq!(steps.iter().map(text).collect::<Vec<_>>(), ["add 4"]);
+}
+
+#[test]
+fn leaders_leave_nodes_that_may_not_have_them() {
+    check(
+        3,
+        &[
+            ("evicted", "1:evict 2:up 3:up", "1* 2 3", "lead 2"),
+            ("disk nearly full", "1:crit 2:up 3:up", "1* 2 3", "lead 2"),
+            ("given up but alive", "1:zombie 2:up 3:up", "1* 2 3", "lead 2"),
+            ("not to another such", "1:evict 2:crit 3:up", "1* 2 3", "lead 3"),
+            ("nobody else may", "1:evict 2:crit 3:off", "1* 2 3", ""),
+            ("nobody is near enough", "1:evict 2:up 3:up", "1* 2- 3s", ""),
+            ("evicted while a learner is on its way", "1:evict 2:up 3:up", "1* 2 3l-", "lead 2"),
+        ],
+    );
+}
+
+#[test]
+fn joint_change_is_waited_for_then_finished() {
+    let fixture = Fixture::new(3, "1:up 2:up 3:down 4:up").region("1* 2 3 4 joint");
+    assert_eq!(plan_of(&fixture, &fixture.view(), &Fixture::config()).len(), 1);
+
+    let mut view = ClusterView::new(fixture.table.clone(), NOW_MS);
+    view.hear(fixture.heartbeat(1), NOW_MS);
+    let config = Fixture::config();
+    let at = |view: &ClusterView, now_ms| {
+        plan(view, &config, now_ms, &mut || None).iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(at(&view, NOW_MS), [""; 0]);
+    let later = NOW_MS + 10_000;
+    view.hear(fixture.heartbeat(1), later);
+    assert_eq!(at(&view, later), ["finish"]);
+}
+
+#[test]
+fn regions_without_a_leader_that_is_heard_get_no_steps() {
+    for (why, nodes, peers) in [
+        ("nobody leads", "1:up 2:up 3:up", "1 2"),
+        ("the leader's node is silent", "1:off 2:up 3:up", "1* 2"),
+    ] {
+        let fixture = Fixture::new(3, nodes).region(peers);
+        assert_eq!(plan_of(&fixture, &fixture.view(), &Fixture::config()), [], "{why}");
+    }
+}
+
+#[test]
+fn leaders_are_spread_and_then_stay() {
+    let mut fixture = Fixture::new(3, "1:up 2:up 3:up");
+    for _ in 0..6 {
+        fixture = fixture.region("1* 2 3");
+    }
+    let steps = plan_of(&fixture, &fixture.view(), &Fixture::config());
+    assert_eq!(
+        steps.iter().map(|step| (step.region_id, text(step))).collect::<Vec<_>>(),
+        [(2, "lead 2"), (3, "lead 3"), (4, "lead 2"), (5, "lead 3")]
+            .map(|(region, step)| (region, step.to_owned())),
+        "six leaders on three nodes are two each"
+    );
+
+    for (why, regions, want) in [
+        ("two more than the least", &["1* 2 3", "1* 2 3", "2* 1 3"][..], 1),
+        ("one more is tolerated", &["1* 2 3", "1* 2 3", "2* 1 3", "3* 1 2"], 0),
+        ("even", &["1* 2 3", "2* 1 3", "3* 1 2"], 0),
+        ("two more on a node that cannot hand over", &["1* 2- 3-", "1* 2- 3-"], 0),
+        ("two more, one region wants other things", &["1* 2", "1* 2 3"], 2),
+    ] {
+        let mut fixture = Fixture::new(3, "1:up 2:up 3:up");
+        for peers in regions {
+            fixture = fixture.region(peers);
+        }
+        let steps = plan_of(&fixture, &fixture.view(), &Fixture::config());
+        assert_eq!(steps.len(), want, "{why}: {steps:?}");
+    }
+}
+
+#[test]
+fn leader_that_just_moved_is_not_moved_again() {
+    let mut fixture = Fixture::new(3, "1:up 2:up 3:up");
+    for _ in 0..4 {
+        fixture = fixture.region("1* 2 3");
+    }
+    let mut view = ClusterView::new(fixture.table.clone(), NOW_MS);
+    for node in 1..=3 {
+        view.hear(fixture.heartbeat(node), NOW_MS);
+    }
+    assert_eq!(plan_of(&fixture, &view, &Fixture::config()), []);
+}
+
+#[test]
+fn system_region_has_at_most_five_voters() {
+    let nodes = "1:up 2:up 3:up 4:up 5:up 6:up 7:up";
+    let mut fixture = Fixture::new(7, nodes).region("1* 2 3 4 5");
+    let want = |fixture: &Fixture| {
+        plan_of(fixture, &fixture.view(), &Fixture::config()).iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(want(&fixture), ["add 6"], "region 2 has one per node");
+    let region = fixture.reports[0].1.region.as_mut().expect("a region");
+    region.region_id = RegionId::SYSTEM.0;
+    assert_eq!(want(&fixture), [""; 0], "region 1 has five");
+}
+
+#[test]
+fn round_is_bounded_and_urgent_steps_come_first() {
+    let mut fixture = Fixture::new(3, "1:evict 2:up 3:up 4:up 5:up 6:up");
+    for _ in 0..20 {
+        fixture = fixture.region("2* 3");
+    }
+    fixture = fixture.region("1* 2 3").region("2* 3 4l");
+    let config =
+        PlacementConfig { steps_per_round_max: 6, learners_per_node_max: 1, ..Fixture::config() };
+    let steps = plan_of(&fixture, &fixture.view(), &config);
+    assert_eq!(
+        steps.iter().map(text).collect::<Vec<_>>(),
+        ["+4", "lead 3", "add 5", "add 6", "add 1"],
+        "a promotion, a lead, then one learner per node that has none"
+    );
+    let config = PlacementConfig { steps_per_round_max: 3, ..config };
+    assert_eq!(plan_of(&fixture, &fixture.view(), &config).len(), 3);
+}
+
+#[test]
+fn without_ids_no_learner_is_added_and_the_rest_goes_on() {
+    let fixture = Fixture::new(3, "1:up 2:up 3:up").region("1* 2").region("1* 2 3l");
+    let steps = plan(&fixture.view(), &Fixture::config(), NOW_MS, &mut || None);
+    assert_eq!(steps.iter().map(text).collect::<Vec<_>>(), ["+3"]);
+}
+
+#[test]
+fn ordered_region_is_not_planned_again_until_it_moved() {
+    let config = Fixture::config();
+    let fixture = Fixture::new(3, "1:up 2:up 3:up").region("1* 2");
+    let mut view = fixture.view();
+    let steps = plan_of(&fixture, &view, &config);
+    view.order(&steps, NOW_MS);
+    assert_eq!(plan_of(&fixture, &view, &config), []);
+    assert_eq!(view.orders_for(crate::ids::NodeId(1), &config, NOW_MS), steps);
+    assert_eq!(view.orders_for(crate::ids::NodeId(2), &config, NOW_MS), []);
+
+    let mut moved = fixture.clone();
+    let region = moved.reports[0].1.region.as_mut().expect("a region");
+    region.epoch = Some(v1::RegionEpoch { conf_ver: 6, version: 1 });
+    let mut after = view.clone();
+    after.hear(moved.heartbeat(1), NOW_MS);
+    assert_eq!(after.orders_for(crate::ids::NodeId(1), &config, NOW_MS), [], "it was done");
+
+    let late = NOW_MS + 10_000;
+    view.hear(fixture.heartbeat(1), late);
+    assert_eq!(view.orders_for(crate::ids::NodeId(1), &config, late), [], "it was lost");
+    view.settle_orders(&config, late);
+    let again = plan(&view, &config, late, &mut || Some(PeerId(900_002)));
+    assert_eq!(again.len(), 1);
+}

@@ -1,0 +1,562 @@
+//! The cluster as last heard: nodes with liveness, regions as their leaders see them.
+//!
+//! The truth is elsewhere: nodes are in the replicated table, descriptors in each region's own state
+//! machine. This is one driver's memory of what it was told and when, thrown away with its term and
+//! rebuilt within one heartbeat interval. Two things make it fit to decide upon. A region's newest
+//! descriptor wins whoever tells it, so a leader that was replaced and does not know cannot take
+//! the view back. And absence is only believed when it is proven: [`ClusterView::is_complete`] asks
+//! for regions that tile the whole key space, [`ClusterView::confirmed`] for a leader that a
+//! majority answers; before that nobody may conclude that a node holds nothing.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use flotilla_proto::v1;
+
+use super::{
+    config::{PlacementConfig, millis},
+    orders::Orders,
+    peers::{Members, QuorumLoss},
+};
+use crate::ids::{NodeId, PeerId, RegionId};
+
+/// Bound: process starts of one node that are remembered to notice a copied disk; older ones are
+/// forgotten, and a copy that was silent for that many restarts is then noticed one heartbeat later.
+const INCARNATIONS_MAX: usize = 8;
+
+/// How long heartbeats of a replaced process may still arrive from queues on their way. One that is
+/// heard for longer is alive.
+const LATE_MS: u64 = 5_000;
+
+/// What becomes of a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    Accepted,
+    /// From another cluster; nothing was taken over.
+    WrongCluster,
+    /// From a node that the table does not have; nothing was taken over.
+    Unknown,
+    /// From a node that was removed: it must stop serving, for ever.
+    Removed,
+    /// From a process that a later one replaced, perhaps long on its way; nothing was taken over.
+    Superseded,
+    /// Two processes use one node id: both are refused until a new one starts alone.
+    Duplicate,
+}
+
+/// A node of the table with what was heard of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeView {
+    pub record: v1::NodeRecord,
+    pub liveness: v1::Liveness,
+    /// Leaders are kept away for now.
+    pub evicted: bool,
+    pub disk_critical: bool,
+    pub disk_available_bytes: u64,
+    pub disk_used_bytes: u64,
+    /// Peers that the regions' descriptors have on this node, learners included.
+    pub peers: usize,
+    /// Of `peers`: learners, which are being initialized.
+    pub learners: usize,
+    pub leaders: usize,
+}
+
+impl NodeView {
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        NodeId(self.record.node_id)
+    }
+
+    #[must_use]
+    pub fn state(&self) -> v1::NodeState {
+        self.record.state()
+    }
+
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.liveness == v1::Liveness::Alive
+    }
+
+    /// Whether a leader may be placed here: in service, heard of, nothing against it.
+    #[must_use]
+    pub fn may_lead(&self) -> bool {
+        self.state() == v1::NodeState::Up && self.is_alive() && !self.evicted && !self.disk_critical
+    }
+
+    /// A label's value; `None` when absent or empty.
+    #[must_use]
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.record.labels.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// As clients see it.
+    #[must_use]
+    pub fn to_node(&self) -> v1::Node {
+        let v1::NodeRecord {
+            node_id,
+            client_address,
+            peer_address,
+            http_address,
+            state,
+            labels,
+            version,
+            forced: _,
+        } = self.record.clone();
+        v1::Node {
+            node_id,
+            client_address,
+            peer_address,
+            http_address,
+            state,
+            labels,
+            version,
+            liveness: self.liveness as i32,
+            leaders: u32::try_from(self.leaders).unwrap_or(u32::MAX),
+            peers: u32::try_from(self.peers).unwrap_or(u32::MAX),
+            leaders_evicted: self.evicted,
+            disk_available_bytes: self.disk_available_bytes,
+            disk_used_bytes: self.disk_used_bytes,
+        }
+    }
+}
+
+/// The peer that leads a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaderPeer {
+    pub peer: PeerId,
+    pub node: NodeId,
+}
+
+/// A region as its leader last reported it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegionView {
+    pub region: v1::Region,
+    pub term: u64,
+    /// `None` once the node that led it stopped to report it, until another does.
+    pub leader: Option<LeaderPeer>,
+    /// Since when this peer leads, as seen here.
+    pub leader_since_ms: u64,
+    /// Since when the region is in a joint change of the same epoch.
+    pub joint_since_ms: Option<u64>,
+    pub last_index: u64,
+    pub progress: BTreeMap<PeerId, v1::PeerProgress>,
+    pub approximate_bytes: u64,
+    pub reported_at_ms: u64,
+}
+
+impl RegionView {
+    #[must_use]
+    pub fn id(&self) -> RegionId {
+        RegionId(self.region.region_id)
+    }
+
+    #[must_use]
+    pub fn epoch(&self) -> v1::RegionEpoch {
+        self.region.epoch.unwrap_or_default()
+    }
+
+    /// How long `peer` has not answered the leader; `None` when the leader did not say.
+    #[must_use]
+    pub fn silent_ms(&self, peer: PeerId, now_ms: u64) -> Option<u64> {
+        let since_report = now_ms.saturating_sub(self.reported_at_ms);
+        self.progress.get(&peer).map(|seen| seen.silent_ms.saturating_add(since_report))
+    }
+
+    /// Whether a leader reported it lately, so that a step would reach it.
+    #[must_use]
+    pub fn is_fresh(&self, config: &PlacementConfig, now_ms: u64) -> bool {
+        let age = now_ms.saturating_sub(self.reported_at_ms);
+        self.leader.is_some() && age <= millis(config.peer_silent_after)
+    }
+
+    fn rank(&self) -> (u64, u64, u64) {
+        let epoch = self.epoch();
+        (epoch.version, epoch.conf_ver, self.term)
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        let (a, b) = (&self.region, &other.region);
+        (b.end_key.is_empty() || a.start_key < b.end_key)
+            && (a.end_key.is_empty() || b.start_key < a.end_key)
+    }
+}
+
+/// The last heartbeat of a node, without its regions.
+#[derive(Clone, Debug)]
+struct NodeHeard {
+    at_ms: u64,
+    incarnation: u64,
+    /// Process starts that a later one replaced, newest last.
+    superseded: VecDeque<Superseded>,
+    disk_critical: bool,
+    disk_available_bytes: u64,
+    disk_used_bytes: u64,
+    quarantined: BTreeSet<(RegionId, PeerId)>,
+}
+
+impl NodeHeard {
+    /// What to answer a process that a later one replaced; `None` to any other.
+    fn judge_replaced(&mut self, incarnation: u64, now_ms: u64) -> Option<Heard> {
+        let old = self.superseded.iter_mut().find(|old| old.incarnation == incarnation)?;
+        let since_ms = *old.heard_since_ms.get_or_insert(now_ms);
+        if now_ms.saturating_sub(since_ms) < LATE_MS {
+            return Some(Heard::Superseded);
+        }
+        // The one that replaced it may be the copy: neither is believed from here on.
+        let last = self.incarnation;
+        if self.superseded.iter().all(|old| old.incarnation != last) {
+            self.superseded.push_back(Superseded { incarnation: last, heard_since_ms: Some(0) });
+        }
+        Some(Heard::Duplicate)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Superseded {
+    incarnation: u64,
+    /// Since when it is heard although it was replaced.
+    heard_since_ms: Option<u64>,
+}
+
+/// One driver's view of the cluster.
+///
+/// Times are milliseconds of any clock that does not go back.
+#[derive(Clone, Debug)]
+pub struct ClusterView {
+    /// A node that was never heard counts as silent since then, so that a new driver does not take
+    /// the whole cluster for dead.
+    started_ms: u64,
+    table: v1::NodeTable,
+    heard: BTreeMap<NodeId, NodeHeard>,
+    regions: BTreeMap<RegionId, RegionView>,
+    evicted_until_ms: BTreeMap<NodeId, u64>,
+    pub(super) orders: Orders,
+}
+
+impl ClusterView {
+    /// The view of a driver whose term begins now.
+    #[must_use]
+    pub fn new(table: v1::NodeTable, now_ms: u64) -> Self {
+        Self {
+            started_ms: now_ms,
+            table,
+            heard: BTreeMap::new(),
+            regions: BTreeMap::new(),
+            evicted_until_ms: BTreeMap::new(),
+            orders: Orders::default(),
+        }
+    }
+
+    /// Takes over a newer node table; an older one is passed over.
+    pub fn set_table(&mut self, table: v1::NodeTable) {
+        if table.version >= self.table.version {
+            self.table = table;
+        }
+    }
+
+    #[must_use]
+    pub fn table(&self) -> &v1::NodeTable {
+        &self.table
+    }
+
+    /// The node's row of the table.
+    #[must_use]
+    pub fn record(&self, node: NodeId) -> Option<&v1::NodeRecord> {
+        find(&self.table, node)
+    }
+
+    /// Takes over what a node tells.
+    pub fn hear(&mut self, request: v1::HeartbeatRequest, now_ms: u64) -> Heard {
+        let node = NodeId(request.node_id);
+        if request.cluster_id != self.table.cluster_id {
+            return Heard::WrongCluster;
+        }
+        match self.record(node).map(v1::NodeRecord::state) {
+            None => return Heard::Unknown,
+            Some(v1::NodeState::Removed) => return Heard::Removed,
+            Some(_) => {}
+        }
+        let mut superseded = VecDeque::new();
+        if let Some(before) = self.heard.get_mut(&node) {
+            if let Some(verdict) = before.judge_replaced(request.incarnation, now_ms) {
+                return verdict;
+            }
+            superseded = std::mem::take(&mut before.superseded);
+            let last = before.incarnation;
+            if last != request.incarnation && superseded.iter().all(|old| old.incarnation != last) {
+                superseded.push_back(Superseded { incarnation: last, heard_since_ms: None });
+            }
+            while superseded.len() > INCARNATIONS_MAX {
+                superseded.pop_front();
+            }
+        }
+        let pair = |local: &v1::LocalPeer| (RegionId(local.region_id), PeerId(local.peer_id));
+        let heard = NodeHeard {
+            at_ms: now_ms,
+            incarnation: request.incarnation,
+            superseded,
+            disk_critical: request.disk_critical,
+            disk_available_bytes: request.disk_available_bytes,
+            disk_used_bytes: request.disk_used_bytes,
+            quarantined: request.quarantined.iter().map(pair).collect(),
+        };
+        self.heard.insert(node, heard);
+        self.hear_regions(node, request.regions, now_ms);
+        Heard::Accepted
+    }
+
+    fn hear_regions(&mut self, node: NodeId, reports: Vec<v1::RegionReport>, now_ms: u64) {
+        let led: BTreeSet<RegionId> = reports
+            .iter()
+            .filter_map(|report| report.region.as_ref())
+            .map(|region| RegionId(region.region_id))
+            .collect();
+        for (id, region) in &mut self.regions {
+            if region.leader.is_some_and(|leader| leader.node == node) && !led.contains(id) {
+                region.leader = None;
+            }
+        }
+        for report in reports {
+            self.hear_region(node, report, now_ms);
+        }
+    }
+
+    fn hear_region(&mut self, node: NodeId, report: v1::RegionReport, now_ms: u64) {
+        let Some(region) = report.region else { return };
+        let id = RegionId(region.region_id);
+        let leader = LeaderPeer { peer: PeerId(report.leader_peer_id), node };
+        let mut new = RegionView {
+            region,
+            term: report.term,
+            leader: Some(leader),
+            leader_since_ms: now_ms,
+            joint_since_ms: report.joint.then_some(now_ms),
+            last_index: report.last_index,
+            progress: report
+                .progress
+                .into_iter()
+                .map(|progress| (PeerId(progress.peer_id), progress))
+                .collect(),
+            approximate_bytes: report.approximate_bytes,
+            reported_at_ms: now_ms,
+        };
+        if let Some(old) = self.regions.get(&id) {
+            if old.rank() > new.rank() {
+                return;
+            }
+            if old.leader == new.leader && old.term == new.term {
+                new.leader_since_ms = old.leader_since_ms;
+            }
+            if let (Some(since), true) = (old.joint_since_ms, old.epoch() == new.epoch()) {
+                new.joint_since_ms = new.joint_since_ms.map(|_| since);
+            }
+        }
+        // Of two regions that overlap, the one of the older version has been split or merged since.
+        let version = new.epoch().version;
+        let overlapping: Vec<(RegionId, u64)> = self
+            .regions
+            .iter()
+            .filter(|(other, view)| **other != id && view.overlaps(&new))
+            .map(|(other, view)| (*other, view.epoch().version))
+            .collect();
+        if overlapping.iter().any(|(_, other)| *other > version) {
+            return;
+        }
+        for (other, _) in overlapping {
+            self.regions.remove(&other);
+        }
+        self.regions.insert(id, new);
+    }
+
+    /// Keeps leaders away from a node until then; a time that is past ends it.
+    pub fn evict_leaders(&mut self, node: NodeId, until_ms: u64) {
+        self.evicted_until_ms.insert(node, until_ms);
+    }
+
+    #[must_use]
+    pub fn regions(&self) -> &BTreeMap<RegionId, RegionView> {
+        &self.regions
+    }
+
+    #[must_use]
+    pub fn liveness(&self, node: NodeId, config: &PlacementConfig, now_ms: u64) -> v1::Liveness {
+        let heard_ms = self.heard.get(&node).map_or(self.started_ms, |heard| heard.at_ms);
+        let silent_ms = now_ms.saturating_sub(heard_ms);
+        if silent_ms >= millis(config.node_down_after) {
+            v1::Liveness::Down
+        } else if silent_ms >= millis(config.node_disconnected_after) {
+            v1::Liveness::Disconnected
+        } else {
+            v1::Liveness::Alive
+        }
+    }
+
+    /// Whether the node that holds `peer` said that the peer cannot be trusted.
+    #[must_use]
+    pub fn is_quarantined(&self, node: NodeId, region: RegionId, peer: PeerId) -> bool {
+        self.heard.get(&node).is_some_and(|heard| heard.quarantined.contains(&(region, peer)))
+    }
+
+    /// Every node of the table, removed ones too.
+    #[must_use]
+    pub fn nodes(&self, config: &PlacementConfig, now_ms: u64) -> BTreeMap<NodeId, NodeView> {
+        let mut nodes: BTreeMap<NodeId, NodeView> = self
+            .table
+            .nodes
+            .iter()
+            .map(|record| {
+                let id = NodeId(record.node_id);
+                let heard = self.heard.get(&id);
+                let view = NodeView {
+                    record: record.clone(),
+                    liveness: self.liveness(id, config, now_ms),
+                    evicted: self.evicted_until_ms.get(&id).is_some_and(|until| *until > now_ms),
+                    disk_critical: heard.is_some_and(|heard| heard.disk_critical),
+                    disk_available_bytes: heard.map_or(0, |heard| heard.disk_available_bytes),
+                    disk_used_bytes: heard.map_or(0, |heard| heard.disk_used_bytes),
+                    peers: 0,
+                    learners: 0,
+                    leaders: 0,
+                };
+                (id, view)
+            })
+            .collect();
+        for region in self.regions.values() {
+            for peer in &region.region.peers {
+                if let Some(node) = nodes.get_mut(&NodeId(peer.node_id)) {
+                    node.peers += 1;
+                    node.learners += usize::from(peer.role() == v1::PeerRole::Learner);
+                }
+            }
+            if let Some(node) = region.leader.and_then(|leader| nodes.get_mut(&leader.node)) {
+                node.leaders += 1;
+            }
+        }
+        nodes
+    }
+
+    /// Regions that have a peer on `node`, and regions led there.
+    #[must_use]
+    pub fn left_on(&self, node: NodeId) -> (usize, usize) {
+        let regions = self.regions.values();
+        let peers = regions
+            .clone()
+            .filter(|region| region.region.peers.iter().any(|peer| NodeId(peer.node_id) == node));
+        let leaders =
+            regions.filter(|region| region.leader.is_some_and(|leader| leader.node == node));
+        (peers.count(), leaders.count())
+    }
+
+    /// Whether the known regions tile the whole key space, so that no region is unheard of.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let mut ranges: Vec<_> = self
+            .regions
+            .values()
+            .map(|view| (&view.region.start_key, &view.region.end_key))
+            .collect();
+        ranges.sort_unstable();
+        let tiles = ranges.windows(2).all(|pair| match pair {
+            [(_, end), (start, _)] => !end.is_empty() && end == start,
+            _ => true,
+        });
+        tiles
+            && ranges.first().is_some_and(|(start, _)| start.is_empty())
+            && ranges.last().is_some_and(|(_, end)| end.is_empty())
+    }
+
+    /// That every region is known, and told by a leader which a majority of its voters answers: the
+    /// descriptors are then the newest ones.
+    ///
+    /// # Errors
+    /// The first region for which it is not so; `None` when a range is not known at all.
+    pub fn confirmed(&self, config: &PlacementConfig, now_ms: u64) -> Result<(), Option<RegionId>> {
+        if !self.is_complete() {
+            return Err(None);
+        }
+        let nodes = self.nodes(config, now_ms);
+        for region in self.regions.values() {
+            let members = Members::of(self, region, &nodes, config, now_ms);
+            if !region.is_fresh(config, now_ms) || !members.has_quorum() {
+                return Err(Some(region.id()));
+            }
+        }
+        Ok(())
+    }
+
+    /// That every region with a voter on `node` keeps a live quorum without it.
+    ///
+    /// # Errors
+    /// The first region for which it is not so, or is not known to be.
+    pub fn survives_without(
+        &self,
+        node: NodeId,
+        config: &PlacementConfig,
+        now_ms: u64,
+    ) -> Result<(), QuorumLoss> {
+        if !self.is_complete() {
+            return Err(QuorumLoss::Unknown);
+        }
+        let nodes = self.nodes(config, now_ms);
+        for region in self.regions.values() {
+            let members = Members::of(self, region, &nodes, config, now_ms);
+            let Some(lost) = members.voters().find(|member| member.node == node) else { continue };
+            if region.joint_since_ms.is_some() {
+                return Err(QuorumLoss::Changing { region: region.id() });
+            }
+            if !region.is_fresh(config, now_ms) {
+                return Err(QuorumLoss::Leaderless { region: region.id() });
+            }
+            if lost.leader || !members.keeps_quorum(&[], &[lost.peer]) {
+                return Err(QuorumLoss::TooFew { region: region.id() });
+            }
+        }
+        Ok(())
+    }
+
+    /// A region for `ListRegions`: where its leader is, which peers are silent or lag.
+    #[must_use]
+    pub fn region_info(
+        &self,
+        region: &RegionView,
+        config: &PlacementConfig,
+        now_ms: u64,
+    ) -> v1::RegionInfo {
+        let silent_max = millis(config.peer_silent_after);
+        let fresh = region.is_fresh(config, now_ms);
+        let leader = region.leader.filter(|_| fresh);
+        let followers = || {
+            let lead = leader.map(|leader| leader.peer.0);
+            region.region.peers.iter().filter(move |peer| Some(peer.peer_id) != lead)
+        };
+        let silent = |peer: &&v1::Peer| {
+            region.silent_ms(PeerId(peer.peer_id), now_ms).is_none_or(|silent| silent > silent_max)
+        };
+        let lags = |peer: &&v1::Peer| {
+            let matched = region.progress.get(&PeerId(peer.peer_id)).map_or(0, |p| p.matched_index);
+            matched == 0 || matched.saturating_add(config.lag_entries_max) < region.last_index
+        };
+        v1::RegionInfo {
+            region: Some(region.region.clone()),
+            leader: leader.map(|leader| v1::Leader {
+                peer_id: leader.peer.0,
+                node_id: leader.node.0,
+                client_address: self
+                    .record(leader.node)
+                    .map(|record| record.client_address.clone())
+                    .unwrap_or_default(),
+            }),
+            term: region.term,
+            down_peers: followers().filter(silent).map(|peer| peer.peer_id).collect(),
+            pending_peers: followers().filter(lags).map(|peer| peer.peer_id).collect(),
+            approximate_bytes: region.approximate_bytes,
+        }
+    }
+}
+
+/// A node's row of `table`.
+pub(super) fn find(table: &v1::NodeTable, node: NodeId) -> Option<&v1::NodeRecord> {
+    table.nodes.iter().find(|record| record.node_id == node.0)
+}
+
+#[cfg(test)]
+mod tests;

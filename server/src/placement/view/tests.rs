@@ -1,0 +1,258 @@
+use super::*;
+use crate::placement::fixture::{Fixture, NOW_MS, record, table};
+
+fn report(
+    id: u64,
+    range: (&'static str, &'static str),
+    epoch: (u64, u64),
+    term: u64,
+    peers: &[u64],
+) -> v1::RegionReport {
+    let (conf_ver, version) = epoch;
+    v1::RegionReport {
+        region: Some(v1::Region {
+            region_id: id,
+            start_key: range.0.into(),
+            end_key: range.1.into(),
+            epoch: Some(v1::RegionEpoch { conf_ver, version }),
+            peers: peers
+                .iter()
+                .map(|node| v1::Peer {
+                    peer_id: node + 100,
+                    node_id: *node,
+                    role: v1::PeerRole::Voter as i32,
+                })
+                .collect(),
+        }),
+        term,
+        leader_peer_id: peers[0] + 100,
+        last_index: 10,
+        progress: peers[1..]
+            .iter()
+            .map(|node| v1::PeerProgress { peer_id: node + 100, matched_index: 10, silent_ms: 10 })
+            .collect(),
+        ..Default::default()
+    }
+}
+
+fn heartbeat(node: u64, incarnation: u64, regions: Vec<v1::RegionReport>) -> v1::HeartbeatRequest {
+    v1::HeartbeatRequest {
+        cluster_id: crate::placement::fixture::CLUSTER.to_vec().into(),
+        node_id: node,
+        incarnation,
+        regions,
+        ..Default::default()
+    }
+}
+
+fn three_nodes() -> ClusterView {
+    let nodes = (1..=3).map(|id| record(id, v1::NodeState::Up)).collect();
+    ClusterView::new(table(3, nodes), NOW_MS)
+}
+
+fn leader_node(view: &ClusterView, region: u64) -> Option<u64> {
+    view.regions().get(&RegionId(region))?.leader.map(|leader| leader.node.0)
+}
+
+#[test]
+fn silence_becomes_disconnected_then_down() {
+    let config = PlacementConfig::default();
+    let mut view = three_nodes();
+    view.hear(heartbeat(1, 1, vec![]), NOW_MS + 5_000);
+    for (why, node, now_ms, want) in [
+        ("just heard", 1, NOW_MS + 5_000, v1::Liveness::Alive),
+        ("almost 20 s", 1, NOW_MS + 24_999, v1::Liveness::Alive),
+        ("20 s", 1, NOW_MS + 25_000, v1::Liveness::Disconnected),
+        ("10 min", 1, NOW_MS + 605_000, v1::Liveness::Down),
+        ("never heard, the driver is new", 2, NOW_MS + 19_999, v1::Liveness::Alive),
+        ("never heard", 2, NOW_MS + 20_000, v1::Liveness::Disconnected),
+        ("never heard, for long", 2, NOW_MS + 600_000, v1::Liveness::Down),
+    ] {
+        assert_eq!(view.liveness(NodeId(node), &config, now_ms), want, "{why}");
+    }
+}
+
+#[test]
+fn strangers_are_not_heard() {
+    let mut view = three_nodes();
+    let mut removed = table(3, vec![record(1, v1::NodeState::Removed)]);
+    removed.version = 11;
+    let foreign = v1::HeartbeatRequest {
+        cluster_id: vec![8; 16].into(),
+        ..heartbeat(1, 1, vec![report(2, ("", ""), (1, 1), 1, &[1])])
+    };
+    assert_eq!(view.hear(foreign, NOW_MS), Heard::WrongCluster);
+    assert_eq!(view.hear(heartbeat(9, 1, vec![]), NOW_MS), Heard::Unknown);
+    assert_eq!(view.hear(heartbeat(1, 1, vec![]), NOW_MS), Heard::Accepted);
+    view.set_table(removed);
+    assert_eq!(view.hear(heartbeat(1, 1, vec![]), NOW_MS), Heard::Removed);
+    assert!(view.regions().is_empty());
+}
+
+#[test]
+fn older_table_is_passed_over() {
+    let mut view = three_nodes();
+    view.set_table(v1::NodeTable { version: 9, ..Default::default() });
+    assert_eq!(view.table().nodes.len(), 3);
+}
+
+#[test]
+fn two_processes_of_one_identity_are_both_refused() {
+    let mut view = three_nodes();
+    let mut hear = |seconds, incarnation| {
+        view.hear(heartbeat(1, incarnation, vec![]), NOW_MS + seconds * 1_000)
+    };
+    assert_eq!(hear(0, 5), Heard::Accepted);
+    assert_eq!(hear(1, 6), Heard::Accepted, "a restart looks like this");
+    assert_eq!(hear(1, 5), Heard::Superseded, "it may have been long on its way");
+    assert_eq!(hear(2, 6), Heard::Accepted);
+    assert_eq!(hear(5, 5), Heard::Superseded);
+    assert_eq!(hear(6, 5), Heard::Duplicate, "the first is still there");
+    assert_eq!(hear(6, 6), Heard::Duplicate, "and nobody knows which is the copy");
+    assert_eq!(hear(7, 5), Heard::Duplicate);
+    assert_eq!(hear(8, 7), Heard::Accepted, "one that starts after both were stopped");
+    assert_eq!(hear(9, 7), Heard::Accepted);
+}
+
+#[test]
+fn heartbeats_that_queued_up_are_no_second_process() {
+    let mut view = three_nodes();
+    let mut hear = |incarnation| view.hear(heartbeat(1, incarnation, vec![]), NOW_MS + 60_000);
+    assert_eq!(hear(5), Heard::Accepted);
+    assert_eq!(hear(6), Heard::Accepted);
+    assert_eq!([hear(5), hear(5), hear(5)], [Heard::Superseded; 3]);
+    assert_eq!(hear(6), Heard::Accepted);
+}
+
+#[test]
+fn newest_descriptor_wins_whoever_tells_it() {
+    let whole = ("", "");
+    for (why, first, second, want) in [
+        ("membership moved on", (3, 1, 5), (4, 1, 5), 2),
+        ("older membership", (4, 1, 5), (3, 1, 9), 1),
+        ("newer term", (3, 1, 5), (3, 1, 6), 2),
+        ("replaced leader that does not know", (3, 1, 6), (3, 1, 5), 1),
+        ("split", (3, 1, 5), (2, 2, 5), 2),
+    ] {
+        let mut view = three_nodes();
+        for (node, (conf_ver, version, term)) in [(1, first), (2, second)] {
+            let peers = if node == 1 { [1, 2, 3] } else { [2, 1, 3] };
+            let report = report(5, whole, (conf_ver, version), term, &peers);
+            view.hear(heartbeat(node, 1, vec![report]), NOW_MS);
+        }
+        assert_eq!(leader_node(&view, 5), Some(want), "{why}");
+    }
+}
+
+#[test]
+fn region_that_its_node_reports_no_more_has_no_leader() {
+    let mut view = three_nodes();
+    let told = report(5, ("", ""), (1, 1), 3, &[1, 2, 3]);
+    view.hear(heartbeat(1, 1, vec![told.clone()]), NOW_MS);
+    view.hear(heartbeat(2, 1, vec![]), NOW_MS);
+    assert_eq!(leader_node(&view, 5), Some(1));
+    view.hear(heartbeat(1, 1, vec![]), NOW_MS);
+    assert_eq!(leader_node(&view, 5), None);
+    assert!(!view.regions()[&RegionId(5)].is_fresh(&PlacementConfig::default(), NOW_MS));
+    view.hear(heartbeat(1, 1, vec![told]), NOW_MS);
+    assert_eq!(leader_node(&view, 5), Some(1), "it leads again");
+}
+
+#[test]
+fn split_and_merge_replace_what_they_overlap() {
+    let mut view = three_nodes();
+    let mut hear = |reports: Vec<v1::RegionReport>| {
+        view.hear(heartbeat(1, 1, reports), NOW_MS);
+        let ids: Vec<u64> = view.regions().keys().map(|id| id.0).collect();
+        (ids, view.is_complete())
+    };
+    let parent = report(5, ("", ""), (1, 1), 3, &[1]);
+    let child = report(6, ("m", ""), (1, 2), 1, &[1]);
+    let rest = report(5, ("", "m"), (1, 2), 3, &[1]);
+    let merged = report(5, ("", ""), (1, 3), 3, &[1]);
+    assert_eq!(hear(vec![parent.clone()]), (vec![5], true));
+    assert_eq!(hear(vec![child.clone()]), (vec![6], false), "the child is heard first");
+    assert_eq!(hear(vec![parent, child.clone()]), (vec![6], false), "the old parent is over");
+    assert_eq!(hear(vec![child.clone(), rest]), (vec![5, 6], true));
+    assert_eq!(hear(vec![merged]), (vec![5], true));
+    assert_eq!(hear(vec![child]), (vec![5], true), "the merged one is over");
+}
+
+#[test]
+fn complete_is_a_key_space_without_gaps() {
+    for (why, ranges, want) in [
+        ("nothing", &[][..], false),
+        ("all in one", &[("", "")], true),
+        ("two", &[("", "m"), ("m", "")], true),
+        ("no begin", &[("a", "")], false),
+        ("no end", &[("", "m")], false),
+        ("gap", &[("", "c"), ("m", "")], false),
+    ] {
+        let mut view = three_nodes();
+        let reports =
+            ranges.iter().zip(5..).map(|(range, id)| report(id, *range, (1, 1), 1, &[1])).collect();
+        view.hear(heartbeat(1, 1, reports), NOW_MS);
+        assert_eq!(view.is_complete(), want, "{why}");
+    }
+}
+
+#[test]
+fn confirmed_wants_every_leader_to_be_answered_by_a_majority() {
+    let config = PlacementConfig::default();
+    for (why, nodes, regions, want) in [
+        ("all well", "1:up 2:up 3:up", &["1* 2 3", "2* 1 3"][..], Ok(())),
+        ("a minority is away", "1:up 2:up 3:off", &["1* 2 3"], Ok(())),
+        ("no region is known", "1:up", &[], Err(None)),
+        ("one has no leader", "1:up 2:up 3:up", &["1* 2 3", "1 2 3"], Err(None)),
+        ("one hears no majority", "1:up 2:up 3:up", &["1* 2s 3s"], Err(Some(RegionId(2)))),
+        ("its leader is not heard", "1:off 2:up 3:up", &["1* 2 3"], Err(Some(RegionId(2)))),
+    ] {
+        let mut fixture = Fixture::new(3, nodes);
+        for peers in regions {
+            fixture = fixture.region(peers);
+        }
+        assert_eq!(fixture.view().confirmed(&config, NOW_MS), want, "{why}");
+    }
+}
+
+#[test]
+fn nodes_count_what_is_on_them() {
+    let fixture = Fixture::new(3, "1:up 2:crit 3:evict 4:off").region("1* 2 3l-").region("1* 2 4");
+    let nodes = fixture.view().nodes(&PlacementConfig::default(), NOW_MS);
+    let of = |id: u64| {
+        let node = &nodes[&NodeId(id)];
+        (node.leaders, node.peers, node.learners, node.may_lead())
+    };
+    assert_eq!(of(1), (2, 2, 0, true));
+    assert_eq!(of(2), (0, 2, 0, false), "its disk is nearly full");
+    assert_eq!(of(3), (0, 1, 1, false), "its leaders are evicted");
+    assert_eq!(of(4), (0, 1, 0, false), "it is not heard");
+    assert!(nodes[&NodeId(3)].to_node().leaders_evicted);
+    assert_eq!(nodes[&NodeId(4)].to_node().liveness(), v1::Liveness::Disconnected);
+    assert_eq!(fixture.view().left_on(NodeId(1)), (2, 2));
+    assert_eq!(fixture.view().left_on(NodeId(4)), (1, 0));
+}
+
+#[test]
+fn eviction_ends_by_itself() {
+    let mut view = three_nodes();
+    view.evict_leaders(NodeId(1), NOW_MS + 10);
+    let evicted = |now_ms| view.nodes(&PlacementConfig::default(), now_ms)[&NodeId(1)].evicted;
+    assert!(evicted(NOW_MS + 9));
+    assert!(!evicted(NOW_MS + 10));
+}
+
+#[test]
+fn region_info_names_silent_and_lagging_peers() {
+    let fixture = Fixture::new(3, "1:up 2:up 3:up 4:off").region("1* 2- 3s 4");
+    let view = fixture.view();
+    let region = &view.regions()[&RegionId(2)];
+    let info = view.region_info(region, &PlacementConfig::default(), NOW_MS);
+    let leader = info.leader.expect("led");
+    assert_eq!((leader.peer_id, leader.node_id), (201, 1));
+    assert_eq!(leader.client_address, "n1:7420");
+    assert_eq!(info.down_peers, [203, 204]);
+    assert_eq!(info.pending_peers, [202]);
+    let later = view.region_info(region, &PlacementConfig::default(), NOW_MS + 60_000);
+    assert_eq!(later.leader, None, "an old report tells no leader");
+}

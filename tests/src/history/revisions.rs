@@ -1,0 +1,96 @@
+//! Whether a key's revisions only grow.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{Call, Completion, Operation};
+
+/// Checks, for each key, that a call which began after another had ended never saw a smaller
+/// revision, and that no two writes were given the same one.
+///
+/// # Errors
+/// Names the calls that contradict it.
+pub fn check_revisions(operations: &[Operation]) -> Result<(), String> {
+    let mut keys: BTreeMap<&Bytes, Vec<(&Operation, u64, u64)>> = BTreeMap::new();
+    for operation in operations {
+        if let Completion::Ok { at, revision: Some(revision), .. } = &operation.completion {
+            keys.entry(&operation.key).or_default().push((operation, *at, *revision));
+        }
+    }
+    for (key, seen) in keys {
+        no_step_back(key, &seen)?;
+        no_revision_twice(key, &seen)?;
+    }
+    Ok(())
+}
+
+fn no_step_back(key: &Bytes, seen: &[(&Operation, u64, u64)]) -> Result<(), String> {
+    let mut by_end: Vec<&(&Operation, u64, u64)> = seen.iter().collect();
+    by_end.sort_by_key(|(_, end, _)| *end);
+    let mut by_begin: Vec<&(&Operation, u64, u64)> = seen.iter().collect();
+    by_begin.sort_by_key(|(operation, ..)| operation.invoked);
+    let mut ended = by_end.into_iter().peekable();
+    let mut newest: Option<&(&Operation, u64, u64)> = None;
+    for current in by_begin {
+        while let Some(earlier) = ended.next_if(|(_, end, _)| *end < current.0.invoked) {
+            if newest.is_none_or(|newest| earlier.2 > newest.2) {
+                newest = Some(earlier);
+            }
+        }
+        if let Some(newest) = newest
+            && newest.2 > current.2
+        {
+            return Err(format!("{key:?}: {current:?} came after {newest:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn no_revision_twice(key: &Bytes, seen: &[(&Operation, u64, u64)]) -> Result<(), String> {
+    let mut writes: BTreeMap<u64, &Operation> = BTreeMap::new();
+    for (operation, _, revision) in seen {
+        if matches!(operation.call, Call::Read) {
+            continue;
+        }
+        if let Some(other) = writes.insert(*revision, operation) {
+            return Err(format!("{key:?}: {operation:?} and {other:?} share a revision"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Answer;
+
+    fn read(invoked: u64, at: u64, revision: u64) -> Operation {
+        let answer = Answer::Value(Some(Bytes::from_static(b"v")));
+        let completion = Completion::Ok { at, answer, revision: Some(revision) };
+        let key = Bytes::from_static(b"k");
+        Operation { client: 0, key, call: Call::Read, invoked, completion }
+    }
+
+    fn write(invoked: u64, at: u64, revision: u64) -> Operation {
+        let completion = Completion::Ok { at, answer: Answer::Written, revision: Some(revision) };
+        Operation {
+            call: Call::Write(Bytes::from_static(b"v")),
+            completion,
+            ..read(invoked, at, 0)
+        }
+    }
+
+    #[test]
+    fn falling_and_repeated_revisions_are_noticed() {
+        for (why, operations, want) in [
+            ("grows", vec![read(0, 1, 1), read(2, 3, 1), read(4, 5, 2)], true),
+            ("falls while both run", vec![read(0, 3, 2), read(1, 2, 1)], true),
+            ("falls after the end", vec![read(0, 1, 2), read(2, 3, 1)], false),
+            ("two writes, two revisions", vec![write(0, 3, 1), write(1, 2, 2)], true),
+            ("two writes, one revision", vec![write(0, 3, 1), write(1, 2, 1)], false),
+        ] {
+            assert_eq!(check_revisions(&operations).is_ok(), want, "{why}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Writers of unique keys, and the book of what they were promised.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::harness::{Outcome, Session, eventually, outcome};
+
+/// How long one write may take before its writer counts it as unknown.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a writer that was refused holds back.
+const HOLD_BACK: Duration = Duration::from_millis(50);
+
+/// How many keys one call of the verification reads; fewer when values are large, since an answer
+/// has to fit into a message.
+const READ_AT_ONCE: usize = 256;
+const READ_BYTES: usize = 4 << 20;
+
+/// What writers were promised. Each key is written once, so the value that must be there is known.
+#[derive(Default)]
+pub struct Ledger {
+    book: Mutex<Book>,
+}
+
+#[derive(Default, Clone)]
+struct Book {
+    /// Answered as done.
+    acknowledged: Vec<(Bytes, Bytes)>,
+    /// Answered as certainly not done.
+    refused: Vec<Bytes>,
+    /// Nothing is known.
+    unknown: usize,
+}
+
+impl Ledger {
+    /// How many writes were acknowledged so far.
+    #[must_use]
+    pub fn acknowledged(&self) -> usize {
+        self.lock().acknowledged.len()
+    }
+
+    /// How many writes were refused so far, and how many ended without an answer.
+    #[must_use]
+    pub fn troubled(&self) -> (usize, usize) {
+        let book = self.lock();
+        (book.refused.len(), book.unknown)
+    }
+
+    /// Reads every acknowledged key as this very node has it, and compares.
+    ///
+    /// # Panics
+    /// When one is missing or different.
+    pub async fn verify_stale(&self, session: &Session) {
+        let book = self.lock().clone();
+        for (key, value) in &book.acknowledged {
+            let there = session.get_stale(key.clone()).await;
+            let there = there.unwrap_or_else(|status| panic!("{}: {status}", session.address));
+            assert_eq!(there.as_ref(), Some(value), "{key:?} on {} itself", session.address);
+        }
+    }
+
+    /// Reads every key that was ever written and compares.
+    ///
+    /// # Panics
+    /// When an acknowledged write is missing or different, or a refused one is there, or nothing
+    /// was acknowledged.
+    pub async fn verify(&self, session: &Session) {
+        let book = self.lock().clone();
+        assert!(!book.acknowledged.is_empty(), "nothing was acknowledged, so nothing is shown");
+        let mut missing = Vec::new();
+        let largest = book.acknowledged.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
+        let at_once = (READ_BYTES / largest.max(1)).clamp(1, READ_AT_ONCE);
+        for chunk in book.acknowledged.chunks(at_once) {
+            let keys: Vec<Bytes> = chunk.iter().map(|(key, _)| key.clone()).collect();
+            let found = read(session, keys).await;
+            for (key, value) in chunk {
+                let there = found.iter().find(|(other, _)| other == key).map(|(_, there)| there);
+                if there != Some(value) {
+                    missing.push((key.clone(), there.cloned()));
+                }
+            }
+        }
+        assert!(
+            missing.is_empty(),
+            "{} of {} acknowledged writes are gone, as {} tells: {:?}",
+            missing.len(),
+            book.acknowledged.len(),
+            session.address,
+            &missing[..missing.len().min(10)],
+        );
+        for chunk in book.refused.chunks(READ_AT_ONCE) {
+            let found = read(session, chunk.to_vec()).await;
+            assert!(found.is_empty(), "refused as not done, and there: {found:?}");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Book> {
+        self.book.lock().expect("nobody panics while holding the book")
+    }
+}
+
+async fn read(session: &Session, keys: Vec<Bytes>) -> Vec<(Bytes, Bytes)> {
+    let what = format!("{} to read {} keys", session.address, keys.len());
+    let found = eventually(&what, Duration::from_secs(30), async || {
+        session.get_many(keys.clone()).await.map_err(|status| status.to_string())
+    })
+    .await;
+    found.into_iter().map(|kv| (kv.key, kv.value)).collect()
+}
+
+/// Writers at work, each of them one write at a time.
+pub struct Writers {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    ledger: Arc<Ledger>,
+}
+
+impl Writers {
+    /// Starts `count` writers of values of `value_bytes`. Each stays with one of `sessions` until
+    /// that one fails it.
+    ///
+    /// # Panics
+    /// When there is no session.
+    #[must_use]
+    pub fn start(sessions: &[Session], count: usize, value_bytes: usize, prefix: &str) -> Self {
+        assert!(!sessions.is_empty(), "writers need somebody to write to");
+        let (stop, stopped) = watch::channel(false);
+        let ledger = Arc::new(Ledger::default());
+        let mut tasks = JoinSet::new();
+        for writer in 0..count {
+            tasks.spawn(write_until(
+                stopped.clone(),
+                sessions.to_vec(),
+                Arc::clone(&ledger),
+                format!("{prefix}/{writer:03}"),
+                writer,
+                value_bytes,
+            ));
+        }
+        Self { stop, tasks, ledger }
+    }
+
+    /// The book, while they write.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Waits until `more` further writes were acknowledged.
+    ///
+    /// # Panics
+    /// When that takes longer than `bound`.
+    pub async fn progress(&self, more: usize, bound: Duration) {
+        let target = self.ledger.acknowledged() + more;
+        eventually(&format!("{more} more writes"), bound, async || {
+            let now = self.ledger.acknowledged();
+            if now >= target { Ok(()) } else { Err(format!("{now} of {target}")) }
+        })
+        .await;
+    }
+
+    /// Lets each writer end the write it is at, and hands over the book.
+    ///
+    /// # Panics
+    /// When a writer did.
+    pub async fn stop(mut self) -> Arc<Ledger> {
+        self.stop.send_replace(true);
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.expect("a writer does not panic");
+        }
+        Arc::clone(&self.ledger)
+    }
+}
+
+async fn write_until(
+    mut stopped: watch::Receiver<bool>,
+    sessions: Vec<Session>,
+    ledger: Arc<Ledger>,
+    prefix: String,
+    first: usize,
+    value_bytes: usize,
+) {
+    let mut at = first;
+    for number in 0_u64.. {
+        if *stopped.borrow() {
+            return;
+        }
+        let session = sessions[at % sessions.len()].clone().patient(PATIENCE);
+        let key = Bytes::from(format!("{prefix}/{number:08}"));
+        let value = value(&key, value_bytes);
+        let answer = session.put(key.clone(), value.clone()).await;
+        match answer {
+            Ok(_) => ledger.lock().acknowledged.push((key, value)),
+            Err(status) => {
+                match outcome(&status) {
+                    Outcome::NotApplied => ledger.lock().refused.push(key),
+                    Outcome::Unknown => ledger.lock().unknown += 1,
+                }
+                at += 1;
+                // Ends early when the writers are told to stop.
+                let _ = tokio::time::timeout(HOLD_BACK, stopped.changed()).await;
+            }
+        }
+    }
+}
+
+/// A value that belongs to its key, so that a mix-up shows, and does not compress away.
+fn value(key: &Bytes, length: usize) -> Bytes {
+    let mut state = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mut value = key.to_vec();
+    while value.len() < length {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        value.extend_from_slice(&(state >> 16).to_le_bytes()[..4]);
+    }
+    value.truncate(length.max(key.len()));
+    Bytes::from(value)
+}

@@ -1,0 +1,244 @@
+//! Clients that fight over a few keys, and record what they saw.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flotilla_proto::v1;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use tokio::{sync::watch, task::JoinSet};
+use tonic::Status;
+
+use crate::{
+    harness::{Outcome, Session, eventually, outcome},
+    history::{Answer, Call, Recorder},
+};
+
+/// How long a client waits before it counts a call as unknown.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a client that was refused holds back.
+const HOLD_BACK: Duration = Duration::from_millis(20);
+
+/// Keys that are fought over at one time: some registers, some counters.
+const REGISTERS: u64 = 4;
+const COUNTERS: u64 = 2;
+
+/// Clients at work. Each is bound to one node for good, so that what each node answers is seen.
+pub struct Registers {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    recorder: Arc<Recorder>,
+    /// The keys in use; see [`Registers::next_generation`].
+    generation: Arc<AtomicU64>,
+    answered: Arc<AtomicUsize>,
+}
+
+impl Registers {
+    /// Starts `each` clients for every session.
+    #[must_use]
+    pub fn start(seed: u64, sessions: &[Session], each: usize) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let recorder = Arc::new(Recorder::default());
+        let generation = Arc::new(AtomicU64::new(0));
+        let answered = Arc::new(AtomicUsize::new(0));
+        let mut tasks = JoinSet::new();
+        for number in 0..sessions.len() * each {
+            let client = Client {
+                number,
+                session: sessions[number % sessions.len()].clone().patient(PATIENCE),
+                random: StdRng::seed_from_u64(seed.wrapping_add(1 + number as u64)),
+                recorder: Arc::clone(&recorder),
+                generation: Arc::clone(&generation),
+                answered: Arc::clone(&answered),
+                written: 0,
+                seen: HashMap::new(),
+            };
+            tasks.spawn(client.run(stopped.clone()));
+        }
+        Self { stop, tasks, recorder, generation, answered }
+    }
+
+    /// Calls that were answered so far.
+    #[must_use]
+    pub fn answered(&self) -> usize {
+        self.answered.load(Relaxed)
+    }
+
+    /// Moves all clients to fresh keys. Every call without an answer makes the judgement of its key
+    /// harder for the rest of the history, so keys are used for a second or two.
+    pub fn next_generation(&self) {
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    /// Ends the clients, reads every key that was ever used through each of `sessions`, and hands
+    /// over the whole history.
+    ///
+    /// # Panics
+    /// When a key cannot be read within a bound.
+    pub async fn stop(mut self, sessions: &[Session]) -> Arc<Recorder> {
+        self.stop.send_replace(true);
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.expect("a client does not panic");
+        }
+        let generations = self.generation.load(Relaxed);
+        for (reader, session) in sessions.iter().enumerate() {
+            for generation in 0..=generations {
+                for number in 0..REGISTERS + COUNTERS {
+                    let key = key(generation, number);
+                    let what = format!("{} to read {key:?}", session.address);
+                    eventually(&what, Duration::from_secs(30), async || {
+                        let id = self.recorder.invoke(1_000 + reader, &key, Call::Read);
+                        let (answer, revision) = call(session, &key, &Call::Read).await?;
+                        self.recorder.ok(id, answer, revision);
+                        Ok::<(), Status>(())
+                    })
+                    .await;
+                }
+            }
+        }
+        Arc::clone(&self.recorder)
+    }
+}
+
+fn key(generation: u64, number: u64) -> Bytes {
+    let kind = if number < REGISTERS { "register" } else { "counter" };
+    Bytes::from(format!("chaos/{generation:04}/{kind}/{number}"))
+}
+
+struct Client {
+    number: usize,
+    session: Session,
+    random: StdRng,
+    recorder: Arc<Recorder>,
+    generation: Arc<AtomicU64>,
+    answered: Arc<AtomicUsize>,
+    written: u64,
+    /// What this client last saw under a key: what its next compare-and-put expects.
+    seen: HashMap<Bytes, Option<Bytes>>,
+}
+
+impl Client {
+    async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+        while !*stopped.borrow() {
+            let number = self.random.random_range(0..REGISTERS + COUNTERS);
+            let key = key(self.generation.load(Relaxed), number);
+            let asked = self.any_call(&key, number >= REGISTERS);
+            let id = self.recorder.invoke(self.number, &key, asked.clone());
+            match call(&self.session, &key, &asked).await {
+                Ok((answer, revision)) => {
+                    self.remember(&key, &asked, &answer);
+                    self.recorder.ok(id, answer, revision);
+                    self.answered.fetch_add(1, Relaxed);
+                }
+                Err(status) => {
+                    if outcome(&status) == Outcome::NotApplied {
+                        self.recorder.not_applied(id);
+                    }
+                    let _ = tokio::time::timeout(HOLD_BACK, stopped.changed()).await;
+                }
+            }
+        }
+    }
+
+    fn any_call(&mut self, key: &Bytes, counter: bool) -> Call {
+        let die = self.random.random_range(0..100);
+        if counter {
+            return if die < 70 { Call::Increment(1) } else { Call::Read };
+        }
+        self.written += 1;
+        let new = Bytes::from(format!("{}-{}", self.number, self.written));
+        match die {
+            0..35 => Call::Read,
+            35..53 => Call::Write(new),
+            53..76 => {
+                let expected = self.seen.get(key).cloned().flatten();
+                Call::CompareAndPut { expected, new }
+            }
+            76..84 => Call::Delete,
+            84..92 => Call::PutIfAbsent(new),
+            _ => Call::GetAndPut(new),
+        }
+    }
+
+    fn remember(&mut self, key: &Bytes, call: &Call, answer: &Answer) {
+        let now = match (call, answer) {
+            (_, Answer::Value(value) | Answer::Conditional(Err(value))) => value.clone(),
+            (_, Answer::Deleted(_)) => None,
+            _ => call.stores().cloned(),
+        };
+        self.seen.insert(key.clone(), now);
+    }
+}
+
+/// Makes one call, and answers what came back and the key's revision where that is told.
+async fn call(
+    session: &Session,
+    key: &Bytes,
+    call: &Call,
+) -> Result<(Answer, Option<u64>), Status> {
+    let mut kv = session.kv.clone();
+    let key = key.clone();
+    let value = |kv: Option<v1::KeyValue>| kv.map(|kv| kv.value);
+    let conditional = |succeeded: bool, current: Option<v1::KeyValue>, revision: u64| {
+        if succeeded {
+            (Answer::Conditional(Ok(())), Some(revision))
+        } else {
+            // Nothing was written, so no revision is claimed.
+            (Answer::Conditional(Err(value(current))), None)
+        }
+    };
+    Ok(match call {
+        Call::Read => {
+            let message = v1::GetRequest { context: None, key };
+            let found = kv.get(session.request(message)).await?.into_inner().kv;
+            let revision = found.as_ref().map(|kv| kv.revision);
+            (Answer::Value(value(found)), revision)
+        }
+        Call::Write(new) => {
+            let message = v1::PutRequest { key, value: new.clone(), ..Default::default() };
+            let answer = kv.put(session.request(message)).await?.into_inner();
+            (Answer::Written, Some(answer.revision))
+        }
+        Call::CompareAndPut { expected, new } => {
+            use v1::compare_and_put_request::Expected;
+            let expected = Some(match expected {
+                None => Expected::Absent(true),
+                Some(value) => Expected::Value(value.clone()),
+            });
+            let new_value = new.clone();
+            let message =
+                v1::CompareAndPutRequest { key, expected, new_value, ..Default::default() };
+            let answer = kv.compare_and_put(session.request(message)).await?.into_inner();
+            conditional(answer.succeeded, answer.current, answer.revision)
+        }
+        Call::Delete => {
+            let message = v1::DeleteRequest { key, ..Default::default() };
+            let answer = kv.delete(session.request(message)).await?.into_inner();
+            // A delete of nothing may or may not raise the revision.
+            let revision = answer.deleted.then_some(answer.revision);
+            (Answer::Deleted(answer.deleted), revision)
+        }
+        Call::Increment(delta) => {
+            let message = v1::IncrementRequest { context: None, key, delta: *delta };
+            let answer = kv.increment(session.request(message)).await?.into_inner();
+            (Answer::Range(answer.start, answer.end), Some(answer.revision))
+        }
+        Call::PutIfAbsent(new) => {
+            let message = v1::PutIfAbsentRequest { key, value: new.clone(), ..Default::default() };
+            let answer = kv.put_if_absent(session.request(message)).await?.into_inner();
+            conditional(answer.succeeded, answer.current, answer.revision)
+        }
+        Call::GetAndPut(new) => {
+            let message = v1::GetAndPutRequest { key, value: new.clone(), ..Default::default() };
+            let answer = kv.get_and_put(session.request(message)).await?.into_inner();
+            (Answer::Previous(value(answer.previous)), Some(answer.revision))
+        }
+    })
+}

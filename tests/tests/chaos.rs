@@ -1,0 +1,121 @@
+//! Concurrent clients on every node while nodes are killed and frozen at random moments. What the
+//! clients saw must be what one copy of the data would have shown them.
+//!
+//! `SEED` repeats the choices of a run, `SECONDS` sets how long it lasts.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use bytes::Bytes;
+use flotilla_tests::{
+    harness::{Cluster, elapse, env_number, eventually, say, seed},
+    history::{Answer, Budget, Call, Completion, Operation, check, check_revisions},
+    workload::{Fault, Faults, Registers, Writers},
+};
+use tokio::time::Instant;
+
+const BOUND: Duration = Duration::from_secs(60);
+
+/// Clients of each node.
+const CLIENTS: usize = 2;
+
+/// Fewer answers than this for each second of the run show nothing.
+const ANSWERS_EACH_SECOND: u64 = 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn histories_under_random_faults_are_linearizable_and_complete() {
+    let seed = seed();
+    let seconds = env_number("SECONDS", 25);
+    let mut cluster = Cluster::start(3).await;
+    let sessions = cluster.sessions();
+    let registers = Registers::start(seed, &sessions, CLIENTS);
+    let writers = Writers::start(&sessions, 3, 100, "ledger");
+    let mut faults = Faults::new(seed);
+
+    let until = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < until || faults.done.len() < 3 {
+        let fault = faults.strike(&mut cluster, b"chaos").await;
+        say(format!("{fault}: {} answers so far", registers.answered()));
+        elapse(faults.breather()).await;
+        registers.next_generation();
+    }
+
+    // All faults are over: the cluster heals by itself, and everybody can use every key again.
+    cluster.wait_whole(BOUND).await;
+    cluster.wait_serving(BOUND).await;
+    writers.progress(30, BOUND).await;
+    let ledger = writers.stop().await;
+    let recorder = registers.stop(&sessions).await;
+    fs::write(cluster.scratch().join("history.txt"), recorder.text()).expect("keep the history");
+
+    let (refused, unknown) = ledger.troubled();
+    say(format!(
+        "{} faults; {} writes acknowledged, {refused} refused, {unknown} unknown; {} calls answered",
+        faults.done.len(),
+        ledger.acknowledged(),
+        recorder.answered(),
+    ));
+    let enough = ANSWERS_EACH_SECOND * seconds;
+    assert!(recorder.answered() as u64 >= enough, "too little traffic to show anything");
+    assert!(ledger.acknowledged() as u64 >= enough / 2, "too few writes to show anything");
+    assert!(faults.done.contains(&Fault::KillAll), "{:?}", faults.done);
+    for session in &sessions {
+        ledger.verify(session).await;
+    }
+
+    eventually("all peers to have the same state", BOUND, async || {
+        sessions[0].check_regions().await
+    })
+    .await;
+
+    let operations = recorder.operations();
+    judge(&operations);
+    check_revisions(&operations).expect("revisions of a key only grow");
+    lies_are_noticed(&operations);
+}
+
+fn judge(operations: &[Operation]) {
+    let verdict = check(operations, Budget::default());
+    assert!(verdict.is_legal(), "{verdict:#?}");
+}
+
+/// The history that was just found to be right, with one lie behind it: the judge must notice each,
+/// or its word above is worth nothing.
+fn lies_are_noticed(operations: &[Operation]) {
+    let value = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let expecting = |text| Call::CompareAndPut { expected: Some(value(text)), new: value("c") };
+    let key = quietest_key(operations);
+    let write = |text| (Call::Write(value(text)), Answer::Written);
+    let read = |text| (Call::Read, Answer::Value(Some(value(text))));
+    let swapped = (expecting("lie-a"), Answer::Conditional(Ok(())));
+    for (why, lie) in [
+        ("stale read", vec![write("lie-a"), swapped.clone(), read("lie-a")]),
+        ("lost write", vec![write("lie-a"), write("lie-b"), read("lie-a")]),
+        ("doubled compare-and-put", vec![write("lie-a"), swapped.clone(), swapped]),
+    ] {
+        let mut told = operations.to_vec();
+        let end = told.iter().map(|one| one.returned().unwrap_or(one.invoked)).max();
+        let mut clock = end.expect("there are") + 1;
+        for (call, answer) in lie {
+            let completion = Completion::Ok { at: clock + 1, answer, revision: None };
+            told.push(Operation { client: 0, key: key.clone(), call, invoked: clock, completion });
+            clock += 2;
+        }
+        let verdict = check(&told, Budget::default());
+        assert!(verdict.is_illegal(), "{why} went unnoticed: {verdict:?}");
+    }
+}
+
+/// The used key with the fewest calls without an answer: proving that there is no order means trying
+/// them all, so the fewer the better.
+fn quietest_key(operations: &[Operation]) -> Bytes {
+    let mut keys: BTreeMap<&Bytes, (usize, usize)> = BTreeMap::new();
+    for operation in operations {
+        let (unknown, answered) = keys.entry(&operation.key).or_default();
+        match operation.answer() {
+            Some(_) => *answered += 1,
+            None => *unknown += 1,
+        }
+    }
+    let used = keys.into_iter().filter(|(_, (_, answered))| *answered >= 10);
+    used.min_by_key(|(_, (unknown, _))| *unknown).expect("some key was used").0.clone()
+}

@@ -1,0 +1,165 @@
+//! A crash at each line where order matters for what is on the disk. The program with failpoints
+//! stands still there, and is killed.
+//!
+//! Built with `cargo build --release -p flotilla-server --features failpoints --bin
+//! flotilla-server-faults`; without it the tests are skipped aloud, or fail under `CI=true`.
+
+use std::time::Duration;
+
+use flotilla_tests::{
+    harness::{Builder, Start, elapse, eventually, is_built, say, say_aloud, strict, within},
+    workload::Writers,
+};
+
+const PROGRAM: &str = "flotilla-server-faults";
+
+const BOUND: Duration = Duration::from_secs(60);
+
+/// In a cluster of one, where nobody else can make up for what is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crash_at_any_line_of_a_write_loses_nothing_acknowledged() {
+    if missing("crash_at_any_line_of_a_write_loses_nothing_acknowledged") {
+        return;
+    }
+    let mut cluster = Builder::new(1)
+        .program(PROGRAM)
+        .set("log.compact_entries", "100")
+        .set("log.keep_entries", "10")
+        .start()
+        .await;
+    let sessions = cluster.sessions();
+    for (point, passes) in [
+        ("log-before-write", 40),
+        ("log-after-write", 40),
+        ("apply-before-write", 25),
+        ("apply-after-write", 25),
+        ("propose-before-raft", 30),
+        ("log-before-purge", 1),
+    ] {
+        cluster.nodes[0].terminate(BOUND).await;
+        cluster.nodes[0].stand_still_at(point, passes);
+        cluster.nodes[0].relaunch();
+        let writers = Writers::start(&sessions, 4, 200, &format!("line/{point}"));
+        stands_still(&writers, point).await;
+        cluster.nodes[0].kill9();
+        cluster.nodes[0].go_on();
+        cluster.nodes[0].relaunch();
+        writers.progress(10, BOUND).await;
+        let ledger = writers.stop().await;
+        say(format!("{point}: {} acknowledged", ledger.acknowledged()));
+        cluster.wait_whole(BOUND).await;
+        ledger.verify(&sessions[0]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end() {
+    if missing("crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end") {
+        return;
+    }
+    let mut cluster = Builder::new(2)
+        .program(PROGRAM)
+        .set("log.compact_entries", "100")
+        .set("log.keep_entries", "10")
+        .start()
+        .await;
+    let sessions = cluster.sessions();
+    let writers = Writers::start(&sessions, 8, 2_000, "install");
+    writers.progress(1_000, BOUND).await;
+    let receiver = cluster.prepare_node();
+    let join = cluster.addresses();
+    for point in [
+        "snapshot-while-receiving",
+        "snapshot-before-record",
+        "snapshot-after-record",
+        "snapshot-after-replace",
+        "snapshot-after-state",
+    ] {
+        cluster.nodes[receiver].stand_still_at(point, 0);
+        cluster.nodes[receiver].launch(Start::Join(join.clone()));
+        cluster.nodes[receiver].bound(BOUND).await;
+        // Long enough to get there; a point that the first install does not pass is passed by the
+        // next one, and a kill elsewhere is a kill all the same.
+        elapse(Duration::from_secs(3)).await;
+        cluster.nodes[receiver].kill9();
+        writers.progress(150, BOUND).await;
+    }
+    cluster.nodes[receiver].go_on();
+    cluster.nodes[receiver].launch(Start::Join(join));
+    cluster.nodes[receiver].bound(BOUND).await;
+    let ledger = writers.stop().await;
+    cluster.wait_whole(BOUND).await;
+    let session = cluster.nodes[receiver].session();
+    eventually("the receiver to catch up", BOUND, async || session.get("install").await).await;
+    ledger.verify_stale(&session).await;
+    eventually("all peers to have the same state", BOUND, async || session.check_regions().await)
+        .await;
+}
+
+/// Adding a node is several steps on two nodes; a crash between any two of them converges.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crash_at_any_line_of_a_join_ends_in_one_new_node() {
+    if missing("crash_at_any_line_of_a_join_ends_in_one_new_node") {
+        return;
+    }
+    let mut cluster = Builder::new(1).program(PROGRAM).start().await;
+    let join = cluster.addresses();
+    let cases = [
+        (0, "join-before-adopt"),
+        (0, "join-after-adopt"),
+        (1, "adopt-before-write"),
+        (1, "adopt-after-write"),
+    ];
+    for (victim, point) in cases {
+        let joining = cluster.prepare_node();
+        let victim = if victim == 0 { 0 } else { joining };
+        if victim == 0 {
+            cluster.nodes[0].terminate(BOUND).await;
+            cluster.nodes[0].stand_still_at(point, 0);
+            cluster.nodes[0].relaunch();
+            cluster.nodes[0].bound(BOUND).await;
+        } else {
+            cluster.nodes[joining].stand_still_at(point, 0);
+        }
+        cluster.nodes[joining].launch(Start::Join(join.clone()));
+        cluster.nodes[joining].bound(BOUND).await;
+        elapse(Duration::from_secs(3)).await;
+        cluster.nodes[victim].kill9();
+        cluster.nodes[victim].go_on();
+        cluster.nodes[victim].relaunch();
+        let id = cluster.node_id(joining).await;
+        cluster.wait_whole(BOUND).await;
+        let table = cluster.nodes[0].session().nodes().await.expect("nodes");
+        let mine = cluster.nodes[joining].client_address();
+        let same: Vec<u64> = table
+            .nodes
+            .iter()
+            .filter(|node| node.client_address == mine)
+            .map(|node| node.node_id)
+            .collect();
+        assert_eq!(same, [id], "{point}: one node, one id: {:?}", table.nodes);
+    }
+}
+
+/// Waits until no write is acknowledged any more.
+async fn stands_still(writers: &Writers, point: &str) {
+    let stuck = within(BOUND, async || {
+        let before = writers.ledger().acknowledged();
+        elapse(Duration::from_millis(1_500)).await;
+        let after = writers.ledger().acknowledged();
+        if before == after && before > 0 { Ok(()) } else { Err(format!("{before} to {after}")) }
+    })
+    .await;
+    if let Err(last) = stuck {
+        panic!("{point} is never reached, or does not stop anybody: {last}");
+    }
+}
+
+fn missing(test: &str) -> bool {
+    if is_built(PROGRAM) {
+        return false;
+    }
+    assert!(!strict(), "{PROGRAM} was not built");
+    say_aloud(format!("SKIPPED: {test}: {PROGRAM} was not built"));
+    true
+}

@@ -1,0 +1,241 @@
+//! Changes of the cluster: conditions are kept, refusals change nothing, nothing is lost.
+
+use std::time::Duration;
+
+use flotilla_proto::v1::{self, Liveness, NodeState, error_detail::Reason};
+use flotilla_tests::{
+    harness::{Builder, Cluster, Session, Start, detail, eventually, http, reason},
+    workload::Writers,
+};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+const BOUND: Duration = Duration::from_secs(60);
+
+/// In raftexample such a write is answered with 204 and gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn write_without_a_leader_is_never_answered_as_done_and_lost() {
+    let mut cluster = Cluster::start(3).await;
+    let sessions = cluster.sessions();
+    let writers = Writers::start(&sessions, 12, 50, "leaderless");
+    for _ in 0..4 {
+        writers.progress(60, BOUND).await;
+        let leader = cluster.leader(b"leaderless").await;
+        cluster.nodes[leader].kill9();
+        // Goes on without it: some of these writes were on their way when nobody led.
+        writers.progress(60, BOUND).await;
+        cluster.nodes[leader].relaunch();
+    }
+    let ledger = writers.stop().await;
+    let (refused, unknown) = ledger.troubled();
+    assert!(refused + unknown > 0, "no write met a dead leader, so nothing is shown");
+    cluster.wait_whole(BOUND).await;
+    for session in &sessions {
+        ledger.verify(session).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn change_on_an_old_table_is_refused_and_changes_nothing() {
+    let mut cluster = Cluster::start(3).await;
+    let first = cluster.nodes[0].session();
+    let fourth = cluster.prepare_node();
+    cluster.nodes[fourth].launch(Start::Alone);
+    cluster.nodes[fourth].bound(BOUND).await;
+    let before = first.nodes().await.expect("nodes");
+    let old = before.version - 1;
+    let third = before.nodes.iter().map(|node| node.node_id).max().expect("three nodes");
+    let address = cluster.nodes[fourth].client_address();
+
+    let add = v1::AddLearnerRequest {
+        address: address.clone(),
+        labels: Default::default(),
+        expected_version: Some(old),
+    };
+    let demote = v1::ChangeMembershipRequest {
+        promote: vec![],
+        demote: vec![third],
+        expected_version: Some(old),
+    };
+    let remove =
+        v1::RemoveNodeRequest { node_id: third, force: false, expected_version: Some(old) };
+    let mut client = first.cluster.clone();
+    let refusals = [
+        ("AddLearner", client.add_learner(add).await.map(|_| ())),
+        ("ChangeMembership", client.change_membership(demote).await.map(|_| ())),
+        ("RemoveNode", client.remove_node(remove).await.map(|_| ())),
+    ];
+    for (call, answer) in refusals {
+        let status = answer.expect_err(call);
+        assert_eq!(status.code(), Code::Aborted, "{call}: {status:?}");
+        match reason(&status) {
+            Some(Reason::VersionMoved(moved)) => {
+                assert_eq!((moved.expected, moved.actual), (old, before.version), "{call}");
+            }
+            other => panic!("{call}: {other:?}"),
+        }
+    }
+    let body = serde_json::json!({ "address": address }).to_string().into_bytes();
+    let old = old.to_string();
+    let headers = [("content-type", "application/json"), ("if-match", old.as_str())];
+    let http_address = cluster.nodes[0].http_address();
+    let refused = http(&http_address, "POST", "/cluster/nodes", &headers, &body).await;
+    let refused = refused.expect("an answer");
+    assert!(matches!(refused.status, 409 | 412), "{refused:?}");
+
+    let after = first.nodes().await.expect("nodes");
+    assert_eq!(before.version, after.version);
+    assert_eq!(before.nodes.len(), after.nodes.len());
+    cluster.nodes.truncate(3);
+    cluster.wait_whole(BOUND).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removal_below_the_replication_factor_is_refused() {
+    let mut cluster = Cluster::start(3).await;
+    let first = cluster.nodes[0].session();
+    let before = first.nodes().await.expect("nodes");
+    for node in &before.nodes {
+        let status = remove(&first, node.node_id, false).await.expect_err("two are too few");
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+        assert!(detail(&status).is_none_or(|detail| !detail.maybe_applied), "{status:?}");
+    }
+    let status = remove(&first, 4_711, false).await.expect_err("nobody has this id");
+    assert!(matches!(status.code(), Code::NotFound | Code::InvalidArgument), "{status:?}");
+    assert_eq!(first.nodes().await.expect("nodes").version, before.version);
+    cluster.wait_whole(BOUND).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_of_everything_is_drained_under_load_and_removed() {
+    let mut cluster = Cluster::start(4).await;
+    let sessions = cluster.sessions();
+    let leader = cluster.leader(b"drained").await;
+    let helper = (leader + 1) % 4;
+    let rest: Vec<Session> =
+        (0..4).filter(|index| *index != leader).map(|index| sessions[index].clone()).collect();
+    let writers = Writers::start(&rest, 6, 100, "drained");
+    writers.progress(100, BOUND).await;
+    let id = cluster.node_id(leader).await;
+    let through = &sessions[helper];
+    let begun = remove(through, id, false).await.expect("four minus one is three");
+    assert!(matches!(
+        NodeState::try_from(begun.state),
+        Ok(NodeState::Draining | NodeState::Removed)
+    ));
+    // Repeating the call tells how far it is, until it is done.
+    eventually("the node to be drained", BOUND, async || {
+        let answer = remove(through, id, false).await.map_err(|status| status.to_string())?;
+        if answer.state == i32::from(NodeState::Removed) {
+            return Ok(());
+        }
+        Err(format!("{answer:?}"))
+    })
+    .await;
+    let again = remove(through, id, false).await.expect("idempotent");
+    assert_eq!(again.state, i32::from(NodeState::Removed));
+    for region in through.regions().await.expect("regions") {
+        let region = region.region.expect("a descriptor");
+        assert!(region.peers.iter().all(|peer| peer.node_id != id), "{region:?}");
+    }
+    cluster.nodes[leader].expect_exit();
+    writers.progress(100, BOUND).await;
+    let ledger = writers.stop().await;
+    for session in &rest {
+        ledger.verify(session).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_node_is_replaced_by_force_when_quorum_is_kept() {
+    let mut cluster = Builder::new(3).set("placement.node_disconnected_after", "2s").start().await;
+    let sessions = cluster.sessions();
+    let writers = Writers::start(&sessions[..2], 6, 100, "replaced");
+    writers.progress(100, BOUND).await;
+    let id = cluster.node_id(2).await;
+    cluster.nodes[2].kill9();
+    let first = &sessions[0];
+    eventually("the dead node to be seen as away", BOUND, async || {
+        let nodes = first.nodes().await.map_err(|status| status.to_string())?.nodes;
+        let dead = nodes.iter().find(|node| node.node_id == id).ok_or("not on the list")?;
+        if dead.liveness == i32::from(Liveness::Alive) { Err("alive") } else { Ok(()) }
+            .map_err(str::to_owned)
+    })
+    .await;
+    let fourth = cluster.join_node();
+    cluster.nodes[fourth].bound(BOUND).await;
+    cluster.node_id(fourth).await;
+    eventually("the dead node to be removed", BOUND, async || {
+        let answer = remove(first, id, true).await.map_err(|status| status.to_string())?;
+        let done = answer.state == i32::from(NodeState::Removed);
+        if done { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    cluster.wait_whole(BOUND).await;
+    writers.progress(50, BOUND).await;
+    let ledger = writers.stop().await;
+    ledger.verify(&cluster.nodes[fourth].session()).await;
+    ledger.verify(first).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removal_can_be_taken_back_while_it_is_under_way() {
+    let mut cluster = Cluster::start(4).await;
+    let first = cluster.nodes[0].session();
+    let regions = first.regions().await.expect("regions");
+    let ids: Vec<u64> = {
+        let mut ids = Vec::new();
+        for index in 0..4 {
+            ids.push(cluster.node_id(index).await);
+        }
+        ids
+    };
+    let holds = |id: u64| {
+        let descriptors = regions.iter().filter_map(|info| info.region.as_ref());
+        descriptors.flat_map(|region| &region.peers).any(|peer| peer.node_id == id)
+    };
+    // Peers can only go to the node that has none, and that one stands still: the removal cannot
+    // end under our hands.
+    let spare = (1..4).find(|index| !holds(ids[*index])).expect("three peers on four nodes");
+    let id = ids[if spare == 3 { 2 } else { 3 }];
+    cluster.nodes[spare].pause();
+    let begun = remove(&first, id, false).await.expect("four minus one is three");
+    assert_eq!(begun.state, i32::from(NodeState::Draining), "{begun:?}");
+    let message = v1::CancelRemoveNodeRequest { node_id: id, expected_version: None };
+    let taken = first.cluster.clone().cancel_remove_node(first.request(message)).await;
+    assert_eq!(taken.expect("cancel").into_inner().state, i32::from(NodeState::Up));
+    cluster.nodes[spare].resume();
+    cluster.wait_whole(BOUND).await;
+}
+
+/// With elections that take six seconds, a hand-over is the only way to be quick.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopping_leader_hands_over_before_it_goes() {
+    let mut cluster = Builder::new(3)
+        .set("raft.heartbeat_interval", "500ms")
+        .set("raft.election_timeout_min", "6s")
+        .set("raft.election_timeout_max", "8s")
+        .start()
+        .await;
+    let leader = cluster.leader(b"hand-over").await;
+    let session = cluster.nodes[(leader + 1) % 3].session().patient(Duration::from_secs(2));
+    session.put("hand-over", "before").await.expect("put");
+    let ended = cluster.nodes[leader].terminate(Duration::from_secs(20)).await;
+    assert!(ended.success(), "{ended}");
+    let gone = Instant::now();
+    eventually("a write after the hand-over", Duration::from_secs(30), async || {
+        session.put("hand-over", "after").await
+    })
+    .await;
+    let outage = gone.elapsed();
+    assert!(outage < Duration::from_secs(3), "{outage:?} is an election, not a hand-over");
+}
+
+async fn remove(
+    session: &Session,
+    node_id: u64,
+    force: bool,
+) -> Result<v1::RemoveNodeResponse, Status> {
+    let message = v1::RemoveNodeRequest { node_id, force, expected_version: None };
+    Ok(session.cluster.clone().remove_node(session.request(message)).await?.into_inner())
+}
