@@ -203,8 +203,7 @@ impl Transport {
         header: v1::SnapshotHeader,
         mut sender: super::snapshot::Sender,
     ) -> Result<v1::SnapshotResult, Unreachable> {
-        let unreachable =
-            |reason: String| Unreachable { node, reason, unsent: false };
+        let unreachable = |reason: String| Unreachable { node, reason, unsent: false };
         // Bound: so many at a time from this node.
         let _permit = self
             .shared
@@ -314,11 +313,8 @@ async fn run_link(
 
 fn fail(outgoing: Outgoing, node: NodeId, reason: &str) {
     // The caller may have stopped waiting.
-    let _ = outgoing.answer.send(Err(Unreachable {
-        node,
-        reason: reason.to_owned(),
-        unsent: true,
-    }));
+    let _ =
+        outgoing.answer.send(Err(Unreachable { node, reason: reason.to_owned(), unsent: true }));
 }
 
 /// Runs one stream until it fails. Whatever has no answer then fails with it.

@@ -157,10 +157,9 @@ impl Peer {
             body: Some(Body::ReadIndex(v1::ReadIndex {})),
         };
         match self.env.transport.call(node, Lane::Fast, message).await {
-            Ok(v1::Message { body: Some(Body::ReadIndexResult(result)), .. }) => result
-                .read
-                .map(|id| id.index)
-                .ok_or(Error::NoLeader { region: self.region }),
+            Ok(v1::Message { body: Some(Body::ReadIndexResult(result)), .. }) => {
+                result.read.map(|id| id.index).ok_or(Error::NoLeader { region: self.region })
+            }
             Ok(_) | Err(_) => Err(Error::NoLeader { region: self.region }),
         }
     }
@@ -201,9 +200,7 @@ impl Peer {
                 Some(read_command::Body::Points(points)) => {
                     command::read_points(data, points, as_of, command::POINTS_BYTES_MAX)
                 }
-                Some(read_command::Body::Range(range)) => {
-                    command::read_range(data, range, as_of)
-                }
+                Some(read_command::Body::Range(range)) => command::read_range(data, range, as_of),
                 None => Ok(v1::ReadReply::default()),
             })
             .map_err(|installing| Error::NotReady { message: installing.to_string() })?;
