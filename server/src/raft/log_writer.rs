@@ -71,7 +71,6 @@ enum Change {
     Append {
         region: RegionId,
         entries: Vec<Entry>,
-        bytes: usize,
         flushed: Arc<log_store::PeerLog>,
         callback: IOFlushed<TypeConfig>,
     },
@@ -169,13 +168,7 @@ impl LogWriter {
                 if queue.bytes == 0 || queue.bytes + bytes <= self.shared.queue_bytes_max {
                     queue.bytes += bytes;
                     let was_empty = queue.changes.is_empty();
-                    queue.changes.push(Change::Append {
-                        region,
-                        entries,
-                        bytes,
-                        flushed,
-                        callback,
-                    });
+                    queue.changes.push(Change::Append { region, entries, flushed, callback });
                     drop(queue);
                     if was_empty {
                         self.shared.wake.notify_one();

@@ -412,7 +412,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 let data = Arc::clone(&self.view.data);
                 // A failed install leaves the count odd: the peer stops, and must not be read.
                 self.view.installs.fetch_add(1, Ordering::AcqRel);
-                let region = tokio::task::spawn_blocking(move || install(data.as_ref(), received))
+                let region = tokio::task::spawn_blocking(move || install(data.as_ref(), *received))
                     .await
                     .map_err(io::Error::other)?
                     .map_err(io::Error::other)?;

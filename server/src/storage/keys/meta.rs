@@ -172,6 +172,7 @@ mod tests {
             MetaKey::ApplyState(region) => apply_state(region).to_vec(),
             MetaKey::Tombstone(region, peer) => tombstone(region, peer).to_vec(),
             MetaKey::Install(region) => install(region).to_vec(),
+            MetaKey::Installed(region) => installed(region).to_vec(),
         }
     }
 
