@@ -29,6 +29,9 @@ pub enum Command {
     },
     /// Ask a node on this machine whether it is ready: exit code 0 or 1.
     Healthcheck(HealthcheckArgs),
+    /// Start a cluster of real processes on this machine, load data, kill the leader, and show
+    /// that nothing is lost.
+    Demo(DemoArgs),
     /// Print the version.
     Version,
 }
@@ -48,6 +51,19 @@ pub struct HealthcheckArgs {
     /// What to ask; `/readyz` is added to an address without path.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7422")]
     pub http: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// An empty directory for the data of the nodes, which stays. [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How many nodes.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=7))]
+    pub nodes: u8,
+    /// Stop at the end instead of waiting for Ctrl-C.
+    #[arg(long, env = "DEMO_EXIT")]
+    pub exit: bool,
 }
 
 /// Flags that are settings.

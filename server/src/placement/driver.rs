@@ -225,7 +225,7 @@ impl Driver {
                 response.duplicate = true;
                 return response;
             }
-            Heard::WrongCluster | Heard::Unknown => {
+            Heard::WrongCluster | Heard::Unknown | Heard::Superseded => {
                 response.accepted = false;
                 return response;
             }

@@ -315,8 +315,7 @@ impl Worker {
         self.engine.write(batch, durability).map_err(|error| error.to_string())?;
         fail::fail_point!("log-after-write");
         if durability == Durability::Synced {
-            self.metrics.raft.fsync_seconds.observe(started.elapsed().as_secs_f64());
-            self.metrics.raft.group_commit_entries.observe(entry_count as f64);
+            self.metrics.raft.observe_log_write(started.elapsed(), entry_count);
         }
 
         // Ordering: in the order of the queue; openraft keeps only the newest completion.

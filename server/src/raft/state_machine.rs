@@ -290,7 +290,7 @@ impl StateMachine {
                 self.start_checksum(check_id);
             }
         }
-        self.metrics.raft.apply_seconds.observe(started.elapsed().as_secs_f64());
+        self.metrics.raft.observe_apply(started.elapsed());
         Ok(())
     }
 

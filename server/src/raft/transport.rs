@@ -29,7 +29,7 @@ use tonic::{
 use crate::{
     clock,
     ids::{ClusterId, NodeId},
-    metrics::{Direction, MessageKind, Metrics},
+    metrics::Metrics,
 };
 
 pub use v1::Lane;
@@ -224,7 +224,7 @@ impl Transport {
             while let Some(chunk) = next {
                 if let Some(v1::snapshot_chunk::Body::Rows(rows)) = &chunk.body {
                     sent += rows.rows.len() as u64;
-                    metrics.raft.snapshot_bytes_total.get(Direction::Send).inc_by(rows.rows.len() as u64);
+                    metrics.raft.add_snapshot_bytes(rows.rows.len() as u64);
                 }
                 if chunks.blocking_send(chunk).is_err() {
                     return Ok(()); // the receiver answered or went away; its answer decides
@@ -352,12 +352,10 @@ async fn run_stream(
                 messages: Vec::with_capacity(pending.len()),
             };
             for Outgoing { message, answer } in pending.drain(..) {
-                if let Some(kind) = kind(&message) {
-                    shared.metrics.raft.messages_total.get(kind).inc();
-                }
                 waiting.insert(message.request_id, answer);
                 batch.messages.push(message);
             }
+            shared.metrics.raft.add_messages(&batch.messages);
             if frames.send(batch).await.is_err() {
                 return "the stream was closed".to_owned();
             }
@@ -406,23 +404,6 @@ async fn next_answer(
         Some(answers) => answers.message().await,
         None => std::future::pending().await,
     }
-}
-
-fn kind(message: &v1::Message) -> Option<MessageKind> {
-    use v1::message::Body;
-    Some(match message.body.as_ref()? {
-        Body::Append(_) => MessageKind::Append,
-        Body::AppendResult(_) => MessageKind::AppendResult,
-        Body::Vote(_) => MessageKind::Vote,
-        Body::VoteResult(_) => MessageKind::VoteResult,
-        Body::Transfer(_) => MessageKind::Transfer,
-        Body::TransferResult(_) => MessageKind::TransferResult,
-        Body::ReadIndex(_) => MessageKind::ReadIndex,
-        Body::ReadIndexResult(_) => MessageKind::ReadIndexResult,
-        Body::Forward(_) => MessageKind::Forward,
-        Body::ForwardResult(_) => MessageKind::ForwardResult,
-        Body::Refused(_) => MessageKind::Refused,
-    })
 }
 
 /// Cheap estimate; only what can be large counts.

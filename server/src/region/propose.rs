@@ -23,7 +23,7 @@ use openraft::async_runtime::WatchReceiver as _;
 use crate::{
     clock, command,
     error::Error,
-    metrics::{BusyQueue, ProposeOutcome},
+    metrics::ProposeOutcome,
     raft::{CommandBytes, Reply, TypeConfig},
 };
 
@@ -172,7 +172,7 @@ impl<'a> Admitted<'a> {
     fn new(peer: &'a Peer, bytes: usize) -> Result<Self, Error> {
         let env = &peer.env;
         let busy = |queue: &str| {
-            env.metrics.requests.busy_total.get(BusyQueue::from_name(queue)).inc();
+            env.metrics.raft.busy(queue);
             Error::Busy { queue: queue.to_owned(), retry_after: BUSY_RETRY_AFTER }
         };
         if peer.proposals.fetch_add(1, Ordering::Relaxed) >= env.config.proposals_max {

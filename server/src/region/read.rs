@@ -27,7 +27,6 @@ use crate::{
     clock, command,
     error::Error,
     ids::{NodeId, PeerId},
-    metrics::BusyQueue,
     raft::transport::Lane,
     storage::engine,
 };
@@ -84,7 +83,7 @@ impl Peer {
         let start = {
             let mut state = self.reads.state.lock();
             if state.waiting.len() >= WAITING_MAX {
-                self.env.metrics.requests.busy_total.get(BusyQueue::from_name("reads")).inc();
+                self.env.metrics.raft.busy("reads");
                 return Err(Error::Busy {
                     queue: "reads".to_owned(),
                     retry_after: self.env.config.heartbeat_interval,
@@ -115,7 +114,7 @@ impl Peer {
             let answer = tokio::time::timeout(self.env.config.election_timeout_max, self.confirm())
                 .await
                 .unwrap_or(Err(Error::NoLeader { region: self.region }));
-            self.env.metrics.raft.read_index_seconds.observe(started.elapsed().as_secs_f64());
+            self.env.metrics.raft.observe_read_index(started.elapsed());
             for tell in waiting {
                 // The reader may have stopped waiting.
                 let _ = tell.send(answer.clone());

@@ -162,7 +162,7 @@ impl Router {
             return Err(Error::DeadlineExceeded { message: "before it was passed on".to_owned() });
         }
         let env = self.shared.peers.environment();
-        env.metrics.requests.forwarded_total.inc();
+        env.metrics.raft.forwarded();
         let message = v1::Message {
             request_id: 0,
             region_id: region.0,
