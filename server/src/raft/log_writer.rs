@@ -64,7 +64,6 @@ enum Change {
     Append {
         region: RegionId,
         entries: Vec<Entry>,
-        bytes: usize,
         flushed: Arc<log_store::PeerLog>,
         callback: IOFlushed<TypeConfig>,
     },
@@ -148,7 +147,6 @@ impl LogWriter {
         &self,
         region: RegionId,
         entries: Vec<Entry>,
-        bytes: usize,
         flushed: Arc<log_store::PeerLog>,
         callback: IOFlushed<TypeConfig>,
     ) -> io::Result<()> {
@@ -164,13 +162,7 @@ impl LogWriter {
                 if queue.bytes == 0 || queue.bytes + bytes <= self.shared.queue_bytes_max {
                     queue.bytes += bytes;
                     let was_empty = queue.changes.is_empty();
-                    queue.changes.push(Change::Append {
-                        region,
-                        entries,
-                        bytes,
-                        flushed,
-                        callback,
-                    });
+                    queue.changes.push(Change::Append { region, entries, flushed, callback });
                     drop(queue);
                     if was_empty {
                         self.shared.wake.notify_one();

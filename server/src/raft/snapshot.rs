@@ -26,7 +26,7 @@ use crate::{
     ids::{PeerId, RegionId},
     storage::{
         batch::WriteBatch,
-        engine::{self, Cursor, Direction, Durability, Engine, Family, Stage, View},
+        engine::{self, Direction, Durability, Engine, Family, Stage, View},
         keys,
     },
 };
@@ -37,7 +37,7 @@ pub enum SnapshotData {
     /// The state of this peer, as it is when it is read.
     Local(Arc<RegionView>),
     /// Rows that arrived and are staged on this disk.
-    Received(Received),
+    Received(Box<Received>),
 }
 
 /// A complete transfer, staged and synced.

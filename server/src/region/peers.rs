@@ -110,7 +110,35 @@ impl Peers {
                 }
             }
         }
-        Ok(Arc::new(peers))
+        let peers = Arc::new(peers);
+        peers.begin_elections();
+        Ok(peers)
+    }
+
+    /// A peer that is alone leads at once. One that is not campaigns only behind the vote gate: a
+    /// candidate votes for itself, which would break the promise of before the restart as well.
+    fn begin_elections(self: &Arc<Self>) {
+        let mut gated = Vec::new();
+        for peer in self.all() {
+            if peer.has_other_voters() {
+                if clock::now() < self.vote_gate {
+                    peer.raft().runtime_config().elect(false);
+                    gated.push(peer);
+                }
+            } else {
+                self.env.runtime.spawn(async move {
+                    // A peer that has stopped will not lead, alone or not.
+                    let _ = peer.raft().trigger().elect(false).await;
+                });
+            }
+        }
+        if !gated.is_empty() {
+            let gate = self.vote_gate;
+            self.env.runtime.spawn(async move {
+                tokio::time::sleep_until(gate).await;
+                gated.iter().for_each(|peer| peer.raft().runtime_config().elect(true));
+            });
+        }
     }
 
     fn read_tombstones(&self) -> anyhow::Result<()> {
@@ -375,10 +403,14 @@ impl Peers {
             last_log_id: convert::applied(state),
             last_membership: convert::stored_membership(state).map_err(failed)?,
         };
+<<<<<<< HEAD
         // Again: somebody may have come into the range meanwhile.
         self.refuse_overlap(region, &header)?;
         let stage = received.stage.clone();
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(received) };
+=======
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(received)) };
+>>>>>>> main
         let SnapshotResponse { vote, .. } =
             peer.raft().install_full_snapshot(vote, snapshot).await.map_err(failed)?;
         // One that openraft turned down is of no use; after an install it is gone already.

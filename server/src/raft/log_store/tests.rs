@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 
-use openraft::storage::RaftLogStorageExt as _;
 use proptest::prelude::*;
 
 use super::{

@@ -36,7 +36,7 @@ impl Held {
         let first = tokio::spawn(async move { writer.vote(region(99), vote(1)).await });
         let held = Self { probe, writing, first };
         let probe = Arc::clone(&held.probe);
-        std::thread::spawn(move || probe.wait_writes(1)).join().unwrap();
+        thread::spawn(move || probe.wait_writes(1)).join().unwrap();
         held
     }
 
@@ -168,7 +168,7 @@ async fn a_full_queue_makes_appends_wait_and_lets_them_in_later() {
     probe.hold();
     let (first, first_flushed) = append(1, 5_000);
     first.now_or_never().expect("an empty queue takes any entry").unwrap();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         scope.spawn(|| probe.wait_writes(1));
     });
     let (second, second_flushed) = append(2, 900);
@@ -240,7 +240,7 @@ async fn a_sentinel_is_renewed_while_the_log_grows() {
                 return sentinel.log_sequence;
             }
             assert!(begin.elapsed() < super::super::fixture::WAIT, "no sentinel is written");
-            std::thread::yield_now();
+            thread::yield_now();
         }
     });
     assert_eq!(written.await.unwrap(), sequence);
