@@ -472,17 +472,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 let data = Arc::clone(&self.view.data);
                 // A failed install leaves the count odd: the peer stops, and must not be read.
                 self.view.installs.fetch_add(1, Ordering::AcqRel);
-<<<<<<< HEAD
                 let gate = Arc::clone(&self.view.closed);
                 let installing = move || {
                     let closed = gate.lock();
                     refuse_closed(*closed)?;
-                    install(data.as_ref(), received)
+                    install(data.as_ref(), *received)
                 };
                 let region = tokio::task::spawn_blocking(installing)
-=======
-                let region = tokio::task::spawn_blocking(move || install(data.as_ref(), *received))
->>>>>>> main
                     .await
                     .map_err(io::Error::other)?
                     .map_err(io::Error::other)?;

@@ -118,7 +118,7 @@ impl RaftStateMachine<TypeConfig> for Shifted {
         };
         let snapshot = match snapshot {
             SnapshotData::Local(view) if !Arc::ptr_eq(&view, &self.0.view()) => {
-                SnapshotData::Received(carry(&view, &self.0.view()))
+                SnapshotData::Received(Box::new(carry(&view, &self.0.view())))
             }
             other => other,
         };

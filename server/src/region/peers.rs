@@ -125,7 +125,7 @@ impl Peers {
                     peer.raft().runtime_config().elect(false);
                     gated.push(peer);
                 }
-            } else {
+            } else if peer.view().is_initialized() {
                 self.env.runtime.spawn(async move {
                     // A peer that has stopped will not lead, alone or not.
                     let _ = peer.raft().trigger().elect(false).await;
@@ -403,14 +403,10 @@ impl Peers {
             last_log_id: convert::applied(state),
             last_membership: convert::stored_membership(state).map_err(failed)?,
         };
-<<<<<<< HEAD
         // Again: somebody may have come into the range meanwhile.
         self.refuse_overlap(region, &header)?;
         let stage = received.stage.clone();
-        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(received) };
-=======
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(received)) };
->>>>>>> main
         let SnapshotResponse { vote, .. } =
             peer.raft().install_full_snapshot(vote, snapshot).await.map_err(failed)?;
         // One that openraft turned down is of no use; after an install it is gone already.

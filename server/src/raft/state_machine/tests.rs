@@ -227,7 +227,9 @@ async fn a_closed_peer_writes_nothing_more() {
     let stage = "late".to_owned();
     bench.data.stage(&stage).unwrap().finish().unwrap();
     let received = super::super::snapshot::Received { stage, region };
-    assert!(machine.install_snapshot(&meta, SnapshotData::Received(received)).await.is_err());
+    assert!(
+        machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await.is_err()
+    );
     assert_eq!(all_rows(bench.data.as_ref(), Family::Meta), before);
     assert_eq!(keys_of(&bench.data), ["k-002"]);
 }
@@ -249,7 +251,7 @@ async fn an_installed_snapshot_is_the_state_and_failed_reads_say_so() {
         async move { view.wait_applied(50).await }
     });
     let received = super::super::snapshot::Received { stage, region };
-    machine.install_snapshot(&meta, SnapshotData::Received(received)).await.unwrap();
+    machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await.unwrap();
     soon("the reader", waiting).await.unwrap();
     assert_eq!(view.read_consistently(|| keys_of(&bench.data)), Ok(vec!["b".to_owned()]));
     assert_eq!(view.range(), KeyRange::new("a", "m"));
@@ -257,7 +259,7 @@ async fn an_installed_snapshot_is_the_state_and_failed_reads_say_so() {
 
     let region = region_state(REGION, PEER, ("a", "m"), id(5, 60));
     let received = super::super::snapshot::Received { stage: "none".to_owned(), region };
-    let failed = machine.install_snapshot(&meta, SnapshotData::Received(received)).await;
+    let failed = machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await;
     assert!(failed.is_err());
     assert_eq!(view.read_consistently(|| ()), Err(Installing), "the rows may be half of each");
 }
