@@ -29,7 +29,8 @@ pub enum Command {
     },
     /// Ask a node on this machine whether it is ready: exit code 0 or 1.
     Healthcheck(HealthcheckArgs),
-    /// Start a cluster here, load real data, kill its leader, verify everything; stay up.
+    /// Start a cluster of real processes on this machine, load data, kill the leader, and show
+    /// that nothing is lost.
     Demo(DemoArgs),
     /// One node of a demo, which ends with it.
     #[command(hide = true)]
@@ -61,8 +62,8 @@ pub struct DemoArgs {
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// How many nodes to start.
-    #[arg(long, value_name = "COUNT", default_value_t = 3)]
-    #[arg(value_parser = clap::value_parser!(u8).range(3..=9))]
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(value_parser = clap::value_parser!(u8).range(3..=7))]
     pub nodes: u8,
     /// End after everything was shown, instead of staying up until Ctrl-C.
     #[arg(long, env = "DEMO_EXIT", value_parser = FalseyValueParser::new())]

@@ -278,6 +278,7 @@ fn command_line_is_well_formed() {
         ("start and join", vec!["--init", "--join=a:1"], false),
         ("a setting without value", vec!["--set=raft"], false),
         ("print with flags", vec!["config", "print", "--set=a=b"], true),
+        ("too few nodes to lose one", vec!["demo", "--nodes=2"], false),
         ("flags that nobody would read", vec!["--init", "version"], false),
     ] {
         let line = ["flotilla-server"].into_iter().chain(line);

@@ -205,16 +205,6 @@ impl RaftMetrics {
         })
     }
 
-    /// A proposal ended as `outcome` says: `applied`, `rejected`, or else unknown.
-    pub fn observe_propose(&self, elapsed: Duration, outcome: &str) {
-        let outcome = match outcome {
-            "applied" => ProposeOutcome::Applied,
-            "rejected" => ProposeOutcome::Rejected,
-            _ => ProposeOutcome::Unknown,
-        };
-        self.propose_seconds.get(outcome).observe(elapsed.as_secs_f64());
-    }
-
     /// One synced write of the log took `elapsed` and carried `entries` of all regions.
     pub fn observe_log_write(&self, elapsed: Duration, entries: usize) {
         self.fsync_seconds.observe(elapsed.as_secs_f64());

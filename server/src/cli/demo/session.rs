@@ -10,11 +10,12 @@ use flotilla_proto::{
         cluster_client::ClusterClient, kv_client::KvClient,
     },
 };
-use flotilla_server::clock;
 use tonic::{
     Code, Request, Status,
     transport::{Channel, Endpoint},
 };
+
+use crate::clock;
 
 /// How long a single call may take.
 const CALL: Duration = Duration::from_secs(5);

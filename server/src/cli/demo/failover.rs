@@ -11,7 +11,6 @@ use std::{
 
 use anyhow::Context as _;
 use flotilla_proto::v1::{LocateRequest, PutRequest};
-use flotilla_server::clock;
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
@@ -21,6 +20,7 @@ use super::{
     session::{Session, ask_until_answered, request, request_within},
     until,
 };
+use crate::clock;
 
 /// Callers, each with one write under way.
 pub(super) const WRITERS: usize = 32;

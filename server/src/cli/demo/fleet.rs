@@ -3,13 +3,13 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::ensure;
-use flotilla_server::clock;
 
 use super::{
     process::{Ports, Server},
     screen::say,
     session::Session,
 };
+use crate::clock;
 
 /// How long a stopping node may take, before it is killed: its own grace and a little.
 const STOP: Duration = Duration::from_secs(6);

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{BufRead as _, BufReader},
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt as _,
@@ -138,6 +138,14 @@ impl Server {
         self.child.is_some()
     }
 
+    /// Memory of the process that is in RAM.
+    pub(super) fn resident_bytes(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kibibytes << 10)
+    }
+
     /// `kill -9`, and waits until the system has reaped it.
     pub(super) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -173,7 +181,7 @@ impl Drop for Server {
 ///
 /// # Errors
 /// When the demo has ended already, or the system cannot do it.
-pub(crate) fn end_with_parent(parent: u32) -> anyhow::Result<()> {
+pub(in crate::cli) fn end_with_parent(parent: u32) -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("be killed with the demo")?;
     // Ordering: looked at afterwards. A parent that ended before has left us to another.
     let now = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());

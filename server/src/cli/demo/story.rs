@@ -1,7 +1,6 @@
 //! What is shown, in this order. Each step says what it found, or ends the demo.
 
 use flotilla_proto::v1::ReadMode;
-use flotilla_server::clock;
 
 use super::{
     data,
@@ -12,6 +11,7 @@ use super::{
     screen::{grouped, list, rate, say, time},
     verify,
 };
+use crate::clock;
 
 /// # Errors
 /// The first thing that is not as promised.
@@ -22,7 +22,7 @@ pub(super) async fn tell(fleet: &mut Fleet) -> anyhow::Result<()> {
     say("", "");
     start(fleet).await?;
     form(fleet).await?;
-    let mut records = data::records()?;
+    let mut records = data::records();
     let loaded = records.len() as u64;
     load(fleet, &records).await?;
 
@@ -65,6 +65,11 @@ pub(super) async fn tell(fleet: &mut Fleet) -> anyhow::Result<()> {
     let took = time(clock::now() - read);
     say("verify", format!("node {dead} by itself has all {} records ({took})", grouped(total)));
     fleet.expect_all_running()?;
+    let memory = fleet.servers.iter().filter_map(|server| {
+        let mebibytes = server.resident_bytes()? >> 20;
+        Some(format!("{mebibytes} MiB in node {}", server.number))
+    });
+    say("memory", list(memory));
 
     say("", "");
     let took = time(clock::now() - begun);
@@ -104,24 +109,21 @@ async fn load(fleet: &Fleet, records: &[data::Record]) -> anyhow::Result<()> {
     let begun = clock::now();
     load::load(&fleet.sessions, records).await?;
     let took = clock::now() - begun;
-    say(
-        "load",
-        format!("{} records, the characters of Unicode 17 and their names", grouped(count)),
-    );
-    let (rate, took) = (rate(count, took), time(took));
+    say("load", format!("{} records, the characters of Unicode and their names", grouped(count)));
+    let (speed, took) = (rate(count, took), time(took));
     say(
         "",
         format!(
-            "{rate} a second by {CALLERS} callers in batches of {BATCH}, to all nodes ({took})"
+            "{speed} a second by {CALLERS} callers in batches of {BATCH}, to all nodes ({took})"
         ),
     );
 
     let begun = clock::now();
     verify::verify(&fleet.sessions, records, ReadMode::Linearizable).await?;
     let took = clock::now() - begun;
-    let (rate, took) = (rate(count, took), time(took));
+    let (speed, took) = (rate(count, took), time(took));
     say("verify", format!("all {} read back, linearizable, and equal", grouped(count)));
-    say("", format!("{rate} a second ({took})"));
+    say("", format!("{speed} a second ({took})"));
     Ok(())
 }
 

@@ -20,24 +20,25 @@ mod verify;
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
-use flotilla_server::config::DemoArgs;
 use tempfile::TempDir;
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
 };
 
-pub(crate) use self::process::end_with_parent;
+pub(super) use self::process::end_with_parent;
 use self::{fleet::Fleet, screen::say};
+use crate::{clock, config::DemoArgs};
 
 /// Tells the whole story and then keeps the cluster up until it is told to stop.
 ///
 /// # Errors
 /// When anything is not as promised, or it was interrupted before everything was shown.
-pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     // Ordering: `block_on` polls on this thread, which lives as long as the process. A node ends when
     // the thread that started it does; see `end_with_parent`.
     let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -153,17 +154,17 @@ impl StopSignal {
 /// Fails with words when a condition does not come true within `bound`: the last `Err` of `look`.
 async fn until<T>(
     what: &str,
-    bound: std::time::Duration,
+    bound: Duration,
     mut look: impl AsyncFnMut() -> Result<T, String>,
 ) -> anyhow::Result<T> {
     /// Between two looks.
-    const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
-    let deadline = flotilla_server::clock::now() + bound;
+    const PAUSE: Duration = Duration::from_millis(50);
+    let deadline = clock::now() + bound;
     loop {
         match look().await {
             Ok(found) => return Ok(found),
             Err(last) => {
-                let over = flotilla_server::clock::now() >= deadline;
+                let over = clock::now() >= deadline;
                 ensure!(!over, "waited {} s for {what}: {last}", bound.as_secs());
             }
         }
