@@ -41,10 +41,9 @@ impl Metrics {
     /// A name that is registered already, which is a bug: call it once per registry.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         process::register(registry)?;
-        let requests = RequestMetrics::register(registry)?;
         Ok(Self {
-            raft: RaftMetrics::register(registry, requests.clone())?,
-            requests,
+            requests: RequestMetrics::register(registry)?,
+            raft: RaftMetrics::register(registry)?,
             regions: RegionMetrics::register(registry)?,
             storage: StorageMetrics::register(registry)?,
         })

@@ -43,9 +43,8 @@ impl PlacementConfig {
             node_down_after: self.node_down_after,
             peer_silent_after: silent.max(Duration::from_secs(1)),
             lag_entries_max: self.lag_entries_max,
-            steps_per_round_max: self.steps_per_round as usize,
+            steps_per_round_max: self.steps_per_round_max,
             ..defaults
         }
     }
 }
-

@@ -234,8 +234,7 @@ impl Api {
         let keys: Vec<Bytes> = records.iter().map(|record| record.key.clone().into()).collect();
         let answer = self
             .anywhere("a read", async |node| {
-                let request =
-                    v1::BatchGetRequest { context: Some(context), keys: keys.clone() };
+                let request = v1::BatchGetRequest { context: Some(context), keys: keys.clone() };
                 self.kv(only.unwrap_or(node)).batch_get(request).await
             })
             .await?;
