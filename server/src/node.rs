@@ -170,8 +170,9 @@ impl Node {
         let (log, data, disk, sentinel) = if on_disk {
             let disk = DiskMonitor::open(&config.data_dir, &config.disk.to_storage())
                 .context("look at the disk")?;
-            let engines = rocks::RocksEngine::open_both(&config.data_dir, &config.storage.to_storage())
-                .context("open the data directory")?;
+            let engines =
+                rocks::RocksEngine::open_both(&config.data_dir, &config.storage.to_storage())
+                    .context("open the data directory")?;
             let sentinel = Sentinel::read(&config.data_dir).context("read the log's sentinel")?;
             (
                 engines.log as Arc<dyn Engine>,

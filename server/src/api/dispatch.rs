@@ -18,7 +18,7 @@ use flotilla_proto::{
     v1::{cluster_server::ClusterServer, kv_server::KvServer},
 };
 use http::{HeaderMap, Request, Response};
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body, codegen::Service as _};
 use tonic_health::pb::health_server::HealthServer;
@@ -107,21 +107,21 @@ impl<R: Requests> hyper::service::Service<Request<Incoming>> for Services<R> {
         let mut tracked = Tracked::start(&shared.observer, method);
         match shared.admission.admit(method.class()) {
             Ok(permit) => tracked.hold(permit),
-            Err(error) => return Call::refused(tracked, &status(&error)),
+            Err(error) => return Call::refused(tracked, status(&error)),
         }
         let request = request.map(|body| {
             Received::new(
                 body,
                 Arc::clone(shared.admission.receive()),
                 MESSAGE_BYTES_MAX + FRAMING_BYTES,
-                Instant::now() + shared.limits.request_timeout_max,
+                tracked.started + shared.limits.request_timeout_max,
                 status,
                 |error| Status::from_error(Box::new(error)),
             )
         });
         match shared.route(method, request) {
-            Some(answer) => Call::Running { answer, tracked: Some(tracked) },
-            None => Call::refused(tracked, &Status::unimplemented("there is no such method")),
+            Some(answer) => Call::running(tracked, answer),
+            None => Call::refused(tracked, Status::unimplemented("there is no such method")),
         }
     }
 }
@@ -171,7 +171,9 @@ impl<R: Requests> Shared<R> {
 }
 
 /// A call under way.
-pub enum Call {
+pub struct Call(Stage);
+
+enum Stage {
     /// Answered without a handler.
     Refused(Option<Response<Body>>),
     Running {
@@ -181,9 +183,13 @@ pub enum Call {
 }
 
 impl Call {
-    fn refused(mut tracked: Tracked, status: &Status) -> Self {
+    fn running(tracked: Tracked, answer: Answering) -> Self {
+        Self(Stage::Running { answer, tracked: Some(tracked) })
+    }
+
+    fn refused(mut tracked: Tracked, status: Status) -> Self {
         tracked.finish(status.code());
-        Self::Refused(Some(status.clone().into_http()))
+        Self(Stage::Refused(Some(status.into_http())))
     }
 }
 
@@ -191,13 +197,12 @@ impl Future for Call {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            Self::Refused(response) => {
-                Poll::Ready(Ok(response.take().expect("a future is not polled once it is ready")))
-            }
-            Self::Running { answer, tracked } => {
+        const ONCE: &str = "a future is not polled once it is ready";
+        match &mut self.get_mut().0 {
+            Stage::Refused(response) => Poll::Ready(Ok(response.take().expect(ONCE))),
+            Stage::Running { answer, tracked } => {
                 let Ok(response) = ready!(answer.as_mut().poll(cx));
-                let mut tracked = tracked.take().expect("a future is not polled once it is ready");
+                let mut tracked = tracked.take().expect(ONCE);
                 let code = code_of(response.headers());
                 if tracked.method.streams() && code.is_none() {
                     let stream = |body| Body::new(Streaming { body, tracked });
@@ -212,7 +217,7 @@ impl Future for Call {
 }
 
 /// Tells the observer once, when the call is over, and gives its place back.
-pub struct Tracked {
+pub(super) struct Tracked {
     observer: Arc<dyn Observer>,
     method: Method,
     started: Instant,

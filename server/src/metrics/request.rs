@@ -146,6 +146,13 @@ impl RequestMetrics {
     }
 }
 
+impl RequestMetrics {
+    /// A request was refused because `queue` was full.
+    pub fn busy(&self, queue: &str) {
+        self.busy_total.get(BusyQueue::from_name(queue)).inc();
+    }
+}
+
 impl MethodMetrics {
     /// A request has arrived. Each call is followed by one of [`MethodMetrics::finished`].
     pub fn started(&self) {

@@ -117,8 +117,7 @@ impl Joined {
             proposal_bytes: AtomicUsize::new(0),
             disk: Arc::new(Gate(node.disk.clone())),
         });
-        let peers =
-            Peers::open(env, restarted, node.sentinel_sequence, node.log_sequence).await?;
+        let peers = Peers::open(env, restarted, node.sentinel_sequence, node.log_sequence).await?;
         peers.set_removed_nodes(node.directory.removed());
         let driver = Driver::new(
             Arc::clone(&peers),
@@ -203,4 +202,3 @@ pub(super) async fn placement_client(
     let channel = endpoint(address)?.connect().await.map_err(|error| error.to_string())?;
     Ok(v1::placement_client::PlacementClient::new(channel))
 }
-

@@ -1,10 +1,10 @@
 //! Whether the node can serve, and whether it is alive; and what it measures of itself.
 
-use openraft::async_runtime::WatchReceiver as _;
 use crate::{
     metrics::{Instance, PeerRole},
     storage::disk::Level,
 };
+use openraft::async_runtime::WatchReceiver as _;
 
 use super::Node;
 

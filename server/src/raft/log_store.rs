@@ -174,8 +174,7 @@ impl PeerLog {
         let bytes: usize = entries.iter().map(entry_bytes).sum();
         if next == cached_from && next < end && bytes < bytes_max {
             let tail = self.tail.lock();
-            let cached_now =
-                tail.entries.front().map_or(u64::MAX, |(entry, _)| entry.log_id.index);
+            let cached_now = tail.entries.front().map_or(u64::MAX, |(entry, _)| entry.log_id.index);
             if cached_now <= next {
                 entries.extend(tail.copy(next, end, cached_now, bytes_max - bytes));
             }

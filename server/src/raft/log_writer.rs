@@ -75,13 +75,28 @@ enum Change {
         flushed: Arc<log_store::PeerLog>,
         callback: IOFlushed<TypeConfig>,
     },
-    Vote { region: RegionId, vote: Vote, done: oneshot::Sender<io::Result<()>> },
+    Vote {
+        region: RegionId,
+        vote: Vote,
+        done: oneshot::Sender<io::Result<()>>,
+    },
     /// Removes entries from `from_index` on.
-    Truncate { region: RegionId, from_index: u64, done: oneshot::Sender<io::Result<()>> },
+    Truncate {
+        region: RegionId,
+        from_index: u64,
+        done: oneshot::Sender<io::Result<()>>,
+    },
     /// Removes entries up to and with `upto`.
-    Purge { region: RegionId, upto: LogId, done: oneshot::Sender<io::Result<()>> },
+    Purge {
+        region: RegionId,
+        upto: LogId,
+        done: oneshot::Sender<io::Result<()>>,
+    },
     /// Removes everything of the region.
-    Clear { region: RegionId, done: oneshot::Sender<io::Result<()>> },
+    Clear {
+        region: RegionId,
+        done: oneshot::Sender<io::Result<()>>,
+    },
 }
 
 /// Settings of the writer.
@@ -154,7 +169,13 @@ impl LogWriter {
                 if queue.bytes == 0 || queue.bytes + bytes <= self.shared.queue_bytes_max {
                     queue.bytes += bytes;
                     let was_empty = queue.changes.is_empty();
-                    queue.changes.push(Change::Append { region, entries, bytes, flushed, callback });
+                    queue.changes.push(Change::Append {
+                        region,
+                        entries,
+                        bytes,
+                        flushed,
+                        callback,
+                    });
                     drop(queue);
                     if was_empty {
                         self.shared.wake.notify_one();
@@ -274,7 +295,11 @@ impl Worker {
         let mut durability = Durability::Buffered;
         let mut entry_count = 0;
         for (region, id) in &committed {
-            batch.put(Family::Default, &keys::log::committed(*region), &log_store::encode_log_id(id));
+            batch.put(
+                Family::Default,
+                &keys::log::committed(*region),
+                &log_store::encode_log_id(id),
+            );
         }
         for change in &changes {
             match change {
@@ -315,8 +340,7 @@ impl Worker {
         self.engine.write(batch, durability).map_err(|error| error.to_string())?;
         fail::fail_point!("log-after-write");
         if durability == Durability::Synced {
-            self.metrics.raft.fsync_seconds.observe(started.elapsed().as_secs_f64());
-            self.metrics.raft.group_commit_entries.observe(entry_count as f64);
+            self.metrics.raft.observe_log_write(started.elapsed(), entry_count);
         }
 
         // Ordering: in the order of the queue; openraft keeps only the newest completion.
@@ -349,9 +373,7 @@ impl Worker {
             return Ok(());
         }
         self.engine.sync().map_err(|error| error.to_string())?;
-        Sentinel { log_sequence: sequence }
-            .write(dir)
-            .map_err(|error| error.to_string())?;
+        Sentinel { log_sequence: sequence }.write(dir).map_err(|error| error.to_string())?;
         self.sentinel_sequence = sequence;
         Ok(())
     }

@@ -162,8 +162,7 @@ impl RegionView {
             published.time_ms = region.state.time_ms;
             published.expiry_max_ms = region.state.expiry_max_ms;
             published.applied = id;
-            published.joint =
-                region.state.membership.as_ref().is_some_and(|m| m.voters.len() > 1);
+            published.joint = region.state.membership.as_ref().is_some_and(|m| m.voters.len() > 1);
         }
         self.applied_index.send_replace(id.map_or(0, |id| id.index));
     }
@@ -290,7 +289,7 @@ impl StateMachine {
                 self.start_checksum(check_id);
             }
         }
-        self.metrics.raft.apply_seconds.observe(started.elapsed().as_secs_f64());
+        self.metrics.raft.observe_apply(started.elapsed());
         Ok(())
     }
 
@@ -326,9 +325,7 @@ impl StateMachine {
     }
 
     fn current_snapshot(&self) -> Result<Option<Snapshot>, io::Error> {
-        Ok(self
-            .meta()?
-            .map(|meta| Snapshot { meta, snapshot: SnapshotData::Local(self.view()) }))
+        Ok(self.meta()?.map(|meta| Snapshot { meta, snapshot: SnapshotData::Local(self.view()) }))
     }
 }
 

@@ -17,8 +17,10 @@ use crate::{
     command,
     ids::{NodeId, PeerId, RegionId},
     raft::{
-        Raft, log_store, network::Network, state_machine::{self, StateMachine, put_state},
+        Raft, log_store,
         log_store::{LogStore, PeerLog},
+        network::Network,
+        state_machine::{self, StateMachine, put_state},
     },
     storage::{
         batch::WriteBatch,
@@ -31,7 +33,11 @@ use crate::{
 pub enum Opened {
     Running(Arc<Peer>),
     /// The peer must not take part; it is kept for the placement driver to replace.
-    Quarantined { region: RegionId, peer: PeerId, reason: String },
+    Quarantined {
+        region: RegionId,
+        peer: PeerId,
+        reason: String,
+    },
 }
 
 /// A new region as it lies on the disk of its first node.
@@ -167,14 +173,9 @@ async fn start(
         env.config.snapshot_chunk_bytes,
         env.config.heartbeat_interval,
     );
-    let raft = Raft::new(
-        id,
-        Arc::clone(&env.raft_config),
-        network,
-        LogStore(Arc::clone(&log)),
-        machine,
-    )
-    .await?;
+    let raft =
+        Raft::new(id, Arc::clone(&env.raft_config), network, LogStore(Arc::clone(&log)), machine)
+            .await?;
     Ok(Arc::new(Peer {
         region,
         id,
@@ -193,10 +194,7 @@ async fn start(
 ///
 /// # Errors
 /// When the disk fails; the next start repeats it, since the tombstone is there.
-pub async fn erase(
-    env: &Environment,
-    region: RegionId,
-) -> anyhow::Result<()> {
+pub async fn erase(env: &Environment, region: RegionId) -> anyhow::Result<()> {
     let state = state_machine::read_state(env.data.as_ref(), region)?;
     let mut batch = WriteBatch::new();
     if let Some(state) = state {

@@ -22,20 +22,17 @@ use flotilla_proto::v1;
 use openraft::ServerState;
 use parking_lot::Mutex;
 
-use openraft::async_runtime::WatchReceiver as _;
 use crate::{
     error::Error,
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
     raft::{
-        Raft,
-        log_store::PeerLog,
-        log_writer::LogWriter,
-        state_machine::RegionView,
+        Raft, log_store::PeerLog, log_writer::LogWriter, state_machine::RegionView,
         transport::Transport,
     },
     storage::engine::Engine,
 };
+use openraft::async_runtime::WatchReceiver as _;
 
 /// What all peers of a node share.
 pub struct Environment {

@@ -121,7 +121,8 @@ impl Peers {
     fn known(&self) -> anyhow::Result<Vec<(RegionId, PeerId)>> {
         let mut known = Vec::new();
         let data = &self.env.data;
-        let mut cursor = data.scan(Family::Meta, &keys::meta::all_descriptors(), Direction::Forward);
+        let mut cursor =
+            data.scan(Family::Meta, &keys::meta::all_descriptors(), Direction::Forward);
         while let Some((_, value)) = cursor.next()? {
             let descriptor: v1::Region = prost::Message::decode(value)?;
             let region = RegionId(descriptor.region_id);
@@ -154,7 +155,8 @@ impl Peers {
     #[must_use]
     pub fn route(&self, key: &[u8]) -> Option<Arc<Peer>> {
         let map = self.map.read();
-        let (_, region) = map.by_start.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
+        let (_, region) =
+            map.by_start.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
         let peer = map.by_id.get(region)?;
         peer.view()
             .with(|now| {
@@ -331,8 +333,7 @@ impl Peers {
         let region = RegionId(header.region_id);
         let peer = self.reach(region, PeerId(header.to_peer)).await?;
         let vote = convert::vote_from_proto(header.vote.as_ref()).map_err(failed)?;
-        let mut receiver =
-            Receiver::open(self.env.data.as_ref(), &header).map_err(failed)?;
+        let mut receiver = Receiver::open(self.env.data.as_ref(), &header).map_err(failed)?;
         self.refuse_overlap(region, &header)?;
         let received = loop {
             let chunk = chunks.message().await.map_err(failed)?;

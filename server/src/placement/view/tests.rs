@@ -99,7 +99,7 @@ fn older_table_is_passed_over() {
 #[test]
 fn two_processes_of_one_identity_are_both_refused() {
     let mut view = three_nodes();
-    let mut hear = |seconds, incarnation| {
+    let mut hear = |seconds: u64, incarnation| {
         view.hear(heartbeat(1, incarnation, vec![]), NOW_MS + seconds * 1_000)
     };
     assert_eq!(hear(0, 5), Heard::Accepted);
