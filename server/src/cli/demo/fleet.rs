@@ -61,7 +61,9 @@ impl Fleet {
         self.servers.iter().for_each(Server::terminate);
         let deadline = clock::now() + STOP;
         while clock::now() < deadline {
-            self.servers.iter_mut().for_each(|server| drop(server.ended()));
+            for server in &mut self.servers {
+                let _ = server.ended(); // asking reaps it
+            }
             if !self.servers.iter().any(Server::is_running) {
                 return;
             }
