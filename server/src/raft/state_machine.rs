@@ -15,7 +15,7 @@ use std::{
     io,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -67,12 +67,14 @@ pub struct RegionView {
     checksums: Mutex<BTreeMap<u64, Checksum>>,
     /// Held while the region's rows or state are written; `true` when they never are again.
     closed: Arc<Mutex<bool>>,
+    /// As `closed`, for readers, who do not wait for writes.
+    unreadable: AtomicBool,
 }
 
-/// A snapshot is replacing the region's rows right now.
+/// A snapshot is replacing the region's rows right now, or the peer is being destroyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a snapshot is being installed")]
-pub struct Installing;
+#[error("the rows are being replaced or removed")]
+pub struct Unreadable;
 
 /// The state after the newest applied entry.
 #[derive(Clone, Debug, Default)]
@@ -138,25 +140,31 @@ impl RegionView {
         let _ = applied.wait_for(|applied| *applied >= index).await;
     }
 
-    /// Runs a read of the region's rows, which must not see a half-installed snapshot.
+    /// Runs a read of the region's rows, which must not see a half-installed snapshot, nor the
+    /// nothing that a destroyed peer leaves.
     ///
     /// # Errors
-    /// When an install is under way or happened meanwhile: nothing was read that counts.
-    pub fn read_consistently<T>(&self, read: impl FnOnce() -> T) -> Result<T, Installing> {
-        let before = self.installs.load(Ordering::Acquire);
-        if before % 2 == 1 {
-            return Err(Installing);
-        }
+    /// When that is or was meanwhile so: nothing was read that counts.
+    pub fn read_consistently<T>(&self, read: impl FnOnce() -> T) -> Result<T, Unreadable> {
+        let check = || {
+            let installs = self.installs.load(Ordering::SeqCst);
+            if self.unreadable.load(Ordering::SeqCst) || installs % 2 == 1 {
+                return Err(Unreadable);
+            }
+            Ok(installs)
+        };
+        let before = check()?;
         let result = read();
-        if self.installs.load(Ordering::Acquire) == before { Ok(result) } else { Err(Installing) }
+        if check()? == before { Ok(result) } else { Err(Unreadable) }
     }
 
-    /// Ends all writes of the peer to `data`: waits for the one under way, as openraft's shutdown
+    /// Ends all reads of the peer's rows and all writes of them: waits for the one under way, as openraft's shutdown
     /// does not; later ones fail. Blocks on the disk.
     ///
     /// Ordering: before a peer's rows are erased, or a late install would bring them back beneath
     /// the next peer of the region.
     pub fn close(&self) {
+        self.unreadable.store(true, Ordering::SeqCst);
         *self.closed.lock() = true;
     }
 
@@ -237,6 +245,7 @@ impl StateMachine {
             installs: AtomicU64::new(0),
             checksums: Mutex::default(),
             closed: Arc::default(),
+            unreadable: AtomicBool::new(false),
         });
         if initialized {
             view.publish(&region_state, true);

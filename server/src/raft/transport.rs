@@ -19,6 +19,7 @@ use std::{
 use flotilla_proto::v1::{self, raft_client::RaftClient, raft_server};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
+use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -338,33 +339,14 @@ async fn run_stream(
     let mut waiting: HashMap<u64, oneshot::Sender<Result<v1::Message, Unreachable>>> =
         HashMap::new();
     let mut sweep_at = 4096;
+    let mut pending_bytes = message_bytes(&first.message);
     let mut pending = vec![first];
     let opening = client.exchange(ReceiverStream::new(stream));
     tokio::pin!(opening);
     let mut answers: Option<Streaming<v1::MessageBatch>> = None;
     loop {
-        if !pending.is_empty() {
-            let mut batch = v1::MessageBatch {
-                cluster_id: bytes::Bytes::copy_from_slice(&shared.identity.cluster.0),
-                to_node: node.0,
-                from_node: shared.identity.node.0,
-                from_incarnation: shared.identity.incarnation,
-                lane: lane.into(),
-                messages: Vec::with_capacity(pending.len()),
-            };
-            for Outgoing { message, answer } in pending.drain(..) {
-                waiting.insert(message.request_id, answer);
-                batch.messages.push(message);
-            }
-            shared.metrics.raft.add_messages(&batch.messages);
-            if frames.send(batch).await.is_err() {
-                return "the stream was closed".to_owned();
-            }
-            if waiting.len() > sweep_at {
-                waiting.retain(|_, answer| !answer.is_closed());
-                sweep_at = waiting.len() * 2 + 4096;
-            }
-        }
+        // Answers are read also while there is no room to send. The other side stops reading while
+        // its answers find no room: if both waited for the other to read, both would for ever.
         tokio::select! {
             opened = &mut opening, if answers.is_none() => match opened {
                 Ok(response) => answers = Some(response.into_inner()),
@@ -382,13 +364,35 @@ async fn run_stream(
                 Ok(None) => return "closed by the other side".to_owned(),
                 Err(status) => return status.to_string(),
             },
-            next = queued.recv() => match next {
+            room = frames.reserve(), if !pending.is_empty() => {
+                let Ok(room) = room else { return "the stream was closed".to_owned() };
+                let mut batch = v1::MessageBatch {
+                    cluster_id: bytes::Bytes::copy_from_slice(&shared.identity.cluster.0),
+                    to_node: node.0,
+                    from_node: shared.identity.node.0,
+                    from_incarnation: shared.identity.incarnation,
+                    lane: lane.into(),
+                    messages: Vec::with_capacity(pending.len()),
+                };
+                for Outgoing { message, answer } in pending.drain(..) {
+                    waiting.insert(message.request_id, answer);
+                    batch.messages.push(message);
+                }
+                pending_bytes = 0;
+                shared.metrics.raft.add_messages(&batch.messages);
+                room.send(batch);
+                if waiting.len() > sweep_at {
+                    waiting.retain(|_, answer| !answer.is_closed());
+                    sweep_at = waiting.len() * 2 + 4096;
+                }
+            },
+            next = queued.recv(), if fits(pending.len(), pending_bytes) => match next {
                 Some(outgoing) => {
-                    let mut bytes = message_bytes(&outgoing.message);
+                    pending_bytes += message_bytes(&outgoing.message);
                     pending.push(outgoing);
-                    while pending.len() < FRAME_MESSAGES_MAX && bytes < FRAME_BYTES_MAX {
+                    while fits(pending.len(), pending_bytes) {
                         let Ok(outgoing) = queued.try_recv() else { break };
-                        bytes += message_bytes(&outgoing.message);
+                        pending_bytes += message_bytes(&outgoing.message);
                         pending.push(outgoing);
                     }
                 }
@@ -396,6 +400,11 @@ async fn run_stream(
             },
         }
     }
+}
+
+/// Whether one more message may join a frame.
+fn fits(messages: usize, bytes: usize) -> bool {
+    messages < FRAME_MESSAGES_MAX && bytes < FRAME_BYTES_MAX
 }
 
 async fn next_answer(
@@ -419,7 +428,8 @@ fn message_bytes(message: &v1::Message) -> usize {
                 _ => 64,
             })
             .sum(),
-        Some(Body::Forward(_) | Body::ForwardResult(_)) => 1024,
+        Some(Body::Forward(forward)) => forward.encoded_len(),
+        Some(Body::ForwardResult(result)) => result.encoded_len(),
         _ => 0,
     };
     body + 64
@@ -501,9 +511,11 @@ async fn serve_stream<I: Inbox>(
             },
             Some(message) = handled.next(), if !handled.is_empty() => done.push(message),
         }
-        while done.len() < FRAME_MESSAGES_MAX
+        let mut bytes: usize = done.iter().map(message_bytes).sum();
+        while fits(done.len(), bytes)
             && let Some(Some(message)) = futures::FutureExt::now_or_never(handled.next())
         {
+            bytes += message_bytes(&message);
             done.push(message);
         }
         if !done.is_empty() {

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 
 use super::{Peer, peers::Peers};
-use crate::ids::RegionId;
+use crate::{ids::RegionId, raft::LogId};
 
 /// How often regions are looked at.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -65,26 +65,35 @@ async fn compact(due: &[Arc<Peer>], marks: &Marks) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     for (peer, applied, bytes) in reached {
         peer.log.mark_durable_applied(applied.index);
-        let raft = &peer.raft;
-        raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
-        raft.wait(Some(SNAPSHOT_TIMEOUT))
-            .metrics(
-                |metrics| metrics.snapshot.is_some_and(|id| id.index >= applied.index),
-                "the log is covered by a snapshot",
-            )
-            .await
-            .map_err(|error| error.to_string())?;
-        let config = &peer.env.config;
-        let keep_bytes = usize::try_from(config.compact_bytes).unwrap_or(usize::MAX);
-        let upto = applied
-            .index
-            .saturating_sub(config.keep_entries)
-            .max(peer.log.index_within_bytes(keep_bytes).saturating_sub(1))
-            .min(applied.index);
-        if upto > peer.log.purged().map_or(0, |id| id.index) {
-            raft.trigger().purge_log(upto).await.map_err(|error| error.to_string())?;
+        // One region that has stopped must not let the logs of all others grow.
+        match compact_one(peer, applied).await {
+            Ok(()) => drop(marks.lock().insert(peer.region, (applied.index, bytes))),
+            Err(error) => tracing::warn!(region = %peer.region, error, "compacting a log"),
         }
-        marks.lock().insert(peer.region, (applied.index, bytes));
+    }
+    Ok(())
+}
+
+/// Purges the log of a region whose state as of `applied` survives a power cut.
+async fn compact_one(peer: &Peer, applied: LogId) -> Result<(), String> {
+    let raft = &peer.raft;
+    raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
+    raft.wait(Some(SNAPSHOT_TIMEOUT))
+        .metrics(
+            |metrics| metrics.snapshot.is_some_and(|id| id.index >= applied.index),
+            "the log is covered by a snapshot",
+        )
+        .await
+        .map_err(|error| error.to_string())?;
+    let config = &peer.env.config;
+    let keep_bytes = usize::try_from(config.compact_bytes).unwrap_or(usize::MAX);
+    let upto = applied
+        .index
+        .saturating_sub(config.keep_entries)
+        .max(peer.log.index_within_bytes(keep_bytes).saturating_sub(1))
+        .min(applied.index);
+    if upto > peer.log.purged().map_or(0, |id| id.index) {
+        raft.trigger().purge_log(upto).await.map_err(|error| error.to_string())?;
     }
     Ok(())
 }

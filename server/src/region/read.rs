@@ -203,7 +203,7 @@ impl Peer {
                 Some(read_command::Body::Range(range)) => command::read_range(data, range, as_of),
                 None => Ok(v1::ReadReply::default()),
             })
-            .map_err(|installing| Error::NotReady { message: installing.to_string() })?;
+            .map_err(|unreadable| Error::NotReady { message: unreadable.to_string() })?;
         reply.map_err(storage_error)
     }
 }

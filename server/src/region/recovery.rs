@@ -43,7 +43,7 @@ pub fn judge(evidence: Evidence) -> Option<String> {
             "the log ends at index {log_last} but had reached {reached}: its end is lost"
         ));
     }
-    if applied > 0 && applied < log_purged {
+    if applied < log_purged {
         return Some(format!(
             "the state is of index {applied} but the log begins after {log_purged}: what lies \
              between is lost"

@@ -219,7 +219,11 @@ async fn a_closed_peer_writes_nothing_more() {
     let bench = Bench::new();
     let mut machine = bench.open();
     apply(&mut machine, [entry(2)]).await.unwrap();
-    machine.view().close();
+    let view = machine.view();
+    assert_eq!(view.read_consistently(|| 1), Ok(1));
+    let during = view.read_consistently(|| view.close());
+    assert_eq!(during, Err(Unreadable), "what follows may have removed rows meanwhile");
+    assert_eq!(view.read_consistently(|| ()), Err(Unreadable));
     let before = all_rows(bench.data.as_ref(), Family::Meta);
     assert!(apply(&mut machine, [entry(3)]).await.is_err());
     let region = region_state(REGION, PEER, ("a", "z"), id(5, 50));
@@ -261,5 +265,5 @@ async fn an_installed_snapshot_is_the_state_and_failed_reads_say_so() {
     let received = super::super::snapshot::Received { stage: "none".to_owned(), region };
     let failed = machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await;
     assert!(failed.is_err());
-    assert_eq!(view.read_consistently(|| ()), Err(Installing), "the rows may be half of each");
+    assert_eq!(view.read_consistently(|| ()), Err(Unreadable), "the rows may be half of each");
 }
