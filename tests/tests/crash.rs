@@ -136,13 +136,14 @@ async fn flipped_bit_in_the_log_is_refused_with_words_and_the_node_rejoins_empty
     }
 }
 
-/// What an operator does about a broken disk: an empty one joins, the old node is removed.
+/// What an operator does about a broken disk: puts an empty one in, and removes the old node, which
+/// makes its address free for a new one.
 async fn replace_disk(cluster: &mut Cluster, victim: usize) {
     let address = cluster.nodes[victim].client_address();
     let mut helpers = cluster.sessions();
     helpers.remove(victim);
     let helper = helpers.remove(0);
-    let nodes = helper.nodes().await.expect("nodes").nodes;
+    let nodes = eventually("the node table", BOUND, async || helper.nodes().await).await.nodes;
     let old = nodes.iter().find(|node| node.client_address == address).expect("it was a member");
     let old_id = old.node_id;
 
@@ -150,7 +151,6 @@ async fn replace_disk(cluster: &mut Cluster, victim: usize) {
     cluster.nodes[victim].wipe();
     let join = cluster.addresses().into_iter().filter(|other| *other != address).collect();
     cluster.nodes[victim].launch(flotilla_tests::harness::Start::Join(join));
-    cluster.node_id(victim).await;
     eventually("the old identity to be removed", BOUND, async || {
         let message = flotilla_proto::v1::RemoveNodeRequest {
             node_id: old_id,
@@ -163,4 +163,5 @@ async fn replace_disk(cluster: &mut Cluster, victim: usize) {
         if removed { Ok(()) } else { Err(format!("{answer:?}")) }
     })
     .await;
+    cluster.node_id(victim).await;
 }
