@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use flotilla_tests::{
-    harness::{Cluster, cut_short, eventually, flip_bit, newest_wal, tear_tail},
+    harness::{Builder, Cluster, cut_short, eventually, flip_bit, newest_wal, tear_tail},
     workload::Writers,
 };
 
@@ -70,7 +70,7 @@ async fn torn_tail_of_the_log_is_dropped_and_nothing_else() {
 /// notice by itself, because it may have voted and acknowledged what it does not remember.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_cut_short_is_noticed_and_the_cluster_keeps_everything() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = quick_to_replace().await;
     let sessions = cluster.sessions();
     let writers = Writers::start(&sessions, 8, 300, "cut");
     writers.progress(800, BOUND).await;
@@ -109,7 +109,7 @@ async fn log_cut_short_is_noticed_and_the_cluster_keeps_everything() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flipped_bit_in_the_log_is_refused_with_words_and_the_node_rejoins_empty() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = quick_to_replace().await;
     let sessions = cluster.sessions();
     let writers = Writers::start(&sessions, 8, 300, "flip");
     writers.progress(500, BOUND).await;
@@ -134,6 +134,11 @@ async fn flipped_bit_in_the_log_is_refused_with_words_and_the_node_rejoins_empty
     for session in &sessions {
         ledger.verify(session).await;
     }
+}
+
+/// Three nodes; one that is silent for two seconds may be replaced.
+async fn quick_to_replace() -> Cluster {
+    Builder::new(3).set("placement.node_disconnected_after", "2s").start().await
 }
 
 /// What an operator does about a broken disk: puts an empty one in, and removes the old node, which
