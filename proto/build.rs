@@ -1,5 +1,7 @@
 //! Compiles the .proto files without `protoc`, and keeps the descriptors for gRPC reflection.
 
+#![expect(clippy::disallowed_macros, reason = "cargo reads what a build script prints")]
+
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;

@@ -28,7 +28,7 @@ mod storage;
 
 pub use self::{
     addresses::{Advertised, BoundAddresses},
-    args::{Args, Command, ConfigCommand, HealthcheckArgs, SettingArgs},
+    args::{Args, Command, ConfigCommand, DemoArgs, DemoNodeArgs, HealthcheckArgs, SettingArgs},
     check::{ConfigError, ConfigErrors},
     disk::DiskConfig,
     docs::markdown,
@@ -119,7 +119,7 @@ impl Default for Config {
             join: Vec::new(),
             labels: BTreeMap::new(),
             log_format: LogFormat::default(),
-            log_level: "info".to_owned(),
+            log_level: "info,openraft=error".to_owned(),
             shutdown_grace: Duration::from_secs(20),
             raft: RaftConfig::default(),
             log: LogConfig::default(),

@@ -251,10 +251,9 @@ impl Error {
             Some(Reason::CrossRegion(v1::CrossRegion { region_ids })) => {
                 Self::CrossRegion { regions: region_ids.into_iter().map(RegionId).collect() }
             }
-            Some(Reason::ServerIsBusy(v1::ServerIsBusy { queue })) => Self::Busy {
-                queue,
-                retry_after: Duration::from_millis(detail.retry_after_ms),
-            },
+            Some(Reason::ServerIsBusy(v1::ServerIsBusy { queue })) => {
+                Self::Busy { queue, retry_after: Duration::from_millis(detail.retry_after_ms) }
+            }
             Some(Reason::NoLeader(v1::NoLeader { region_id })) => {
                 Self::NoLeader { region: RegionId(region_id) }
             }

@@ -28,6 +28,9 @@ pub mod placement;
 /// Builds every part in dependency order, owns its tasks, drains them.
 pub mod node;
 
+/// Arguments to exit codes, and the programs beside the node: health check and demo.
+pub mod cli;
+
 pub mod clock;
 pub mod config;
 pub mod error;

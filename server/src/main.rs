@@ -1,96 +1,11 @@
-//! The `flotilla-server` binary: arguments to exit codes.
+//! The `flotilla-server` binary.
 
 use std::process::ExitCode;
-
-use clap::Parser as _;
-use flotilla_server::{
-    config::{self, Args, Command, Config, ConfigCommand, ConfigErrors, SettingArgs},
-    node, telemetry,
-};
-
-mod healthcheck;
 
 /// Costs fifteen per cent less CPU per request than the system's allocator.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// The command line or the configuration is wrong: a restart will not help. (`EX_USAGE` of
-/// sysexits.)
-const USAGE: u8 = 64;
-
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => {
-            let _ = error.print(); // Help goes to standard output, mistakes to standard error.
-            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
-        }
-    };
-    match args.command {
-        None => serve(&args.settings),
-        Some(Command::Config { command }) => configuration(*command),
-        Some(Command::Healthcheck(check)) => outcome(healthcheck::run(&check.http)),
-        Some(Command::Version) => {
-            print(&format!("flotilla-server {}\n", env!("CARGO_PKG_VERSION")));
-            ExitCode::SUCCESS
-        }
-    }
-}
-
-fn serve(args: &SettingArgs) -> ExitCode {
-    let config = match Config::load(args) {
-        Ok(config) => config,
-        Err(errors) => return refuse(&errors),
-    };
-    if let Err(error) = telemetry::init(config.log_format, &config.log_level) {
-        return outcome(Err(error.into()));
-    }
-    match node::run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("node failed: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn configuration(command: ConfigCommand) -> ExitCode {
-    let text = match command {
-        ConfigCommand::Docs => config::markdown(),
-        ConfigCommand::Print(args) => match Config::load_unchecked(&args) {
-            Ok(config) => config.to_yaml(),
-            Err(errors) => return refuse(&errors),
-        },
-        ConfigCommand::Check(args) => match Config::load(&args) {
-            Ok(_) => "the configuration is valid\n".to_owned(),
-            Err(errors) => return refuse(&errors),
-        },
-    };
-    print(&text);
-    ExitCode::SUCCESS
-}
-
-fn refuse(errors: &ConfigErrors) -> ExitCode {
-    complain(&format!("invalid configuration:{errors}"));
-    ExitCode::from(USAGE)
-}
-
-fn outcome(result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("{error:#}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-#[expect(clippy::disallowed_macros, reason = "what was asked for on the command line")]
-fn print(text: &str) {
-    print!("{text}");
-}
-
-#[expect(clippy::disallowed_macros, reason = "there may be no logger yet")]
-fn complain(text: &str) {
-    eprintln!("flotilla-server: {text}");
+    flotilla_server::cli::main()
 }

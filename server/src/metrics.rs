@@ -41,9 +41,10 @@ impl Metrics {
     /// A name that is registered already, which is a bug: call it once per registry.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         process::register(registry)?;
+        let requests = RequestMetrics::register(registry)?;
         Ok(Self {
-            requests: RequestMetrics::register(registry)?,
-            raft: RaftMetrics::register(registry)?,
+            raft: RaftMetrics::register(registry, requests.clone())?,
+            requests,
             regions: RegionMetrics::register(registry)?,
             storage: StorageMetrics::register(registry)?,
         })

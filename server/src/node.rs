@@ -170,8 +170,9 @@ impl Node {
         let (log, data, disk, sentinel) = if on_disk {
             let disk = DiskMonitor::open(&config.data_dir, &config.disk.to_storage())
                 .context("look at the disk")?;
-            let engines = rocks::RocksEngine::open_both(&config.data_dir, &config.storage.to_storage())
-                .context("open the data directory")?;
+            let engines =
+                rocks::RocksEngine::open_both(&config.data_dir, &config.storage.to_storage())
+                    .context("open the data directory")?;
             let sentinel = Sentinel::read(&config.data_dir).context("read the log's sentinel")?;
             (
                 engines.log as Arc<dyn Engine>,
@@ -194,6 +195,7 @@ impl Node {
         let writer_config = LogWriterConfig {
             queue_bytes_max: usize::try_from(config.log.queue_bytes_max).unwrap_or(usize::MAX),
             sentinel_dir: on_disk.then(|| config.data_dir.clone()),
+            sentinel_sequence: sentinel.map_or(0, |sentinel| sentinel.log_sequence),
         };
         let raft_metrics = Arc::new(metrics.clone());
         let (writer, thread) =

@@ -1,2 +1,7 @@
 //! The `kvctl` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    flotilla_client::kvctl::main()
+}

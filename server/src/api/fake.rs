@@ -1,11 +1,7 @@
 //! A router over one map, cut into regions, with errors and splits on demand; and a membership that
 //! answers from a table. For tests of this hop alone.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::v1::{self, compare::Condition, op::Op, op_result::Result as Outcome};
@@ -392,7 +388,7 @@ impl State {
             }
             Op::Add(add) => {
                 let stored = self.map.get(&add.key);
-                let text = stored.map_or(Bytes::from("0"), |stored| stored.value.clone());
+                let text = stored.map_or_else(|| Bytes::from("0"), |stored| stored.value.clone());
                 let ttl_ms = stored.map_or(0, |stored| stored.ttl_ms);
                 let start: i64 = std::str::from_utf8(&text)
                     .ok()
@@ -477,7 +473,7 @@ struct Table {
     nodes: Vec<v1::Node>,
     not_ready: Vec<String>,
     not_live: Vec<String>,
-    failures: VecDeque<Error>,
+    failures: BTreeMap<usize, Error>,
     hangs: bool,
     calls: Vec<String>,
 }
@@ -491,9 +487,11 @@ impl FakeMembership {
         self.0.lock().not_live = reasons.iter().map(|reason| (*reason).into()).collect();
     }
 
-    /// The next call fails.
-    pub(super) fn fail(&self, error: Error) {
-        self.0.lock().failures.push_back(error);
+    /// The call after `after` more fails.
+    pub(super) fn fail_after(&self, after: usize, error: Error) {
+        let mut table = self.0.lock();
+        let number = table.calls.len() + after;
+        table.failures.insert(number, error);
     }
 
     /// From now on no call is answered.
@@ -513,11 +511,12 @@ impl FakeMembership {
         act: impl FnOnce(&mut Table) -> T,
     ) -> ClusterAnswer<'_, T> {
         let mut table = self.0.lock();
+        let number = table.calls.len();
         table.calls.push(call);
         if table.hangs {
             return Box::pin(std::future::pending());
         }
-        let result = match (table.failures.pop_front(), expected) {
+        let result = match (table.failures.remove(&number), expected) {
             (Some(error), _) => Err(error),
             (None, Some(expected)) if expected != table.version => {
                 Err(Error::VersionMoved { expected, actual: table.version })

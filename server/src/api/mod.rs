@@ -44,10 +44,10 @@ mod fake;
 pub use self::{
     admission::Admission,
     context::Keyspace,
-    dispatch::Services,
+    dispatch::{Call, Services},
     limits::{ConnectionLimits, Limits},
     observer::{Method, Observer, Unobserved},
-    rest::router as http_router,
+    rest::{Metrics, router as http_router},
     server::{listen, serve_grpc, serve_http},
     status::{code, status},
 };

@@ -66,6 +66,7 @@ pub async fn serve_grpc<R, IO>(
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        .auto_date_header(false)
         .max_concurrent_streams(limits.streams_max)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout)
@@ -74,6 +75,10 @@ pub async fn serve_grpc<R, IO>(
         .initial_connection_window_size(limits.connection_window_bytes)
         .max_send_buf_size(limits.send_buffer_bytes_max);
     let opening_timeout = limits.opening_timeout;
+    let shutdown = async {
+        shutdown.await;
+        services.drain();
+    };
     accept(incoming, limits.connections_max, shutdown, |io, closing: CancellationToken| {
         let read = Arc::new(AtomicUsize::new(0));
         let opened = Arc::clone(&read);

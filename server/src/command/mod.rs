@@ -50,7 +50,9 @@ pub use value::{Garbage, StoredRef, StoredValue, ValueHead};
 #[must_use]
 pub fn frees_space(write: &v1::WriteCommand) -> bool {
     use v1::op::Op;
-    write.success.iter().chain(&write.failure).all(|op| {
-        matches!(op.op, Some(Op::Delete(_) | Op::DeleteRange(_) | Op::Get(_)))
-    })
+    write
+        .success
+        .iter()
+        .chain(&write.failure)
+        .all(|op| matches!(op.op, Some(Op::Delete(_) | Op::DeleteRange(_) | Op::Get(_))))
 }

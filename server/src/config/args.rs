@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use super::layers::Setting;
 
@@ -29,6 +29,12 @@ pub enum Command {
     },
     /// Ask a node on this machine whether it is ready: exit code 0 or 1.
     Healthcheck(HealthcheckArgs),
+    /// Start a cluster of real processes on this machine, load data, kill the leader, and show
+    /// that nothing is lost.
+    Demo(DemoArgs),
+    /// One node of a demo, which ends with it.
+    #[command(hide = true)]
+    DemoNode(Box<DemoNodeArgs>),
     /// Print the version.
     Version,
 }
@@ -48,6 +54,29 @@ pub struct HealthcheckArgs {
     /// What to ask; `/readyz` is added to an address without path.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7422")]
     pub http: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// A new or empty directory for data and logs, which is kept. [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How many nodes to start.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(value_parser = clap::value_parser!(u8).range(3..=7))]
+    pub nodes: u8,
+    /// End after everything was shown, instead of staying up until Ctrl-C.
+    #[arg(long, env = "DEMO_EXIT", value_parser = FalseyValueParser::new())]
+    pub exit: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DemoNodeArgs {
+    /// Process id of the demo.
+    #[arg(long, value_name = "PID")]
+    pub parent: u32,
+    #[command(flatten)]
+    pub settings: SettingArgs,
 }
 
 /// Flags that are settings.

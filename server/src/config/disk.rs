@@ -9,24 +9,26 @@ use super::{
     human_duration::{self, HumanDuration},
 };
 
-/// What is done before the disk is full, since a log write that fails ends the process. The three
-/// sizes are scaled down on small file systems.
+/// What is done before the disk is full, since a log write that fails ends the process. `auto` goes
+/// by the size of the file system.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiskConfig {
     /// Size of a file that is deleted when space is critical, so that there is room to recover in.
-    /// `0` for none.
-    #[serde(with = "human_bytes")]
+    /// `0` for none. `auto`: a twentieth of the file system, at most 1 GiB; none below 256 MiB.
+    #[serde(with = "human_bytes::auto")]
     #[schemars(with = "HumanBytes")]
-    pub ballast_bytes: u64,
+    pub ballast_bytes: Option<u64>,
     /// With less available than this, writes of clients are refused; deletes and moves are not.
-    #[serde(with = "human_bytes")]
+    /// `auto`: an eighth of the file system, at most 4 GiB.
+    #[serde(with = "human_bytes::auto")]
     #[schemars(with = "HumanBytes")]
-    pub low_bytes: u64,
-    /// With less available than this, the node gives up its leaderships.
-    #[serde(with = "human_bytes")]
+    pub low_bytes: Option<u64>,
+    /// With less available than this, the node gives up its leaderships. `auto`: a twentieth of
+    /// the file system, at most 1 GiB.
+    #[serde(with = "human_bytes::auto")]
     #[schemars(with = "HumanBytes")]
-    pub critical_bytes: u64,
+    pub critical_bytes: Option<u64>,
     /// A small write and fsync is tried about once a second. The process ends when one takes
     /// longer than this: a disk that hangs must not look like a node that lives.
     #[serde(with = "human_duration")]
@@ -37,9 +39,9 @@ pub struct DiskConfig {
 impl Default for DiskConfig {
     fn default() -> Self {
         Self {
-            ballast_bytes: 1 << 30,
-            low_bytes: 1 << 30,
-            critical_bytes: 256 << 20,
+            ballast_bytes: None,
+            low_bytes: None,
+            critical_bytes: None,
             probe_timeout: Duration::from_secs(30),
         }
     }
@@ -48,17 +50,20 @@ impl Default for DiskConfig {
 impl DiskConfig {
     /// Collects every violated constraint.
     pub fn check(&self, errors: &mut Vec<ConfigError>) {
-        if self.critical_bytes >= self.low_bytes {
-            errors.push(ConfigError::new(
-                "disk.critical_bytes",
-                format!(
-                    "is {}, not below disk.low_bytes ({})",
-                    human_bytes::format(self.critical_bytes),
-                    human_bytes::format(self.low_bytes)
-                ),
-            ));
+        if let (Some(low), Some(critical)) = (self.low_bytes, self.critical_bytes)
+            && critical > low
+        {
+            let [low, critical] = [low, critical].map(human_bytes::format);
+            let problem = format!("is {critical}, above disk.low_bytes ({low})");
+            errors.push(ConfigError::new("disk.critical_bytes", problem));
         }
         let timeout = Duration::from_secs(1)..=Duration::from_secs(600);
         duration_within(errors, "disk.probe_timeout", self.probe_timeout, timeout);
+    }
+    /// What the disk is watched by.
+    #[must_use]
+    pub fn to_storage(&self) -> crate::storage::disk::DiskConfig {
+        let Self { ballast_bytes, low_bytes, critical_bytes, probe_timeout: _ } = *self;
+        crate::storage::disk::DiskConfig { ballast_bytes, low_bytes, critical_bytes }
     }
 }

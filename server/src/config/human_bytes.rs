@@ -88,6 +88,48 @@ where
     deserializer.deserialize_any(Visitor(PhantomData))
 }
 
+/// A size, or `auto` for `None`: then the program chooses.
+pub(super) mod auto {
+    use super::{Deserializer, Serializer, de, fmt, parse};
+
+    const AUTO: &str = "auto";
+
+    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+    pub(in crate::config) fn serialize<S: Serializer>(
+        bytes: &Option<u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => super::serialize(bytes, serializer),
+            None => serializer.serialize_str(AUTO),
+        }
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<u64>, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Option<u64>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size such as 512KiB, 64MiB or 1GiB, or auto")
+            }
+
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Self::Value, E> {
+                Ok(Some(bytes))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                if text == AUTO { Ok(None) } else { parse(text).map(Some).map_err(E::custom) }
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
 /// How a size looks in the schema.
 pub(super) struct HumanBytes;
 

@@ -28,7 +28,7 @@ pub struct PlacementConfig {
     /// A learner may lag by this many entries when it is promoted.
     pub lag_entries_max: u64,
     /// Steps that one round of planning may order.
-    pub steps_per_round: u32,
+    pub steps_per_round_max: usize,
 }
 
 impl Default for PlacementConfig {
@@ -38,7 +38,7 @@ impl Default for PlacementConfig {
             node_disconnected_after: Duration::from_secs(20),
             node_down_after: Duration::from_secs(600),
             lag_entries_max: 1000,
-            steps_per_round: 16,
+            steps_per_round_max: 16,
         }
     }
 }
@@ -68,6 +68,7 @@ impl PlacementConfig {
             }
         }
         count_within(errors, "placement.lag_entries_max", self.lag_entries_max, 1..=1_000_000);
-        count_within(errors, "placement.steps_per_round", self.steps_per_round.into(), 1..=10_000);
+        let steps = self.steps_per_round_max as u64;
+        count_within(errors, "placement.steps_per_round_max", steps, 1..=10_000);
     }
 }

@@ -2,7 +2,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    check::{ConfigError, bytes_within, count_within},
+    check::ConfigError,
     human_bytes::{self, HumanBytes},
 };
 
@@ -28,6 +28,11 @@ pub struct StorageConfig {
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]
     pub block_cache_bytes: u64,
+    /// Writes that both instances together keep in memory before they are flushed to files. When it
+    /// is reached, the largest memtable is flushed early.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
+    pub memtables_bytes_max: u64,
     /// Size of a memtable of `log`. Large ones let entries be purged before they are ever flushed.
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]
@@ -36,10 +41,10 @@ pub struct StorageConfig {
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]
     pub data_memtable_bytes: u64,
-    /// Files that both instances together may hold open.
+    /// Files that each instance may hold open.
     pub open_files_max: u32,
-    /// Threads that flush and compact.
-    pub background_threads: u32,
+    /// Threads that flush and compact, for both instances together.
+    pub background_threads_max: u32,
 }
 
 impl Default for StorageConfig {
@@ -47,10 +52,11 @@ impl Default for StorageConfig {
         Self {
             engine: EngineKind::default(),
             block_cache_bytes: 64 << 20,
+            memtables_bytes_max: 64 << 20,
             log_memtable_bytes: 32 << 20,
-            data_memtable_bytes: 32 << 20,
-            open_files_max: 1024,
-            background_threads: 2,
+            data_memtable_bytes: 16 << 20,
+            open_files_max: 256,
+            background_threads_max: 2,
         }
     }
 }
@@ -58,20 +64,39 @@ impl Default for StorageConfig {
 impl StorageConfig {
     /// Collects every violated constraint.
     pub fn check(&self, errors: &mut Vec<ConfigError>) {
-        let memtable = (1 << 20)..=(4 << 30);
-        for (key, value) in [
-            ("storage.log_memtable_bytes", self.log_memtable_bytes),
-            ("storage.data_memtable_bytes", self.data_memtable_bytes),
-        ] {
-            bytes_within(errors, key, value, memtable.clone());
-        }
-        bytes_within(
-            errors,
-            "storage.block_cache_bytes",
-            self.block_cache_bytes,
-            1 << 20..=1 << 40,
+        // The disk layer knows its own bounds.
+        let violated = self.to_storage().check();
+        errors.extend(
+            violated
+                .into_iter()
+                .map(|(key, problem)| ConfigError::new(format!("storage.{key}"), problem)),
         );
-        count_within(errors, "storage.open_files_max", self.open_files_max.into(), 64..=1 << 20);
-        count_within(errors, "storage.background_threads", self.background_threads.into(), 1..=64);
+    }
+
+    /// What the disk layer is opened with.
+    #[must_use]
+    pub fn to_storage(&self) -> crate::storage::config::StorageConfig {
+        let Self {
+            engine,
+            block_cache_bytes,
+            memtables_bytes_max,
+            log_memtable_bytes,
+            data_memtable_bytes,
+            open_files_max,
+            background_threads_max,
+        } = *self;
+        crate::storage::config::StorageConfig {
+            engine: match engine {
+                EngineKind::Rocksdb => crate::storage::config::EngineKind::Rocks,
+                EngineKind::Memory => crate::storage::config::EngineKind::Memory,
+            },
+            block_cache_bytes,
+            memtables_bytes_max,
+            log_memtable_bytes,
+            data_memtable_bytes,
+            open_files_max,
+            background_threads_max,
+            ..crate::storage::config::StorageConfig::default()
+        }
     }
 }

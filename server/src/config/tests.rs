@@ -137,6 +137,8 @@ fn printed_settings_are_read_back_the_same() {
         flag("raft.heartbeat_interval", "1500ms"),
         flag("limits.value_bytes_max", "1000001"),
         flag("storage.engine", "memory"),
+        flag("disk.low_bytes", "3GiB"),
+        flag("disk.critical_bytes", "auto"),
         flag("log_format", "json"),
     ];
     let (config, errors) = with_flags(&flags);
@@ -202,7 +204,16 @@ fn contradictions_are_refused() {
             |c| c.limits.request_timeout_default = Duration::from_secs(31),
             "limits.request_timeout_default",
         ),
-        ("critical above low", |c| c.disk.critical_bytes = c.disk.low_bytes, "disk.critical_bytes"),
+        (
+            "critical above low",
+            |c| (c.disk.low_bytes, c.disk.critical_bytes) = (Some(1 << 30), Some(2 << 30)),
+            "disk.critical_bytes",
+        ),
+        (
+            "memtables do not fit",
+            |c| c.storage.memtables_bytes_max = 1,
+            "storage.memtables_bytes_max",
+        ),
         (
             "down before disconnected",
             |c| c.placement.node_down_after = Duration::from_secs(19),
@@ -267,6 +278,7 @@ fn command_line_is_well_formed() {
         ("start and join", vec!["--init", "--join=a:1"], false),
         ("a setting without value", vec!["--set=raft"], false),
         ("print with flags", vec!["config", "print", "--set=a=b"], true),
+        ("too few nodes to lose one", vec!["demo", "--nodes=2"], false),
         ("flags that nobody would read", vec!["--init", "version"], false),
     ] {
         let line = ["flotilla-server"].into_iter().chain(line);

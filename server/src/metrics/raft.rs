@@ -1,11 +1,14 @@
 //! The Raft layer: proposals, the log, messages, snapshots.
 
+use std::time::Duration;
+
+use flotilla_proto::v1::{self, message::Body};
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     exponential_buckets,
 };
 
-use super::{Counters, Histograms, Label as _, add, label::label};
+use super::{Counters, Histograms, Label as _, RequestMetrics, add, label::label};
 
 label! {
     /// How a proposal ended.
@@ -57,6 +60,29 @@ label! {
         Forward = "forward",
         ForwardResult = "forward_result",
         Refused = "refused",
+        /// One this version does not know.
+        Other = "other",
+    }
+}
+
+impl MessageKind {
+    /// The kind of a message's body.
+    #[must_use]
+    pub fn of(message: &v1::Message) -> Self {
+        match &message.body {
+            Some(Body::Append(_)) => Self::Append,
+            Some(Body::AppendResult(_)) => Self::AppendResult,
+            Some(Body::Vote(_)) => Self::Vote,
+            Some(Body::VoteResult(_)) => Self::VoteResult,
+            Some(Body::Transfer(_)) => Self::Transfer,
+            Some(Body::TransferResult(_)) => Self::TransferResult,
+            Some(Body::ReadIndex(_)) => Self::ReadIndex,
+            Some(Body::ReadIndexResult(_)) => Self::ReadIndexResult,
+            Some(Body::Forward(_)) => Self::Forward,
+            Some(Body::ForwardResult(_)) => Self::ForwardResult,
+            Some(Body::Refused(_)) => Self::Refused,
+            None => Self::Other,
+        }
     }
 }
 
@@ -80,17 +106,20 @@ pub struct RaftMetrics {
     pub elections_total: Counters<ElectionResult>,
     /// One round that proves a read is not old, shared by the reads that wait for it.
     pub read_index_seconds: Histogram,
-    /// Size of snapshot chunks sent and received.
-    pub snapshot_bytes_total: Counters<Direction>,
+    /// Size of the rows of snapshots that were sent.
+    pub snapshot_bytes_total: IntCounter,
     /// Messages sent to other nodes.
     pub messages_total: Counters<MessageKind>,
     snapshots_total: [Box<[IntCounter]>; Direction::VALUES.len()],
+    requests: RequestMetrics,
 }
 
 impl RaftMetrics {
+    /// The layer counts refused and forwarded requests in `requests`.
+    ///
     /// # Errors
     /// A name that is registered already.
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+    pub fn register(registry: &Registry, requests: RequestMetrics) -> prometheus::Result<Self> {
         let seconds = |name: &str, help: &str, least: f64| -> prometheus::Result<_> {
             // 15 doublings: 25 µs to 0.4 s for the disk, 0.1 ms to 1.6 s for rounds.
             let buckets = exponential_buckets(least, 2.0, 15)?;
@@ -159,10 +188,12 @@ impl RaftMetrics {
                 "One shared round that proves reads are not old",
                 0.000_1,
             )?)?,
-            snapshot_bytes_total: Counters::register(
+            snapshot_bytes_total: add(
                 registry,
-                "flotilla_raft_snapshot_bytes_total",
-                "Size of snapshot chunks",
+                IntCounter::new(
+                    "flotilla_raft_snapshot_bytes_total",
+                    "Size of the rows of snapshots that were sent",
+                )?,
             )?,
             messages_total: Counters::register(
                 registry,
@@ -170,7 +201,46 @@ impl RaftMetrics {
                 "Messages sent to peers on other nodes",
             )?,
             snapshots_total: [by_result(Direction::Send), by_result(Direction::Receive)],
+            requests,
         })
+    }
+
+    /// One synced write of the log took `elapsed` and carried `entries` of all regions.
+    pub fn observe_log_write(&self, elapsed: Duration, entries: usize) {
+        self.fsync_seconds.observe(elapsed.as_secs_f64());
+        self.group_commit_entries.observe(entries as f64);
+    }
+
+    /// A batch of committed entries was applied.
+    pub fn observe_apply(&self, elapsed: Duration) {
+        self.apply_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// A shared round proved that reads are not old.
+    pub fn observe_read_index(&self, elapsed: Duration) {
+        self.read_index_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// Rows of a snapshot were sent.
+    pub fn add_snapshot_bytes(&self, bytes: u64) {
+        self.snapshot_bytes_total.inc_by(bytes);
+    }
+
+    /// Messages were handed to the stream to another node.
+    pub fn add_messages(&self, messages: &[v1::Message]) {
+        for message in messages {
+            self.messages_total.get(MessageKind::of(message)).inc();
+        }
+    }
+
+    /// A request was refused because `queue` was full.
+    pub fn busy(&self, queue: &str) {
+        self.requests.busy(queue);
+    }
+
+    /// A request was sent on to the leader of its region.
+    pub fn forwarded(&self) {
+        self.requests.forwarded_total.inc();
     }
 
     /// Counts snapshots that ended.

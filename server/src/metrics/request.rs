@@ -15,6 +15,14 @@ label! {
     BusyQueue, "queue" {
         /// Requests under way on this node.
         Requests = "requests",
+        /// Scans under way.
+        Scans = "scans",
+        /// Calls of the cluster API under way.
+        Cluster = "cluster",
+        /// Bodies being received.
+        Receive = "receive",
+        /// Reads that wait in a region.
+        Reads = "reads",
         /// Proposals under way in a region.
         Proposals = "proposals",
         /// Size of the proposals under way on this node.
@@ -37,6 +45,10 @@ impl BusyQueue {
     pub fn from_name(name: &str) -> Self {
         match name {
             "requests" => Self::Requests,
+            "scans" => Self::Scans,
+            "cluster" => Self::Cluster,
+            "receive" => Self::Receive,
+            "reads" => Self::Reads,
             "proposals" => Self::Proposals,
             "proposal_bytes" => Self::ProposalBytes,
             "log" => Self::Log,
@@ -131,6 +143,13 @@ impl RequestMetrics {
             requests_total: self.requests_total.clone(),
             method,
         }
+    }
+}
+
+impl RequestMetrics {
+    /// A request was refused because `queue` was full.
+    pub fn busy(&self, queue: &str) {
+        self.busy_total.get(BusyQueue::from_name(queue)).inc();
     }
 }
 

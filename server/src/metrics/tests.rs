@@ -1,3 +1,5 @@
+use flotilla_proto::v1;
+
 use super::*;
 use crate::storage::engine::EngineStats;
 
@@ -37,9 +39,13 @@ fn a_second_registration_is_an_error() {
 #[test]
 fn labelled_children_count_apart() {
     let (registry, metrics) = registered();
-    metrics.raft.messages_total.get(MessageKind::Append).inc_by(3);
+    let append = v1::message::Body::Append(v1::AppendEntries::default());
+    let append = v1::Message { body: Some(append), ..v1::Message::default() };
+    metrics.raft.add_messages(&[append.clone(), append.clone(), append]);
     metrics.raft.snapshots_total(Direction::Receive, SnapshotResult::Failed).inc();
-    metrics.requests.busy_total.get(BusyQueue::from_name("log")).inc();
+    metrics.requests.busy("log");
+    metrics.raft.busy("log");
+    metrics.raft.observe_log_write(std::time::Duration::from_millis(1), 5);
     metrics.regions.regions.get(PeerRole::Quarantined).set(2);
     metrics.raft.propose_seconds.get(ProposeOutcome::Applied).observe(0.001);
     for (series, want) in [
@@ -47,7 +53,9 @@ fn labelled_children_count_apart() {
         (r#"flotilla_raft_messages_total{kind="refused"}"#, 0.0),
         (r#"flotilla_raft_snapshots_total{direction="receive",result="failed"}"#, 1.0),
         (r#"flotilla_raft_snapshots_total{direction="send",result="failed"}"#, 0.0),
-        (r#"flotilla_busy_total{queue="log"}"#, 1.0),
+        (r#"flotilla_busy_total{queue="log"}"#, 2.0),
+        ("flotilla_raft_fsync_seconds_count", 1.0),
+        ("flotilla_raft_group_commit_entries_sum", 5.0),
         (r#"flotilla_regions{state="quarantined"}"#, 2.0),
         (r#"flotilla_raft_propose_seconds_count{outcome="applied"}"#, 1.0),
         (r#"flotilla_raft_propose_seconds_count{outcome="unknown"}"#, 0.0),

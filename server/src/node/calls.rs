@@ -1,23 +1,16 @@
 //! What clients and other nodes can ask of this node, joined or not.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::v1::{
-    self, pass_request::Call, pass_response::Answer,
-    placement_server::Placement,
+    self, pass_request::Call, pass_response::Answer, placement_server::Placement,
 };
 use futures::{FutureExt, future::BoxFuture};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Joined, Node, heartbeat, identity,
-    join::not_joined,
-    joined::placement_client,
-    readiness,
+    Joined, Node, heartbeat, identity, join::not_joined, joined::placement_client, readiness,
 };
 use crate::{
     api::{ClusterAnswer, Context, Membership, Requests},
@@ -137,10 +130,7 @@ impl Calls {
                 });
             }
             return Err(Error::FailedPrecondition {
-                message: format!(
-                    "this node already belongs to cluster {}",
-                    id.unwrap_or_default()
-                ),
+                message: format!("this node already belongs to cluster {}", id.unwrap_or_default()),
             });
         }
         if !node.config.join.is_empty() {
@@ -242,18 +232,17 @@ impl Calls {
         let check_id = clock::random();
         joined.router.propose_checksum(region, check_id, deadline).await?;
         let asked = descriptor.peers.iter().map(|member| {
-            let request = v1::PeerChecksumRequest {
-                region_id: region.0,
-                peer_id: member.peer_id,
-                check_id,
-            };
+            let request =
+                v1::PeerChecksumRequest { region_id: region.0, peer_id: member.peer_id, check_id };
             let (peer_id, node_id) = (member.peer_id, member.node_id);
             let joined = Arc::clone(&joined);
             async move {
-                let answer =
-                    tokio::time::timeout_at(deadline, self.peer_checksum(&joined, node_id, request))
-                        .await
-                        .unwrap_or_else(|_| Err("did not answer in time".to_owned()));
+                let answer = tokio::time::timeout_at(
+                    deadline,
+                    self.peer_checksum(&joined, node_id, request),
+                )
+                .await
+                .unwrap_or_else(|_| Err("did not answer in time".to_owned()));
                 match answer {
                     Ok(sum) => v1::PeerChecksum {
                         peer_id,
@@ -341,14 +330,9 @@ fn borders(split_keys: &[Bytes], key_bytes_max: usize) -> Result<Vec<Bytes>, Err
     Ok(borders)
 }
 
-fn local_checksum(
-    joined: &Joined,
-    request: &v1::PeerChecksumRequest,
-) -> v1::PeerChecksumResponse {
-    let peer = joined
-        .peers
-        .get(RegionId(request.region_id))
-        .filter(|peer| peer.id.0 == request.peer_id);
+fn local_checksum(joined: &Joined, request: &v1::PeerChecksumRequest) -> v1::PeerChecksumResponse {
+    let peer =
+        joined.peers.get(RegionId(request.region_id)).filter(|peer| peer.id.0 == request.peer_id);
     let Some(peer) = peer else {
         return v1::PeerChecksumResponse {
             ready: true,
@@ -488,8 +472,7 @@ impl Membership for Calls {
             status.cluster_id = joined.cluster.to_string();
             status.node_id = joined.node.0;
             status.table_version = node.directory.table().version;
-            status.system_leader_node =
-                joined.driver.system_leader().map_or(0, |leader| leader.0);
+            status.system_leader_node = joined.driver.system_leader().map_or(0, |leader| leader.0);
             status.peers = joined.peers.all().iter().map(|peer| peer.status()).collect();
             for (region, peer, _) in joined.peers.quarantined() {
                 status.peers.push(v1::PeerStatus {
@@ -577,8 +560,9 @@ impl Membership for Calls {
 fn keyspace(id: u32) -> Result<KeyspaceId, Error> {
     match id {
         0 => Ok(KeyspaceId::DEFAULT),
-        id => KeyspaceId::new(id)
-            .ok_or_else(|| Error::invalid("keyspace", "is above the largest id")),
+        id => {
+            KeyspaceId::new(id).ok_or_else(|| Error::invalid("keyspace", "is above the largest id"))
+        }
     }
 }
 
@@ -597,9 +581,10 @@ async fn transfer(
     let record = node.directory.node(leader).ok_or(Error::NoLeader { region })?;
     let unavailable = |message: String| Error::NotReady { message };
     let mut client = placement_client(&record.peer_address).await.map_err(unavailable)?;
-    client.transfer(request).await.map_err(|status| Error::FailedPrecondition {
-        message: status.message().to_owned(),
-    })?;
+    client
+        .transfer(request)
+        .await
+        .map_err(|status| Error::FailedPrecondition { message: status.message().to_owned() })?;
     Ok(())
 }
 

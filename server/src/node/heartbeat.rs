@@ -77,8 +77,17 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
             let Some(peer) = joined.peers.get(RegionId(step.region_id)) else { continue };
             node.runtime.spawn(async move {
                 match peer.carry_out(&step).await {
-                    Ok(()) => tracing::info!(region = step.region_id, reason = step.reason, "placement step done"),
-                    Err(error) => tracing::info!(region = step.region_id, reason = step.reason, error, "placement step not done"),
+                    Ok(()) => tracing::info!(
+                        region = step.region_id,
+                        reason = step.reason,
+                        "placement step done"
+                    ),
+                    Err(error) => tracing::info!(
+                        region = step.region_id,
+                        reason = step.reason,
+                        error,
+                        "placement step not done"
+                    ),
                 }
             });
         }
@@ -107,10 +116,8 @@ async fn drop_leavers(joined: &Joined) {
 }
 
 fn heartbeat(node: &Node, joined: &Joined) -> v1::HeartbeatRequest {
-    let local = |region: RegionId, peer: PeerId| v1::LocalPeer {
-        region_id: region.0,
-        peer_id: peer.0,
-    };
+    let local =
+        |region: RegionId, peer: PeerId| v1::LocalPeer { region_id: region.0, peer_id: peer.0 };
     let peers = joined.peers.all();
     let patience = node.config.raft.election_timeout_max * 2;
     let disk = *node.disk_status.lock();
@@ -122,7 +129,11 @@ fn heartbeat(node: &Node, joined: &Joined) -> v1::HeartbeatRequest {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         disk_available_bytes: disk.map_or(0, |disk| disk.available_bytes),
         disk_used_bytes: disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes),
-        regions: peers.iter().filter(|peer| peer.is_leader()).map(|peer| driver::report(peer)).collect(),
+        regions: peers
+            .iter()
+            .filter(|peer| peer.is_leader())
+            .map(|peer| driver::report(peer))
+            .collect(),
         quarantined: joined
             .peers
             .quarantined()
@@ -159,7 +170,8 @@ impl Way {
         let mut hint = joined.driver.system_leader();
         let mut others = node.directory.others(joined.node);
         for _ in 0..ATTEMPTS {
-            let Some(target) = hint.take().or(self.node.take()).or_else(|| others.pop()) else {
+            let Some(target) = hint.take().or_else(|| self.node.take()).or_else(|| others.pop())
+            else {
                 return Err("no node is known".to_owned());
             };
             let response = if target == joined.node {
@@ -207,11 +219,9 @@ impl Way {
         node: &Node,
         target: NodeId,
     ) -> Result<PlacementClient<Channel>, String> {
-        let address = crate::raft::transport::Directory::peer_address(
-            node.directory.as_ref(),
-            target,
-        )
-        .ok_or("its address is not known")?;
+        let address =
+            crate::raft::transport::Directory::peer_address(node.directory.as_ref(), target)
+                .ok_or("its address is not known")?;
         if let Some((known, client)) = self.clients.get(&target)
             && *known == address
         {
@@ -248,7 +258,9 @@ where
             Ok(Ok(None)) => {}
             Ok(Err(error)) if error.retryable() && !error.maybe_applied() => last = error,
             Ok(Err(error)) => return Err(error),
-            Err(_) => last = Error::OutcomeUnknown { message: format!("node {target} did not answer") },
+            Err(_) => {
+                last = Error::OutcomeUnknown { message: format!("node {target} did not answer") }
+            }
         }
     }
     Err(last)
@@ -259,8 +271,7 @@ pub(super) async fn regions(
     node: &Arc<Node>,
     request: v1::RegionsRequest,
 ) -> Result<Vec<v1::RegionInfo>, Error> {
-    let joined =
-        node.joined().cloned().ok_or(Error::NotJoined { removed: node.is_removed() })?;
+    let joined = node.joined().cloned().ok_or(Error::NotJoined { removed: node.is_removed() })?;
     if let Some(regions) = joined.driver.regions(&request).await {
         return Ok(regions);
     }

@@ -17,7 +17,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Node, calls::{Calls, Gate, PlacementCalls, NodeInbox}, readiness};
+use super::{
+    Node,
+    calls::{Calls, Gate, NodeInbox, PlacementCalls},
+    readiness,
+};
 use crate::{
     api::{self, Admission, Method, Observer, Services},
     clock,
@@ -90,21 +94,18 @@ impl Ports {
             );
             let (limits, stop) = (Arc::clone(&limits), stop.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            threads.push(
-                thread::Builder::new().name(format!("api-{index}")).spawn(move || {
-                    runtime.block_on(async move {
-                        match tokio::net::TcpListener::from_std(listener) {
-                            Ok(listener) => {
-                                let incoming = api::listen(listener);
-                                let stopped = stop.cancelled_owned();
-                                api::serve_grpc(incoming, services, &limits.connections, stopped)
-                                    .await;
-                            }
-                            Err(error) => tracing::error!(%error, "listen for clients"),
+            threads.push(thread::Builder::new().name(format!("api-{index}")).spawn(move || {
+                runtime.block_on(async move {
+                    match tokio::net::TcpListener::from_std(listener) {
+                        Ok(listener) => {
+                            let incoming = api::listen(listener);
+                            let stopped = stop.cancelled_owned();
+                            api::serve_grpc(incoming, services, &limits.connections, stopped).await;
                         }
-                    });
-                })?,
-            );
+                        Err(error) => tracing::error!(%error, "listen for clients"),
+                    }
+                });
+            })?);
         }
 
         let raft = RaftService::new(Arc::new(NodeInbox(Arc::clone(node))));
@@ -153,8 +154,7 @@ impl Ports {
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let socket =
-        Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;

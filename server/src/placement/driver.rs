@@ -22,7 +22,6 @@ use super::{
     plan, tables,
     view::{ClusterView, Heard},
 };
-use openraft::{Instant as _, async_runtime::WatchReceiver as _};
 use crate::{
     clock,
     error::Error,
@@ -31,6 +30,7 @@ use crate::{
     region::{Peer, peers::Peers, propose::epoch_version},
     storage::engine::{Family, KeyRange},
 };
+use openraft::{Instant as _, async_runtime::WatchReceiver as _};
 
 /// Peer ids taken from the table at a time.
 const PEER_IDS: u32 = 32;
@@ -64,13 +64,7 @@ impl Driver {
         directory: Arc<NodeDirectory>,
         config: PlacementConfig,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            peers,
-            directory,
-            config,
-            started: clock::now(),
-            state: Mutex::default(),
-        })
+        Arc::new(Self { peers, directory, config, started: clock::now(), state: Mutex::default() })
     }
 
     /// Plans once per interval while this node leads region 1; runs until the node stops.
@@ -108,9 +102,7 @@ impl Driver {
 
     /// The peer of region 1 on this node.
     fn system(&self) -> Result<Arc<Peer>, Error> {
-        self.peers
-            .get(RegionId::SYSTEM)
-            .ok_or(Error::RegionNotFound { region: RegionId::SYSTEM })
+        self.peers.get(RegionId::SYSTEM).ok_or(Error::RegionNotFound { region: RegionId::SYSTEM })
     }
 
     /// Makes sure that this node leads region 1 and that the view is of its term.
@@ -143,8 +135,8 @@ impl Driver {
         };
         let reply = system.read(&read, clock::now() + PROPOSE_TIMEOUT).await?;
         let rows = reply.items.into_iter().filter_map(|item| item.kv).map(|kv| (kv.key, kv.value));
-        let table = tables::decode(rows)
-            .map_err(|error| Error::DataLoss { message: error.to_string() })?;
+        let table =
+            tables::decode(rows).map_err(|error| Error::DataLoss { message: error.to_string() })?;
         self.adopt_table(&table);
         Ok(table)
     }
@@ -225,7 +217,7 @@ impl Driver {
                 response.duplicate = true;
                 return response;
             }
-            Heard::WrongCluster | Heard::Unknown => {
+            Heard::WrongCluster | Heard::Unknown | Heard::Superseded => {
                 response.accepted = false;
                 return response;
             }
@@ -327,12 +319,8 @@ impl Driver {
             Call::RemoveNode(request) => {
                 let mut state = self.state.lock().await;
                 let leading = self.lead(&mut state).await?;
-                let decision = membership::remove_node(
-                    &leading.view,
-                    &request,
-                    &self.config,
-                    self.now_ms(),
-                )?;
+                let decision =
+                    membership::remove_node(&leading.view, &request, &self.config, self.now_ms())?;
                 self.decide(leading, decision).await?;
                 Answer::RemoveNode(membership::removal(&leading.view, NodeId(request.node_id))?)
             }
@@ -351,8 +339,7 @@ impl Driver {
             Call::EvictLeaders(request) => {
                 let mut state = self.state.lock().await;
                 let leading = self.lead(&mut state).await?;
-                let (node, duration) =
-                    membership::evict_leaders(leading.view.table(), &request)?;
+                let (node, duration) = membership::evict_leaders(leading.view.table(), &request)?;
                 let until = self.now_ms() + u64::try_from(duration.as_millis()).unwrap_or(0);
                 leading.view.evict_leaders(node, until);
                 let (_, leaders) = leading.view.left_on(node);
@@ -398,28 +385,27 @@ impl Driver {
         let status = ask_status(&request.address).await?;
         let mut state = self.state.lock().await;
         let leading = self.lead(&mut state).await?;
-        let node =
-            match membership::add_learner(leading.view.table(), &request, &status, VERSION)? {
-                AddLearner::Known { node } => node,
-                AddLearner::Confirm { node } => {
-                    let decision = membership::confirm(leading.view.table(), node)?;
-                    self.decide(leading, decision).await?;
-                    node
-                }
-                AddLearner::Adopt { node } => {
-                    self.adopt(leading, node, &status).await?;
-                    node
-                }
-                AddLearner::Join { record } => {
-                    let reply =
-                        self.propose(tables::take_ids(tables::Counter::Node, 1)).await?;
-                    let node = NodeId(tables::taken(&reply)?.start);
-                    let change = membership::join(leading.view.table(), record, node)?;
-                    self.change(leading, change).await?;
-                    self.adopt(leading, node, &status).await?;
-                    node
-                }
-            };
+        let node = match membership::add_learner(leading.view.table(), &request, &status, VERSION)?
+        {
+            AddLearner::Known { node } => node,
+            AddLearner::Confirm { node } => {
+                let decision = membership::confirm(leading.view.table(), node)?;
+                self.decide(leading, decision).await?;
+                node
+            }
+            AddLearner::Adopt { node } => {
+                self.adopt(leading, node, &status).await?;
+                node
+            }
+            AddLearner::Join { record } => {
+                let reply = self.propose(tables::take_ids(tables::Counter::Node, 1)).await?;
+                let node = NodeId(tables::taken(&reply)?.start);
+                let change = membership::join(leading.view.table(), record, node)?;
+                self.change(leading, change).await?;
+                self.adopt(leading, node, &status).await?;
+                node
+            }
+        };
         Ok(v1::AddLearnerResponse { node_id: node.0, version: leading.view.table().version })
     }
 

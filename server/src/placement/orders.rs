@@ -55,6 +55,14 @@ impl ClusterView {
             .collect()
     }
 
+    /// Whether a peer is about to be added on `node`.
+    #[must_use]
+    pub fn is_ordered_on(&self, node: NodeId, config: &PlacementConfig, now_ms: u64) -> bool {
+        self.open_orders(config, now_ms).any(|(_, step)| {
+            matches!(&step.action, Some(Action::AddLearner(add)) if add.node_id == node.0)
+        })
+    }
+
     /// The orders that are not seen through, with their regions.
     pub(super) fn open_orders(
         &self,

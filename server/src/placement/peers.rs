@@ -34,8 +34,8 @@ pub enum Standing {
     Leaving,
     /// Silent for so long that it is rebuilt elsewhere, adding first: it may still come back.
     Down,
-    /// Its data is gone or must not be used (removed node, forced removal, quarantine): it helps no
-    /// quorum, so it may leave before it is replaced.
+    /// Its data is given up (removed node, forced removal, quarantine): it may leave before it is
+    /// replaced.
     Gone,
 }
 
@@ -159,8 +159,11 @@ fn judge(
         Some(true) => Standing::Stays,
     };
 
+    // What was given up by force and answers all the same still has its vote.
     let answers = silent_ms.is_some_and(|silent| silent <= millis(config.peer_silent_after));
-    let live = answers && standing != Standing::Gone && node.is_some_and(NodeView::is_alive);
+    let trusted = !quarantined
+        && node.is_some_and(|node| node.is_alive() && node.state() != v1::NodeState::Removed);
+    let live = answers && trusted;
     let matched_index = if leader {
         region.last_index
     } else {

@@ -23,6 +23,10 @@ use crate::ids::{NodeId, PeerId, RegionId};
 /// forgotten, and a copy that was silent for that many restarts is then noticed one heartbeat later.
 const INCARNATIONS_MAX: usize = 8;
 
+/// How long heartbeats of a replaced process may still arrive from queues on their way. One that is
+/// heard for longer is alive.
+const LATE_MS: u64 = 5_000;
+
 /// What becomes of a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
@@ -33,6 +37,8 @@ pub enum Heard {
     Unknown,
     /// From a node that was removed: it must stop serving, for ever.
     Removed,
+    /// From a process that a later one replaced, perhaps long on its way; nothing was taken over.
+    Superseded,
     /// Two processes use one node id: both are refused until a new one starts alone.
     Duplicate,
 }
@@ -180,11 +186,35 @@ struct NodeHeard {
     at_ms: u64,
     incarnation: u64,
     /// Process starts that a later one replaced, newest last.
-    superseded: VecDeque<u64>,
+    superseded: VecDeque<Superseded>,
     disk_critical: bool,
     disk_available_bytes: u64,
     disk_used_bytes: u64,
     quarantined: BTreeSet<(RegionId, PeerId)>,
+}
+
+impl NodeHeard {
+    /// What to answer a process that a later one replaced; `None` to any other.
+    fn judge_replaced(&mut self, incarnation: u64, now_ms: u64) -> Option<Heard> {
+        let old = self.superseded.iter_mut().find(|old| old.incarnation == incarnation)?;
+        let since_ms = *old.heard_since_ms.get_or_insert(now_ms);
+        if now_ms.saturating_sub(since_ms) < LATE_MS {
+            return Some(Heard::Superseded);
+        }
+        // The one that replaced it may be the copy: neither is believed from here on.
+        let last = self.incarnation;
+        if self.superseded.iter().all(|old| old.incarnation != last) {
+            self.superseded.push_back(Superseded { incarnation: last, heard_since_ms: Some(0) });
+        }
+        Some(Heard::Duplicate)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Superseded {
+    incarnation: u64,
+    /// Since when it is heard although it was replaced.
+    heard_since_ms: Option<u64>,
 }
 
 /// One driver's view of the cluster.
@@ -247,19 +277,13 @@ impl ClusterView {
         }
         let mut superseded = VecDeque::new();
         if let Some(before) = self.heard.get_mut(&node) {
-            if before.superseded.contains(&request.incarnation) {
-                // The one that replaced it may be the copy: neither is believed from here on.
-                let last = before.incarnation;
-                if !before.superseded.contains(&last) {
-                    before.superseded.push_back(last);
-                }
-                return Heard::Duplicate;
+            if let Some(verdict) = before.judge_replaced(request.incarnation, now_ms) {
+                return verdict;
             }
             superseded = std::mem::take(&mut before.superseded);
-            if before.incarnation != request.incarnation
-                && !superseded.contains(&before.incarnation)
-            {
-                superseded.push_back(before.incarnation);
+            let last = before.incarnation;
+            if last != request.incarnation && superseded.iter().all(|old| old.incarnation != last) {
+                superseded.push_back(Superseded { incarnation: last, heard_since_ms: None });
             }
             while superseded.len() > INCARNATIONS_MAX {
                 superseded.pop_front();

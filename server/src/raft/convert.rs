@@ -89,8 +89,8 @@ pub fn membership_from_proto(membership: &v1::Membership) -> Result<Membership, 
 /// When the membership is not valid.
 pub fn stored_membership(state: &v1::ApplyState) -> Result<StoredMembership, Malformed> {
     let Some(membership) = &state.membership else { return Ok(StoredMembership::default()) };
-    let id = (state.membership_index > 0)
-        .then(|| log_id(state.membership_term, state.membership_index));
+    let id =
+        (state.membership_index > 0).then(|| log_id(state.membership_term, state.membership_index));
     Ok(StoredMembership::new(id, membership_from_proto(membership)?))
 }
 

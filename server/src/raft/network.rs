@@ -16,9 +16,7 @@ use openraft::{
 
 use super::{
     Snapshot, TypeConfig, Vote,
-    convert::{
-        entry_to_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto,
-    },
+    convert::{entry_to_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto},
     snapshot::{self, SnapshotData},
     transport::{Lane, Transport},
 };
@@ -112,7 +110,8 @@ impl Connection {
         &self,
         request: &AppendEntriesRequest<TypeConfig>,
         timeout: Duration,
-    ) -> impl Future<Output = Result<AppendEntriesResponse<TypeConfig>, RpcError>> + Send + use<> {
+    ) -> impl Future<Output = Result<AppendEntriesResponse<TypeConfig>, RpcError>> + Send + use<>
+    {
         let body = Body::Append(v1::AppendEntries {
             vote: Some(vote_to_proto(&request.vote)),
             prev: request.prev_log_id.as_ref().map(log_id_to_proto),
@@ -245,9 +244,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let failed = |error: String| {
-            StreamingError::Unreachable(Unreachable::new(&AnyError::error(error)))
-        };
+        let failed =
+            |error: String| StreamingError::Unreachable(Unreachable::new(&AnyError::error(error)));
         let SnapshotData::Local(view) = snapshot.snapshot else {
             return Err(failed("only local state is sent".to_owned()));
         };
@@ -258,6 +256,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 .map_err(|error| failed(error.to_string()))?;
         let identity = network.transport.identity();
         let region = sender.region();
+        // The state is as of now: after a loss of leadership it may be of a later leader.
+        if region.state.applied_term > vote.leader_id.term {
+            return Err(failed("leadership was lost".to_owned()));
+        }
         let header = v1::SnapshotHeader {
             cluster_id: bytes::Bytes::copy_from_slice(&identity.cluster.0),
             to_node: self.node.0,
@@ -278,8 +280,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         if let Some(refused) = result.refused {
             return Err(failed(format!("refused: {}", refused.message)));
         }
-        let vote = vote_from_proto(result.vote.as_ref())
-            .map_err(|error| failed(error.to_string()))?;
+        let vote =
+            vote_from_proto(result.vote.as_ref()).map_err(|error| failed(error.to_string()))?;
         Ok(SnapshotResponse::new(vote))
     }
 

@@ -8,6 +8,9 @@
 //! written, the record removed. A crash anywhere in between repeats the install from its record at
 //! the next start: it is a redo. An interrupted or damaged transfer leaves the peer as it was.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -23,7 +26,7 @@ use crate::{
     ids::{PeerId, RegionId},
     storage::{
         batch::WriteBatch,
-        engine::{self, Cursor, Direction, Durability, Engine, Family, Stage, View},
+        engine::{self, Direction, Durability, Engine, Family, Stage, View},
         keys,
     },
 };
@@ -34,7 +37,7 @@ pub enum SnapshotData {
     /// The state of this peer, as it is when it is read.
     Local(Arc<RegionView>),
     /// Rows that arrived and are staged on this disk.
-    Received(Received),
+    Received(Box<Received>),
 }
 
 /// A complete transfer, staged and synced.
@@ -84,11 +87,7 @@ impl Sender {
     ///
     /// # Errors
     /// When the region has no state here, or it cannot be read.
-    pub fn open(
-        data: &dyn Engine,
-        region: RegionId,
-        chunk_bytes: usize,
-    ) -> Result<Self, Error> {
+    pub fn open(data: &dyn Engine, region: RegionId, chunk_bytes: usize) -> Result<Self, Error> {
         let view = data.view();
         let region = read_state(view.as_ref(), region)?.ok_or(Error::Empty { region })?;
         let next_key = Some(region.descriptor.start_key.clone());
@@ -162,10 +161,7 @@ impl Receiver {
     ///
     /// # Errors
     /// When header parts are missing, or the disk fails.
-    pub fn open(
-        data: &dyn Engine,
-        header: &v1::SnapshotHeader,
-    ) -> Result<Self, Error> {
+    pub fn open(data: &dyn Engine, header: &v1::SnapshotHeader) -> Result<Self, Error> {
         let descriptor = v1::Region::decode(header.descriptor.clone())
             .map_err(|_| Malformed { what: "descriptor" })?;
         let state = header.state.clone().ok_or(Malformed { what: "apply state" })?;
@@ -246,7 +242,8 @@ fn decode_record(mut record: Bytes) -> Result<Received, engine::Error> {
         (record.remaining() >= len).then(|| record.split_to(len)).ok_or_else(corrupt)
     };
     let len = take(&mut record, 1)?.get_u8();
-    let stage = String::from_utf8(take(&mut record, len.into())?.to_vec()).map_err(|_| corrupt())?;
+    let stage =
+        String::from_utf8(take(&mut record, len.into())?.to_vec()).map_err(|_| corrupt())?;
     let len = take(&mut record, 4)?.get_u32();
     let descriptor = take(&mut record, len as usize)?;
     Ok(Received {
@@ -285,12 +282,6 @@ fn redo(data: &dyn Engine, received: Received) -> Result<command::RegionState, e
     fail::fail_point!("snapshot-after-replace");
     let mut batch = WriteBatch::new();
     put_state(&mut batch, &region, true);
-    // The log may now legitimately end before `applied`; see `region/recovery.rs`.
-    batch.put(
-        Family::Meta,
-        &keys::meta::installed(id),
-        &region.state.applied_index.to_be_bytes(),
-    );
     batch.delete(Family::Meta, &keys::meta::install(id));
     data.write(&batch, Durability::Synced)?;
     fail::fail_point!("snapshot-after-state");

@@ -29,7 +29,7 @@ use tonic::{
 use crate::{
     clock,
     ids::{ClusterId, NodeId},
-    metrics::{Direction, MessageKind, Metrics},
+    metrics::Metrics,
 };
 
 pub use v1::Lane;
@@ -203,8 +203,7 @@ impl Transport {
         header: v1::SnapshotHeader,
         mut sender: super::snapshot::Sender,
     ) -> Result<v1::SnapshotResult, Unreachable> {
-        let unreachable =
-            |reason: String| Unreachable { node, reason, unsent: false };
+        let unreachable = |reason: String| Unreachable { node, reason, unsent: false };
         // Bound: so many at a time from this node.
         let _permit = self
             .shared
@@ -224,14 +223,14 @@ impl Transport {
             while let Some(chunk) = next {
                 if let Some(v1::snapshot_chunk::Body::Rows(rows)) = &chunk.body {
                     sent += rows.rows.len() as u64;
-                    metrics.raft.snapshot_bytes_total.get(Direction::Send).inc_by(rows.rows.len() as u64);
+                    metrics.raft.add_snapshot_bytes(rows.rows.len() as u64);
                 }
                 if chunks.blocking_send(chunk).is_err() {
                     return Ok(()); // the receiver answered or went away; its answer decides
                 }
                 // Bound: bytes per second.
                 let due = Duration::from_secs_f64(sent as f64 / rate as f64);
-                std::thread::sleep(due.saturating_sub(started.elapsed()));
+                pause(due.saturating_sub(started.elapsed()));
                 fail::fail_point!("snapshot-while-sending");
                 next = sender.next_chunk().map_err(|error| error.to_string())?;
             }
@@ -248,6 +247,11 @@ impl Transport {
         }
         answer.map(Response::into_inner).map_err(|status| unreachable(status.to_string()))
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a rate limit, on a thread of its own")]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 /// Connects to a node's peer port.
@@ -314,11 +318,8 @@ async fn run_link(
 
 fn fail(outgoing: Outgoing, node: NodeId, reason: &str) {
     // The caller may have stopped waiting.
-    let _ = outgoing.answer.send(Err(Unreachable {
-        node,
-        reason: reason.to_owned(),
-        unsent: true,
-    }));
+    let _ =
+        outgoing.answer.send(Err(Unreachable { node, reason: reason.to_owned(), unsent: true }));
 }
 
 /// Runs one stream until it fails. Whatever has no answer then fails with it.
@@ -352,12 +353,10 @@ async fn run_stream(
                 messages: Vec::with_capacity(pending.len()),
             };
             for Outgoing { message, answer } in pending.drain(..) {
-                if let Some(kind) = kind(&message) {
-                    shared.metrics.raft.messages_total.get(kind).inc();
-                }
                 waiting.insert(message.request_id, answer);
                 batch.messages.push(message);
             }
+            shared.metrics.raft.add_messages(&batch.messages);
             if frames.send(batch).await.is_err() {
                 return "the stream was closed".to_owned();
             }
@@ -406,23 +405,6 @@ async fn next_answer(
         Some(answers) => answers.message().await,
         None => std::future::pending().await,
     }
-}
-
-fn kind(message: &v1::Message) -> Option<MessageKind> {
-    use v1::message::Body;
-    Some(match message.body.as_ref()? {
-        Body::Append(_) => MessageKind::Append,
-        Body::AppendResult(_) => MessageKind::AppendResult,
-        Body::Vote(_) => MessageKind::Vote,
-        Body::VoteResult(_) => MessageKind::VoteResult,
-        Body::Transfer(_) => MessageKind::Transfer,
-        Body::TransferResult(_) => MessageKind::TransferResult,
-        Body::ReadIndex(_) => MessageKind::ReadIndex,
-        Body::ReadIndexResult(_) => MessageKind::ReadIndexResult,
-        Body::Forward(_) => MessageKind::Forward,
-        Body::ForwardResult(_) => MessageKind::ForwardResult,
-        Body::Refused(_) => MessageKind::Refused,
-    })
 }
 
 /// Cheap estimate; only what can be large counts.

@@ -1,23 +1,23 @@
 //! Carries out the placement driver's steps on the leader of a region.
 
-use std::{
-    collections::BTreeSet,
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use flotilla_proto::v1::{self, step::Action};
-use openraft::{ChangeMembers, errors::{ClientWriteError, RaftError}};
+use openraft::{
+    ChangeMembers,
+    errors::{ClientWriteError, RaftError},
+};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Peer;
-use openraft::async_runtime::WatchReceiver as _;
 use crate::{
     clock,
     error::Error,
     ids::{NodeId, PeerId},
     raft::PeerAddress,
 };
+use openraft::async_runtime::WatchReceiver as _;
 
 /// When a peer last heard of a leader.
 pub(super) struct Silence {

@@ -22,20 +22,17 @@ use flotilla_proto::v1;
 use openraft::ServerState;
 use parking_lot::Mutex;
 
-use openraft::async_runtime::WatchReceiver as _;
 use crate::{
     error::Error,
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
     raft::{
-        Raft,
-        log_store::PeerLog,
-        log_writer::LogWriter,
-        state_machine::RegionView,
+        Raft, log_store::PeerLog, log_writer::LogWriter, state_machine::RegionView,
         transport::Transport,
     },
     storage::engine::Engine,
 };
+use openraft::async_runtime::WatchReceiver as _;
 
 /// What all peers of a node share.
 pub struct Environment {
@@ -188,7 +185,7 @@ impl Peer {
             term: metrics.current_term,
             leader_peer_id: metrics.current_leader.map_or(0, |peer| peer.0),
             last_index: metrics.last_log_index.unwrap_or(0),
-            committed_index: index(metrics.committed),
+            committed_index: index(metrics.cluster_committed),
             applied_index: index(metrics.last_applied),
             snapshot_index: index(metrics.snapshot),
             purged_index: index(metrics.purged),

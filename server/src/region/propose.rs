@@ -11,21 +11,17 @@ use std::{
 };
 
 use flotilla_proto::v1::{self, command::Body, command_reply};
-use openraft::{
-    errors::ClientWriteError,
-    impls::ProgressResponder,
-    raft::ClientWriteResult,
-};
+use openraft::{errors::ClientWriteError, impls::ProgressResponder, raft::ClientWriteResult};
 use tokio::time::Instant;
 
 use super::{Environment, Peer};
-use openraft::async_runtime::WatchReceiver as _;
 use crate::{
     clock, command,
     error::Error,
-    metrics::{BusyQueue, ProposeOutcome},
+    metrics::ProposeOutcome,
     raft::{CommandBytes, Reply, TypeConfig},
 };
+use openraft::async_runtime::WatchReceiver as _;
 
 /// How long a caller is told to wait when a queue is full.
 const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -58,9 +54,9 @@ impl Peer {
             Some(command_reply::Reply::EpochChanged(changed)) => {
                 Err(Error::EpochNotMatch { regions: changed.region.into_iter().collect() })
             }
-            Some(command_reply::Reply::Done(_)) | None => {
-                Err(Error::Internal { message: "a write was answered as something else".to_owned() })
-            }
+            Some(command_reply::Reply::Done(_)) | None => Err(Error::Internal {
+                message: "a write was answered as something else".to_owned(),
+            }),
         }
     }
 
@@ -117,9 +113,9 @@ impl Peer {
             .map_err(|_| unknown("the peer has stopped"))?;
         let result = match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(ClientWriteError::LogEntryDiscarded(
-                openraft::errors::ForwardToLeader::empty(),
-            )),
+            Ok(Err(_)) => {
+                Err(ClientWriteError::LogEntryDiscarded(openraft::errors::ForwardToLeader::empty()))
+            }
             Err(_) => {
                 self.observe(started, ProposeOutcome::Unknown);
                 return Err(unknown("deadline passed after the proposal"));
@@ -172,7 +168,7 @@ impl<'a> Admitted<'a> {
     fn new(peer: &'a Peer, bytes: usize) -> Result<Self, Error> {
         let env = &peer.env;
         let busy = |queue: &str| {
-            env.metrics.requests.busy_total.get(BusyQueue::from_name(queue)).inc();
+            env.metrics.raft.busy(queue);
             Error::Busy { queue: queue.to_owned(), retry_after: BUSY_RETRY_AFTER }
         };
         if peer.proposals.fetch_add(1, Ordering::Relaxed) >= env.config.proposals_max {

@@ -27,7 +27,6 @@ use crate::{
     clock, command,
     error::Error,
     ids::{NodeId, PeerId},
-    metrics::BusyQueue,
     raft::transport::Lane,
     storage::engine,
 };
@@ -84,7 +83,7 @@ impl Peer {
         let start = {
             let mut state = self.reads.state.lock();
             if state.waiting.len() >= WAITING_MAX {
-                self.env.metrics.requests.busy_total.get(BusyQueue::from_name("reads")).inc();
+                self.env.metrics.raft.busy("reads");
                 return Err(Error::Busy {
                     queue: "reads".to_owned(),
                     retry_after: self.env.config.heartbeat_interval,
@@ -115,7 +114,7 @@ impl Peer {
             let answer = tokio::time::timeout(self.env.config.election_timeout_max, self.confirm())
                 .await
                 .unwrap_or(Err(Error::NoLeader { region: self.region }));
-            self.env.metrics.raft.read_index_seconds.observe(started.elapsed().as_secs_f64());
+            self.env.metrics.raft.observe_read_index(started.elapsed());
             for tell in waiting {
                 // The reader may have stopped waiting.
                 let _ = tell.send(answer.clone());
@@ -158,10 +157,9 @@ impl Peer {
             body: Some(Body::ReadIndex(v1::ReadIndex {})),
         };
         match self.env.transport.call(node, Lane::Fast, message).await {
-            Ok(v1::Message { body: Some(Body::ReadIndexResult(result)), .. }) => result
-                .read
-                .map(|id| id.index)
-                .ok_or(Error::NoLeader { region: self.region }),
+            Ok(v1::Message { body: Some(Body::ReadIndexResult(result)), .. }) => {
+                result.read.map(|id| id.index).ok_or(Error::NoLeader { region: self.region })
+            }
             Ok(_) | Err(_) => Err(Error::NoLeader { region: self.region }),
         }
     }
@@ -202,9 +200,7 @@ impl Peer {
                 Some(read_command::Body::Points(points)) => {
                     command::read_points(data, points, as_of, command::POINTS_BYTES_MAX)
                 }
-                Some(read_command::Body::Range(range)) => {
-                    command::read_range(data, range, as_of)
-                }
+                Some(read_command::Body::Range(range)) => command::read_range(data, range, as_of),
                 None => Ok(v1::ReadReply::default()),
             })
             .map_err(|installing| Error::NotReady { message: installing.to_string() })?;

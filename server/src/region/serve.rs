@@ -53,9 +53,10 @@ impl Peer {
                 Ok(Body::ReadIndexResult(v1::ReadIndexResult { read }))
             }
             Body::Forward(forward) => {
-                let result = self.serve_forward(forward).await.unwrap_or_else(|error| {
-                    forward_result::Result::Failure(error.to_failure())
-                });
+                let result = self
+                    .serve_forward(forward)
+                    .await
+                    .unwrap_or_else(|error| forward_result::Result::Failure(error.to_failure()));
                 Ok(Body::ForwardResult(v1::ForwardResult { result: Some(result) }))
             }
             _ => Err(refused(Reason::Malformed, "not a request this version knows")),

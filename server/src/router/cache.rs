@@ -19,8 +19,11 @@ const REGIONS_MAX: usize = 100_000;
 const LOOKUP_LIMIT: u32 = 64;
 
 /// Asks the placement driver for the regions from a key on.
-pub type Lookup =
-    Arc<dyn Fn(v1::RegionsRequest) -> BoxFuture<'static, Result<Vec<v1::RegionInfo>, Error>> + Send + Sync>;
+pub type Lookup = Arc<
+    dyn Fn(v1::RegionsRequest) -> BoxFuture<'static, Result<Vec<v1::RegionInfo>, Error>>
+        + Send
+        + Sync,
+>;
 
 /// A remembered region. It may be old: whoever is asked checks.
 #[derive(Clone, Debug)]
@@ -50,7 +53,8 @@ impl RouteCache {
         if let Some(route) = self.get(key) {
             return Ok(route);
         }
-        let unknown = || Error::NotReady { message: "the region of this key is not known".to_owned() };
+        let unknown =
+            || Error::NotReady { message: "the region of this key is not known".to_owned() };
         tokio::time::timeout_at(deadline, self.fill(Bytes::copy_from_slice(key)))
             .await
             .map_err(|_| unknown())??;
@@ -73,11 +77,8 @@ impl RouteCache {
     }
 
     async fn fill(&self, key: Bytes) -> Result<(), Error> {
-        let request = v1::RegionsRequest {
-            start_key: key,
-            end_key: Bytes::new(),
-            limit: LOOKUP_LIMIT,
-        };
+        let request =
+            v1::RegionsRequest { start_key: key, end_key: Bytes::new(), limit: LOOKUP_LIMIT };
         let found = (self.lookup)(request).await?;
         let mut routes = self.routes.write();
         if routes.len() > REGIONS_MAX {
@@ -96,7 +97,8 @@ impl RouteCache {
 
     fn get(&self, key: &[u8]) -> Option<Route> {
         let routes = self.routes.read();
-        let (_, route) = routes.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
+        let (_, route) =
+            routes.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
         let end = &route.region.end_key;
         (end.is_empty() || key < &end[..]).then(|| route.clone())
     }
@@ -112,9 +114,7 @@ impl RouteCache {
 
     pub fn learn_leader(&self, region: RegionId, leader: Option<NodeId>) {
         let mut routes = self.routes.write();
-        if let Some(route) =
-            routes.values_mut().find(|route| route.region.region_id == region.0)
-        {
+        if let Some(route) = routes.values_mut().find(|route| route.region.region_id == region.0) {
             route.leader = leader;
         }
     }

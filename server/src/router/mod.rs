@@ -12,8 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::v1::{
-    self, forward, forward_result, message::Body, op::Op as OpKind, read_command,
-    refused::Reason,
+    self, forward, forward_result, message::Body, op::Op as OpKind, read_command, refused::Reason,
 };
 use tokio::time::Instant;
 
@@ -96,10 +95,12 @@ impl Router {
     async fn locate(&self, cx: &Context, key: &[u8]) -> Result<Target, Error> {
         let here = self.shared.peers.route(key);
         if let Some((region, epoch)) = &cx.route {
-            let peer =
-                self.shared.peers.get(*region).filter(|peer| peer.view().is_initialized()).ok_or(
-                    Error::RegionNotFound { region: *region },
-                )?;
+            let peer = self
+                .shared
+                .peers
+                .get(*region)
+                .filter(|peer| peer.view().is_initialized())
+                .ok_or(Error::RegionNotFound { region: *region })?;
             let descriptor = peer.view().published().descriptor;
             if descriptor.epoch.as_ref().map(|epoch| epoch.version) != Some(epoch.version) {
                 return Err(Error::EpochNotMatch { regions: vec![(*descriptor).clone()] });
@@ -162,7 +163,7 @@ impl Router {
             return Err(Error::DeadlineExceeded { message: "before it was passed on".to_owned() });
         }
         let env = self.shared.peers.environment();
-        env.metrics.requests.forwarded_total.inc();
+        env.metrics.raft.forwarded();
         let message = v1::Message {
             request_id: 0,
             region_id: region.0,
@@ -176,11 +177,7 @@ impl Router {
         };
         // What was certainly not started may be tried again; what may have been must be told.
         let lost = |message: String| {
-            if is_read {
-                Error::NoLeader { region }
-            } else {
-                Error::OutcomeUnknown { message }
-            }
+            if is_read { Error::NoLeader { region } } else { Error::OutcomeUnknown { message } }
         };
         match tokio::time::timeout_at(deadline, env.transport.call(node, Lane::Bulk, message)).await
         {
@@ -310,8 +307,7 @@ impl Router {
         check_id: u64,
         deadline: Instant,
     ) -> Result<u64, Error> {
-        let peer =
-            self.shared.peers.get(region).ok_or(Error::RegionNotFound { region })?;
+        let peer = self.shared.peers.get(region).ok_or(Error::RegionNotFound { region })?;
         if peer.is_leader() {
             return peer.propose_checksum(check_id, deadline).await;
         }
@@ -354,19 +350,11 @@ fn check_read(read: &v1::ReadCommand, region: &v1::Region) -> Result<(), Error> 
         }
         None => false,
     };
-    if inside {
-        Ok(())
-    } else {
-        Err(Error::EpochNotMatch { regions: vec![region.clone()] })
-    }
+    if inside { Ok(()) } else { Err(Error::EpochNotMatch { regions: vec![region.clone()] }) }
 }
 
 impl Requests for Router {
-    async fn write(
-        &self,
-        cx: Context,
-        command: v1::WriteCommand,
-    ) -> Result<v1::WriteReply, Error> {
+    async fn write(&self, cx: Context, command: v1::WriteCommand) -> Result<v1::WriteReply, Error> {
         let key = command_keys(&command)
             .next()
             .cloned()

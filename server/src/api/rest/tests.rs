@@ -1,1 +1,476 @@
+use std::time::Duration;
 
+use axum::body::Body;
+use bytes::Bytes;
+use flotilla_proto::v1;
+use http::{HeaderMap, Request};
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::{
+    api::{
+        body::collect,
+        fake::{FakeMembership, FakeRequests},
+        observer::Unobserved,
+    },
+    error::Error,
+    ids::RegionId,
+};
+
+struct Http {
+    router: Router,
+    requests: FakeRequests,
+    membership: Arc<FakeMembership>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Http {
+    fn new(limits: Limits) -> Self {
+        let requests = FakeRequests::with_user_regions(&["m"]);
+        let membership = Arc::new(FakeMembership::default());
+        let limits = Arc::new(limits);
+        let router = router(
+            requests.clone(),
+            Arc::clone(&membership) as Arc<dyn Membership>,
+            Arc::clone(&limits),
+            Admission::new(&limits),
+            Arc::new(Unobserved),
+            Arc::new(|| "flotilla_up 1\n".into()),
+        );
+        Self { router, requests, membership }
+    }
+
+    async fn send(&self, method: &str, uri: &str, body: impl Into<Body>) -> Answer {
+        self.send_with(method, uri, &[], body).await
+    }
+
+    async fn send_with(
+        &self,
+        method: &str,
+        uri: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.into()).expect("a well-formed request");
+        let response = self.router.clone().oneshot(request).await.expect("never fails");
+        let (head, body) = response.into_parts();
+        let body = collect(body).await.expect("the whole body");
+        Answer { status: head.status.as_u16(), headers: head.headers, body }
+    }
+
+    async fn get(&self, uri: &str) -> Answer {
+        self.send("GET", uri, Body::empty()).await
+    }
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        let text = std::str::from_utf8(&self.body).expect("JSON is UTF-8");
+        text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("ASCII"))
+    }
+}
+
+fn http() -> Http {
+    Http::new(Limits::default())
+}
+
+#[tokio::test]
+async fn key_is_put_read_and_deleted() {
+    let http = http();
+    assert_eq!(http.get("/kv/k").await.status, 404);
+    let put = http.send("PUT", "/kv/k", "value").await;
+    assert_eq!((put.status, put.header("x-revision"), put.body.len()), (204, "1", 0));
+    let got = http.get("/kv/k").await;
+    assert_eq!((got.status, got.header("x-revision")), (200, "1"));
+    assert_eq!(got.body, "value");
+    assert_eq!(got.header("content-type"), "application/octet-stream");
+    let head = http.send("HEAD", "/kv/k", Body::empty()).await;
+    assert_eq!((head.status, head.body.len(), head.header("content-length")), (200, 0, "5"));
+    let deleted = http.send("DELETE", "/kv/k", Body::empty()).await;
+    assert_eq!((deleted.status, deleted.header("x-revision")), (204, "2"));
+    assert_eq!(http.send("HEAD", "/kv/k", Body::empty()).await.status, 404);
+    assert_eq!(http.send("DELETE", "/kv/k", Body::empty()).await.status, 204, "idempotent");
+}
+
+#[tokio::test]
+async fn keys_are_bytes_in_the_path() {
+    let http = http();
+    for (path, key) in [
+        ("/kv/a/b/c", &b"a/b/c"[..]),
+        ("/kv/a%2Fb", b"a/b"),
+        ("/kv//lead", b"/lead"),
+        ("/kv/trail/", b"trail/"),
+        ("/kv/%00", b"\0"),
+        ("/kv/%ff%FE", b"\xff\xfe"),
+        ("/kv/a+b", b"a+b"),
+        ("/kv/a%20b", b"a b"),
+        ("/kv/100%25", b"100%"),
+        ("/kv/%252F", b"%2F"),
+        ("/kv/{x}", b"{x}"),
+        ("/kv/..%2F..", b"../.."),
+        ("/kv/caf%C3%A9", "café".as_bytes()),
+    ] {
+        assert_eq!(http.send("PUT", path, key.to_vec()).await.status, 204, "{path}");
+        let stored = http.requests.stored(&[b"\0\0\x01", key].concat());
+        assert_eq!(stored.expect(path).0, key, "{path}");
+        assert_eq!(http.get(path).await.body, key, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn values_are_bytes_and_may_be_empty() {
+    let http = http();
+    let value: Vec<u8> = (0..=255).collect();
+    assert_eq!(http.send("PUT", "/kv/bytes", value.clone()).await.status, 204);
+    assert_eq!(http.get("/kv/bytes").await.body, value);
+    assert_eq!(http.send("PUT", "/kv/empty", Body::empty()).await.status, 204);
+    let empty = http.get("/kv/empty").await;
+    assert_eq!((empty.status, empty.body.len()), (200, 0));
+}
+
+#[tokio::test]
+async fn time_to_live_is_given_in_words() {
+    let http = http();
+    assert_eq!(http.send("PUT", "/kv/k?ttl=30s", "v").await.status, 204);
+    assert_eq!(http.requests.stored(b"\0\0\x01k").expect("there").1, 30_000);
+    assert_eq!(http.get("/kv/k").await.header("x-ttl-ms"), "30000");
+    for uri in ["/kv/k?ttl=30", "/kv/k?ttl=", "/kv/k?tll=30s", "/kv/k?ttl=1s&ttl=2s"] {
+        assert_eq!(http.send("PUT", uri, "v").await.status, 400, "{uri}");
+    }
+}
+
+#[tokio::test]
+async fn stale_reads_are_asked_for_by_name() {
+    let http = http();
+    http.get("/kv/k").await;
+    assert_eq!(http.requests.last_context().read_mode, v1::ReadMode::Linearizable);
+    http.get("/kv/k?stale=true").await;
+    assert_eq!(http.requests.last_context().read_mode, v1::ReadMode::Stale);
+    http.get("/kv?stale=true").await;
+    assert_eq!(http.requests.last_context().read_mode, v1::ReadMode::Stale);
+    assert_eq!(http.get("/kv/k?stale=perhaps").await.status, 400);
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_with_a_reason() {
+    let limits = Limits { key_bytes_max: 8, value_bytes_max: 10, ..Limits::default() };
+    let http = Http::new(limits);
+    let stream = |sizes: [usize; 2]| {
+        let pieces = sizes.map(|size| Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; size])));
+        Body::from_stream(futures::stream::iter(pieces))
+    };
+    for (why, method, uri, body, status) in [
+        ("no key", "PUT", "/kv/", Body::from("v"), 400),
+        ("no key to read", "GET", "/kv/", Body::empty(), 400),
+        ("long key", "PUT", "/kv/123456789", Body::from("v"), 400),
+        ("half an escape", "GET", "/kv/a%2", Body::empty(), 400),
+        ("no escape", "GET", "/kv/a%zz", Body::empty(), 400),
+        ("announced too large", "PUT", "/kv/k", Body::from("12345678901"), 413),
+        ("grows too large", "PUT", "/kv/k", stream([10, 1]), 413),
+        ("at the limit", "PUT", "/kv/k", stream([9, 1]), 204),
+        ("unknown parameter", "DELETE", "/kv/k?force", Body::empty(), 400),
+        ("unknown path", "GET", "/key/k", Body::empty(), 404),
+        ("root", "GET", "/", Body::empty(), 404),
+    ] {
+        let answer = http.send(method, uri, body).await;
+        assert_eq!(answer.status, status, "{why}: {answer:?}");
+        if status != 204 {
+            let json = answer.json();
+            let want = if status == 404 { "NOT_FOUND" } else { "INVALID_ARGUMENT" };
+            assert_eq!(json["code"], want, "{why}");
+            assert!(json["message"].as_str().is_some_and(|text| !text.is_empty()), "{why}");
+            assert_eq!(
+                (&json["retryable"], &json["maybe_applied"]),
+                (&false.into(), &false.into())
+            );
+        }
+    }
+    assert_eq!(http.requests.writes(), 1);
+    let announced =
+        http.send_with("PUT", "/kv/k", &[("content-length", "99999999999")], Body::empty()).await;
+    assert_eq!(announced.status, 413, "refused before the body is read");
+}
+
+#[tokio::test]
+async fn wrong_methods_are_told_the_right_ones() {
+    let http = http();
+    for (method, uri, allowed) in [
+        ("POST", "/kv/k", &["GET", "HEAD", "PUT", "DELETE"][..]),
+        ("PATCH", "/kv/", &["GET", "HEAD", "PUT", "DELETE"]),
+        ("PUT", "/kv", &["GET", "HEAD"]),
+        ("POST", "/cluster", &["GET", "HEAD"]),
+        ("GET", "/cluster/nodes", &["POST"]),
+        ("GET", "/cluster/nodes/3", &["DELETE"]),
+        ("POST", "/metrics", &["GET", "HEAD"]),
+        ("DELETE", "/livez", &["GET", "HEAD"]),
+    ] {
+        let answer = http.send(method, uri, Body::empty()).await;
+        assert_eq!(answer.status, 405, "{method} {uri}");
+        let mut allow: Vec<&str> = answer.header("allow").split(',').map(str::trim).collect();
+        let mut want = allowed.to_vec();
+        allow.sort_unstable();
+        want.sort_unstable();
+        assert_eq!(allow, want, "{method} {uri}");
+        assert_eq!(answer.json()["code"], "UNIMPLEMENTED");
+    }
+}
+
+#[tokio::test]
+async fn errors_have_their_status_and_say_what_may_have_happened() {
+    let http = http();
+    let region = RegionId(2);
+    let text = || "why".to_string();
+    for (error, status, code, retryable, maybe_applied) in [
+        (Error::NoLeader { region }, 503, "UNAVAILABLE", true, false),
+        (Error::Draining, 503, "UNAVAILABLE", true, false),
+        (Error::NotJoined { removed: false }, 503, "UNAVAILABLE", false, false),
+        (Error::NotLeader { region, leader: None }, 503, "FAILED_PRECONDITION", true, false),
+        (
+            Error::Busy { queue: text(), retry_after: Duration::from_secs(3) },
+            503,
+            "RESOURCE_EXHAUSTED",
+            true,
+            false,
+        ),
+        (Error::OutcomeUnknown { message: text() }, 504, "DEADLINE_EXCEEDED", true, true),
+        (Error::DeadlineExceeded { message: text() }, 504, "DEADLINE_EXCEEDED", true, false),
+        (Error::DataLoss { message: text() }, 500, "DATA_LOSS", false, false),
+        (Error::Internal { message: text() }, 500, "INTERNAL", false, true),
+    ] {
+        http.requests.fail_write(0, error.clone());
+        let answer = http.send("PUT", "/kv/k", "v").await;
+        assert_eq!(answer.status, status, "{error:?}");
+        let json = answer.json();
+        assert_eq!(json["code"], code, "{error:?}");
+        assert_eq!(json["message"], error.to_string());
+        assert_eq!(json["retryable"], retryable, "{error:?}");
+        assert_eq!(json["maybe_applied"], maybe_applied, "{error:?}");
+        let retry_after = match error {
+            Error::Busy { .. } => "3",
+            _ if status == 503 => "1",
+            _ => "",
+        };
+        assert_eq!(answer.header("retry-after"), retry_after, "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn listing_is_lines_of_json() {
+    let http = http();
+    http.requests.fill(&[("a", "1"), ("b", "2"), ("z", "26")]);
+    let all = http.get("/kv").await;
+    assert_eq!((all.status, all.header("content-type")), (200, "application/x-ndjson"));
+    let lines = all.lines();
+    assert_eq!(lines.len(), 3, "across regions");
+    assert_eq!(lines[0], serde_json::json!({ "key": "YQ==", "value": "MQ==", "revision": 1 }));
+
+    for (query, want) in [
+        ("text=true", vec!["a", "b", "z"]),
+        ("text=true&reverse=true", vec!["z", "b", "a"]),
+        ("text=true&limit=2", vec!["a", "b"]),
+        ("text=true&start=b", vec!["b", "z"]),
+        ("text=true&start=a&end=z", vec!["a", "b"]),
+        ("text=true&prefix=z", vec!["z"]),
+        ("text=true&prefix=none", vec![]),
+    ] {
+        let answer = http.get(&format!("/kv?{query}")).await;
+        assert_eq!(answer.status, 200, "{query}");
+        let keys: Vec<Value> = answer.lines().iter().map(|line| line["key"].clone()).collect();
+        assert_eq!(keys, want, "{query}");
+    }
+    let keys_only = http.get("/kv?text=true&keys_only=true&limit=1").await.lines();
+    assert_eq!(keys_only[0], serde_json::json!({ "key": "a", "revision": 1 }));
+    for query in ["limit=x", "prefix=a&start=b", "start=b&end=a", "nonsense=1"] {
+        assert_eq!(http.get(&format!("/kv?{query}")).await.status, 400, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn listing_as_text_does_not_pretend_that_bytes_are_text() {
+    let http = http();
+    assert_eq!(http.send("PUT", "/kv/%ff", vec![0xfe]).await.status, 204);
+    let lines = http.get("/kv?text=true&prefix=%ff").await.lines();
+    let want = serde_json::json!({ "key_base64": "/w==", "value_base64": "/g==", "revision": 1 });
+    assert_eq!(lines, [want]);
+}
+
+#[tokio::test]
+async fn listing_that_breaks_says_so_in_its_last_line() {
+    let http = http();
+    http.requests.fill(&[("a", "1"), ("z", "2")]);
+    http.requests.fail_read(0, Error::Draining);
+    assert_eq!(http.get("/kv").await.status, 503, "before the first page it is the status");
+
+    http.requests.fail_read(1, Error::DataLoss { message: "bad block".into() });
+    let request = Request::get("/kv?text=true").body(Body::empty()).expect("a request");
+    let response = http.router.clone().oneshot(request).await.expect("never fails");
+    assert_eq!(response.status(), 200);
+    let mut pieces = response.into_body().into_data_stream();
+    let mut text = Vec::new();
+    let error = loop {
+        match futures::StreamExt::next(&mut pieces).await.expect("ends with an error") {
+            Ok(piece) => text.extend_from_slice(&piece),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.to_string().contains("bad block"), "{error}");
+    let lines: Vec<Value> = String::from_utf8(text)
+        .expect("JSON is UTF-8")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line"))
+        .collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[1]["error"]["code"], "DATA_LOSS");
+}
+
+#[tokio::test]
+async fn full_queue_is_an_answer() {
+    let http = Http::new(Limits { requests_in_flight_max: 1, ..Limits::default() });
+    http.requests.hang(true);
+    let hanging = http.get("/kv/k");
+    let mut hanging = std::pin::pin!(hanging);
+    assert!(futures::poll!(&mut hanging).is_pending());
+    let busy = http.get("/kv/k").await;
+    assert_eq!((busy.status, busy.header("retry-after")), (503, "1"));
+    assert_eq!(busy.json()["code"], "RESOURCE_EXHAUSTED");
+    assert_eq!(http.get("/livez").await.status, 200, "probes are not queued");
+}
+
+#[tokio::test]
+async fn nodes_are_added_shown_and_removed() {
+    let http = http();
+    let node = r#"{"address": "n1:7420", "labels": {"zone": "a"}}"#;
+    let added = http.send("POST", "/cluster/nodes", node).await;
+    assert_eq!(added.status, 201, "{added:?}");
+    assert_eq!(added.json(), serde_json::json!({ "id": 1, "version": 2 }));
+    assert_eq!(added.header("etag"), "\"2\"");
+
+    let shown = http.get("/cluster").await;
+    assert_eq!((shown.status, shown.header("etag")), (200, "\"2\""));
+    let json = shown.json();
+    assert_eq!((&json["cluster_id"], &json["version"]), (&"c1".into(), &2.into()));
+    let node = &json["nodes"][0];
+    assert_eq!((&node["id"], &node["state"]), (&1.into(), &"up".into()));
+    assert_eq!(
+        (&node["client_address"], &node["labels"]["zone"]),
+        (&"n1:7420".into(), &"a".into())
+    );
+
+    let draining = http.send("DELETE", "/cluster/nodes/1", Body::empty()).await;
+    assert_eq!((draining.status, draining.header("etag")), (202, "\"3\""));
+    assert_eq!(
+        (&draining.json()["state"], &draining.json()["peers_left"]),
+        (&"draining".into(), &3.into())
+    );
+    let gone = http.send("DELETE", "/cluster/nodes/1?force=true", Body::empty()).await;
+    assert_eq!((gone.status, &gone.json()["state"]), (200, &"removed".into()));
+}
+
+#[tokio::test]
+async fn if_match_guards_changes_of_the_node_table() {
+    let http = http();
+    let node = r#"{"address": "n1:7420"}"#;
+    let stale = http.send_with("POST", "/cluster/nodes", &[("if-match", "\"9\"")], node).await;
+    assert_eq!((stale.status, &stale.json()["code"]), (412, &"ABORTED".into()));
+    for (value, status) in [("\"0\"", 201), ("2", 201), ("*", 201), ("x", 400), ("\"7", 400)] {
+        let answer = http.send_with("POST", "/cluster/nodes", &[("if-match", value)], node).await;
+        assert_eq!(answer.status, status, "{value}: {answer:?}");
+    }
+    let stale = &[("if-match", "\"1\"")];
+    assert_eq!(http.send_with("DELETE", "/cluster/nodes/1", stale, "").await.status, 412);
+    let fresh = &[("if-match", "\"6\"")];
+    assert_eq!(http.send_with("DELETE", "/cluster/nodes/1", fresh, "").await.status, 202);
+}
+
+#[tokio::test]
+async fn node_that_was_added_but_not_promoted_is_maybe_applied() {
+    let http = http();
+    // The first call passes, the second fails.
+    let node = r#"{"address": "n1:7420"}"#;
+    http.membership.fail_after(1, Error::Draining);
+    let answer = http.send("POST", "/cluster/nodes", node).await;
+    assert_eq!(answer.status, 504);
+    assert_eq!(answer.json()["maybe_applied"], true);
+}
+
+#[tokio::test]
+async fn malformed_membership_is_refused_before_it_goes_further() {
+    let http = http();
+    for body in [
+        "",
+        "n1:7420",
+        "{}",
+        r#"{"address": 7}"#,
+        r#"{"address": "n1"}"#,
+        r#"{"address": "n1:7420", "adress": ""}"#,
+    ] {
+        let answer = http.send("POST", "/cluster/nodes", body).await;
+        assert_eq!(answer.status, 400, "{body}");
+        assert_eq!(answer.json()["code"], "INVALID_ARGUMENT");
+    }
+    for uri in ["/cluster/nodes/x", "/cluster/nodes/-1", "/cluster/nodes/1?farce"] {
+        assert_eq!(http.send("DELETE", uri, "").await.status, 400, "{uri}");
+    }
+    assert!(http.membership.calls().is_empty());
+}
+
+#[tokio::test]
+async fn status_is_this_node() {
+    let http = http();
+    http.membership.set_ready(&["starting"]);
+    let answer = http.get("/status").await;
+    assert_eq!(answer.status, 200);
+    let json = answer.json();
+    assert_eq!((&json["joined"], &json["ready"]), (&true.into(), &false.into()));
+    assert_eq!(json["not_ready_reasons"], serde_json::json!(["starting"]));
+    assert_eq!(
+        (&json["peers"][0]["region_id"], &json["peers"][0]["role"]),
+        (&2.into(), &"leader".into())
+    );
+}
+
+#[tokio::test]
+async fn probes_say_yes_or_why_not() {
+    let http = http();
+    let text = |answer: &Answer| String::from_utf8(answer.body.to_vec()).expect("text");
+    let live = http.get("/livez").await;
+    assert_eq!((live.status, text(&live)), (200, "ok\n".into()));
+    http.membership.set_ready(&["not joined to a cluster"]);
+    let ready = http.get("/readyz").await;
+    assert_eq!((ready.status, text(&ready)), (503, "not joined to a cluster\n".into()));
+    assert_eq!(http.get("/livez").await.status, 200, "not ready is not dead");
+    let verbose = http.get("/readyz?verbose").await;
+    let want =
+        "[-] joined: not joined to a cluster\n[+] log writer: fine\nnot joined to a cluster\n";
+    assert_eq!((verbose.status, text(&verbose)), (503, want.into()));
+    http.membership.set_live(&["log writer stuck"]);
+    assert_eq!(http.get("/livez").await.status, 503);
+    assert_eq!(http.get("/livez?loud").await.status, 400);
+}
+
+#[tokio::test]
+async fn metrics_are_text() {
+    let http = http();
+    let answer = http.get("/metrics").await;
+    assert_eq!((answer.status, &answer.body[..]), (200, &b"flotilla_up 1\n"[..]));
+    assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+}

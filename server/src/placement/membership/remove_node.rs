@@ -128,7 +128,8 @@ pub fn cancel_remove_node(
 /// # Guarantees
 /// Only while every region is known and told by a leader that a majority answers
 /// ([`ClusterView::confirmed`]): a driver that has not heard of a region yet, or only from a leader
-/// that was replaced, lets no node go.
+/// that was replaced, lets no node go. A learner that an earlier driver ordered may still arrive; it
+/// has no vote, and is removed as any peer of a removed node.
 #[must_use]
 pub fn finish_removals(
     view: &ClusterView,
@@ -141,6 +142,7 @@ pub fn finish_removals(
         .iter()
         .filter(|node| node.state() == v1::NodeState::Draining)
         .filter(|node| view.left_on(NodeId(node.node_id)) == (0, 0))
+        .filter(|node| !view.is_ordered_on(NodeId(node.node_id), config, now_ms))
         .map(|node| {
             let mut removed = node.clone();
             removed.set_state(v1::NodeState::Removed);

@@ -17,11 +17,9 @@ fn text(result: &Result<Decision, Error>) -> String {
         Ok(Decision::Nothing) => "nothing".to_owned(),
         Ok(Decision::Write(change)) => {
             let puts = change.command.success.iter().filter_map(|op| match &op.op {
-                Some(flotilla_proto::v1::op::Op::Put(put)) => {
-                    prost::Message::decode(put.value.clone())
-                        .ok()
-                        .filter(|node: &v1::NodeRecord| node.node_id != 0)
-                }
+                Some(v1::op::Op::Put(put)) => prost::Message::decode(put.value.clone())
+                    .ok()
+                    .filter(|node: &v1::NodeRecord| node.node_id != 0),
                 _ => None,
             });
             let words = puts.map(|node| {
@@ -278,8 +276,11 @@ fn change_membership_is_all_or_nothing() {
 
 // ---- RemoveNode ----
 
+/// Why, replication factor, nodes, regions, node to remove, force, what comes of it.
+type RemoveRow<'a> = (&'a str, u32, &'a str, &'a [&'a str], u64, bool, &'a str);
+
 #[track_caller]
-fn check_remove(rows: &[(&str, u32, &str, &[&str], u64, bool, &str)]) {
+fn check_remove(rows: &[RemoveRow<'_>]) {
     for (why, replication_factor, nodes, regions, node, force, want) in rows {
         let mut fixture = Fixture::new(*replication_factor, nodes);
         for peers in *regions {
@@ -376,7 +377,7 @@ fn removal_can_be_taken_back_until_the_end() {
 fn node_is_let_go_only_when_it_certainly_holds_nothing() {
     for (why, nodes, regions, want) in [
         ("empty", "1:up 2:up 3:drain", &["1* 2"][..], "3 REMOVED"),
-        ("two at once", "1:up 2:drain 3:force", &["1*"], "2 REMOVED, 3 REMOVED"),
+        ("two at once", "1:up 2:drain 3:force", &["1*"], "2 REMOVED, 3 REMOVED forced"),
         ("a voter", "1:up 2:up 3:drain", &["1* 2 3"], "nothing"),
         ("a learner", "1:up 2:up 3:drain", &["1* 2 3l"], "nothing"),
         ("one empty, one not", "1:up 2:drain 3:drain", &["1* 2"], "3 REMOVED"),

@@ -44,7 +44,7 @@ pub(super) fn finish_learner(members: &Members, replicas: usize, nodes: &Nodes) 
     if let Some(gone) = standing(members, Standing::Gone).next() {
         return swap(gone);
     }
-    if members.voters().count() < replicas {
+    if kept(members) < replicas {
         return promote(members, ready, None, format!("promote peer {}, caught up", ready.peer));
     }
     let replaceable = standing(members, Standing::Down)
@@ -61,15 +61,23 @@ pub(super) fn finish_learner(members: &Members, replicas: usize, nodes: &Nodes) 
     })
 }
 
-/// A peer whose data is gone leaves at once: it helps no quorum.
+/// A peer whose data is given up leaves at once, unless its vote is still needed; so does a learner
+/// that will not become a voter where it is, before another is added.
 pub(super) fn drop_lost(members: &Members) -> Option<Wish> {
-    members.iter().filter(|member| member.standing == Standing::Gone && !member.leader).find_map(
-        |lost| {
-            let reason =
-                format!("remove peer {}: its data on node {} is gone", lost.peer, lost.node);
-            remove(members, lost.peer, Urgency::Replace, reason)
-        },
-    )
+    let gone = members
+        .iter()
+        .filter(|member| member.standing == Standing::Gone && !member.leader)
+        .find_map(|lost| {
+            let Member { peer, node, .. } = lost;
+            let reason = format!("remove peer {peer}: its data on node {node} is given up");
+            remove(members, *peer, Urgency::Replace, reason)
+        });
+    gone.or_else(|| {
+        let idle = members.learners().find(|learner| learner.standing != Standing::Stays)?;
+        let Member { peer, node, .. } = idle;
+        let reason = format!("remove learner {peer}: node {node} is down or not in service");
+        remove(members, *peer, Urgency::Replace, reason)
+    })
 }
 
 /// For a voter that is down a learner is added elsewhere; while there is no other node it stays,
@@ -82,7 +90,7 @@ pub(super) fn replace_down(members: &Members, replicas: usize, nodes: &Nodes) ->
 
 /// A region with fewer voters than it is to have gets a learner.
 pub(super) fn fill(members: &Members, replicas: usize, nodes: &Nodes) -> Option<Wish> {
-    let voters = members.voters().count();
+    let voters = kept(members);
     if voters >= replicas {
         return None;
     }
@@ -102,7 +110,7 @@ pub(super) fn vacate(members: &Members, replicas: usize, nodes: &Nodes) -> Optio
 /// What is too much goes: voters beyond the number wanted, the down and the leaving before those
 /// that stay; then learners that nobody waits for.
 pub(super) fn drop_surplus(members: &Members, replicas: usize, nodes: &Nodes) -> Option<Wish> {
-    let voters = members.voters().count();
+    let voters = kept(members);
     if voters > replicas {
         let extra = (staying(members) > replicas)
             .then(|| nodes.worst_of(standing(members, Standing::Stays), members))
@@ -120,16 +128,12 @@ pub(super) fn drop_surplus(members: &Members, replicas: usize, nodes: &Nodes) ->
         }
     }
     let wanted = replicas.saturating_sub(staying(members));
-    let idle =
-        members.learners().find(|learner| learner.standing != Standing::Stays).or_else(|| {
-            // The furthest are kept; one on a silent node is kept only while there is no other.
-            let mut learners: Vec<&Member> = members.learners().collect();
-            learners.sort_by_key(|learner| {
-                let alive = is_alive(learner, nodes);
-                (!alive, std::cmp::Reverse(learner.matched_index), learner.peer)
-            });
-            learners.get(wanted).copied()
-        })?;
+    // The furthest are kept; one on a silent node is kept only while there is no other.
+    let mut learners: Vec<&Member> = members.learners().collect();
+    learners.sort_by_key(|learner| {
+        (!is_alive(learner, nodes), std::cmp::Reverse(learner.matched_index), learner.peer)
+    });
+    let idle = learners.get(wanted)?;
     let reason = format!("remove learner {}: it is not needed", idle.peer);
     remove(members, idle.peer, Urgency::Surplus, reason)
 }
@@ -188,6 +192,11 @@ fn remove(members: &Members, peer: PeerId, urgency: Urgency, reason: String) -> 
 
 fn standing(members: &Members, standing: Standing) -> impl Iterator<Item = &Member> {
     members.voters().filter(move |member| member.standing == standing)
+}
+
+/// Voters whose data is not given up.
+fn kept(members: &Members) -> usize {
+    members.voters().filter(|member| member.standing != Standing::Gone).count()
 }
 
 /// Voters that count towards the replication factor.

@@ -137,6 +137,9 @@ fn peer_whose_data_is_gone_leaves_first() {
             ("a learner is ready: one change", "1:up 2:up 3:force 4:up", "1* 2 3 4l", "+4 -3"),
             ("quarantined learner", "1:up 2:up 3:up", "1* 2 3lq", "-3"),
             ("the rest has no quorum", "1:up 2:off 3:force 4:up", "1* 2 3", ""),
+            ("its vote is needed", "1:up 2:off 3:zombie 4:up", "1* 2 3", "add 4"),
+            ("what may come back stays", "1:up 2:down 3:zombie", "1* 2 3", ""),
+            ("the one without a vote first", "1:zombie 2:up 3:up 4:up", "1 2* 3q", "-3"),
         ],
     );
     check(
@@ -159,6 +162,7 @@ fn draining_node_is_emptied_without_losing_a_replica() {
             ("more in service than needed", "1:up 2:up 3:up 4:drain", "1* 2 3 4", "-4"),
             ("disconnected drains too", "1:up 2:up 3:drainoff 4:up", "1* 2 3 4l", "+4 -3"),
             ("a learner on it", "1:up 2:up 3:up 4:drain", "1* 2 3 4l-", "-4"),
+            ("a learner on it goes first", "1:up 2:up 3:drain 4:up", "1* 2 3l", "-3"),
             ("shrinks with the cluster", "1:up 2:up 3:drain", "1* 2 3", "-3"),
             ("removal would cost the quorum", "1:up 2:off 3:drain", "1* 2 3", ""),
         ],

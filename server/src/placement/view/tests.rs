@@ -99,16 +99,29 @@ fn older_table_is_passed_over() {
 #[test]
 fn two_processes_of_one_identity_are_both_refused() {
     let mut view = three_nodes();
-    let mut hear = |incarnation| view.hear(heartbeat(1, incarnation, vec![]), NOW_MS);
+    let mut hear = |seconds: u64, incarnation| {
+        view.hear(heartbeat(1, incarnation, vec![]), NOW_MS + seconds * 1_000)
+    };
+    assert_eq!(hear(0, 5), Heard::Accepted);
+    assert_eq!(hear(1, 6), Heard::Accepted, "a restart looks like this");
+    assert_eq!(hear(1, 5), Heard::Superseded, "it may have been long on its way");
+    assert_eq!(hear(2, 6), Heard::Accepted);
+    assert_eq!(hear(5, 5), Heard::Superseded);
+    assert_eq!(hear(6, 5), Heard::Duplicate, "the first is still there");
+    assert_eq!(hear(6, 6), Heard::Duplicate, "and nobody knows which is the copy");
+    assert_eq!(hear(7, 5), Heard::Duplicate);
+    assert_eq!(hear(8, 7), Heard::Accepted, "one that starts after both were stopped");
+    assert_eq!(hear(9, 7), Heard::Accepted);
+}
+
+#[test]
+fn heartbeats_that_queued_up_are_no_second_process() {
+    let mut view = three_nodes();
+    let mut hear = |incarnation| view.hear(heartbeat(1, incarnation, vec![]), NOW_MS + 60_000);
     assert_eq!(hear(5), Heard::Accepted);
-    assert_eq!(hear(6), Heard::Accepted, "a restart looks like this");
     assert_eq!(hear(6), Heard::Accepted);
-    assert_eq!(hear(5), Heard::Duplicate, "the first is still there");
-    assert_eq!(hear(6), Heard::Duplicate, "and nobody knows which is the copy");
-    assert_eq!(hear(5), Heard::Duplicate);
-    assert_eq!(hear(7), Heard::Accepted, "one that starts after both were stopped");
-    assert_eq!(hear(7), Heard::Accepted);
-    assert_eq!(hear(6), Heard::Duplicate);
+    assert_eq!([hear(5), hear(5), hear(5)], [Heard::Superseded; 3]);
+    assert_eq!(hear(6), Heard::Accepted);
 }
 
 #[test]

@@ -1,0 +1,579 @@
+//! Nodes that do as a test tells them, over real connections.
+
+use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use flotilla_proto::v1::{
+    self, ErrorDetail, RequestContext, cluster_server, error_detail::Reason, kv_server,
+};
+use futures::Stream;
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::{net::TcpListener, sync::Notify};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status};
+
+use crate::{Client, Options};
+
+/// A request that a fake node was sent.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) method: &'static str,
+    pub(crate) context: RequestContext,
+    /// How many of this method the node had been sent before.
+    pub(crate) nth: usize,
+}
+
+/// What a test makes of a request. `None` serves it.
+pub(crate) enum Fault {
+    /// Refuses it.
+    Refuse(Status),
+    /// Serves it, and answers that it failed.
+    ServeAndFail(Status),
+    /// Never answers.
+    Hang,
+}
+
+type Script = Box<dyn Fn(&Seen) -> Option<Fault> + Send + Sync>;
+type Data = BTreeMap<Bytes, (Bytes, u64)>;
+
+#[derive(Default)]
+struct State {
+    script: Mutex<Option<Script>>,
+    seen: Mutex<Vec<Seen>>,
+    regions: Mutex<Vec<v1::RegionInfo>>,
+    nodes: Mutex<Vec<v1::Node>>,
+    check: Mutex<Option<v1::CheckRegionResponse>>,
+    stop: Notify,
+}
+
+/// One node; those of a [`FakeCluster`] serve the same data.
+#[derive(Clone)]
+pub(crate) struct FakeNode {
+    pub(crate) address: String,
+    state: Arc<State>,
+    data: Arc<Mutex<Data>>,
+}
+
+pub(crate) struct FakeCluster {
+    pub(crate) nodes: Vec<FakeNode>,
+    pub(crate) data: Arc<Mutex<Data>>,
+}
+
+impl FakeCluster {
+    pub(crate) async fn start(count: usize) -> Self {
+        let data = Arc::new(Mutex::new(Data::new()));
+        let mut nodes = Vec::new();
+        for _ in 0..count {
+            nodes.push(FakeNode::start(data.clone()).await);
+        }
+        Self { nodes, data }
+    }
+
+    /// Stores these without a request.
+    pub(crate) fn fill(&self, keys: impl IntoIterator<Item = String>) {
+        let mut data = self.data.lock();
+        for (number, key) in keys.into_iter().enumerate() {
+            data.insert(key.into(), (format!("v{number}").into(), 1));
+        }
+    }
+
+    /// Makes every node list these regions.
+    pub(crate) fn list(&self, regions: &[v1::RegionInfo]) {
+        for node in &self.nodes {
+            *node.state.regions.lock() = regions.to_vec();
+        }
+    }
+
+    /// Makes every node list all of them as up.
+    pub(crate) fn list_nodes(&self) {
+        let list: Vec<_> = (1..)
+            .zip(&self.nodes)
+            .map(|(node_id, node)| v1::Node {
+                node_id,
+                client_address: node.address.clone(),
+                state: v1::NodeState::Up.into(),
+                liveness: v1::Liveness::Alive.into(),
+                ..v1::Node::default()
+            })
+            .collect();
+        for node in &self.nodes {
+            *node.state.nodes.lock() = list.clone();
+        }
+    }
+
+    pub(crate) async fn client(&self, timeout: Duration) -> Client {
+        self.client_with(Options { timeout, ..Options::default() }).await
+    }
+
+    pub(crate) async fn client_with(&self, options: Options) -> Client {
+        let addresses = self.nodes.iter().map(|node| node.address.clone());
+        Client::connect_with(addresses, options).await.expect("loopback addresses are well-formed")
+    }
+
+    /// How often all nodes together were sent a method.
+    pub(crate) fn count(&self, method: &str) -> usize {
+        self.nodes.iter().map(|node| node.seen(method).len()).sum()
+    }
+}
+
+impl FakeNode {
+    async fn start(data: Arc<Mutex<Data>>) -> Self {
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+            .await
+            .expect("a free port on loopback");
+        let address = listener.local_addr().expect("bound").to_string();
+        let node = Self { address, state: Arc::new(State::default()), data };
+        let server = tonic::transport::Server::builder()
+            .add_service(kv_server::KvServer::new(node.clone()))
+            .add_service(cluster_server::ClusterServer::new(node.clone()));
+        let state = node.state.clone();
+        let stopped = async move { state.stop.notified().await };
+        let incoming = TcpListenerStream::new(listener);
+        tokio::spawn(server.serve_with_incoming_shutdown(incoming, stopped));
+        node
+    }
+
+    /// From now on each request is shown to this first.
+    pub(crate) fn script(&self, script: impl Fn(&Seen) -> Option<Fault> + Send + Sync + 'static) {
+        *self.state.script.lock() = Some(Box::new(script));
+    }
+
+    /// Shuts down as a node does on SIGTERM: finishes what it has, takes nothing new.
+    pub(crate) fn stop(&self) {
+        self.state.stop.notify_one();
+    }
+
+    pub(crate) fn seen(&self, method: &str) -> Vec<Seen> {
+        self.state.seen.lock().iter().filter(|seen| seen.method == method).cloned().collect()
+    }
+
+    pub(crate) fn answer_checks(&self, response: v1::CheckRegionResponse) {
+        *self.state.check.lock() = Some(response);
+    }
+
+    pub(crate) fn leader(&self) -> v1::Leader {
+        v1::Leader { peer_id: 1, node_id: 1, client_address: self.address.clone() }
+    }
+
+    /// Serves a request as the script says.
+    async fn serve<T>(
+        &self,
+        method: &'static str,
+        context: Option<RequestContext>,
+        serve: impl FnOnce(&mut Data) -> T,
+    ) -> Result<Response<T>, Status> {
+        let fault = self.fault(method, context);
+        match fault {
+            None => Ok(Response::new(serve(&mut self.data.lock()))),
+            Some(Fault::Refuse(status)) => Err(status),
+            Some(Fault::ServeAndFail(status)) => {
+                serve(&mut self.data.lock());
+                Err(status)
+            }
+            Some(Fault::Hang) => std::future::pending().await,
+        }
+    }
+
+    fn fault(&self, method: &'static str, context: Option<RequestContext>) -> Option<Fault> {
+        let nth = self.seen(method).len();
+        let seen = Seen { method, context: context.unwrap_or_default(), nth };
+        self.state.seen.lock().push(seen.clone());
+        self.state.script.lock().as_ref().and_then(|script| script(&seen))
+    }
+}
+
+/// A typed error as a node answers it.
+pub(crate) fn typed(code: Code, detail: ErrorDetail) -> Status {
+    Status::with_details(code, "as the test wants", detail.encode_to_vec().into())
+}
+
+/// An error that promises that nothing was applied and that repeating can help.
+pub(crate) fn refusal(code: Code, reason: Reason) -> Fault {
+    let detail = ErrorDetail { retryable: true, reason: Some(reason), ..ErrorDetail::default() };
+    Fault::Refuse(typed(code, detail))
+}
+
+pub(crate) fn region(
+    id: u64,
+    start: &[u8],
+    end: &[u8],
+    version: u64,
+    leader: &FakeNode,
+) -> v1::RegionInfo {
+    let epoch = Some(v1::RegionEpoch { conf_ver: 1, version });
+    let peers = vec![v1::Peer { peer_id: 1, node_id: 1, role: v1::PeerRole::Voter.into() }];
+    let (start_key, end_key) = (Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
+    v1::RegionInfo {
+        region: Some(v1::Region { region_id: id, start_key, end_key, epoch, peers }),
+        leader: Some(leader.leader()),
+        ..v1::RegionInfo::default()
+    }
+}
+
+fn to_kv(key: &Bytes, (value, revision): &(Bytes, u64)) -> v1::KeyValue {
+    let (key, value) = (key.clone(), value.clone());
+    v1::KeyValue { key, value, revision: *revision, ttl_ms: None }
+}
+
+fn find(data: &Data, key: &Bytes) -> Option<v1::KeyValue> {
+    data.get(key).map(|stored| to_kv(key, stored))
+}
+
+fn store(data: &mut Data, key: Bytes, value: Bytes) -> u64 {
+    let revision = data.get(&key).map_or(1, |(_, revision)| revision + 1);
+    data.insert(key, (value, revision));
+    revision
+}
+
+/// Pages of a fake scan are this long, so that few keys make many pages.
+const PAGE_KEYS: usize = 2;
+
+#[tonic::async_trait]
+impl kv_server::Kv for FakeNode {
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetResponse>, Status> {
+        let v1::GetRequest { context, key } = request.into_inner();
+        let serve = |data: &mut Data| v1::GetResponse { kv: find(data, &key), applied_revision: 1 };
+        self.serve("get", context, serve).await
+    }
+
+    async fn batch_get(
+        &self,
+        request: Request<v1::BatchGetRequest>,
+    ) -> Result<Response<v1::BatchGetResponse>, Status> {
+        let v1::BatchGetRequest { context, keys } = request.into_inner();
+        self.serve("batch_get", context, |data| v1::BatchGetResponse {
+            kvs: keys.iter().filter_map(|key| find(data, key)).collect(),
+        })
+        .await
+    }
+
+    async fn put(
+        &self,
+        request: Request<v1::PutRequest>,
+    ) -> Result<Response<v1::PutResponse>, Status> {
+        let request = request.into_inner();
+        self.serve("put", request.context, |data| v1::PutResponse {
+            previous: find(data, &request.key).filter(|_| request.return_previous),
+            revision: store(data, request.key, request.value),
+        })
+        .await
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        let request = request.into_inner();
+        self.serve("delete", request.context, |data| v1::DeleteResponse {
+            revision: 1,
+            previous: find(data, &request.key).filter(|_| request.return_previous),
+            deleted: data.remove(&request.key).is_some(),
+        })
+        .await
+    }
+
+    async fn write(
+        &self,
+        request: Request<v1::WriteRequest>,
+    ) -> Result<Response<v1::WriteResponse>, Status> {
+        let request = request.into_inner();
+        self.serve("write", request.context, |data| {
+            for op in request.ops {
+                if let Some(v1::op::Op::Put(put)) = op.op {
+                    store(data, put.key, put.value);
+                }
+            }
+            v1::WriteResponse { atomic: true, regions: Vec::new() }
+        })
+        .await
+    }
+
+    async fn txn(
+        &self,
+        request: Request<v1::TxnRequest>,
+    ) -> Result<Response<v1::TxnResponse>, Status> {
+        let request = request.into_inner();
+        self.serve("txn", request.context, |data| {
+            let holds = |compare: &v1::Compare| match &compare.condition {
+                Some(v1::compare::Condition::Absent(_)) => !data.contains_key(&compare.key),
+                _ => data.contains_key(&compare.key),
+            };
+            let succeeded = request.compare.iter().all(holds);
+            let ops = if succeeded { request.success } else { request.failure };
+            let mut results = Vec::new();
+            for op in ops {
+                results.push(v1::OpResult {
+                    result: Some(match op.op {
+                        Some(v1::op::Op::Put(put)) => {
+                            store(data, put.key, put.value);
+                            v1::op_result::Result::Put(v1::PutResult::default())
+                        }
+                        Some(v1::op::Op::Get(get)) => {
+                            v1::op_result::Result::Get(v1::GetResult { kv: find(data, &get.key) })
+                        }
+                        other => panic!("the fake has no {other:?}"),
+                    }),
+                });
+            }
+            v1::TxnResponse { succeeded, revision: 7, results }
+        })
+        .await
+    }
+
+    async fn compare_and_put(
+        &self,
+        request: Request<v1::CompareAndPutRequest>,
+    ) -> Result<Response<v1::CompareAndPutResponse>, Status> {
+        use v1::compare_and_put_request::Expected;
+        let request = request.into_inner();
+        self.serve("compare_and_put", request.context, |data| {
+            let current = find(data, &request.key);
+            let succeeded = match (&request.expected, &current) {
+                (Some(Expected::Absent(_)), None) => true,
+                (Some(Expected::Value(value)), Some(kv)) => *value == kv.value,
+                (Some(Expected::Revision(revision)), Some(kv)) => *revision == kv.revision,
+                _ => false,
+            };
+            if succeeded {
+                let revision = store(data, request.key, request.new_value);
+                return v1::CompareAndPutResponse { succeeded, revision, current: None };
+            }
+            v1::CompareAndPutResponse { succeeded, revision: 1, current }
+        })
+        .await
+    }
+
+    async fn put_if_absent(
+        &self,
+        request: Request<v1::PutIfAbsentRequest>,
+    ) -> Result<Response<v1::PutIfAbsentResponse>, Status> {
+        let request = request.into_inner();
+        self.serve("put_if_absent", request.context, |data| {
+            let current = find(data, &request.key);
+            let succeeded = current.is_none();
+            if succeeded {
+                store(data, request.key, request.value);
+            }
+            v1::PutIfAbsentResponse { succeeded, revision: 1, current }
+        })
+        .await
+    }
+
+    async fn get_and_put(
+        &self,
+        request: Request<v1::GetAndPutRequest>,
+    ) -> Result<Response<v1::GetAndPutResponse>, Status> {
+        let request = request.into_inner();
+        self.serve("get_and_put", request.context, |data| v1::GetAndPutResponse {
+            previous: find(data, &request.key),
+            revision: store(data, request.key, request.value),
+        })
+        .await
+    }
+
+    async fn append(
+        &self,
+        request: Request<v1::AppendRequest>,
+    ) -> Result<Response<v1::AppendResponse>, Status> {
+        let request = request.into_inner();
+        self.serve("append", request.context, |data| {
+            let mut value = data.get(&request.key).map_or(Vec::new(), |(old, _)| old.to_vec());
+            value.extend_from_slice(&request.value);
+            let value_bytes = value.len() as u64;
+            let revision = store(data, request.key, value.into());
+            v1::AppendResponse { revision, value_bytes }
+        })
+        .await
+    }
+
+    async fn increment(
+        &self,
+        request: Request<v1::IncrementRequest>,
+    ) -> Result<Response<v1::IncrementResponse>, Status> {
+        let request = request.into_inner();
+        self.serve("increment", request.context, |data| {
+            let old = data.get(&request.key).and_then(|(old, _)| std::str::from_utf8(old).ok());
+            let start: i64 = old.and_then(|old| old.parse().ok()).unwrap_or(0);
+            let end = start + request.delta;
+            let revision = store(data, request.key, end.to_string().into());
+            v1::IncrementResponse { revision, start, end }
+        })
+        .await
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<v1::DeleteRangeRequest>,
+    ) -> Result<Response<v1::DeleteRangeResponse>, Status> {
+        let request = request.into_inner();
+        self.serve("delete_range", request.context, |data| {
+            let before = data.len();
+            let is_in = |key: &Bytes| {
+                request.start_key <= *key && (request.end_key.is_empty() || *key < request.end_key)
+            };
+            data.retain(|key, _| !is_in(key));
+            let deleted = (before - data.len()) as u64;
+            v1::DeleteRangeResponse { deleted, regions_done: vec![2] }
+        })
+        .await
+    }
+
+    type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanResponse, Status>> + Send>>;
+
+    async fn scan(
+        &self,
+        request: Request<v1::ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
+        let request = request.into_inner();
+        let context = request.context;
+        let keys = |data: &mut Data| {
+            let is_in = |key: &&Bytes| {
+                request.start_key <= **key
+                    && (request.end_key.is_empty() || **key < request.end_key)
+            };
+            let mut keys: Vec<_> = data.keys().filter(is_in).cloned().collect();
+            if request.reverse {
+                keys.reverse();
+            }
+            let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
+            keys.into_iter().take(limit).map(|key| to_kv(&key, &data[&key])).collect::<Vec<_>>()
+        };
+        let keys = self.serve("scan", context, keys).await?.into_inner();
+        let node = self.clone();
+        let pages: Vec<_> = keys.chunks(PAGE_KEYS).map(<[v1::KeyValue]>::to_vec).collect();
+        let pages = futures::StreamExt::then(futures::stream::iter(pages), move |kvs| {
+            let node = node.clone();
+            async move {
+                // Each page is a request of its own for the script.
+                let page = node.serve("scan_page", context, |_| v1::ScanResponse { kvs }).await;
+                page.map(Response::into_inner)
+            }
+        });
+        Ok(Response::new(Box::pin(pages)))
+    }
+}
+
+#[tonic::async_trait]
+impl cluster_server::Cluster for FakeNode {
+    async fn initialize(
+        &self,
+        _: Request<v1::InitializeRequest>,
+    ) -> Result<Response<v1::InitializeResponse>, Status> {
+        self.serve("initialize", None, |_| v1::InitializeResponse {
+            cluster_id: "c1".into(),
+            node_id: 1,
+        })
+        .await
+    }
+
+    async fn add_learner(
+        &self,
+        _: Request<v1::AddLearnerRequest>,
+    ) -> Result<Response<v1::AddLearnerResponse>, Status> {
+        self.serve("add_learner", None, |_| v1::AddLearnerResponse { node_id: 4, version: 9 }).await
+    }
+
+    async fn change_membership(
+        &self,
+        _: Request<v1::ChangeMembershipRequest>,
+    ) -> Result<Response<v1::ChangeMembershipResponse>, Status> {
+        self.serve("change_membership", None, |_| v1::ChangeMembershipResponse { version: 10 })
+            .await
+    }
+
+    async fn remove_node(
+        &self,
+        _: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        self.serve("remove_node", None, |_| v1::RemoveNodeResponse {
+            state: v1::NodeState::Removed.into(),
+            ..v1::RemoveNodeResponse::default()
+        })
+        .await
+    }
+
+    async fn cancel_remove_node(
+        &self,
+        _: Request<v1::CancelRemoveNodeRequest>,
+    ) -> Result<Response<v1::CancelRemoveNodeResponse>, Status> {
+        self.serve("cancel_remove_node", None, |_| v1::CancelRemoveNodeResponse {
+            state: v1::NodeState::Up.into(),
+            version: 11,
+        })
+        .await
+    }
+
+    async fn evict_leaders(
+        &self,
+        _: Request<v1::EvictLeadersRequest>,
+    ) -> Result<Response<v1::EvictLeadersResponse>, Status> {
+        self.serve("evict_leaders", None, |_| v1::EvictLeadersResponse { leaders_left: 0 }).await
+    }
+
+    async fn transfer_leader(
+        &self,
+        _: Request<v1::TransferLeaderRequest>,
+    ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
+        self.serve("transfer_leader", None, |_| v1::TransferLeaderResponse {}).await
+    }
+
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        self.serve("status", None, |_| v1::StatusResponse {
+            joined: true,
+            ready: true,
+            node_id: 1,
+            client_address: self.address.clone(),
+            ..v1::StatusResponse::default()
+        })
+        .await
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let nodes = self.state.nodes.lock().clone();
+        self.serve("list_nodes", None, |_| v1::ListNodesResponse {
+            cluster_id: "c1".into(),
+            version: 8,
+            nodes,
+            replication_factor: 1,
+        })
+        .await
+    }
+
+    async fn list_regions(
+        &self,
+        _: Request<v1::ListRegionsRequest>,
+    ) -> Result<Response<v1::ListRegionsResponse>, Status> {
+        let regions = self.state.regions.lock().clone();
+        self.serve("list_regions", None, |_| v1::ListRegionsResponse { regions }).await
+    }
+
+    async fn locate(
+        &self,
+        _: Request<v1::LocateRequest>,
+    ) -> Result<Response<v1::LocateResponse>, Status> {
+        let regions = self.state.regions.lock().clone();
+        self.serve("locate", None, |_| v1::LocateResponse { regions }).await
+    }
+
+    async fn check_region(
+        &self,
+        _: Request<v1::CheckRegionRequest>,
+    ) -> Result<Response<v1::CheckRegionResponse>, Status> {
+        let check = self.state.check.lock().clone();
+        let equal = v1::CheckRegionResponse {
+            consistent: true,
+            peers: vec![v1::PeerChecksum { node_id: 1, keys: 3, ..v1::PeerChecksum::default() }],
+        };
+        self.serve("check_region", None, |_| check.unwrap_or(equal)).await
+    }
+}

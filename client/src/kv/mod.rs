@@ -1,0 +1,39 @@
+//! The calls on keys, one file for each shape.
+
+mod point;
+mod scan;
+mod swap;
+mod txn;
+
+use std::time::Duration;
+
+pub use point::PutOptions;
+pub use scan::{Scan, ScanStream};
+pub use swap::Expected;
+pub use txn::{Compare, Op, Txn};
+
+use crate::Error;
+
+/// Milliseconds of a time to live; 0, which means never, only for `None`.
+fn ttl_millis(ttl: Option<Duration>) -> Result<u64, Error> {
+    let Some(ttl) = ttl else { return Ok(0) };
+    match u64::try_from(ttl.as_millis()) {
+        Ok(0) => Err(Error::invalid("ttl", "must be at least 1 ms")),
+        Ok(millis) => Ok(millis),
+        Err(_) => Err(Error::invalid("ttl", "too long")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ttl_too_short_to_tell_is_not_taken_for_never() {
+        assert_eq!(ttl_millis(None), Ok(0));
+        assert_eq!(ttl_millis(Some(Duration::from_secs(2))), Ok(2000));
+        assert!(ttl_millis(Some(Duration::ZERO)).is_err());
+        assert!(ttl_millis(Some(Duration::from_micros(10))).is_err());
+        assert!(ttl_millis(Some(Duration::MAX)).is_err());
+    }
+}

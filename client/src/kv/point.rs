@@ -1,0 +1,176 @@
+//! Reads and plain writes of keys.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flotilla_proto::v1;
+use futures::{StreamExt, TryStreamExt};
+
+use super::ttl_millis;
+use crate::{
+    Appended, Client, Counted, Deleted, Error, KeyValue, RangeDeleted, Stored, keyspace::encode,
+};
+
+/// Bound: regions that one batch read asks at a time.
+const REGIONS_AT_ONCE: usize = 16;
+
+/// What a put may do besides storing the value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PutOptions {
+    /// Remove the key after this time. `None`: it never expires.
+    pub ttl: Option<Duration>,
+    /// Keep the expiry that the key has; not together with `ttl`.
+    pub keep_ttl: bool,
+    /// Answer with what was there.
+    pub return_previous: bool,
+}
+
+impl Client {
+    /// The value of a key, or `None` when it is absent.
+    ///
+    /// # Errors
+    /// See [`Error`]; absence is not one.
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<KeyValue>, Error> {
+        let response = self.call(v1::GetRequest { context: None, key: key.into() }).await?;
+        Ok(response.kv.map(Into::into))
+    }
+
+    /// The values of many keys, in the order of the keys. Each key's read keeps the promise of the read
+    /// mode by itself; together they are not one snapshot.
+    ///
+    /// # Errors
+    /// The first failure; see [`Error`].
+    pub async fn batch_get<I>(&self, keys: I) -> Result<Vec<Option<KeyValue>>, Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<Bytes>,
+    {
+        let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
+        let groups = self.group_by_region(&keys);
+        let found: HashMap<Bytes, v1::KeyValue> = futures::stream::iter(groups)
+            .map(|keys| self.call(v1::BatchGetRequest { context: None, keys }))
+            .buffer_unordered(REGIONS_AT_ONCE)
+            .map_ok(|response| {
+                let present = response.kvs.into_iter().map(|kv| Ok((kv.key.clone(), kv)));
+                futures::stream::iter(present)
+            })
+            .try_flatten()
+            .try_collect()
+            .await?;
+        Ok(keys.iter().map(|key| found.get(key).cloned().map(Into::into)).collect())
+    }
+
+    /// Keys of one region together, so that each group goes straight to a leader; those without a route
+    /// form a group of their own.
+    fn group_by_region(&self, keys: &[Bytes]) -> Vec<Vec<Bytes>> {
+        let routes = self.shared.routes.read();
+        let mut groups: BTreeMap<Option<u64>, Vec<Bytes>> = BTreeMap::new();
+        for key in keys {
+            let region = routes.region_of(&encode(self.settings.keyspace, key));
+            groups.entry(region).or_default().push(key.clone());
+        }
+        groups.into_values().collect()
+    }
+
+    /// Stores a value under a key, replacing the one that was there. It never expires.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<Stored, Error> {
+        self.put_with(key, value, PutOptions::default()).await
+    }
+
+    /// As [`Client::put`], with options.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn put_with(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        options: PutOptions,
+    ) -> Result<Stored, Error> {
+        let request = v1::PutRequest {
+            context: None,
+            key: key.into(),
+            value: value.into(),
+            ttl_ms: ttl_millis(options.ttl)?,
+            keep_ttl: options.keep_ttl,
+            return_previous: options.return_previous,
+        };
+        let response = self.call(request).await?;
+        let previous = response.previous.map(Into::into);
+        Ok(Stored { revision: response.revision, previous })
+    }
+
+    /// Removes a key. Removing an absent key succeeds and says so.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Deleted, Error> {
+        self.delete_key(key.into(), false).await
+    }
+
+    /// As [`Client::delete`], and answers with what was there.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn take(&self, key: impl Into<Bytes>) -> Result<Deleted, Error> {
+        self.delete_key(key.into(), true).await
+    }
+
+    async fn delete_key(&self, key: Bytes, return_previous: bool) -> Result<Deleted, Error> {
+        let request = v1::DeleteRequest { context: None, key, return_previous };
+        let v1::DeleteResponse { revision, deleted, previous } = self.call(request).await?;
+        Ok(Deleted { revision, deleted, previous: previous.map(Into::into) })
+    }
+
+    /// Removes every key in `[start, end)`, region by region; an empty end is the end of the
+    /// keyspace. Not atomic over regions: after [`Error::MaybeApplied`] some may have done their
+    /// part.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete_range(
+        &self,
+        start: impl Into<Bytes>,
+        end: impl Into<Bytes>,
+    ) -> Result<RangeDeleted, Error> {
+        let (start_key, end_key) = (start.into(), end.into());
+        let request = v1::DeleteRangeRequest { context: None, start_key, end_key };
+        let v1::DeleteRangeResponse { deleted, regions_done } = self.call(request).await?;
+        Ok(RangeDeleted { deleted, regions_done })
+    }
+
+    /// Adds bytes to the end of a value; an absent key counts as empty. Keeps the expiry.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn append(
+        &self,
+        key: impl Into<Bytes>,
+        suffix: impl Into<Bytes>,
+    ) -> Result<Appended, Error> {
+        let request = v1::AppendRequest { context: None, key: key.into(), value: suffix.into() };
+        let v1::AppendResponse { revision, value_bytes } = self.call(request).await?;
+        Ok(Appended { revision, value_bytes })
+    }
+
+    /// Adds to a counter; an absent key counts as 0. The numbers `[start, end)` of the answer belong
+    /// to the caller alone: a sequence.
+    ///
+    /// # Errors
+    /// [`Error::NotACounter`] when the value is no number or would overflow; else see [`Error`].
+    pub async fn increment(&self, key: impl Into<Bytes>, delta: i64) -> Result<Counted, Error> {
+        let request = v1::IncrementRequest { context: None, key: key.into(), delta };
+        let v1::IncrementResponse { revision, start, end } = self.call(request).await?;
+        Ok(Counted { revision, start, end })
+    }
+}

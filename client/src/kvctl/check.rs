@@ -1,0 +1,516 @@
+//! `kvctl check`
+//!
+//! Two questions. Does the description of the cluster hold together: regions that tile the keys, each with the
+//! peers it should have? And do the peers of each region hold the same data? The first is answered from
+//! one listing, which is not taken at one instant: what looks wrong is listed again before it is
+//! reported.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use tokio::time::sleep;
+
+use super::{
+    Context,
+    encoding::Encoding,
+    exit::Failure,
+    region_keys::show_bound,
+    table::{Cell, Table, Tone},
+};
+use crate::{Cluster, v1};
+
+/// A split that is being reported, or a move under way, settles within this.
+const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
+const LOOKS_MAX: u32 = 3;
+/// The region of the system keyspace.
+const SYSTEM_REGION: u64 = 1;
+const SYSTEM_VOTERS_MAX: usize = 5;
+
+/// Ends with 1 when something is wrong.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// Only look at the listings; compare no data
+    #[arg(long)]
+    fast: bool,
+    /// Only this region
+    #[arg(long)]
+    region: Option<u64>,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    /// Safe now, but with less redundancy than asked for.
+    Degraded,
+    /// The data or its description contradicts itself.
+    Inconsistent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    severity: Severity,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region_id: Option<u64>,
+    message: String,
+}
+
+impl Finding {
+    fn new(severity: Severity, region_id: Option<u64>, message: String) -> Self {
+        Self { severity, region_id, message }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    ok: bool,
+    nodes: usize,
+    regions: usize,
+    regions_compared: usize,
+    keys: u64,
+    findings: Vec<Finding>,
+}
+
+impl Check {
+    pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
+        let Context { client, encoding, mut out } = context;
+        let cluster = client.cluster();
+        let (nodes, regions, mut findings) = self.look(&cluster, encoding).await?;
+        let mut keys = 0;
+        let mut regions_compared = 0;
+        if !self.fast {
+            let progress = ProgressBar::new(regions.len() as u64);
+            if let Ok(style) = ProgressStyle::with_template("comparing {pos}/{len} {wide_bar}") {
+                progress.set_style(style);
+            }
+            for info in &regions {
+                let region_id = info.region.as_ref().map_or(0, |region| region.region_id);
+                let request = v1::CheckRegionRequest { region_id };
+                match cluster.check_region(request).await {
+                    Ok(response) => {
+                        regions_compared += 1;
+                        keys += response.peers.iter().map(|peer| peer.keys).max().unwrap_or(0);
+                        findings.extend(compare(region_id, &response));
+                    }
+                    Err(error) => {
+                        let message = format!("its peers could not be compared: {error}");
+                        findings.push(Finding::new(Severity::Degraded, Some(region_id), message));
+                    }
+                }
+                progress.inc(1);
+            }
+            progress.finish_and_clear();
+        }
+        let report = Report {
+            ok: findings.is_empty(),
+            nodes: nodes.nodes.len(),
+            regions: regions.len(),
+            regions_compared,
+            keys,
+            findings,
+        };
+        out.show(&report, || table(&report))?;
+        match report.findings.len() {
+            0 => Ok(()),
+            count => Err(Failure::Failed(format!("{count} findings"))),
+        }
+    }
+
+    /// The listings, and what is wrong with them also at a second look.
+    async fn look(
+        &self,
+        cluster: &Cluster,
+        encoding: Encoding,
+    ) -> Result<(v1::ListNodesResponse, Vec<v1::RegionInfo>, Vec<Finding>), Failure> {
+        let mut looks = 1;
+        loop {
+            let nodes = cluster.list_nodes(v1::ListNodesRequest::default()).await?;
+            let all = v1::ListRegionsRequest { all: true, ..v1::ListRegionsRequest::default() };
+            let mut regions = cluster.list_regions(all).await?.regions;
+            regions.sort_by(|a, b| start_key(a).cmp(start_key(b)));
+            let mut findings = Vec::new();
+            if self.region.is_none() {
+                findings.extend(check_tiling(encoding, &regions));
+            }
+            if let Some(wanted) = self.region {
+                regions.retain(|info| {
+                    info.region.as_ref().is_some_and(|region| region.region_id == wanted)
+                });
+                if regions.is_empty() {
+                    return Err(Failure::NotFound(format!("region {wanted}: not found")));
+                }
+            }
+            for info in &regions {
+                findings.extend(check_replicas(info, &nodes));
+            }
+            if findings.is_empty() || looks == LOOKS_MAX {
+                return Ok((nodes, regions, findings));
+            }
+            looks += 1;
+            sleep(SECOND_LOOK_AFTER).await;
+        }
+    }
+}
+
+fn start_key(info: &v1::RegionInfo) -> &[u8] {
+    info.region.as_ref().map_or(&[], |region| &region.start_key)
+}
+
+/// Regions, sorted by their start, must cover every key exactly once.
+fn check_tiling(encoding: Encoding, regions: &[v1::RegionInfo]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut report = |region_id, message| {
+        findings.push(Finding::new(Severity::Inconsistent, region_id, message));
+    };
+    // Where the regions so far end; `None` when they go on to the last key.
+    let mut covered: Option<&[u8]> = Some(&[]);
+    let mut ids = BTreeSet::new();
+    for info in regions {
+        let Some(region) = &info.region else {
+            report(None, "a region is listed without a description".into());
+            continue;
+        };
+        let id = Some(region.region_id);
+        if !ids.insert(region.region_id) {
+            report(id, "listed twice".into());
+        }
+        if !region.end_key.is_empty() && region.end_key <= region.start_key {
+            report(id, "its range is empty or backwards".into());
+            continue;
+        }
+        let start = show_bound(encoding, &region.start_key, false);
+        match covered {
+            Some(end) if *end < *region.start_key => {
+                let end = show_bound(encoding, end, false);
+                report(id, format!("no region has the keys from {end} to {start}"));
+            }
+            Some(end) if *end > *region.start_key => {
+                report(id, format!("overlaps the region before it, from {start} on"));
+            }
+            Some(_) => {}
+            None => report(id, format!("overlaps the last region, from {start} on")),
+        }
+        let end = (!region.end_key.is_empty()).then_some(&*region.end_key);
+        // The region that reaches furthest counts, so that one overlap is reported once.
+        covered = match (covered, end) {
+            (Some(covered), Some(end)) => Some(covered.max(end)),
+            _ => None,
+        };
+    }
+    if let Some(end) = covered {
+        let end = show_bound(encoding, end, false);
+        report(None, format!("no region has the keys from {end} on"));
+    }
+    findings
+}
+
+/// A region must have as many voters as asked for, on different nodes that are in the table and alive,
+/// and a leader among them.
+fn check_replicas(info: &v1::RegionInfo, nodes: &v1::ListNodesResponse) -> Vec<Finding> {
+    let Some(region) = &info.region else { return Vec::new() };
+    let mut findings = Vec::new();
+    let mut report = |severity, message| {
+        findings.push(Finding::new(severity, Some(region.region_id), message));
+    };
+    let holders = nodes.nodes.iter().filter(|node| node.state() == v1::NodeState::Up).count();
+    let asked_for = usize::try_from(nodes.replication_factor).unwrap_or(usize::MAX);
+    let least = asked_for.min(holders);
+    // A node that is draining still counts, and the system region may have more.
+    let is_system = region.region_id == SYSTEM_REGION;
+    let most = if is_system { asked_for.max(SYSTEM_VOTERS_MAX) } else { asked_for };
+    let voters = region.peers.iter().filter(|peer| peer.role() == v1::PeerRole::Voter).count();
+    if voters < least {
+        report(Severity::Degraded, format!("has {voters} voters, {least} are wanted"));
+    } else if voters > most {
+        report(Severity::Degraded, format!("has {voters} voters, {most} are enough"));
+    }
+    let mut on_nodes = BTreeSet::new();
+    let mut peer_ids = BTreeSet::new();
+    for peer in &region.peers {
+        if !on_nodes.insert(peer.node_id) {
+            let message = format!("has two peers on node {}", peer.node_id);
+            report(Severity::Inconsistent, message);
+        }
+        if !peer_ids.insert(peer.peer_id) {
+            report(Severity::Inconsistent, format!("has peer {} twice", peer.peer_id));
+        }
+        match nodes.nodes.iter().find(|node| node.node_id == peer.node_id) {
+            None => {
+                let message = format!("has a peer on node {}, which is unknown", peer.node_id);
+                report(Severity::Inconsistent, message);
+            }
+            Some(node) if node.liveness() == v1::Liveness::Down => {
+                let message = format!("has a peer on node {}, which is down", peer.node_id);
+                report(Severity::Degraded, message);
+            }
+            Some(_) => {}
+        }
+    }
+    match &info.leader {
+        None => report(Severity::Degraded, "has no leader".into()),
+        Some(leader) if !peer_ids.contains(&leader.peer_id) => {
+            let message = format!("is led by peer {}, which it does not have", leader.peer_id);
+            report(Severity::Inconsistent, message);
+        }
+        Some(_) => {}
+    }
+    for peer in &info.down_peers {
+        report(Severity::Degraded, format!("has not heard of peer {peer} for a while"));
+    }
+    for peer in &info.pending_peers {
+        report(Severity::Degraded, format!("peer {peer} is behind"));
+    }
+    findings
+}
+
+/// Peers that answered must agree, at one applied index.
+fn compare(region_id: u64, response: &v1::CheckRegionResponse) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let id = Some(region_id);
+    let sum = |peer: &v1::PeerChecksum| (peer.applied_index, peer.checksum, peer.keys);
+    let answered: Vec<_> = response.peers.iter().filter(|peer| peer.error.is_empty()).collect();
+    let sums: BTreeSet<_> = answered.iter().map(|peer| sum(peer)).collect();
+    if sums.len() > 1 {
+        let each: Vec<String> = answered
+            .iter()
+            .map(|peer| {
+                format!(
+                    "node {}: {:016x} over {} keys at index {}",
+                    peer.node_id, peer.checksum, peer.keys, peer.applied_index
+                )
+            })
+            .collect();
+        let message = format!("its peers differ: {}", each.join("; "));
+        findings.push(Finding::new(Severity::Inconsistent, id, message));
+    } else if answered.is_empty() {
+        let message = "none of its peers was compared".to_owned();
+        findings.push(Finding::new(Severity::Degraded, id, message));
+    }
+    for peer in response.peers.iter().filter(|peer| !peer.error.is_empty()) {
+        let message = format!("the peer on node {} was not compared: {}", peer.node_id, peer.error);
+        findings.push(Finding::new(Severity::Degraded, id, message));
+    }
+    if !response.consistent && findings.is_empty() {
+        let message = "the leader found its peers inconsistent".to_owned();
+        findings.push(Finding::new(Severity::Inconsistent, id, message));
+    }
+    findings
+}
+
+fn table(report: &Report) -> Table {
+    if report.findings.is_empty() {
+        let mut table = Table::fields();
+        table.field("result", Cell::text("consistent").tone(Tone::Good));
+        table.field("nodes", Cell::number(report.nodes));
+        table.field("regions", Cell::number(report.regions));
+        table.field("regions compared", Cell::number(report.regions_compared));
+        table.field("keys", Cell::number(report.keys));
+        return table;
+    }
+    let mut table = Table::new(&["SEVERITY", "REGION", "FINDING"]);
+    for finding in &report.findings {
+        let (name, tone) = match finding.severity {
+            Severity::Degraded => ("degraded", Tone::Warning),
+            Severity::Inconsistent => ("inconsistent", Tone::Bad),
+        };
+        let region = finding.region_id.map(|id| id.to_string()).unwrap_or_default();
+        table.row(vec![
+            Cell::text(name).tone(tone),
+            Cell::number(region),
+            Cell::text(&finding.message),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(peer_id: u64, node_id: u64) -> v1::Peer {
+        v1::Peer { peer_id, node_id, role: v1::PeerRole::Voter.into() }
+    }
+
+    fn region(id: u64, start: &'static str, end: &'static str) -> v1::RegionInfo {
+        v1::RegionInfo {
+            region: Some(v1::Region {
+                region_id: id,
+                start_key: start.into(),
+                end_key: end.into(),
+                epoch: None,
+                peers: vec![peer(10 * id + 1, 1), peer(10 * id + 2, 2), peer(10 * id + 3, 3)],
+            }),
+            leader: Some(v1::Leader { peer_id: 10 * id + 1, node_id: 1, ..v1::Leader::default() }),
+            ..v1::RegionInfo::default()
+        }
+    }
+
+    fn nodes(count: u64) -> v1::ListNodesResponse {
+        let node = |node_id| v1::Node {
+            node_id,
+            state: v1::NodeState::Up.into(),
+            liveness: v1::Liveness::Alive.into(),
+            ..v1::Node::default()
+        };
+        v1::ListNodesResponse {
+            nodes: (1..=count).map(node).collect(),
+            replication_factor: 3,
+            ..v1::ListNodesResponse::default()
+        }
+    }
+
+    #[test]
+    fn regions_must_cover_every_key_exactly_once() {
+        for (why, regions, want) in [
+            ("one region", vec![region(1, "", "")], vec![]),
+            ("a tiling", vec![region(1, "", "b"), region(2, "b", "x"), region(3, "x", "")], vec![]),
+            ("nothing", vec![], vec!["no region has the keys from start on"]),
+            (
+                "a gap",
+                vec![region(1, "", "b"), region(2, "c", "")],
+                vec!["no region has the keys from 0x62 to 0x63"],
+            ),
+            (
+                "an overlap",
+                vec![region(1, "", "c"), region(2, "b", "")],
+                vec!["overlaps the region before it, from 0x62 on"],
+            ),
+            (
+                "a region inside of another is one finding, not two",
+                vec![region(1, "", "x"), region(2, "b", "c"), region(3, "x", "")],
+                vec!["overlaps the region before it, from 0x62 on"],
+            ),
+            (
+                "something after the end",
+                vec![region(1, "", ""), region(2, "b", "")],
+                vec!["overlaps the last region, from 0x62 on"],
+            ),
+            (
+                "no start",
+                vec![region(1, "b", "")],
+                vec!["no region has the keys from start to 0x62"],
+            ),
+            ("no end", vec![region(1, "", "b")], vec!["no region has the keys from 0x62 on"]),
+            (
+                "backwards",
+                vec![region(1, "", ""), region(2, "c", "b")],
+                vec!["its range is empty or backwards"],
+            ),
+            ("twice", vec![region(1, "", "b"), region(1, "b", "")], vec!["listed twice"]),
+        ] {
+            let found = check_tiling(Encoding::Text, &regions);
+            let messages: Vec<_> = found.iter().map(|finding| finding.message.as_str()).collect();
+            assert_eq!(messages, want, "{why}");
+        }
+    }
+
+    #[test]
+    fn replicas_must_be_as_many_as_asked_for_and_on_different_nodes() {
+        type Change = fn(&mut v1::RegionInfo, &mut v1::ListNodesResponse);
+        let peers = |info: &mut v1::RegionInfo| info.region.as_mut().expect("set").peers.len();
+        let changes: [(&str, Change, Option<Severity>); 12] = [
+            ("healthy", |_, _| {}, None),
+            (
+                "fewer nodes than replicas",
+                |info, nodes| {
+                    nodes.nodes.truncate(1);
+                    info.region.as_mut().expect("set").peers.truncate(1);
+                },
+                None,
+            ),
+            (
+                "a voter too few",
+                |info, _| {
+                    info.region.as_mut().expect("set").peers.truncate(2);
+                },
+                Some(Severity::Degraded),
+            ),
+            (
+                "two on one node",
+                |info, _| {
+                    info.region.as_mut().expect("set").peers[1].node_id = 1;
+                },
+                Some(Severity::Inconsistent),
+            ),
+            (
+                "an unknown node",
+                |info, _| {
+                    info.region.as_mut().expect("set").peers[1].node_id = 99;
+                },
+                Some(Severity::Inconsistent),
+            ),
+            (
+                "a dead node",
+                |_, nodes| {
+                    nodes.nodes[1].liveness = v1::Liveness::Down.into();
+                },
+                Some(Severity::Degraded),
+            ),
+            (
+                "a voter too many",
+                |info, nodes| {
+                    nodes.nodes.push(v1::Node { node_id: 4, ..nodes.nodes[0].clone() });
+                    info.region.as_mut().expect("set").peers.push(peer(24, 4));
+                },
+                Some(Severity::Degraded),
+            ),
+            (
+                "five voters of the system region",
+                |info, nodes| {
+                    let region = info.region.as_mut().expect("set");
+                    region.region_id = 1;
+                    for node_id in [4, 5] {
+                        nodes.nodes.push(v1::Node { node_id, ..nodes.nodes[0].clone() });
+                        region.peers.push(peer(20 + node_id, node_id));
+                    }
+                },
+                None,
+            ),
+            (
+                "a node that is draining",
+                |_, nodes| nodes.nodes[1].state = v1::NodeState::Draining.into(),
+                None,
+            ),
+            ("no leader", |info, _| info.leader = None, Some(Severity::Degraded)),
+            (
+                "a leader from elsewhere",
+                |info, _| {
+                    info.leader.as_mut().expect("set").peer_id = 7;
+                },
+                Some(Severity::Inconsistent),
+            ),
+            ("a lagging peer", |info, _| info.pending_peers = vec![22], Some(Severity::Degraded)),
+        ];
+        for (why, change, want) in changes {
+            let (mut info, mut nodes) = (region(2, "", ""), nodes(3));
+            assert_eq!(peers(&mut info), 3);
+            change(&mut info, &mut nodes);
+            let worst = check_replicas(&info, &nodes).into_iter().map(|found| found.severity).max();
+            assert_eq!(worst, want, "{why}");
+        }
+    }
+
+    #[test]
+    fn peers_that_differ_are_inconsistent_whatever_the_leader_says() {
+        let sum = |node_id, checksum| v1::PeerChecksum {
+            node_id,
+            checksum,
+            applied_index: 9,
+            keys: 2,
+            ..v1::PeerChecksum::default()
+        };
+        let broken = v1::PeerChecksum { node_id: 3, error: "gone".into(), ..sum(3, 0) };
+        for (why, consistent, peers, want) in [
+            ("equal", true, vec![sum(1, 7), sum(2, 7), sum(3, 7)], None),
+            ("different", true, vec![sum(1, 7), sum(2, 8)], Some(Severity::Inconsistent)),
+            ("the leader says so", false, vec![sum(1, 7)], Some(Severity::Inconsistent)),
+            ("one is missing", true, vec![sum(1, 7), broken.clone()], Some(Severity::Degraded)),
+            ("nobody answered", true, vec![broken], Some(Severity::Degraded)),
+        ] {
+            let found = compare(1, &v1::CheckRegionResponse { consistent, peers });
+            assert_eq!(found.into_iter().map(|one| one.severity).max(), want, "{why}");
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! `kvctl cluster`
+
+use std::{collections::BTreeMap, time::Duration};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Context,
+    exit::Failure,
+    nodes::{self, NodeRecord, state_name},
+    table::{Cell, Table, Tone},
+};
+use crate::v1;
+
+/// How often `remove --wait` asks how far it is.
+const REMOVE_POLL: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Cluster {
+    /// Make the node at the first endpoint the first of a new cluster
+    Init(Init),
+    /// Print the node table and the health of the regions
+    Status,
+    /// Take a node into the cluster
+    Add(Add),
+    /// Let learners hold data
+    Promote(Promote),
+    /// Move the data off nodes that stay known
+    Demote(Demote),
+    /// Drain a node and remove it
+    Remove(Remove),
+    /// Take back the removal of a node that is draining
+    CancelRemove(CancelRemove),
+    /// Keep leaders away from a node for a while, as before a restart
+    EvictLeaders(EvictLeaders),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Init {
+    /// Peers of each region: 1, 3, 5 or 7
+    #[arg(long, default_value_t = 3)]
+    replicas: u32,
+    /// Cut regions at this key from birth; may be repeated
+    #[arg(long = "split-key")]
+    split_keys: Vec<String>,
+    /// Repeating with the same token answers the first result
+    #[arg(long, default_value = "")]
+    token: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Add {
+    /// Client address of the new node, host:port
+    address: String,
+    /// Where it is, as in zone=a; may be repeated
+    #[arg(long = "label", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
+    /// Promote it too
+    #[arg(long)]
+    promote: bool,
+    #[command(flatten)]
+    expected: Expected,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Promote {
+    /// Ids of the nodes
+    #[arg(required = true)]
+    nodes: Vec<u64>,
+    #[command(flatten)]
+    expected: Expected,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Demote {
+    /// Ids of the nodes
+    #[arg(required = true)]
+    nodes: Vec<u64>,
+    #[command(flatten)]
+    expected: Expected,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Remove {
+    /// Id of the node
+    node: u64,
+    /// The node is dead: drop its peers where a quorum is left
+    #[arg(long)]
+    force: bool,
+    /// Wait until it is removed
+    #[arg(long)]
+    wait: bool,
+    /// Wait no longer than this
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "10m")]
+    wait_timeout: Duration,
+    #[command(flatten)]
+    expected: Expected,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CancelRemove {
+    /// Id of the node
+    node: u64,
+    #[command(flatten)]
+    expected: Expected,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EvictLeaders {
+    /// Id of the node
+    node: u64,
+    /// For how long, at most 1h; 0s ends it
+    #[arg(long = "for", value_parser = humantime::parse_duration, default_value = "5m")]
+    duration: Duration,
+}
+
+#[derive(Debug, Args)]
+struct Expected {
+    /// Change nothing if the node table has another version
+    #[arg(long)]
+    expected_version: Option<u64>,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected name=value".to_owned()),
+    }
+}
+
+impl Cluster {
+    pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
+        match self {
+            Self::Init(command) => command.run(context).await,
+            Self::Status => status(context).await,
+            Self::Add(command) => command.run(context).await,
+            Self::Promote(command) => {
+                change(context, command.nodes, Vec::new(), command.expected).await
+            }
+            Self::Demote(command) => {
+                change(context, Vec::new(), command.nodes, command.expected).await
+            }
+            Self::Remove(command) => command.run(context).await,
+            Self::CancelRemove(command) => command.run(context).await,
+            Self::EvictLeaders(command) => command.run(context).await,
+        }
+    }
+}
+
+impl Init {
+    async fn run(self, mut context: Context) -> Result<(), Failure> {
+        let decode = |key: &String| context.encoding.decode("split key", key).map(Into::into);
+        let request = v1::InitializeRequest {
+            split_keys: self.split_keys.iter().map(decode).collect::<Result<_, _>>()?,
+            replication_factor: self.replicas,
+            token: self.token,
+        };
+        let v1::InitializeResponse { cluster_id, node_id } =
+            context.client.cluster().initialize(request).await?;
+        let answer = json!({ "cluster_id": cluster_id, "node_id": node_id });
+        let line = format!("cluster {cluster_id} has its first node, {node_id}");
+        context.out.say(&answer, &line)
+    }
+}
+
+impl Add {
+    async fn run(self, mut context: Context) -> Result<(), Failure> {
+        let cluster = context.client.cluster();
+        let request = v1::AddLearnerRequest {
+            address: self.address,
+            labels: self.labels.into_iter().collect::<BTreeMap<_, _>>(),
+            expected_version: self.expected.expected_version,
+        };
+        let v1::AddLearnerResponse { node_id, mut version } = cluster.add_learner(request).await?;
+        if self.promote {
+            let request = v1::ChangeMembershipRequest {
+                promote: vec![node_id],
+                demote: Vec::new(),
+                // Who cares about the version cares about the one that this call just made.
+                expected_version: self.expected.expected_version.map(|_| version),
+            };
+            version = cluster.change_membership(request).await?.version;
+        }
+        let answer = json!({ "node_id": node_id, "version": version, "promoted": self.promote });
+        let what = if self.promote { "added and promoted" } else { "added as a learner" };
+        context.out.say(&answer, &format!("node {node_id} {what}, version {version}"))
+    }
+}
+
+async fn change(
+    mut context: Context,
+    promote: Vec<u64>,
+    demote: Vec<u64>,
+    expected: Expected,
+) -> Result<(), Failure> {
+    let what = if demote.is_empty() { "promoted" } else { "demoted" };
+    let nodes = if demote.is_empty() { promote.clone() } else { demote.clone() };
+    let expected_version = expected.expected_version;
+    let request = v1::ChangeMembershipRequest { promote, demote, expected_version };
+    let version = context.client.cluster().change_membership(request).await?.version;
+    let answer = json!({ what: nodes, "version": version });
+    let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    context.out.say(&answer, &format!("{what} {}, version {version}", names.join(", ")))
+}
+
+#[derive(Debug, Serialize)]
+struct Removal {
+    node_id: u64,
+    state: &'static str,
+    peers_left: u32,
+    leaders_left: u32,
+    version: u64,
+}
+
+impl Remove {
+    async fn run(self, mut context: Context) -> Result<(), Failure> {
+        let cluster = context.client.cluster();
+        let deadline = Instant::now() + self.wait_timeout;
+        let mut request = v1::RemoveNodeRequest {
+            node_id: self.node,
+            force: self.force,
+            expected_version: self.expected.expected_version,
+        };
+        let spinner = indicatif::ProgressBar::new_spinner();
+        let done = loop {
+            let done = cluster.remove_node(request).await?;
+            let is_removed = done.state() == v1::NodeState::Removed;
+            if is_removed || !self.wait || Instant::now() + REMOVE_POLL >= deadline {
+                break done;
+            }
+            spinner.set_message(format!("node {}: {} peers left", self.node, done.peers_left));
+            spinner.tick();
+            // The table moves because of the removal itself; from here on the call only asks.
+            request.expected_version = None;
+            sleep(REMOVE_POLL).await;
+        };
+        spinner.finish_and_clear();
+        let answer = Removal {
+            node_id: self.node,
+            state: state_name(done.state()),
+            peers_left: done.peers_left,
+            leaders_left: done.leaders_left,
+            version: done.version,
+        };
+        let line = match done.state() {
+            v1::NodeState::Removed => format!("node {} is removed", self.node),
+            _ => format!(
+                "node {} is {}: {} peers left, {} of them leaders",
+                self.node, answer.state, done.peers_left, done.leaders_left
+            ),
+        };
+        context.out.say(&answer, &line)?;
+        if self.wait && done.state() != v1::NodeState::Removed {
+            let waited = humantime::format_duration(self.wait_timeout);
+            return Err(Failure::Failed(format!("not removed after {waited}")));
+        }
+        Ok(())
+    }
+}
+
+impl CancelRemove {
+    async fn run(self, mut context: Context) -> Result<(), Failure> {
+        let request = v1::CancelRemoveNodeRequest {
+            node_id: self.node,
+            expected_version: self.expected.expected_version,
+        };
+        let done = context.client.cluster().cancel_remove_node(request).await?;
+        let state = state_name(done.state());
+        let answer = json!({ "node_id": self.node, "state": state, "version": done.version });
+        context.out.say(&answer, &format!("node {} is {state}", self.node))
+    }
+}
+
+impl EvictLeaders {
+    async fn run(self, mut context: Context) -> Result<(), Failure> {
+        let duration_ms = u64::try_from(self.duration.as_millis())
+            .map_err(|_| Failure::Usage("--for: at most 1h".into()))?;
+        let request = v1::EvictLeadersRequest { node_id: self.node, duration_ms };
+        let left = context.client.cluster().evict_leaders(request).await?.leaders_left;
+        let answer = json!({ "node_id": self.node, "leaders_left": left });
+        let line = if duration_ms == 0 {
+            format!("node {} may lead again", self.node)
+        } else {
+            format!("node {} has {left} leaders left", self.node)
+        };
+        context.out.say(&answer, &line)
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct ClusterStatus {
+    cluster_id: String,
+    version: u64,
+    replication_factor: u32,
+    nodes_up: usize,
+    regions: usize,
+    regions_without_leader: usize,
+    regions_with_down_peers: usize,
+    regions_with_pending_peers: usize,
+    nodes: Vec<NodeRecord>,
+}
+
+async fn status(context: Context) -> Result<(), Failure> {
+    let Context { client, mut out, .. } = context;
+    let cluster = client.cluster();
+    let nodes = cluster.list_nodes(v1::ListNodesRequest::default()).await?;
+    let all = v1::ListRegionsRequest { all: true, ..v1::ListRegionsRequest::default() };
+    let regions = cluster.list_regions(all).await?.regions;
+    let count = |is: fn(&v1::RegionInfo) -> bool| regions.iter().filter(|info| is(info)).count();
+    let is_up = |node: &&v1::Node| node.state() == v1::NodeState::Up;
+    let table = nodes::table(&nodes.nodes);
+    let status = ClusterStatus {
+        nodes_up: nodes.nodes.iter().filter(is_up).count(),
+        cluster_id: nodes.cluster_id,
+        version: nodes.version,
+        replication_factor: nodes.replication_factor,
+        regions: regions.len(),
+        regions_without_leader: count(|info| info.leader.is_none()),
+        regions_with_down_peers: count(|info| !info.down_peers.is_empty()),
+        regions_with_pending_peers: count(|info| !info.pending_peers.is_empty()),
+        nodes: nodes.nodes.into_iter().map(Into::into).collect(),
+    };
+    let is_table = out.format == super::output::Format::Table;
+    out.show(&status, || summary(&status))?;
+    if is_table {
+        out.say(&(), "")?;
+        out.show(&(), || table)?;
+    }
+    Ok(())
+}
+
+fn summary(status: &ClusterStatus) -> Table {
+    let mut table = Table::fields();
+    let bad = |count: usize, tone: Tone| {
+        Cell::number(count).tone(if count == 0 { Tone::Good } else { tone })
+    };
+    table.field("cluster", Cell::text(&status.cluster_id));
+    table.field("node table version", Cell::number(status.version));
+    table.field("replication factor", Cell::number(status.replication_factor));
+    table.field("nodes up", Cell::text(format!("{} of {}", status.nodes_up, status.nodes.len())));
+    table.field("regions", Cell::number(status.regions));
+    table.field("without leader", bad(status.regions_without_leader, Tone::Bad));
+    table.field("with down peers", bad(status.regions_with_down_peers, Tone::Warning));
+    table.field("with pending peers", bad(status.regions_with_pending_peers, Tone::Warning));
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_a_name_and_a_value() {
+        assert_eq!(parse_label("zone=a=b"), Ok(("zone".into(), "a=b".into())));
+        assert_eq!(parse_label("zone="), Ok(("zone".into(), String::new())));
+        assert!(parse_label("zone").is_err());
+        assert!(parse_label("=a").is_err());
+    }
+}

@@ -1,0 +1,74 @@
+//! `kvctl delete`
+
+use clap::{ArgGroup, Args};
+use serde::Serialize;
+
+use super::{Context, exit::Failure, get::Record};
+use crate::keyspace::prefix_end;
+
+/// Removing what is not there succeeds and says so.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).args(["key", "prefix", "from"]))]
+pub(super) struct Delete {
+    /// The key
+    key: Option<String>,
+    /// Remove every key that begins with this
+    #[arg(long)]
+    prefix: Option<String>,
+    /// Remove every key from here on, inclusive; needs --to
+    #[arg(long, requires = "to")]
+    from: Option<String>,
+    /// Up to here, exclusive
+    #[arg(long, requires = "from")]
+    to: Option<String>,
+    /// Print what was there before (JSON and YAML)
+    #[arg(long, requires = "key")]
+    previous: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    deleted: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous: Option<Record>,
+}
+
+impl Delete {
+    pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
+        let Context { client, encoding, mut out } = context;
+        if let Some(key) = &self.key {
+            let key = encoding.decode("key", key)?;
+            let done =
+                if self.previous { client.take(key).await? } else { client.delete(key).await? };
+            let answer = Answer {
+                deleted: done.deleted.into(),
+                revision: Some(done.revision),
+                previous: done.previous.map(|kv| Record::new(encoding, &kv)),
+            };
+            return out.say(&answer, if done.deleted { "deleted" } else { "was not there" });
+        }
+        let (start, end) = match (&self.prefix, &self.from, &self.to) {
+            (Some(prefix), ..) => {
+                let prefix = encoding.decode("prefix", prefix)?;
+                if prefix.is_empty() {
+                    return Err(Failure::Usage("an empty prefix would delete everything".into()));
+                }
+                let end = prefix_end(&prefix);
+                (prefix, end)
+            }
+            (None, Some(from), Some(to)) => {
+                let to = encoding.decode("end", to)?;
+                if to.is_empty() {
+                    return Err(Failure::Usage("--to must not be empty".into()));
+                }
+                (encoding.decode("start", from)?, to)
+            }
+            _ => return Err(Failure::Usage("a key, --prefix or --from is needed".into())),
+        };
+        let done = client.delete_range(start, end).await?;
+        let answer = Answer { deleted: done.deleted, revision: None, previous: None };
+        out.say(&answer, &format!("deleted {} keys", done.deleted))
+    }
+}

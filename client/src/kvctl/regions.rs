@@ -1,0 +1,161 @@
+//! `kvctl regions`
+
+use clap::Args;
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use super::{
+    Context,
+    encoding::{Encoding, to_hex},
+    exit::Failure,
+    region_keys::show_bound,
+    table::{Cell, Table, Tone},
+};
+use crate::v1;
+
+#[derive(Debug, Args)]
+pub(super) struct Regions {
+    /// With the system region, and over all keyspaces
+    #[arg(long)]
+    all: bool,
+    /// From the region of this key on
+    #[arg(long)]
+    from: Option<String>,
+    /// Up to this key, exclusive
+    #[arg(long)]
+    to: Option<String>,
+    /// At most so many; 0 is all
+    #[arg(long, short = 'n', default_value_t = 0)]
+    limit: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct RegionRecord {
+    id: u64,
+    /// `keyspace:key`, or `start` and `end`.
+    start: String,
+    end: String,
+    /// As encoded, for programs.
+    start_key_hex: String,
+    end_key_hex: String,
+    conf_ver: u64,
+    version: u64,
+    leader: Option<LeaderRecord>,
+    term: u64,
+    peers: Vec<PeerRecord>,
+    down_peers: Vec<u64>,
+    pending_peers: Vec<u64>,
+    approximate_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct LeaderRecord {
+    peer_id: u64,
+    node_id: u64,
+    client_address: String,
+}
+
+#[derive(Debug, Serialize)]
+struct PeerRecord {
+    peer_id: u64,
+    node_id: u64,
+    role: &'static str,
+}
+
+fn role_name(role: v1::PeerRole) -> &'static str {
+    match role {
+        v1::PeerRole::Unspecified => "unknown",
+        v1::PeerRole::Voter => "voter",
+        v1::PeerRole::Learner => "learner",
+    }
+}
+
+impl RegionRecord {
+    fn new(encoding: Encoding, info: v1::RegionInfo) -> Self {
+        let region = info.region.unwrap_or_default();
+        let epoch = region.epoch.unwrap_or_default();
+        let leader = info.leader.map(|leader| LeaderRecord {
+            peer_id: leader.peer_id,
+            node_id: leader.node_id,
+            client_address: leader.client_address,
+        });
+        let peers = region.peers.iter().map(|peer| PeerRecord {
+            peer_id: peer.peer_id,
+            node_id: peer.node_id,
+            role: role_name(peer.role()),
+        });
+        Self {
+            id: region.region_id,
+            start: show_bound(encoding, &region.start_key, false),
+            end: show_bound(encoding, &region.end_key, true),
+            start_key_hex: to_hex(&region.start_key),
+            end_key_hex: to_hex(&region.end_key),
+            conf_ver: epoch.conf_ver,
+            version: epoch.version,
+            leader,
+            term: info.term,
+            peers: peers.collect(),
+            down_peers: info.down_peers,
+            pending_peers: info.pending_peers,
+            approximate_bytes: info.approximate_bytes,
+        }
+    }
+
+    fn cells(&self) -> Vec<Cell> {
+        let is_leader = |peer: &PeerRecord| {
+            self.leader.as_ref().is_some_and(|leader| leader.peer_id == peer.peer_id)
+        };
+        // The nodes, the leader's with a star, learners in brackets.
+        let peers = self.peers.iter().map(|peer| match (is_leader(peer), peer.role) {
+            (true, _) => format!("{}*", peer.node_id),
+            (false, "learner") => format!("({})", peer.node_id),
+            (false, _) => peer.node_id.to_string(),
+        });
+        let leader = match &self.leader {
+            Some(leader) => Cell::text(format!("{} {}", leader.node_id, leader.client_address)),
+            None => Cell::text("none").tone(Tone::Bad),
+        };
+        let (down, pending) = (self.down_peers.len(), self.pending_peers.len());
+        let health = match (down, pending) {
+            (0, 0) => Cell::text("ok").tone(Tone::Good),
+            (0, _) => Cell::text(format!("{pending} pending")).tone(Tone::Warning),
+            _ => Cell::text(format!("{down} down, {pending} pending")).tone(Tone::Bad),
+        };
+        vec![
+            Cell::number(self.id),
+            Cell::text(&self.start),
+            Cell::text(&self.end),
+            Cell::text(format!("{}/{}", self.conf_ver, self.version)),
+            leader,
+            Cell::text(peers.collect::<Vec<_>>().join(" ")),
+            health,
+            Cell::number(HumanBytes(self.approximate_bytes)),
+        ]
+    }
+}
+
+impl Regions {
+    pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
+        let Context { client, encoding, mut out } = context;
+        let bound = |text: &Option<String>| match text {
+            Some(text) => encoding.decode("key", text),
+            None => Ok(Vec::new()),
+        };
+        let request = v1::ListRegionsRequest {
+            keyspace: client.settings.keyspace,
+            start_key: bound(&self.from)?.into(),
+            end_key: bound(&self.to)?.into(),
+            limit: self.limit,
+            all: self.all,
+        };
+        let regions = client.cluster().list_regions(request).await?.regions;
+        let records: Vec<RegionRecord> =
+            regions.into_iter().map(|info| RegionRecord::new(encoding, info)).collect();
+        out.show(&records, || {
+            let mut table =
+                Table::new(&["ID", "START", "END", "EPOCH", "LEADER", "NODES", "PEERS", "SIZE"]);
+            records.iter().for_each(|record| table.row(record.cells()));
+            table
+        })
+    }
+}

@@ -1,0 +1,237 @@
+use std::{io, sync::Arc, time::Duration};
+
+use clap::CommandFactory as _;
+use flotilla_proto::v1::{self, ErrorDetail, OutcomeUnknown, error_detail::Reason};
+use parking_lot::Mutex;
+use tonic::Code;
+
+use super::*;
+use crate::fake::{FakeCluster, Fault, region, typed};
+
+/// What a command printed.
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs `kvctl` with these arguments: exit code and output.
+async fn kvctl(cluster: &FakeCluster, args: &[&str]) -> (u8, String) {
+    let endpoints: Vec<_> = cluster.nodes.iter().map(|node| node.address.as_str()).collect();
+    let endpoints = endpoints.join(",");
+    let all = ["kvctl", "--timeout", "10s", "--endpoints", &endpoints];
+    let cli = match Cli::try_parse_from(all.iter().chain(args)) {
+        Ok(cli) => cli,
+        Err(error) => return (u8::try_from(error.exit_code()).expect("small"), error.to_string()),
+    };
+    let captured = Captured::default();
+    let sink = captured.clone();
+    let outcome = run(cli, |format| Output::captured(format, Box::new(sink))).await;
+    let text = String::from_utf8(captured.0.lock().clone()).expect("text");
+    (exit::code(&outcome), text)
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn the_command_line_is_well_formed() {
+    Cli::command().debug_assert();
+}
+
+#[tokio::test]
+async fn commands_end_with_their_exit_codes() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.nodes[0].script(|seen| {
+        (seen.method == "append").then(|| {
+            let reason = Some(Reason::OutcomeUnknown(OutcomeUnknown {}));
+            let detail = ErrorDetail { maybe_applied: true, reason, ..ErrorDetail::default() };
+            Fault::Refuse(typed(Code::DeadlineExceeded, detail))
+        })
+    });
+    for (why, args, want) in [
+        ("done", &["put", "k", "v"][..], 0),
+        ("there", &["get", "k"], 0),
+        ("not there", &["get", "nothing"], 3),
+        ("removing what is not there", &["delete", "nothing"], 0),
+        ("as expected", &["cas", "k", "w", "--expect", "v"], 0),
+        ("not as expected", &["cas", "k", "x", "--expect", "v"], 1),
+        ("nobody knows", &["append", "k", "v"], 4),
+        ("no value", &["put", "k"], 2),
+        ("no such command", &["fetch", "k"], 2),
+        ("not hexadecimal", &["--hex", "get", "xyz"], 2),
+        ("two encodings", &["--hex", "--base64", "get", "00"], 2),
+        ("no expectation", &["cas", "k", "w"], 2),
+        ("nothing to delete", &["delete"], 2),
+        ("an empty prefix", &["delete", "--prefix", ""], 2),
+        ("half a range", &["delete", "--from", "a"], 2),
+        ("no such file", &["txn", "/nonexistent/file"], 2),
+        ("a region that is not there", &["check", "--region", "9"], 3),
+        ("a timeout of nothing", &["--timeout", "0s", "get", "k"], 2),
+        ("help", &["--help"], 0),
+    ] {
+        let (code, output) = kvctl(&cluster, args).await;
+        assert_eq!(code, want, "{why}: kvctl {args:?} printed {output}");
+    }
+}
+
+#[tokio::test]
+async fn get_prints_the_value_and_nothing_else() {
+    let cluster = FakeCluster::start(1).await;
+    kvctl(&cluster, &["put", "k", "line\n"]).await;
+    assert_eq!(kvctl(&cluster, &["get", "k"]).await, (0, "line\n".into()));
+    assert_eq!(kvctl(&cluster, &["--hex", "get", "6b"]).await, (0, "6c696e650a".into()));
+    assert_eq!(kvctl(&cluster, &["--base64", "get", "aw=="]).await, (0, "bGluZQo=".into()));
+}
+
+#[tokio::test]
+async fn programs_read_json_and_yaml() {
+    let cluster = FakeCluster::start(1).await;
+    let (_, stored) = kvctl(&cluster, &["-o", "json", "put", "k", "v", "--previous"]).await;
+    assert_eq!(json(&stored), serde_json::json!({ "revision": 1 }));
+    let (_, stored) = kvctl(&cluster, &["-o", "json", "put", "k", "w", "--previous"]).await;
+    assert_eq!(json(&stored)["previous"]["value"], "v");
+    let (_, got) = kvctl(&cluster, &["-o", "yaml", "get", "k"]).await;
+    let got: serde_json::Value = serde_yaml::from_str(&got).expect("YAML");
+    assert_eq!(
+        got,
+        serde_json::json!({
+            "key": "k", "value": "w", "encoding": "text", "revision": 2,
+        })
+    );
+
+    kvctl(&cluster, &["--hex", "put", "ff", "00"]).await;
+    let (_, got) = kvctl(&cluster, &["-o", "json", "scan"]).await;
+    let got = json(&got);
+    assert_eq!(got.as_array().map(Vec::len), Some(2));
+    assert_eq!((&got[0]["key"], &got[0]["encoding"]), (&"k".into(), &"text".into()));
+    assert_eq!((&got[1]["key"], &got[1]["encoding"]), (&"/w==".into(), &"base64".into()));
+    let (_, none) = kvctl(&cluster, &["-o", "json", "scan", "none"]).await;
+    assert_eq!(json(&none), serde_json::json!([]));
+    let (_, got) = kvctl(&cluster, &["-o", "yaml", "scan"]).await;
+    let got: serde_json::Value = serde_yaml::from_str(&got).expect("YAML");
+    assert_eq!(got.as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn scans_are_lines_for_people() {
+    let cluster = FakeCluster::start(1).await;
+    for key in ["a/1", "a/2", "b"] {
+        kvctl(&cluster, &["put", key, "v"]).await;
+    }
+    assert_eq!(kvctl(&cluster, &["scan", "a/"]).await, (0, "a/1\tv\na/2\tv\n".into()));
+    let reversed = kvctl(&cluster, &["scan", "--reverse", "--keys-only", "-n", "2"]).await;
+    assert_eq!(reversed, (0, "b\na/2\n".into()));
+    assert_eq!(kvctl(&cluster, &["scan", "--count", "--from", "a/2"]).await, (0, "2\n".into()));
+    assert_eq!(
+        kvctl(&cluster, &["delete", "--prefix", "a/"]).await,
+        (0, "deleted 2 keys\n".into())
+    );
+}
+
+#[tokio::test]
+async fn counters_and_transactions_print_what_they_did() {
+    let cluster = FakeCluster::start(1).await;
+    assert_eq!(kvctl(&cluster, &["incr", "n"]).await, (0, "1\n".into()));
+    assert_eq!(kvctl(&cluster, &["incr", "n", "-5"]).await, (0, "-4\n".into()));
+
+    let file = std::env::temp_dir().join(format!("kvctl-txn-{}.yaml", std::process::id()));
+    let text = "compare: [{key: lock, absent: true}]\nsuccess: [{put: {key: lock, value: me}}]\n\
+                failure: [{get: {key: lock}}]\n";
+    std::fs::write(&file, text).expect("a file in the temporary folder");
+    let path = file.to_str().expect("ASCII");
+    let (code, first) = kvctl(&cluster, &["-o", "json", "txn", path]).await;
+    let (_, second) = kvctl(&cluster, &["-o", "json", "txn", path]).await;
+    std::fs::remove_file(&file).expect("just written");
+    assert_eq!((code, &json(&first)["succeeded"]), (0, &true.into()));
+    let second = json(&second);
+    assert_eq!(second["succeeded"], false);
+    assert_eq!(second["results"][0]["get"]["found"]["value"], "me");
+}
+
+#[tokio::test]
+async fn check_fails_when_peers_differ() {
+    let cluster = FakeCluster::start(1).await;
+    let node = &cluster.nodes[0];
+    cluster.list_nodes();
+    cluster.list(&[region(1, b"", &[0, 0, 1], 1, node), region(2, &[0, 0, 1], b"", 1, node)]);
+    let (code, report) = kvctl(&cluster, &["-o", "json", "check"]).await;
+    assert_eq!((code, &json(&report)["ok"]), (0, &true.into()), "{report}");
+    assert_eq!(json(&report)["regions_compared"], 2);
+
+    let sum =
+        |node_id, checksum| v1::PeerChecksum { node_id, checksum, ..v1::PeerChecksum::default() };
+    node.answer_checks(v1::CheckRegionResponse {
+        consistent: false,
+        peers: vec![sum(1, 7), sum(2, 8)],
+    });
+    let (code, report) = kvctl(&cluster, &["-o", "json", "check"]).await;
+    assert_eq!(code, 1);
+    assert_eq!(json(&report)["findings"][0]["severity"], "inconsistent");
+}
+
+#[tokio::test]
+async fn the_cluster_is_grown_and_shrunk() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.list_nodes();
+    for (args, want) in [
+        (&["cluster", "init"][..], "cluster c1 has its first node, 1\n"),
+        (
+            &["cluster", "add", "n4:7420", "--label", "zone=a"],
+            "node 4 added as a learner, version 9\n",
+        ),
+        (&["cluster", "add", "n4:7420", "--promote"], "node 4 added and promoted, version 10\n"),
+        (&["cluster", "promote", "4", "5"], "promoted 4, 5, version 10\n"),
+        (&["cluster", "remove", "4", "--wait"], "node 4 is removed\n"),
+        (&["cluster", "cancel-remove", "4"], "node 4 is up\n"),
+        (&["cluster", "evict-leaders", "4", "--for", "1m"], "node 4 has 0 leaders left\n"),
+        (&["transfer", "2", "1"], "node 1 was asked to lead region 2\n"),
+    ] {
+        assert_eq!(kvctl(&cluster, args).await, (0, want.into()), "kvctl {args:?}");
+    }
+    let (code, status) = kvctl(&cluster, &["-o", "json", "cluster", "status"]).await;
+    assert_eq!((code, &json(&status)["nodes_up"]), (0, &1.into()));
+    let (code, nodes) = kvctl(&cluster, &["nodes"]).await;
+    assert_eq!(code, 0);
+    assert!(nodes.contains(&cluster.nodes[0].address), "{nodes}");
+    let (code, status) = kvctl(&cluster, &["status"]).await;
+    assert_eq!(code, 0);
+    assert!(status.contains("ready"), "{status}");
+}
+
+#[tokio::test]
+async fn a_benchmark_reports_what_it_did() {
+    let cluster = FakeCluster::start(1).await;
+    let short = ["--duration", "200ms", "--warm-up", "0s", "--clients", "2", "--keys", "50"];
+    for workload in ["put", "get", "mixed", "scan", "incr"] {
+        let mut args = vec!["-o", "json", "bench", workload];
+        args.extend(short);
+        let run = kvctl(&cluster, &args);
+        let (code, report) =
+            tokio::time::timeout(Duration::from_secs(60), run).await.expect("it ends");
+        let report = json(&report);
+        assert_eq!(code, 0, "{report}");
+        assert!(report["operations"].as_u64().is_some_and(|count| count > 0), "{report}");
+        assert_eq!((&report["failed"], &report["absent"]), (&0.into(), &0.into()), "{report}");
+        assert!(report["latency_ms"]["p99"].as_f64().is_some_and(|p99| p99 > 0.0), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn completions_name_the_commands() {
+    let cluster = FakeCluster::start(1).await;
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script) = kvctl(&cluster, &["completions", shell]).await;
+        assert_eq!(code, 0);
+        assert!(script.contains("evict-leaders"), "{shell}");
+    }
+}
