@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use flotilla_tests::{
-    harness::{Cluster, cut_short, eventually, flip_bit, newest_wal, tear_tail},
+    harness::{Builder, Cluster, cut_short, eventually, flip_bit, newest_wal, tear_tail},
     workload::Writers,
 };
 
@@ -70,7 +70,7 @@ async fn torn_tail_of_the_log_is_dropped_and_nothing_else() {
 /// notice by itself, because it may have voted and acknowledged what it does not remember.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_cut_short_is_noticed_and_the_cluster_keeps_everything() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = quick_to_replace().await;
     let sessions = cluster.sessions();
     let writers = Writers::start(&sessions, 8, 300, "cut");
     writers.progress(800, BOUND).await;
@@ -109,7 +109,7 @@ async fn log_cut_short_is_noticed_and_the_cluster_keeps_everything() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flipped_bit_in_the_log_is_refused_with_words_and_the_node_rejoins_empty() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = quick_to_replace().await;
     let sessions = cluster.sessions();
     let writers = Writers::start(&sessions, 8, 300, "flip");
     writers.progress(500, BOUND).await;
@@ -136,13 +136,19 @@ async fn flipped_bit_in_the_log_is_refused_with_words_and_the_node_rejoins_empty
     }
 }
 
-/// What an operator does about a broken disk: an empty one joins, the old node is removed.
+/// Three nodes; one that is silent for two seconds may be replaced.
+async fn quick_to_replace() -> Cluster {
+    Builder::new(3).set("placement.node_disconnected_after", "2s").start().await
+}
+
+/// What an operator does about a broken disk: puts an empty one in, and removes the old node, which
+/// makes its address free for a new one.
 async fn replace_disk(cluster: &mut Cluster, victim: usize) {
     let address = cluster.nodes[victim].client_address();
     let mut helpers = cluster.sessions();
     helpers.remove(victim);
     let helper = helpers.remove(0);
-    let nodes = helper.nodes().await.expect("nodes").nodes;
+    let nodes = eventually("the node table", BOUND, async || helper.nodes().await).await.nodes;
     let old = nodes.iter().find(|node| node.client_address == address).expect("it was a member");
     let old_id = old.node_id;
 
@@ -150,7 +156,6 @@ async fn replace_disk(cluster: &mut Cluster, victim: usize) {
     cluster.nodes[victim].wipe();
     let join = cluster.addresses().into_iter().filter(|other| *other != address).collect();
     cluster.nodes[victim].launch(flotilla_tests::harness::Start::Join(join));
-    cluster.node_id(victim).await;
     eventually("the old identity to be removed", BOUND, async || {
         let message = flotilla_proto::v1::RemoveNodeRequest {
             node_id: old_id,
@@ -163,4 +168,5 @@ async fn replace_disk(cluster: &mut Cluster, victim: usize) {
         if removed { Ok(()) } else { Err(format!("{answer:?}")) }
     })
     .await;
+    cluster.node_id(victim).await;
 }

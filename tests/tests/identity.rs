@@ -80,9 +80,6 @@ async fn wiped_disk_comes_back_as_somebody_new() {
     cluster.nodes[2].wipe();
     let join = vec![cluster.nodes[0].client_address(), cluster.nodes[1].client_address()];
     cluster.nodes[2].launch(Start::Join(join));
-    let new_id = cluster.node_id(2).await;
-    assert_ne!(new_id, old_id, "an id is on the disk, and the disk was empty");
-
     // The old one is known as gone, its peers cannot vote: nothing answers for them.
     let first = &sessions[0];
     eventually("the old identity to be seen as away", BOUND, async || {
@@ -101,6 +98,8 @@ async fn wiped_disk_comes_back_as_somebody_new() {
         if gone { Ok(()) } else { Err(format!("{answer:?}")) }
     })
     .await;
+    let new_id = cluster.node_id(2).await;
+    assert_ne!(new_id, old_id, "an id is on the disk, and the disk was empty");
     cluster.wait_whole(BOUND).await;
     let new_peers = peers_of(&cluster, new_id).await;
     assert!(new_peers.iter().all(|peer| !old_peers.contains(peer)), "peer ids are never reused");

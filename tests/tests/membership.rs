@@ -181,29 +181,28 @@ async fn dead_node_is_replaced_by_force_when_quorum_is_kept() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removal_can_be_taken_back_while_it_is_under_way() {
     let mut cluster = Cluster::start(4).await;
-    let first = cluster.nodes[0].session();
-    let regions = first.regions().await.expect("regions");
-    let ids: Vec<u64> = {
-        let mut ids = Vec::new();
-        for index in 0..4 {
-            ids.push(cluster.node_id(index).await);
-        }
-        ids
-    };
-    let holds = |id: u64| {
-        let descriptors = regions.iter().filter_map(|info| info.region.as_ref());
-        descriptors.flat_map(|region| &region.peers).any(|peer| peer.node_id == id)
-    };
-    // Peers can only go to the node that has none, and that one stands still: the removal cannot
+    let mut ids = Vec::new();
+    for index in 0..4 {
+        ids.push(cluster.node_id(index).await);
+    }
+    let regions = cluster.nodes[0].session().regions().await.expect("regions");
+    let users = regions.into_iter().filter_map(|info| info.region).find(|one| one.region_id == 2);
+    let users = users.expect("the region of users' keys");
+    let holds = |index: &usize| users.peers.iter().any(|peer| peer.node_id == ids[*index]);
+    // The peer can only go to the node that has none, and that one stands still: the removal cannot
     // end under our hands.
-    let spare = (1..4).find(|index| !holds(ids[*index])).expect("three peers on four nodes");
-    let id = ids[if spare == 3 { 2 } else { 3 }];
+    let spare = (0..4).find(|index| !holds(index)).expect("three peers on four nodes");
+    let leaving = (0..4).rev().find(holds).expect("three nodes have one");
+    let through = (0..4).find(|index| ![spare, leaving].contains(index)).expect("two are left");
+    let (first, id) = (cluster.nodes[through].session(), ids[leaving]);
     cluster.nodes[spare].pause();
-    let begun = remove(&first, id, false).await.expect("four minus one is three");
-    assert_eq!(begun.state, i32::from(NodeState::Draining), "{begun:?}");
+    let begun = eventually("the removal to begin", BOUND, async || remove(&first, id, false).await);
+    assert_eq!(begun.await.state, i32::from(NodeState::Draining));
     let message = v1::CancelRemoveNodeRequest { node_id: id, expected_version: None };
-    let taken = first.cluster.clone().cancel_remove_node(first.request(message)).await;
-    assert_eq!(taken.expect("cancel").into_inner().state, i32::from(NodeState::Up));
+    let taken = eventually("the removal to be taken back", BOUND, async || {
+        first.cluster.clone().cancel_remove_node(first.request(message)).await
+    });
+    assert_eq!(taken.await.into_inner().state, i32::from(NodeState::Up));
     cluster.nodes[spare].resume();
     cluster.wait_whole(BOUND).await;
 }

@@ -40,7 +40,7 @@ fn version_and_settings_can_be_printed_without_a_node() {
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains(env!("CARGO_PKG_VERSION")), "{}", text(&output));
     let output =
-        server(&["--data-dir", "/tmp/x", "--set", "log.keep_entries=77", "config", "print"]);
+        server(&["config", "print", "--data-dir", "/tmp/x", "--set", "log.keep_entries=77"]);
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("keep_entries: 77"), "{}", text(&output));
 }

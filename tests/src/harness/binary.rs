@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// The path of a program that was built into the directory of the running test, or into
-/// `FLOTILLA_BIN_DIR` when that is set.
+/// `TEST_BIN_DIR` when that is set.
 ///
 /// # Panics
 /// When it is not there: `cargo test` of this crate alone does not build other crates' programs.
@@ -25,7 +25,7 @@ pub fn is_built(name: &str) -> bool {
 }
 
 fn place(name: &str) -> PathBuf {
-    let directory = match std::env::var_os("FLOTILLA_BIN_DIR") {
+    let directory = match std::env::var_os("TEST_BIN_DIR") {
         Some(directory) => PathBuf::from(directory),
         None => {
             let this = std::env::current_exe().expect("the test knows its own path");

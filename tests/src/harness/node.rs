@@ -80,9 +80,16 @@ impl Node {
             .args(["--advertise-host", "127.0.0.1"])
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            // Settings of the person who runs the tests are not meant for these servers.
+            .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("share the file of a server's output"))
             .stderr(output);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("FLOTILLA_") {
+                command.env_remove(name);
+            }
+        }
         match &start {
             Start::Init => {
                 command.arg("--init");
