@@ -61,8 +61,11 @@ impl Fleet {
         self.servers.iter().for_each(Server::terminate);
         let deadline = clock::now() + STOP;
         while clock::now() < deadline {
-            self.servers.iter_mut().for_each(|server| drop(server.ended()));
-            if !self.servers.iter().any(Server::is_running) {
+            let mut running = 0;
+            for server in &mut self.servers {
+                running += usize::from(server.ended().is_none() && server.is_running());
+            }
+            if running == 0 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
