@@ -388,7 +388,7 @@ impl State {
             }
             Op::Add(add) => {
                 let stored = self.map.get(&add.key);
-                let text = stored.map_or(Bytes::from("0"), |stored| stored.value.clone());
+                let text = stored.map_or_else(|| Bytes::from("0"), |stored| stored.value.clone());
                 let ttl_ms = stored.map_or(0, |stored| stored.ttl_ms);
                 let start: i64 = std::str::from_utf8(&text)
                     .ok()

@@ -147,6 +147,7 @@ impl LogWriter {
         &self,
         region: RegionId,
         entries: Vec<Entry>,
+        bytes: usize,
         flushed: Arc<log_store::PeerLog>,
         callback: IOFlushed<TypeConfig>,
     ) -> io::Result<()> {

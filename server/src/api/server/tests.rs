@@ -26,7 +26,6 @@ use super::*;
 use crate::api::{
     Admission, Limits, Membership, Method, Observer,
     fake::{FakeMembership, FakeRequests},
-    http_router,
 };
 
 /// How long a test waits for what must come.

@@ -61,11 +61,10 @@ impl Fleet {
         self.servers.iter().for_each(Server::terminate);
         let deadline = clock::now() + STOP;
         while clock::now() < deadline {
-            let mut running = 0;
             for server in &mut self.servers {
-                running += usize::from(server.ended().is_none() && server.is_running());
+                let _ = server.ended(); // asking reaps it
             }
-            if running == 0 {
+            if !self.servers.iter().any(Server::is_running) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

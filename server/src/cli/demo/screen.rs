@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(list([1]), "1");
         assert_eq!(list([1, 3]), "1 and 3");
         assert_eq!(list([1, 2, 3]), "1, 2 and 3");
-        assert_eq!(list::<u8>([]), "");
+        assert_eq!(list(Vec::<u8>::new()), "");
         assert_eq!(time(Duration::from_millis(812)), "812 ms");
         assert_eq!(time(Duration::from_millis(2120)), "2.1 s");
         assert_eq!(rate(1000, Duration::from_millis(500)), "2,000");

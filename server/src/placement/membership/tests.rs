@@ -276,8 +276,11 @@ fn change_membership_is_all_or_nothing() {
 
 // ---- RemoveNode ----
 
+/// Why, replication factor, nodes, regions, node to remove, force, what comes of it.
+type RemoveRow<'a> = (&'a str, u32, &'a str, &'a [&'a str], u64, bool, &'a str);
+
 #[track_caller]
-fn check_remove(rows: &[(&str, u32, &str, &[&str], u64, bool, &str)]) {
+fn check_remove(rows: &[RemoveRow<'_>]) {
     for (why, replication_factor, nodes, regions, node, force, want) in rows {
         let mut fixture = Fixture::new(*replication_factor, nodes);
         for peers in *regions {
