@@ -91,7 +91,7 @@ pub(super) async fn wait_equal(
 ) -> anyhow::Result<BTreeMap<u64, u64>> {
     until("all peers to have applied the same", BOUND, async || {
         let own = applied(restarted).await?;
-        if let Some(region) = regions.iter().find(|region| !own.contains_key(region)) {
+        if let Some(region) = regions.iter().find(|region| !own.contains_key(*region)) {
             return Err(format!("{} has no peer of region {region}", restarted.address));
         }
         let mut reports: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
