@@ -53,14 +53,14 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
 
     let told = tokio::select! {
         told = story::tell(&mut fleet) => told,
-        name = stop.received() => Err(anyhow::anyhow!("{name} came before everything was shown")),
+        name = stop.received() => bail!("{name} came before everything was shown"),
     };
     if let Err(error) = told {
         fleet.say_last_words();
         fleet.kill();
-        return Err(
-            error.context(format!("the logs of the nodes are in {}", place.keep().display()))
-        );
+        say("", "");
+        say("logs", place.keep().display());
+        return Err(error);
     }
     if !args.exit {
         stay::say_where_to_look(&fleet);

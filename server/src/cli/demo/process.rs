@@ -14,7 +14,8 @@ use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
 /// What a demo's node is given beside its place. Elections are six times as fast as by default, so that
-/// a reader need not wait for one; a real network wants the default.
+/// a reader need not wait for one: a leader is given up after its lease (the longest election timeout)
+/// and an election timeout of silence. A real network wants the default.
 pub(super) const SETTINGS: [(&str, &str); 6] = [
     ("raft.heartbeat_interval", "100ms"),
     ("raft.election_timeout_min", "500ms"),

@@ -1,13 +1,16 @@
 //! What a person sees: a label, a line, a bar.
 
 use std::{
+    cell::Cell,
     fmt::Display,
     io::{IsTerminal as _, Write as _, stderr, stdout},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::Instant;
+
+use crate::clock;
 
 /// A line under a label; the label is empty on the lines that follow it.
 pub(super) fn say(label: &str, text: impl Display) {
@@ -16,35 +19,34 @@ pub(super) fn say(label: &str, text: impl Display) {
     let _ = writeln!(stdout(), "{}", line.trim_end());
 }
 
-/// How far a long step is: a bar on a terminal, else a line for each quarter.
+/// How far a long step is: a bar on a terminal, else a line from time to time.
 pub(super) struct Progress {
     label: &'static str,
     bar: ProgressBar,
     plain: bool,
-    total: u64,
-    done: AtomicU64,
+    said: Cell<Instant>,
 }
+
+/// Between two lines where there is no terminal. Most steps take less.
+const LINE: Duration = Duration::from_secs(2);
 
 impl Progress {
     pub(super) fn new(label: &'static str, total: usize) -> Self {
-        let total = total as u64;
         let style =
             ProgressStyle::with_template("{prefix:>9}  {bar:40} {human_pos} of {human_len}")
                 .expect("the template is well-formed")
                 .progress_chars("=> ");
-        let bar = ProgressBar::new(total).with_style(style).with_prefix(label);
-        Self { label, bar, plain: !stderr().is_terminal(), total, done: AtomicU64::new(0) }
+        let bar = ProgressBar::new(total as u64).with_style(style).with_prefix(label);
+        Self { label, bar, plain: !stderr().is_terminal(), said: Cell::new(clock::now()) }
     }
 
     pub(super) fn add(&self, count: usize) {
-        let count = count as u64;
-        self.bar.inc(count);
-        let before = self.done.fetch_add(count, Relaxed);
-        let quarter = |done: u64| done * 4 / self.total.max(1);
-        let reached = quarter(before + count);
-        // The last one is said by whoever sums up.
-        if self.plain && reached > quarter(before) && reached < 4 {
-            say(self.label, format!("{} %", reached * 25));
+        self.bar.inc(count as u64);
+        let now = clock::now();
+        if self.plain && now - self.said.get() >= LINE {
+            self.said.set(now);
+            let (done, total) = (self.bar.position(), self.bar.length().unwrap_or_default());
+            say(self.label, format!("{} of {}", grouped(done), grouped(total)));
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn say_where_to_look(fleet: &Fleet) {
     let [grpc, others] = [0, 1].map(|index| fleet.servers[index].ports.client());
     let key = BASE64_STANDARD.encode("unicode/2603");
     say("curl", format!("curl http://{http}/kv/unicode/2603"));
-    say("", format!("curl 'http://{http}/kv?prefix=unicode/26&limit=5&text=true'"));
+    say("", format!("curl 'http://{http}/kv?prefix=unicode/1F98&text=true'"));
     say("", format!("curl -X PUT --data hello http://{http}/kv/greeting"));
     say("", format!("curl http://{other}/kv/greeting"));
     say("", format!("curl http://{http}/cluster"));
@@ -32,8 +32,8 @@ pub(super) fn say_where_to_look(fleet: &Fleet) {
         say("kvctl", format!("export FLOTILLA_ENDPOINTS={grpc},{others}"));
     }
     let label = if fleet.servers[0].ports.are_default() { "kvctl" } else { "" };
-    say(label, format!("{kvctl} get unicode/1F980"));
-    say("", format!("{kvctl} scan unicode/1F98 --limit 5"));
+    say(label, format!("{kvctl} get unicode/2603"));
+    say("", format!("{kvctl} scan unicode/1F43 --limit 5"));
     say("", format!("{kvctl} nodes"));
     say("", format!("{kvctl} regions"));
     say("", "");

@@ -43,10 +43,10 @@ pub(super) async fn tell(fleet: &mut Fleet) -> anyhow::Result<()> {
     say("kill", format!("{WRITERS} callers write single records: {speed} acknowledged a second"));
     say(
         "",
-        format!("kill -9 of node {dead}, which leads region {}; node {heir} takes over", list(led)),
+        format!("kill -9 of node {dead}, which leads {}; node {heir} takes over", regions(&led)),
     );
     say("", format!("longest time without an acknowledged write: {}", time(longest_gap)));
-    say("", "(elections here come after 0.5 to 1 s of silence; the default is 3 to 6 s)");
+    say("", "(a follower here campaigns after 1.5 to 2 s of silence; by default after 9 to 12 s)");
     say("", format!("{} calls failed and were repeated on another node", grouped(failed_calls)));
 
     records.extend(acknowledged);
@@ -58,7 +58,7 @@ pub(super) async fn tell(fleet: &mut Fleet) -> anyhow::Result<()> {
     say("verify", format!("without node {dead}: all {} loaded records and all", grouped(loaded)));
     say("", format!("{} acknowledged writes are there and equal ({took})", grouped(written)));
 
-    restart(fleet, killed, after).await?;
+    restart(fleet, killed, &led, after).await?;
     let read = clock::now();
     let alone = &fleet.sessions[killed..=killed];
     verify::verify(alone, &records, ReadMode::Stale).await?;
@@ -127,11 +127,11 @@ async fn load(fleet: &Fleet, records: &[data::Record]) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn restart(fleet: &mut Fleet, index: usize, missed: u64) -> anyhow::Result<()> {
+async fn restart(fleet: &mut Fleet, index: usize, led: &[u64], missed: u64) -> anyhow::Result<()> {
     let begun = clock::now();
     fleet.servers[index].launch()?;
     form::wait_whole(&fleet.sessions).await?;
-    let applied = verify::wait_equal(&fleet.sessions).await?;
+    let applied = verify::wait_equal(&fleet.sessions, &fleet.sessions[index], led).await?;
     let took = time(clock::now() - begun);
     let (number, missed) = (fleet.servers[index].number, grouped(missed));
     say(
@@ -140,8 +140,13 @@ async fn restart(fleet: &mut Fleet, index: usize, missed: u64) -> anyhow::Result
     );
     let applied =
         applied.iter().map(|(region, index)| format!("{} in region {region}", grouped(*index)));
-    say("", format!("applied index on every node: {}", list(applied)));
+    say("", format!("applied index of all peers: {}", list(applied)));
     let compared = verify::check_regions(&fleet.sessions[0]).await?;
     say("check", format!("{compared} checksums of all peers of all regions: equal"));
     Ok(())
+}
+
+fn regions(ids: &[u64]) -> String {
+    let noun = if ids.len() == 1 { "region" } else { "regions" };
+    format!("{noun} {}", list(ids))
 }

@@ -13,6 +13,7 @@ use futures::{TryStreamExt as _, stream};
 
 use super::{
     data::Record,
+    form::REPLICAS,
     load::{BATCH, CALLERS},
     screen::Progress,
     session::{Session, ask_until_answered, request},
@@ -78,27 +79,42 @@ fn differences(records: &[Record], found: &[KeyValue]) -> Vec<String> {
     differences
 }
 
-/// Waits until every node has applied the same of every region; answers the index of each region.
+/// Waits until all peers of every region have applied the same, those on `restarted` of `regions` too;
+/// answers the index of each region.
 ///
 /// # Errors
 /// When that takes too long.
-pub(super) async fn wait_equal(sessions: &[Session]) -> anyhow::Result<BTreeMap<u64, u64>> {
-    until("all nodes to have applied the same", BOUND, async || {
-        let mut first: Option<BTreeMap<u64, u64>> = None;
+pub(super) async fn wait_equal(
+    sessions: &[Session],
+    restarted: &Session,
+    regions: &[u64],
+) -> anyhow::Result<BTreeMap<u64, u64>> {
+    until("all peers to have applied the same", BOUND, async || {
+        let own = applied(restarted).await?;
+        if let Some(region) = regions.iter().find(|region| !own.contains_key(*region)) {
+            return Err(format!("{} has no peer of region {region}", restarted.address));
+        }
+        let mut reports: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         for session in sessions {
-            let applied = applied(session).await?;
-            match &first {
-                None => first = Some(applied),
-                Some(first) if *first == applied => {}
-                Some(first) => {
-                    let address = &session.address;
-                    return Err(format!("{address} applied {applied:?}, the first {first:?}"));
-                }
+            for (region, index) in applied(session).await? {
+                reports.entry(region).or_default().push(index);
             }
         }
-        first.filter(|applied| !applied.is_empty()).ok_or_else(|| "no regions".to_owned())
+        reports.into_iter().map(|(region, indexes)| equal(region, &indexes)).collect()
     })
     .await
+}
+
+/// The index that all peers of a region have applied.
+fn equal(region: u64, indexes: &[u64]) -> Result<(u64, u64), String> {
+    match indexes {
+        [first, others @ ..]
+            if indexes.len() == REPLICAS && others.iter().all(|other| other == first) =>
+        {
+            Ok((region, *first))
+        }
+        _ => Err(format!("region {region} is applied up to {indexes:?}")),
+    }
 }
 
 /// Applied index of every region on one node.
@@ -150,6 +166,18 @@ mod tests {
 
     fn kv(key: &'static str, value: &'static str) -> KeyValue {
         KeyValue { key: key.into(), value: value.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn peer_that_lags_or_lacks_is_not_equal() {
+        for (indexes, want) in [
+            (&[7, 7, 7][..], Ok((2, 7))),
+            (&[7, 6, 7], Err("region 2 is applied up to [7, 6, 7]".to_owned())),
+            (&[7, 7], Err("region 2 is applied up to [7, 7]".to_owned())),
+            (&[], Err("region 2 is applied up to []".to_owned())),
+        ] {
+            assert_eq!(equal(2, indexes), want);
+        }
     }
 
     #[test]
