@@ -435,8 +435,15 @@ async fn watcher_of_health_does_not_hold_up_a_shutdown() {
 
 #[tokio::test]
 async fn http_and_its_shutdown() {
-    let router =
-        axum::Router::new().route("/", axum::routing::get(async || "hello")).with_state::<()>(());
+    let limits = Arc::new(Limits::default());
+    let router = http_router(
+        FakeRequests::with_user_regions(&[]),
+        Arc::new(FakeMembership::default()),
+        Arc::clone(&limits),
+        Admission::new(&limits),
+        Arc::new(Recorder::default()),
+        Arc::new(|| "hello".into()),
+    );
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (shutdown, asked) = oneshot::channel::<()>();
