@@ -50,7 +50,13 @@ impl From<Status> for Failure {
         match ErrorDetail::decode(status.details()) {
             Ok(detail) if !status.details().is_empty() => Self::Answered { code, message, detail },
             // What came over the wire has no source; what went wrong here has.
-            _ => Self::Broken { code, message, is_cut: status.source().is_some() },
+            _ => match status.source() {
+                Some(source) => {
+                    let message = format!("{message}: {}", root_cause(source));
+                    Self::Broken { code, message, is_cut: true }
+                }
+                None => Self::Broken { code, message, is_cut: false },
+            },
         }
     }
 }
