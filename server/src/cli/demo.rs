@@ -18,7 +18,11 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use futures::future;
-use tokio::{task::LocalSet, time::Instant};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::LocalSet,
+    time::Instant,
+};
 
 use self::{api::Api, process::Process, records::Record, traffic::Traffic};
 use crate::{clock, config::DemoArgs};
@@ -38,7 +42,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<()> {
             (1..=args.nodes).map(|number| Process::new(&base, number)).collect();
         let outcome = tokio::select! {
             outcome = show(args, &mut nodes) => outcome,
-            signal = tokio::signal::ctrl_c() => signal.context("wait for Ctrl-C"),
+            signal = asked_to_end() => signal,
         };
         let stopped = future::join_all(nodes.iter_mut().map(Process::stop)).await;
         if outcome.is_err()
@@ -49,6 +53,15 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         outcome?;
         stopped.into_iter().collect()
     })
+}
+
+/// Ctrl-C, or what a supervisor sends: in both cases the nodes must not outlive the demo.
+async fn asked_to_end() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("wait for Ctrl-C"),
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 fn directory(args: &DemoArgs) -> anyhow::Result<(PathBuf, Option<tempfile::TempDir>)> {
@@ -147,7 +160,7 @@ fn summary(nodes: &[Process], keys: usize) {
         "  grpcurl -plaintext -d '{{\"key\": \"Z3JlZXRpbmc=\"}}' {client} flotilla.v1.Kv/Get"
     ));
     say(&format!("  {} --endpoints {client} nodes", kvctl.display()));
-    say(&format!("  {} --endpoints {client} scan --prefix unicode/26F --limit 9", kvctl.display()));
+    say(&format!("  {} --endpoints {client} scan unicode/26F", kvctl.display()));
 }
 
 /// A step of the demo, and what it took.

@@ -93,15 +93,15 @@ impl Api {
     pub(super) async fn join(&self, address: &str) -> anyhow::Result<()> {
         let request = v1::AddLearnerRequest { address: address.to_owned(), ..Default::default() };
         // Both calls converge when they are repeated.
-        let node_id = until("a node to be added", PATIENCE, async || {
-            Ok(self.cluster(0).add_learner(request.clone()).await.ok())
-        })
-        .await?
-        .into_inner()
-        .node_id;
-        let request = v1::ChangeMembershipRequest { promote: vec![node_id], ..Default::default() };
-        until("a node to be promoted", PATIENCE, async || {
-            Ok(self.cluster(0).change_membership(request.clone()).await.ok())
+        let added = self
+            .insist("a node to be added", async || {
+                self.cluster(0).add_learner(request.clone()).await
+            })
+            .await?;
+        let request =
+            v1::ChangeMembershipRequest { promote: vec![added.node_id], ..Default::default() };
+        self.insist("a node to be promoted", async || {
+            self.cluster(0).change_membership(request.clone()).await
         })
         .await?;
         Ok(())
@@ -154,11 +154,28 @@ impl Api {
     }
 
     pub(super) async fn status(&self, node: usize) -> anyhow::Result<v1::StatusResponse> {
-        until("the status of a node", PATIENCE, async || {
-            Ok(self.cluster(node).status(v1::StatusRequest {}).await.ok())
+        self.insist("the status of a node", async || {
+            self.cluster(node).status(v1::StatusRequest {}).await
         })
         .await
-        .map(tonic::Response::into_inner)
+    }
+
+    /// Repeats a request to one node until it is answered.
+    async fn insist<T>(
+        &self,
+        what: &str,
+        send: impl AsyncFn() -> Result<tonic::Response<T>, Status>,
+    ) -> anyhow::Result<T> {
+        let mut last = None;
+        until(what, PATIENCE, async || match send().await {
+            Ok(answer) => Ok(Some(answer.into_inner())),
+            Err(status) => {
+                last = Some(status);
+                Ok(None)
+            }
+        })
+        .await
+        .with_context(|| last.map_or_else(String::new, |status| status.to_string()))
     }
 
     /// Waits until `node` has applied, in each of its regions, what any node had committed when this
