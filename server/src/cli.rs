@@ -32,6 +32,10 @@ pub fn main() -> ExitCode {
         Some(Command::Config { command }) => configuration(*command),
         Some(Command::Healthcheck(check)) => outcome(healthcheck::run(&check.http)),
         Some(Command::Demo(args)) => outcome(demo::run(&args)),
+        Some(Command::DemoNode(args)) => match demo::end_with_parent(args.parent) {
+            Ok(()) => serve(&args.settings),
+            Err(error) => outcome(Err(error)),
+        },
         Some(Command::Version) => {
             print(&format!("flotilla-server {}\n", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS

@@ -28,7 +28,7 @@ mod storage;
 
 pub use self::{
     addresses::{Advertised, BoundAddresses},
-    args::{Args, Command, ConfigCommand, DemoArgs, HealthcheckArgs, SettingArgs},
+    args::{Args, Command, ConfigCommand, DemoArgs, DemoNodeArgs, HealthcheckArgs, SettingArgs},
     check::{ConfigError, ConfigErrors},
     disk::DiskConfig,
     docs::markdown,

@@ -46,7 +46,8 @@ impl Filter {
     }
 }
 
-/// Starts to log for the whole process. `RUST_LOG`, if it is set, wins over `level`.
+/// Starts to log for the whole process. `RUST_LOG`, if it is set, wins over `level`. From then on a
+/// panic is logged and ends the process ([`end_with_panics`]).
 ///
 /// # Errors
 /// A filter that cannot be read, or a second call in one process.
@@ -59,7 +60,19 @@ pub fn init(format: LogFormat, level: &str) -> Result<Filter, Error> {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;
+    end_with_panics();
     Ok(Filter(handle))
+}
+
+/// Makes every panic the end of the process, whichever thread or task it is in. A thread that died
+/// alone would leave the others waiting for it: without the log's writer the node would be up, and
+/// deaf. What is on the disk is enough to start again.
+fn end_with_panics() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, Error> {

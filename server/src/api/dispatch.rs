@@ -20,6 +20,7 @@ use flotilla_proto::{
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body, codegen::Service as _};
 use tonic_health::pb::health_server::HealthServer;
 use tower::util::BoxCloneSyncService;
@@ -36,6 +37,7 @@ use super::{
     seed::SeedApi,
     status::status,
 };
+use crate::error::Error;
 
 /// Bytes that a request's message is wrapped in, generously.
 const FRAMING_BYTES: usize = 64;
@@ -57,6 +59,7 @@ struct Shared<R: Requests> {
     admission: Admission,
     limits: Arc<Limits>,
     observer: Arc<dyn Observer>,
+    draining: CancellationToken,
 }
 
 impl<R: Requests> Clone for Services<R> {
@@ -76,6 +79,8 @@ impl<R: Requests> Services<R> {
         let kv = KvApi::new(requests, Arc::clone(&limits));
         let cluster =
             ClusterApi { membership: Arc::clone(&membership), limits: Arc::clone(&limits) };
+        let draining = CancellationToken::new();
+        let health = HealthApi { membership, draining: draining.clone() };
         Self(Arc::new(Shared {
             kv: KvServer::new(kv.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -86,13 +91,19 @@ impl<R: Requests> Services<R> {
             cluster: ClusterServer::new(cluster)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
-            health: HealthServer::new(HealthApi(membership)),
+            health: HealthServer::new(health),
             reflection: AnyService::new(health::reflection_v1()),
             reflection_alpha: AnyService::new(health::reflection_v1alpha()),
             admission,
             limits,
             observer,
+            draining,
         }))
+    }
+
+    /// Ends the streams that would otherwise never end.
+    pub(super) fn drain(&self) {
+        self.0.draining.cancel();
     }
 }
 
@@ -201,9 +212,14 @@ impl Future for Call {
         match &mut self.get_mut().0 {
             Stage::Refused(response) => Poll::Ready(Ok(response.take().expect(ONCE))),
             Stage::Running { answer, tracked } => {
-                let Ok(response) = ready!(answer.as_mut().poll(cx));
+                let Ok(mut response) = ready!(answer.as_mut().poll(cx));
                 let mut tracked = tracked.take().expect(ONCE);
-                let code = code_of(response.headers());
+                let mut code = code_of(response.headers());
+                if let Some(error) = code.and_then(|code| unreadable(code, response.headers())) {
+                    let status = status(&error);
+                    code = Some(status.code());
+                    response = status.into_http();
+                }
                 if tracked.method.streams() && code.is_none() {
                     let stream = |body| Body::new(Streaming { body, tracked });
                     return Poll::Ready(Ok(response.map(stream)));
@@ -286,4 +302,26 @@ impl hyper::body::Body for Streaming {
 
 fn code_of(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
+}
+
+/// The error behind a status that tonic gave to a message it could not read. It would otherwise be
+/// `INTERNAL`, which says that something may have been applied, when no handler was called.
+fn unreadable(code: Code, headers: &HeaderMap) -> Option<Error> {
+    // All of ours have details.
+    if headers.contains_key(Status::GRPC_STATUS_DETAILS) {
+        return None;
+    }
+    match code {
+        Code::OutOfRange => Some(Error::InvalidArgument {
+            field: "request".into(),
+            message: format!("the message is larger than {MESSAGE_BYTES_MAX} bytes"),
+            limit: MESSAGE_BYTES_MAX as u64,
+        }),
+        Code::Internal => {
+            let why = Status::from_header_map(headers);
+            let why = why.as_ref().map_or("", Status::message);
+            Some(Error::invalid("request", format!("the message cannot be read: {why}")))
+        }
+        _ => None,
+    }
 }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, server::NamedService};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
@@ -20,7 +21,11 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// Health of the node as a whole (the empty name) and of each service for clients. All are serving
 /// exactly when the node can serve or redirect.
 #[derive(Clone)]
-pub(super) struct HealthApi(pub(super) Arc<dyn Membership>);
+pub(super) struct HealthApi {
+    pub(super) membership: Arc<dyn Membership>,
+    /// Ends the streams of watchers, which have no end of their own.
+    pub(super) draining: CancellationToken,
+}
 
 impl HealthApi {
     fn status_of(&self, service: &str) -> ServingStatus {
@@ -33,7 +38,7 @@ impl HealthApi {
         ];
         if !names.contains(&service) {
             ServingStatus::ServiceUnknown
-        } else if self.0.is_ready().is_empty() {
+        } else if self.membership.is_ready().is_empty() {
             ServingStatus::Serving
         } else {
             ServingStatus::NotServing
@@ -55,6 +60,7 @@ impl Health for HealthApi {
     /// The status now, and again each time it has changed.
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Answer<Self::WatchStream> {
         let service = request.into_inner().service;
+        let draining = self.draining.clone();
         let changes = stream::unfold((self.clone(), None), move |(health, last)| {
             let service = service.clone();
             async move {
@@ -68,7 +74,7 @@ impl Health for HealthApi {
                 }
             }
         });
-        Ok(Response::new(changes.boxed()))
+        Ok(Response::new(changes.take_until(draining.cancelled_owned()).boxed()))
     }
 }
 
@@ -101,6 +107,11 @@ mod tests {
     use super::*;
     use crate::api::fake::FakeMembership;
 
+    fn health_of(membership: &Arc<FakeMembership>) -> HealthApi {
+        let membership = Arc::clone(membership) as Arc<dyn Membership>;
+        HealthApi { membership, draining: CancellationToken::new() }
+    }
+
     fn check(service: &str) -> Request<HealthCheckRequest> {
         Request::new(HealthCheckRequest { service: service.into() })
     }
@@ -108,7 +119,7 @@ mod tests {
     #[tokio::test]
     async fn health_follows_readiness_at_once() {
         let membership = Arc::new(FakeMembership::default());
-        let health = HealthApi(Arc::clone(&membership) as Arc<dyn Membership>);
+        let health = health_of(&membership);
         for service in ["", "kv.KvService", "flotilla.v1.Kv", "flotilla.v1.Cluster"] {
             membership.set_ready(&[]);
             let status = health.check(check(service)).await.expect(service).into_inner().status();
@@ -125,7 +136,7 @@ mod tests {
     async fn watcher_sees_each_change_once() {
         let membership = Arc::new(FakeMembership::default());
         membership.set_ready(&["starting"]);
-        let health = HealthApi(Arc::clone(&membership) as Arc<dyn Membership>);
+        let health = health_of(&membership);
         let mut watch = health.watch(check("")).await.expect("a stream").into_inner();
         let mut next = async || watch.next().await.expect("endless").expect("never fails").status();
         assert_eq!(next().await, ServingStatus::NotServing);

@@ -75,6 +75,10 @@ pub async fn serve_grpc<R, IO>(
         .initial_connection_window_size(limits.connection_window_bytes)
         .max_send_buf_size(limits.send_buffer_bytes_max);
     let opening_timeout = limits.opening_timeout;
+    let shutdown = async {
+        shutdown.await;
+        services.drain();
+    };
     accept(incoming, limits.connections_max, shutdown, |io, closing: CancellationToken| {
         let read = Arc::new(AtomicUsize::new(0));
         let opened = Arc::clone(&read);

@@ -1,194 +1,173 @@
-//! `flotilla-server demo`: a cluster of real processes on this machine, and proof that it keeps what
-//! it acknowledged.
+//! `flotilla-server demo`: what the store promises, shown on this machine in under a minute and a half.
 //!
-//! Starts the nodes (real ports, real RocksDB directories), makes a cluster of them through the API,
-//! loads real records, reads every one back, kills the leader with `kill -9` under load, reads every
-//! record and every acknowledged write from the survivors, restarts the dead node and reads all of it
-//! from that node's own disk. Anything that is missing ends the demo with an error. It uses only what
-//! any client can use.
+//! Nothing is simulated. The nodes are processes of this executable with ports and RocksDB directories
+//! of their own; the demo speaks to them over gRPC as any client does, kills one with `kill -9`, and
+//! compares every record. Whatever is not as promised ends it with an error. The one thing it changes
+//! for show is the timing of elections, and it says so.
 
-mod api;
-mod batches;
-mod patience;
+mod data;
+mod failover;
+mod fleet;
+mod form;
+mod load;
 mod process;
-mod records;
-mod traffic;
+mod screen;
+mod session;
+mod stay;
+mod story;
+mod verify;
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
-
-use anyhow::{Context as _, ensure};
-use futures::future;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::LocalSet,
-    time::Instant,
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
-use self::{api::Api, process::Process, records::Record, traffic::Traffic};
+use anyhow::{Context as _, bail, ensure};
+use tempfile::TempDir;
+use tokio::{
+    runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+pub(super) use self::process::end_with_parent;
+use self::{fleet::Fleet, screen::say};
 use crate::{clock, config::DemoArgs};
 
-/// How long the writers run before the leader dies, and after the next one is found.
-const TRAFFIC: Duration = Duration::from_secs(2);
-/// Replicas of a region; more nodes than these share the regions.
-const VOTERS: usize = 3;
-
+/// Tells the whole story and then keeps the cluster up until it is told to stop.
+///
 /// # Errors
-/// Whatever did not go as promised.
+/// When anything is not as promised, or it was interrupted before everything was shown.
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async {
-        let (base, temporary) = directory(args)?;
-        let mut nodes: Vec<_> =
-            (1..=args.nodes).map(|number| Process::new(&base, number)).collect();
-        let outcome = tokio::select! {
-            outcome = show(args, &mut nodes) => outcome,
-            signal = asked_to_end() => signal,
-        };
-        let stopped = future::join_all(nodes.iter_mut().map(Process::stop)).await;
-        if outcome.is_err()
-            && let Some(temporary) = temporary
-        {
-            say(&format!("The data and logs stay in {}", temporary.keep().display()));
-        }
-        outcome?;
-        stopped.into_iter().collect()
-    })
+    // Ordering: `block_on` polls on this thread, which lives as long as the process. A node ends when
+    // the thread that started it does; see `end_with_parent`.
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(demo(args))
 }
 
-/// Ctrl-C, or what a supervisor sends: in both cases the nodes must not outlive the demo.
-async fn asked_to_end() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("wait for Ctrl-C"),
-        _ = terminate.recv() => Ok(()),
-    }
-}
+async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
+    // Ordering: before the first process, so that no signal leaves one behind.
+    let mut stop = StopSignal::listen()?;
+    let place = Place::prepare(args.dir.as_deref())?;
+    let mut fleet = Fleet::new(usize::from(args.nodes), place.path())?;
 
-fn directory(args: &DemoArgs) -> anyhow::Result<(PathBuf, Option<tempfile::TempDir>)> {
-    let Some(dir) = &args.dir else {
-        let temporary = tempfile::Builder::new().prefix("flotilla-demo-").tempdir()?;
-        return Ok((temporary.path().to_owned(), Some(temporary)));
+    let told = tokio::select! {
+        told = story::tell(&mut fleet) => told,
+        name = stop.received() => Err(anyhow::anyhow!("{name} came before everything was shown")),
     };
-    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-    let empty = fs::read_dir(dir)?.next().is_none();
-    ensure!(empty, "{} is not empty: the demo begins with empty disks", dir.display());
-    Ok((dir.canonicalize()?, None))
-}
-
-async fn show(args: &DemoArgs, nodes: &mut [Process]) -> anyhow::Result<()> {
-    let mut stage = Stage::begin(format!("Starting {} nodes", nodes.len()));
-    future::try_join_all(nodes.iter_mut().map(Process::start)).await?;
-    let api = Arc::new(Api::new(nodes.iter().map(Process::client_address))?);
-
-    stage.next("Making a cluster of them");
-    let cluster = api.initialize().await?;
-    for node in nodes.iter().skip(1) {
-        api.join(&node.client_address()).await?;
+    if let Err(error) = told {
+        fleet.say_last_words();
+        fleet.kill();
+        return Err(
+            error.context(format!("the logs of the nodes are in {}", place.keep().display()))
+        );
     }
-    let regions = api.settled(VOTERS).await?;
-    stage.note(&format!("cluster {cluster}, {regions} regions, {VOTERS} voters each"));
-
-    let records = records::all();
-    stage.next(format!("Loading {} records: every character of Unicode", records.len()));
-    let loading = batches::run("loading", &records, async |batch| api.write(batch).await).await?;
-    stage.note(&rate(records.len(), loading));
-
-    stage.next("Reading every record back");
-    let reading =
-        batches::run("reading", &records, async |batch| api.verify(batch, None).await).await?;
-    stage.note(&format!("all as written; {}", rate(records.len(), reading)));
-
-    let leader = api.leader().await?;
-    stage.next(format!("Killing the leader, node {}, under load", nodes[leader].number));
-    let traffic = Traffic::start(&api);
-    tokio::time::sleep(TRAFFIC).await;
-    nodes[leader].kill().await?;
-    let survivors: Vec<_> = nodes.iter().filter(|node| node.pid().is_some()).collect();
-    let surviving = Api::new(survivors.iter().map(|node| node.client_address()))?;
-    let next = survivors[surviving.leader().await?].number;
-    tokio::time::sleep(TRAFFIC).await;
-    let acknowledged = traffic.finish().await?;
-    stage.note(&format!("node {next} leads; writes paused for {:.1?}", acknowledged.longest_pause));
-
-    let written = acknowledged.records.len();
-    let everything: Vec<Record> = records.into_iter().chain(acknowledged.records).collect();
-    stage.next("Reading everything from the survivors");
-    batches::run("reading", &everything, async |batch| surviving.verify(batch, None).await).await?;
-    stage.note(&format!("all records and all {written} writes acknowledged meanwhile are there"));
-
-    stage.next(format!("Restarting node {}", nodes[leader].number));
-    nodes[leader].start().await?;
-    api.caught_up(leader).await?;
-    let own = async |batch: &[Record]| api.verify(batch, Some(leader)).await;
-    batches::run("reading", &everything, own).await?;
-    stage.note("it has caught up; its own disk holds everything");
-    stage.end();
-
-    summary(nodes, everything.len());
     if !args.exit {
-        say("\nThe cluster stays up. Ctrl-C ends it.");
-        future::pending::<()>().await;
+        stay::say_where_to_look(&fleet);
+        say("", format!("Ctrl-C stops the nodes{}.", place.fate()));
+        let name = tokio::select! {
+            failed = stay::keep_running(&mut fleet) => return failed,
+            name = stop.received() => name,
+        };
+        say("", "");
+        say("stop", format!("{name}: the nodes hand over, finish and stop"));
+    }
+    tokio::select! {
+        () = fleet.stop() => {}
+        _ = stop.received() => fleet.kill(),
     }
     Ok(())
 }
 
-fn rate(records: usize, elapsed: Duration) -> String {
-    format!("{:.0} records/s", records as f64 / elapsed.as_secs_f64())
+/// Where the nodes keep their data and logs.
+enum Place {
+    /// Removed at the end.
+    Temporary(TempDir),
+    /// Kept.
+    Named(PathBuf),
 }
 
-fn summary(nodes: &[Process], keys: usize) {
-    say(&format!("\n{keys} keys, none lost. The nodes:\n"));
-    say("  node  pid      memory   gRPC             HTTP");
-    for node in nodes {
-        say(&format!(
-            "  {:<5} {:<8} {:>3} MiB  {:<16} {}",
-            node.number,
-            node.pid().unwrap_or_default(),
-            node.resident_bytes().unwrap_or_default() >> 20,
-            node.client_address(),
-            node.http_address(),
-        ));
-    }
-    let Some(first) = nodes.first() else { return };
-    let (client, http) = (first.client_address(), first.http_address());
-    let tools = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.to_owned()));
-    let kvctl = tools.unwrap_or_default().join("kvctl");
-    say("\nTry any node:\n");
-    say(&format!("  curl http://{http}/kv/unicode/26F5"));
-    say(&format!("  curl -X PUT --data hello http://{http}/kv/greeting"));
-    say(&format!(
-        "  grpcurl -plaintext -d '{{\"key\": \"Z3JlZXRpbmc=\"}}' {client} flotilla.v1.Kv/Get"
-    ));
-    say(&format!("  {} --endpoints {client} nodes", kvctl.display()));
-    say(&format!("  {} --endpoints {client} scan unicode/26F", kvctl.display()));
-}
-
-/// A step of the demo, and what it took.
-struct Stage {
-    started: Instant,
-}
-
-impl Stage {
-    fn begin(title: impl AsRef<str>) -> Self {
-        say(&format!("* {}", title.as_ref()));
-        Self { started: clock::now() }
+impl Place {
+    fn prepare(dir: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(dir) = dir else {
+            let made =
+                TempDir::with_prefix("flotilla-demo-").context("make a temporary directory")?;
+            return Ok(Self::Temporary(made));
+        };
+        let say = || format!("prepare {}", dir.display());
+        fs::create_dir_all(dir).with_context(say)?;
+        if fs::read_dir(dir).with_context(say)?.next().is_some() {
+            bail!("{} is not empty: the demo begins with empty disks", dir.display());
+        }
+        Ok(Self::Named(fs::canonicalize(dir).with_context(say)?))
     }
 
-    fn next(&mut self, title: impl AsRef<str>) {
-        self.end();
-        *self = Self::begin(title);
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(made) => made.path(),
+            Self::Named(path) => path,
+        }
     }
 
-    fn note(&self, note: &str) {
-        say(&format!("  {note}"));
+    /// Leaves everything where it is, for somebody who looks for a cause.
+    fn keep(self) -> PathBuf {
+        match self {
+            Self::Temporary(made) => made.keep(),
+            Self::Named(path) => path,
+        }
     }
 
-    fn end(&self) {
-        say(&format!("  done in {:.1?}", self.started.elapsed()));
+    fn fate(&self) -> String {
+        match self {
+            Self::Temporary(made) => format!(" and removes {}", made.path().display()),
+            Self::Named(path) => format!("; {} is kept", path.display()),
+        }
     }
 }
 
-#[expect(clippy::disallowed_macros, reason = "the demo speaks to the person who started it")]
-fn say(text: &str) {
-    println!("{text}");
+/// Being told to stop, from a terminal or by a program.
+struct StopSignal {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl StopSignal {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn received(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "Ctrl-C",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}
+
+/// Fails with words when a condition does not come true within `bound`: the last `Err` of `look`.
+async fn until<T>(
+    what: &str,
+    bound: Duration,
+    mut look: impl AsyncFnMut() -> Result<T, String>,
+) -> anyhow::Result<T> {
+    /// Between two looks.
+    const PAUSE: Duration = Duration::from_millis(50);
+    let deadline = clock::now() + bound;
+    loop {
+        match look().await {
+            Ok(found) => return Ok(found),
+            Err(last) => {
+                let over = clock::now() >= deadline;
+                ensure!(!over, "waited {} s for {what}: {last}", bound.as_secs());
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::FalseyValueParser};
 
 use super::layers::Setting;
 
@@ -32,6 +32,9 @@ pub enum Command {
     /// Start a cluster of real processes on this machine, load data, kill the leader, and show
     /// that nothing is lost.
     Demo(DemoArgs),
+    /// One node of a demo, which ends with it.
+    #[command(hide = true)]
+    DemoNode(Box<DemoNodeArgs>),
     /// Print the version.
     Version,
 }
@@ -55,15 +58,25 @@ pub struct HealthcheckArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
-    /// An empty directory for the data of the nodes, which stays. [default: a temporary one]
+    /// A new or empty directory for data and logs, which is kept. [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// How many nodes.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=7))]
+    /// How many nodes to start.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(value_parser = clap::value_parser!(u8).range(3..=7))]
     pub nodes: u8,
-    /// Stop at the end instead of waiting for Ctrl-C.
-    #[arg(long, env = "DEMO_EXIT")]
+    /// End after everything was shown, instead of staying up until Ctrl-C.
+    #[arg(long, env = "DEMO_EXIT", value_parser = FalseyValueParser::new())]
     pub exit: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DemoNodeArgs {
+    /// Process id of the demo.
+    #[arg(long, value_name = "PID")]
+    pub parent: u32,
+    #[command(flatten)]
+    pub settings: SettingArgs,
 }
 
 /// Flags that are settings.

@@ -47,7 +47,7 @@ fn labelled_children_count_apart() {
     metrics.raft.busy("log");
     metrics.raft.observe_log_write(std::time::Duration::from_millis(1), 5);
     metrics.regions.regions.get(PeerRole::Quarantined).set(2);
-    metrics.raft.observe_propose(std::time::Duration::from_millis(1), "applied");
+    metrics.raft.propose_seconds.get(ProposeOutcome::Applied).observe(0.001);
     for (series, want) in [
         (r#"flotilla_raft_messages_total{kind="append"}"#, 3.0),
         (r#"flotilla_raft_messages_total{kind="refused"}"#, 0.0),

@@ -170,7 +170,8 @@ impl Way {
         let mut hint = joined.driver.system_leader();
         let mut others = node.directory.others(joined.node);
         for _ in 0..ATTEMPTS {
-            let Some(target) = hint.take().or(self.node.take()).or_else(|| others.pop()) else {
+            let Some(target) = hint.take().or_else(|| self.node.take()).or_else(|| others.pop())
+            else {
                 return Err("no node is known".to_owned());
             };
             let response = if target == joined.node {

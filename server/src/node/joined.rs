@@ -26,6 +26,8 @@ use crate::{
 
 /// How often handing over is tried again while the node drains.
 const HAND_OVER_INTERVAL: Duration = Duration::from_millis(100);
+/// Bound: when nobody takes a leadership by then, an election will settle it.
+const HAND_OVER_MAX: Duration = Duration::from_secs(5);
 
 /// Peers, router and driver of a joined node.
 pub struct Joined {
@@ -154,6 +156,7 @@ impl Joined {
 
     /// Gives every leadership to another voter, as far as there is one, until the deadline.
     pub(super) async fn hand_over(&self, deadline: Instant) {
+        let deadline = deadline.min(clock::now() + HAND_OVER_MAX);
         loop {
             let led: Vec<_> = self
                 .peers

@@ -43,7 +43,7 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
             leaderless += 1;
         }
         let applied = metrics.last_applied.map_or(0, |id| id.index);
-        let committed = metrics.committed.map_or(0, |id| id.index);
+        let committed = metrics.cluster_committed.map_or(0, |id| id.index);
         if !peer.view().is_initialized() || applied + LAG_MAX < committed {
             behind += 1;
         }
@@ -100,7 +100,7 @@ pub(super) fn measure(node: &Node) {
         use openraft::ServerState;
         let raft = peer.raft().metrics().borrow_watched().clone();
         let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
-        lag = lag.max(index(raft.committed).saturating_sub(index(raft.last_applied)));
+        lag = lag.max(index(raft.cluster_committed).saturating_sub(index(raft.last_applied)));
         match raft.state {
             ServerState::Leader => {
                 roles[0] += 1;

@@ -32,7 +32,7 @@ pub(super) fn start(node: &Arc<Node>) {
                 Err(error) => return prober.fail(format!("probe the disk: {error}")),
             }
             probed.store(seconds(), Ordering::Release);
-            thread::sleep(INTERVAL);
+            pause();
         }
     });
     let watcher = Arc::clone(node);
@@ -48,7 +48,7 @@ pub(super) fn start(node: &Arc<Node>) {
                 watcher.fail(format!("the disk has not answered a write for {silent} s"));
                 return;
             }
-            thread::sleep(INTERVAL);
+            pause();
         }
     });
     for thread in [probing, watching] {
@@ -56,4 +56,9 @@ pub(super) fn start(node: &Arc<Node>) {
             node.fail(format!("start the watch of the disk: {error}"));
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "threads of their own, which nothing may hold up")]
+fn pause() {
+    thread::sleep(INTERVAL);
 }

@@ -44,7 +44,6 @@ pub struct TableChange {
 
 /// What a call leads to.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "made once per call and taken apart at once")]
 pub enum Decision {
     /// The table is already as asked.
     Nothing,

@@ -5,6 +5,9 @@
 //! replication and apply find them; RocksDB is read only for peers that are far behind, and at
 //! start. A damaged or missing entry in the middle is an error, never a shorter answer.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::VecDeque,
     fmt::Debug,
@@ -67,9 +70,14 @@ struct Tail {
     bytes: usize,
     last: Option<LogId>,
     purged: Option<LogId>,
+    /// Where the log begins, if it has any entry. After `purged`; a log of which nothing was purged
+    /// begins with whatever was appended first.
+    first: u64,
     flushed_index: u64,
     vote: Option<Vote>,
     committed: Option<LogId>,
+    /// Grows with each truncation and purge.
+    cuts: u64,
 }
 
 impl PeerLog {
@@ -100,8 +108,12 @@ impl PeerLog {
                 None => purged,
             }
         };
+        let first = match purged {
+            Some(purged) => purged.index + 1,
+            None => first_index(engine.as_ref(), region)?,
+        };
         let flushed_index = last.map_or(0, |id| id.index);
-        let tail = Tail { last, purged, vote, committed, flushed_index, ..Tail::default() };
+        let tail = Tail { last, purged, first, vote, committed, flushed_index, ..Tail::default() };
         Ok(Arc::new(Self {
             region,
             engine,
@@ -122,6 +134,12 @@ impl PeerLog {
     #[must_use]
     pub fn purged(&self) -> Option<LogId> {
         self.tail.lock().purged
+    }
+
+    /// The index up to which the log is on the disk.
+    #[must_use]
+    pub fn flushed_index(&self) -> u64 {
+        self.tail.lock().flushed_index
     }
 
     /// The state of `applied_index` survives a power cut from now on.
@@ -153,9 +171,21 @@ impl PeerLog {
 
     /// Entries of `[start, end)` that the log has, up to `bytes_max` but at least one.
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        loop {
+            let before = self.tail.lock().cuts;
+            let answer = self.read_once(start, end, bytes_max);
+            // What was cut off meanwhile is not missing. Bound: cuts are rare, and each is made by
+            // the one task that owns the log.
+            if answer.is_ok() || self.tail.lock().cuts == before {
+                return answer;
+            }
+        }
+    }
+
+    fn read_once(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let (start, end, cached_from) = {
             let tail = self.tail.lock();
-            let first = tail.purged.map_or(0, |id| id.index + 1);
+            let first = tail.first;
             let next = tail.last.map_or(0, |id| id.index + 1);
             let (start, end) = (start.max(first), end.min(next));
             if start >= end {
@@ -167,8 +197,9 @@ impl PeerLog {
             }
             (start, end, cached_from)
         };
-        // Evicted entries are flushed, so the disk has them; a truncation meanwhile cannot reach
-        // below what was committed, and replication re-checks the vote after reading.
+        // Evicted entries are flushed, so the disk has them. Entries that were truncated and
+        // appended anew meanwhile may be mixed with old ones: replication checks the vote after
+        // reading, and apply reads what is committed, which is never truncated.
         let mut entries = self.read_disk(start, end.min(cached_from), bytes_max)?;
         let next = start + entries.len() as u64;
         let bytes: usize = entries.iter().map(entry_bytes).sum();
@@ -204,6 +235,16 @@ impl PeerLog {
             return Err(missing(self.region, start + entries.len() as u64));
         }
         Ok(entries)
+    }
+}
+
+/// Index of the first entry on the disk, 0 if there is none.
+fn first_index(engine: &dyn Engine, region: RegionId) -> Result<u64, engine::Error> {
+    let range = keys::log::entries(region, 0..u64::MAX);
+    let mut cursor = engine.scan(Family::Default, &range, Direction::Forward);
+    match cursor.next()? {
+        Some((key, value)) => Ok(decode_entry(key, &Bytes::copy_from_slice(value))?.log_id.index),
+        None => Ok(0),
     }
 }
 
@@ -318,6 +359,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut bytes = 0;
         {
             let mut tail = self.0.tail.lock();
+            if let Some(entry) = entries.first()
+                && tail.last.is_none()
+            {
+                tail.first = entry.log_id.index;
+            }
             for entry in &entries {
                 let size = entry_bytes(entry);
                 bytes += size;
@@ -335,6 +381,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let from_index = last_log_id.map_or(0, |id| id.index + 1);
         {
             let mut tail = self.0.tail.lock();
+            if tail.last.is_none_or(|last| last.index < from_index) {
+                return Ok(());
+            }
+            tail.cuts += 1;
             while tail.entries.back().is_some_and(|(entry, _)| entry.log_id.index >= from_index) {
                 if let Some((_, size)) = tail.entries.pop_back() {
                     tail.bytes -= size;
@@ -367,8 +417,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                     tail.bytes -= size;
                 }
             }
+            tail.cuts += 1;
+            tail.first = tail.first.max(upto.index + 1);
             tail.purged = tail.purged.max(Some(upto));
-            tail.last = tail.last.max(Some(upto));
+            // By index: what is left above may be of a lower term, which openraft then refuses.
+            if tail.last.is_none_or(|last| last.index < upto.index) {
+                tail.last = Some(upto);
+            }
         }
         fail::fail_point!("log-before-purge");
         self.0.writer.purge(self.0.region, upto).await

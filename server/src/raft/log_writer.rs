@@ -7,17 +7,10 @@
 //! write ends the node: after it nobody knows what is on the disk, and RocksDB never heals from a
 //! full disk in its WAL (see docs/architecture.md).
 
-use std::{
-    collections::HashMap,
-    io,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
@@ -55,7 +48,6 @@ struct Shared {
     /// Wakes appenders that wait for room.
     room: Notify,
     queue_bytes_max: usize,
-    stopped: AtomicBool,
 }
 
 #[derive(Default)]
@@ -63,6 +55,7 @@ struct Queue {
     changes: Vec<Change>,
     bytes: usize,
     committed: HashMap<RegionId, LogId>,
+    /// Nothing is taken any more.
     stop: bool,
 }
 
@@ -71,7 +64,6 @@ enum Change {
     Append {
         region: RegionId,
         entries: Vec<Entry>,
-        bytes: usize,
         flushed: Arc<log_store::PeerLog>,
         callback: IOFlushed<TypeConfig>,
     },
@@ -106,6 +98,9 @@ pub struct LogWriterConfig {
     pub queue_bytes_max: usize,
     /// Where the sentinel lives; `None` (in memory) keeps none.
     pub sentinel_dir: Option<PathBuf>,
+    /// What the sentinel says now; it is never set back, so that a log which lost its end is not
+    /// taken for whole at the next start.
+    pub sentinel_sequence: u64,
 }
 
 impl LogWriter {
@@ -124,7 +119,6 @@ impl LogWriter {
             wake: Condvar::new(),
             room: Notify::new(),
             queue_bytes_max: config.queue_bytes_max,
-            stopped: AtomicBool::new(false),
         });
         let worker = Worker {
             shared: Arc::clone(&shared),
@@ -132,7 +126,7 @@ impl LogWriter {
             sentinel_dir: config.sentinel_dir,
             metrics,
             on_failure,
-            sentinel_sequence: 0,
+            sentinel_sequence: config.sentinel_sequence,
         };
         let thread =
             thread::Builder::new().name("log-writer".to_owned()).spawn(move || worker.run())?;
@@ -153,7 +147,6 @@ impl LogWriter {
         &self,
         region: RegionId,
         entries: Vec<Entry>,
-        bytes: usize,
         flushed: Arc<log_store::PeerLog>,
         callback: IOFlushed<TypeConfig>,
     ) -> io::Result<()> {
@@ -163,19 +156,13 @@ impl LogWriter {
             room.as_mut().enable();
             {
                 let mut queue = self.shared.queue.lock();
-                if self.shared.stopped.load(Ordering::Acquire) || queue.stop {
+                if queue.stop {
                     return Err(stopped());
                 }
                 if queue.bytes == 0 || queue.bytes + bytes <= self.shared.queue_bytes_max {
                     queue.bytes += bytes;
                     let was_empty = queue.changes.is_empty();
-                    queue.changes.push(Change::Append {
-                        region,
-                        entries,
-                        bytes,
-                        flushed,
-                        callback,
-                    });
+                    queue.changes.push(Change::Append { region, entries, flushed, callback });
                     drop(queue);
                     if was_empty {
                         self.shared.wake.notify_one();
@@ -219,7 +206,7 @@ impl LogWriter {
         let (done, answer) = oneshot::channel();
         {
             let mut queue = self.shared.queue.lock();
-            if self.shared.stopped.load(Ordering::Acquire) || queue.stop {
+            if queue.stop {
                 return Err(stopped());
             }
             queue.changes.push(change(done));
@@ -250,8 +237,7 @@ impl Worker {
             let (changes, committed, stop) = self.take();
             if !changes.is_empty() || !committed.is_empty() {
                 if let Err(error) = self.write(&mut batch, changes, committed) {
-                    self.shared.stopped.store(true, Ordering::Release);
-                    self.shared.room.notify_waiters();
+                    self.end();
                     (self.on_failure)(format!("write the raft log: {error}"));
                     return;
                 }
@@ -260,18 +246,28 @@ impl Worker {
             if stop || clock::monotonic() >= next_sentinel {
                 next_sentinel = clock::monotonic() + SENTINEL_INTERVAL;
                 if let Err(error) = self.renew_sentinel() {
-                    self.shared.stopped.store(true, Ordering::Release);
-                    self.shared.room.notify_waiters();
+                    self.end();
                     (self.on_failure)(format!("write the log's sentinel: {error}"));
                     return;
                 }
             }
             if stop {
-                self.shared.stopped.store(true, Ordering::Release);
-                self.shared.room.notify_waiters();
+                self.end();
                 return;
             }
         }
+    }
+
+    /// Refuses what comes from now on, and what came since the last take.
+    fn end(&self) {
+        let late = {
+            let mut queue = self.shared.queue.lock();
+            queue.stop = true;
+            std::mem::take(&mut queue.changes)
+        };
+        self.shared.room.notify_waiters();
+        // Their senders go with them, which tells whoever waits.
+        drop(late);
     }
 
     /// Waits for changes, at most until the sentinel is due, and takes all that are there.
@@ -369,7 +365,7 @@ impl Worker {
     fn renew_sentinel(&mut self) -> Result<(), String> {
         let Some(dir) = &self.sentinel_dir else { return Ok(()) };
         let sequence = self.engine.sequence();
-        if sequence == self.sentinel_sequence {
+        if sequence <= self.sentinel_sequence {
             return Ok(());
         }
         self.engine.sync().map_err(|error| error.to_string())?;

@@ -12,6 +12,11 @@ pub mod snapshot;
 pub mod state_machine;
 pub mod transport;
 
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod suite_tests;
+
 use std::fmt;
 
 use bytes::Bytes;

@@ -256,6 +256,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 .map_err(|error| failed(error.to_string()))?;
         let identity = network.transport.identity();
         let region = sender.region();
+        // The state is as of now: after a loss of leadership it may be of a later leader.
+        if region.state.applied_term > vote.leader_id.term {
+            return Err(failed("leadership was lost".to_owned()));
+        }
         let header = v1::SnapshotHeader {
             cluster_id: bytes::Bytes::copy_from_slice(&identity.cluster.0),
             to_node: self.node.0,

@@ -8,6 +8,9 @@
 //! written, the record removed. A crash anywhere in between repeats the install from its record at
 //! the next start: it is a redo. An interrupted or damaged transfer leaves the peer as it was.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -23,7 +26,7 @@ use crate::{
     ids::{PeerId, RegionId},
     storage::{
         batch::WriteBatch,
-        engine::{self, Cursor, Direction, Durability, Engine, Family, Stage, View},
+        engine::{self, Direction, Durability, Engine, Family, Stage, View},
         keys,
     },
 };
@@ -34,7 +37,7 @@ pub enum SnapshotData {
     /// The state of this peer, as it is when it is read.
     Local(Arc<RegionView>),
     /// Rows that arrived and are staged on this disk.
-    Received(Received),
+    Received(Box<Received>),
 }
 
 /// A complete transfer, staged and synced.
@@ -279,8 +282,6 @@ fn redo(data: &dyn Engine, received: Received) -> Result<command::RegionState, e
     fail::fail_point!("snapshot-after-replace");
     let mut batch = WriteBatch::new();
     put_state(&mut batch, &region, true);
-    // The log may now legitimately end before `applied`; see `region/recovery.rs`.
-    batch.put(Family::Meta, &keys::meta::installed(id), &region.state.applied_index.to_be_bytes());
     batch.delete(Family::Meta, &keys::meta::install(id));
     data.write(&batch, Durability::Synced)?;
     fail::fail_point!("snapshot-after-state");

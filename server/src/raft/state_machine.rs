@@ -7,6 +7,9 @@
 //! batches (`command/`). A failed apply stops the peer; it is never skipped. The way here begins in
 //! `region/propose.rs`.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -29,6 +32,7 @@ use tokio::sync::watch;
 use super::{
     Entry, LogId, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
     convert::{applied, membership_to_proto, peers_of, stored_membership},
+    log_store::PeerLog,
     snapshot::{SnapshotData, install},
 };
 use crate::{
@@ -61,6 +65,8 @@ pub struct RegionView {
     /// [`RegionView::read_consistently`].
     installs: AtomicU64,
     checksums: Mutex<BTreeMap<u64, Checksum>>,
+    /// Held while the region's rows or state are written; `true` when they never are again.
+    closed: Arc<Mutex<bool>>,
 }
 
 /// A snapshot is replacing the region's rows right now.
@@ -145,6 +151,15 @@ impl RegionView {
         if self.installs.load(Ordering::Acquire) == before { Ok(result) } else { Err(Installing) }
     }
 
+    /// Ends all writes of the peer to `data`: waits for the one under way, as openraft's shutdown
+    /// does not; later ones fail. Blocks on the disk.
+    ///
+    /// Ordering: before a peer's rows are erased, or a late install would bring them back beneath
+    /// the next peer of the region.
+    pub fn close(&self) {
+        *self.closed.lock() = true;
+    }
+
     /// The outcome of a checksum, when the entry has been applied here.
     #[must_use]
     pub fn checksum(&self, check_id: u64) -> Option<Checksum> {
@@ -168,6 +183,13 @@ impl RegionView {
     }
 }
 
+fn refuse_closed(closed: bool) -> Result<(), engine::Error> {
+    if closed {
+        return Err(engine::Error::Io { message: "the peer is being destroyed".to_owned() });
+    }
+    Ok(())
+}
+
 /// The range of a descriptor, in encoded keys.
 #[must_use]
 pub fn range_of(descriptor: &v1::Region) -> KeyRange {
@@ -178,12 +200,16 @@ pub fn range_of(descriptor: &v1::Region) -> KeyRange {
 pub struct StateMachine {
     view: Arc<RegionView>,
     region: command::RegionState,
+    log: Arc<PeerLog>,
+    /// What the disk says under [`keys::meta::reached`].
+    reached: u64,
     metrics: Arc<Metrics>,
     batch: WriteBatch,
 }
 
 impl StateMachine {
-    /// Opens the state of a peer, empty when the peer was never initialized.
+    /// Opens the state of a peer, empty when the peer was never initialized. `log` is the log that
+    /// its entries come from.
     ///
     /// # Errors
     /// When the disk cannot be read or holds something else.
@@ -191,9 +217,11 @@ impl StateMachine {
         region: RegionId,
         peer: PeerId,
         data: Arc<dyn Engine>,
+        log: Arc<PeerLog>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, engine::Error> {
         let state = read_state(data.as_ref(), region)?;
+        let reached = read_reached(data.as_ref(), region)?;
         let initialized = state.is_some();
         let region_state = state.unwrap_or_else(|| command::RegionState {
             descriptor: v1::Region { region_id: region.0, ..v1::Region::default() },
@@ -208,13 +236,14 @@ impl StateMachine {
             applied_bytes: AtomicU64::new(0),
             installs: AtomicU64::new(0),
             checksums: Mutex::default(),
+            closed: Arc::default(),
         });
         if initialized {
             view.publish(&region_state, true);
         } else {
             view.published.write().descriptor = Arc::new(region_state.descriptor.clone());
         }
-        Ok(Self { view, region: region_state, metrics, batch: WriteBatch::new() })
+        Ok(Self { view, region: region_state, log, reached, metrics, batch: WriteBatch::new() })
     }
 
     #[must_use]
@@ -227,6 +256,9 @@ impl StateMachine {
         entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>,
     ) -> Result<(), engine::Error> {
         let started = clock::monotonic();
+        let gate = Arc::clone(&self.view.closed);
+        let closed = gate.lock();
+        refuse_closed(*closed)?;
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
             let mut replies = Vec::new();
@@ -276,6 +308,7 @@ impl StateMachine {
             }
             drop(overlay);
             put_state(&mut self.batch, &self.region, descriptor_changed);
+            self.put_reached();
             fail::fail_point!("apply-before-write");
             self.view.data.write(&self.batch, Durability::Buffered)?;
             fail::fail_point!("apply-after-write");
@@ -291,6 +324,18 @@ impl StateMachine {
         }
         self.metrics.raft.observe_apply(started.elapsed());
         Ok(())
+    }
+
+    /// Notes with the state how far the log surely is on this disk, for `region/recovery.rs`. That
+    /// may be less than what is applied: a quorum of others can commit an entry before the local
+    /// disk has it.
+    fn put_reached(&mut self) {
+        let reached = self.log.flushed_index().min(self.region.state.applied_index);
+        if reached > self.reached {
+            self.reached = reached;
+            let key = keys::meta::reached(self.view.region);
+            self.batch.put(Family::Meta, &key, &reached.to_be_bytes());
+        }
     }
 
     /// Computes over a pinned view, beside the apply of later entries.
@@ -350,6 +395,21 @@ pub fn read_state(
         })),
         _ => Err(corrupt("one of descriptor and apply state is missing; the state")),
     }
+}
+
+/// The index that the log of a region's peer had surely reached; 0 when nothing is known.
+///
+/// # Errors
+/// When the disk cannot be read.
+pub fn read_reached(
+    read: &(impl engine::Read + ?Sized),
+    region: RegionId,
+) -> Result<u64, engine::Error> {
+    let Some(bytes) = read.get(Family::Meta, &keys::meta::reached(region))? else { return Ok(0) };
+    let bytes = bytes.as_ref().try_into().map_err(|_| engine::Error::Corrupt {
+        message: format!("the reached index of region {region} is not 8 bytes"),
+    })?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 /// Adds a region's descriptor and apply state to a batch.
@@ -412,7 +472,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 let data = Arc::clone(&self.view.data);
                 // A failed install leaves the count odd: the peer stops, and must not be read.
                 self.view.installs.fetch_add(1, Ordering::AcqRel);
-                let region = tokio::task::spawn_blocking(move || install(data.as_ref(), received))
+                let gate = Arc::clone(&self.view.closed);
+                let installing = move || {
+                    let closed = gate.lock();
+                    refuse_closed(*closed)?;
+                    install(data.as_ref(), *received)
+                };
+                let region = tokio::task::spawn_blocking(installing)
                     .await
                     .map_err(io::Error::other)?
                     .map_err(io::Error::other)?;

@@ -230,7 +230,7 @@ impl Transport {
                 }
                 // Bound: bytes per second.
                 let due = Duration::from_secs_f64(sent as f64 / rate as f64);
-                std::thread::sleep(due.saturating_sub(started.elapsed()));
+                pause(due.saturating_sub(started.elapsed()));
                 fail::fail_point!("snapshot-while-sending");
                 next = sender.next_chunk().map_err(|error| error.to_string())?;
             }
@@ -247,6 +247,11 @@ impl Transport {
         }
         answer.map(Response::into_inner).map_err(|status| unreachable(status.to_string()))
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a rate limit, on a thread of its own")]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 /// Connects to a node's peer port.

@@ -95,6 +95,7 @@ pub fn birth(
         logs.delete_range(Family::Default, &whole.start, &whole.end);
         log_store::seed(&mut logs, id, peer);
         put_state(&mut with, region, true);
+        put_own_peer(&mut with, id, peer);
     }
     log.write(&logs, Durability::Synced)?;
     fail::fail_point!("birth-between");
@@ -112,28 +113,35 @@ pub async fn open(
     sentinel_sequence: Option<u64>,
     log_sequence: u64,
 ) -> anyhow::Result<Opened> {
-    let log = open_log(env, region)?;
-    let machine =
-        StateMachine::open(region, peer, Arc::clone(&env.data), Arc::clone(&env.metrics))?;
-    let installed = env
-        .data
-        .get(Family::Meta, &keys::meta::installed(region))?
-        .and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)))
-        .unwrap_or(0);
+    let mark = keys::meta::quarantine(region);
+    if let Some(reason) = env.data.get(Family::Meta, &mark)? {
+        let reason = String::from_utf8_lossy(&reason).into_owned();
+        return Ok(Opened::Quarantined { region, peer, reason });
+    }
+    let (log, machine) = open_disk(env, region, peer)?;
     let evidence = recovery::Evidence {
         log_last: log.last().map_or(0, |id| id.index),
+        log_purged: log.purged().map_or(0, |id| id.index),
         applied: machine.view().published().applied.map_or(0, |id| id.index),
-        installed,
+        reached: state_machine::read_reached(env.data.as_ref(), region)?,
         sentinel_sequence,
         log_sequence,
     };
     if let Some(reason) = recovery::judge(evidence) {
+        // Durability: before anything is written to the log that would hide the loss.
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Meta, &mark, reason.as_bytes());
+        env.data.write(&batch, Durability::Synced)?;
         return Ok(Opened::Quarantined { region, peer, reason });
     }
     Ok(Opened::Running(start(env, region, peer, log, machine).await?))
 }
 
-/// Creates a peer that has no range yet, on the word of a leader.
+/// Creates a peer that has no range yet, on the word of a leader. What an earlier peer of the region
+/// left here goes first.
+///
+/// Durability: its id is on the disk before it can promise anything to anybody, so that it keeps its
+/// promises after a restart and is never taken for a new one.
 ///
 /// # Errors
 /// As for [`open`].
@@ -142,10 +150,32 @@ pub async fn create(
     region: RegionId,
     peer: PeerId,
 ) -> anyhow::Result<Arc<Peer>> {
-    let log = open_log(env, region)?;
-    let machine =
-        StateMachine::open(region, peer, Arc::clone(&env.data), Arc::clone(&env.metrics))?;
+    erase(env, region).await?;
+    let mut batch = WriteBatch::new();
+    put_own_peer(&mut batch, region, peer);
+    env.data.write(&batch, Durability::Synced)?;
+    let (log, machine) = open_disk(env, region, peer)?;
     start(env, region, peer, log, machine).await
+}
+
+fn put_own_peer(batch: &mut WriteBatch, region: RegionId, peer: PeerId) {
+    batch.put(Family::Meta, &keys::meta::own_peer(region), &peer.0.to_be_bytes());
+}
+
+fn open_disk(
+    env: &Environment,
+    region: RegionId,
+    peer: PeerId,
+) -> Result<(Arc<PeerLog>, StateMachine), engine::Error> {
+    let log = open_log(env, region)?;
+    let machine = StateMachine::open(
+        region,
+        peer,
+        Arc::clone(&env.data),
+        Arc::clone(&log),
+        Arc::clone(&env.metrics),
+    )?;
+    Ok((log, machine))
 }
 
 fn open_log(env: &Environment, region: RegionId) -> Result<Arc<PeerLog>, engine::Error> {
@@ -206,7 +236,9 @@ pub async fn erase(env: &Environment, region: RegionId) -> anyhow::Result<()> {
     for key in [
         keys::meta::descriptor(region).to_vec(),
         keys::meta::apply_state(region).to_vec(),
-        keys::meta::installed(region).to_vec(),
+        keys::meta::reached(region).to_vec(),
+        keys::meta::quarantine(region).to_vec(),
+        keys::meta::own_peer(region).to_vec(),
         keys::meta::install(region).to_vec(),
     ] {
         batch.delete(Family::Meta, &key);

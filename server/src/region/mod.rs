@@ -185,7 +185,7 @@ impl Peer {
             term: metrics.current_term,
             leader_peer_id: metrics.current_leader.map_or(0, |peer| peer.0),
             last_index: metrics.last_log_index.unwrap_or(0),
-            committed_index: index(metrics.committed),
+            committed_index: index(metrics.cluster_committed),
             applied_index: index(metrics.last_applied),
             snapshot_index: index(metrics.snapshot),
             purged_index: index(metrics.purged),

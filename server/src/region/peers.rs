@@ -1,12 +1,13 @@
 //! The peers of this node: found by region or by key, spoken to by other nodes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
     sync::Arc,
     time::Duration,
 };
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use flotilla_proto::v1::{self, message::Body, refused::Reason};
 use futures::{FutureExt, future::BoxFuture};
@@ -36,6 +37,9 @@ use crate::{
 /// restarted node waits for it once, a copied disk for ever.
 const INCARNATION_QUIET: Duration = Duration::from_secs(2);
 
+/// Bound: wait for the next part of a snapshot, after which the transfer is given up.
+const CHUNK_WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// Peers that run here, peers that must not, and peers that are gone.
 pub struct Peers {
     env: Arc<Environment>,
@@ -49,7 +53,9 @@ pub struct Peers {
     /// still run.
     vote_gate: Instant,
     incarnations: Mutex<HashMap<NodeId, Incarnation>>,
-    removed_nodes: RwLock<std::collections::HashSet<NodeId>>,
+    removed_nodes: RwLock<HashSet<NodeId>>,
+    /// Regions of which a snapshot is being received or installed.
+    receiving: Mutex<HashSet<RegionId>>,
 }
 
 #[derive(Default)]
@@ -85,6 +91,7 @@ impl Peers {
             vote_gate: clock::now() + gate,
             incarnations: Mutex::default(),
             removed_nodes: RwLock::default(),
+            receiving: Mutex::default(),
             env,
         };
         peers.read_tombstones()?;
@@ -103,7 +110,35 @@ impl Peers {
                 }
             }
         }
-        Ok(Arc::new(peers))
+        let peers = Arc::new(peers);
+        peers.begin_elections();
+        Ok(peers)
+    }
+
+    /// A peer that is alone leads at once. One that is not campaigns only behind the vote gate: a
+    /// candidate votes for itself, which would break the promise of before the restart as well.
+    fn begin_elections(self: &Arc<Self>) {
+        let mut gated = Vec::new();
+        for peer in self.all() {
+            if peer.has_other_voters() {
+                if clock::now() < self.vote_gate {
+                    peer.raft().runtime_config().elect(false);
+                    gated.push(peer);
+                }
+            } else if peer.view().is_initialized() {
+                self.env.runtime.spawn(async move {
+                    // A peer that has stopped will not lead, alone or not.
+                    let _ = peer.raft().trigger().elect(false).await;
+                });
+            }
+        }
+        if !gated.is_empty() {
+            let gate = self.vote_gate;
+            self.env.runtime.spawn(async move {
+                tokio::time::sleep_until(gate).await;
+                gated.iter().for_each(|peer| peer.raft().runtime_config().elect(true));
+            });
+        }
     }
 
     fn read_tombstones(&self) -> anyhow::Result<()> {
@@ -117,21 +152,19 @@ impl Peers {
         Ok(())
     }
 
-    /// Region and own peer of every descriptor on the disk.
+    /// Every peer that lives on this disk, also one that waits for its first snapshot.
     fn known(&self) -> anyhow::Result<Vec<(RegionId, PeerId)>> {
         let mut known = Vec::new();
         let data = &self.env.data;
-        let mut cursor =
-            data.scan(Family::Meta, &keys::meta::all_descriptors(), Direction::Forward);
-        while let Some((_, value)) = cursor.next()? {
-            let descriptor: v1::Region = prost::Message::decode(value)?;
-            let region = RegionId(descriptor.region_id);
-            let own = descriptor.peers.iter().find(|peer| peer.node_id == self.env.node.0);
-            match own {
-                Some(peer) => known.push((region, PeerId(peer.peer_id))),
-                // Removed, and stopped before the rest was erased.
-                None => known.push((region, PeerId(0))),
-            }
+        let mut cursor = data.scan(Family::Meta, &keys::meta::all_own_peers(), Direction::Forward);
+        while let Some((key, value)) = cursor.next()? {
+            let Some(keys::meta::MetaKey::OwnPeer(region)) = keys::meta::decode(key) else {
+                anyhow::bail!("the key of a peer does not decode: {key:02x?}");
+            };
+            let peer = value
+                .try_into()
+                .with_context(|| format!("read the id of region {region}'s peer"))?;
+            known.push((region, PeerId(u64::from_be_bytes(peer))));
         }
         Ok(known)
     }
@@ -265,6 +298,8 @@ impl Peers {
         if let Some(here) = here {
             // It may have failed before; what counts is that it does not run.
             let _ = here.raft().shutdown().await;
+            let view = Arc::clone(here.view());
+            tokio::task::spawn_blocking(move || view.close()).await?;
         }
         self.quarantined.write().remove(&region);
         lifecycle::erase(&self.env, region).await
@@ -331,12 +366,19 @@ impl Peers {
             ..v1::MessageBatch::default()
         })?;
         let region = RegionId(header.region_id);
+        let _only = Receiving::begin(&self, region)?;
         let peer = self.reach(region, PeerId(header.to_peer)).await?;
         let vote = convert::vote_from_proto(header.vote.as_ref()).map_err(failed)?;
+        if header.state.as_ref().is_some_and(|state| state.applied_term > vote.leader_id.term) {
+            return Err(refused(Reason::Malformed, "the state is of a later term than its sender"));
+        }
         let mut receiver = Receiver::open(self.env.data.as_ref(), &header).map_err(failed)?;
         self.refuse_overlap(region, &header)?;
         let received = loop {
-            let chunk = chunks.message().await.map_err(failed)?;
+            let chunk = tokio::time::timeout(CHUNK_WAIT_MAX, chunks.message())
+                .await
+                .map_err(|_| failed("the sender has fallen silent"))?
+                .map_err(failed)?;
             match chunk.and_then(|chunk| chunk.body) {
                 Some(v1::snapshot_chunk::Body::Rows(rows)) => {
                     fail::fail_point!("snapshot-while-receiving");
@@ -361,9 +403,14 @@ impl Peers {
             last_log_id: convert::applied(state),
             last_membership: convert::stored_membership(state).map_err(failed)?,
         };
-        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(received) };
+        // Again: somebody may have come into the range meanwhile.
+        self.refuse_overlap(region, &header)?;
+        let stage = received.stage.clone();
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(received)) };
         let SnapshotResponse { vote, .. } =
             peer.raft().install_full_snapshot(vote, snapshot).await.map_err(failed)?;
+        // One that openraft turned down is of no use; after an install it is gone already.
+        self.env.data.drop_stage(&stage).map_err(failed)?;
         self.insert(peer); // it may have a range now
         Ok(v1::SnapshotResult { vote: Some(convert::vote_to_proto(&vote)), refused: None })
     }
@@ -411,6 +458,28 @@ impl Peers {
     }
 }
 
+/// The right to receive a snapshot of a region, given back on drop. Transfers to one peer share the
+/// name of their stage: a second one would pull it from under the install of the first.
+struct Receiving {
+    peers: Arc<Peers>,
+    region: RegionId,
+}
+
+impl Receiving {
+    fn begin(peers: &Arc<Peers>, region: RegionId) -> Result<Self, v1::Refused> {
+        if !peers.receiving.lock().insert(region) {
+            return Err(refused(Reason::NotReady, "another snapshot of the region is under way"));
+        }
+        Ok(Self { peers: Arc::clone(peers), region })
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.peers.receiving.lock().remove(&self.region);
+    }
+}
+
 fn failed(error: impl std::fmt::Display) -> v1::Refused {
     refused(Reason::Failed, error.to_string())
 }
@@ -441,8 +510,10 @@ impl Inbox for Arc<Peers> {
         chunks: Streaming<v1::SnapshotChunk>,
     ) -> BoxFuture<'static, v1::SnapshotResult> {
         let peers = Arc::clone(self);
+        // On its own: a sender that goes away must not take the guard from a running install.
+        let taken = self.env.runtime.spawn(peers.take_snapshot(header, chunks));
         async move {
-            peers.take_snapshot(header, chunks).await.unwrap_or_else(|refused| {
+            taken.await.unwrap_or_else(|error| Err(failed(error))).unwrap_or_else(|refused| {
                 tracing::warn!(reason = refused.message, "a snapshot was not taken");
                 v1::SnapshotResult { vote: None, refused: Some(refused) }
             })

@@ -18,7 +18,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU8, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -162,7 +162,7 @@ impl DiskMonitor {
     /// sickness, the levels deal with it.
     pub fn probe(&self) -> Result<Duration, Error> {
         let path = self.dir.join("PROBE");
-        let begin = Instant::now();
+        let begin = crate::clock::monotonic();
         File::create(&path)
             .and_then(|mut file| {
                 file.write_all(

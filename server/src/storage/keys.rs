@@ -2,18 +2,17 @@
 //!
 //! One codec per map: [`data`] and [`meta`] are the two families of the `data` instance, [`log`] is
 //! the `log` instance. Numbers in keys are big-endian, so that bytes sort as the values do; what is
-//! read together lies together. [`value`] is what lies under a key of [`data`]. Decoders take any
+//! read together lies together. What lies under a key of [`data`] is
+//! in `command/value.rs`. Decoders take any
 //! bytes and never panic: what they refuse is damage.
 
 pub mod data;
 pub mod log;
 pub mod meta;
-pub mod value;
 
 use bytes::Bytes;
 
 pub use data::KeyspaceId;
-pub use value::{StoredValue, ValueHeader, ValueRef};
 
 /// The smallest key above every key that begins with `prefix`; empty, which as the end of a range
 /// means to the end of the map, when there is none.

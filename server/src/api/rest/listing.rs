@@ -121,7 +121,7 @@ fn parse(uri: &Uri) -> Result<(Format, v1::ScanRequest), Error> {
     let prefix = query.bytes("prefix").unwrap_or_default();
     let start_key = query.bytes("start").unwrap_or_default();
     let end_key = query.bytes("end").unwrap_or_default();
-    if !prefix.is_empty() && !(start_key.is_empty() && end_key.is_empty()) {
+    if !prefix.is_empty() && (!start_key.is_empty() || !end_key.is_empty()) {
         return Err(Error::invalid("prefix", "excludes start and end"));
     }
     let format = Format { text: query.flag("text")?, keys_only: query.flag("keys_only")? };

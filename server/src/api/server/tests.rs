@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use bytes::{Buf as _, BufMut as _, Bytes};
 use flotilla_proto::{
     kv::{self, kv_service_client::KvServiceClient},
     v1::{self, cluster_client::ClusterClient, kv_client::KvClient},
@@ -15,7 +16,8 @@ use tokio::{
     time::timeout,
 };
 use tonic::{
-    Code, Request,
+    Code, Request, Status,
+    codec::{DecodeBuf, EncodeBuf},
     transport::{Channel, Endpoint},
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -24,6 +26,7 @@ use super::*;
 use crate::api::{
     Admission, Limits, Membership, Method, Observer,
     fake::{FakeMembership, FakeRequests},
+    http_router,
 };
 
 /// How long a test waits for what must come.
@@ -254,7 +257,7 @@ async fn scan_keeps_its_place_until_it_is_dropped() {
 }
 
 #[tokio::test]
-async fn clients_deadline_is_kept_and_an_expired_call_is_not_started() {
+async fn clients_deadline_goes_with_the_call_and_a_malformed_one_is_refused() {
     let server = Server::start(Limits::default()).await;
     let mut kv = server.kv().await;
     let mut request = Request::new(get("k"));
@@ -263,15 +266,70 @@ async fn clients_deadline_is_kept_and_an_expired_call_is_not_started() {
     let left = server.requests.last_context().deadline - Instant::now();
     assert!(left <= Duration::from_millis(1500), "{left:?}");
 
-    let mut late = Request::new(put("k", b"v".to_vec()));
-    late.metadata_mut().insert("grpc-timeout", "0n".parse().expect("ASCII"));
-    let status = kv.put(late).await.expect_err("no time left");
-    assert_eq!(status.code(), Code::DeadlineExceeded);
     let mut malformed = Request::new(put("k", b"v".to_vec()));
     malformed.metadata_mut().insert("grpc-timeout", "soon".parse().expect("ASCII"));
     let status = kv.put(malformed).await.expect_err("malformed");
-    assert!(matches!(status.code(), Code::InvalidArgument), "{status:?}");
+    assert_eq!(status.code(), Code::InvalidArgument);
     assert_eq!(server.requests.writes(), 0);
+}
+
+#[tokio::test]
+async fn messages_that_cannot_be_read_are_the_callers_fault() {
+    let server = Server::start(Limits::default()).await;
+    let path = http::uri::PathAndQuery::from_static("/flotilla.v1.Kv/Put");
+    let mut grpc = tonic::client::Grpc::new(server.channel().await);
+    for (why, bytes) in [
+        ("a field that says it is longer than the message", &b"\x12\x7f"[..]),
+        ("a tag of no type", b"\x0f\x00"),
+        ("a varint without end", b"\x20\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+    ] {
+        grpc.ready().await.expect("connected");
+        let raw = Request::new(Bytes::from_static(bytes));
+        let status = grpc.unary(raw, path.clone(), RawCodec).await.expect_err(why);
+        assert_eq!(status.code(), Code::InvalidArgument, "{why}: {status:?}");
+        let detail = v1::ErrorDetail::decode(status.details()).expect("a detail");
+        assert!(!detail.maybe_applied && !detail.retryable, "{why}");
+    }
+    server.finished(Method::Put, Code::InvalidArgument).await;
+    assert_eq!(server.requests.writes(), 0);
+}
+
+/// Sends bytes as they are.
+struct RawCodec;
+
+impl tonic::codec::Codec for RawCodec {
+    type Encode = Bytes;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl tonic::codec::Encoder for RawCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        into.put(item);
+        Ok(())
+    }
+}
+
+impl tonic::codec::Decoder for RawCodec {
+    type Item = ();
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        from.advance(from.remaining());
+        Ok(Some(()))
+    }
 }
 
 #[tokio::test]
@@ -286,7 +344,11 @@ async fn large_values_pass_and_too_large_ones_are_refused() {
     let status = kv.put(put("k", vec![b'x'; (8 << 20) + 1])).await.expect_err("past the limit");
     assert_eq!(status.code(), Code::InvalidArgument);
     let status = kv.put(put("k", vec![b'x'; 21 << 20])).await.expect_err("past any message");
-    assert!(matches!(status.code(), Code::OutOfRange | Code::InvalidArgument), "{status:?}");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let detail = v1::ErrorDetail::decode(status.details()).expect("a detail");
+    let limit = flotilla_proto::MESSAGE_BYTES_MAX as u64;
+    let invalid = v1::InvalidArgument { field: "request".into(), limit };
+    assert_eq!(detail.reason, Some(v1::error_detail::Reason::InvalidArgument(invalid)));
     assert_eq!(server.requests.writes(), 1);
 }
 
@@ -362,6 +424,17 @@ async fn shutdown_finishes_calls_under_way_and_takes_no_new_connections() {
 }
 
 #[tokio::test]
+async fn watcher_of_health_does_not_hold_up_a_shutdown() {
+    let mut server = Server::start(Limits::default()).await;
+    let mut health = HealthClient::new(server.channel().await);
+    let mut watch = health.watch(HealthCheckRequest::default()).await.expect("begun").into_inner();
+    watch.message().await.expect("answered").expect("the status now");
+    server.shutdown.take().expect("once").send(()).expect("it runs");
+    timeout(PATIENCE, server.task).await.expect("ends").expect("no panic");
+    assert!(watch.message().await.expect("an orderly end").is_none());
+}
+
+#[tokio::test]
 async fn http_and_its_shutdown() {
     let router =
         axum::Router::new().route("/", axum::routing::get(async || "hello")).with_state::<()>(());
@@ -379,10 +452,20 @@ async fn http_and_its_shutdown() {
         serve_http(listen(listener), router, &limits, asked).await;
     });
     let mut tcp = TcpStream::connect(address).await.expect("it listens");
-    tcp.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
+    tcp.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .expect("sent");
     let mut answer = String::new();
     tcp.read_to_string(&mut answer).await.expect("answered");
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello"), "{answer}");
+
+    let mut large = TcpStream::connect(address).await.expect("it listens");
+    let head = b"PUT /kv/k HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
+        Content-Length: 99999999999\r\n\r\n";
+    large.write_all(head).await.expect("sent");
+    let mut answer = String::new();
+    let _ = timeout(PATIENCE, large.read_to_string(&mut answer)).await.expect("is closed");
+    assert!(answer.starts_with("HTTP/1.1 413"), "not asked to go on: {answer}");
 
     let mut slow = TcpStream::connect(address).await.expect("it listens");
     slow.write_all(b"GET / HT").await.expect("half a head");

@@ -1,148 +1,190 @@
-//! A node of the demo: a real process with its own directory, ports and log.
+//! One server process, its ports, its disk and its log.
 
 use std::{
-    fs::{self, File},
-    net::TcpListener,
+    env,
+    fs::{self, File, OpenOptions},
+    io::{BufRead as _, BufReader},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
-use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
-use super::patience::until;
-use crate::config::BoundAddresses;
-
-/// Shorter than the defaults, so that a failover is over while one watches. A real cluster keeps the
-/// defaults, which forgive a slower network.
-const SETTINGS: [&str; 4] = [
-    "raft.heartbeat_interval=250ms",
-    "raft.election_timeout_min=1s",
-    "raft.election_timeout_max=2s",
-    "disk.ballast_bytes=0",
+/// What a demo's node is given beside its place. Elections are six times as fast as by default, so that
+/// a reader need not wait for one; a real network wants the default.
+pub(super) const SETTINGS: [(&str, &str); 6] = [
+    ("raft.heartbeat_interval", "100ms"),
+    ("raft.election_timeout_min", "500ms"),
+    ("raft.election_timeout_max", "1s"),
+    ("placement.interval", "200ms"),
+    // A file of up to a gigabyte per node would be a lot for a temporary directory.
+    ("disk.ballast_bytes", "1MiB"),
+    // Nobody is left to hand over to when all stop.
+    ("shutdown_grace", "2s"),
 ];
-/// Ports of the first node; each further node's are ten higher. Others are taken when they are in
-/// use.
-const FIRST_PORT: u16 = 7420;
-/// Bound: a process that is not up, or not gone, within this has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) struct Process {
-    /// From 1, as in the names of its directory and log.
-    pub(super) number: u8,
-    dir: PathBuf,
+/// Ports of node 1, when they are free; the others are ten apart.
+const FIRST_PORT: u16 = 7420;
+const LAST_PORT: u16 = 7990;
+
+/// The three ports of a node, as the defaults are numbered: clients, other nodes, HTTP.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ports(u16);
+
+impl Ports {
+    /// The first `count` that nobody listens on.
+    ///
+    /// # Errors
+    /// When there are too few.
+    pub(super) fn free(count: usize) -> anyhow::Result<Vec<Self>> {
+        let bound = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        let free = |ports: &Self| (0..3).all(|which| bound(ports.0 + which).is_ok());
+        let found: Vec<_> =
+            (FIRST_PORT..=LAST_PORT).step_by(10).map(Self).filter(free).take(count).collect();
+        ensure!(found.len() == count, "no free ports from {FIRST_PORT} to {LAST_PORT}");
+        Ok(found)
+    }
+
+    pub(super) fn client(self) -> String {
+        format!("127.0.0.1:{}", self.0)
+    }
+
+    pub(super) fn peer(self) -> String {
+        format!("127.0.0.1:{}", self.0 + 1)
+    }
+
+    pub(super) fn http(self) -> String {
+        format!("127.0.0.1:{}", self.0 + 2)
+    }
+
+    pub(super) fn are_default(self) -> bool {
+        self.0 == FIRST_PORT
+    }
+}
+
+/// One node of the demo. Killed when dropped.
+pub(super) struct Server {
+    /// What people call it: 1 for the first.
+    pub(super) number: usize,
+    /// What the cluster calls it; 0 until it has joined.
+    pub(super) node_id: u64,
+    pub(super) ports: Ports,
+    data_dir: PathBuf,
     log: PathBuf,
-    /// Client, peer, HTTP; 0 until the first start took one.
-    ports: [u16; 3],
     child: Option<Child>,
 }
 
-impl Process {
-    pub(super) fn new(base: &Path, number: u8) -> Self {
-        let first = FIRST_PORT + 10 * u16::from(number - 1);
-        let wished = [first, first + 1, first + 2];
-        let free = wished.iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+impl Server {
+    pub(super) fn new(number: usize, ports: Ports, place: &Path) -> Self {
         Self {
             number,
-            dir: base.join(format!("node-{number}")),
-            log: base.join(format!("node-{number}.log")),
-            ports: if free { wished } else { [0; 3] },
+            node_id: 0,
+            ports,
+            data_dir: place.join(format!("node-{number}")),
+            log: place.join(format!("node-{number}.log")),
             child: None,
         }
     }
 
-    /// Starts the process and waits until its ports are open. A second start takes the same ports.
-    pub(super) async fn start(&mut self) -> anyhow::Result<()> {
-        fs::create_dir_all(&self.dir).with_context(|| format!("create {}", self.dir.display()))?;
-        // What a former start left would be taken for the new one's.
-        let stale = self.dir.join(BoundAddresses::FILE);
-        if stale.exists() {
-            fs::remove_file(stale).context("remove the addresses of the last start")?;
-        }
-        let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(std::env::current_exe().context("find this program")?);
-        command.arg("--data-dir").arg(&self.dir);
-        for (flag, port) in ["--client-addr", "--peer-addr", "--http-addr"].iter().zip(self.ports) {
-            command.arg(flag).arg(format!("127.0.0.1:{port}"));
-        }
-        for setting in SETTINGS {
-            command.arg("--set").arg(setting);
-        }
+    /// Starts the process, the first time or again with the same ports and disk. Does not wait for it.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub(super) fn launch(&mut self) -> anyhow::Result<()> {
+        self.kill();
+        let log = OpenOptions::new().create(true).append(true).open(&self.log);
+        let log = log.with_context(|| format!("open {}", self.log.display()))?;
+        let mut command = Command::new(env::current_exe().context("find this program")?);
         command
-            .arg("--label")
-            .arg(format!("host=demo-{}", self.number))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            // Ctrl-C is for the demo, which then stops the nodes in order.
-            .process_group(0)
-            .kill_on_drop(true);
-        self.child = Some(command.spawn().context("start a node")?);
-        let bound = until("a node to open its ports", PATIENCE, async || {
-            self.check_alive()?;
-            Ok(BoundAddresses::read(&self.dir).ok())
-        })
-        .await?;
-        self.ports = [bound.client.port(), bound.peer.port(), bound.http.port()];
-        Ok(())
-    }
-
-    /// An error, with the end of its log, when the process has ended by itself.
-    fn check_alive(&mut self) -> anyhow::Result<()> {
-        let Some(child) = &mut self.child else { bail!("node {} is not running", self.number) };
-        if let Some(status) = child.try_wait()? {
-            let log = fs::read_to_string(&self.log).unwrap_or_default();
-            let lines: Vec<_> = log.lines().rev().take(10).collect();
-            let lines: Vec<_> = lines.into_iter().rev().collect();
-            bail!("node {} has ended ({status}):\n{}", self.number, lines.join("\n"));
+            .arg("demo-node")
+            .args(["--parent", &std::process::id().to_string()])
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .args(["--client-addr", &self.ports.client()])
+            .args(["--peer-addr", &self.ports.peer()])
+            .args(["--http-addr", &self.ports.http()])
+            .args(["--advertise-host", "127.0.0.1"]);
+        for (key, value) in SETTINGS {
+            command.args(["--set", &format!("{key}={value}")]);
         }
-        Ok(())
-    }
-
-    /// As `kill -9` does: the process gets no chance to write anything.
-    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
-        if let Some(mut child) = self.child.take() {
-            child.kill().await.context("kill a node")?;
-        }
-        Ok(())
-    }
-
-    /// Asks the process to end in order, and waits for it.
-    pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        let Some(mut child) = self.child.take() else { return Ok(()) };
-        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            kill_process(pid, Signal::TERM).context("stop a node")?;
-        }
-        match tokio::time::timeout(PATIENCE, child.wait()).await {
-            Ok(status) => {
-                let status = status?;
-                anyhow::ensure!(status.success(), "node {} stopped with {status}", self.number);
-                Ok(())
+        // Settings of the reader's own node must not reach ours.
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("FLOTILLA_") {
+                command.env_remove(name);
             }
-            Err(_) => bail!("node {} did not stop in {PATIENCE:?}", self.number),
         }
+        // A group of its own: Ctrl-C is for the demo, which then stops its nodes in order.
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        self.child = Some(command.spawn().context("start a node")?);
+        Ok(())
     }
 
-    pub(super) fn client_address(&self) -> String {
-        format!("127.0.0.1:{}", self.ports[0])
-    }
-
-    pub(super) fn http_address(&self) -> String {
-        format!("127.0.0.1:{}", self.ports[2])
-    }
-
+    /// `None` when it is not running.
     pub(super) fn pid(&self) -> Option<u32> {
-        self.child.as_ref().and_then(Child::id)
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// How the process ended, if it did.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        self.child = None;
+        Some(status)
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// Memory of the process that is in RAM.
     pub(super) fn resident_bytes(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-        Some(kib << 10)
+        let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kibibytes << 10)
     }
+
+    /// `kill -9`, and waits until the system has reaped it.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Fails only when it has ended by itself, which `wait` then reports.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Asks the process to stop.
+    pub(super) fn terminate(&self) {
+        if let Some(child) = &self.child {
+            // Fails only when it has ended by itself.
+            let _ = kill_process(Pid::from_child(child), Signal::TERM);
+        }
+    }
+
+    /// The last lines of its log.
+    pub(super) fn last_words(&self, count: usize) -> Vec<String> {
+        let Ok(file) = File::open(&self.log) else { return Vec::new() };
+        let lines: Vec<String> = BufReader::new(file).lines().map_while(Result::ok).collect();
+        lines[lines.len().saturating_sub(count)..].to_vec()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// For a node's process: makes the system kill it when the demo's process ends in any way.
+///
+/// # Errors
+/// When the demo has ended already, or the system cannot do it.
+pub(in crate::cli) fn end_with_parent(parent: u32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("be killed with the demo")?;
+    // Ordering: looked at afterwards. A parent that ended before has left us to another.
+    let now = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    ensure!(now == Some(parent), "the demo that started this node has ended");
+    Ok(())
 }

@@ -16,7 +16,6 @@ use crate::{
 
 /// What is next to make a node a learner.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "made once per call and taken apart at once")]
 pub enum AddLearner {
     /// It is a member: answer with its id.
     Known { node: NodeId },

@@ -10,7 +10,9 @@ const DESCRIPTOR: u8 = 3;
 const APPLY_STATE: u8 = 4;
 const TOMBSTONE: u8 = 5;
 const INSTALL: u8 = 6;
-const INSTALLED: u8 = 7;
+const REACHED: u8 = 7;
+const QUARANTINE: u8 = 8;
+const OWN_PEER: u8 = 9;
 
 /// A key of the `meta` family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,8 +29,12 @@ pub enum MetaKey {
     Tombstone(RegionId, PeerId),
     /// A snapshot install that was begun and must be finished.
     Install(RegionId),
-    /// Applied index of the newest installed snapshot.
-    Installed(RegionId),
+    /// Index that the local peer's log had surely reached on the disk.
+    Reached(RegionId),
+    /// Why the local peer must not take part any more.
+    Quarantine(RegionId),
+    /// Id of the local peer.
+    OwnPeer(RegionId),
 }
 
 /// Key of the node's identity.
@@ -71,10 +77,22 @@ pub fn install(region: RegionId) -> [u8; 9] {
     of_region(INSTALL, region)
 }
 
-/// Key of the applied index of a region's newest installed snapshot.
+/// Key of the index that the local log of a region had surely reached.
 #[must_use]
-pub fn installed(region: RegionId) -> [u8; 9] {
-    of_region(INSTALLED, region)
+pub fn reached(region: RegionId) -> [u8; 9] {
+    of_region(REACHED, region)
+}
+
+/// Key of the mark of a region's local peer that must not take part.
+#[must_use]
+pub fn quarantine(region: RegionId) -> [u8; 9] {
+    of_region(QUARANTINE, region)
+}
+
+/// Key of the id of a region's local peer.
+#[must_use]
+pub fn own_peer(region: RegionId) -> [u8; 9] {
+    of_region(OWN_PEER, region)
 }
 
 /// The descriptors of all regions, by region.
@@ -102,6 +120,12 @@ pub fn tombstones(region: RegionId) -> KeyRange {
     KeyRange::new(prefix.to_vec(), prefix_end(&prefix))
 }
 
+/// The ids of all local peers, by region.
+#[must_use]
+pub fn all_own_peers() -> KeyRange {
+    of_kind(OWN_PEER)
+}
+
 /// The install records of all regions, by region.
 #[must_use]
 pub fn all_installs() -> KeyRange {
@@ -125,7 +149,9 @@ pub fn decode(key: &[u8]) -> Option<MetaKey> {
         (DESCRIPTOR, []) => Some(MetaKey::Descriptor(region)),
         (APPLY_STATE, []) => Some(MetaKey::ApplyState(region)),
         (INSTALL, []) => Some(MetaKey::Install(region)),
-        (INSTALLED, []) => Some(MetaKey::Installed(region)),
+        (REACHED, []) => Some(MetaKey::Reached(region)),
+        (QUARANTINE, []) => Some(MetaKey::Quarantine(region)),
+        (OWN_PEER, []) => Some(MetaKey::OwnPeer(region)),
         (TOMBSTONE, rest) => match split_u64(rest)? {
             (peer, []) => Some(MetaKey::Tombstone(region, PeerId(peer))),
             _ => None,
@@ -160,7 +186,10 @@ mod tests {
             region.clone().prop_map(MetaKey::Descriptor),
             region.clone().prop_map(MetaKey::ApplyState),
             (region.clone(), number.prop_map(PeerId)).prop_map(|(r, p)| MetaKey::Tombstone(r, p)),
-            region.prop_map(MetaKey::Install),
+            region.clone().prop_map(MetaKey::Install),
+            region.clone().prop_map(MetaKey::Reached),
+            region.clone().prop_map(MetaKey::Quarantine),
+            region.prop_map(MetaKey::OwnPeer),
         ]
     }
 
@@ -172,6 +201,9 @@ mod tests {
             MetaKey::ApplyState(region) => apply_state(region).to_vec(),
             MetaKey::Tombstone(region, peer) => tombstone(region, peer).to_vec(),
             MetaKey::Install(region) => install(region).to_vec(),
+            MetaKey::Reached(region) => reached(region).to_vec(),
+            MetaKey::Quarantine(region) => quarantine(region).to_vec(),
+            MetaKey::OwnPeer(region) => own_peer(region).to_vec(),
         }
     }
 
@@ -185,6 +217,9 @@ mod tests {
         let want = [5, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 9];
         assert_eq!(tombstone(region, PeerId(9)), want);
         assert_eq!(install(region), [6, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(reached(region), [7, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(quarantine(region), [8, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(own_peer(region), [9, 0, 0, 0, 0, 0, 0, 1, 2]);
     }
 
     proptest! {
@@ -210,11 +245,12 @@ mod tests {
             is(all_apply_states(), matches!(key, MetaKey::ApplyState(_)))?;
             is(all_tombstones(), matches!(key, MetaKey::Tombstone(..)))?;
             is(all_installs(), matches!(key, MetaKey::Install(_)))?;
+            is(all_own_peers(), matches!(key, MetaKey::OwnPeer(_)))?;
             is(tombstones(region), matches!(key, MetaKey::Tombstone(of, _) if of == region))?;
         }
 
         #[test]
-        fn decode_takes_any_bytes(bytes in prop::collection::vec(0u8..8, 0..20)) {
+        fn decode_takes_any_bytes(bytes in prop::collection::vec(0u8..11, 0..20)) {
             if let Some(key) = decode(&bytes) {
                 prop_assert_eq!(encode(key), bytes);
             }

@@ -1,0 +1,342 @@
+//! Engines that can be stopped and broken, and short names, for the tests of this folder.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use flotilla_proto::v1;
+use openraft::{EntryPayload, storage::RaftLogStorageExt as _};
+use parking_lot::{Condvar, Mutex};
+use prometheus::Registry;
+
+use super::{
+    CommandBytes, Entry, LogId,
+    convert::log_id,
+    log_store::{LogStore, PeerLog},
+    log_writer::{LogWriter, LogWriterConfig},
+};
+use crate::{
+    command,
+    ids::{PeerId, RegionId},
+    metrics::Metrics,
+    storage::{
+        batch::{Change, WriteBatch},
+        engine::{
+            Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Read,
+            Stage, View,
+        },
+        keys,
+        memory::MemoryEngine,
+    },
+};
+
+/// Bound: wait for something that must happen.
+pub(super) const WAIT: Duration = Duration::from_secs(20);
+
+/// What `future` comes to, which must not take for ever.
+pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(WAIT, future).await.unwrap_or_else(|_| panic!("{what} never happens"))
+}
+
+pub(super) fn metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::register(&Registry::new()).unwrap())
+}
+
+/// Where in its order a changing call of [`Probe`] fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failing {
+    /// Nothing of it is done.
+    Before,
+    /// All of it is done, and the caller is told that it failed.
+    After,
+}
+
+/// A [`MemoryEngine`] of which writes can be held back, looked at, and made to fail.
+pub(super) struct Probe {
+    pub(super) inner: Arc<MemoryEngine>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    held: bool,
+    /// Writes that were begun, each with what is in it.
+    writes: Vec<Vec<String>>,
+    /// Changing calls so far.
+    calls: usize,
+    fails: Option<(usize, Failing)>,
+}
+
+impl Probe {
+    pub(super) fn new() -> Arc<Self> {
+        Self::over(MemoryEngine::new())
+    }
+
+    pub(super) fn over(inner: Arc<MemoryEngine>) -> Arc<Self> {
+        Arc::new(Self { inner, state: Mutex::default(), changed: Condvar::new() })
+    }
+
+    /// Writes stand still from now on, until [`Probe::release`].
+    pub(super) fn hold(&self) {
+        self.state.lock().held = true;
+    }
+
+    pub(super) fn release(&self) {
+        self.state.lock().held = false;
+        self.changed.notify_all();
+    }
+
+    /// The changing call number `call` fails, counted from now.
+    pub(super) fn fail(&self, call: usize, how: Failing) {
+        let mut state = self.state.lock();
+        state.fails = Some((state.calls + call, how));
+    }
+
+    /// Waits until `count` writes were begun.
+    pub(super) fn wait_writes(&self, count: usize) {
+        let mut state = self.state.lock();
+        while state.writes.len() < count {
+            let late = self.changed.wait_for(&mut state, WAIT).timed_out();
+            assert!(!late, "{} writes were begun, not {count}", state.writes.len());
+        }
+    }
+
+    /// What was written, change by change.
+    pub(super) fn writes(&self) -> Vec<Vec<String>> {
+        self.state.lock().writes.clone()
+    }
+
+    fn change(&self, act: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        let how = {
+            let mut state = self.state.lock();
+            let call = state.calls;
+            state.calls += 1;
+            state.fails.filter(|(fails, _)| *fails == call).map(|(_, how)| how)
+        };
+        if how != Some(Failing::Before) {
+            act()?;
+        }
+        match how {
+            None => Ok(()),
+            Some(how) => Err(Error::Io { message: format!("injected: {how:?}") }),
+        }
+    }
+}
+
+/// A change of a log in words.
+fn describe(change: &Change<'_>) -> String {
+    let part = |key: &[u8]| match keys::log::decode(key) {
+        Some(keys::log::LogKey { region, part }) => match part {
+            keys::log::LogPart::Entry { index } => format!("{region} entry {index}"),
+            part => format!("{region} {part:?}").to_lowercase(),
+        },
+        None => format!("{key:02x?}"),
+    };
+    match change {
+        Change::Put { key, .. } => part(key),
+        Change::Delete { key } => format!("delete {}", part(key)),
+        Change::DeleteRange { start, .. } => format!("cut {}", part(start)),
+    }
+}
+
+impl Read for Probe {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.inner.get(family, key)
+    }
+
+    fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
+        self.inner.scan(family, range, direction)
+    }
+}
+
+impl Engine for Probe {
+    fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), Error> {
+        {
+            let mut state = self.state.lock();
+            state.writes.push(batch.iter().map(|(_, change)| describe(&change)).collect());
+            self.changed.notify_all();
+            while state.held {
+                self.changed.wait(&mut state);
+            }
+        }
+        self.change(|| self.inner.write(batch, durability))
+    }
+
+    fn view(&self) -> Arc<dyn View> {
+        self.inner.view()
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        self.change(|| self.inner.sync())
+    }
+
+    fn sequence(&self) -> u64 {
+        self.inner.sequence()
+    }
+
+    fn stage(&self, name: &str) -> Result<Box<dyn Stage>, Error> {
+        self.inner.stage(name)
+    }
+
+    fn replace_range(&self, range: &KeyRange, name: &str) -> Result<(), Error> {
+        self.change(|| self.inner.replace_range(range, name))
+    }
+
+    fn drop_stage(&self, name: &str) -> Result<(), Error> {
+        self.change(|| self.inner.drop_stage(name))
+    }
+
+    fn stages(&self) -> Result<Vec<String>, Error> {
+        self.inner.stages()
+    }
+
+    fn approximate_bytes(&self, family: Family, range: &KeyRange) -> u64 {
+        self.inner.approximate_bytes(family, range)
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.inner.stats()
+    }
+}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Probe").finish_non_exhaustive()
+    }
+}
+
+/// A running [`LogWriter`], and what it said when it failed.
+pub(super) struct Writing {
+    pub(super) writer: LogWriter,
+    pub(super) failures: Arc<Mutex<Vec<String>>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Writing {
+    pub(super) fn start(engine: Arc<dyn Engine>) -> Self {
+        let config =
+            LogWriterConfig { queue_bytes_max: 1 << 20, sentinel_dir: None, sentinel_sequence: 0 };
+        Self::with(engine, config)
+    }
+
+    pub(super) fn with(engine: Arc<dyn Engine>, config: LogWriterConfig) -> Self {
+        let failures = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&failures);
+        let on_failure = Box::new(move |reason| told.lock().push(reason));
+        let (writer, thread) = LogWriter::start(engine, config, metrics(), on_failure).unwrap();
+        Self { writer, failures, thread: Some(thread) }
+    }
+
+    /// Stops it and waits until its thread has ended.
+    pub(super) fn stop(&mut self) {
+        self.writer.stop();
+        self.join();
+    }
+
+    /// Waits until its thread has ended.
+    pub(super) fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.writer.stop();
+    }
+}
+
+pub(super) fn open_log(
+    region: RegionId,
+    log: &Arc<dyn Engine>,
+    data: &Arc<dyn Engine>,
+    writer: &LogWriter,
+    tail_bytes_max: usize,
+) -> LogStore {
+    let (log, data) = (Arc::clone(log), Arc::clone(data));
+    LogStore(PeerLog::open(region, log, data, writer.clone(), tail_bytes_max).unwrap())
+}
+
+pub(super) fn id(term: u64, index: u64) -> LogId {
+    log_id(term, index)
+}
+
+pub(super) fn blank(term: u64, index: u64) -> Entry {
+    Entry { log_id: id(term, index), payload: EntryPayload::Blank }
+}
+
+/// An entry of `bytes` bytes that nobody applies.
+pub(super) fn heavy(term: u64, index: u64, bytes: usize) -> Entry {
+    let payload = EntryPayload::Normal(CommandBytes(vec![7; bytes].into()));
+    Entry { log_id: id(term, index), payload }
+}
+
+/// An entry with a command for the region of [`region_state`].
+pub(super) fn entry_of(term: u64, index: u64, body: v1::command::Body) -> Entry {
+    let command = v1::Command { epoch_version: 1, time_ms: index, body: Some(body) };
+    let payload = EntryPayload::Normal(CommandBytes(command::encode(&command)));
+    Entry { log_id: id(term, index), payload }
+}
+
+/// An entry that puts `value` under `key`.
+pub(super) fn put(term: u64, index: u64, key: &str, value: &str) -> Entry {
+    let put = v1::PutOp {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        ..v1::PutOp::default()
+    };
+    let write = v1::WriteCommand {
+        success: vec![v1::Op { op: Some(v1::op::Op::Put(put)) }],
+        ..v1::WriteCommand::default()
+    };
+    entry_of(term, index, v1::command::Body::Write(write))
+}
+
+/// Appends, and waits for the disk.
+pub(super) async fn append(log: &mut LogStore, entries: impl IntoIterator<Item = Entry>) {
+    let entries: Vec<Entry> = entries.into_iter().collect();
+    soon("an append", log.blocking_append(entries)).await.unwrap();
+}
+
+/// A region `[start, end)` that applied up to `applied`, with the one voter `peer` on node 1.
+pub(super) fn region_state(
+    region: RegionId,
+    peer: PeerId,
+    (start, end): (&'static str, &'static str),
+    applied: LogId,
+) -> command::RegionState {
+    let voter = v1::Peer { peer_id: peer.0, node_id: 1, role: v1::PeerRole::Voter.into() };
+    command::RegionState {
+        descriptor: v1::Region {
+            region_id: region.0,
+            start_key: Bytes::from_static(start.as_bytes()),
+            end_key: Bytes::from_static(end.as_bytes()),
+            epoch: Some(v1::RegionEpoch { conf_ver: 1, version: 1 }),
+            peers: vec![voter],
+        },
+        state: v1::ApplyState {
+            applied_term: *applied.leader_id,
+            applied_index: applied.index,
+            revision: applied.index,
+            time_ms: 1,
+            expiry_max_ms: 0,
+            membership: Some(v1::Membership {
+                voters: vec![v1::VoterSet { peer_ids: vec![peer.0] }],
+                peers: vec![v1::MemberPeer { peer_id: peer.0, node_id: 1 }],
+            }),
+            membership_term: 1,
+            membership_index: 1,
+        },
+    }
+}
+
+/// Everything in a family.
+pub(super) fn all_rows(read: &(impl Read + ?Sized), family: Family) -> Vec<(Bytes, Bytes)> {
+    let mut rows = Vec::new();
+    let mut cursor = read.scan(family, &KeyRange::default(), Direction::Forward);
+    while let Some((key, value)) = cursor.next().unwrap() {
+        rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+    }
+    rows
+}

@@ -1,0 +1,265 @@
+use std::collections::BTreeMap;
+
+use super::{
+    super::{
+        fixture::{
+            WAIT, Writing, all_rows, append, blank, entry_of, id, metrics, open_log, put,
+            region_state, soon,
+        },
+        log_store::LogStore,
+    },
+    *,
+};
+use crate::storage::memory::{Fault, MemoryEngine};
+
+const REGION: RegionId = RegionId(2);
+const PEER: PeerId = PeerId(20);
+
+/// A peer's log and state, of a region that was just born with the range `[a, z)`.
+struct Bench {
+    data: Arc<MemoryEngine>,
+    log: LogStore,
+    _writing: Writing,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let data = MemoryEngine::new();
+        let mut batch = WriteBatch::new();
+        put_state(&mut batch, &region_state(REGION, PEER, ("a", "z"), id(1, 1)), true);
+        data.write(&batch, Durability::Synced).unwrap();
+        Self::over(data)
+    }
+
+    fn over(data: Arc<MemoryEngine>) -> Self {
+        let log = MemoryEngine::new() as Arc<dyn Engine>;
+        let writing = Writing::start(Arc::clone(&log));
+        let any = Arc::clone(&data) as Arc<dyn Engine>;
+        let log = open_log(REGION, &log, &any, &writing.writer, 1 << 20);
+        Self { data, log, _writing: writing }
+    }
+
+    fn open(&self) -> StateMachine {
+        let data = Arc::clone(&self.data) as Arc<dyn Engine>;
+        StateMachine::open(REGION, PEER, data, Arc::clone(&self.log.0), metrics()).unwrap()
+    }
+}
+
+async fn apply(
+    machine: &mut StateMachine,
+    entries: impl IntoIterator<Item = Entry>,
+) -> Result<(), io::Error> {
+    let entries: Vec<_> = entries.into_iter().map(|entry| Ok((entry, None))).collect();
+    machine.apply(futures::stream::iter(entries)).await
+}
+
+/// Entry `index` puts key `k-index`, and every entry changes `last`.
+fn entry(index: u64) -> Entry {
+    put(3, index, &format!("k-{index:03}"), &index.to_string())
+}
+
+fn keys_of(data: &MemoryEngine) -> Vec<String> {
+    let rows = all_rows(data, Family::Default);
+    rows.into_iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect()
+}
+
+async fn applied_index(machine: &mut StateMachine) -> u64 {
+    machine.applied_state().await.unwrap().0.map_or(0, |id| id.index)
+}
+
+/// Wherever a power cut falls, the rows are exactly those of the entries up to `applied`; and
+/// applying the rest again gives what was there before.
+#[tokio::test]
+async fn rows_and_applied_index_survive_together_or_not_at_all() {
+    let bench = Bench::new();
+    let mut machine = bench.open();
+    let mut index = 2;
+    for size in [1, 3, 1, 7, 2] {
+        apply(&mut machine, (index..index + size).map(entry)).await.unwrap();
+        index += size;
+    }
+    let all = keys_of(&bench.data);
+    assert_eq!(all.len(), 14);
+    let mut cuts = BTreeMap::new();
+    for kept in 0..=bench.data.unsynced() {
+        let after = Bench::over(bench.data.crash(kept));
+        let mut machine = after.open();
+        let applied = applied_index(&mut machine).await;
+        let want: Vec<_> = (2..=applied).map(|index| format!("k-{index:03}")).collect();
+        assert_eq!(keys_of(&after.data), want, "applied up to {applied}");
+        assert_eq!(machine.view().published().applied.map(|id| id.index), Some(applied));
+        apply(&mut machine, (applied + 1..index).map(entry)).await.unwrap();
+        assert_eq!(
+            all_rows(after.data.as_ref(), Family::Default),
+            all_rows(bench.data.as_ref(), Family::Default)
+        );
+        cuts.insert(applied, kept);
+    }
+    assert_eq!(cuts.into_keys().collect::<Vec<_>>(), [1, 2, 5, 6, 13, 15]);
+}
+
+#[tokio::test]
+async fn a_restarted_state_is_the_state_that_was() {
+    let bench = Bench::new();
+    let mut machine = bench.open();
+    let membership = openraft::Membership::new_with_defaults(
+        vec![[PEER, PeerId(21)].into(), [PEER, PeerId(22)].into()],
+        [],
+    );
+    let member = Entry { log_id: id(3, 3), payload: EntryPayload::Membership(membership) };
+    apply(&mut machine, [entry(2), member, blank(4, 4), entry(5)]).await.unwrap();
+    let mut again = bench.open();
+    assert_eq!(again.applied_state().await.unwrap(), machine.applied_state().await.unwrap());
+    assert_eq!(again.applied_state().await.unwrap().1.log_id(), &Some(id(3, 3)));
+    assert_eq!(again.region, machine.region);
+    let (before, after) = (machine.view().published(), again.view().published());
+    assert_eq!(format!("{before:?}"), format!("{after:?}"));
+    assert!(after.joint);
+    assert_eq!(after.descriptor.epoch.unwrap().conf_ver, 2);
+    assert_eq!(after.descriptor.peers.len(), 3);
+}
+
+async fn outcome(view: &RegionView, check_id: u64) -> Checksum {
+    let begin = clock::monotonic();
+    loop {
+        match view.checksum(check_id) {
+            Some(checksum) if checksum.outcome.is_some() => return checksum,
+            _ => assert!(begin.elapsed() < WAIT, "the checksum is never done"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// However entries are cut into batches.
+#[tokio::test]
+async fn a_checksum_is_of_the_state_after_exactly_its_entry() {
+    let check = |index, check_id| {
+        entry_of(3, index, v1::command::Body::Checksum(v1::ChecksumCommand { check_id }))
+    };
+    let entries = || {
+        vec![entry(2), entry(3), check(4, 70), entry(5), put(3, 6, "k-002", "new"), check(7, 71)]
+    };
+    let mut sums = Vec::new();
+    for size in [1, 2, 6] {
+        let bench = Bench::new();
+        let mut machine = bench.open();
+        let all = entries();
+        for batch in all.chunks(size) {
+            apply(&mut machine, batch.to_vec()).await.unwrap();
+        }
+        let view = machine.view();
+        let (first, second) = (outcome(&view, 70).await, outcome(&view, 71).await);
+        assert_eq!((first.applied_index, second.applied_index), (4, 7));
+        let sum = |checksum: Checksum| checksum.outcome.unwrap().unwrap();
+        let (first, second) = (sum(first), sum(second));
+        assert_eq!((first.1, second.1), (2, 3), "keys at that time");
+        sums.push((first, second));
+    }
+    assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
+    assert_ne!(sums[0].0, sums[0].1);
+}
+
+#[tokio::test]
+async fn only_the_newest_checksums_are_kept() {
+    let bench = Bench::new();
+    let mut machine = bench.open();
+    for index in 2..40 {
+        let body = v1::command::Body::Checksum(v1::ChecksumCommand { check_id: index });
+        apply(&mut machine, [entry_of(3, index, body)]).await.unwrap();
+    }
+    let view = machine.view();
+    let kept: Vec<_> = (2..40).filter(|id| view.checksum(*id).is_some()).collect();
+    assert_eq!(kept, (40 - CHECKSUMS_MAX as u64..40).collect::<Vec<_>>());
+}
+
+/// Never skipped: the entry and all after it have no effect, and the peer stops.
+#[tokio::test]
+async fn a_command_that_this_version_does_not_know_stops_the_peer() {
+    let bench = Bench::new();
+    let mut machine = bench.open();
+    let strange = super::super::fixture::heavy(3, 3, 10);
+    assert!(apply(&mut machine, [entry(2), strange, entry(4)]).await.is_err());
+    let mut again = bench.open();
+    assert_eq!(applied_index(&mut again).await, 1);
+    assert!(keys_of(&bench.data).is_empty());
+}
+
+#[tokio::test]
+async fn a_failed_write_shows_nothing_to_readers() {
+    let bench = Bench::new();
+    let mut machine = bench.open();
+    bench.data.inject(Fault::WriteLost);
+    assert!(apply(&mut machine, [entry(2)]).await.is_err());
+    assert_eq!(machine.view().published().applied, Some(id(1, 1)));
+    assert!(keys_of(&bench.data).is_empty());
+}
+
+/// A quorum of others may commit what this disk does not have yet. After a crash the log then ends
+/// before `applied` although nothing was lost.
+#[tokio::test]
+async fn the_state_notes_how_far_the_log_surely_was() {
+    let mut bench = Bench::new();
+    let mut machine = bench.open();
+    let reached = |bench: &Bench| read_reached(bench.data.as_ref(), REGION).unwrap();
+    apply(&mut machine, [entry(2), entry(3)]).await.unwrap();
+    assert_eq!(reached(&bench), 0, "nothing of it is in the log");
+    append(&mut bench.log, [entry(2), entry(3), entry(4)]).await;
+    apply(&mut machine, [entry(4), entry(5)]).await.unwrap();
+    assert_eq!(reached(&bench), 4);
+    append(&mut bench.log, [entry(5), entry(6), entry(7)]).await;
+    apply(&mut machine, [entry(6)]).await.unwrap();
+    assert_eq!(reached(&bench), 6, "never beyond what is applied");
+    let mut machine = bench.open();
+    apply(&mut machine, [entry(7)]).await.unwrap();
+    assert_eq!(reached(&bench), 7);
+}
+
+#[tokio::test]
+async fn a_closed_peer_writes_nothing_more() {
+    let bench = Bench::new();
+    let mut machine = bench.open();
+    apply(&mut machine, [entry(2)]).await.unwrap();
+    machine.view().close();
+    let before = all_rows(bench.data.as_ref(), Family::Meta);
+    assert!(apply(&mut machine, [entry(3)]).await.is_err());
+    let region = region_state(REGION, PEER, ("a", "z"), id(5, 50));
+    let meta = SnapshotMeta { last_log_id: Some(id(5, 50)), ..SnapshotMeta::default() };
+    let stage = "late".to_owned();
+    bench.data.stage(&stage).unwrap().finish().unwrap();
+    let received = super::super::snapshot::Received { stage, region };
+    assert!(
+        machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await.is_err()
+    );
+    assert_eq!(all_rows(bench.data.as_ref(), Family::Meta), before);
+    assert_eq!(keys_of(&bench.data), ["k-002"]);
+}
+
+#[tokio::test]
+async fn an_installed_snapshot_is_the_state_and_failed_reads_say_so() {
+    let bench = Bench::new();
+    let mut machine = bench.open();
+    apply(&mut machine, [entry(2)]).await.unwrap();
+    let view = machine.view();
+    let region = region_state(REGION, PEER, ("a", "m"), id(5, 50));
+    let meta = SnapshotMeta { last_log_id: Some(id(5, 50)), ..SnapshotMeta::default() };
+    let stage = "whole".to_owned();
+    let mut rows = bench.data.stage(&stage).unwrap();
+    rows.put(b"b", b"x").unwrap();
+    rows.finish().unwrap();
+    let waiting = tokio::spawn({
+        let view = Arc::clone(&view);
+        async move { view.wait_applied(50).await }
+    });
+    let received = super::super::snapshot::Received { stage, region };
+    machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await.unwrap();
+    soon("the reader", waiting).await.unwrap();
+    assert_eq!(view.read_consistently(|| keys_of(&bench.data)), Ok(vec!["b".to_owned()]));
+    assert_eq!(view.range(), KeyRange::new("a", "m"));
+    assert_eq!(applied_index(&mut machine).await, 50);
+
+    let region = region_state(REGION, PEER, ("a", "m"), id(5, 60));
+    let received = super::super::snapshot::Received { stage: "none".to_owned(), region };
+    let failed = machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await;
+    assert!(failed.is_err());
+    assert_eq!(view.read_consistently(|| ()), Err(Installing), "the rows may be half of each");
+}
