@@ -8,7 +8,6 @@ use flotilla_proto::v1::{
 };
 use futures::Stream;
 use parking_lot::Mutex;
-use prost::Message as _;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
@@ -185,7 +184,7 @@ impl FakeNode {
 
 /// A typed error as a node answers it.
 pub(crate) fn typed(code: Code, detail: ErrorDetail) -> Status {
-    Status::with_details(code, "as the test wants", detail.encode_to_vec().into())
+    flotilla_proto::status::with_detail(code, "as the test wants", &detail)
 }
 
 /// An error that promises that nothing was applied and that repeating can help.

@@ -9,7 +9,6 @@
 use std::{error::Error as _, time::Duration};
 
 use flotilla_proto::v1::{ErrorDetail, Leader, Region, error_detail::Reason};
-use prost::Message as _;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 
 use crate::Error;
@@ -47,10 +46,10 @@ impl From<Status> for Failure {
             }
             source = error.source();
         }
-        match ErrorDetail::decode(status.details()) {
-            Ok(detail) if !status.details().is_empty() => Self::Answered { code, message, detail },
+        match flotilla_proto::status::detail(&status) {
+            Some(detail) => Self::Answered { code, message, detail },
             // What came over the wire has no source; what went wrong here has.
-            _ => match status.source() {
+            None => match status.source() {
                 Some(source) => {
                     let message = format!("{message}: {}", root_cause(source));
                     Self::Broken { code, message, is_cut: true }

@@ -16,6 +16,9 @@ pub mod v1 {
     tonic::include_proto!("flotilla.v1");
 }
 
+/// Details of errors in the form that every library of gRPC knows.
+pub mod status;
+
 /// An encoded `FileDescriptorSet` of all files, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use prost::Message as _;
 use tonic::{Code, Status};
 
 use crate::error::Error;
 
-/// The gRPC status of an error: code, text for people, an encoded `ErrorDetail` for programs.
+/// The gRPC status of an error: code, text for people, an `ErrorDetail` for programs.
 #[must_use]
 pub fn status(error: &Error) -> Status {
-    Status::with_details(code(error), error.to_string(), error.detail().encode_to_vec().into())
+    flotilla_proto::status::with_detail(code(error), error.to_string(), &error.detail())
 }
 
 /// The gRPC code of an error; the table of docs/api.md.
@@ -172,7 +171,7 @@ mod tests {
             let status = status(&error);
             assert_eq!(status.code(), code, "{error:?}");
             assert_eq!(status.message(), error.to_string(), "{error:?}");
-            let detail = v1::ErrorDetail::decode(status.details()).expect("an ErrorDetail");
+            let detail = flotilla_proto::status::detail(&status).expect("an ErrorDetail");
             assert_eq!(detail, error.detail(), "{error:?}");
             assert_eq!(detail.maybe_applied, maybe_applied, "{error:?}");
             assert_eq!(detail.retryable, retryable, "{error:?}");
@@ -190,7 +189,7 @@ mod tests {
         use v1::error_detail::Reason;
         let leader = v1::Leader { peer_id: 5, node_id: 3, client_address: "n3:7420".into() };
         let error = Error::NotLeader { region: RegionId(2), leader: Some(leader.clone()) };
-        let detail = v1::ErrorDetail::decode(status(&error).details()).expect("an ErrorDetail");
+        let detail = flotilla_proto::status::detail(&status(&error)).expect("an ErrorDetail");
         let want = v1::NotLeader { region_id: 2, leader: Some(leader) };
         assert_eq!(detail.reason, Some(Reason::NotLeader(want)));
     }

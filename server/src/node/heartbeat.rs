@@ -16,7 +16,10 @@ use crate::{
     clock,
     error::Error,
     ids::{NodeId, PeerId, RegionId},
-    placement::driver,
+    placement::{
+        driver,
+        steps::{self, Verdict},
+    },
     storage::disk::Level,
 };
 
@@ -75,6 +78,20 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
         }
         for step in response.steps {
             let Some(peer) = joined.peers.get(RegionId(step.region_id)) else { continue };
+            // Judged again by what the leader itself knows, right before it is carried out.
+            match steps::judge(&step, &driver::report(&peer), joined.driver.config()) {
+                Verdict::Apply => {}
+                Verdict::Done => continue,
+                verdict => {
+                    tracing::info!(
+                        region = step.region_id,
+                        reason = step.reason,
+                        ?verdict,
+                        "placement step not done"
+                    );
+                    continue;
+                }
+            }
             node.runtime.spawn(async move {
                 match peer.carry_out(&step).await {
                     Ok(()) => tracing::info!(

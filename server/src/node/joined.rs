@@ -80,8 +80,12 @@ impl Joined {
         let raft_config = openraft::Config {
             cluster_name: identity.cluster.to_string(),
             heartbeat_interval: millis(raft.heartbeat_interval),
-            election_timeout_min: millis(raft.election_timeout_min),
-            election_timeout_max: millis(raft.election_timeout_max),
+            // Openraft campaigns after its lease, which is its longest timeout, and then a random one of
+            // its timeouts. So these two make a follower campaign between three quarters and the whole
+            // of `raft.election_timeout_max`.
+            election_timeout_min: millis(raft.election_timeout_max / 4)
+                .max(millis(raft.heartbeat_interval) * 3 / 2),
+            election_timeout_max: millis(raft.election_timeout_max / 2),
             enable_pre_vote: Some(true),
             enable_leader_restore: Some(false),
             max_payload_entries: raft.append_entries_max,

@@ -67,6 +67,11 @@ impl Driver {
         Arc::new(Self { peers, directory, config, started: clock::now(), state: Mutex::default() })
     }
 
+    #[must_use]
+    pub fn config(&self) -> &PlacementConfig {
+        &self.config
+    }
+
     /// Plans once per interval while this node leads region 1; runs until the node stops.
     pub async fn run(self: Arc<Self>) {
         let mut interval = tokio::time::interval(self.config.interval);
@@ -477,6 +482,8 @@ fn hex(bytes: &[u8]) -> String {
 pub fn report(peer: &Peer) -> v1::RegionReport {
     let metrics = peer.raft().metrics().borrow_watched().clone();
     let published = peer.view().published();
+    // A peer that has not answered this leader yet is silent since the leadership began, not for ever.
+    let led = peer.leading_for(metrics.current_term);
     let heartbeat = metrics.heartbeat.unwrap_or_default();
     let progress = metrics
         .replication
@@ -484,7 +491,7 @@ pub fn report(peer: &Peer) -> v1::RegionReport {
         .into_iter()
         .map(|(id, matched)| {
             let heard = heartbeat.get(&id).copied().flatten();
-            let silent = heard.map_or(Duration::MAX, |heard| heard.elapsed());
+            let silent = heard.map_or(led, |heard| heard.elapsed());
             v1::PeerProgress {
                 peer_id: id.0,
                 matched_index: matched.map_or(0, |id| id.index),

@@ -217,6 +217,7 @@ async fn start(
         reads: read::Rounds::default(),
         clock: parking_lot::Mutex::default(),
         silence: Silence::default(),
+        leading: parking_lot::Mutex::default(),
     }))
 }
 

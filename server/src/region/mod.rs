@@ -21,6 +21,7 @@ use std::{
 use flotilla_proto::v1;
 use openraft::ServerState;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::{
     error::Error,
@@ -77,10 +78,11 @@ pub struct RegionConfig {
 
 impl RegionConfig {
     /// Longest time for which a leader may believe that nobody else leads. Openraft grants its lease
-    /// for the longest election timeout.
+    /// for its longest timeout, which is half of ours
+    /// (`node/joined.rs`).
     #[must_use]
     pub fn lease(&self) -> Duration {
-        self.election_timeout_max
+        self.election_timeout_max / 2
     }
 }
 
@@ -96,6 +98,8 @@ pub struct Peer {
     reads: read::Rounds,
     clock: Mutex<clock::RegionClock>,
     silence: membership::Silence,
+    /// The term that this peer was first seen to lead in, and when.
+    leading: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Peer {
@@ -124,6 +128,19 @@ impl Peer {
     #[must_use]
     pub fn term(&self) -> u64 {
         self.raft.server_metrics().borrow_watched().vote.leader_id.term
+    }
+
+    /// How long this peer has led in `term`, as far as it was looked at.
+    pub(crate) fn leading_for(&self, term: u64) -> Duration {
+        let now = crate::clock::now();
+        let mut leading = self.leading.lock();
+        match *leading {
+            Some((known, since)) if known == term => now.saturating_duration_since(since),
+            _ => {
+                *leading = Some((term, now));
+                Duration::ZERO
+            }
+        }
     }
 
     /// Peer and node that lead as far as known here.

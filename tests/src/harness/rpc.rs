@@ -12,9 +12,8 @@ use flotilla_proto::{
         error_detail::Reason, kv_client::KvClient,
     },
 };
-use prost::Message as _;
 use tonic::{
-    Code, Request, Status,
+    Request, Status,
     transport::{Channel, Endpoint},
 };
 
@@ -205,10 +204,7 @@ pub fn outcome(status: &Status) -> Outcome {
 /// The machine-readable part of an error.
 #[must_use]
 pub fn detail(status: &Status) -> Option<ErrorDetail> {
-    if status.code() == Code::Ok || status.details().is_empty() {
-        return None;
-    }
-    ErrorDetail::decode(status.details()).ok()
+    flotilla_proto::status::detail(status)
 }
 
 /// The reason in the machine-readable part of an error.
@@ -219,6 +215,8 @@ pub fn reason(status: &Status) -> Option<Reason> {
 
 #[cfg(test)]
 mod tests {
+    use flotilla_proto::status::with_detail;
+
     use super::*;
 
     #[tokio::test]
@@ -239,10 +237,7 @@ mod tests {
     fn detail_of_an_error_is_believed() {
         for (maybe_applied, want) in [(false, Outcome::NotApplied), (true, Outcome::Unknown)] {
             let detail = ErrorDetail { maybe_applied, ..Default::default() };
-            // An all-default message encodes to nothing, so something else must be set as well.
-            let detail = ErrorDetail { retryable: true, ..detail };
-            let bytes = Bytes::from(detail.encode_to_vec());
-            let status = Status::with_details(Code::Unavailable, "no leader", bytes);
+            let status = with_detail(tonic::Code::Unavailable, "no leader", &detail);
             assert_eq!(outcome(&status), want);
         }
         assert_eq!(outcome(&Status::unavailable("says nothing")), Outcome::Unknown);

@@ -57,7 +57,7 @@ async fn moved_version_is_aborted_with_both_versions() {
     let stale = v1::AddLearnerRequest { expected_version: Some(9), ..learner("n2:7420") };
     let status = api.add_learner(Request::new(stale)).await.expect_err("moved");
     assert_eq!(status.code(), Code::Aborted);
-    let detail = <v1::ErrorDetail as prost::Message>::decode(status.details()).expect("a detail");
+    let detail = flotilla_proto::status::detail(&status).expect("a detail");
     let moved = v1::VersionMoved { expected: 9, actual: 0 };
     assert_eq!(detail.reason, Some(v1::error_detail::Reason::VersionMoved(moved)));
 }
@@ -71,8 +71,7 @@ async fn deadline_of_a_change_says_maybe_applied_and_that_of_a_read_does_not() {
     let read = api.status(Request::new(v1::StatusRequest {})).await.expect_err("hangs");
     for (status, maybe_applied) in [(change, true), (read, false)] {
         assert_eq!(status.code(), Code::DeadlineExceeded);
-        let detail =
-            <v1::ErrorDetail as prost::Message>::decode(status.details()).expect("a detail");
+        let detail = flotilla_proto::status::detail(&status).expect("a detail");
         assert_eq!(detail.maybe_applied, maybe_applied);
     }
 }

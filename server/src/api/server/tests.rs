@@ -8,7 +8,6 @@ use flotilla_proto::{
     v1::{self, cluster_client::ClusterClient, kv_client::KvClient},
 };
 use parking_lot::Mutex;
-use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::oneshot,
@@ -211,7 +210,7 @@ async fn full_queue_answers_busy_at_once_and_recovers() {
     let mut kv = KvClient::new(channel.clone());
     let status = kv.get(get("k")).await.expect_err("no place is left");
     assert_eq!(status.code(), Code::ResourceExhausted);
-    let detail = v1::ErrorDetail::decode(status.details()).expect("a detail");
+    let detail = flotilla_proto::status::detail(&status).expect("a detail");
     assert!(detail.retryable && !detail.maybe_applied && detail.retry_after_ms > 0);
     let busy = v1::ServerIsBusy { queue: "requests".into() };
     assert_eq!(detail.reason, Some(v1::error_detail::Reason::ServerIsBusy(busy)));
@@ -286,7 +285,7 @@ async fn messages_that_cannot_be_read_are_the_callers_fault() {
         let raw = Request::new(Bytes::from_static(bytes));
         let status = grpc.unary(raw, path.clone(), RawCodec).await.expect_err(why);
         assert_eq!(status.code(), Code::InvalidArgument, "{why}: {status:?}");
-        let detail = v1::ErrorDetail::decode(status.details()).expect("a detail");
+        let detail = flotilla_proto::status::detail(&status).expect("a detail");
         assert!(!detail.maybe_applied && !detail.retryable, "{why}");
     }
     server.finished(Method::Put, Code::InvalidArgument).await;
@@ -344,7 +343,7 @@ async fn large_values_pass_and_too_large_ones_are_refused() {
     assert_eq!(status.code(), Code::InvalidArgument);
     let status = kv.put(put("k", vec![b'x'; 21 << 20])).await.expect_err("past any message");
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
-    let detail = v1::ErrorDetail::decode(status.details()).expect("a detail");
+    let detail = flotilla_proto::status::detail(&status).expect("a detail");
     let limit = flotilla_proto::MESSAGE_BYTES_MAX as u64;
     let invalid = v1::InvalidArgument { field: "request".into(), limit };
     assert_eq!(detail.reason, Some(v1::error_detail::Reason::InvalidArgument(invalid)));
