@@ -25,6 +25,7 @@ use super::*;
 use crate::api::{
     Admission, Limits, Membership, Method, Observer,
     fake::{FakeMembership, FakeRequests},
+    http_router,
 };
 
 /// How long a test waits for what must come.
