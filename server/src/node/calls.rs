@@ -695,6 +695,10 @@ async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result<(), Status
             Err(Status::failed_precondition("this disk belongs to another node"))
         };
     }
+    // Ordering: the table first, so that a node with an identity knows whom to ask.
+    if let Some(table) = request.table {
+        node.directory.update(table).map_err(storage)?;
+    }
     let mut batch = WriteBatch::new();
     let stored = v1::NodeIdentity {
         cluster_id: request.cluster_id,
@@ -705,9 +709,6 @@ async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result<(), Status
     fail::fail_point!("adopt-before-write");
     node.data.write(&batch, Durability::Synced).map_err(storage)?;
     fail::fail_point!("adopt-after-write");
-    if let Some(table) = request.table {
-        node.directory.update(table).map_err(storage)?;
-    }
     let identity = identity::read(node.data.as_ref())
         .map_err(storage)?
         .ok_or_else(|| Status::internal("the identity is gone"))?;

@@ -65,12 +65,7 @@ async fn join(node: &Arc<Node>) -> Result<(), String> {
 async fn join_at(node: &Arc<Node>, client: &mut ClusterClient<Channel>) -> Result<(), String> {
     let told = |status: tonic::Status| status.message().to_owned();
     if node.joined.get().is_none() {
-        let request = v1::AddLearnerRequest {
-            address: node.advertised.client.clone(),
-            labels: node.labels(),
-            expected_version: None,
-        };
-        client.add_learner(request).await.map_err(told)?;
+        client.add_learner(add_request(node)).await.map_err(told)?;
     }
     let own = node.joined.get().ok_or("was added but not handed an identity yet")?.node;
     let listed =
@@ -81,7 +76,12 @@ async fn join_at(node: &Arc<Node>, client: &mut ClusterClient<Channel>) -> Resul
         .find(|record| record.node_id == own.0)
         .ok_or("this node is not in the cluster's table")?;
     match record.state() {
-        v1::NodeState::NodeLearner | v1::NodeState::Joining => {
+        // Crashed between having its identity and saying so: the call converges.
+        v1::NodeState::Joining => {
+            client.add_learner(add_request(node)).await.map_err(told)?;
+            Err("this node has confirmed its identity and is promoted next".to_owned())
+        }
+        v1::NodeState::NodeLearner => {
             let request = v1::ChangeMembershipRequest {
                 promote: vec![own.0],
                 demote: Vec::new(),
@@ -94,6 +94,14 @@ async fn join_at(node: &Arc<Node>, client: &mut ClusterClient<Channel>) -> Resul
         | v1::NodeState::Draining
         | v1::NodeState::Removed
         | v1::NodeState::Unspecified => Ok(()),
+    }
+}
+
+fn add_request(node: &Node) -> v1::AddLearnerRequest {
+    v1::AddLearnerRequest {
+        address: node.advertised.client.clone(),
+        labels: node.labels(),
+        expected_version: None,
     }
 }
 
