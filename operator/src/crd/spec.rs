@@ -1,0 +1,207 @@
+//! What a user asks for.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::status::KvClusterStatus;
+
+/// A Flotilla cluster: nodes with a volume each, and how they are run.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "flotilla.dev",
+    version = "v1alpha1",
+    kind = "KvCluster",
+    plural = "kvclusters",
+    shortname = "kvc",
+    category = "all",
+    namespaced,
+    doc = "A strongly consistent key-value store: nodes with a volume each.",
+    status = "KvClusterStatus",
+    derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Nodes", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(
+        name = "Available",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Available\")].status"
+    ),
+    printcolumn(name = "Doing", type_ = "string", json_path = ".status.operation.kind"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("size(self.metadata.name) <= 40")
+        .message("a name has at most 40 characters: pods and services add to it")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.replicationFactor <= self.replicas")
+        .message("each peer of a region needs a node of its own")
+        .field_path(".replicationFactor")
+)]
+pub struct KvClusterSpec {
+    /// Nodes, each a pod with a volume.
+    #[serde(default = "three")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub replicas: i32,
+    /// Peers of each region: 1, 3, 5 or 7. A region serves while more than half of them live.
+    #[serde(default = "three")]
+    #[schemars(range(min = 1, max = 7))]
+    #[x_kube(validation = Rule::new("self % 2 == 1")
+        .message("an even number survives no more failures than one less"))]
+    pub replication_factor: i32,
+    /// Image of the server, with its tag. Another one is a rolling upgrade.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    pub storage: Storage,
+    /// Requests and limits of a pod, as in any container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub resources: Option<Value>,
+    #[serde(default)]
+    pub regions: Regions,
+    #[serde(default)]
+    pub placement: Placement,
+    /// Any setting of the server by its key, as in docs/configuration.md.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "any_object")]
+    pub config: BTreeMap<String, Value>,
+    #[serde(default)]
+    pub tls: ClusterTls,
+    #[serde(default)]
+    pub metrics: Metrics,
+    /// Laid over the pods' template, as a strategic merge patch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub pod_template: Option<Value>,
+    /// Let Kubernetes take down one node at a time, and no more.
+    #[serde(default = "yes")]
+    pub pod_disruption_budget: bool,
+    /// Leave everything as it is; only the status is kept current.
+    #[serde(default)]
+    pub paused: bool,
+    /// No pods; the volumes stay.
+    #[serde(default)]
+    pub stopped: bool,
+    /// Another value restarts the nodes one after another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub restarted_at: Option<String>,
+}
+
+/// The volume of each node.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && \
+        (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+        .message("volumes cannot be moved to another storage class")
+        .field_path(".storageClassName")
+)]
+pub struct Storage {
+    /// Size of a volume, as in `10Gi`. It can grow.
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(
+        validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
+            .message("is no size, such as 10Gi"),
+        validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || \
+            quantity(self).compareTo(quantity(oldSelf)) >= 0")
+            .message("volumes cannot shrink")
+    )]
+    pub size: String,
+    /// Class of the volumes; without it the cluster's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+    /// Keep the volumes when the resource is deleted.
+    #[serde(default = "yes")]
+    pub retain: bool,
+}
+
+/// When regions are cut and joined.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Regions {
+    /// Size at which a region is split, as in `256Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub split_size: Option<String>,
+    /// Two neighbours below it are merged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub merge_size: Option<String>,
+}
+
+/// Where peers go.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Placement {
+    /// Label of Kubernetes nodes over whose values the peers of a region are spread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub topology_key: Option<String>,
+    /// How long a node may be silent before its peers are made anew elsewhere, as in `10m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub max_node_down: Option<String>,
+}
+
+/// Where certificates come from.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TlsMode {
+    /// Plain text.
+    #[default]
+    Disabled,
+    /// Made and renewed by the operator.
+    Generated,
+    /// Made by cert-manager.
+    CertManager,
+}
+
+/// Encryption between nodes and of clients.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("(self.mode == 'certManager') == has(self.issuerRef)")
+        .message("issuerRef is for the mode certManager, which needs it")
+        .field_path(".issuerRef")
+)]
+pub struct ClusterTls {
+    #[serde(default)]
+    pub mode: TlsMode,
+    /// The Issuer or ClusterIssuer of cert-manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub issuer_ref: Option<Value>,
+}
+
+/// How the nodes are watched.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metrics {
+    /// Make a ServiceMonitor, for the operator of Prometheus.
+    #[serde(default)]
+    pub service_monitor: bool,
+}
+
+fn three() -> i32 {
+    3
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// An object that Kubernetes stores as it is.
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}

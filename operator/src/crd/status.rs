@@ -1,0 +1,110 @@
+//! What the operator answers.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The cluster as it was last seen.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KvClusterStatus {
+    /// Generation of the spec that the rest of the status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Selects the pods; for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Pods.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Nodes that are ready.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Version that all nodes run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// `Available`, `Progressing`, `Degraded`, `Ready`, `ReconciliationPaused`, `Stopped`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
+    )]
+    pub conditions: Vec<Condition>,
+    /// Nodes as they report themselves, by node id, never by the index of a pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 1000),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["nodeId"])
+    )]
+    pub members: Vec<Member>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regions: Option<RegionCounts>,
+    /// What is being done. Written before its first side effect, so that it is resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
+    /// Where clients connect, `HOST:PORT`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub endpoints: Vec<String>,
+}
+
+/// As `metav1.Condition`.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// One word for programs.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+    pub last_transition_time: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
+/// A node.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// From the node's disk; never used for another.
+    pub node_id: i64,
+    pub pod_name: String,
+    /// `learner` or `voter`.
+    pub role: String,
+    /// As the cluster's node table has it.
+    pub state: String,
+    #[serde(default)]
+    pub leaders: i32,
+    #[serde(default)]
+    pub peers: i32,
+    /// The volume claim whose disk it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pvc_uid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+/// How the regions are.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RegionCounts {
+    pub total: i64,
+    /// With all their peers, and a leader.
+    pub healthy: i64,
+    pub under_replicated: i64,
+    pub leaderless: i64,
+}
+
+/// A change that takes several steps.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Operation {
+    /// Such as `ScaleUp`, `ScaleDown`, `RollingUpdate`, `Repair`.
+    pub kind: String,
+    /// The pod or node it is about.
+    pub target: String,
+    pub step: String,
+    pub started_at: String,
+}

@@ -1,0 +1,114 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn schema() -> Value {
+    let crd = serde_json::to_value(KvCluster::crd()).expect("JSON");
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+}
+
+/// Every CEL rule of a schema, with the path of what it is about.
+fn rules(path: &str, schema: &Value, found: &mut Vec<(String, String)>) {
+    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        found.push((path.to_owned(), rule["rule"].as_str().unwrap_or_default().to_owned()));
+        assert!(rule["message"].is_string(), "{path}: a rule without words: {rule}");
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        rules(&format!("{path}.{name}"), property, found);
+    }
+}
+
+/// Kubernetes refuses a schema that is not structural, and estimates the cost of rules by bounds.
+fn check_structural(path: &str, schema: &Value) {
+    assert!(schema["$ref"].is_null(), "{path}: a reference");
+    let free = schema["x-kubernetes-preserve-unknown-fields"] == json!(true);
+    assert!(schema["type"].is_string() || free, "{path}: no type in {schema}");
+    if schema["type"] == json!("array") {
+        assert!(schema["maxItems"].is_number(), "{path}: an unbounded list");
+        check_structural(&format!("{path}[]"), &schema["items"]);
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        let described = property["description"].is_string() || path.starts_with(".status");
+        assert!(described || path == ".metadata", "{path}: not described");
+        check_structural(&path, property);
+    }
+}
+
+#[test]
+fn a_minimal_resource_is_enough() {
+    let spec: KvClusterSpec =
+        serde_json::from_value(json!({"storage": {"size": "10Gi"}})).expect("a spec");
+    assert_eq!((spec.replicas, spec.replication_factor), (3, 3));
+    assert!(spec.storage.retain && spec.pod_disruption_budget);
+    assert!(!spec.paused && !spec.stopped);
+    assert_eq!(spec.tls.mode, TlsMode::Disabled);
+}
+
+#[test]
+fn misspelt_fields_are_refused() {
+    for spec in [
+        json!({"storage": {"size": "10Gi"}, "replica": 3}),
+        json!({"storage": {"size": "10Gi", "class": "fast"}}),
+        json!({"storage": {"size": "10Gi"}, "tls": {"mode": "enabled"}}),
+        json!({}),
+    ] {
+        assert!(serde_json::from_value::<KvClusterSpec>(spec.clone()).is_err(), "{spec}");
+    }
+}
+
+#[test]
+fn resource_survives_a_round_trip() {
+    let spec = json!({
+        "replicas": 5,
+        "replicationFactor": 3,
+        "image": "flotilla:1",
+        "storage": {"size": "10Gi", "storageClassName": "fast", "retain": false},
+        "config": {"raft": {"heartbeat_interval": "200ms"}},
+        "tls": {"mode": "certManager", "issuerRef": {"name": "ca"}},
+        "restartedAt": "2026-01-01T00:00:00Z",
+    });
+    let parsed: KvClusterSpec = serde_json::from_value(spec.clone()).expect("a spec");
+    let back = serde_json::to_value(&parsed).expect("JSON");
+    for (key, value) in spec.as_object().expect("an object") {
+        assert_eq!(&back[key], value, "{key}");
+    }
+    assert_eq!(serde_json::from_value::<KvClusterSpec>(back).expect("a spec"), parsed);
+}
+
+#[test]
+fn schema_is_what_kubernetes_accepts() {
+    let schema = schema();
+    check_structural("", &schema);
+    assert_eq!(schema["properties"]["spec"]["properties"]["replicas"]["default"], json!(3));
+}
+
+#[test]
+fn every_rule_of_the_design_is_in_the_schema() {
+    let mut found = Vec::new();
+    rules("", &schema(), &mut found);
+    for (why, path, part) in [
+        ("names leave room for suffixes", "", "size(self.metadata.name) <= 40"),
+        ("peers need nodes", ".spec", "self.replicationFactor <= self.replicas"),
+        ("a majority needs an odd number", ".spec.replicationFactor", "% 2 == 1"),
+        ("storage never shrinks", ".spec.storage.size", "compareTo(quantity(oldSelf)) >= 0"),
+        ("the class stays", ".spec.storage", "oldSelf.storageClassName"),
+        ("one source of certificates", ".spec.tls", "has(self.issuerRef)"),
+    ] {
+        let there = found.iter().any(|(at, rule)| at == path && rule.contains(part));
+        assert!(there, "{why}: no rule at {path:?} with {part:?} in {found:#?}");
+    }
+}
+
+#[test]
+fn definition_has_the_subresources_and_names() {
+    let crd = serde_json::to_value(KvCluster::crd()).expect("JSON");
+    assert_eq!(crd["metadata"]["name"], json!("kvclusters.flotilla.dev"));
+    assert_eq!(crd["spec"]["scope"], json!("Namespaced"));
+    assert_eq!(crd["spec"]["names"]["shortNames"], json!(["kvc"]));
+    let version = &crd["spec"]["versions"][0];
+    assert_eq!(version["subresources"]["scale"]["specReplicasPath"], json!(".spec.replicas"));
+    assert_eq!(version["subresources"]["scale"]["labelSelectorPath"], json!(".status.selector"));
+    let printed: Value = serde_yaml::from_str(&yaml()).expect("YAML");
+    assert_eq!(printed, crd);
+}
