@@ -1,5 +1,7 @@
 //! What a user asks for.
 
+#![expect(unreachable_pub, reason = "deriving a schema with rules makes copies of the types")]
+
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
