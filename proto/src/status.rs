@@ -1,4 +1,4 @@
-//! How an [`ErrorDetail`] travels in a gRPC status.
+//! How an [`ErrorDetail`](crate::v1::ErrorDetail) travels in a gRPC status.
 //!
 //! The libraries of gRPC take `grpc-status-details-bin` for an encoded `google.rpc.Status` that
 //! repeats code and message of the call; some (Go's) turn a status whose details are something else

@@ -2,7 +2,7 @@
 //!
 //! A setting has one place in the tree below, and its doc comment there is its documentation
 //! (`flotilla-server config docs` prints them all). Sources in growing strength: the default here,
-//! the file, the environment, flags; [`layers`] merges them. A start either has a whole, checked
+//! the file, the environment, flags; `layers` merges them. A start either has a whole, checked
 //! [`Config`] or every mistake at once with the key it is about: one failed start should be enough
 //! to repair a file. Settings are read at start and never change while the node runs.
 

@@ -47,7 +47,7 @@ impl Filter {
 }
 
 /// Starts to log for the whole process. `RUST_LOG`, if it is set, wins over `level`. From then on a
-/// panic is logged and ends the process ([`end_with_panics`]).
+/// panic is logged and ends the process (`end_with_panics`).
 ///
 /// # Errors
 /// A filter that cannot be read, or a second call in one process.

@@ -1,8 +1,8 @@
 //! Hop 1 of a request: bytes to values.
 //!
 //! Sizes are checked, the deadline is taken, user keys become encoded keys, and every public call
-//! becomes one of the few values of [`Requests`]. Nothing here knows Raft or the disk. On the way
-//! back `status.rs`, and only it, turns an [`Error`] into what goes over the wire.
+//! becomes one of the few values of `Requests`. Nothing here knows Raft or the disk. On the way
+//! back `status.rs`, and only it, turns an `Error` into what goes over the wire.
 //!
 //! Where a request enters: `server.rs` accepts the connection, `dispatch.rs` admits the call and
 //! picks the service, then `kv.rs`, `seed.rs` or `cluster.rs` handle it. HTTP enters through `rest`.

@@ -9,7 +9,7 @@ use prometheus::{
 
 use super::add;
 
-/// A label whose values are known when the program is built. Implemented by [`label!`].
+/// A label whose values are known when the program is built. Implemented by `label!`.
 pub trait Label: Copy + 'static {
     /// The label's name.
     const NAME: &'static str;

@@ -1,7 +1,7 @@
 //! The membership calls as decisions.
 //!
 //! Each call is a function of the node table (for removals also of the view) and the request, and
-//! answers with an error, with nothing to do, or with a [`TableChange`] to propose to region 1. A
+//! answers with an error, with nothing to do, or with a `TableChange` to propose to region 1. A
 //! call may be repeated after any lost answer: what is already so is no error and writes nothing.
 //! Programs send the version they decided on and are refused when it moved, so that a caller which
 //! was asleep for a minute does no harm; the same version is compared again by apply, so that two

@@ -3,7 +3,7 @@
 //! A step travels: between plan and execution the leader, the membership or a peer's health can have
 //! changed, and an answer that was lost makes the same step come twice. The region's leader
 //! therefore judges each step against what it knows itself, right before it proposes. Only
-//! [`Verdict::Apply`] may be proposed; a step that is done is answered as done.
+//! `Verdict::Apply` may be proposed; a step that is done is answered as done.
 
 use std::collections::BTreeSet;
 

@@ -4,8 +4,8 @@
 //! machine. This is one driver's memory of what it was told and when, thrown away with its term and
 //! rebuilt within one heartbeat interval. Two things make it fit to decide upon. A region's newest
 //! descriptor wins whoever tells it, so a leader that was replaced and does not know cannot take
-//! the view back. And absence is only believed when it is proven: [`ClusterView::is_complete`] asks
-//! for regions that tile the whole key space, [`ClusterView::confirmed`] for a leader that a
+//! the view back. And absence is only believed when it is proven: `ClusterView::is_complete` asks
+//! for regions that tile the whole key space, `ClusterView::confirmed` for a leader that a
 //! majority answers; before that nobody may conclude that a node holds nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

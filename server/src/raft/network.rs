@@ -179,7 +179,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         self.append(&request, option.soft_ttl()).await
     }
 
-    /// Keeps up to [`PIPELINE`] requests on their way; answers come back in order, and the stream
+    /// Keeps up to `PIPELINE` requests on their way; answers come back in order, and the stream
     /// ends after the first that was not a full success, as openraft then starts over.
     fn stream_append<'s, S>(
         &'s mut self,

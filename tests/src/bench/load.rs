@@ -142,7 +142,7 @@ impl Lanes {
 ///
 /// # Errors
 ///
-/// When a key is still refused after [`PRELOAD_TRIES`].
+/// When a key is still refused after `PRELOAD_TRIES`.
 pub async fn preload(connections: &Connections, data: &Data) -> anyhow::Result<()> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut callers = JoinSet::new();

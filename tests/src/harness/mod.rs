@@ -1,8 +1,8 @@
 //! Real servers: starting, breaking and asking them.
 //!
-//! A [`Cluster`] owns its processes: when it goes out of scope they are killed, their logs are read
+//! A `Cluster` owns its processes: when it goes out of scope they are killed, their logs are read
 //! for errors that nobody expected, and the directory is kept if the test failed. Only one cluster
-//! runs at a time on a machine ([`Turn`]), because three servers on two cores are load enough, and
+//! runs at a time on a machine (`Turn`), because three servers on two cores are load enough, and
 //! a test that fails because another one was greedy teaches nothing.
 
 mod binary;

@@ -2,7 +2,7 @@
 //!
 //! Each call is recorded when it is sent and when its answer is in. A call whose outcome was not
 //! learnt stays *unknown*: it may have had its effect at any time after it was sent, also long
-//! after the client gave up, or never. [`check`] looks for one order of all calls of a key that
+//! after the client gave up, or never. `check` looks for one order of all calls of a key that
 //! respects real time and that a single register could have answered like this; when there is
 //! none, some client was lied to.
 
