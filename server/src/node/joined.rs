@@ -81,9 +81,11 @@ impl Joined {
             cluster_name: identity.cluster.to_string(),
             heartbeat_interval: millis(raft.heartbeat_interval),
             // Openraft campaigns after its lease, which is its longest timeout, and then a random one of
-            // its timeouts. So these two make a follower campaign between three quarters and the whole
-            // of `raft.election_timeout_max`.
-            election_timeout_min: millis(raft.election_timeout_max / 4)
+            // its timeouts. So these two make a follower campaign not before `raft.election_timeout_min`
+            // nor before three quarters of `raft.election_timeout_max`, and not after the whole of it.
+            election_timeout_min: millis(raft.election_timeout_min)
+                .saturating_sub(millis(raft.election_timeout_max / 2))
+                .max(millis(raft.election_timeout_max / 4))
                 .max(millis(raft.heartbeat_interval) * 3 / 2),
             election_timeout_max: millis(raft.election_timeout_max / 2),
             enable_pre_vote: Some(true),

@@ -46,7 +46,10 @@ pub(super) async fn tell(fleet: &mut Fleet) -> anyhow::Result<()> {
         format!("kill -9 of node {dead}, which leads {}; node {heir} takes over", regions(&led)),
     );
     say("", format!("longest time without an acknowledged write: {}", time(longest_gap)));
-    say("", "(a follower here campaigns after 1.5 to 2 s of silence; by default after 9 to 12 s)");
+    say(
+        "",
+        "(a follower here campaigns after 0.75 to 1 s of silence; by default after 4.5 to 6 s)",
+    );
     say("", format!("{} calls failed and were repeated on another node", grouped(failed_calls)));
 
     records.extend(acknowledged);
