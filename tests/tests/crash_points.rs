@@ -52,7 +52,6 @@ async fn crash_at_any_line_of_a_write_loses_nothing_acknowledged() {
     }
 }
 
-#[ignore = "issue 3: not yet seen to pass; run it with --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end() {
     if missing("crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end") {
@@ -99,7 +98,6 @@ async fn crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end() {
 }
 
 /// Adding a node is several steps on two nodes; a crash between any two of them converges.
-#[ignore = "issue 3: not yet seen to pass; run it with --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crash_at_any_line_of_a_join_ends_in_one_new_node() {
     if missing("crash_at_any_line_of_a_join_ends_in_one_new_node") {
