@@ -4,6 +4,7 @@
 # make verify    format, lints, licences, docs: reads only
 # make fix       writes what verify asks for, where a program can
 # make bench     three nodes of ours against three of etcd
+# make images    container images from the release binaries, in seconds: TAG=dev, IMAGE_BASE=…
 # make setup     installs what a Debian machine lacks; the others do it by themselves
 #
 # What is built lands in CARGO_TARGET_DIR, by default outside of the checkout, so that a fresh clone
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: setup build faults demo test verify deny fix bench
+.PHONY: setup build faults demo test verify deny fix bench images
 
 CARGO_TARGET_DIR ?= $(HOME)/.cache/flotilla/target
 export CARGO_TARGET_DIR
@@ -105,3 +106,29 @@ fix: setup
 bench: build
 	cargo build $(CORE) --bin flotilla-bench
 	$(BIN)/flotilla-bench compare --gates
+
+# Images of what is built here. The base must have a C library as new as this machine's, so it is the
+# same Debian; a local image of that name is taken before one that would be pulled. That the programs
+# start on the base is tried at once. BINARIES is a folder of programs to take instead of building.
+TAG ?= dev
+DOCKER ?= docker
+DEBIAN := $(shell . /etc/os-release 2>/dev/null; [ "$$ID" = debian ] && echo $$VERSION_CODENAME || echo trixie)
+IMAGE_BASE ?= $(shell $(DOCKER) image inspect localhost/debian:$(DEBIAN) >/dev/null 2>&1 \
+  && echo localhost/debian:$(DEBIAN) || echo debian:$(DEBIAN)-slim)
+BINARIES ?=
+CONTEXT := $(CARGO_TARGET_DIR)/images
+
+images: $(if $(BINARIES),,build)
+	@rm -rf $(CONTEXT) && mkdir -p $(CONTEXT)/data && cp deploy/image.yaml $(CONTEXT)
+	@for program in flotilla-server kvctl flotilla-operator; do \
+	  strip --strip-debug -o $(CONTEXT)/$$program $(or $(BINARIES),$(BIN))/$$program; \
+	done
+	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) --target server-prebuilt \
+	  -t localhost/flotilla-server:$(TAG) -f Dockerfile $(CONTEXT)
+	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) --target operator-prebuilt \
+	  -t localhost/flotilla-operator:$(TAG) -f Dockerfile $(CONTEXT)
+	@run="$(DOCKER) run --rm --network none --read-only --cap-drop ALL"; \
+	  $$run localhost/flotilla-server:$(TAG) version && \
+	  $$run --entrypoint kvctl localhost/flotilla-server:$(TAG) version && \
+	  $$run localhost/flotilla-operator:$(TAG) version
+	@rm -rf $(CONTEXT)
