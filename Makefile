@@ -199,7 +199,7 @@ charts-helm: tools
 
 charts-rules: tools
 	@if ! command -v promtool >/dev/null; then echo "SKIPPED: the alert rules, for want of promtool"; exit 0; fi; \
-	promtool check rules $(CHART)/files/alerts/*.yaml >/dev/null; \
+	mkdir -p $(TOOLS); promtool check rules $(CHART)/files/alerts/*.yaml >/dev/null; \
 	promtool test rules $(CHART)/files/alerts/tests/*.yaml >$(TOOLS)/rules.log 2>&1 \
 	  || { cat $(TOOLS)/rules.log; exit 1; }; \
 	echo "alert rules: $$(grep -c SUCCESS $(TOOLS)/rules.log) files of tests pass"
