@@ -48,14 +48,15 @@ ENV CARGO_TARGET_DIR=/target
 FROM build AS build-server
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/target \
     cargo build --release --locked --workspace --exclude flotilla-operator \
-      --bin flotilla-server --bin kvctl \
+      --exclude flotilla-kubernetes-tests --bin flotilla-server --bin kvctl \
  && mkdir -p /out/data \
  && strip --strip-debug -o /out/flotilla-server /target/release/flotilla-server \
  && strip --strip-debug -o /out/kvctl /target/release/kvctl
 
 FROM build AS build-operator
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/target \
-    cargo build --release --locked --package flotilla-operator --bin flotilla-operator \
+    cargo build --release --locked --package flotilla-operator --package flotilla-kubernetes-tests \
+      --bin flotilla-operator \
  && mkdir -p /out \
  && strip --strip-debug -o /out/flotilla-operator /target/release/flotilla-operator
 

@@ -25,8 +25,8 @@ TOOLS := $(HOME)/.cache/flotilla/tools
 # One profile for product, tests and lints. And always these two selections of packages: cargo
 # unifies features over a selection, and with the operator's the build script of RocksDB becomes
 # another one, so that RocksDB would be compiled twice.
-CORE := --release --locked --workspace --exclude flotilla-operator
-OPERATOR := --release --locked --package flotilla-operator
+CORE := --release --locked --workspace --exclude flotilla-operator --exclude flotilla-kubernetes-tests
+OPERATOR := --release --locked --package flotilla-operator --package flotilla-kubernetes-tests
 
 # As command:package of Debian. The second line is for the tests: file systems of fixed size,
 # jumping clocks, networks with faults, a client in another language.
