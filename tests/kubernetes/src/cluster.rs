@@ -228,7 +228,8 @@ impl<'a> Cluster<'a> {
              app.kubernetes.io/component=server",
             self.name
         );
-        let mut pods = self.api::<Pod>().list(&ListParams::default().labels(&selector)).await?.items;
+        let mut pods =
+            self.api::<Pod>().list(&ListParams::default().labels(&selector)).await?.items;
         pods.sort_by_key(ResourceExt::name_any);
         Ok(pods)
     }
@@ -268,8 +269,7 @@ impl<'a> Cluster<'a> {
     pub async fn delete_pod(&self, name: &str, grace: Option<u32>) -> anyhow::Result<()> {
         let pods = self.api::<Pod>();
         let before = pods.get(name).await?.uid();
-        let parameters =
-            DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() };
+        let parameters = DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() };
         pods.delete(name, &parameters).await?;
         self.replaced(name, before.as_deref(), Duration::from_secs(120)).await
     }

@@ -24,9 +24,9 @@ pub fn parse(text: &str) -> Vec<Sample> {
 pub fn sum(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
     let matches = |sample: &&Sample| {
         sample.name == name
-            && labels.iter().all(|(key, value)| {
-                sample.labels.get(*key).is_some_and(|is| is == value)
-            })
+            && labels
+                .iter()
+                .all(|(key, value)| sample.labels.get(*key).is_some_and(|is| is == value))
     };
     samples.iter().filter(matches).map(|sample| sample.value).sum()
 }

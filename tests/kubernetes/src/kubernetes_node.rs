@@ -88,7 +88,8 @@ impl KubernetesNode {
         eventually(format!("{} to be ready: {up}", self.name), bound, async || {
             let node = nodes.get(&self.name).await?;
             let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-            let ready = conditions.iter().any(|each| each.type_ == "Ready" && each.status == "True");
+            let ready =
+                conditions.iter().any(|each| each.type_ == "Ready" && each.status == "True");
             anyhow::ensure!(ready == up, "ready: {ready}");
             Ok(())
         })

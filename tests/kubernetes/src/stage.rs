@@ -9,7 +9,7 @@ use kube::{
     api::{DeleteParams, ObjectMeta, PostParams},
 };
 
-use crate::{world::World, wait::eventually};
+use crate::{wait::eventually, world::World};
 
 /// A scenario's place. Both namespaces hold pods to the level `restricted`.
 pub struct Stage<'a> {
@@ -75,11 +75,12 @@ impl<'a> Stage<'a> {
     pub async fn gone(&self) -> anyhow::Result<()> {
         let api: Api<Namespace> = Api::all(self.world.client.clone());
         for namespace in [&self.clients, &self.namespace] {
-            eventually(format!("{namespace} to go"), Duration::from_secs(120), async || {
-                match api.get_opt(namespace).await? {
-                    None => Ok(()),
-                    Some(found) => anyhow::bail!("{:?}", found.status),
-                }
+            eventually(format!("{namespace} to go"), Duration::from_secs(120), async || match api
+                .get_opt(namespace)
+                .await?
+            {
+                None => Ok(()),
+                Some(found) => anyhow::bail!("{:?}", found.status),
             })
             .await?;
         }

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::{
     exposition::{self, Sample},
-    programs, say::say,
+    programs,
+    say::say,
     wait::eventually,
 };
 

@@ -64,7 +64,9 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(args)))
+            match runtime
+                .map_err(anyhow::Error::from)
+                .and_then(|runtime| runtime.block_on(run(args)))
             {
                 Ok(true) => ExitCode::SUCCESS,
                 Ok(false) => ExitCode::FAILURE,

@@ -30,9 +30,7 @@ pub(super) async fn ask(
             let revision = found.as_ref().map(|kv| kv.revision);
             (Answer::Value(value(found)), revision)
         }
-        Call::Write(new) => {
-            (Answer::Written, Some(client.put(key, new.clone()).await?.revision))
-        }
+        Call::Write(new) => (Answer::Written, Some(client.put(key, new.clone()).await?.revision)),
         Call::CompareAndPut { expected, new } => {
             let expected = expected.clone().map_or(Expected::Absent, Expected::Value);
             swapped(client.compare_and_put(key, expected, new.clone(), None).await?)

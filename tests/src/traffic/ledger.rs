@@ -45,7 +45,8 @@ impl Ledger {
         let mut account = Account { acknowledged: book.acknowledged.len(), wrong: Vec::new() };
         for chunk in book.acknowledged.chunks(READ_AT_ONCE) {
             let found = read(client, chunk).await;
-            for (key, found) in chunk.iter().zip(found.unwrap_or_else(|_| vec![None; chunk.len()])) {
+            for (key, found) in chunk.iter().zip(found.unwrap_or_else(|_| vec![None; chunk.len()]))
+            {
                 if found.as_ref().map(|kv| &kv.value) != Some(&value(key)) {
                     account.wrong.push(format!("{key:?} holds {found:?}"));
                 }

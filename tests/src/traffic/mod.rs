@@ -75,8 +75,7 @@ impl Traffic {
         }
         for client in &clients {
             // Bound: a day; who started this ends it earlier.
-            let answered =
-                within(DAY, async || client.get(format!("{}/hello", plan.prefix)).await);
+            let answered = within(DAY, async || client.get(format!("{}/hello", plan.prefix)).await);
             let _ = answered.await;
         }
 
@@ -94,7 +93,8 @@ impl Traffic {
         }
         for number in 0..plan.contenders {
             let client = clients[number % clients.len()].clone();
-            let contender = registers.contender(number, client, meter.worker(plan.writers + number));
+            let contender =
+                registers.contender(number, client, meter.worker(plan.writers + number));
             tasks.spawn(contender.run(stopped.clone()));
         }
         tasks.spawn(registers.keep_changing(GENERATION, stopped));

@@ -17,7 +17,9 @@ use crate::{
 const BOUND: Duration = Duration::from_secs(180);
 const ADOPT: &str = "flotilla.dev/adopt-cluster-id";
 
-pub(super) async fn clusters_of_one_name_do_not_share_data(stage: &Stage<'_>) -> anyhow::Result<()> {
+pub(super) async fn clusters_of_one_name_do_not_share_data(
+    stage: &Stage<'_>,
+) -> anyhow::Result<()> {
     let mut spec = small(3, 3);
     spec["storage"]["retain"] = json!(true);
     let cluster = Cluster::create(stage, "kv", spec.clone()).await?;

@@ -15,7 +15,7 @@ mod validation;
 
 use std::fmt;
 
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 
 use crate::stage::Stage;
 
@@ -28,7 +28,7 @@ pub enum Tier {
     Long,
 }
 
-type Run = for<'a> fn(&'a Stage<'a>) -> BoxFuture<'a, anyhow::Result<()>>;
+type Run = for<'a> fn(&'a Stage<'a>) -> LocalBoxFuture<'a, anyhow::Result<()>>;
 
 /// Something that is done, and what must come of it.
 pub struct Scenario {

@@ -36,10 +36,7 @@ pub(super) async fn changed_config_rolls_unnoticed(stage: &Stage<'_>) -> anyhow:
 pub(super) async fn image_upgrade_is_not_noticed(stage: &Stage<'_>) -> anyhow::Result<()> {
     let cluster = Cluster::healthy_of(stage, 3, 3).await?;
     let traffic = Traffic::start(&cluster).await?;
-    for image in [
-        stage.world.next_image("flotilla-server"),
-        stage.world.image("flotilla-server"),
-    ] {
+    for image in [stage.world.next_image("flotilla-server"), stage.world.image("flotilla-server")] {
         rolls(&cluster, json!({"spec": {"image": image}})).await?;
         for pod in cluster.pods().await? {
             ensure!(image_of(&pod) == Some(image.as_str()), "{:?}", image_of(&pod));
@@ -63,7 +60,8 @@ async fn rolls(cluster: &Cluster<'_>, patch: Value) -> anyhow::Result<()> {
     let rolled = async {
         eventually("every pod to be another one", BOUND, async || {
             let now = cluster.uids().await?;
-            let old: Vec<_> = before.iter().filter(|(pod, uid)| now.get(*pod) == Some(*uid)).collect();
+            let old: Vec<_> =
+                before.iter().filter(|(pod, uid)| now.get(*pod) == Some(*uid)).collect();
             ensure!(old.is_empty() && now.len() == before.len(), "still there: {old:?}");
             Ok(())
         })
@@ -148,7 +146,11 @@ pub(super) async fn sick_pod_holds_a_roll_up(stage: &Stage<'_>) -> anyhow::Resul
 
 /// Pods that are not what they were.
 fn changed(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<String> {
-    before.iter().filter(|(pod, uid)| now.get(*pod) != Some(*uid)).map(|(pod, _)| pod.clone()).collect()
+    before
+        .iter()
+        .filter(|(pod, uid)| now.get(*pod) != Some(*uid))
+        .map(|(pod, _)| pod.clone())
+        .collect()
 }
 
 fn image_of(pod: &Pod) -> Option<&str> {

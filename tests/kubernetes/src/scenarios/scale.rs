@@ -11,7 +11,8 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    cluster::Cluster, columns::stay_true, say::say, stage::Stage, traffic::Traffic, wait::eventually,
+    cluster::Cluster, columns::stay_true, say::say, stage::Stage, traffic::Traffic,
+    wait::eventually,
 };
 
 /// For one step of two nodes.
@@ -26,12 +27,7 @@ pub(super) async fn scale_3_5_3_is_not_noticed(stage: &Stage<'_>) -> anyhow::Res
     through(stage, 3, 3, &[5, 3]).await
 }
 
-async fn through(
-    stage: &Stage<'_>,
-    first: u32,
-    factor: u32,
-    sizes: &[u32],
-) -> anyhow::Result<()> {
+async fn through(stage: &Stage<'_>, first: u32, factor: u32, sizes: &[u32]) -> anyhow::Result<()> {
     let cluster = Cluster::healthy_of(stage, first, factor).await?;
     let traffic = Traffic::start(&cluster).await?;
     let scaling = async {
