@@ -8,7 +8,7 @@ use k8s_openapi::api::{
     core::v1::{PersistentVolumeClaim, Pod},
 };
 use kube::{
-    Api, ResourceExt as _,
+    Api, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     core::GroupVersionKind,
 };
@@ -324,7 +324,8 @@ impl<'a> Cluster<'a> {
     /// # Errors
     /// The API server's.
     pub async fn operation(&self) -> anyhow::Result<Option<(String, String)>> {
-        let operation = &self.status().await?["operation"];
+        let status = self.status().await?;
+        let operation = &status["operation"];
         let text = |field: &str| operation[field].as_str().unwrap_or_default().to_owned();
         Ok((!operation.is_null()).then(|| (text("kind"), text("step"))))
     }

@@ -59,14 +59,15 @@ pub async fn stay_true(cluster: &Cluster<'_>) -> anyhow::Result<()> {
         } else {
             None
         };
-        match (lie, &wrong) {
-            (None, _) => wrong = None,
-            (Some(lie), None) => wrong = Some((Instant::now(), lie)),
+        wrong = match (lie, wrong.take()) {
+            (None, _) => None,
             (Some(lie), Some((since, _))) if since.elapsed() > LAG_MAX => {
                 bail!("for {:?}: {lie}", since.elapsed())
             }
-            (Some(_), Some(_)) => {}
-        }
+            (Some(lie), earlier) => {
+                Some((earlier.map_or_else(Instant::now, |(since, _)| since), lie))
+            }
+        };
         Ok(())
     })
     .await

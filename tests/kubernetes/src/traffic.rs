@@ -48,7 +48,7 @@ pub struct Progress {
     pub errors: Vec<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Line {
     Progress(Progress),

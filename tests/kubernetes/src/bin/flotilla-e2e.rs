@@ -43,7 +43,7 @@ struct Cli {
     #[arg(long, env = "FLOTILLA_E2E_EVIDENCE", default_value = "e2e-evidence")]
     evidence: PathBuf,
     /// A scenario that cannot be run here has failed.
-    #[arg(long, env = "CI")]
+    #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
     strict: bool,
     /// End at the first failure, and leave what it was about as it is.
     #[arg(long)]

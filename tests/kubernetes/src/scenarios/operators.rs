@@ -182,7 +182,7 @@ pub(super) async fn frozen_leader_does_no_harm(stage: &Stage<'_>) -> anyhow::Res
             let lease = leases.get(OPERATOR).await?;
             let holder = lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
             ensure!(!holder.is_empty(), "nobody holds the lease");
-            Ok(holder)
+            Ok::<String, anyhow::Error>(holder)
         };
         let leader = eventually("an operator that leads", BOUND, async || {
             let holder = holder().await?;

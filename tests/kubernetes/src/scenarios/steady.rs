@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
 use crate::{
@@ -22,10 +21,10 @@ pub(super) async fn twenty_clusters_at_rest_cost_no_writes(
     stage: &Stage<'_>,
 ) -> anyhow::Result<()> {
     let began = Instant::now();
-    let clusters: Vec<_> = stream::iter(0..CLUSTERS)
-        .then(async |number| Cluster::create(stage, &format!("kv{number:02}"), small(1, 1)).await)
-        .try_collect()
-        .await?;
+    let mut clusters = Vec::new();
+    for number in 0..CLUSTERS {
+        clusters.push(Cluster::create(stage, &format!("kv{number:02}"), small(1, 1)).await?);
+    }
     for cluster in &clusters {
         cluster.healthy(1, BOUND).await?;
     }
