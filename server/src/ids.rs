@@ -74,7 +74,8 @@ mod tests {
     fn cluster_id_is_read_back_from_what_is_shown() {
         let id = ClusterId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
         assert_eq!(ClusterId::parse(&id.to_string()), Some(id));
-        for text in ["", "00", "+0112233445566778899aabbccddeeff", &"0".repeat(33), &"g".repeat(32)] {
+        for text in ["", "00", "+0112233445566778899aabbccddeeff", &"0".repeat(33), &"g".repeat(32)]
+        {
             assert_eq!(ClusterId::parse(text), None, "{text}");
         }
     }

@@ -186,9 +186,8 @@ impl Calls {
         let next = SYSTEM_REGIONS + regions.len() as u64;
         let cluster_id = match request.cluster_id.as_str() {
             "" => ClusterId(clock::random_bytes()),
-            text => ClusterId::parse(text).ok_or_else(|| {
-                Error::invalid("cluster_id", "must be 32 hexadecimal digits")
-            })?,
+            text => ClusterId::parse(text)
+                .ok_or_else(|| Error::invalid("cluster_id", "must be 32 hexadecimal digits"))?,
         };
         let mut labels = node.labels();
         labels.extend(request.labels.clone());
