@@ -21,9 +21,13 @@ use serde_json::{Value, json};
 
 pub use self::{
     config_map::CONFIG_FILE,
-    stateful_set::{check_pod_template, claim_size, claims},
+    stateful_set::{check_pod_template, claim_size},
 };
-use crate::{desired::Desired, hash, names::OBJECT_HASH};
+use crate::{
+    desired::Desired,
+    hash,
+    names::{Names, OBJECT_HASH},
+};
 
 /// A kind of object, of which each cluster has at most one by one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,11 +80,11 @@ impl Child {
     }
 
     #[must_use]
-    pub fn name(self, desired: &Desired) -> String {
+    pub fn name(self, names: &Names) -> String {
         match self {
-            Self::HeadlessService => desired.names.headless(),
-            Self::ClientsService => desired.names.clients(),
-            _ => desired.names.name.clone(),
+            Self::HeadlessService => names.headless(),
+            Self::ClientsService => names.clients(),
+            _ => names.name.clone(),
         }
     }
 

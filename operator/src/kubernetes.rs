@@ -231,7 +231,7 @@ impl World for Kubernetes {
             self.children(&names, monitors),
             async {
                 let pods = self.pods(&names).await?;
-                Ok(self.ask_nodes(&names, pods, zone).await)
+                Ok::<_, Error>(self.ask_nodes(&names, pods, zone).await)
             },
             self.volumes(&names, desired.as_ref()),
         )?;

@@ -158,7 +158,12 @@ impl Metrics {
         for condition in &status.conditions {
             for value in ["True", "False", "Unknown"] {
                 self.condition
-                    .with_label_values(&[namespace, name, condition.kind.as_str(), value.to_lowercase().as_str()])
+                    .with_label_values(&[
+                        namespace,
+                        name,
+                        condition.kind.as_str(),
+                        value.to_lowercase().as_str(),
+                    ])
                     .set((condition.status == value).into());
             }
         }

@@ -105,7 +105,7 @@ pub struct Peer {
 }
 
 /// A volume claim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct VolumeClaim {
     pub name: String,
     pub uid: String,

@@ -74,8 +74,7 @@ pub(super) fn build(desired: &Desired, replicas: i32, claims_now: Option<&Value>
 }
 
 /// The claims that a new StatefulSet is made with.
-#[must_use]
-pub fn claims(desired: &Desired) -> Value {
+fn claims(desired: &Desired) -> Value {
     let storage = &desired.spec.storage;
     json!([value(&PersistentVolumeClaim {
         metadata: ObjectMeta { name: Some(VOLUME.to_owned()), ..ObjectMeta::default() },

@@ -21,7 +21,7 @@ impl View<'_> {
             .find(|child| self.is_wanted(*child) && !self.seen.children.contains_key(child))?;
         let replicas = if self.desired.spec.stopped { 0 } else { self.wanted_from_nothing() };
         let object = children::build(child, self.desired, replicas, None);
-        let why = format!("{child:?} {} is not there", child.name(self.desired));
+        let why = format!("{child:?} {} is not there", child.name(&self.desired.names));
         Some(Step::Keep(Action::Change(Change::Apply(child, Box::new(object))), why))
     }
 
@@ -41,7 +41,7 @@ impl View<'_> {
         let mut stuck = None;
         for child in Child::ALL {
             let Some(live) = self.seen.children.get(&child) else { continue };
-            let name = child.name(self.desired);
+            let name = child.name(&self.desired.names);
             if !self.is_wanted(child) {
                 let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
                 let why = format!("{child:?} {name} is no longer wanted");

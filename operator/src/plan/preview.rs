@@ -15,7 +15,7 @@ impl View<'_> {
         let desired = self.desired;
         let replicas = self.seen.replicas().unwrap_or(0);
         for child in Child::ALL {
-            let name = child.name(desired);
+            let name = child.name(&desired.names);
             let wanted = child.is_wanted(desired)
                 && (child != Child::ServiceMonitor || self.seen.service_monitors);
             match (wanted, self.seen.children.get(&child)) {

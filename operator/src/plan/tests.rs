@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    children,
     crd::{KvCluster, KvClusterStatus},
     names::Names,
     seen::{Exit, Joined, Node, Peer, VolumeClaim},

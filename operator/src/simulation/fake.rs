@@ -353,9 +353,10 @@ impl Inner {
     fn look(&self) -> Seen {
         let names = self.names();
         let ours = Desired::of(&self.cluster, &defaults()).map(|desired| desired.cluster_id);
-        let table = self.flotilla.as_ref().filter(|flotilla| {
-            ours.as_ref() == Ok(&flotilla.id) && self.driver_answers()
-        });
+        let table = self
+            .flotilla
+            .as_ref()
+            .filter(|flotilla| ours.as_ref() == Ok(&flotilla.id) && self.driver_answers());
         let alive = self.alive();
         let volume = |(ordinal, claim): (&i32, &FakeClaim)| {
             let seen = VolumeClaim {
