@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks dashboards, alerts and runbooks against each other and against the series that the code has.
+"""Checks dashboards, alerts, runbooks and links against each other, and the series against the code.
 
 Reads only. What needs a Prometheus is checked elsewhere: promtool tests the rules, and the tests on a real
 cluster run each query of a dashboard.
@@ -80,9 +80,21 @@ def check_alerts(sources):
         need(title == f"# {alerts[0]}", f"docs/runbooks/{stem}.md: is headed {title!r}")
         for name in series(re.search(r"expr: \|\n((?: {10}.*\n)+)", text)[1]):
             need(known(name, sources), f"{stem}.yaml: nothing exports {name}")
-    for stem, text in pages.items():
-        for link in re.findall(r"\]\(([^)#]+)", text):
-            need((ROOT / "docs/runbooks" / link).exists(), f"docs/runbooks/{stem}.md: {link} is not there")
+
+
+def anchors(page):
+    """Names by which headings are linked to."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def check_links():
+    for page in [ROOT / "README.md", *(p for part in ("docs", "deploy", "helm") for p in (ROOT / part).rglob("*.md"))]:
+        for link, heading in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text()):
+            goal = page.parent / link if link else page
+            need(goal.exists(), f"{page.relative_to(ROOT)}: {link} is not there")
+            if heading and goal.exists():
+                need(heading in anchors(goal), f"{page.relative_to(ROOT)}: {link} has no heading {heading}")
 
 
 def main():
@@ -92,6 +104,7 @@ def main():
     }
     check_dashboards(sources)
     check_alerts(sources)
+    check_links()
     for mistake in mistakes:
         print(mistake)
     sys.exit(1 if mistakes else 0)

@@ -10,18 +10,19 @@ fn file(path: &str) -> String {
 }
 
 fn printed(command: &str) -> String {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_flotilla-operator")).arg(command).output().expect("started");
+    let output = Command::new(env!("CARGO_BIN_EXE_flotilla-operator"))
+        .arg(command)
+        .output()
+        .expect("started");
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
 }
 
 #[test]
 fn chart_installs_the_definition_and_the_rights_of_this_version() {
-    for (path, command) in [
-        ("helm/flotilla/files/crd.yaml", "crd"),
-        ("helm/flotilla/files/rbac.yaml", "rbac"),
-    ] {
+    for (path, command) in
+        [("helm/flotilla/files/crd.yaml", "crd"), ("helm/flotilla/files/rbac.yaml", "rbac")]
+    {
         assert!(file(path) == printed(command), "{path} is not current: run `make manifests`");
     }
 }
