@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -122,7 +122,7 @@ impl Joined {
             raft_config: Arc::new(raft_config),
             metrics: raft_metrics,
             runtime: node.runtime.clone(),
-            proposal_bytes: AtomicUsize::new(0),
+            proposal_bytes: Arc::default(),
             disk: Arc::new(Gate(node.disk.clone())),
         });
         let peers = Peers::open(env, restarted, node.sentinel_sequence, node.log_sequence).await?;

@@ -20,6 +20,7 @@ use crate::{
         Raft, log_store,
         log_store::{LogStore, PeerLog},
         network::Network,
+        proposal::Admissions,
         state_machine::{self, StateMachine, put_state},
     },
     storage::{
@@ -206,6 +207,11 @@ async fn start(
     let raft =
         Raft::new(id, Arc::clone(&env.raft_config), network, LogStore(Arc::clone(&log)), machine)
             .await?;
+    let proposals = Admissions::new(
+        env.config.proposals_max,
+        env.config.proposal_bytes_max,
+        Arc::clone(&env.proposal_bytes),
+    );
     Ok(Arc::new(Peer {
         region,
         id,
@@ -213,7 +219,7 @@ async fn start(
         raft,
         view,
         log,
-        proposals: 0.into(),
+        proposals,
         reads: read::Rounds::default(),
         clock: parking_lot::Mutex::default(),
         silence: Silence::default(),

@@ -10,11 +10,11 @@ pub mod read;
 pub mod recovery;
 mod serve;
 
+#[cfg(test)]
+mod fixture;
+
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -28,8 +28,8 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
     raft::{
-        Raft, log_store::PeerLog, log_writer::LogWriter, state_machine::RegionView,
-        transport::Transport,
+        Raft, log_store::PeerLog, log_writer::LogWriter, proposal::Admissions,
+        state_machine::RegionView, transport::Transport,
     },
     storage::engine::Engine,
 };
@@ -48,7 +48,7 @@ pub struct Environment {
     /// Where the tasks of regions run.
     pub runtime: tokio::runtime::Handle,
     /// Bytes of commands that are proposed and not yet answered, over all regions.
-    pub proposal_bytes: AtomicUsize,
+    pub proposal_bytes: Arc<AtomicUsize>,
     /// Client writes are refused while the disk is low.
     pub disk: Arc<dyn DiskGate>,
 }
@@ -64,7 +64,7 @@ pub trait DiskGate: Send + Sync {
 pub struct RegionConfig {
     pub election_timeout_max: Duration,
     pub heartbeat_interval: Duration,
-    /// Bound: proposals of one region that wait for their answer; more are `Busy`.
+    /// Bound: proposals of one region without an answer; more are `Busy`.
     pub proposals_max: usize,
     /// Bound: bytes of them over the node.
     pub proposal_bytes_max: usize,
@@ -94,7 +94,7 @@ pub struct Peer {
     raft: Raft,
     view: Arc<RegionView>,
     log: Arc<PeerLog>,
-    proposals: AtomicUsize,
+    proposals: Arc<Admissions>,
     reads: read::Rounds,
     clock: Mutex<clock::RegionClock>,
     silence: membership::Silence,
@@ -177,10 +177,10 @@ impl Peer {
         metrics.membership_config.voter_ids().any(|voter| voter != self.id)
     }
 
-    /// Number of proposals that wait for their answer.
+    /// Number of proposals without an answer, also of those that nobody waits for any more.
     #[must_use]
     pub fn proposals_in_flight(&self) -> usize {
-        self.proposals.load(Ordering::Relaxed)
+        self.proposals.count()
     }
 
     /// The peer as `Cluster.Status` shows it.
