@@ -166,6 +166,20 @@ impl Peers {
                 .with_context(|| format!("read the id of region {region}'s peer"))?;
             known.push((region, PeerId(u64::from_be_bytes(peer))));
         }
+        let mut cursor =
+            data.scan(Family::Meta, &keys::meta::all_descriptors(), Direction::Forward);
+        while let Some((key, _)) = cursor.next()? {
+            // Invariant: a peer's id is written before or with all else of it and goes with it. To
+            // go on without would serve a disk that lacks a part of its promises.
+            match keys::meta::decode(key) {
+                Some(keys::meta::MetaKey::Descriptor(region))
+                    if known.binary_search_by_key(&region, |(region, _)| *region).is_ok() => {}
+                Some(keys::meta::MetaKey::Descriptor(region)) => {
+                    anyhow::bail!("region {region} is on this disk, but not which peer of it")
+                }
+                _ => anyhow::bail!("the key of a descriptor does not decode: {key:02x?}"),
+            }
+        }
         Ok(known)
     }
 
@@ -519,5 +533,31 @@ impl Inbox for Arc<Peers> {
             })
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        region::fixture::{Fixture, REGION},
+        storage::{
+            batch::WriteBatch,
+            engine::{Durability, Engine as _},
+        },
+    };
+
+    #[tokio::test]
+    async fn region_without_the_id_of_its_peer_is_refused() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear();
+        let open = || Peers::open(Arc::clone(&fixture.env), true, None, 0);
+        assert_eq!(open().await.expect("a whole disk").all().len(), 1);
+
+        let mut batch = WriteBatch::new();
+        batch.delete(Family::Meta, &keys::meta::own_peer(REGION));
+        fixture.data.write(&batch, Durability::Synced).expect("a write");
+        let error = open().await.err().expect("half a peer").to_string();
+        assert!(error.contains("not which peer"), "{error}");
     }
 }
