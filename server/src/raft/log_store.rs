@@ -162,6 +162,13 @@ impl PeerLog {
         0
     }
 
+    /// Size of the entries on the disk, estimated. Blocks on the disk.
+    #[must_use]
+    pub fn approximate_bytes(&self) -> u64 {
+        let range = keys::log::entries(self.region, self.tail.lock().first..u64::MAX);
+        self.engine.approximate_bytes(Family::Default, &range)
+    }
+
     /// Called by the writer, after the sync.
     pub(super) fn mark_flushed(&self, index: u64) {
         let mut tail = self.tail.lock();
