@@ -53,8 +53,13 @@ impl Calls {
             });
         }
         let (batch, regions, stored) = self.birth(&request)?;
-        lifecycle::birth(node.log.as_ref(), node.data.as_ref(), &regions, batch)
-            .map_err(storage)?;
+        let (log, data) = (Arc::clone(&node.log), Arc::clone(&node.data));
+        tokio::task::spawn_blocking(move || {
+            lifecycle::birth(log.as_ref(), data.as_ref(), &regions, batch)
+        })
+        .await
+        .map_err(|error| Error::Internal { message: error.to_string() })?
+        .map_err(storage)?;
         let identity = identity::read(node.data.as_ref())
             .map_err(storage)?
             .ok_or_else(|| Error::Internal { message: "the identity is gone".to_owned() })?;

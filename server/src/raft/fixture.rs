@@ -162,6 +162,13 @@ impl Engine for Probe {
         self.change(|| self.inner.write(batch, durability))
     }
 
+    fn write_if_quick(&self, batch: &WriteBatch) -> Result<bool, Error> {
+        if self.state.lock().held {
+            return Ok(false);
+        }
+        self.write(batch, Durability::Buffered).map(|()| true)
+    }
+
     fn view(&self) -> Arc<dyn View> {
         self.inner.view()
     }

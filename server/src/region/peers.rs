@@ -237,12 +237,27 @@ impl Peers {
     }
 
     /// The peer that a leader's message is for, created if need be.
-    async fn reach(&self, region: RegionId, peer: PeerId) -> Result<Arc<Peer>, v1::Refused> {
+    async fn reach(
+        self: &Arc<Self>,
+        region: RegionId,
+        peer: PeerId,
+    ) -> Result<Arc<Peer>, v1::Refused> {
         if let Some(here) = self.get(region)
             && here.id == peer
         {
             return Ok(here);
         }
+        // Ordering: on its own, to its end. Of a sender that goes away, work on the disk would be
+        // left behind that the next peer of the region would meet.
+        let peers = Arc::clone(self);
+        self.env
+            .runtime
+            .spawn(async move { peers.make(region, peer).await })
+            .await
+            .unwrap_or_else(|error| Err(failed(error)))
+    }
+
+    async fn make(&self, region: RegionId, peer: PeerId) -> Result<Arc<Peer>, v1::Refused> {
         let _changing = self.changing.lock().await;
         if self.is_buried(region, peer) {
             return Err(refused(Reason::Tombstone, format!("peer {peer} was removed here")));
@@ -289,9 +304,16 @@ impl Peers {
     ///
     /// # Errors
     /// When the disk fails; the next start repeats it.
-    pub async fn destroy(&self, region: RegionId, peer: PeerId) -> anyhow::Result<()> {
-        let _changing = self.changing.lock().await;
-        self.destroy_locked(region, peer).await
+    ///
+    /// # Cancel safety
+    /// Once begun it goes on.
+    pub async fn destroy(self: &Arc<Self>, region: RegionId, peer: PeerId) -> anyhow::Result<()> {
+        let peers = Arc::clone(self);
+        let destroying = async move {
+            let _changing = peers.changing.lock().await;
+            peers.destroy_locked(region, peer).await
+        };
+        self.env.runtime.spawn(destroying).await?
     }
 
     async fn destroy_locked(&self, region: RegionId, peer: PeerId) -> anyhow::Result<()> {
@@ -302,7 +324,7 @@ impl Peers {
             return Ok(());
         }
         tracing::info!(%region, %peer, "destroying a peer");
-        lifecycle::bury(self.env.data.as_ref(), region, peer)?;
+        lifecycle::bury(&self.env, region, peer).await?;
         self.note_tombstone(region, peer);
         {
             let mut map = self.map.write();

@@ -158,6 +158,15 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     /// After an error it is not known what is on disk; see the caller for what that means.
     fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), Error>;
 
+    /// As [`Engine::write`], buffered, unless the engine would hold the writer up because its own work
+    /// is behind: then nothing is done and the answer is `false`.
+    ///
+    /// # Errors
+    /// As for `write`.
+    fn write_if_quick(&self, batch: &WriteBatch) -> Result<bool, Error> {
+        self.write(batch, Durability::Buffered).map(|()| true)
+    }
+
     /// Pins the present state.
     fn view(&self) -> Arc<dyn View>;
 

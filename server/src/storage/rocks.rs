@@ -30,7 +30,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rocksdb::{ColumnFamily, DB, Options, ReadOptions, ReadTier, WriteOptions};
+use rocksdb::{ColumnFamily, DB, ErrorKind, Options, ReadOptions, ReadTier, WriteOptions};
 
 use self::{
     cursor::RocksCursor,
@@ -86,6 +86,8 @@ pub struct RocksEngine {
     /// Made once: the hot path takes them by reference.
     point_read: ReadOptions,
     buffered: WriteOptions,
+    /// As `buffered`, without waiting for flushes and compactions.
+    impatient: WriteOptions,
     synced: WriteOptions,
 }
 
@@ -128,6 +130,8 @@ impl RocksEngine {
         sync_dir(dir)?;
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
+        let mut impatient = WriteOptions::default();
+        impatient.set_no_slowdown(true);
         Ok(Arc::new(Self {
             db: Arc::new(db),
             kind,
@@ -137,8 +141,31 @@ impl RocksEngine {
             memory: memory.clone(),
             point_read: ReadOptions::default(),
             buffered: WriteOptions::default(),
+            impatient,
             synced,
         }))
+    }
+
+    fn encode(&self, batch: &WriteBatch) -> rocksdb::WriteBatch {
+        // A record is its key and value with a few bytes of kind, family and lengths.
+        let bytes = 16 + batch.bytes_len() + 12 * batch.len();
+        let mut out = rocksdb::WriteBatch::with_capacity_bytes(bytes);
+        let meta = family(&self.db, Family::Meta);
+        for (of, change) in batch.iter() {
+            match (of, change) {
+                (Family::Default, Change::Put { key, value }) => out.put(key, value),
+                (Family::Default, Change::Delete { key }) => out.delete(key),
+                (Family::Default, Change::DeleteRange { start, end }) => {
+                    out.delete_range(start, end);
+                }
+                (Family::Meta, Change::Put { key, value }) => out.put_cf(meta, key, value),
+                (Family::Meta, Change::Delete { key }) => out.delete_cf(meta, key),
+                (Family::Meta, Change::DeleteRange { start, end }) => {
+                    out.delete_range_cf(meta, start, end);
+                }
+            }
+        }
+        out
     }
 
     fn write_options(&self, durability: Durability) -> &WriteOptions {
@@ -179,25 +206,17 @@ impl Read for RocksEngine {
 
 impl Engine for RocksEngine {
     fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), Error> {
-        // A record is its key and value with a few bytes of kind, family and lengths.
-        let bytes = 16 + batch.bytes_len() + 12 * batch.len();
-        let mut out = rocksdb::WriteBatch::with_capacity_bytes(bytes);
-        let meta = family(&self.db, Family::Meta);
-        for (of, change) in batch.iter() {
-            match (of, change) {
-                (Family::Default, Change::Put { key, value }) => out.put(key, value),
-                (Family::Default, Change::Delete { key }) => out.delete(key),
-                (Family::Default, Change::DeleteRange { start, end }) => {
-                    out.delete_range(start, end);
-                }
-                (Family::Meta, Change::Put { key, value }) => out.put_cf(meta, key, value),
-                (Family::Meta, Change::Delete { key }) => out.delete_cf(meta, key),
-                (Family::Meta, Change::DeleteRange { start, end }) => {
-                    out.delete_range_cf(meta, start, end);
-                }
-            }
-        }
+        let out = self.encode(batch);
         self.db.write_opt(out, self.write_options(durability)).map_err(|e| failed("write", e))
+    }
+
+    /// RocksDB refuses such a write before it has written anything.
+    fn write_if_quick(&self, batch: &WriteBatch) -> Result<bool, Error> {
+        match self.db.write_opt(self.encode(batch), &self.impatient) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::Incomplete => Ok(false),
+            Err(e) => Err(failed("write", e)),
+        }
     }
 
     fn view(&self) -> Arc<dyn View> {
