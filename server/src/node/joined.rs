@@ -18,7 +18,10 @@ use crate::{
     error::Error,
     ids::NodeId,
     placement::driver::Driver,
-    raft::transport::{self, Transport, TransportConfig, endpoint},
+    raft::{
+        log_store::LogBounds,
+        transport::{self, Transport, TransportConfig, endpoint},
+    },
     region::{DiskGate, Environment, RegionConfig, compact, peers::Peers},
     router::{Lookup, RouteCache, Router},
     storage::disk::{DiskMonitor, Level},
@@ -72,6 +75,7 @@ impl Joined {
             TransportConfig {
                 snapshots_max: config.snapshot.concurrent_max as usize,
                 snapshot_bytes_per_second: config.snapshot.bytes_per_second_max,
+                snapshot_idle_timeout: config.snapshot.idle_timeout,
             },
             Arc::clone(&raft_metrics),
         );
@@ -112,11 +116,15 @@ impl Joined {
                 heartbeat_interval: raft.heartbeat_interval,
                 proposals_max: config.limits.proposals_in_flight_max,
                 proposal_bytes_max: config.limits.proposal_bytes_in_flight_max,
-                tail_cache_bytes: bytes(config.log.tail_cache_bytes),
+                log_bounds: LogBounds {
+                    tail_bytes_max: bytes(config.log.tail_cache_bytes),
+                    read_bytes_max: bytes(raft.append_bytes_max),
+                },
                 compact_entries: config.log.compact_entries,
                 compact_bytes: config.log.compact_bytes,
                 keep_entries: config.log.keep_entries,
                 snapshot_chunk_bytes: bytes(config.snapshot.chunk_bytes),
+                snapshot_idle_timeout: config.snapshot.idle_timeout,
                 lease_enabled: config.reads.lease_enabled,
             },
             raft_config: Arc::new(raft_config),

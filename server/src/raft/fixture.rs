@@ -11,7 +11,7 @@ use prometheus::Registry;
 use super::{
     CommandBytes, Entry, LogId,
     convert::log_id,
-    log_store::{LogStore, PeerLog},
+    log_store::{LogBounds, LogStore, PeerLog},
     log_writer::{LogWriter, LogWriterConfig},
 };
 use crate::{
@@ -31,6 +31,9 @@ use crate::{
 
 /// Bound: wait for something that must happen.
 pub(crate) const WAIT: Duration = Duration::from_secs(20);
+
+/// Most bytes that a replication read of [`open_log`]'s log answers.
+pub(crate) const READ_BYTES_MAX: usize = 300_000;
 
 /// What `future` comes to, which must not take for ever.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -262,7 +265,8 @@ pub(crate) fn open_log(
     tail_bytes_max: usize,
 ) -> LogStore {
     let (log, data) = (Arc::clone(log), Arc::clone(data));
-    LogStore(PeerLog::open(region, log, data, writer.clone(), tail_bytes_max).unwrap())
+    let bounds = LogBounds { tail_bytes_max, read_bytes_max: READ_BYTES_MAX };
+    LogStore(PeerLog::open(region, log, data, writer.clone(), bounds).unwrap())
 }
 
 pub(crate) fn id(term: u64, index: u64) -> LogId {

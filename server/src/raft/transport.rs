@@ -7,6 +7,9 @@
 //! carries the cluster's identity and the ids of both nodes (`Exchange` on the other side checks
 //! them).
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -49,6 +52,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Bound: wait for the first message of a snapshot.
+const HEADER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Bound: idle timeouts that a receiver may take to install what it has all of.
+const INSTALL_IDLE_TIMEOUTS: u32 = 10;
 /// HTTP/2 windows: bandwidth times delay of a fast network between machines.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -103,6 +110,8 @@ pub struct Unreachable {
 pub struct TransportConfig {
     pub snapshots_max: usize,
     pub snapshot_bytes_per_second: u64,
+    /// Bound: wait for the receiver to take the next part of a snapshot.
+    pub snapshot_idle_timeout: Duration,
 }
 
 /// Sends to other nodes. Cheap to clone.
@@ -215,8 +224,10 @@ impl Transport {
         let channel = connect(&self.shared, node).await.map_err(unreachable)?;
         let (chunks, stream) = mpsc::channel(2);
         let rate = self.shared.config.snapshot_bytes_per_second.max(1);
+        let idle = self.shared.config.snapshot_idle_timeout;
         let metrics = Arc::clone(&self.shared.metrics);
-        let reader = tokio::task::spawn_blocking(move || -> Result<(), String> {
+        let runtime = tokio::runtime::Handle::current();
+        let mut reader = tokio::task::spawn_blocking(move || -> Result<(), String> {
             let started = clock::monotonic();
             let mut sent = 0_u64;
             let header = v1::SnapshotChunk { body: Some(v1::snapshot_chunk::Body::Header(header)) };
@@ -226,26 +237,45 @@ impl Transport {
                     sent += rows.rows.len() as u64;
                     metrics.raft.add_snapshot_bytes(rows.rows.len() as u64);
                 }
-                if chunks.blocking_send(chunk).is_err() {
+                let taken = runtime.block_on(async {
+                    tokio::time::timeout(idle, chunks.send(chunk))
+                        .await
+                        .map_err(|_| format!("the receiver has taken nothing for {idle:?}"))
+                })?;
+                if taken.is_err() {
                     return Ok(()); // the receiver answered or went away; its answer decides
                 }
                 // Bound: bytes per second.
                 let due = Duration::from_secs_f64(sent as f64 / rate as f64);
                 pause(due.saturating_sub(started.elapsed()));
                 fail::fail_point!("snapshot-while-sending");
-                next = sender.next_chunk().map_err(|error| error.to_string())?;
+                next =
+                    sender.next_chunk().map_err(|error| format!("read the snapshot: {error}"))?;
             }
             Ok(())
         });
         let mut client = RaftClient::new(channel)
             .max_decoding_message_size(FRAME_BYTES_ACCEPTED)
             .max_encoding_message_size(FRAME_BYTES_ACCEPTED);
-        let answer = client.snapshot(ReceiverStream::new(stream)).await;
-        match reader.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(unreachable(format!("read the snapshot: {error}"))),
-            Err(error) => return Err(unreachable(format!("read the snapshot: {error}"))),
-        }
+        let read_to_end = |read: Result<Result<(), String>, tokio::task::JoinError>| {
+            read.map_err(|error| unreachable(format!("read the snapshot: {error}")))?
+                .map_err(unreachable)
+        };
+        let calling = client.snapshot(ReceiverStream::new(stream));
+        tokio::pin!(calling);
+        let answer = tokio::select! {
+            answer = &mut calling => {
+                read_to_end(reader.await)?;
+                answer
+            }
+            read = &mut reader => {
+                // Given up, the call goes with its stream, and the receiver sees it break off.
+                read_to_end(read)?;
+                tokio::time::timeout(idle * INSTALL_IDLE_TIMEOUTS, calling)
+                    .await
+                    .map_err(|_| unreachable("it does not say that it has installed it".to_owned()))?
+            }
+        };
         answer.map(Response::into_inner).map_err(|status| unreachable(status.to_string()))
     }
 }
@@ -469,8 +499,11 @@ impl<I: Inbox> raft_server::Raft for RaftService<I> {
         request: Request<Streaming<v1::SnapshotChunk>>,
     ) -> Result<Response<v1::SnapshotResult>, Status> {
         let mut chunks = request.into_inner();
+        let first = tokio::time::timeout(HEADER_WAIT_MAX, chunks.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("a snapshot did not begin"))??;
         let Some(v1::SnapshotChunk { body: Some(v1::snapshot_chunk::Body::Header(header)) }) =
-            chunks.message().await?
+            first
         else {
             return Err(Status::invalid_argument("a snapshot must begin with its header"));
         };

@@ -15,6 +15,7 @@ use crate::{
     ids::{ClusterId, NodeId, PeerId, RegionId},
     raft::{
         fixture::{Probe, WAIT, Writing, metrics},
+        log_store::LogBounds,
         transport::{Directory, Identity, Transport, TransportConfig},
     },
     storage::batch::WriteBatch,
@@ -60,11 +61,12 @@ impl Fixture {
             heartbeat_interval: Duration::from_millis(50),
             proposals_max: 1024,
             proposal_bytes_max: 64 << 20,
-            tail_cache_bytes: 1 << 20,
+            log_bounds: LogBounds { tail_bytes_max: 1 << 20, read_bytes_max: 1 << 20 },
             compact_entries: 100,
             compact_bytes: 1 << 20,
             keep_entries: 10,
             snapshot_chunk_bytes: 64 << 10,
+            snapshot_idle_timeout: Duration::from_millis(200),
             lease_enabled: false,
         };
         change(&mut config);
@@ -80,7 +82,11 @@ impl Fixture {
         let transport = Transport::new(
             identity,
             Arc::new(Nowhere),
-            TransportConfig { snapshots_max: 1, snapshot_bytes_per_second: 1 << 30 },
+            TransportConfig {
+                snapshots_max: 1,
+                snapshot_bytes_per_second: 1 << 30,
+                snapshot_idle_timeout: Duration::from_millis(200),
+            },
             Arc::clone(&metrics),
         );
         let env = Arc::new(Environment {

@@ -205,7 +205,7 @@ fn open_log(env: &Environment, region: RegionId) -> Result<Arc<PeerLog>, engine:
         Arc::clone(&env.log),
         Arc::clone(&env.data),
         env.writer.clone(),
-        env.config.tail_cache_bytes,
+        env.config.log_bounds,
     )
 }
 

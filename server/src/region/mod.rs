@@ -7,6 +7,7 @@ pub mod membership;
 pub mod peers;
 pub mod propose;
 pub mod read;
+mod receive;
 pub mod recovery;
 mod serve;
 
@@ -28,8 +29,12 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
     raft::{
-        Raft, log_store::PeerLog, log_writer::LogWriter, proposal::Admissions,
-        state_machine::RegionView, transport::Transport,
+        Raft,
+        log_store::{LogBounds, PeerLog},
+        log_writer::LogWriter,
+        proposal::Admissions,
+        state_machine::RegionView,
+        transport::Transport,
     },
     storage::engine::Engine,
 };
@@ -68,11 +73,13 @@ pub struct RegionConfig {
     pub proposals_max: usize,
     /// Bound: bytes of them over the node.
     pub proposal_bytes_max: usize,
-    pub tail_cache_bytes: usize,
+    pub log_bounds: LogBounds,
     pub compact_entries: u64,
     pub compact_bytes: u64,
     pub keep_entries: u64,
     pub snapshot_chunk_bytes: usize,
+    /// Bound: wait for the next part of a snapshot that arrives, after which it is given up.
+    pub snapshot_idle_timeout: Duration,
     pub lease_enabled: bool,
 }
 

@@ -11,7 +11,6 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use flotilla_proto::v1::{self, message::Body, refused::Reason};
 use futures::{FutureExt, future::BoxFuture};
-use openraft::raft::SnapshotResponse;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use tonic::Streaming;
@@ -25,8 +24,7 @@ use crate::{
     clock,
     ids::{NodeId, PeerId, RegionId},
     raft::{
-        Snapshot, SnapshotMeta, convert,
-        snapshot::{self, Receiver, SnapshotData},
+        snapshot,
         transport::{self, Inbox},
     },
     storage::engine::{Direction, Family},
@@ -37,12 +35,9 @@ use crate::{
 /// restarted node waits for it once, a copied disk for ever.
 const INCARNATION_QUIET: Duration = Duration::from_secs(2);
 
-/// Bound: wait for the next part of a snapshot, after which the transfer is given up.
-const CHUNK_WAIT_MAX: Duration = Duration::from_secs(30);
-
 /// Peers that run here, peers that must not, and peers that are gone.
 pub struct Peers {
-    env: Arc<Environment>,
+    pub(super) env: Arc<Environment>,
     map: RwLock<Map>,
     /// Serializes creation and destruction.
     changing: tokio::sync::Mutex<()>,
@@ -55,7 +50,7 @@ pub struct Peers {
     incarnations: Mutex<HashMap<NodeId, Incarnation>>,
     removed_nodes: RwLock<HashSet<NodeId>>,
     /// Regions of which a snapshot is being received or installed.
-    receiving: Mutex<HashSet<RegionId>>,
+    pub(super) receiving: Mutex<HashSet<RegionId>>,
 }
 
 #[derive(Default)]
@@ -228,7 +223,7 @@ impl Peers {
         *self.removed_nodes.write() = removed.into_iter().collect();
     }
 
-    fn insert(&self, peer: Arc<Peer>) {
+    pub(super) fn insert(&self, peer: Arc<Peer>) {
         let mut map = self.map.write();
         if peer.view().is_initialized() {
             map.by_start.insert(peer.view().range().start, peer.region);
@@ -237,7 +232,7 @@ impl Peers {
     }
 
     /// The peer that a leader's message is for, created if need be.
-    async fn reach(
+    pub(super) async fn reach(
         self: &Arc<Self>,
         region: RegionId,
         peer: PeerId,
@@ -389,91 +384,6 @@ impl Peers {
         }
     }
 
-    async fn take_snapshot(
-        self: Arc<Self>,
-        header: v1::SnapshotHeader,
-        mut chunks: Streaming<v1::SnapshotChunk>,
-    ) -> Result<v1::SnapshotResult, v1::Refused> {
-        self.admit(&v1::MessageBatch {
-            cluster_id: header.cluster_id.clone(),
-            to_node: header.to_node,
-            from_node: header.from_node,
-            from_incarnation: header.from_incarnation,
-            ..v1::MessageBatch::default()
-        })?;
-        let region = RegionId(header.region_id);
-        let _only = Receiving::begin(&self, region)?;
-        let peer = self.reach(region, PeerId(header.to_peer)).await?;
-        let vote = convert::vote_from_proto(header.vote.as_ref()).map_err(failed)?;
-        if header.state.as_ref().is_some_and(|state| state.applied_term > vote.leader_id.term) {
-            return Err(refused(Reason::Malformed, "the state is of a later term than its sender"));
-        }
-        let mut receiver = Receiver::open(self.env.data.as_ref(), &header).map_err(failed)?;
-        self.refuse_overlap(region, &header)?;
-        let received = loop {
-            let chunk = tokio::time::timeout(CHUNK_WAIT_MAX, chunks.message())
-                .await
-                .map_err(|_| failed("the sender has fallen silent"))?
-                .map_err(failed)?;
-            match chunk.and_then(|chunk| chunk.body) {
-                Some(v1::snapshot_chunk::Body::Rows(rows)) => {
-                    fail::fail_point!("snapshot-while-receiving");
-                    receiver = tokio::task::spawn_blocking(move || {
-                        receiver.rows(&rows).map(|()| receiver)
-                    })
-                    .await
-                    .map_err(failed)?
-                    .map_err(failed)?;
-                }
-                Some(v1::snapshot_chunk::Body::End(end)) => {
-                    break tokio::task::spawn_blocking(move || receiver.finish(&end))
-                        .await
-                        .map_err(failed)?
-                        .map_err(failed)?;
-                }
-                _ => return Err(failed("the snapshot ended early")),
-            }
-        };
-        let state = &received.region.state;
-        let meta = SnapshotMeta {
-            last_log_id: convert::applied(state),
-            last_membership: convert::stored_membership(state).map_err(failed)?,
-        };
-        // Again: somebody may have come into the range meanwhile.
-        self.refuse_overlap(region, &header)?;
-        let stage = received.stage.clone();
-        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(received)) };
-        let SnapshotResponse { vote, .. } =
-            peer.raft().install_full_snapshot(vote, snapshot).await.map_err(failed)?;
-        // One that openraft turned down is of no use; after an install it is gone already.
-        self.env.data.drop_stage(&stage).map_err(failed)?;
-        self.insert(peer); // it may have a range now
-        Ok(v1::SnapshotResult { vote: Some(convert::vote_to_proto(&vote)), refused: None })
-    }
-
-    /// No two regions of a node may overlap; the other must apply what makes room first.
-    fn refuse_overlap(
-        &self,
-        region: RegionId,
-        header: &v1::SnapshotHeader,
-    ) -> Result<(), v1::Refused> {
-        let descriptor: v1::Region =
-            prost::Message::decode(header.descriptor.clone()).map_err(failed)?;
-        let range = crate::raft::state_machine::range_of(&descriptor);
-        for other in self.all() {
-            if other.region != region
-                && other.view().is_initialized()
-                && other.view().range().overlaps(&range)
-            {
-                return Err(refused(
-                    Reason::NotReady,
-                    format!("the range overlaps region {} here", other.region),
-                ));
-            }
-        }
-        Ok(())
-    }
-
     /// Believes one process per node id: a second one only after the first fell silent.
     ///
     /// # Errors
@@ -494,29 +404,7 @@ impl Peers {
     }
 }
 
-/// The right to receive a snapshot of a region, given back on drop. Transfers to one peer share the
-/// name of their stage: a second one would pull it from under the install of the first.
-struct Receiving {
-    peers: Arc<Peers>,
-    region: RegionId,
-}
-
-impl Receiving {
-    fn begin(peers: &Arc<Peers>, region: RegionId) -> Result<Self, v1::Refused> {
-        if !peers.receiving.lock().insert(region) {
-            return Err(refused(Reason::NotReady, "another snapshot of the region is under way"));
-        }
-        Ok(Self { peers: Arc::clone(peers), region })
-    }
-}
-
-impl Drop for Receiving {
-    fn drop(&mut self) {
-        self.peers.receiving.lock().remove(&self.region);
-    }
-}
-
-fn failed(error: impl std::fmt::Display) -> v1::Refused {
+pub(super) fn failed(error: impl std::fmt::Display) -> v1::Refused {
     refused(Reason::Failed, error.to_string())
 }
 
