@@ -12,7 +12,8 @@ use std::{os::unix::process::ExitStatusExt as _, time::Duration};
 use flotilla_proto::v1;
 use flotilla_tests::{
     harness::{
-        Builder, Cluster, Session, elapse, eventually, is_built, say, say_aloud, strict, within,
+        Builder, Cluster, Session, Start, elapse, eventually, is_built, say, say_aloud, strict,
+        within,
     },
     workload::Writers,
 };
@@ -111,6 +112,40 @@ async fn a_leader_that_applied_what_its_own_log_lacks_takes_part_again() {
     cluster.wait_whole(BOUND).await;
     ledger.verify(&sessions[0]).await;
     all_peers_agree(&sessions).await;
+}
+
+/// The driver waits for it, and serves everybody else meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hangs_while_it_joins_holds_up_nobody() {
+    if missing("a_node_that_hangs_while_it_joins_holds_up_nobody") {
+        return;
+    }
+    let mut cluster = Builder::new(1).program(PROGRAM).start().await;
+    let hung = cluster.prepare_node();
+    cluster.nodes[hung].stand_still_at("adopt-before-write", 0);
+    cluster.nodes[hung].launch(Start::Alone);
+    cluster.nodes[hung].bound(BOUND).await;
+    let session = cluster.nodes[0].session();
+    let address = cluster.nodes[hung].client_address();
+    let joining = tokio::spawn({
+        let session = cluster.nodes[0].session();
+        async move {
+            let message = v1::AddLearnerRequest { address, ..Default::default() };
+            session.cluster.clone().add_learner(session.request(message)).await
+        }
+    });
+    eventually("the node to have its id", BOUND, async || {
+        let nodes = session.nodes().await.map_err(|error| error.to_string())?.nodes;
+        let joins = nodes.iter().any(|node| node.state == i32::from(v1::NodeState::Joining));
+        if joins { Ok(()) } else { Err(format!("{nodes:?}")) }
+    })
+    .await;
+    let message = v1::ChangeMembershipRequest { promote: vec![1], ..Default::default() };
+    let changed = session.cluster.clone().change_membership(session.request(message)).await;
+    changed.expect("a change of others");
+    assert!(!joining.is_finished(), "all this waited for a node that hangs");
+    let error = joining.await.expect("a call").expect_err("it hangs");
+    assert!(error.message().contains("does not answer"), "{error}");
 }
 
 /// Makes a node lead the region of the users' keys.
