@@ -192,10 +192,8 @@ impl Joined {
         for task in self.tasks.lock().drain(..) {
             task.abort();
         }
-        for peer in self.peers.all() {
-            // A peer that failed before has stopped already.
-            let _ = peer.raft().shutdown().await;
-        }
+        let peers = self.peers.all();
+        futures::future::join_all(peers.iter().map(|peer| peer.stop())).await;
     }
 }
 

@@ -133,7 +133,8 @@ async fn round(
         .map(|due| async move {
             due.peer.log.mark_durable_applied(due.applied.index);
             // One region that has stopped must not let the logs of all others grow.
-            if let Err(error) = compact_one(&due).await {
+            let compacting = due.peer.unless_stopped(compact_one(&due)).await;
+            if let Err(error) = compacting? {
                 tracing::warn!(region = %due.peer.region, error, "compacting a log");
                 return None;
             }

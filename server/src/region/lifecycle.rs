@@ -244,6 +244,7 @@ async fn start(
         clock: parking_lot::Mutex::default(),
         silence: Silence::default(),
         leading: parking_lot::Mutex::default(),
+        stopped: false.into(),
     }))
 }
 

@@ -15,7 +15,11 @@ mod serve;
 mod fixture;
 
 use std::{
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::Poll,
     time::Duration,
 };
 
@@ -107,9 +111,35 @@ pub struct Peer {
     silence: membership::Silence,
     /// The term that this peer was first seen to lead in, and when.
     leading: Mutex<Option<(u64, Instant)>>,
+    stopped: AtomicBool,
 }
 
 impl Peer {
+    /// Ends the peer in order. Its calls that are under way end unanswered; later ones are refused.
+    pub async fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        // It may have failed before; what counts is that it does not run.
+        let _ = self.raft.shutdown().await;
+    }
+
+    /// The outcome of a call of openraft; `None` when the peer was stopped meanwhile, which openraft
+    /// would log as an error of whoever calls.
+    async fn unless_stopped<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        let mut call = std::pin::pin!(call);
+        // Openraft wakes those that wait for it when it ends.
+        std::future::poll_fn(|cx| {
+            if self.stopped.load(Ordering::Acquire) {
+                return Poll::Ready(None);
+            }
+            call.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+
+    fn has_stopped(&self) -> Error {
+        Error::NotReady { message: format!("region {} has stopped", self.region) }
+    }
+
     #[must_use]
     pub fn view(&self) -> &Arc<RegionView> {
         &self.view

@@ -123,7 +123,7 @@ impl Peers {
             } else if peer.view().is_initialized() {
                 self.env.runtime.spawn(async move {
                     // A peer that has stopped will not lead, alone or not.
-                    let _ = peer.raft().trigger().elect(false).await;
+                    let _ = peer.unless_stopped(peer.raft().trigger().elect(false)).await;
                 });
             }
         }
@@ -327,8 +327,7 @@ impl Peers {
             map.by_start.retain(|_, id| *id != region);
         }
         if let Some(here) = here {
-            // It may have failed before; what counts is that it does not run.
-            let _ = here.raft().shutdown().await;
+            here.stop().await;
             let view = Arc::clone(here.view());
             tokio::task::spawn_blocking(move || view.close()).await?;
         }

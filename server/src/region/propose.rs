@@ -109,13 +109,10 @@ impl Peer {
         let (answerer, answer) = Answerer::<ClientWriteResult<TypeConfig>>::new(admitted);
         let unknown = |message: &str| Error::OutcomeUnknown { message: message.to_owned() };
         let handed_over = self.raft.client_write_ff(CommandBytes(bytes), Some(answerer));
-        match tokio::time::timeout_at(deadline, handed_over).await {
-            Ok(Ok(())) => {}
-            // Openraft gave it back.
-            Ok(Err(_)) => {
-                let message = format!("region {} has stopped", self.region);
-                return Err(Error::NotReady { message });
-            }
+        match tokio::time::timeout_at(deadline, self.unless_stopped(handed_over)).await {
+            Ok(Some(Ok(()))) => {}
+            // Openraft did not take it.
+            Ok(Some(Err(_)) | None) => return Err(self.has_stopped()),
             // Openraft's queue had no room for it, and now never gets it.
             Err(_) => {
                 self.observe(started, ProposeOutcome::Rejected);

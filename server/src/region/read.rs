@@ -134,7 +134,10 @@ impl Peer {
     }
 
     async fn confirm_leadership(&self, option: LinearizerOption) -> Answer {
-        match self.raft.get_read_log_id(option).await {
+        let Some(proof) = self.unless_stopped(self.raft.get_read_log_id(option)).await else {
+            return Err(self.has_stopped());
+        };
+        match proof {
             Ok((read, _)) => Ok(read.index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {
                 Err(self.not_leader())
@@ -142,9 +145,7 @@ impl Peer {
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
                 Err(Error::NoLeader { region: self.region })
             }
-            Err(RaftError::Fatal(_)) => {
-                Err(Error::NotReady { message: format!("region {} has stopped", self.region) })
-            }
+            Err(RaftError::Fatal(_)) => Err(self.has_stopped()),
         }
     }
 

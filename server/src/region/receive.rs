@@ -54,8 +54,12 @@ impl Peers {
         self.refuse_overlap(region, &header)?;
         let stage = received.stage.clone();
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(received)) };
-        let SnapshotResponse { vote, .. } =
-            peer.raft().install_full_snapshot(vote, snapshot).await.map_err(failed)?;
+        let installing = peer.raft().install_full_snapshot(vote, snapshot);
+        let SnapshotResponse { vote, .. } = peer
+            .unless_stopped(installing)
+            .await
+            .ok_or_else(|| refused(Reason::NotReady, "the peer has stopped"))?
+            .map_err(failed)?;
         // One that openraft turned down is of no use; after an install it is gone already.
         self.drop_stage(stage).await?;
         self.insert(peer); // it may have a range now
