@@ -132,6 +132,7 @@ impl Calls {
             removed: false,
             initialize_token: request.token.clone(),
             initialized_here: true,
+            starts: 0,
         };
         identity::put(&mut batch, &stored);
         Ok((batch, regions, stored))

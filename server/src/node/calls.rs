@@ -18,7 +18,7 @@ use crate::{
     clock,
     error::Error,
     ids::{NodeId, RegionId},
-    raft::transport::Inbox,
+    raft::{presence::Presence, transport::Inbox},
     region::peers::Peers,
     storage::{
         disk::Level,
@@ -465,7 +465,8 @@ impl Placement for PlacementCalls {
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let joined = self.joined()?;
-        Ok(Response::new(joined.driver.hear(request.into_inner()).await))
+        let presence = Presence::of(request.extensions());
+        Ok(Response::new(joined.driver.hear(request.into_inner(), &presence).await))
     }
 
     async fn adopt(
@@ -555,8 +556,8 @@ impl NodeInbox {
 }
 
 impl Inbox for NodeInbox {
-    fn admit(&self, batch: &v1::MessageBatch) -> Result<(), v1::Refused> {
-        self.peers()?.admit(batch)
+    fn admit(&self, batch: &v1::MessageBatch, presence: &Presence) -> Result<(), v1::Refused> {
+        self.peers()?.admit(batch, presence)
     }
 
     fn deliver(&self, from: NodeId, message: v1::Message) -> BoxFuture<'static, v1::Message> {
@@ -572,10 +573,11 @@ impl Inbox for NodeInbox {
     fn snapshot(
         &self,
         header: v1::SnapshotHeader,
+        presence: Presence,
         chunks: Streaming<v1::SnapshotChunk>,
     ) -> BoxFuture<'static, v1::SnapshotResult> {
         match self.peers() {
-            Ok(peers) => peers.snapshot(header, chunks),
+            Ok(peers) => peers.snapshot(header, presence, chunks),
             Err(refused) => {
                 async move { v1::SnapshotResult { vote: None, refused: Some(refused) } }.boxed()
             }

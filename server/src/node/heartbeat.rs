@@ -20,6 +20,8 @@ use crate::{
         driver,
         steps::{self, Verdict},
     },
+    raft::presence::Presence,
+    region::incarnations::QUIET,
     storage::disk::Level,
 };
 
@@ -52,8 +54,14 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
         };
         if response.duplicate {
             let since = *duplicate_since.get_or_insert_with(clock::now);
-            tracing::warn!("another process speaks with the identity of this node");
-            if clock::now().saturating_duration_since(since) > DUPLICATE_PATIENCE {
+            let refused_for = clock::now().saturating_duration_since(since);
+            if refused_for > QUIET {
+                tracing::warn!("another process speaks with the identity of this node");
+            } else {
+                // After a power cut nobody closes the connections of the process before.
+                tracing::info!("this node is believed once the process before it is silent");
+            }
+            if refused_for > DUPLICATE_PATIENCE {
                 node.fail(
                     "another process runs with the identity of this node: its disk was copied; \
                      empty this disk and join anew"
@@ -192,7 +200,7 @@ impl Way {
                 return Err("no node is known".to_owned());
             };
             let response = if target == joined.node {
-                joined.driver.hear(request.clone()).await
+                joined.driver.hear(request.clone(), &Presence::default()).await
             } else {
                 match self.ask(node, target, request.clone()).await {
                     Ok(response) => response,

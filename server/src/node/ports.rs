@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 use flotilla_proto::v1::placement_server::PlacementServer;
+use futures::TryStreamExt as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ use crate::{
     clock,
     config::{Advertised, BoundAddresses, Config},
     metrics::{self, MethodMetrics},
-    raft::transport::RaftService,
+    raft::{presence::Accepted, transport::RaftService},
 };
 
 const BACKLOG: i32 = 4096;
@@ -120,7 +121,7 @@ impl Ports {
                 .initial_connection_window_size(16 << 20)
                 .add_service(raft)
                 .add_service(placement)
-                .serve_with_incoming_shutdown(api::listen(peer), stopped)
+                .serve_with_incoming_shutdown(api::listen(peer).map_ok(Accepted::new), stopped)
                 .await;
             if let Err(error) = served {
                 tracing::error!(%error, "serving peers");

@@ -28,6 +28,7 @@ use crate::{
     clock,
     error::Error,
     ids::{NodeId, PeerId, RegionId},
+    raft::presence::Presence,
     region::{Peer, peers::Peers, propose::epoch_version},
     storage::engine::{Family, KeyRange},
 };
@@ -266,8 +267,12 @@ impl Driver {
     }
 
     /// Answers a node's heartbeat.
-    pub async fn hear(&self, request: v1::HeartbeatRequest) -> v1::HeartbeatResponse {
-        match self.hear_as_leader(request).await {
+    pub async fn hear(
+        &self,
+        request: v1::HeartbeatRequest,
+        presence: &Presence,
+    ) -> v1::HeartbeatResponse {
+        match self.hear_as_leader(request, presence).await {
             Ok(response) => response,
             Err(_) => v1::HeartbeatResponse {
                 accepted: false,
@@ -280,6 +285,7 @@ impl Driver {
     async fn hear_as_leader(
         &self,
         request: v1::HeartbeatRequest,
+        presence: &Presence,
     ) -> Result<v1::HeartbeatResponse, Error> {
         self.lead().await?;
         let node = NodeId(request.node_id);
@@ -288,7 +294,7 @@ impl Driver {
             leader_node_id: self.peers.environment().node.0,
             ..v1::HeartbeatResponse::default()
         };
-        if self.peers.recognize(node, request.incarnation).is_err() {
+        if self.peers.recognize(node, request.incarnation, presence).is_err() {
             response.duplicate = true;
             return Ok(response);
         }

@@ -372,7 +372,7 @@ impl StateMachine {
         let data = Arc::clone(&self.view.data);
         let gate = Arc::clone(&self.view.closed);
         let batch = std::mem::take(&mut self.batch);
-        let writing = move || {
+        let writing = move || -> Result<_, engine::Error> {
             let started = clock::monotonic();
             let closed = gate.lock();
             refuse_closed(*closed)?;

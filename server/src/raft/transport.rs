@@ -30,6 +30,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use super::presence::Presence;
 use crate::{
     clock,
     ids::{ClusterId, NodeId},
@@ -65,7 +66,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 pub struct Identity {
     pub cluster: ClusterId,
     pub node: NodeId,
-    /// Drawn at each start; tells two processes with one copied identity apart.
+    /// Drawn at each start; tells two processes with one copied identity apart
+    /// (`region/incarnations.rs`).
     pub incarnation: u64,
 }
 
@@ -81,7 +83,7 @@ pub trait Inbox: Send + Sync + 'static {
     ///
     /// # Errors
     /// When sender or receiver are not who the frame says.
-    fn admit(&self, batch: &v1::MessageBatch) -> Result<(), v1::Refused>;
+    fn admit(&self, batch: &v1::MessageBatch, presence: &Presence) -> Result<(), v1::Refused>;
 
     /// Handles one message and answers it. The future must hand the message on when it is first
     /// polled, so that messages of one stream keep their order.
@@ -91,6 +93,7 @@ pub trait Inbox: Send + Sync + 'static {
     fn snapshot(
         &self,
         header: v1::SnapshotHeader,
+        presence: Presence,
         chunks: Streaming<v1::SnapshotChunk>,
     ) -> BoxFuture<'static, v1::SnapshotResult>;
 }
@@ -490,7 +493,9 @@ impl<I: Inbox> raft_server::Raft for RaftService<I> {
         request: Request<Streaming<v1::MessageBatch>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let (answers, stream) = mpsc::channel(4);
-        tokio::spawn(serve_stream(Arc::clone(&self.inbox), request.into_inner(), answers));
+        let presence = Presence::of(request.extensions());
+        let inbox = Arc::clone(&self.inbox);
+        tokio::spawn(serve_stream(inbox, presence, request.into_inner(), answers));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -498,6 +503,7 @@ impl<I: Inbox> raft_server::Raft for RaftService<I> {
         &self,
         request: Request<Streaming<v1::SnapshotChunk>>,
     ) -> Result<Response<v1::SnapshotResult>, Status> {
+        let presence = Presence::of(request.extensions());
         let mut chunks = request.into_inner();
         let first = tokio::time::timeout(HEADER_WAIT_MAX, chunks.message())
             .await
@@ -507,13 +513,14 @@ impl<I: Inbox> raft_server::Raft for RaftService<I> {
         else {
             return Err(Status::invalid_argument("a snapshot must begin with its header"));
         };
-        Ok(Response::new(self.inbox.snapshot(header, chunks).await))
+        Ok(Response::new(self.inbox.snapshot(header, presence, chunks).await))
     }
 }
 
 /// Handles the requests of one stream: hands them on in order, answers as they complete.
 async fn serve_stream<I: Inbox>(
     inbox: Arc<I>,
+    presence: Presence,
     mut requests: Streaming<v1::MessageBatch>,
     answers: mpsc::Sender<Result<v1::MessageBatch, Status>>,
 ) {
@@ -524,7 +531,7 @@ async fn serve_stream<I: Inbox>(
         tokio::select! {
             batch = requests.message(), if handled.len() < HANDLED_MAX => match batch {
                 Ok(Some(mut batch)) => {
-                    let refused = inbox.admit(&batch).err();
+                    let refused = inbox.admit(&batch, &presence).err();
                     let from = NodeId(batch.from_node);
                     for message in std::mem::take(&mut batch.messages) {
                         if let Some(refused) = &refused {

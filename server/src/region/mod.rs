@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod compact;
+pub mod incarnations;
 pub mod lifecycle;
 pub mod membership;
 pub mod peers;

@@ -17,6 +17,7 @@ use tonic::Streaming;
 
 use super::{
     Environment, Peer,
+    incarnations::Incarnations,
     lifecycle::{self, Opened},
     serve::refused,
 };
@@ -24,16 +25,13 @@ use crate::{
     clock,
     ids::{NodeId, PeerId, RegionId},
     raft::{
+        presence::Presence,
         snapshot,
         transport::{self, Inbox},
     },
     storage::engine::{Direction, Family},
     storage::keys,
 };
-
-/// A second process with a known node id must stay silent this long before it is believed: a
-/// restarted node waits for it once, a copied disk for ever.
-const INCARNATION_QUIET: Duration = Duration::from_secs(2);
 
 /// Peers that run here, peers that must not, and peers that are gone.
 pub struct Peers {
@@ -47,7 +45,7 @@ pub struct Peers {
     /// Before this no vote is given, because a lease that this node granted before its restart may
     /// still run.
     vote_gate: Instant,
-    incarnations: Mutex<HashMap<NodeId, Incarnation>>,
+    incarnations: Mutex<Incarnations>,
     removed_nodes: RwLock<HashSet<NodeId>>,
     /// Regions of which a snapshot is being received or installed.
     pub(super) receiving: Mutex<HashSet<RegionId>>,
@@ -58,11 +56,6 @@ struct Map {
     by_id: BTreeMap<RegionId, Arc<Peer>>,
     /// First key of each initialized region.
     by_start: BTreeMap<Bytes, RegionId>,
-}
-
-struct Incarnation {
-    id: u64,
-    last_heard: Instant,
 }
 
 impl Peers {
@@ -383,20 +376,18 @@ impl Peers {
         }
     }
 
-    /// Believes one process per node id: a second one only after the first fell silent.
+    /// Believes one process per node id: see `incarnations.rs`.
     ///
     /// # Errors
     /// When another process with this id is alive.
-    pub fn recognize(&self, node: NodeId, incarnation: u64) -> Result<(), v1::Refused> {
-        let now = clock::now();
-        let mut known = self.incarnations.lock();
-        let entry = known.entry(node).or_insert(Incarnation { id: incarnation, last_heard: now });
-        if entry.id == incarnation {
-            entry.last_heard = now;
-            return Ok(());
-        }
-        if now.saturating_duration_since(entry.last_heard) >= INCARNATION_QUIET {
-            *entry = Incarnation { id: incarnation, last_heard: now };
+    pub fn recognize(
+        &self,
+        node: NodeId,
+        incarnation: u64,
+        presence: &Presence,
+    ) -> Result<(), v1::Refused> {
+        let mut incarnations = self.incarnations.lock();
+        if incarnations.recognize(node, incarnation, presence, clock::now()) {
             return Ok(());
         }
         Err(refused(Reason::DuplicateNode, format!("another process speaks as node {node}")))
@@ -408,7 +399,7 @@ pub(super) fn failed(error: impl std::fmt::Display) -> v1::Refused {
 }
 
 impl Inbox for Arc<Peers> {
-    fn admit(&self, batch: &v1::MessageBatch) -> Result<(), v1::Refused> {
+    fn admit(&self, batch: &v1::MessageBatch, presence: &Presence) -> Result<(), v1::Refused> {
         let identity = self.env.transport.identity();
         if batch.cluster_id[..] != identity.cluster.0 {
             return Err(refused(Reason::WrongCluster, "this node is of another cluster"));
@@ -420,7 +411,7 @@ impl Inbox for Arc<Peers> {
         if self.removed_nodes.read().contains(&from) {
             return Err(refused(Reason::SenderRemoved, format!("node {from} was removed")));
         }
-        self.recognize(from, batch.from_incarnation)
+        self.recognize(from, batch.from_incarnation, presence)
     }
 
     fn deliver(&self, _from: NodeId, message: v1::Message) -> BoxFuture<'static, v1::Message> {
@@ -430,11 +421,12 @@ impl Inbox for Arc<Peers> {
     fn snapshot(
         &self,
         header: v1::SnapshotHeader,
+        presence: Presence,
         chunks: Streaming<v1::SnapshotChunk>,
     ) -> BoxFuture<'static, v1::SnapshotResult> {
         let peers = Arc::clone(self);
         // On its own: a sender that goes away must not take the guard from a running install.
-        let taken = self.env.runtime.spawn(peers.take_snapshot(header, chunks));
+        let taken = self.env.runtime.spawn(peers.take_snapshot(header, presence, chunks));
         async move {
             taken.await.unwrap_or_else(|error| Err(failed(error))).unwrap_or_else(|refused| {
                 tracing::warn!(reason = refused.message, "a snapshot was not taken");

@@ -14,6 +14,7 @@ use crate::{
     ids::{PeerId, RegionId},
     raft::{
         Snapshot, SnapshotMeta, convert,
+        presence::Presence,
         snapshot::{Received, Receiver, SnapshotData, stage_name},
         transport::Inbox as _,
     },
@@ -27,15 +28,17 @@ impl Peers {
     pub(super) async fn take_snapshot(
         self: Arc<Self>,
         header: v1::SnapshotHeader,
+        presence: Presence,
         chunks: Streaming<v1::SnapshotChunk>,
     ) -> Result<v1::SnapshotResult, v1::Refused> {
-        self.admit(&v1::MessageBatch {
+        let speaker = v1::MessageBatch {
             cluster_id: header.cluster_id.clone(),
             to_node: header.to_node,
             from_node: header.from_node,
             from_incarnation: header.from_incarnation,
             ..v1::MessageBatch::default()
-        })?;
+        };
+        self.admit(&speaker, &presence)?;
         let region = RegionId(header.region_id);
         let _only = Receiving::begin(&self, region)?;
         let peer = self.reach(region, PeerId(header.to_peer)).await?;
@@ -167,7 +170,7 @@ mod tests {
     use std::time::Duration;
 
     use flotilla_proto::v1::raft_client::RaftClient;
-    use openraft::vote::RaftLeaderId as _;
+    use openraft::vote::RaftLeaderId;
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 
@@ -176,7 +179,7 @@ mod tests {
         raft::{
             Vote,
             fixture::{id, region_state, soon},
-            transport::RaftService,
+            transport::{RaftService, endpoint},
         },
         region::fixture::{Fixture, NODE},
         storage::engine::Engine as _,
@@ -214,8 +217,8 @@ mod tests {
         let service = RaftService::new(Arc::new(Arc::clone(&peers)));
         let server = tonic::transport::Server::builder().add_service(service);
         let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        let mut client =
-            RaftClient::connect(format!("http://{address}")).await.expect("a connection");
+        let channel = endpoint(&address.to_string()).expect("an address").connect().await;
+        let mut client = RaftClient::new(channel.expect("a connection"));
         for attempt in 0..2 {
             let (chunks, stream) = mpsc::channel(4);
             let rows = v1::SnapshotRows { rows: bytes::Bytes::new(), crc32c: 0 };

@@ -24,7 +24,7 @@ const REGION: RegionId = RegionId(2);
 struct Hung;
 
 impl Inbox for Hung {
-    fn admit(&self, _: &v1::MessageBatch) -> Result<(), v1::Refused> {
+    fn admit(&self, _: &v1::MessageBatch, _: &Presence) -> Result<(), v1::Refused> {
         Ok(())
     }
 
@@ -35,6 +35,7 @@ impl Inbox for Hung {
     fn snapshot(
         &self,
         _: v1::SnapshotHeader,
+        _: Presence,
         chunks: Streaming<v1::SnapshotChunk>,
     ) -> BoxFuture<'static, v1::SnapshotResult> {
         Box::pin(async move {
