@@ -7,6 +7,7 @@ pub mod membership;
 pub mod peers;
 pub mod propose;
 pub mod read;
+pub mod reclaim;
 pub mod recovery;
 mod serve;
 
