@@ -28,6 +28,7 @@ pub struct StorageMetrics {
     block_cache_misses_total: Counters<Instance>,
     live_data_bytes: Gauges<Instance>,
     pending_compaction_bytes: Gauges<Instance>,
+    reclaimed_rows_total: Counters<Instance>,
     write_stopped: Gauges<Instance>,
     background_errors: Gauges<Instance>,
     wal_bytes: Gauges<Instance>,
@@ -49,6 +50,11 @@ impl StorageMetrics {
             registry,
             "flotilla_storage_block_cache_misses_total",
             "Blocks that were read from disk",
+        )?;
+        let reclaimed_rows = Counters::register(
+            registry,
+            "flotilla_storage_reclaimed_rows_total",
+            "Expired rows that were dropped from disk",
         )?;
         let level_files = IntGaugeVec::new(
             Opts::new("flotilla_storage_level_files", "Files per level"),
@@ -77,6 +83,7 @@ impl StorageMetrics {
                 "flotilla_storage_pending_compaction_bytes",
                 "Estimated size that compaction has still to rewrite",
             )?,
+            reclaimed_rows_total: reclaimed_rows,
             write_stopped: gauges(
                 "flotilla_storage_write_stopped",
                 "1 while RocksDB stalls all writes",
@@ -106,6 +113,7 @@ impl StorageMetrics {
         for (counters, total) in [
             (&self.block_cache_hits_total, stats.block_cache_hits),
             (&self.block_cache_misses_total, stats.block_cache_misses),
+            (&self.reclaimed_rows_total, stats.reclaimed_rows),
         ] {
             let counter = counters.get(instance);
             counter.inc_by(total.saturating_sub(counter.get()));

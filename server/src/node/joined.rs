@@ -22,7 +22,7 @@ use crate::{
         log_store::LogBounds,
         transport::{self, Transport, TransportConfig, endpoint},
     },
-    region::{DiskGate, Environment, RegionConfig, compact, peers::Peers},
+    region::{DiskGate, Environment, RegionConfig, compact, peers::Peers, reclaim},
     router::{Lookup, RouteCache, Router},
     storage::disk::{DiskMonitor, Level},
 };
@@ -159,6 +159,7 @@ impl Joined {
         let runtime = &node.runtime;
         tasks.push(runtime.spawn(compact::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(compact::run_ticks(Arc::clone(&self.peers))));
+        tasks.push(runtime.spawn(reclaim::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(Arc::clone(&self.driver).run()));
         tasks.push(runtime.spawn(heartbeat::run(Arc::clone(node), Arc::clone(self))));
     }

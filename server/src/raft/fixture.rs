@@ -26,6 +26,7 @@ use crate::{
         },
         keys,
         memory::MemoryEngine,
+        reclaim::Claims,
     },
 };
 
@@ -176,6 +177,10 @@ impl Engine for Probe {
         self.inner.view()
     }
 
+    fn read_view(&self) -> Arc<dyn View> {
+        self.inner.read_view()
+    }
+
     fn sync(&self) -> Result<(), Error> {
         self.change(|| self.inner.sync())
     }
@@ -198,6 +203,14 @@ impl Engine for Probe {
 
     fn stages(&self) -> Result<Vec<String>, Error> {
         self.inner.stages()
+    }
+
+    fn reclaim_expired(&self, capture: &mut dyn FnMut() -> Claims) -> Result<(), Error> {
+        self.inner.reclaim_expired(capture)
+    }
+
+    fn withdraw_claims(&self, range: &KeyRange) {
+        self.inner.withdraw_claims(range);
     }
 
     fn approximate_bytes(&self, family: Family, range: &KeyRange) -> u64 {

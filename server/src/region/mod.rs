@@ -9,6 +9,7 @@ pub mod peers;
 pub mod propose;
 pub mod read;
 mod receive;
+pub mod reclaim;
 pub mod recovery;
 mod serve;
 

@@ -10,6 +10,7 @@
 mod birth;
 mod cursor;
 mod options;
+mod reclaim;
 mod replace;
 mod stage;
 mod stats;
@@ -19,6 +20,8 @@ mod view;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod reclaim_tests;
+#[cfg(test)]
 mod replace_tests;
 #[cfg(test)]
 mod tests;
@@ -26,7 +29,7 @@ mod tests;
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use bytes::Bytes;
@@ -46,6 +49,7 @@ use super::{
         Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Read, Stage,
         View,
     },
+    reclaim::{Claims, Reclaim},
 };
 
 /// Which of a node's two instances.
@@ -83,6 +87,12 @@ pub struct RocksEngine {
     /// Hold the counters and the cache that `stats` reads.
     options: Options,
     memory: Memory,
+    /// What compactions may drop.
+    reclaim: Arc<Reclaim>,
+    /// Age at which files are rewritten once there is something to drop.
+    reclaim_after_seconds: u64,
+    /// Whether they are.
+    rewrites: AtomicBool,
     /// Made once: the hot path takes them by reference.
     point_read: ReadOptions,
     buffered: WriteOptions,
@@ -121,7 +131,8 @@ impl RocksEngine {
         config: &StorageConfig,
         memory: &Memory,
     ) -> Result<Arc<Self>, Error> {
-        let plan = Plan::new(kind, config, memory)?;
+        let reclaim = Arc::new(Reclaim::default());
+        let plan = Plan::new(kind, config, memory, &reclaim)?;
         if birth::is_unborn(dir)? {
             birth::create(dir, &plan)?;
         }
@@ -139,6 +150,9 @@ impl RocksEngine {
             stages_dir: parent_of(dir).join("snapshots"),
             options: plan.into_options(),
             memory: memory.clone(),
+            reclaim,
+            reclaim_after_seconds: config.reclaim_after_seconds,
+            rewrites: AtomicBool::new(false),
             point_read: ReadOptions::default(),
             buffered: WriteOptions::default(),
             impatient,
@@ -220,7 +234,11 @@ impl Engine for RocksEngine {
     }
 
     fn view(&self) -> Arc<dyn View> {
-        Arc::new(RocksView::new(Arc::clone(&self.db)))
+        Arc::new(RocksView::new(Arc::clone(&self.db), self.reclaim.hold(), false))
+    }
+
+    fn read_view(&self) -> Arc<dyn View> {
+        Arc::new(RocksView::new(Arc::clone(&self.db), self.reclaim.hold(), true))
     }
 
     fn sync(&self) -> Result<(), Error> {
@@ -245,6 +263,14 @@ impl Engine for RocksEngine {
 
     fn stages(&self) -> Result<Vec<String>, Error> {
         stage::list(&self.stages_dir)
+    }
+
+    fn reclaim_expired(&self, capture: &mut dyn FnMut() -> Claims) -> Result<(), Error> {
+        reclaim::reclaim_expired(self, capture)
+    }
+
+    fn withdraw_claims(&self, range: &KeyRange) {
+        self.reclaim.withdraw(range);
     }
 
     /// What lies in files comes from their indexes. RocksDB's C interface does not tell what lies

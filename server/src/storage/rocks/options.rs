@@ -1,13 +1,18 @@
 //! RocksDB's options, by kind of instance, each with the measurement or the rule behind it.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
     LogLevel, LruCacheOptions, Options, WriteBufferManager, statistics::StatsLevel,
 };
 
-use super::{super::config::StorageConfig, Error, Kind, status};
+use super::{
+    super::{config::StorageConfig, reclaim::Reclaim},
+    Error, Kind,
+    reclaim::DropExpired,
+    status,
+};
 
 /// Name of [`super::Family::Default`] on disk.
 pub(super) const DEFAULT: &str = "default";
@@ -59,11 +64,16 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Self, Error> {
+    pub(super) fn new(
+        kind: Kind,
+        config: &StorageConfig,
+        memory: &Memory,
+        reclaim: &Arc<Reclaim>,
+    ) -> Result<Self, Error> {
         Ok(Self {
             kind,
             db: database(kind, config, memory)?,
-            default: default_family(kind, config, memory)?,
+            default: default_family(kind, config, memory, reclaim)?,
             meta: meta_family(kind, memory)?,
         })
     }
@@ -135,7 +145,12 @@ fn database(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Optio
     Ok(options)
 }
 
-fn default_family(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Options, Error> {
+fn default_family(
+    kind: Kind,
+    config: &StorageConfig,
+    memory: &Memory,
+    reclaim: &Arc<Reclaim>,
+) -> Result<Options, Error> {
     let mut options = base(kind)?;
     options.set_write_buffer_size(size(memtable_bytes(kind, config)));
     options.set_max_write_buffer_number(3);
@@ -154,6 +169,10 @@ fn default_family(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result
             // Most reads are of keys that are not in the memtable: say so without a search.
             options.set_memtable_prefix_bloom_ratio(0.02);
             options.set_memtable_whole_key_filtering(true);
+            options.set_compaction_filter_factory(DropExpired::new(Arc::clone(reclaim)));
+            // RocksDB would rewrite all files every 30 days for the sake of the filter; `reclaim.rs`
+            // turns it on when there is something to drop.
+            options.set_periodic_compaction_seconds(0);
         }
     }
     Ok(options)

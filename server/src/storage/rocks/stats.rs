@@ -24,6 +24,7 @@ pub(super) fn collect(engine: &RocksEngine) -> EngineStats {
         write_stopped: of(Family::Default, properties::IS_WRITE_STOPPED) > 0,
         background_errors: of(Family::Default, properties::BACKGROUND_ERRORS),
         wal_bytes: wal_bytes(engine),
+        reclaimed_rows: engine.reclaim.dropped_rows(),
         level_files: (0..LEVELS).map(|level| level_files(engine, level)).collect(),
     }
 }

@@ -11,12 +11,12 @@ impl RocksEngine {
     }
 
     /// Ends all work in the background, so that the files stand still.
-    pub(in crate::storage) fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.db.cancel_all_background_work(true);
     }
 
     /// Merges all files.
-    pub(in crate::storage) fn compact(&self) {
+    pub(crate) fn compact(&self) {
         self.flush();
         for of in [Family::Default, Family::Meta] {
             self.db.compact_range_cf(family(&self.db, of), None::<&[u8]>, None::<&[u8]>);
