@@ -12,7 +12,7 @@ use flotilla_proto::v1;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Shared, query::Query};
+use super::{Failure, Shared, failure::HalfDone, query::Query};
 use crate::{
     api::{
         Requests,
@@ -149,7 +149,8 @@ pub(super) async fn status<R: Requests>(
     .await
 }
 
-/// `POST /cluster/nodes`: adds a node and promotes it. Repeating it after a lost answer converges.
+/// `POST /cluster/nodes`: adds a node and promotes it. Repeating it after a lost answer converges, and
+/// so does repeating it when only the promotion failed, whose cause is then the answer.
 async fn add<R: Requests>(
     State(rest): State<Shared<R>>,
     request: Request,
@@ -174,7 +175,13 @@ async fn add<R: Requests>(
         };
         let promoted =
             within(deadline, Kind::Changes, membership.change_membership(promotion)).await;
-        let version = promoted.map_err(|error| half_done(added.node_id, error))?.version;
+        let version = promoted
+            .map_err(|error| {
+                // Whoever named a version knows by the next one whether the first step changed it.
+                let changed = expected_version != Some(added.version);
+                Failure::half_done(HalfDone { node: added.node_id, changed }, error)
+            })?
+            .version;
         let added = Added { id: added.node_id, version };
         Ok((StatusCode::CREATED, with_etag(version, Json(added))).into_response())
     })
@@ -225,11 +232,6 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Error> {
     let digits = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
     let version = digits.parse();
     version.map(Some).map_err(|_| Error::invalid("If-Match", "must be a version of the node table"))
-}
-
-/// The first of two steps was done, so the error must say that something has been applied.
-fn half_done(node: u64, error: Error) -> Error {
-    Error::OutcomeUnknown { message: format!("node {node} was added, but not promoted: {error}") }
 }
 
 fn state_name(state: v1::NodeState) -> &'static str {
