@@ -264,7 +264,8 @@ mod tests {
         let config = DiskConfig { ballast_bytes: Some(0), ..DiskConfig::default() };
         let monitor = DiskMonitor::open(&dir.path().join("data"), &config).unwrap();
         monitor.probe().unwrap();
-        assert_eq!(monitor.available_bytes(), monitor.poll().unwrap().available_bytes);
+        let found = monitor.poll().unwrap();
+        assert_eq!(monitor.available_bytes(), found.available_bytes);
         assert!(dir.path().join("data/PROBE").metadata().unwrap().len() > 0);
         std::fs::remove_dir_all(dir.path().join("data")).unwrap();
         monitor.probe().unwrap_err();
