@@ -85,23 +85,27 @@ impl Driver {
     }
 
     async fn round(&self) -> Result<(), Error> {
+        let metrics = &self.peers.environment().metrics.placement;
         let mut state = self.state.lock().await;
-        let leading = self.lead(&mut state).await?;
+        let leading = self.lead(&mut state).await.inspect_err(|_| metrics.see_nothing())?;
         let now_ms = self.now_ms();
         if let Some(change) = membership::finish_removals(&leading.view, &self.config, now_ms) {
             self.change(leading, change).await?;
         }
-        leading.view.settle_orders(&self.config, now_ms);
+        metrics.ended(&leading.view.settle_orders(&self.config, now_ms));
         if leading.peer_ids.len() < PEER_IDS as usize / 2 {
             let reply = self.propose(tables::take_ids(tables::Counter::Peer, PEER_IDS)).await?;
             leading.peer_ids.extend(tables::taken(&reply)?.map(PeerId));
         }
         let Leading { view, peer_ids, .. } = leading;
+        let planning = metrics.plan_seconds.start_timer();
         let steps = plan::plan(view, &self.config, now_ms, &mut || peer_ids.pop_front());
+        planning.observe_duration();
         for step in &steps {
             tracing::info!(region = step.region_id, reason = step.reason, action = ?step.action, "placement step");
         }
         view.order(&steps, now_ms);
+        metrics.see(view, &self.config, now_ms);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flotilla_proto::v1;
 
-use super::{Environment, Peer, membership::Silence, read, recovery};
+use super::{Environment, Peer, elections, membership::Silence, read, recovery};
 use crate::{
     command,
     ids::{NodeId, PeerId, RegionId},
@@ -206,6 +206,7 @@ async fn start(
     let raft =
         Raft::new(id, Arc::clone(&env.raft_config), network, LogStore(Arc::clone(&log)), machine)
             .await?;
+    env.runtime.spawn(elections::watch(id, raft.server_metrics(), env.metrics.raft.clone()));
     Ok(Arc::new(Peer {
         region,
         id,

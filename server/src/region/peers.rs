@@ -24,6 +24,7 @@ use super::{
 use crate::{
     clock,
     ids::{NodeId, PeerId, RegionId},
+    metrics,
     raft::{
         Snapshot, SnapshotMeta, convert,
         snapshot::{self, Receiver, SnapshotData},
@@ -367,6 +368,7 @@ impl Peers {
         })?;
         let region = RegionId(header.region_id);
         let _only = Receiving::begin(&self, region)?;
+        let under_way = self.env.metrics.raft.snapshot(metrics::Direction::Receive);
         let peer = self.reach(region, PeerId(header.to_peer)).await?;
         let vote = convert::vote_from_proto(header.vote.as_ref()).map_err(failed)?;
         if header.state.as_ref().is_some_and(|state| state.applied_term > vote.leader_id.term) {
@@ -407,12 +409,16 @@ impl Peers {
         self.refuse_overlap(region, &header)?;
         let stage = received.stage.clone();
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(received)) };
-        let SnapshotResponse { vote, .. } =
+        let SnapshotResponse { vote: answered, .. } =
             peer.raft().install_full_snapshot(vote, snapshot).await.map_err(failed)?;
+        // A later vote turns the snapshot down.
+        if answered == vote {
+            under_way.done();
+        }
         // One that openraft turned down is of no use; after an install it is gone already.
         self.env.data.drop_stage(&stage).map_err(failed)?;
         self.insert(peer); // it may have a range now
-        Ok(v1::SnapshotResult { vote: Some(convert::vote_to_proto(&vote)), refused: None })
+        Ok(v1::SnapshotResult { vote: Some(convert::vote_to_proto(&answered)), refused: None })
     }
 
     /// No two regions of a node may overlap; the other must apply what makes room first.
