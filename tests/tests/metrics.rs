@@ -85,7 +85,6 @@ async fn every_series_is_documented_and_moves_when_what_it_measures_happens() {
         .set("log.compact_entries", "200")
         .set("log.keep_entries", "50")
         .set("placement.node_disconnected_after", "2s")
-        .set("placement.leader_cool_down", "1s")
         .prepare()
         .await;
     let spare = cluster.prepare_node();
@@ -204,10 +203,10 @@ async fn came_and_went(cluster: &mut Cluster, watch: &Watch, writers: &Writers, 
     cluster.nodes[spare].bound(BOUND).await;
     cluster.node_id(spare).await;
     cluster.wait_whole(BOUND).await;
-    let leader = cluster.leader(b"metrics").await;
-    let leaving = (leader + 1) % 3;
+    // The one that leads, so that it has to hand over as well.
+    let leaving = cluster.leader(b"metrics").await;
     let id = cluster.node_id(leaving).await;
-    let session = cluster.nodes[leader].session();
+    let session = cluster.nodes[(leaving + 1) % 4].session();
     cluster.nodes[leaving].expect_exit();
     eventually("the node to be removed", BOUND, async || {
         let message = v1::RemoveNodeRequest { node_id: id, force: false, expected_version: None };
@@ -222,6 +221,7 @@ async fn came_and_went(cluster: &mut Cluster, watch: &Watch, writers: &Writers, 
             r#"flotilla_placement_nodes{state="draining"}"#,
             r#"flotilla_placement_nodes{state="removed"}"#,
             r#"flotilla_placement_steps_total{kind="replace",result="done"}"#,
+            r#"flotilla_placement_steps_total{kind="transfer",result="done"}"#,
         ])
         .await;
     writers.progress(100, BOUND).await;
