@@ -36,6 +36,7 @@ const STILL: &[(&str, &str)] = &[
     (r#"flotilla_placement_regions{health="no_leader"}"#, "a moment"),
     (r#"flotilla_placement_regions{health="no_quorum"}"#, "nobody could go on"),
     (r#"flotilla_placement_steps_running{kind="finish"}"#, "needs a leader lost at one moment"),
+    (r#"flotilla_placement_steps_running{kind="replace"}"#, "a moment"),
     (r#"flotilla_placement_steps_running{kind="remove"}"#, "replaced, where there is another node"),
     (r#"flotilla_placement_steps_running{kind="transfer"}"#, "a moment"),
     (r#"flotilla_placement_steps_total{kind="finish""#, "as above"),
@@ -160,6 +161,11 @@ async fn away(cluster: &mut Cluster, watch: &Watch, writers: &Writers) {
             "flotilla_raft_snapshot_bytes_total",
         ])
         .await;
+    // Its rows came as files; reading them goes through the cache of blocks.
+    let session = cluster.nodes[victim].session();
+    for number in 0..100 {
+        session.get_stale(format!("metrics/crowd/{number}")).await.expect("a stale read");
+    }
 }
 
 /// A leader is stopped in order, and hands over. It may be gone before anybody looks at it, so the
