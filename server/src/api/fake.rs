@@ -554,8 +554,7 @@ impl Membership for FakeMembership {
         request: v1::AddLearnerRequest,
     ) -> ClusterAnswer<'_, v1::AddLearnerResponse> {
         self.answer(format!("{request:?}"), request.expected_version, |table| {
-            let known =
-                table.nodes.iter().find(|node| node.client_address == request.address);
+            let known = table.nodes.iter().find(|node| node.client_address == request.address);
             if let Some(known) = known {
                 return v1::AddLearnerResponse { node_id: known.node_id, version: table.version };
             }

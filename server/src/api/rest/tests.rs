@@ -444,8 +444,7 @@ async fn promotion_that_failed_alone_is_certain_to_have_changed_nothing() {
         [(Error::Draining, false), (Error::OutcomeUnknown { message: "lost".into() }, true)]
     {
         http.membership.fail_after(1, error);
-        let answer =
-            http.send_with("POST", "/cluster/nodes", &[("if-match", "\"2\"")], node).await;
+        let answer = http.send_with("POST", "/cluster/nodes", &[("if-match", "\"2\"")], node).await;
         assert_eq!(answer.json()["maybe_applied"], maybe_applied, "{answer:?}");
     }
 }
