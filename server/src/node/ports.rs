@@ -27,7 +27,7 @@ use crate::{
     api::{self, Admission, Method, Observer, Services},
     clock,
     config::{Advertised, BoundAddresses, Config},
-    metrics::{self, MethodMetrics},
+    metrics::{self, MethodMetrics, RuntimeMetrics},
     raft::{presence::Accepted, transport::RaftService},
 };
 
@@ -77,6 +77,7 @@ impl Ports {
         let observer: Arc<dyn Observer> = Arc::new(Observed::new(node));
 
         let mut threads = Vec::new();
+        let mut runtimes = vec![("raft".to_owned(), node.runtime.clone())];
         let wanted = match node.config.runtime.api_threads {
             0 => (cores / 2).max(1),
             threads => threads as usize,
@@ -95,7 +96,9 @@ impl Ports {
             );
             let (limits, stop) = (Arc::clone(&limits), stop.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            threads.push(thread::Builder::new().name(format!("api-{index}")).spawn(move || {
+            let name = format!("api-{index}");
+            runtimes.push((name.clone(), runtime.handle().clone()));
+            threads.push(thread::Builder::new().name(name).spawn(move || {
                 runtime.block_on(async move {
                     match tokio::net::TcpListener::from_std(listener) {
                         Ok(listener) => {
@@ -108,6 +111,8 @@ impl Ports {
                 });
             })?);
         }
+
+        RuntimeMetrics::register(&node.registry, runtimes)?;
 
         let raft = RaftService::new(Arc::new(NodeInbox(Arc::clone(node))));
         let placement = PlacementServer::new(PlacementCalls(Arc::clone(node)));
@@ -129,9 +134,12 @@ impl Ports {
         });
 
         let text = {
-            let node = Arc::clone(node);
+            let (node, admission) = (Arc::clone(node), admission.clone());
             Arc::new(move || {
                 readiness::measure(&node);
+                for (queue, total) in admission.refused() {
+                    node.metrics.requests.busy_so_far(queue, total);
+                }
                 metrics::encode(&node.registry)
             })
         };

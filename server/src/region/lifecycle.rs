@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flotilla_proto::v1;
 
-use super::{Environment, Peer, membership::Silence, read, recovery};
+use super::{Environment, Peer, elections, membership::Silence, read, recovery};
 use crate::{
     command,
     ids::{NodeId, PeerId, RegionId},
@@ -232,6 +232,7 @@ async fn start(
         env.config.proposal_bytes_max,
         Arc::clone(&env.proposal_bytes),
     );
+    env.runtime.spawn(elections::watch(id, raft.server_metrics(), env.metrics.raft.clone()));
     Ok(Arc::new(Peer {
         region,
         id,
@@ -265,7 +266,7 @@ fn erase_data(data: &dyn Engine, region: RegionId) -> Result<(), engine::Error> 
     if let Some(state) = state {
         let range = state_machine::range_of(&state.descriptor);
         // Ordering: the next peer of these keys may start from an older state (`storage/reclaim.rs`).
-        env.data.withdraw_claims(&range);
+        data.withdraw_claims(&range);
         // No key begins with four bytes of 0xff: keyspace ids end below.
         let end = if range.end.is_empty() { Bytes::from_static(&[0xff; 4]) } else { range.end };
         batch.delete_range(Family::Default, &range.start, &end);
