@@ -27,6 +27,7 @@ use crate::{
     api::{self, Admission, Method, Observer, Services},
     clock,
     config::{Advertised, BoundAddresses, Config},
+    handoff,
     metrics::{self, MethodMetrics},
     raft::{presence::Accepted, transport::RaftService},
 };
@@ -96,7 +97,7 @@ impl Ports {
             let (limits, stop) = (Arc::clone(&limits), stop.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             threads.push(thread::Builder::new().name(format!("api-{index}")).spawn(move || {
-                runtime.block_on(async move {
+                runtime.block_on(handoff::serve(async move {
                     match tokio::net::TcpListener::from_std(listener) {
                         Ok(listener) => {
                             let incoming = api::listen(listener);
@@ -105,7 +106,7 @@ impl Ports {
                         }
                         Err(error) => tracing::error!(%error, "listen for clients"),
                     }
-                });
+                }));
             })?);
         }
 

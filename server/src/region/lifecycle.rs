@@ -265,7 +265,7 @@ fn erase_data(data: &dyn Engine, region: RegionId) -> Result<(), engine::Error> 
     if let Some(state) = state {
         let range = state_machine::range_of(&state.descriptor);
         // Ordering: the next peer of these keys may start from an older state (`storage/reclaim.rs`).
-        env.data.withdraw_claims(&range);
+        data.withdraw_claims(&range);
         // No key begins with four bytes of 0xff: keyspace ids end below.
         let end = if range.end.is_empty() { Bytes::from_static(&[0xff; 4]) } else { range.end };
         batch.delete_range(Family::Default, &range.start, &end);
