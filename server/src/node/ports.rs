@@ -27,6 +27,7 @@ use crate::{
     api::{self, Admission, Method, Observer, Services},
     clock,
     config::{Advertised, BoundAddresses, Config},
+    handoff,
     metrics::{self, MethodMetrics, RuntimeMetrics},
     raft::{presence::Accepted, transport::RaftService},
 };
@@ -99,7 +100,7 @@ impl Ports {
             let name = format!("api-{index}");
             runtimes.push((name.clone(), runtime.handle().clone()));
             threads.push(thread::Builder::new().name(name).spawn(move || {
-                runtime.block_on(async move {
+                runtime.block_on(handoff::serve(async move {
                     match tokio::net::TcpListener::from_std(listener) {
                         Ok(listener) => {
                             let incoming = api::listen(listener);
@@ -108,7 +109,7 @@ impl Ports {
                         }
                         Err(error) => tracing::error!(%error, "listen for clients"),
                     }
-                });
+                }));
             })?);
         }
 

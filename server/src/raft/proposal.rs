@@ -14,6 +14,7 @@ use openraft::{OptionalSend, raft::responder::Responder};
 use tokio::sync::oneshot;
 
 use super::TypeConfig;
+use crate::handoff;
 
 /// A region takes at most so many times the bytes that it leaves to all others: one that has lost
 /// its quorum keeps what it has for long, and others must go on.
@@ -92,15 +93,15 @@ impl Drop for Admitted {
 /// Answers whoever proposed, and holds the proposal's place until then. Openraft drops it without an
 /// answer when the peer stops.
 pub struct Answerer<T> {
-    answer: oneshot::Sender<T>,
+    answer: handoff::Sender<T>,
     admitted: Admitted,
 }
 
-impl<T> Answerer<T> {
+impl<T: Send + 'static> Answerer<T> {
     /// The answerer of a proposal, and where its answer arrives.
     #[must_use]
     pub fn new(admitted: Admitted) -> (Self, oneshot::Receiver<T>) {
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = handoff::channel();
         (Self { answer, admitted }, answered)
     }
 }
@@ -109,8 +110,7 @@ impl<T: OptionalSend + 'static> Responder<TypeConfig, T> for Answerer<T> {
     fn on_complete(self, result: T) {
         // Ordering: the place is free before the caller can ask for the next.
         drop(self.admitted);
-        // The caller may have stopped waiting.
-        let _ = self.answer.send(result);
+        self.answer.send(result);
     }
 }
 

@@ -23,7 +23,7 @@ use flotilla_proto::v1::{self, raft_client::RaftClient, raft_server};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
@@ -32,7 +32,7 @@ use tonic::{
 
 use super::presence::Presence;
 use crate::{
-    clock,
+    clock, handoff,
     ids::{ClusterId, NodeId},
     metrics::Metrics,
 };
@@ -140,7 +140,7 @@ struct Link {
 
 struct Outgoing {
     message: v1::Message,
-    answer: oneshot::Sender<Result<v1::Message, Unreachable>>,
+    answer: handoff::Sender<Result<v1::Message, Unreachable>>,
 }
 
 impl Transport {
@@ -184,7 +184,7 @@ impl Transport {
         mut message: v1::Message,
     ) -> impl Future<Output = Result<v1::Message, Unreachable>> + Send + use<> {
         message.request_id = self.shared.next_request.fetch_add(1, Ordering::Relaxed);
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = handoff::channel();
         let queued = self.link(node, lane).queue.try_send(Outgoing { message, answer });
         async move {
             let reason = match queued {
@@ -356,9 +356,7 @@ async fn run_link(
 }
 
 fn fail(outgoing: Outgoing, node: NodeId, reason: &str) {
-    // The caller may have stopped waiting.
-    let _ =
-        outgoing.answer.send(Err(Unreachable { node, reason: reason.to_owned(), unsent: true }));
+    outgoing.answer.send(Err(Unreachable { node, reason: reason.to_owned(), unsent: true }));
 }
 
 /// Runs one stream until it fails. Whatever has no answer then fails with it.
@@ -374,7 +372,7 @@ async fn run_stream(
         .max_decoding_message_size(FRAME_BYTES_ACCEPTED)
         .max_encoding_message_size(FRAME_BYTES_ACCEPTED);
     let (frames, stream) = mpsc::channel(4);
-    let mut waiting: HashMap<u64, oneshot::Sender<Result<v1::Message, Unreachable>>> =
+    let mut waiting: HashMap<u64, handoff::Sender<Result<v1::Message, Unreachable>>> =
         HashMap::new();
     let mut sweep_at = 4096;
     let mut pending_bytes = message_bytes(&first.message);
@@ -394,8 +392,7 @@ async fn run_stream(
                 Ok(Some(batch)) => {
                     for message in batch.messages {
                         if let Some(answer) = waiting.remove(&message.request_id) {
-                            // The caller may have stopped waiting.
-                            let _ = answer.send(Ok(message));
+                            answer.send(Ok(message));
                         }
                     }
                 }
@@ -404,6 +401,14 @@ async fn run_stream(
             },
             room = frames.reserve(), if !pending.is_empty() => {
                 let Ok(room) = room else { return "the stream was closed".to_owned() };
+                // What other regions are about to say goes with it: one turn for all that is ready to
+                // run costs less than a packet.
+                tokio::task::yield_now().await;
+                while fits(pending.len(), pending_bytes) {
+                    let Ok(outgoing) = queued.try_recv() else { break };
+                    pending_bytes += message_bytes(&outgoing.message);
+                    pending.push(outgoing);
+                }
                 let mut batch = v1::MessageBatch {
                     cluster_id: bytes::Bytes::copy_from_slice(&shared.identity.cluster.0),
                     to_node: node.0,
@@ -555,6 +560,10 @@ async fn serve_stream<I: Inbox>(
                 Ok(None) | Err(_) => return,
             },
             Some(message) = handled.next(), if !handled.is_empty() => done.push(message),
+        }
+        if !done.is_empty() {
+            // As on the way here: answers that are about to be ready share the packet.
+            tokio::task::yield_now().await;
         }
         let mut bytes: usize = done.iter().map(message_bytes).sum();
         while fits(done.len(), bytes)

@@ -30,12 +30,13 @@ use openraft::{
 };
 use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use super::Peer;
 use crate::{
     clock, command,
     error::Error,
+    handoff,
     ids::{NodeId, PeerId, RegionId},
     raft::{state_machine::RegionView, transport::Lane},
     storage::{
@@ -57,7 +58,7 @@ pub(super) struct Rounds {
 
 #[derive(Default)]
 struct RoundsState {
-    waiting: Vec<oneshot::Sender<Answer>>,
+    waiting: Vec<handoff::Sender<Answer>>,
     running: bool,
 }
 
@@ -92,7 +93,7 @@ impl Peer {
     /// # Errors
     /// When nobody leads, or no quorum confirms it.
     pub async fn read_index(self: &Arc<Self>) -> Answer {
-        let (tell, told) = oneshot::channel();
+        let (tell, told) = handoff::channel();
         let start = {
             let mut state = self.reads.state.lock();
             if state.waiting.len() >= WAITING_MAX {
@@ -129,8 +130,7 @@ impl Peer {
                 .unwrap_or(Err(Error::NoLeader { region: self.region }));
             self.env.metrics.raft.observe_read_index(started.elapsed());
             for tell in waiting {
-                // The reader may have stopped waiting.
-                let _ = tell.send(answer.clone());
+                tell.send(answer.clone());
             }
         }
     }

@@ -74,7 +74,7 @@ impl Plan {
             kind,
             db: database(kind, config, memory)?,
             default: default_family(kind, config, memory, reclaim)?,
-            meta: meta_family(kind, memory)?,
+            meta: meta_family(kind, config, memory)?,
         })
     }
 
@@ -105,18 +105,23 @@ impl Plan {
 }
 
 /// Options with what both kinds and all families have in common.
-fn base(kind: Kind) -> Result<Options, Error> {
-    let tracking = match kind {
-        Kind::Log => WAL_TRACKING,
-        Kind::Data => "",
+fn base(kind: Kind, config: &StorageConfig) -> Result<Options, Error> {
+    let rest = match kind {
+        Kind::Log => WAL_TRACKING.to_owned(),
+        // Where nothing is written, RocksDB looks at the age of files when it wakes up by itself.
+        // Bound: twelve hours, as without this.
+        Kind::Data => {
+            let seconds = (config.reclaim_after_seconds / 4).clamp(1, 12 * 60 * 60);
+            format!(";max_compaction_trigger_wakeup_seconds={seconds}")
+        }
     };
     Options::default()
-        .get_options_from_string(format!("{INTEGRITY}{tracking}"))
+        .get_options_from_string(format!("{INTEGRITY}{rest}"))
         .map_err(|e| status::failed("set options of RocksDB", e))
 }
 
 fn database(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Options, Error> {
-    let mut options = base(kind)?;
+    let mut options = base(kind, config)?;
     // A directory that has lost its files is damage, not a new instance: see `birth.rs`.
     options.create_if_missing(false);
     options.set_wal_recovery_mode(match kind {
@@ -151,7 +156,7 @@ fn default_family(
     memory: &Memory,
     reclaim: &Arc<Reclaim>,
 ) -> Result<Options, Error> {
-    let mut options = base(kind)?;
+    let mut options = base(kind, config)?;
     options.set_write_buffer_size(size(memtable_bytes(kind, config)));
     options.set_max_write_buffer_number(3);
     match kind {
@@ -178,8 +183,8 @@ fn default_family(
     Ok(options)
 }
 
-fn meta_family(kind: Kind, memory: &Memory) -> Result<Options, Error> {
-    let mut options = base(kind)?;
+fn meta_family(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Options, Error> {
+    let mut options = base(kind, config)?;
     options.set_write_buffer_size(META_MEMTABLE_BYTES);
     options.set_compression_type(DBCompressionType::None);
     options.set_block_based_table_factory(&tables(Some(memory)));

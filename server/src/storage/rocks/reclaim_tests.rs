@@ -154,9 +154,9 @@ fn states_that_claims_are_made_of_need_no_write_ahead_log() {
     assert_eq!(data.get(Family::Meta, b"time").unwrap().unwrap(), "10");
 }
 
-/// Where nothing is written any more, no compaction comes by itself.
+/// Without writes no compaction comes for their sake.
 #[test]
-fn old_files_are_visited_though_nothing_is_written_to_them() {
+fn old_files_are_visited_though_nothing_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let config = StorageConfig { reclaim_after_seconds: 1, ..StorageConfig::default() };
     let data = open_with(&dir, &config);
@@ -164,10 +164,7 @@ fn old_files_are_visited_though_nothing_is_written_to_them() {
     data.compact();
     claim(&data, 10);
     let started = crate::clock::monotonic();
-    while all(data.as_ref()).contains('b') {
-        // RocksDB looks at the age of files when others come.
-        put(&data, "z", "never");
-        data.flush();
+    while !all(data.as_ref()).is_empty() {
         let waited = started.elapsed();
         assert!(waited < std::time::Duration::from_secs(60), "still there");
     }
