@@ -10,7 +10,7 @@ use crate::{
     raft::{
         CommandBytes, Entry,
         convert::log_id,
-        log_store::PeerLog,
+        log_store::{LogBounds, PeerLog},
         log_writer::{LogWriter, LogWriterConfig},
         state_machine::{StateMachine, put_state},
     },
@@ -41,7 +41,8 @@ fn open(data: Arc<dyn Engine>) -> StateMachine {
     let on_failure = Box::new(|reason| panic!("{reason}"));
     let (writer, _) =
         LogWriter::start(Arc::clone(&engine), config, Arc::clone(&metrics), on_failure).unwrap();
-    let log = PeerLog::open(REGION, engine, Arc::clone(&data), writer.clone(), 1 << 20).unwrap();
+    let bounds = LogBounds { tail_bytes_max: 1 << 20, read_bytes_max: 1 << 20 };
+    let log = PeerLog::open(REGION, engine, Arc::clone(&data), writer.clone(), bounds).unwrap();
     writer.stop();
     StateMachine::open(REGION, PEER, data, log, metrics).unwrap()
 }
