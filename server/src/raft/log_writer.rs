@@ -15,10 +15,7 @@ use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread, time::Dura
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, mpsc, oneshot},
-};
+use tokio::sync::{Notify, oneshot};
 
 use super::{Entry, LogId, TypeConfig, Vote, log_store};
 use crate::{
@@ -104,9 +101,6 @@ pub struct LogWriterConfig {
     /// What the sentinel says now; it is never set back, so that a log which lost its end is not
     /// taken for whole at the next start.
     pub sentinel_sequence: u64,
-    /// The runtime of the regions: completions of one write reach it with one wake, where each would
-    /// else be a system call. `None`: they are reported on the writer's own thread.
-    pub regions: Option<Handle>,
 }
 
 impl LogWriter {
@@ -126,15 +120,6 @@ impl LogWriter {
             room: Notify::new(),
             queue_bytes_max: config.queue_bytes_max,
         });
-        let reports = config.regions.map(|regions| {
-            let (reports, mut written) = mpsc::unbounded_channel();
-            regions.spawn(async move {
-                while let Some(changes) = written.recv().await {
-                    complete(changes);
-                }
-            });
-            reports
-        });
         let worker = Worker {
             shared: Arc::clone(&shared),
             engine,
@@ -142,7 +127,6 @@ impl LogWriter {
             metrics,
             on_failure,
             sentinel_sequence: config.sentinel_sequence,
-            reports,
         };
         let thread =
             thread::Builder::new().name("log-writer".to_owned()).spawn(move || worker.run())?;
@@ -237,29 +221,6 @@ fn stopped() -> io::Error {
     io::Error::other("the log writer has stopped")
 }
 
-/// Tells whoever waits that these changes are on the disk.
-///
-/// Ordering: in the order of the queue; openraft keeps only the newest completion.
-fn complete(changes: Vec<Change>) {
-    for change in changes {
-        match change {
-            Change::Append { entries, flushed, callback, .. } => {
-                if let Some(last) = entries.last() {
-                    flushed.mark_flushed(last.log_id.index);
-                }
-                callback.io_completed(Ok(()));
-            }
-            Change::Vote { done, .. }
-            | Change::Truncate { done, .. }
-            | Change::Purge { done, .. }
-            | Change::Clear { done, .. } => {
-                // The asker may have gone; the change stands all the same.
-                let _ = done.send(Ok(()));
-            }
-        }
-    }
-}
-
 struct Worker {
     shared: Arc<Shared>,
     engine: Arc<dyn Engine>,
@@ -267,8 +228,6 @@ struct Worker {
     metrics: Arc<Metrics>,
     on_failure: OnFailure,
     sentinel_sequence: u64,
-    /// Bound: what openraft has not heard of is within the bounds of proposals and replication.
-    reports: Option<mpsc::UnboundedSender<Vec<Change>>>,
 }
 
 impl Worker {
@@ -381,10 +340,23 @@ impl Worker {
             self.metrics.raft.observe_log_write(started.elapsed(), entry_count);
         }
 
-        match &self.reports {
-            // Without the runtime of the regions nobody is left to be told.
-            Some(reports) => drop(reports.send(changes)),
-            None => complete(changes),
+        // Ordering: in the order of the queue; openraft keeps only the newest completion.
+        for change in changes {
+            match change {
+                Change::Append { entries, flushed, callback, .. } => {
+                    if let Some(last) = entries.last() {
+                        flushed.mark_flushed(last.log_id.index);
+                    }
+                    callback.io_completed(Ok(()));
+                }
+                Change::Vote { done, .. }
+                | Change::Truncate { done, .. }
+                | Change::Purge { done, .. }
+                | Change::Clear { done, .. } => {
+                    // The asker may have gone; the change stands all the same.
+                    let _ = done.send(Ok(()));
+                }
+            }
         }
         Ok(())
     }
