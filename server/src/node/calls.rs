@@ -10,7 +10,12 @@ use futures::{FutureExt, future::BoxFuture};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Joined, Node, adopt::adopt, heartbeat, identity, join::not_joined, joined::placement_client,
+    Joined, Node,
+    adopt::adopt,
+    heartbeat::{self, Asking, Unanswered},
+    identity,
+    join::not_joined,
+    joined::placement_client,
     readiness,
 };
 use crate::{
@@ -84,19 +89,23 @@ impl Calls {
         if let Some(answer) = joined.driver.call(call.clone()).await? {
             return Ok(answer);
         }
+        let asking = match &call {
+            Call::ListNodes(_) => Asking::Reads,
+            _ => Asking::Changes,
+        };
         let request = v1::PassRequest { call: Some(call) };
-        heartbeat::ask_driver(&self.0, &joined, |mut client| {
+        heartbeat::ask_driver(&self.0, &joined, asking, |mut client| {
             let request = request.clone();
             async move {
                 let response = match client.pass(request).await {
                     Ok(response) => response.into_inner(),
                     // The calls are idempotent, so a lost answer may be asked for again elsewhere.
-                    Err(status) => {
-                        return Err(Error::NotReady { message: status.message().to_owned() });
-                    }
+                    Err(status) => return Err(Unanswered::Lost(status.message().to_owned())),
                 };
                 match response.answer {
-                    Some(Answer::Failure(failure)) => Err(Error::from_failure(failure)),
+                    Some(Answer::Failure(failure)) => {
+                        Err(Unanswered::Refused(Error::from_failure(failure)))
+                    }
                     answer if response.accepted => Ok(answer),
                     _ => Ok(None),
                 }

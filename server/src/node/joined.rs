@@ -52,7 +52,7 @@ impl DiskGate for Gate {
         let disk = self.0.as_ref()?;
         match disk.level() {
             Level::Normal => None,
-            Level::Low | Level::Critical => Some(0),
+            Level::Low | Level::Critical => Some(disk.available_bytes()),
         }
     }
 }
@@ -217,4 +217,27 @@ pub(super) async fn placement_client(
 ) -> Result<v1::placement_client::PlacementClient<tonic::transport::Channel>, String> {
     let channel = endpoint(address)?.connect().await.map_err(|error| error.to_string())?;
     Ok(v1::placement_client::PlacementClient::new(channel))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::disk::DiskConfig;
+
+    #[test]
+    fn a_refusal_for_the_disk_tells_how_much_is_left() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let gate = |low_bytes| {
+            let config = DiskConfig {
+                ballast_bytes: Some(0),
+                low_bytes: Some(low_bytes),
+                critical_bytes: Some(0),
+            };
+            Gate(Some(Arc::new(DiskMonitor::open(dir.path(), &config).expect("a disk"))))
+        };
+        assert_eq!(gate(0).refuse_writes(), None, "there is room");
+        let left = gate(u64::MAX).refuse_writes().expect("less than everything is left");
+        assert!(left > 0, "the disk that the test writes to has room");
+        assert_eq!(Gate(None).refuse_writes(), None, "a node in memory has no disk");
+    }
 }

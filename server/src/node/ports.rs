@@ -28,7 +28,7 @@ use crate::{
     clock,
     config::{Advertised, BoundAddresses, Config},
     handoff,
-    metrics::{self, MethodMetrics},
+    metrics::{self, MethodMetrics, RuntimeMetrics},
     raft::{presence::Accepted, transport::RaftService},
 };
 
@@ -78,6 +78,7 @@ impl Ports {
         let observer: Arc<dyn Observer> = Arc::new(Observed::new(node));
 
         let mut threads = Vec::new();
+        let mut runtimes = vec![("raft".to_owned(), node.runtime.clone())];
         let wanted = match node.config.runtime.api_threads {
             0 => (cores / 2).max(1),
             threads => threads as usize,
@@ -96,7 +97,9 @@ impl Ports {
             );
             let (limits, stop) = (Arc::clone(&limits), stop.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            threads.push(thread::Builder::new().name(format!("api-{index}")).spawn(move || {
+            let name = format!("api-{index}");
+            runtimes.push((name.clone(), runtime.handle().clone()));
+            threads.push(thread::Builder::new().name(name).spawn(move || {
                 runtime.block_on(handoff::serve(async move {
                     match tokio::net::TcpListener::from_std(listener) {
                         Ok(listener) => {
@@ -109,6 +112,8 @@ impl Ports {
                 }));
             })?);
         }
+
+        RuntimeMetrics::register(&node.registry, runtimes)?;
 
         let raft = RaftService::new(Arc::new(NodeInbox(Arc::clone(node))));
         let placement = PlacementServer::new(PlacementCalls(Arc::clone(node)));
@@ -130,9 +135,12 @@ impl Ports {
         });
 
         let text = {
-            let node = Arc::clone(node);
+            let (node, admission) = (Arc::clone(node), admission.clone());
             Arc::new(move || {
                 readiness::measure(&node);
+                for (queue, total) in admission.refused() {
+                    node.metrics.requests.busy_so_far(queue, total);
+                }
                 metrics::encode(&node.registry)
             })
         };

@@ -170,6 +170,11 @@ impl Transport {
         self.shared.identity
     }
 
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
     /// Queues a message for a node and answers a future of its answer. The message is queued when
     /// this returns, so that calls keep their order; the future may be dropped.
     pub fn call(

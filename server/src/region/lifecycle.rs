@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flotilla_proto::v1;
 
-use super::{Environment, Peer, membership::Silence, read, recovery};
+use super::{Environment, Peer, elections, membership::Silence, read, recovery};
 use crate::{
     command,
     ids::{NodeId, PeerId, RegionId},
@@ -232,6 +232,7 @@ async fn start(
         env.config.proposal_bytes_max,
         Arc::clone(&env.proposal_bytes),
     );
+    env.runtime.spawn(elections::watch(id, raft.server_metrics(), env.metrics.raft.clone()));
     Ok(Arc::new(Peer {
         region,
         id,

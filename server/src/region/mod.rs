@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod compact;
+mod elections;
 pub mod incarnations;
 pub mod lifecycle;
 pub mod membership;

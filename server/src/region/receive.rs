@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     ids::{PeerId, RegionId},
+    metrics,
     raft::{
         Snapshot, SnapshotMeta, convert,
         presence::Presence,
@@ -41,6 +42,7 @@ impl Peers {
         self.admit(&speaker, &presence)?;
         let region = RegionId(header.region_id);
         let _only = Receiving::begin(&self, region)?;
+        let under_way = self.env.metrics.raft.snapshot(metrics::Direction::Receive);
         let peer = self.reach(region, PeerId(header.to_peer)).await?;
         let vote = convert::vote_from_proto(header.vote.as_ref()).map_err(failed)?;
         if header.state.as_ref().is_some_and(|state| state.applied_term > vote.leader_id.term) {
@@ -58,15 +60,19 @@ impl Peers {
         let stage = received.stage.clone();
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(received)) };
         let installing = peer.raft().install_full_snapshot(vote, snapshot);
-        let SnapshotResponse { vote, .. } = peer
+        let SnapshotResponse { vote: answered, .. } = peer
             .unless_stopped(installing)
             .await
             .ok_or_else(|| refused(Reason::NotReady, "the peer has stopped"))?
             .map_err(failed)?;
+        // A later vote turns the snapshot down.
+        if answered == vote {
+            under_way.done();
+        }
         // One that openraft turned down is of no use; after an install it is gone already.
         self.drop_stage(stage).await?;
         self.insert(peer); // it may have a range now
-        Ok(v1::SnapshotResult { vote: Some(convert::vote_to_proto(&vote)), refused: None })
+        Ok(v1::SnapshotResult { vote: Some(convert::vote_to_proto(&answered)), refused: None })
     }
 
     /// Collects a transfer. Of one that breaks off nothing is left.

@@ -145,8 +145,12 @@ pub struct EngineStats {
     pub write_stopped: bool,
     pub background_errors: u64,
     pub wal_bytes: u64,
-    /// Files per level of the default family.
+    /// Time for which writers were held up since the start.
+    pub stall_micros: u64,
+    /// Files per level.
     pub level_files: Vec<u64>,
+    /// Size of these files, per level.
+    pub level_bytes: Vec<u64>,
     /// Expired rows dropped since the start.
     pub reclaimed_rows: u64,
 }
