@@ -1,9 +1,42 @@
-# docker build --target server   -t flotilla .
-# docker build --target operator -t flotilla-operator .
+# Programs compiled in here, for people (needs BuildKit, the default of `docker build`):
 #
-# The caches keep what was compiled between builds: RocksDB alone takes minutes.
+#   docker build --target server   -t flotilla-server .
+#   docker build --target operator -t flotilla-operator .
+#
+# Programs that are there already, in seconds: `make images`. It takes the targets server-prebuilt and
+# operator-prebuilt, which stand first, so that a builder without BuildKit never comes to the compiler.
+#
+# The base needs a C library as new as the one the programs were linked with, and libstdc++ (RocksDB is
+# C++): any Debian of the same release, or distroless' `cc`. No shell is needed, here or later.
+ARG BASE=debian:trixie-slim
+ARG RUST=rust:1.95.0-trixie
 
-FROM rust:1.95.0-trixie AS build
+# Everything of an image but its programs. Numbers, since names would need a passwd file.
+FROM ${BASE} AS operator-base
+USER 65532:65532
+EXPOSE 8080
+ENTRYPOINT ["flotilla-operator"]
+CMD ["run"]
+
+FROM ${BASE} AS server-base
+ENV FLOTILLA_CONFIG=/etc/flotilla.yaml
+USER 65532:65532
+EXPOSE 7420 7421 7422
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["flotilla-server", "healthcheck"]
+ENTRYPOINT ["flotilla-server"]
+
+# The context is a folder with the programs, deploy/image.yaml, and an empty folder `data`.
+FROM operator-base AS operator-prebuilt
+COPY flotilla-operator /usr/local/bin/
+
+FROM server-base AS server-prebuilt
+COPY image.yaml /etc/flotilla.yaml
+COPY flotilla-server kvctl /usr/local/bin/
+COPY --chown=65532:65532 data /data
+VOLUME /data
+
+# The caches keep what was compiled between builds: RocksDB alone takes minutes.
+FROM ${RUST} AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends clang libclang-dev \
  && rm -rf /var/lib/apt/lists/*
@@ -16,36 +49,22 @@ FROM build AS build-server
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/target \
     cargo build --release --locked --workspace --exclude flotilla-operator \
       --bin flotilla-server --bin kvctl \
- && strip --strip-debug -o /usr/local/bin/flotilla-server /target/release/flotilla-server \
- && strip --strip-debug -o /usr/local/bin/kvctl /target/release/kvctl
+ && mkdir -p /out/data \
+ && strip --strip-debug -o /out/flotilla-server /target/release/flotilla-server \
+ && strip --strip-debug -o /out/kvctl /target/release/kvctl
 
 FROM build AS build-operator
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/target \
     cargo build --release --locked --package flotilla-operator --bin flotilla-operator \
- && strip --strip-debug -o /usr/local/bin/flotilla-operator /target/release/flotilla-operator
+ && mkdir -p /out \
+ && strip --strip-debug -o /out/flotilla-operator /target/release/flotilla-operator
 
-# RocksDB is C++.
-FROM debian:trixie-slim AS base
-RUN apt-get update \
- && apt-get install -y --no-install-recommends libstdc++6 \
- && rm -rf /var/lib/apt/lists/* \
- && useradd --uid 65532 --user-group --no-create-home --shell /usr/sbin/nologin flotilla \
- && install -d -o 65532 -g 65532 /data
-
-FROM base AS operator
-COPY --from=build-operator /usr/local/bin/flotilla-operator /usr/local/bin/
-USER 65532:65532
-ENTRYPOINT ["flotilla-operator"]
+FROM operator-base AS operator
+COPY --from=build-operator /out/flotilla-operator /usr/local/bin/
 
 # Last, so that it is what a build without a target makes.
-FROM base AS server
-COPY --from=build-server /usr/local/bin/flotilla-server /usr/local/bin/kvctl /usr/local/bin/
-USER 65532:65532
+FROM server-base AS server
+COPY deploy/image.yaml /etc/flotilla.yaml
+COPY --from=build-server /out/flotilla-server /out/kvctl /usr/local/bin/
+COPY --from=build-server --chown=65532:65532 /out/data /data
 VOLUME /data
-EXPOSE 7420 7421 7422
-ENV FLOTILLA_DATA_DIR=/data \
-    FLOTILLA_CLIENT_ADDR=0.0.0.0:7420 \
-    FLOTILLA_PEER_ADDR=0.0.0.0:7421 \
-    FLOTILLA_HTTP_ADDR=0.0.0.0:7422
-HEALTHCHECK --interval=10s --timeout=3s CMD ["flotilla-server", "healthcheck"]
-ENTRYPOINT ["flotilla-server"]

@@ -4,6 +4,9 @@
 # make verify    format, lints, licences, docs: reads only
 # make fix       writes what verify asks for, where a program can
 # make bench     three nodes of ours against three of etcd
+# make images    container images from the release binaries, in seconds: TAG=dev, IMAGE_BASE=…
+# make manifests writes what follows from the chart, the operator and the values
+# make charts    checks the chart, manifests, dashboards and alert rules: reads only
 # make setup     installs what a Debian machine lacks; the others do it by themselves
 #
 # What is built lands in CARGO_TARGET_DIR, by default outside of the checkout, so that a fresh clone
@@ -12,7 +15,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: setup build faults demo test verify deny fix bench
+.PHONY: setup build faults demo test verify deny fix bench images manifests charts
 
 CARGO_TARGET_DIR ?= $(HOME)/.cache/flotilla/target
 export CARGO_TARGET_DIR
@@ -81,7 +84,7 @@ test: build faults
 	cargo test $(CORE)
 	cargo test $(OPERATOR)
 
-verify: setup deny
+verify: setup deny charts
 	cargo fmt --all --check
 	cargo clippy $(CORE) --all-targets -- -D warnings
 	cargo clippy $(OPERATOR) --all-targets -- -D warnings
@@ -114,3 +117,98 @@ fix: setup
 bench: build
 	cargo build $(CORE) --bin flotilla-bench
 	$(BIN)/flotilla-bench compare --gates
+
+# Images of what is built here. The base must have a C library as new as this machine's, so it is the
+# same Debian; a local image of that name is taken before one that would be pulled. That the programs
+# start on the base is tried at once. BINARIES is a folder of programs to take instead of building.
+TAG ?= dev
+DOCKER ?= docker
+DEBIAN := $(shell . /etc/os-release 2>/dev/null; [ "$$ID" = debian ] && echo $$VERSION_CODENAME || echo trixie)
+IMAGE_BASE ?= $(shell $(DOCKER) image inspect localhost/debian:$(DEBIAN) >/dev/null 2>&1 \
+  && echo localhost/debian:$(DEBIAN) || echo debian:$(DEBIAN)-slim)
+BINARIES ?=
+CONTEXT := $(CARGO_TARGET_DIR)/images
+
+images: $(if $(BINARIES),,build)
+	@rm -rf $(CONTEXT) && mkdir -p $(CONTEXT)/data && cp deploy/image.yaml $(CONTEXT)
+	@for program in flotilla-server kvctl flotilla-operator; do \
+	  strip --strip-debug -o $(CONTEXT)/$$program $(or $(BINARIES),$(BIN))/$$program; \
+	done
+	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) --target server-prebuilt \
+	  -t localhost/flotilla-server:$(TAG) -f Dockerfile $(CONTEXT)
+	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) --target operator-prebuilt \
+	  -t localhost/flotilla-operator:$(TAG) -f Dockerfile $(CONTEXT)
+	@run="$(DOCKER) run --rm --network none --read-only --cap-drop ALL"; \
+	  $$run localhost/flotilla-server:$(TAG) version && \
+	  $$run --entrypoint kvctl localhost/flotilla-server:$(TAG) version && \
+	  $$run localhost/flotilla-operator:$(TAG) version
+	@rm -rf $(CONTEXT)
+
+# helm, promtool and prometheus: those of the machine, else built or unpacked below $(TOOLS), where
+# nothing starts a service. `charts` says what it could not check for want of one.
+HELM_VERSION := v4.3.1
+export PATH := $(PATH):$(TOOLS)/bin:$(TOOLS)/prometheus/usr/bin
+CHART := helm/flotilla
+RENDER := helm template flotilla $(CHART) --namespace flotilla-system --skip-tests --kube-version 1.34
+# Which release made it is of no use in a plain manifest.
+PLAIN := sed -e '/^\# Source: /d' -e '/helm.sh\/chart: /d' -e '/app.kubernetes.io\/managed-by: Helm/d'
+
+.PHONY: tools
+tools:
+	@command -v helm >/dev/null || ! command -v go >/dev/null \
+	  || GOBIN=$(TOOLS)/bin CGO_ENABLED=0 go install helm.sh/helm/v4/cmd/helm@$(HELM_VERSION) \
+	  || echo "helm could not be built"
+	@command -v promtool >/dev/null || ! command -v apt-get >/dev/null \
+	  || { mkdir -p $(TOOLS)/prometheus && cd $(TOOLS)/prometheus && rm -f *.deb \
+	       && apt-get download -qq prometheus >/dev/null && dpkg -x prometheus_*.deb . && rm *.deb; } \
+	  || echo "prometheus could not be downloaded"
+
+manifests: setup tools
+	cargo build $(OPERATOR) --bin flotilla-operator
+	$(BIN)/flotilla-operator crd > $(CHART)/files/crd.yaml
+	$(BIN)/flotilla-operator rbac > $(CHART)/files/rbac.yaml
+	@$(MAKE) --no-print-directory manifests-of-chart OUT=deploy/manifests
+	python3 helm/readme.py
+
+# What follows from the chart alone.
+.PHONY: manifests-of-chart
+manifests-of-chart:
+	@mkdir -p $(OUT)/monitoring
+	@$(RENDER) --show-only templates/crd.yaml --set crds.keep=false | $(PLAIN) > $(OUT)/crd.yaml
+	@$(RENDER) --set crds.enabled=false | $(PLAIN) > $(OUT)/operator.yaml
+	@$(RENDER) --show-only templates/service-monitor.yaml --show-only templates/prometheus-rule.yaml \
+	  --set metrics.serviceMonitor.enabled=true --set metrics.rules.enabled=true \
+	  | $(PLAIN) > $(OUT)/monitoring/prometheus.yaml
+
+charts: charts-text charts-helm charts-rules
+.PHONY: charts-text charts-helm charts-rules
+
+charts-text: setup
+	python3 deploy/check.py
+	python3 helm/readme.py --check
+
+charts-helm: tools
+	@if ! command -v helm >/dev/null; then echo "SKIPPED: the chart, for want of helm"; exit 0; fi; \
+	for values in deploy/kind/values.yaml $(CHART)/ci/*.yaml $(CHART)/values.yaml; do \
+	  echo "chart with $$values"; \
+	  helm lint --quiet --strict $(CHART) --values $$values; \
+	  helm template flotilla $(CHART) --values $$values --api-versions flotilla.dev/v1alpha1/KvCluster >/dev/null; \
+	done; \
+	if helm template flotilla $(CHART) --set operator.replica=2 >/dev/null 2>&1; then \
+	  echo "the schema lets a misspelt value through"; exit 1; \
+	fi; \
+	now=$$(mktemp -d); trap 'rm -rf $$now' EXIT; \
+	helm package --destination $$now $(CHART) >/dev/null; size=$$(stat -c %s $$now/*.tgz); rm $$now/*.tgz; \
+	if [ $$size -gt 350000 ]; then \
+	  echo "the chart has $$size bytes: with its manifest it may outgrow the Secret that Helm keeps it in"; exit 1; \
+	fi; \
+	$(MAKE) --no-print-directory manifests-of-chart OUT=$$now; \
+	diff -r --exclude namespace.yaml deploy/manifests $$now \
+	  || { echo "deploy/manifests is not current: run 'make manifests'"; exit 1; }
+
+charts-rules: tools
+	@if ! command -v promtool >/dev/null; then echo "SKIPPED: the alert rules, for want of promtool"; exit 0; fi; \
+	mkdir -p $(TOOLS); promtool check rules $(CHART)/files/alerts/*.yaml >/dev/null; \
+	promtool test rules $(CHART)/files/alerts/tests/*.yaml >$(TOOLS)/rules.log 2>&1 \
+	  || { cat $(TOOLS)/rules.log; exit 1; }; \
+	echo "alert rules: $$(grep -c SUCCESS $(TOOLS)/rules.log) files of tests pass"

@@ -199,7 +199,6 @@ impl Node {
             queue_bytes_max: usize::try_from(config.log.queue_bytes_max).unwrap_or(usize::MAX),
             sentinel_dir: on_disk.then(|| config.data_dir.clone()),
             sentinel_sequence: sentinel.map_or(0, |sentinel| sentinel.log_sequence),
-            regions: Some(runtime::Handle::current()),
         };
         let raft_metrics = Arc::new(metrics.clone());
         let (writer, thread) =

@@ -237,12 +237,8 @@ pub(crate) struct Writing {
 
 impl Writing {
     pub(crate) fn start(engine: Arc<dyn Engine>) -> Self {
-        let config = LogWriterConfig {
-            queue_bytes_max: 1 << 20,
-            sentinel_dir: None,
-            sentinel_sequence: 0,
-            regions: None,
-        };
+        let config =
+            LogWriterConfig { queue_bytes_max: 1 << 20, sentinel_dir: None, sentinel_sequence: 0 };
         Self::with(engine, config)
     }
 

@@ -17,10 +17,7 @@ use std::{
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, mpsc, oneshot},
-};
+use tokio::sync::{Notify, oneshot};
 
 use super::{Entry, LogId, TypeConfig, Vote, log_store};
 use crate::{
@@ -108,9 +105,6 @@ pub struct LogWriterConfig {
     /// What the sentinel says now; it is never set back, so that a log which lost its end is not
     /// taken for whole at the next start.
     pub sentinel_sequence: u64,
-    /// The runtime of the regions: completions of one write reach it with one wake, where each would
-    /// else be a system call. `None`: they are reported on the writer's own thread.
-    pub regions: Option<Handle>,
 }
 
 impl LogWriter {
@@ -130,15 +124,6 @@ impl LogWriter {
             room: Notify::new(),
             queue_bytes_max: config.queue_bytes_max,
         });
-        let reports = config.regions.map(|regions| {
-            let (reports, mut written) = mpsc::unbounded_channel();
-            regions.spawn(async move {
-                while let Some(changes) = written.recv().await {
-                    complete(changes);
-                }
-            });
-            reports
-        });
         let worker = Worker {
             shared: Arc::clone(&shared),
             engine,
@@ -146,7 +131,6 @@ impl LogWriter {
             metrics,
             on_failure,
             sentinel_sequence: config.sentinel_sequence,
-            reports,
         };
         let thread =
             thread::Builder::new().name("log-writer".to_owned()).spawn(move || worker.run())?;
@@ -248,29 +232,6 @@ fn stopped() -> io::Error {
     io::Error::other("the log writer has stopped")
 }
 
-/// Tells whoever waits that these changes are on the disk.
-///
-/// Ordering: in the order of the queue; openraft keeps only the newest completion.
-fn complete(changes: Vec<Change>) {
-    for change in changes {
-        match change {
-            Change::Append { entries, flushed, callback, .. } => {
-                if let Some(last) = entries.last() {
-                    flushed.mark_flushed(last.log_id.index);
-                }
-                callback.io_completed(Ok(()));
-            }
-            Change::Vote { done, .. }
-            | Change::Truncate { done, .. }
-            | Change::Purge { done, .. }
-            | Change::Clear { done, .. } => {
-                // The asker may have gone; the change stands all the same.
-                let _ = done.send(Ok(()));
-            }
-        }
-    }
-}
-
 struct Worker {
     shared: Arc<Shared>,
     engine: Arc<dyn Engine>,
@@ -278,8 +239,6 @@ struct Worker {
     metrics: Arc<Metrics>,
     on_failure: OnFailure,
     sentinel_sequence: u64,
-    /// Bound: what openraft has not heard of is within the bounds of proposals and replication.
-    reports: Option<mpsc::UnboundedSender<Vec<Change>>>,
 }
 
 impl Worker {
@@ -392,15 +351,24 @@ impl Worker {
             self.metrics.raft.observe_log_write(started.elapsed(), entry_count);
         }
 
-        for change in &changes {
-            if let Change::Append { since, .. } = change {
-                self.metrics.raft.observe_append(since.elapsed());
+        // Ordering: in the order of the queue; openraft keeps only the newest completion.
+        for change in changes {
+            match change {
+                Change::Append { entries, flushed, callback, since, .. } => {
+                    if let Some(last) = entries.last() {
+                        flushed.mark_flushed(last.log_id.index);
+                    }
+                    self.metrics.raft.observe_append(since.elapsed());
+                    callback.io_completed(Ok(()));
+                }
+                Change::Vote { done, .. }
+                | Change::Truncate { done, .. }
+                | Change::Purge { done, .. }
+                | Change::Clear { done, .. } => {
+                    // The asker may have gone; the change stands all the same.
+                    let _ = done.send(Ok(()));
+                }
             }
-        }
-        match &self.reports {
-            // Without the runtime of the regions nobody is left to be told.
-            Some(reports) => drop(reports.send(changes)),
-            None => complete(changes),
         }
         Ok(())
     }

@@ -401,14 +401,6 @@ async fn run_stream(
             },
             room = frames.reserve(), if !pending.is_empty() => {
                 let Ok(room) = room else { return "the stream was closed".to_owned() };
-                // What other regions are about to say goes with it: one turn for all that is ready to
-                // run costs less than a packet.
-                tokio::task::yield_now().await;
-                while fits(pending.len(), pending_bytes) {
-                    let Ok(outgoing) = queued.try_recv() else { break };
-                    pending_bytes += message_bytes(&outgoing.message);
-                    pending.push(outgoing);
-                }
                 let mut batch = v1::MessageBatch {
                     cluster_id: bytes::Bytes::copy_from_slice(&shared.identity.cluster.0),
                     to_node: node.0,
@@ -560,10 +552,6 @@ async fn serve_stream<I: Inbox>(
                 Ok(None) | Err(_) => return,
             },
             Some(message) = handled.next(), if !handled.is_empty() => done.push(message),
-        }
-        if !done.is_empty() {
-            // As on the way here: answers that are about to be ready share the packet.
-            tokio::task::yield_now().await;
         }
         let mut bytes: usize = done.iter().map(message_bytes).sum();
         while fits(done.len(), bytes)

@@ -150,12 +150,8 @@ async fn who_waits_when_the_writer_fails_is_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_makes_appends_wait_and_lets_them_in_later() {
     let probe = Probe::new();
-    let config = LogWriterConfig {
-        queue_bytes_max: 1_000,
-        sentinel_dir: None,
-        sentinel_sequence: 0,
-        regions: None,
-    };
+    let config =
+        LogWriterConfig { queue_bytes_max: 1_000, sentinel_dir: None, sentinel_sequence: 0 };
     let writing = Writing::with(Arc::clone(&probe) as Arc<dyn Engine>, config);
     let engine = Arc::clone(&probe) as Arc<dyn Engine>;
     let data = MemoryEngine::new() as Arc<dyn Engine>;
@@ -210,7 +206,6 @@ fn with_sentinel(
         queue_bytes_max: 1 << 20,
         sentinel_dir: Some(dir.to_owned()),
         sentinel_sequence,
-        regions: None,
     };
     Writing::with(Arc::clone(engine) as Arc<dyn Engine>, config)
 }

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Checks dashboards, alerts, runbooks and links against each other, and the series against the code.
+
+Reads only. What needs a Prometheus is checked elsewhere: promtool tests the rules, and the tests on a real
+cluster run each query of a dashboard.
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = ROOT / "helm/flotilla/files"
+mistakes = []
+
+
+def need(holds, mistake):
+    if not holds:
+        mistakes.append(mistake)
+
+
+def series(text):
+    """Names of our series in a query or a rule."""
+    return set(re.findall(r"\b(?:flotilla|process)_[a-z0-9_]+", text))
+
+
+def known(name, sources):
+    base = re.sub(r"_(bucket|sum|count)$", "", name)
+    if name.startswith("flotilla_operator_"):
+        # Its metrics are named without the prefix that all of them have.
+        short = [re.sub(r"^flotilla_operator_(cluster_)?", "", part) for part in (name, base)]
+        return any(f'"{part}"' in sources["operator"] for part in (name, base, *short))
+    return any(f'"{part}"' in sources["server"] for part in (name, base))
+
+
+def check_dashboards(sources):
+    boards = sorted((FILES / "dashboards").glob("*.json"))
+    need(len(boards) >= 5, "dashboards are missing")
+    uids = set()
+    for path in boards:
+        board = json.loads(path.read_text())
+        need(board["uid"] not in uids, f"{path.name}: its uid is another's, too")
+        uids.add(board["uid"])
+        cells, ids = set(), set()
+        for panel in board["panels"]:
+            at = f"{path.name}: {panel['title']!r}"
+            need(panel["id"] not in ids, f"{at}: its id is another's, too")
+            ids.add(panel["id"])
+            place = panel["gridPos"]
+            need(place["x"] + place["w"] <= 24, f"{at}: is wider than the page")
+            for x in range(place["x"], place["x"] + place["w"]):
+                for y in range(place["y"], place["y"] + place["h"]):
+                    need((x, y) not in cells, f"{at}: lies over another")
+                    cells.add((x, y))
+            if panel["type"] == "row":
+                continue
+            need(panel.get("description", "").endswith("."), f"{at}: has no sentence")
+            need(panel["fieldConfig"]["defaults"].get("unit"), f"{at}: has no unit")
+            need(panel["datasource"]["uid"] == "${datasource}", f"{at}: names a data source of its own")
+            need(panel["targets"], f"{at}: asks nothing")
+            for target in panel["targets"]:
+                for name in series(target["expr"]):
+                    need(known(name, sources), f"{at}: nothing exports {name}")
+
+
+def check_alerts(sources):
+    files = {path.stem: path.read_text() for path in (FILES / "alerts").glob("*.yaml")}
+    tests = {path.stem for path in (FILES / "alerts/tests").glob("*.yaml")}
+    pages = {path.stem: path.read_text() for path in (ROOT / "docs/runbooks").glob("*.md")}
+    need(files.keys() == tests, f"alerts without a test, or the reverse: {sorted(files.keys() ^ tests)}")
+    need(files.keys() == pages.keys(), f"alerts without a runbook, or the reverse: {sorted(files.keys() ^ pages.keys())}")
+    for stem, text in files.items():
+        alerts = re.findall(r"- alert: (\w+)", text)
+        need(len(alerts) == 1, f"{stem}.yaml: has {len(alerts)} alerts, should have one")
+        need(f"runbook_url: docs/runbooks/{stem}.md\n" in text, f"{stem}.yaml: links to no runbook, or to another's")
+        for word in ("severity:", "summary:", "description:", "for:"):
+            need(word in text, f"{stem}.yaml: has no {word[:-1]}")
+        title = pages.get(stem, "\n").splitlines()[0]
+        need(title == f"# {alerts[0]}", f"docs/runbooks/{stem}.md: is headed {title!r}")
+        for name in series(re.search(r"expr: \|\n((?: {10}.*\n)+)", text)[1]):
+            need(known(name, sources), f"{stem}.yaml: nothing exports {name}")
+
+
+def anchors(page):
+    """Names by which headings are linked to."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def check_links():
+    for page in [ROOT / "README.md", *(p for part in ("docs", "deploy", "helm") for p in (ROOT / part).rglob("*.md"))]:
+        for link, heading in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text()):
+            goal = page.parent / link if link else page
+            need(goal.exists(), f"{page.relative_to(ROOT)}: {link} is not there")
+            if heading and goal.exists():
+                need(heading in anchors(goal), f"{page.relative_to(ROOT)}: {link} has no heading {heading}")
+
+
+def main():
+    sources = {
+        part: "\n".join(path.read_text() for path in (ROOT / part / "src").rglob("*.rs"))
+        for part in ("server", "operator")
+    }
+    check_dashboards(sources)
+    check_alerts(sources)
+    check_links()
+    for mistake in mistakes:
+        print(mistake)
+    sys.exit(1 if mistakes else 0)
+
+
+main()
