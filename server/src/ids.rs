@@ -34,7 +34,7 @@ impl RegionId {
     pub const SYSTEM: Self = Self(1);
 }
 
-/// Identity of a cluster: 16 random bytes, drawn by `Initialize`.
+/// Identity of a cluster: 16 bytes, drawn at random by `Initialize` or chosen by its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClusterId(pub [u8; 16]);
 
@@ -43,6 +43,13 @@ impl ClusterId {
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
+    }
+
+    /// From the form in which it is shown; `None` unless `text` is 32 hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.len() == 32 && text.chars().all(|c| c.is_ascii_hexdigit());
+        digits.then(|| u128::from_str_radix(text, 16).ok())?.map(|id| Self(id.to_be_bytes()))
     }
 }
 
@@ -56,5 +63,20 @@ impl fmt::Display for ClusterId {
 impl fmt::Debug for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cluster_id_is_read_back_from_what_is_shown() {
+        let id = ClusterId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
+        assert_eq!(ClusterId::parse(&id.to_string()), Some(id));
+        for text in ["", "00", "+0112233445566778899aabbccddeeff", &"0".repeat(33), &"g".repeat(32)]
+        {
+            assert_eq!(ClusterId::parse(text), None, "{text}");
+        }
     }
 }

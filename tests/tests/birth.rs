@@ -11,6 +11,7 @@ use flotilla_tests::{
 use tonic::Code;
 
 const BOUND: Duration = Duration::from_secs(60);
+const CHOSEN: &str = "00112233445566778899aabbccddeeff";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn split_keys_cut_regions_from_birth_and_scans_cross_them() {
@@ -22,7 +23,12 @@ async fn split_keys_cut_regions_from_birth_and_scans_cross_them() {
     let again = first.cluster.clone().initialize(first.request(initialize.clone())).await;
     let again = again.expect("the same token").into_inner();
     let status = first.status().await.expect("status");
-    assert_eq!((again.cluster_id, again.node_id), (status.cluster_id, status.node_id));
+    assert_eq!((&again.cluster_id, again.node_id), (&status.cluster_id, status.node_id));
+    assert_eq!(status.cluster_id, CHOSEN, "the id that was asked for");
+    let nodes = first.cluster.clone().list_nodes(v1::ListNodesRequest::default()).await;
+    let nodes = nodes.expect("nodes").into_inner().nodes;
+    let labels = nodes.iter().find(|node| node.node_id == status.node_id).map(|node| &node.labels);
+    assert_eq!(labels.and_then(|labels| labels.get("zone")).map(String::as_str), Some("a"));
     let other = v1::InitializeRequest { token: "another".to_owned(), ..initialize };
     let refused = first.cluster.clone().initialize(first.request(other)).await;
     let refused = refused.expect_err("it belongs to a cluster");
@@ -111,6 +117,8 @@ async fn cut_cluster() -> (Cluster, v1::InitializeRequest) {
         split_keys: ["g", "m", "t"].map(Bytes::from).into(),
         replication_factor: 3,
         token: "birth".to_owned(),
+        cluster_id: CHOSEN.to_owned(),
+        labels: [("zone".to_owned(), "a".to_owned())].into(),
     };
     eventually("the first node to be initialized", BOUND, async || {
         first.cluster.clone().initialize(first.request(initialize.clone())).await

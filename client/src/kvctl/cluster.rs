@@ -158,6 +158,7 @@ impl Init {
             split_keys: self.split_keys.iter().map(decode).collect::<Result<_, _>>()?,
             replication_factor: self.replicas,
             token: self.token,
+            ..v1::InitializeRequest::default()
         };
         let v1::InitializeResponse { cluster_id, node_id } =
             context.client.cluster().initialize(request).await?;

@@ -29,12 +29,18 @@ use super::status::KvClusterStatus;
         status_replicas_path = ".status.replicas",
         label_selector_path = ".status.selector"
     ),
-    printcolumn(name = "Nodes", type_ = "integer", json_path = ".spec.replicas"),
     printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".spec.replicas"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(
+        name = "Health",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+    ),
     printcolumn(
         name = "Available",
         type_ = "string",
+        priority = 1,
         json_path = ".status.conditions[?(@.type==\"Available\")].status"
     ),
     printcolumn(name = "Doing", type_ = "string", json_path = ".status.operation.kind"),
@@ -57,7 +63,9 @@ pub struct KvClusterSpec {
     #[serde(default = "three")]
     #[schemars(range(min = 1, max = 7))]
     #[x_kube(validation = Rule::new("self % 2 == 1")
-        .message("an even number survives no more failures than one less"))]
+        .message("an even number survives no more failures than one less"),
+        validation = Rule::new("self == oldSelf")
+        .message("a cluster keeps the replication factor it was born with"))]
     pub replication_factor: i32,
     /// Image of the server, with its tag. Another one is a rolling upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The cluster as it was last seen.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KvClusterStatus {
     /// Generation of the spec that the rest of the status is about.
@@ -22,6 +22,18 @@ pub struct KvClusterStatus {
     /// Version that all nodes run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// Image of clusters that name none: the default of the operator that made this one, for good.
+    /// A new default would restart the nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Set once the cluster was initialized, for ever: from then on an empty disk joins, and never
+    /// begins a cluster anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// The volume claim on which the cluster begins. Written before `Initialize` is called: if that
+    /// volume is lost before the answer was noted, nobody guesses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap_volume: Option<String>,
     /// `Available`, `Progressing`, `Degraded`, `Ready`, `ReconciliationPaused`, `Stopped`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -48,7 +60,7 @@ pub struct KvClusterStatus {
 }
 
 /// As `metav1.Condition`.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     #[serde(rename = "type")]
@@ -65,7 +77,7 @@ pub struct Condition {
 }
 
 /// A node.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Member {
     /// From the node's disk; never used for another.
@@ -73,7 +85,7 @@ pub struct Member {
     pub pod_name: String,
     /// `learner` or `voter`.
     pub role: String,
-    /// As the cluster's node table has it.
+    /// As the cluster's node table has it, or `Down` while nobody hears it.
     pub state: String,
     #[serde(default)]
     pub leaders: i32,
@@ -87,7 +99,7 @@ pub struct Member {
 }
 
 /// How the regions are.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RegionCounts {
     pub total: i64,
@@ -95,10 +107,14 @@ pub struct RegionCounts {
     pub healthy: i64,
     pub under_replicated: i64,
     pub leaderless: i64,
+    /// Regions that have lost their quorum, the first of them: no majority of their peers answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub quorum_lost: Vec<i64>,
 }
 
 /// A change that takes several steps.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Operation {
     /// Such as `ScaleUp`, `ScaleDown`, `RollingUpdate`, `Repair`.
@@ -107,4 +123,10 @@ pub struct Operation {
     pub target: String,
     pub step: String,
     pub started_at: String,
+    /// The node's id, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<i64>,
+    /// The volume claim that the operation is about: another one of the same name is left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_uid: Option<String>,
 }

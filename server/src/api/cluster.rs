@@ -1,6 +1,6 @@
 //! `flotilla.v1.Cluster` on the wire: sizes, deadlines and statuses around [`Membership`].
 
-use std::{future::Future, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use flotilla_proto::v1::{self, cluster_server::Cluster};
 use tokio::time::{Instant, timeout_at};
@@ -179,8 +179,12 @@ pub(super) fn check_add_learner(request: &v1::AddLearnerRequest) -> Result<(), E
     if !well_formed {
         return Err(Error::invalid("address", "must be host:port"));
     }
-    check_entries("labels", request.labels.len())?;
-    for (name, value) in &request.labels {
+    check_labels(&request.labels)
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Error> {
+    check_entries("labels", labels.len())?;
+    for (name, value) in labels {
         check_text("labels", name)?;
         check_text("labels", value)?;
     }
@@ -189,6 +193,8 @@ pub(super) fn check_add_learner(request: &v1::AddLearnerRequest) -> Result<(), E
 
 fn check_initialize(limits: &Limits, request: &v1::InitializeRequest) -> Result<(), Error> {
     check_text("token", &request.token)?;
+    check_text("cluster_id", &request.cluster_id)?;
+    check_labels(&request.labels)?;
     match request.replication_factor {
         0 | 1 | 3 | 5 | 7 => {}
         _ => return Err(Error::invalid("replication_factor", "must be odd, from 1 to 7")),

@@ -103,7 +103,13 @@ impl Calls {
             ));
         }
         let next = SYSTEM_REGIONS + regions.len() as u64;
-        let cluster_id = ClusterId(clock::random_bytes());
+        let cluster_id = match request.cluster_id.as_str() {
+            "" => ClusterId(clock::random_bytes()),
+            text => ClusterId::parse(text)
+                .ok_or_else(|| Error::invalid("cluster_id", "must be 32 hexadecimal digits"))?,
+        };
+        let mut labels = node.labels();
+        labels.extend(request.labels.clone());
         let seed = tables::Seed {
             cluster_id,
             replication_factor: factor,
@@ -114,7 +120,7 @@ impl Calls {
                 peer_address: node.advertised.peer.clone(),
                 http_address: node.advertised.http.clone(),
                 state: v1::NodeState::Up.into(),
-                labels: node.labels(),
+                labels,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 forced: false,
             },

@@ -99,7 +99,7 @@ impl NodeView {
             state,
             labels,
             version,
-            forced: _,
+            forced,
         } = self.record.clone();
         v1::Node {
             node_id,
@@ -115,6 +115,7 @@ impl NodeView {
             leaders_evicted: self.evicted,
             disk_available_bytes: self.disk_available_bytes,
             disk_used_bytes: self.disk_used_bytes,
+            forced,
         }
     }
 }

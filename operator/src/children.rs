@@ -1,0 +1,153 @@
+//! Every object that the operator makes for a cluster, as values. Nothing here reads or writes.
+//!
+//! An object is a function of the spec, so that it can be compared with what is there: a steady
+//! cluster is read and never written. All are owned by the KvCluster, whose deletion takes them along.
+
+mod account;
+mod budget;
+mod config_map;
+mod monitor;
+mod network;
+mod services;
+mod stateful_set;
+
+#[cfg(test)]
+mod tests;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::core::ApiResource;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+pub use self::{
+    config_map::CONFIG_FILE,
+    stateful_set::{check_pod_template, claim_size},
+};
+use crate::{
+    desired::Desired,
+    hash,
+    names::{Names, OBJECT_HASH},
+};
+
+/// A kind of object, of which each cluster has at most one by one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Child {
+    ServiceAccount,
+    ConfigMap,
+    /// Governs the pods' DNS names.
+    HeadlessService,
+    /// One virtual IP for clients.
+    Service,
+    /// The addresses of ready nodes, for clients that balance by themselves.
+    ClientsService,
+    NetworkPolicy,
+    DisruptionBudget,
+    /// Last of what pods need: they start with it.
+    StatefulSet,
+    ServiceMonitor,
+}
+
+impl Child {
+    /// In the order in which they are made.
+    pub const ALL: [Self; 9] = [
+        Self::ServiceAccount,
+        Self::ConfigMap,
+        Self::HeadlessService,
+        Self::Service,
+        Self::ClientsService,
+        Self::NetworkPolicy,
+        Self::DisruptionBudget,
+        Self::StatefulSet,
+        Self::ServiceMonitor,
+    ];
+
+    /// How the API server knows it.
+    #[must_use]
+    pub fn resource(self) -> ApiResource {
+        let (group, kind, plural) = match self {
+            Self::ServiceAccount => ("", "ServiceAccount", "serviceaccounts"),
+            Self::ConfigMap => ("", "ConfigMap", "configmaps"),
+            Self::HeadlessService | Self::Service | Self::ClientsService => {
+                ("", "Service", "services")
+            }
+            Self::NetworkPolicy => ("networking.k8s.io", "NetworkPolicy", "networkpolicies"),
+            Self::DisruptionBudget => ("policy", "PodDisruptionBudget", "poddisruptionbudgets"),
+            Self::StatefulSet => ("apps", "StatefulSet", "statefulsets"),
+            Self::ServiceMonitor => ("monitoring.coreos.com", "ServiceMonitor", "servicemonitors"),
+        };
+        let gvk = kube::core::GroupVersionKind::gvk(group, "v1", kind);
+        ApiResource::from_gvk_with_plural(&gvk, plural)
+    }
+
+    #[must_use]
+    pub fn name(self, names: &Names) -> String {
+        match self {
+            Self::HeadlessService => names.headless(),
+            Self::ClientsService => names.clients(),
+            _ => names.name.clone(),
+        }
+    }
+
+    /// Whether this cluster is to have it.
+    #[must_use]
+    pub fn is_wanted(self, desired: &Desired) -> bool {
+        match self {
+            // With one node it would only keep Kubernetes nodes from being drained, for ever.
+            Self::DisruptionBudget => {
+                desired.spec.pod_disruption_budget && desired.spec.replicas > 1
+            }
+            Self::ServiceMonitor => desired.spec.metrics.service_monitor,
+            _ => true,
+        }
+    }
+}
+
+/// An object as it is to be applied. `replicas` and `claims` are for the StatefulSet: how many pods
+/// it has now, and the claims that it was made with, which Kubernetes lets nobody change.
+#[must_use]
+pub fn build(child: Child, desired: &Desired, replicas: i32, claims: Option<&Value>) -> Value {
+    let mut object = match child {
+        Child::ServiceAccount => value(&account::build(desired)),
+        Child::ConfigMap => value(&config_map::build(desired)),
+        Child::HeadlessService => value(&services::headless(desired)),
+        Child::Service => value(&services::virtual_ip(desired)),
+        Child::ClientsService => value(&services::clients(desired)),
+        Child::NetworkPolicy => value(&network::build(desired)),
+        Child::DisruptionBudget => value(&budget::build(desired)),
+        Child::StatefulSet => stateful_set::build(desired, replicas, claims),
+        Child::ServiceMonitor => monitor::build(desired),
+    };
+    // What was applied, but for what changes with every step of scaling.
+    let mut hashed = object.clone();
+    if child == Child::StatefulSet {
+        hashed["spec"]["replicas"] = Value::Null;
+        hashed["spec"]["volumeClaimTemplates"] = Value::Null;
+    }
+    object["metadata"]["annotations"][OBJECT_HASH] = json!(hash::hash(&hashed));
+    object
+}
+
+fn value(object: &impl Serialize) -> Value {
+    serde_json::to_value(object).expect("objects of Kubernetes have a JSON form")
+}
+
+fn metadata(desired: &Desired, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(desired.names.namespace.clone()),
+        labels: Some(desired.names.labels()),
+        owner_references: Some(vec![owner(desired)]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn owner(desired: &Desired) -> OwnerReference {
+    OwnerReference {
+        api_version: "flotilla.dev/v1alpha1".to_owned(),
+        kind: "KvCluster".to_owned(),
+        name: desired.names.name.clone(),
+        uid: desired.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}

@@ -1,0 +1,292 @@
+//! The pods and their volumes.
+//!
+//! `Parallel`, since nodes need no order to start, and `OnDelete`, since only the operator knows
+//! which node may be restarted next: Kubernetes would begin at the highest ordinal, however sick the
+//! others are.
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{
+            StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec,
+            StatefulSetUpdateStrategy,
+        },
+        core::v1::{
+            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
+            EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, PersistentVolumeClaim,
+            PersistentVolumeClaimSpec, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+            SeccompProfile, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+            VolumeResourceRequirements,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+use serde_json::{Value, json};
+
+use super::{CONFIG_FILE, metadata, value};
+use crate::{
+    desired::Desired,
+    drift::{self, Drift},
+    names::{CLIENT_PORT, CONTAINER, HTTP_PORT, PEER_PORT, TEMPLATE_HASH, USER, VOLUME},
+    overlay,
+    settings::DATA_DIR,
+};
+
+const CONFIG_DIR: &str = "/etc/flotilla";
+/// A pod gets this much longer than the server asks for, to end by itself.
+const GRACE_MARGIN_SECONDS: i64 = 15;
+/// Zones and Kubernetes nodes over which pods are spread, as well as can be.
+const SPREAD: [&str; 2] = ["topology.kubernetes.io/zone", "kubernetes.io/hostname"];
+
+pub(super) fn build(desired: &Desired, replicas: i32, claims_now: Option<&Value>) -> Value {
+    let retain = if desired.spec.storage.retain { "Retain" } else { "Delete" };
+    let mut set = value(&StatefulSet {
+        metadata: metadata(desired, desired.names.name.clone()),
+        spec: Some(StatefulSetSpec {
+            replicas: Some(replicas),
+            service_name: Some(desired.names.headless()),
+            pod_management_policy: Some("Parallel".to_owned()),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("OnDelete".to_owned()),
+                rolling_update: None,
+            }),
+            persistent_volume_claim_retention_policy: Some(
+                StatefulSetPersistentVolumeClaimRetentionPolicy {
+                    when_deleted: Some(retain.to_owned()),
+                    // Only the operator knows when a disk is no longer needed.
+                    when_scaled: Some("Retain".to_owned()),
+                },
+            ),
+            selector: LabelSelector {
+                match_labels: Some(desired.names.selector()),
+                ..LabelSelector::default()
+            },
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    });
+    set["spec"]["template"] = template(desired);
+    set["spec"]["volumeClaimTemplates"] = claims_now.cloned().unwrap_or_else(|| claims(desired));
+    set
+}
+
+/// The claims that a new StatefulSet is made with.
+fn claims(desired: &Desired) -> Value {
+    let storage = &desired.spec.storage;
+    json!([value(&PersistentVolumeClaim {
+        metadata: ObjectMeta { name: Some(VOLUME.to_owned()), ..ObjectMeta::default() },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+            storage_class_name: storage.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), Quantity(storage.size.clone()))].into()),
+                limits: None,
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    })])
+}
+
+/// The size in the claims of a StatefulSet.
+#[must_use]
+pub fn claim_size(claims: &Value) -> Option<Quantity> {
+    let size = claims.pointer("/0/spec/resources/requests/storage")?.as_str()?;
+    Some(Quantity(size.to_owned()))
+}
+
+/// The pods' template, with the user's overlay.
+fn template(desired: &Desired) -> Value {
+    let mut template = value(&base(desired));
+    if let Some(patch) = &desired.spec.pod_template {
+        overlay::lay_over(&mut template, patch);
+    }
+    // Not for the overlay to change: by these the operator finds the pod, and the pod its cluster.
+    for (key, label) in desired.names.labels() {
+        template["metadata"]["labels"][key] = json!(label);
+    }
+    template["metadata"]["annotations"][TEMPLATE_HASH] = json!(desired.template_hash);
+    template
+}
+
+/// # Errors
+/// An overlay that makes no pod template, or names a field that there is not.
+pub fn check_pod_template(desired: &Desired) -> Result<(), String> {
+    let merged = template(desired);
+    let parsed: PodTemplateSpec =
+        serde_json::from_value(merged.clone()).map_err(|error| format!("podTemplate: {error}"))?;
+    match drift::drift(&merged, &value(&parsed)) {
+        Some(Drift::Differs(path) | Drift::HasMore(path)) => {
+            Err(format!("podTemplate: there is no field {}", path.trim_start_matches('.')))
+        }
+        None => {
+            let server = parsed
+                .spec
+                .is_some_and(|spec| spec.containers.iter().any(|each| each.name == CONTAINER));
+            if server {
+                Ok(())
+            } else {
+                Err(format!("podTemplate: removes the container {CONTAINER}"))
+            }
+        }
+    }
+}
+
+fn base(desired: &Desired) -> PodTemplateSpec {
+    let annotations = [
+        ("prometheus.io/scrape".to_owned(), "true".to_owned()),
+        ("prometheus.io/port".to_owned(), HTTP_PORT.to_string()),
+        ("prometheus.io/path".to_owned(), "/metrics".to_owned()),
+        ("kubectl.kubernetes.io/default-container".to_owned(), CONTAINER.to_owned()),
+    ];
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(desired.names.labels()),
+            annotations: Some(annotations.into()),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            service_account_name: Some(desired.names.name.clone()),
+            automount_service_account_token: Some(false),
+            // Kubernetes would put a variable per service of the namespace beside our settings.
+            enable_service_links: Some(false),
+            termination_grace_period_seconds: Some(
+                desired.settings.shutdown_grace_seconds() + GRACE_MARGIN_SECONDS,
+            ),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER),
+                run_as_group: Some(USER),
+                fs_group: Some(USER),
+                // A volume of many files would be walked at every start.
+                fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    localhost_profile: None,
+                }),
+                ..PodSecurityContext::default()
+            }),
+            topology_spread_constraints: Some(spread(desired)),
+            containers: vec![container(desired)],
+            volumes: Some(vec![
+                Volume {
+                    name: "config".to_owned(),
+                    config_map: Some(ConfigMapVolumeSource {
+                        name: desired.names.name.clone(),
+                        ..ConfigMapVolumeSource::default()
+                    }),
+                    ..Volume::default()
+                },
+                Volume {
+                    name: "tmp".to_owned(),
+                    empty_dir: Some(EmptyDirVolumeSource::default()),
+                    ..Volume::default()
+                },
+            ]),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+fn spread(desired: &Desired) -> Vec<TopologySpreadConstraint> {
+    let own = desired.spec.placement.topology_key.as_deref().filter(|key| !SPREAD.contains(key));
+    own.into_iter()
+        .chain(SPREAD)
+        .map(|key| TopologySpreadConstraint {
+            max_skew: 1,
+            topology_key: key.to_owned(),
+            when_unsatisfiable: "ScheduleAnyway".to_owned(),
+            label_selector: Some(LabelSelector {
+                match_labels: Some(desired.names.selector()),
+                ..LabelSelector::default()
+            }),
+            ..TopologySpreadConstraint::default()
+        })
+        .collect()
+}
+
+fn container(desired: &Desired) -> Container {
+    let port = |name: &str, number| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    };
+    let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    };
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(desired.image.clone()),
+        image_pull_policy: Some(desired.image_pull_policy.clone()),
+        command: Some(vec!["flotilla-server".to_owned()]),
+        args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIR}/{CONFIG_FILE}")]),
+        env: Some(vec![
+            EnvVar {
+                name: "POD_NAME".to_owned(),
+                value_from: Some(EnvVarSource {
+                    field_ref: Some(ObjectFieldSelector {
+                        field_path: "metadata.name".to_owned(),
+                        ..ObjectFieldSelector::default()
+                    }),
+                    ..EnvVarSource::default()
+                }),
+                ..EnvVar::default()
+            },
+            EnvVar {
+                name: "FLOTILLA_ADVERTISE_HOST".to_owned(),
+                value: Some(format!("$(POD_NAME).{}", desired.names.host_suffix())),
+                ..EnvVar::default()
+            },
+        ]),
+        ports: Some(vec![
+            port("client", CLIENT_PORT),
+            port("peer", PEER_PORT),
+            port("http", HTTP_PORT),
+        ]),
+        resources: desired.resources.clone(),
+        volume_mounts: Some(vec![
+            mount(VOLUME, DATA_DIR, false),
+            mount("config", CONFIG_DIR, true),
+            mount("tmp", "/tmp", false),
+        ]),
+        // Opening a large disk takes a while: up to ten minutes before the process counts as stuck.
+        startup_probe: Some(probe("/livez", 2, 300)),
+        liveness_probe: Some(probe("/livez", 10, 6)),
+        readiness_probe: Some(probe("/readyz", 2, 2)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            run_as_non_root: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("http".to_owned()),
+            scheme: Some("HTTP".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(failure_threshold),
+        success_threshold: Some(1),
+        ..Probe::default()
+    }
+}

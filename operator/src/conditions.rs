@@ -1,0 +1,169 @@
+//! The six conditions of a cluster, each for one question.
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::{
+    clock,
+    crd::{Condition, KvClusterStatus},
+    plan::{Plan, Trouble, View},
+    seen::Seen,
+};
+
+/// Bound: longest message of a condition, in characters.
+const MESSAGE_MAX: usize = 2000;
+/// Reasons of `Degraded`, the gravest first: the first that applies is shown.
+const GRAVITY: [&str; 6] =
+    ["QuorumLost", "BootstrapVolumeLost", "ForeignVolume", "InvalidSpec", "NodeLost", "PodFailing"];
+
+/// An answer: status, reason, message.
+type Verdict = (Option<bool>, String, String);
+
+pub(crate) fn of(
+    view: &View<'_>,
+    plan: &Plan,
+    status: &KvClusterStatus,
+    old: &KvClusterStatus,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let available = available(view, plan);
+    let degraded = degraded(&plan.troubles);
+    let progressing = progressing(plan);
+    let ready = ready(view, status, &available, &degraded, &progressing);
+    let spec = &view.desired.spec;
+    let flag = |set: bool, yes: &str, no: &str, words: &str| -> Verdict {
+        (Some(set), if set { yes } else { no }.to_owned(), words.to_owned())
+    };
+    let verdicts = [
+        ("Available", available),
+        ("Progressing", progressing),
+        ("Degraded", degraded),
+        ("Ready", ready),
+        ("ReconciliationPaused", flag(spec.paused, "Paused", "NotPaused", "")),
+        ("Stopped", flag(spec.stopped, "Stopped", "NotStopped", "")),
+    ];
+    write(verdicts.into(), old, view.seen, now)
+}
+
+/// A spec that cannot be acted on: what runs goes on as it was.
+pub(crate) fn of_invalid(seen: &Seen, plan: &Plan, now: Timestamp) -> Vec<Condition> {
+    let old = seen.cluster.status.clone().unwrap_or_default();
+    let ready = (Some(false), "InvalidSpec".to_owned(), "see Degraded".to_owned());
+    let verdicts = vec![("Degraded", degraded(&plan.troubles)), ("Ready", ready)];
+    let mut conditions = old.conditions.clone();
+    for condition in write(verdicts, &old, seen, now) {
+        match conditions.iter_mut().find(|known| known.kind == condition.kind) {
+            Some(known) => *known = condition,
+            None => conditions.push(condition),
+        }
+    }
+    conditions
+}
+
+fn available(view: &View<'_>, plan: &Plan) -> Verdict {
+    let no = |reason: &str, message: String| (Some(false), reason.to_owned(), message);
+    if view.desired.spec.stopped {
+        return no("Stopped", "the cluster is stopped; its volumes stay".to_owned());
+    }
+    if !view.is_initialized() {
+        return no("NotInitialized", plan.why.clone());
+    }
+    let regions = &view.regions;
+    let lost = regions.quorum_lost();
+    if regions.total() == 0 {
+        return no("Unreachable", "no node answers".to_owned());
+    }
+    if !lost.is_empty() {
+        return no("QuorumLost", format!("no majority answers of {} regions", lost.len()));
+    }
+    if regions.has_gap {
+        return no("QuorumLost", "no node answers for a part of the keys".to_owned());
+    }
+    match regions.leaderless() {
+        0 => {
+            (Some(true), "Serving".to_owned(), "every region has a leader and a quorum".to_owned())
+        }
+        count => no("NoLeader", format!("{count} regions have no leader")),
+    }
+}
+
+fn degraded(troubles: &[Trouble]) -> Verdict {
+    let gravity = |trouble: &&Trouble| {
+        GRAVITY.iter().position(|reason| *reason == trouble.reason).unwrap_or(GRAVITY.len())
+    };
+    match troubles.iter().min_by_key(gravity) {
+        None => (Some(false), "AsExpected".to_owned(), String::new()),
+        Some(gravest) => {
+            let mut sorted: Vec<_> = troubles.iter().collect();
+            sorted.sort_by_key(gravity);
+            let messages: Vec<_> = sorted.iter().map(|trouble| trouble.message.as_str()).collect();
+            (Some(true), gravest.reason.to_owned(), messages.join("; "))
+        }
+    }
+}
+
+fn progressing(plan: &Plan) -> Verdict {
+    match &plan.operation {
+        Some(operation) => (Some(true), operation.kind.clone(), plan.why.clone()),
+        None => (Some(false), "Idle".to_owned(), String::new()),
+    }
+}
+
+fn ready(
+    view: &View<'_>,
+    status: &KvClusterStatus,
+    available: &Verdict,
+    degraded: &Verdict,
+    progressing: &Verdict,
+) -> Verdict {
+    let no = |reason: &str, message: &str| (Some(false), reason.to_owned(), message.to_owned());
+    if view.desired.spec.stopped {
+        return no("Stopped", "");
+    }
+    if available.0 != Some(true) {
+        let reason = if view.is_initialized() { "Unavailable" } else { "Creating" };
+        return no(reason, &available.2);
+    }
+    if degraded.0 == Some(true) {
+        return no("Degraded", &degraded.2);
+    }
+    if progressing.0 == Some(true) {
+        return no(&progressing.1, &progressing.2);
+    }
+    let wanted = view.desired.spec.replicas;
+    let in_service = view.in_service();
+    if status.ready_replicas != wanted || status.replicas != wanted || in_service != wanted {
+        let message =
+            format!("{} of {wanted} nodes are ready", status.ready_replicas.min(in_service));
+        return no("NotReady", &message);
+    }
+    (Some(true), "Healthy".to_owned(), "as the spec says".to_owned())
+}
+
+fn write(
+    verdicts: Vec<(&str, Verdict)>,
+    old: &KvClusterStatus,
+    seen: &Seen,
+    now: Timestamp,
+) -> Vec<Condition> {
+    verdicts
+        .into_iter()
+        .map(|(kind, (value, reason, message))| {
+            let status = match value {
+                Some(true) => "True",
+                Some(false) => "False",
+                None => "Unknown",
+            };
+            let before = old.conditions.iter().find(|condition| condition.kind == kind);
+            let unchanged = before.filter(|condition| condition.status == status);
+            Condition {
+                kind: kind.to_owned(),
+                status: status.to_owned(),
+                reason,
+                message: message.chars().take(MESSAGE_MAX).collect(),
+                last_transition_time: unchanged
+                    .map_or_else(|| clock::text(now), |same| same.last_transition_time.clone()),
+                observed_generation: seen.cluster.metadata.generation,
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,209 @@
+//! Which cluster is looked at when: after a change of it or of what belongs to it, and after the time
+//! that the last pass asked for.
+//!
+//! Never are two passes over one cluster under way at once. A pass that fails is repeated after a time
+//! that doubles up to a minute, for each cluster by itself.
+
+use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service},
+    networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    core::DeserializeGuard,
+    runtime::{
+        Controller,
+        controller::{self, Action},
+        reflector::ObjectRef,
+        watcher,
+    },
+};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    clock,
+    crd::KvCluster,
+    desired::Defaults,
+    events::Events,
+    kubernetes::Kubernetes,
+    metrics::Metrics,
+    names::{CLUSTER, MANAGER},
+    pass::{self, Did, Outcome},
+    plan::Action as Planned,
+    world::{Error, Key},
+};
+
+/// Changes that come together are answered by one pass.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Waits after a failure: the first, and the longest.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// After something moved between look and change.
+const MOVED: Duration = Duration::from_millis(200);
+
+/// What every pass needs.
+pub struct Context {
+    pub world: Kubernetes,
+    pub defaults: Defaults,
+    pub metrics: Metrics,
+    pub events: Events,
+    /// Failures in a row, by cluster.
+    pub failures: Mutex<BTreeMap<Key, u32>>,
+}
+
+/// Runs over the clusters of some namespaces, or of all when there is none, until `stop`.
+pub async fn run<S>(
+    client: Client,
+    namespaces: &[String],
+    concurrency: u16,
+    context: Arc<Context>,
+    stop: impl Fn() -> S,
+) where
+    S: Future<Output = ()> + Send + Sync + 'static,
+{
+    let scopes: Vec<Option<&str>> = if namespaces.is_empty() {
+        vec![None]
+    } else {
+        namespaces.iter().map(|name| Some(name.as_str())).collect()
+    };
+    let controllers = scopes
+        .into_iter()
+        .map(|scope| run_in(client.clone(), scope, concurrency, Arc::clone(&context), stop()));
+    futures::future::join_all(controllers).await;
+}
+
+async fn run_in(
+    client: Client,
+    namespace: Option<&str>,
+    concurrency: u16,
+    context: Arc<Context>,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let ours =
+        || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
+    let clusters: Api<DeserializeGuard<KvCluster>> = scoped(&client, namespace);
+    let config = controller::Config::default().debounce(DEBOUNCE).concurrency(concurrency);
+    Controller::new(clusters, watcher::Config::default())
+        .with_config(config)
+        .owns(scoped::<StatefulSet>(&client, namespace), ours())
+        .owns(scoped::<Service>(&client, namespace), ours())
+        .owns(scoped::<ConfigMap>(&client, namespace), ours())
+        .owns(scoped::<PodDisruptionBudget>(&client, namespace), ours())
+        .owns(scoped::<NetworkPolicy>(&client, namespace), ours())
+        // These belong to the StatefulSet; the label says to which cluster.
+        .watches(scoped::<Pod>(&client, namespace), ours(), |pod| by_label(&pod))
+        .watches(scoped::<PersistentVolumeClaim>(&client, namespace), ours(), |claim| {
+            by_label(&claim)
+        })
+        .graceful_shutdown_on(stop)
+        .run(reconcile, after_error, context)
+        .for_each(|result| async move {
+            match result {
+                // Told by the pass itself.
+                Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
+                // Deleted while it waited its turn.
+                Err(controller::Error::ObjectNotFound(_)) => {}
+                Err(error) => tracing::warn!("watch Kubernetes: {error}"),
+            }
+        })
+        .await;
+}
+
+fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = kube::core::NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    K::DynamicType: Default,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+fn by_label<K: Resource>(object: &K) -> Option<ObjectRef<DeserializeGuard<KvCluster>>> {
+    let name = object.labels().get(CLUSTER)?;
+    Some(ObjectRef::new(name).within(&object.namespace()?))
+}
+
+fn key(cluster: &DeserializeGuard<KvCluster>) -> Key {
+    Key { namespace: cluster.namespace().unwrap_or_default(), name: cluster.name_any() }
+}
+
+async fn reconcile(
+    cluster: Arc<DeserializeGuard<KvCluster>>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
+    let key = key(&cluster);
+    if let Err(error) = &cluster.0 {
+        // A resource that another version of the definition let in: only an edit helps.
+        tracing::error!(
+            namespace = key.namespace,
+            cluster = key.name,
+            "read the KvCluster: {error}"
+        );
+        return Ok(Action::await_change());
+    }
+    let began = clock::now();
+    let result = pass::pass(&context.world, &key, &context.defaults).await;
+    let seconds = began.elapsed().as_secs_f64();
+    match result {
+        Ok(None) => {
+            context.metrics.forget(&key);
+            context.failures.lock().remove(&key);
+            Ok(Action::await_change())
+        }
+        Ok(Some(outcome)) => {
+            context.failures.lock().remove(&key);
+            context.metrics.passed(seconds, Some(&outcome));
+            if outcome.seen.cluster.metadata.deletion_timestamp.is_some() {
+                context.metrics.forget(&key);
+            } else {
+                context.metrics.show(&key, outcome.seen.cluster.spec.replicas, &outcome.status);
+            }
+            log(&key, &outcome);
+            context.events.tell(&outcome).await;
+            Ok(Action::requeue(outcome.requeue))
+        }
+        Err(Error::Moved(what)) => {
+            tracing::debug!(namespace = key.namespace, cluster = key.name, what, "looking again");
+            Ok(Action::requeue(MOVED))
+        }
+        Err(error) => {
+            context.metrics.passed(seconds, None);
+            tracing::warn!(namespace = key.namespace, cluster = key.name, "pass failed: {error}");
+            Err(error)
+        }
+    }
+}
+
+fn log(key: &Key, outcome: &Outcome) {
+    let Key { namespace, name } = key;
+    let Some(action) = outcome.plan.action.as_ref().map(Planned::name) else { return };
+    let why = &outcome.plan.why;
+    match &outcome.did {
+        Did::Done => tracing::info!(namespace, cluster = name, action, why, "done"),
+        Did::Refused(reason) => {
+            tracing::warn!(namespace, cluster = name, action, why, reason, "refused");
+        }
+        Did::Noted | Did::Nothing => {
+            tracing::debug!(namespace, cluster = name, action, why, "noted");
+        }
+    }
+}
+
+fn after_error(
+    cluster: Arc<DeserializeGuard<KvCluster>>,
+    _: &Error,
+    context: Arc<Context>,
+) -> Action {
+    let mut failures = context.failures.lock();
+    let count = failures.entry(key(&cluster)).or_default();
+    *count = count.saturating_add(1);
+    Action::requeue((RETRY_MIN * 2_u32.saturating_pow((*count - 1).min(10))).min(RETRY_MAX))
+}

@@ -1,0 +1,236 @@
+//! What a KvCluster asks for, checked, with every default filled in.
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use serde_json::{Value, json};
+
+use crate::{
+    children,
+    crd::{KvCluster, KvClusterSpec, TlsMode},
+    drift, hash,
+    names::{ADOPT, Names},
+    settings::Settings,
+};
+
+/// What the operator was started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// Image of clusters that name none.
+    pub server_image: String,
+    pub image_pull_policy: String,
+    /// DNS domain of the Kubernetes cluster.
+    pub domain: String,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            server_image: format!("localhost/flotilla-server:{}", env!("CARGO_PKG_VERSION")),
+            image_pull_policy: "IfNotPresent".to_owned(),
+            domain: "cluster.local".to_owned(),
+        }
+    }
+}
+
+/// A spec that can be acted on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    pub names: Names,
+    pub uid: String,
+    pub spec: KvClusterSpec,
+    pub settings: Settings,
+    pub resources: Option<ResourceRequirements>,
+    pub image: String,
+    pub image_pull_policy: String,
+    /// Hash of the parts of the spec that a node is started with. Pods that carry another one are
+    /// restarted. Invariant: no operator code goes into it, so that an upgrade of the operator
+    /// restarts nobody.
+    pub template_hash: String,
+    /// Id of the cluster whose disks belong here.
+    pub cluster_id: String,
+    /// An older cluster's volumes are taken over; none is begun.
+    pub adopts: bool,
+}
+
+/// What is wrong with a spec, one sentence per mistake; only an edit can help.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid(pub Vec<String>);
+
+impl Desired {
+    /// # Errors
+    /// Everything that the schema could not check.
+    pub fn of(cluster: &KvCluster, defaults: &Defaults) -> Result<Self, Invalid> {
+        let spec = &cluster.spec;
+        let mut errors = Vec::new();
+        let settings = Settings::of(spec).map_err(|wrong| errors.extend(wrong)).ok();
+        if spec.tls.mode != TlsMode::Disabled {
+            errors.push("tls.mode: this version of the server speaks plain text only".to_owned());
+        }
+        if drift::amount(&spec.storage.size).is_none_or(|size| size <= 0) {
+            errors.push(format!("storage.size: {:?} is no size", spec.storage.size));
+        }
+        let resources = match &spec.resources {
+            None => None,
+            Some(value) => read_resources(value).map_err(|wrong| errors.push(wrong)).ok(),
+        };
+        let status = cluster.status.as_ref();
+        let image = spec
+            .image
+            .clone()
+            .or_else(|| status.and_then(|status| status.image.clone()))
+            .unwrap_or_else(|| defaults.server_image.clone());
+        let adopted = cluster.metadata.annotations.as_ref().and_then(|all| all.get(ADOPT)).cloned();
+        if let Some(id) = &adopted
+            && (id.len() != 32 || !id.chars().all(|c| c.is_ascii_hexdigit()))
+        {
+            errors.push(format!("annotation {ADOPT}: {id:?} is no id of a cluster"));
+        }
+        let uid = cluster.metadata.uid.clone().unwrap_or_default();
+        let Some(settings) = settings.filter(|_| errors.is_empty()) else {
+            return Err(Invalid(errors));
+        };
+        let desired = Self {
+            names: Names {
+                namespace: cluster.metadata.namespace.clone().unwrap_or_default(),
+                name: cluster.metadata.name.clone().unwrap_or_default(),
+                domain: defaults.domain.clone(),
+            },
+            template_hash: template_hash(spec, &image, &settings),
+            cluster_id: adopted.clone().unwrap_or_else(|| uid.replace('-', "").to_lowercase()),
+            adopts: adopted.is_some(),
+            uid,
+            spec: spec.clone(),
+            settings,
+            resources,
+            image,
+            image_pull_policy: defaults.image_pull_policy.clone(),
+        };
+        match children::check_pod_template(&desired) {
+            Ok(()) => Ok(desired),
+            Err(wrong) => Err(Invalid(vec![wrong])),
+        }
+    }
+}
+
+fn template_hash(spec: &KvClusterSpec, image: &str, settings: &Settings) -> String {
+    hash::hash(&json!({
+        "image": image,
+        "settings": settings.asked(),
+        "resources": spec.resources,
+        "podTemplate": spec.pod_template,
+        "restartedAt": spec.restarted_at,
+        "topologyKey": spec.placement.topology_key,
+    }))
+}
+
+fn read_resources(value: &Value) -> Result<ResourceRequirements, String> {
+    let parsed: ResourceRequirements =
+        serde_json::from_value(value.clone()).map_err(|error| format!("resources: {error}"))?;
+    let back = serde_json::to_value(&parsed).map_err(|error| format!("resources: {error}"))?;
+    // Kubernetes takes numbers for amounts; what is lost is no field of it.
+    for key in value.as_object().into_iter().flat_map(|map| map.keys()) {
+        if back.get(key).is_none() {
+            return Err(format!("resources.{key}: there is no such field"));
+        }
+    }
+    for list in [&parsed.requests, &parsed.limits].into_iter().flatten() {
+        for (name, quantity) in list {
+            if drift::amount(&quantity.0).is_none_or(|amount| amount < 0) {
+                return Err(format!("resources: {name} has no amount: {:?}", quantity.0));
+            }
+        }
+    }
+    Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(spec: Value) -> KvCluster {
+        let mut whole = json!({
+            "apiVersion": "flotilla.dev/v1alpha1", "kind": "KvCluster",
+            "metadata": {"name": "kv", "namespace": "ns", "uid": "0A1b2c3d-0000-1111-2222-333344445555"},
+            "spec": {"storage": {"size": "1Gi"}},
+        });
+        for (key, value) in spec.as_object().expect("an object") {
+            whole["spec"][key] = value.clone();
+        }
+        serde_json::from_value(whole).expect("a cluster")
+    }
+
+    fn hash_of(spec: Value) -> String {
+        Desired::of(&cluster(spec), &Defaults::default()).expect("valid").template_hash
+    }
+
+    #[test]
+    fn cluster_id_is_the_uid_so_that_a_recreated_cluster_is_another() {
+        let desired = Desired::of(&cluster(json!({})), &Defaults::default()).expect("valid");
+        assert_eq!(desired.cluster_id, "0a1b2c3d000011112222333344445555");
+        assert!(!desired.adopts);
+    }
+
+    #[test]
+    fn mistakes_that_the_schema_cannot_see_are_told() {
+        for (why, spec, part) in [
+            ("TLS is not there yet", json!({"tls": {"mode": "generated"}}), "plain text only"),
+            ("a size", json!({"storage": {"size": "big"}}), "is no size"),
+            ("an amount", json!({"resources": {"limits": {"cpu": "lots"}}}), "has no amount"),
+            ("a field", json!({"resources": {"limit": {"cpu": "1"}}}), "no such field"),
+            ("a setting", json!({"config": {"raft": {"x": 1}}}), "raft.x: is no setting"),
+            ("a template", json!({"podTemplate": {"spec": {"nodeSelectr": {}}}}), "nodeSelectr"),
+        ] {
+            let invalid = Desired::of(&cluster(spec), &Defaults::default()).expect_err(why);
+            assert!(invalid.0.iter().any(|text| text.contains(part)), "{why}: {invalid:?}");
+        }
+    }
+
+    #[test]
+    fn everything_that_a_node_starts_with_restarts_it_and_nothing_else_does() {
+        let plain = hash_of(json!({}));
+        for (why, spec) in [
+            ("image", json!({"image": "other:1"})),
+            ("config", json!({"config": {"log_level": "debug"}})),
+            ("resources", json!({"resources": {"limits": {"cpu": "1"}}})),
+            ("restart", json!({"restartedAt": "2026-01-01T00:00:00Z"})),
+            ("template", json!({"podTemplate": {"metadata": {"labels": {"a": "b"}}}})),
+            ("node down", json!({"placement": {"maxNodeDown": "1m"}})),
+        ] {
+            assert_ne!(hash_of(spec), plain, "{why}");
+        }
+        for (why, spec) in [
+            ("scale", json!({"replicas": 5})),
+            ("growth", json!({"storage": {"size": "2Gi"}})),
+            ("pause", json!({"paused": true})),
+            ("budget", json!({"podDisruptionBudget": false})),
+            ("the default image by name", json!({"image": Defaults::default().server_image})),
+        ] {
+            assert_eq!(hash_of(spec), plain, "{why}");
+        }
+    }
+
+    /// These are what pods out there carry. A change of this test is a restart of every cluster.
+    #[test]
+    fn upgrade_of_the_operator_restarts_no_pod() {
+        assert_eq!(hash_of(json!({"image": "flotilla:1"})), "PLAIN");
+        let spec = json!({
+            "image": "flotilla:1",
+            "config": {"raft": {"heartbeat_interval": "200ms"}},
+            "resources": {"requests": {"cpu": "1"}},
+            "restartedAt": "2026-01-01T00:00:00Z",
+            "podTemplate": {"spec": {"nodeSelector": {"disk": "fast"}}},
+            "placement": {"topologyKey": "zone", "maxNodeDown": "5m"},
+        });
+        assert_eq!(hash_of(spec), "FULL");
+    }
+
+    #[test]
+    fn image_of_a_cluster_that_names_none_outlives_the_operators_default() {
+        let mut cluster = cluster(json!({}));
+        cluster.status =
+            Some(crate::crd::KvClusterStatus { image: Some("old:1".into()), ..Default::default() });
+        let newer = Defaults { server_image: "new:2".into(), ..Defaults::default() };
+        assert_eq!(Desired::of(&cluster, &newer).expect("valid").image, "old:1");
+        cluster.spec.image = Some("mine:3".into());
+        assert_eq!(Desired::of(&cluster, &newer).expect("valid").image, "mine:3");
+    }
+}

@@ -1,0 +1,223 @@
+//! Whether an object in Kubernetes still says what we applied.
+//!
+//! Kubernetes adds defaults and other controllers add fields, so an object is never equal to what was
+//! sent. What counts is that everything that was sent is still there; and in lists, that nothing was
+//! put beside it. A steady cluster is then read and never written.
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::Value;
+
+/// How an object differs, and the path at which it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Drift {
+    /// Applying what we want mends it.
+    Differs(String),
+    /// Somebody else's item is in a list of ours; only replacing the object removes it.
+    HasMore(String),
+}
+
+/// Keys below which texts are amounts, which Kubernetes rewrites: `1024Mi` as `1Gi`.
+const AMOUNTS: [&str; 3] = ["requests", "limits", "sizeLimit"];
+
+/// Compares what we want with what there is; `None` when all of it is there.
+#[must_use]
+pub fn drift(want: &Value, live: &Value) -> Option<Drift> {
+    let mut more = None;
+    walk("", want, live, false, &mut more).or(more)
+}
+
+fn walk(
+    path: &str,
+    want: &Value,
+    live: &Value,
+    amount: bool,
+    more: &mut Option<Drift>,
+) -> Option<Drift> {
+    let differs = || Some(Drift::Differs(path.to_owned()));
+    match (want, live) {
+        (Value::Object(want), Value::Object(live)) => want.iter().find_map(|(key, value)| {
+            let path = format!("{path}.{key}");
+            let amount = amount || AMOUNTS.contains(&key.as_str());
+            match live.get(key) {
+                Some(live) => walk(&path, value, live, amount, more),
+                // An empty one is left out by Kubernetes.
+                None if is_empty(value) => None,
+                None => Some(Drift::Differs(path)),
+            }
+        }),
+        (Value::Array(want), Value::Array(live)) => {
+            let named = !want.is_empty() && want.iter().all(|item| item["name"].is_string());
+            for (index, item) in want.iter().enumerate() {
+                let (path, found) = if named {
+                    let name = &item["name"];
+                    (format!("{path}[{name}]"), live.iter().find(|live| live["name"] == *name))
+                } else {
+                    (format!("{path}[{index}]"), live.get(index))
+                };
+                let Some(found) = found else { return Some(Drift::Differs(path)) };
+                if let Some(drift) = walk(&path, item, found, amount, more) {
+                    return Some(drift);
+                }
+            }
+            if live.len() > want.len() && !path.starts_with(".metadata") {
+                more.get_or_insert(Drift::HasMore(path.to_owned()));
+            }
+            None
+        }
+        (Value::Number(want), Value::String(live)) if amount => {
+            if same_amount(&want.to_string(), live) { None } else { differs() }
+        }
+        (Value::String(want), Value::String(live)) if amount && want != live => {
+            if same_amount(want, live) { None } else { differs() }
+        }
+        (want, live) if want == live => None,
+        _ => differs(),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::String(text) => text.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+fn same_amount(one: &str, other: &str) -> bool {
+    match (amount(one), amount(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// The amount of a quantity, in thousandths; `None` for what is none. Fractions of a thousandth are
+/// rounded up, as Kubernetes does.
+#[must_use]
+pub fn amount(text: &str) -> Option<i128> {
+    let text = text.trim();
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '+' || c == '-'));
+    let (number, unit) = text.split_at(split.unwrap_or(text.len()));
+    let (numerator, denominator): (i128, i128) = match unit {
+        "" => (1, 1),
+        "n" => (1, 1_000_000_000),
+        "u" => (1, 1_000_000),
+        "m" => (1, 1_000),
+        "k" => (1_000, 1),
+        "M" => (1_000_000, 1),
+        "G" => (1_000_000_000, 1),
+        "T" => (1_000_000_000_000, 1),
+        "P" => (1_000_000_000_000_000, 1),
+        "Ki" => (1 << 10, 1),
+        "Mi" => (1 << 20, 1),
+        "Gi" => (1 << 30, 1),
+        "Ti" => (1 << 40, 1),
+        "Pi" => (1 << 50, 1),
+        exponent => {
+            let power: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
+            let scale = 10_i128.checked_pow(power.unsigned_abs())?;
+            if power < 0 { (1, scale) } else { (scale, 1) }
+        }
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if fraction.len() > 12 || !fraction.chars().all(|c| c.is_ascii_digit()) {
+        return None;
+    }
+    let scale = 10_i128.pow(u32::try_from(fraction.len()).ok()?);
+    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
+    let top = digits.checked_mul(numerator)?.checked_mul(1_000)?;
+    let bottom = scale * denominator;
+    Some(top.div_euclid(bottom) + i128::from(top.rem_euclid(bottom) != 0))
+}
+
+/// Whether `one` is a larger amount than `other`; false when one of them is none.
+#[must_use]
+pub fn is_larger(one: &str, other: &Quantity) -> bool {
+    amount(one).zip(amount(&other.0)).is_some_and(|(one, other)| one > other)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_sent_counts() {
+        let want = json!({"spec": {"replicas": 3, "template": {"containers": [
+            {"name": "a", "resources": {"limits": {"memory": "1024Mi", "cpu": "0.5"}}}]}},
+            "metadata": {"labels": {"x": "y"}}});
+        let changed = |path: &str, value: Value| {
+            let mut live = want.clone();
+            *live.pointer_mut(path).expect("a path") = value;
+            live
+        };
+        let with = |path: &str, key: &str, value: Value| {
+            let mut live = want.clone();
+            live.pointer_mut(path).expect("a path")[key] = value;
+            live
+        };
+        for (why, live, clean) in [
+            ("the same", want.clone(), true),
+            ("a default was added", with("/spec", "revisionHistoryLimit", json!(10)), true),
+            ("a label was added", with("/metadata/labels", "z", json!("")), true),
+            (
+                "an amount was rewritten",
+                changed(
+                    "/spec/template/containers/0/resources/limits",
+                    json!({"memory": "1Gi", "cpu": "500m"}),
+                ),
+                true,
+            ),
+            ("another number", changed("/spec/replicas", json!(4)), false),
+            (
+                "another amount",
+                changed(
+                    "/spec/template/containers/0/resources/limits",
+                    json!({"memory": "2Gi", "cpu": "500m"}),
+                ),
+                false,
+            ),
+            ("a label was removed", changed("/metadata/labels", json!({})), false),
+            (
+                "another container",
+                changed("/spec/template/containers", json!([{"name": "b"}])),
+                false,
+            ),
+        ] {
+            assert_eq!(drift(&want, &live).is_none(), clean, "{why}: {:?}", drift(&want, &live));
+        }
+    }
+
+    #[test]
+    fn items_that_were_put_beside_ours_are_told_apart() {
+        let want = json!({"env": [{"name": "a"}], "args": ["x"]});
+        let beside = json!({"env": [{"name": "b"}, {"name": "a"}], "args": ["x"]});
+        assert_eq!(drift(&want, &beside), Some(Drift::HasMore(".env".to_owned())));
+        let both = json!({"env": [{"name": "b"}, {"name": "a"}], "args": ["y"]});
+        assert_eq!(drift(&want, &both), Some(Drift::Differs(".args[0]".to_owned())));
+        assert_eq!(drift(&json!({"args": []}), &json!({})), None, "empty lists are not kept");
+    }
+
+    #[test]
+    fn amounts_are_read_as_kubernetes_writes_them() {
+        for (text, want) in [
+            ("1", Some(1_000)),
+            ("500m", Some(500)),
+            ("0.5", Some(500)),
+            ("1Ki", Some(1_024_000)),
+            ("10Gi", Some(10 * 1_073_741_824 * 1_000)),
+            ("1e3", Some(1_000_000)),
+            ("1n", Some(1)),
+            ("1.5Gi", Some(1_610_612_736_000)),
+            ("much", None),
+            ("", None),
+            ("1.2.3", None),
+        ] {
+            assert_eq!(amount(text), want, "{text}");
+        }
+        assert!(is_larger("2Gi", &Quantity("2047Mi".into())));
+        assert!(!is_larger("2Gi", &Quantity("2048Mi".into())));
+    }
+}

@@ -1,0 +1,395 @@
+//! Kubernetes and the nodes as one world.
+//!
+//! A look reads everything afresh: a cache that lags by a second shows a pod that was deleted a second
+//! ago, and the next step would be taken on it. What a look costs is bounded by how seldom it is taken
+//! when nothing changes.
+
+mod pods;
+mod volumes;
+
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+
+use futures::future::join_all;
+use k8s_openapi::{
+    api::core::v1::{PersistentVolumeClaim, Pod},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{
+        DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
+        PropagationPolicy,
+    },
+};
+use serde_json::{Value, json};
+
+use crate::{
+    children::Child,
+    clock,
+    crd::{KvCluster, KvClusterStatus},
+    desired::{Defaults, Desired},
+    lease::Leadership,
+    metrics::Metrics,
+    names::{DECOMMISSIONED, MANAGER, Names},
+    nodes,
+    plan::{Call, Change},
+    seen::{self, Node, Seen},
+    world::{Error, Key, World},
+};
+
+/// The type that the operator of Prometheus brings.
+pub(crate) const SERVICE_MONITORS: &str = "servicemonitors.monitoring.coreos.com";
+/// Bound: nodes that are asked for the node table in one look, before it counts as unknown.
+const TABLE_ASKED_MAX: usize = 3;
+
+/// The real world.
+#[derive(Clone)]
+pub struct Kubernetes {
+    client: Client,
+    defaults: Defaults,
+    metrics: Metrics,
+    /// Asked right before every change.
+    leadership: Arc<Leadership>,
+}
+
+impl Kubernetes {
+    #[must_use]
+    pub fn new(
+        client: Client,
+        defaults: Defaults,
+        metrics: Metrics,
+        leadership: Arc<Leadership>,
+    ) -> Self {
+        Self { client, defaults, metrics, leadership }
+    }
+
+    fn names(&self, key: &Key) -> Names {
+        Names {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            domain: self.defaults.domain.clone(),
+        }
+    }
+
+    fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    fn child(&self, child: Child, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, &child.resource())
+    }
+
+    /// Every object of ours that there is.
+    async fn children(
+        &self,
+        names: &Names,
+        monitors: bool,
+    ) -> Result<BTreeMap<Child, Value>, Error> {
+        let read =
+            Child::ALL.into_iter().filter(|child| monitors || *child != Child::ServiceMonitor);
+        let read = read.map(|child| async move {
+            let name = child.name(names);
+            let object = self.child(child, &names.namespace).get_opt(&name).await;
+            let object =
+                object.map_err(|error| failed(&format!("read {child:?} {name}"), error))?;
+            let object = object.map(|object| serde_json::to_value(object)).transpose();
+            let object = object.map_err(|error| Error::Failed(error.to_string()))?;
+            Ok(object.map(|object| (child, object)))
+        });
+        let read: Vec<Result<_, Error>> = join_all(read).await;
+        read.into_iter().filter_map(Result::transpose).collect()
+    }
+
+    async fn pods(
+        &self,
+        names: &Names,
+    ) -> Result<BTreeMap<i32, (seen::Pod, Option<String>)>, Error> {
+        let selected = ListParams::default().labels(&names.selector_text());
+        let pods: Api<Pod> = self.api(&names.namespace);
+        let pods = pods.list(&selected).await.map_err(|error| failed("list pods", error))?;
+        let read = pods.items.iter().filter_map(|pod| {
+            let ordinal = names.ordinal_of_pod(pod.metadata.name.as_deref()?)?;
+            Some((ordinal, (pods::read(pod), pods::machine(pod))))
+        });
+        Ok(read.collect())
+    }
+
+    async fn volumes(
+        &self,
+        names: &Names,
+        desired: Option<&Desired>,
+    ) -> Result<BTreeMap<i32, seen::VolumeClaim>, Error> {
+        let selected = ListParams::default().labels(&names.selector_text());
+        let claims: Api<PersistentVolumeClaim> = self.api(&names.namespace);
+        let claims = claims.list(&selected).await.map_err(|error| failed("list volumes", error))?;
+        let mut volumes = BTreeMap::new();
+        for claim in &claims.items {
+            let name = claim.metadata.name.as_deref().unwrap_or_default();
+            if let Some(ordinal) = names.ordinal_of_volume(name) {
+                volumes.insert(ordinal, volumes::read(claim));
+            }
+        }
+        if let Some(desired) = desired {
+            volumes::ask_growth(&self.client, desired, &claims.items, names, &mut volumes).await;
+        }
+        Ok(volumes)
+    }
+
+    /// Every node is asked at once; a silent one costs its time limit, once.
+    async fn ask_nodes(
+        &self,
+        names: &Names,
+        pods: BTreeMap<i32, (seen::Pod, Option<String>)>,
+        zone_label: &str,
+    ) -> BTreeMap<i32, seen::Pod> {
+        let asked = pods.into_iter().map(|(ordinal, (mut pod, machine))| async move {
+            if let Some(ip) = pod.ip.clone().filter(|_| pod.running) {
+                pod.node = match nodes::connect(&ip).await {
+                    Ok(mut client) => nodes::ask(&mut client, names, ordinal).await,
+                    Err(why) => Node::Silent(why),
+                };
+            }
+            // Told to the cluster when the node joins; not needed before and not after.
+            if let (Node::Unjoined { .. }, Some(machine)) = (&pod.node, machine) {
+                pod.place = pods::place(&self.client, &machine, zone_label).await;
+            }
+            (ordinal, pod)
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// The node table, from the first of the cluster's nodes that can get it.
+    async fn ask_table(
+        &self,
+        seen_pods: &BTreeMap<i32, seen::Pod>,
+        cluster_id: &str,
+    ) -> Result<seen::Table, String> {
+        let mut last = "no node of the cluster answers".to_owned();
+        for ip in doors(seen_pods, cluster_id).take(TABLE_ASKED_MAX) {
+            let answer = match nodes::connect(ip).await {
+                Ok(mut client) => nodes::table(&mut client).await,
+                Err(why) => Err(why),
+            };
+            match answer {
+                Ok((id, table)) if id == cluster_id => return Ok(table),
+                Ok((id, _)) => last = format!("the table is that of cluster {id}"),
+                Err(why) => last = why,
+            }
+        }
+        Err(last)
+    }
+
+    async fn has_service_monitors(&self) -> bool {
+        let types: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        matches!(types.get_metadata_opt(SERVICE_MONITORS).await, Ok(Some(_)))
+    }
+
+    async fn apply(
+        &self,
+        key: &Key,
+        child: Child,
+        object: &Value,
+        replace: bool,
+    ) -> Result<(), Error> {
+        let api = self.child(child, &key.namespace);
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let what = format!("apply {child:?} {name}");
+        if replace {
+            let object: DynamicObject = serde_json::from_value(object.clone())
+                .map_err(|error| Error::Failed(error.to_string()))?;
+            let params = PostParams { field_manager: Some(MANAGER.to_owned()), dry_run: false };
+            return done(&what, api.replace(name, &params, &object).await);
+        }
+        let params = PatchParams::apply(MANAGER).force();
+        done(&what, api.patch(name, &params, &Patch::Apply(object)).await)
+    }
+
+    /// A lease is no fence: between this and the change the process may be frozen. What such a late
+    /// change does is bounded by uids, versions and `expected_version`.
+    fn may_act(&self) -> Result<(), Error> {
+        if self.leadership.holds() { Ok(()) } else { Err(Error::NotLeading) }
+    }
+}
+
+impl World for Kubernetes {
+    async fn look(&self, key: &Key) -> Result<Option<Seen>, Error> {
+        let names = self.names(key);
+        let clusters: Api<KvCluster> = self.api(&key.namespace);
+        let cluster = clusters.get_opt(&key.name).await;
+        let Some(cluster) = cluster.map_err(|error| failed("read the KvCluster", error))? else {
+            return Ok(None);
+        };
+        let desired = Desired::of(&cluster, &self.defaults).ok();
+        let monitors = cluster.spec.metrics.service_monitor && self.has_service_monitors().await;
+        let zone = cluster.spec.placement.topology_key.as_deref().unwrap_or(pods::ZONE);
+        let (children, pods, mut volumes) = futures::try_join!(
+            self.children(&names, monitors),
+            async {
+                let pods = self.pods(&names).await?;
+                Ok::<_, Error>(self.ask_nodes(&names, pods, zone).await)
+            },
+            self.volumes(&names, desired.as_ref()),
+        )?;
+        for (ordinal, volume) in &mut volumes {
+            let runs = pods.get(ordinal).is_some_and(|pod| pod.running);
+            if let Some(bound) = volume.volume.as_deref().filter(|_| !runs) {
+                volume.machine_is_gone = volumes::machine_is_gone(&self.client, bound).await;
+            }
+        }
+        let table = match &desired {
+            Some(desired) => self.ask_table(&pods, &desired.cluster_id).await,
+            None => Err("the spec cannot be acted on".to_owned()),
+        };
+        let (table, table_error) = match table {
+            Ok(table) => (Some(table), None),
+            Err(why) => (None, Some(why)),
+        };
+        Ok(Some(Seen {
+            cluster,
+            children,
+            pods,
+            volumes,
+            table,
+            table_error,
+            service_monitors: monitors,
+        }))
+    }
+
+    async fn note(&self, cluster: &KvCluster, status: &KvClusterStatus) -> Result<(), Error> {
+        self.may_act()?;
+        let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
+        let name = cluster.metadata.name.as_deref().unwrap_or_default();
+        let clusters: Api<KvCluster> = self.api(namespace);
+        let noted = KvCluster { status: Some(status.clone()), ..cluster.clone() };
+        let params = PostParams { field_manager: Some(MANAGER.to_owned()), dry_run: false };
+        self.metrics.wrote("status");
+        done("note the status", clusters.replace_status(name, &params, &noted).await)
+    }
+
+    async fn change(&self, key: &Key, change: &Change) -> Result<(), Error> {
+        self.may_act()?;
+        self.metrics.wrote(change.kind());
+        let pods = || self.api::<Pod>(&key.namespace);
+        let claims = || self.api::<PersistentVolumeClaim>(&key.namespace);
+        match change {
+            Change::Apply(child, object) => self.apply(key, *child, object, false).await,
+            Change::Replace(child, object) => self.apply(key, *child, object, true).await,
+            Change::Scale { set, .. } => self.apply(key, Child::StatefulSet, set, false).await,
+            Change::Delete { child, name, uid, keep_dependents } => {
+                let mut params = only(uid);
+                if *keep_dependents {
+                    params.propagation_policy = Some(PropagationPolicy::Orphan);
+                }
+                let api = self.child(*child, &key.namespace);
+                gone(&format!("delete {child:?} {name}"), api.delete(name, &params).await)
+            }
+            Change::DeletePod { name, uid } => {
+                gone(&format!("delete pod {name}"), pods().delete(name, &only(uid)).await)
+            }
+            Change::DeleteVolume { name, uid } => {
+                gone(&format!("delete volume {name}"), claims().delete(name, &only(uid)).await)
+            }
+            Change::MarkVolume { name, uid, node_id } => {
+                let patch = json!({"metadata": {
+                    "uid": uid,
+                    "annotations": {DECOMMISSIONED: node_id},
+                }});
+                let params =
+                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+                let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
+                done(&format!("mark volume {name}"), patched)
+            }
+            Change::GrowVolume { name, uid, size } => {
+                let patch = json!({
+                    "metadata": {"uid": uid},
+                    "spec": {"resources": {"requests": {"storage": size}}},
+                });
+                let params =
+                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+                let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
+                done(&format!("grow volume {name}"), patched)
+            }
+        }
+    }
+
+    async fn call(&self, seen: &Seen, call: &Call) -> Result<(), Error> {
+        self.may_act()?;
+        let desired = Desired::of(&seen.cluster, &self.defaults)
+            .map_err(|invalid| Error::Refused(invalid.0.join("; ")))?;
+        let (pod, place) = match call {
+            Call::Initialize { pod, .. } | Call::AddLearner { pod, .. } => {
+                let pod = seen.pods.get(pod);
+                (pod, pod.map(|pod| pod.place.clone()).unwrap_or_default())
+            }
+            _ => (None, BTreeMap::new()),
+        };
+        let own = pod.and_then(|pod| pod.ip.as_deref());
+        let door = match call {
+            Call::Initialize { .. } => own,
+            _ => doors(&seen.pods, &desired.cluster_id).next(),
+        };
+        let door =
+            door.ok_or_else(|| Error::Refused("no node of the cluster answers".to_owned()))?;
+        let mut client = nodes::connect(door).await.map_err(Error::Refused)?;
+        self.may_act()?;
+        nodes::call(&mut client, call, place).await
+    }
+
+    fn now(&self) -> Timestamp {
+        clock::wall()
+    }
+}
+
+/// Addresses of the cluster's nodes, the ready ones first.
+fn doors<'a>(
+    pods: &'a BTreeMap<i32, seen::Pod>,
+    cluster_id: &str,
+) -> impl Iterator<Item = &'a str> {
+    let mut doors: Vec<(bool, &str)> = pods
+        .values()
+        .filter_map(|pod| match &pod.node {
+            Node::Joined(joined) if joined.cluster_id == cluster_id => {
+                Some((!joined.ready, pod.ip.as_deref()?))
+            }
+            _ => None,
+        })
+        .collect();
+    doors.sort_by_key(|(unready, _)| *unready);
+    doors.into_iter().map(|(_, ip)| ip)
+}
+
+fn only(uid: &str) -> DeleteParams {
+    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
+}
+
+fn failed(what: &str, error: kube::Error) -> Error {
+    let kube::Error::Api(status) = &error else {
+        return Error::Failed(format!("{what}: {error}"));
+    };
+    let message = format!("{what}: {}", status.message);
+    if status.is_conflict() {
+        Error::Moved(message)
+    } else if status.is_forbidden() || status.is_invalid() {
+        Error::Refused(message)
+    } else {
+        Error::Failed(message)
+    }
+}
+
+fn done<T: Debug>(what: &str, result: kube::Result<T>) -> Result<(), Error> {
+    result.map(drop).map_err(|error| failed(what, error))
+}
+
+/// As [`done`]; what is gone already is gone.
+fn gone<T: Debug>(what: &str, result: kube::Result<T>) -> Result<(), Error> {
+    match result {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        result => done(what, result),
+    }
+}

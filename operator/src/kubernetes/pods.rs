@@ -1,0 +1,206 @@
+//! A pod as it is seen.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{self, Container, ContainerStatus, PodStatus};
+use kube::{Api, Client};
+
+use crate::{
+    clock,
+    names::{CONTAINER, TEMPLATE_HASH},
+    seen::{Exit, Node, Pod},
+};
+
+/// Label of a Kubernetes node that tells its zone, unless the spec names another.
+pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
+/// Reasons of a waiting container that pass by themselves.
+const PASSING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+/// Exit codes of a process that was told to end.
+const TOLD_TO_END: [i32; 3] = [0, 137, 143];
+
+pub(super) fn read(pod: &v1::Pod) -> Pod {
+    let metadata = &pod.metadata;
+    let status = pod.status.clone().unwrap_or_default();
+    let container = container(&status);
+    let ended = container.as_ref().and_then(|container| {
+        let last = container.last_state.as_ref()?.terminated.clone();
+        last.or_else(|| container.state.as_ref()?.terminated.clone())
+    });
+    let running = container
+        .as_ref()
+        .and_then(|container| container.state.as_ref())
+        .is_some_and(|state| state.running.is_some());
+    let ready = condition(&status, "Ready");
+    Pod {
+        name: metadata.name.clone().unwrap_or_default(),
+        uid: metadata.uid.clone().unwrap_or_default(),
+        ready: ready.as_ref().is_some_and(|(value, _)| value == "True"),
+        terminating: metadata.deletion_timestamp.is_some(),
+        running,
+        template_hash: metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(TEMPLATE_HASH))
+            .cloned(),
+        ip: status.pod_ip.clone().filter(|ip| !ip.is_empty()),
+        place: BTreeMap::new(),
+        restarts: container.as_ref().map_or(0, |container| container.restart_count),
+        problem: problem(pod, &status, container.as_ref()),
+        last_exit: ended.map(|ended| Exit {
+            code: ended.exit_code,
+            out_of_memory: ended.reason.as_deref() == Some("OOMKilled"),
+        }),
+        not_ready_since: ready
+            .and_then(|(value, since)| if value == "True" { None } else { since })
+            .or_else(|| metadata.creation_timestamp.as_ref().map(|time| clock::text(time.0))),
+        node: Node::Silent(if running {
+            "it has no address yet".to_owned()
+        } else {
+            "its container does not run".to_owned()
+        }),
+    }
+}
+
+/// The Kubernetes node that a pod runs on.
+pub(super) fn machine(pod: &v1::Pod) -> Option<String> {
+    pod.spec.as_ref()?.node_name.clone()
+}
+
+/// Where a Kubernetes node is, in the words of placement. Nothing is said when it cannot be read:
+/// then peers are spread over nodes, but not over zones.
+pub(super) async fn place(
+    client: &Client,
+    machine: &str,
+    zone_label: &str,
+) -> BTreeMap<String, String> {
+    let mut place = BTreeMap::from([("host".to_owned(), machine.to_owned())]);
+    let machines: Api<v1::Node> = Api::all(client.clone());
+    match machines.get_metadata_opt(machine).await {
+        Ok(node) => {
+            let labels = node.and_then(|node| node.metadata.labels).unwrap_or_default();
+            if let Some(zone) = labels.get(zone_label) {
+                place.insert("zone".to_owned(), zone.clone());
+            }
+        }
+        Err(error) => tracing::warn!(machine, "read the labels of a Kubernetes node: {error}"),
+    }
+    place
+}
+
+fn container(status: &PodStatus) -> Option<ContainerStatus> {
+    let all = status.container_statuses.as_ref()?;
+    all.iter().find(|container| container.name == CONTAINER).cloned()
+}
+
+/// A condition's value, and since when.
+fn condition(status: &PodStatus, kind: &str) -> Option<(String, Option<String>)> {
+    let condition = status.conditions.as_ref()?.iter().find(|known| known.type_ == kind)?;
+    let since = condition.last_transition_time.as_ref().map(|time| clock::text(time.0));
+    Some((condition.status.clone(), since))
+}
+
+/// Why a pod does not run, if the cause does not pass by itself.
+fn problem(
+    pod: &v1::Pod,
+    status: &PodStatus,
+    container: Option<&ContainerStatus>,
+) -> Option<(String, String)> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    if let Some(scheduled) = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|known| known.type_ == "PodScheduled" && known.status == "False")
+    {
+        let reason = scheduled.reason.clone().unwrap_or_else(|| "Unschedulable".to_owned());
+        return Some((reason, scheduled.message.clone().unwrap_or_default()));
+    }
+    let state = container?.state.as_ref()?;
+    if let Some(waiting) = &state.waiting {
+        let reason = waiting.reason.clone().unwrap_or_default();
+        if reason.is_empty() || PASSING.contains(&reason.as_str()) {
+            return None;
+        }
+        let image = image(pod).unwrap_or_default();
+        let message = waiting.message.clone().unwrap_or_default();
+        let exit = container?.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+        let exit = exit.map(|exit| format!(" (ended with code {})", exit.exit_code));
+        return Some((reason, format!("image {image}: {message}{}", exit.unwrap_or_default())));
+    }
+    let ended = state.terminated.as_ref()?;
+    if TOLD_TO_END.contains(&ended.exit_code) && ended.reason.as_deref() != Some("OOMKilled") {
+        return None;
+    }
+    let reason = ended.reason.clone().unwrap_or_else(|| "Error".to_owned());
+    Some((reason, format!("the server ended with code {}", ended.exit_code)))
+}
+
+fn image(pod: &v1::Pod) -> Option<String> {
+    let containers: &[Container] = &pod.spec.as_ref()?.containers;
+    containers.iter().find(|container| container.name == CONTAINER)?.image.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(status: Value) -> Pod {
+        let pod = json!({
+            "metadata": {"name": "kv-0", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "annotations": {TEMPLATE_HASH: "h"}},
+            "spec": {"containers": [{"name": "server", "image": "flotilla:1"}]},
+            "status": status,
+        });
+        read(&serde_json::from_value(pod).expect("a pod"))
+    }
+
+    fn waiting(reason: &str) -> Value {
+        json!({"containerStatuses": [{"name": "server", "image": "", "imageID": "", "ready": false,
+            "restartCount": 7, "state": {"waiting": {"reason": reason, "message": "why"}},
+            "lastState": {"terminated": {"exitCode": 64, "reason": "Error"}}}]})
+    }
+
+    #[test]
+    fn pod_that_waits_for_something_that_does_not_come_has_a_problem() {
+        for (why, status, problem) in [
+            ("nothing yet", json!({}), None),
+            ("being made", waiting("ContainerCreating"), None),
+            ("no image", waiting("ImagePullBackOff"), Some("ImagePullBackOff")),
+            ("it ends again and again", waiting("CrashLoopBackOff"), Some("CrashLoopBackOff")),
+            (
+                "no place",
+                json!({"conditions": [{"type": "PodScheduled", "status": "False",
+                "reason": "Unschedulable", "message": "no nodes"}]}),
+                Some("Unschedulable"),
+            ),
+        ] {
+            let pod = pod(status);
+            assert_eq!(pod.problem.as_ref().map(|(reason, _)| reason.as_str()), problem, "{why}");
+            assert!(!pod.running && !pod.ready, "{why}");
+        }
+        let crashing = pod(waiting("CrashLoopBackOff"));
+        assert_eq!(crashing.restarts, 7);
+        assert_eq!(crashing.last_exit, Some(Exit { code: 64, out_of_memory: false }));
+        assert!(crashing.problem.is_some_and(|(_, text)| text.contains("flotilla:1")));
+    }
+
+    #[test]
+    fn running_pod_tells_where_it_is_and_since_when_it_is_not_ready() {
+        let status = json!({
+            "podIP": "10.0.0.1",
+            "conditions": [{"type": "Ready", "status": "False",
+                "lastTransitionTime": "2026-01-01T00:01:00Z"}],
+            "containerStatuses": [{"name": "server", "image": "", "imageID": "", "ready": false,
+                "restartCount": 0, "state": {"running": {}}}],
+        });
+        let pod = pod(status);
+        assert!(pod.running && !pod.ready);
+        assert_eq!(pod.ip.as_deref(), Some("10.0.0.1"));
+        assert_eq!(pod.template_hash.as_deref(), Some("h"));
+        assert_eq!(pod.not_ready_since.as_deref(), Some("2026-01-01T00:01:00Z"));
+    }
+}

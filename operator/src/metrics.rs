@@ -1,0 +1,271 @@
+//! Metrics of the operator. A metric's name, help and labels are written once, here.
+
+mod process;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, core::Collector,
+};
+
+use crate::{
+    clock,
+    crd::KvClusterStatus,
+    pass::{Did, Outcome},
+    world::Key,
+};
+
+const CLUSTER: [&str; 2] = ["namespace", "cluster"];
+/// Values of the label `state`.
+const STATES: [&str; 6] = ["joining", "learner", "up", "draining", "down", "stopped"];
+
+/// Cloneable handles, cheap to record into.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Label `result`: `ok` or `error`.
+    reconciles_total: IntCounterVec,
+    reconcile_seconds: Histogram,
+    /// Labels `action`, of [`crate::plan::Action::name`], and `result`: `done`, `refused`, `failed`.
+    actions_total: IntCounterVec,
+    /// Label `kind`: plural of the type, or `status`. Stands still while nothing changes.
+    api_writes_total: IntCounterVec,
+    leader: IntGauge,
+    desired: IntGaugeVec,
+    ready: IntGaugeVec,
+    members: IntGaugeVec,
+    regions: IntGaugeVec,
+    quorum: IntGaugeVec,
+    operation: IntGaugeVec,
+    condition: IntGaugeVec,
+    observed: IntGaugeVec,
+    /// Operations and conditions that were shown last of a cluster, so that they can be taken back.
+    shown: Arc<Mutex<BTreeMap<Key, Option<String>>>>,
+}
+
+impl Metrics {
+    /// # Errors
+    /// Only on a duplicate name, which is a bug.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let cluster = |more: &[&'static str]| [&CLUSTER[..], more].concat();
+        let gauges = |name: &str, help: &str, more: &[&'static str]| {
+            let name = format!("flotilla_operator_cluster_{name}");
+            add(&registry, IntGaugeVec::new(Opts::new(name, help), &cluster(more))?)
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let name = format!("flotilla_operator_{name}");
+            add(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+        };
+        let passes = HistogramOpts::new(
+            "flotilla_operator_reconcile_seconds",
+            "One pass over one cluster: look, plan, note, act",
+        )
+        .buckets(prometheus::exponential_buckets(0.005, 2.0, 13)?); // 5 ms to 20 s
+        let build = IntGaugeVec::new(
+            Opts::new("flotilla_operator_build_info", "Always 1; the label says what runs"),
+            &["version"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(build))?;
+        process::register(&registry)?;
+        Ok(Self {
+            reconciles_total: counters("reconciles_total", "Passes over clusters", &["result"])?,
+            reconcile_seconds: add(&registry, Histogram::with_opts(passes)?)?,
+            actions_total: counters(
+                "actions_total",
+                "Changes by what they are",
+                &["action", "result"],
+            )?,
+            api_writes_total: counters("api_writes_total", "Writes to the API server", &["kind"])?,
+            leader: add(
+                &registry,
+                IntGauge::new("flotilla_operator_leader", "1 while this operator acts")?,
+            )?,
+            desired: gauges("nodes_desired", "Nodes that the spec asks for", &[])?,
+            ready: gauges("nodes_ready", "Nodes that are ready", &[])?,
+            members: gauges("members", "Nodes of the cluster's node table", &["state"])?,
+            regions: gauges("regions", "Regions, as the nodes tell", &["health"])?,
+            quorum: gauges("quorum", "1 while every region has a quorum", &[])?,
+            operation: gauges("operation", "1 while an operation of this kind goes on", &["kind"])?,
+            condition: gauges("condition", "1 for the present status", &["condition", "status"])?,
+            observed: gauges("observed_timestamp_seconds", "Last look, since 1970", &[])?,
+            registry,
+            shown: Arc::default(),
+        })
+    }
+
+    /// The exposition format of Prometheus.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "encode metrics");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    pub fn lead(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
+    /// A write to the API server is about to be sent.
+    pub fn wrote(&self, kind: &str) {
+        self.api_writes_total.with_label_values(&[kind]).inc();
+    }
+
+    pub fn passed(&self, seconds: f64, outcome: Option<&Outcome>) {
+        self.reconcile_seconds.observe(seconds);
+        let result = if outcome.is_some() { "ok" } else { "error" };
+        self.reconciles_total.with_label_values(&[result]).inc();
+        let Some(outcome) = outcome else { return };
+        if let Some(action) = &outcome.plan.action {
+            let result = match outcome.did {
+                Did::Done => "done",
+                Did::Refused(_) => "refused",
+                Did::Noted | Did::Nothing => return,
+            };
+            self.actions_total.with_label_values(&[action.name(), result]).inc();
+        }
+    }
+
+    /// Shows a cluster as it was seen.
+    pub fn show(&self, key: &Key, desired: i32, status: &KvClusterStatus) {
+        let labels @ [namespace, name] = [key.namespace.as_str(), key.name.as_str()];
+        self.desired.with_label_values(&labels).set(desired.into());
+        self.ready.with_label_values(&labels).set(status.ready_replicas.into());
+        self.observed.with_label_values(&labels).set(clock::wall().as_second());
+        for state in STATES {
+            let count = status.members.iter().filter(|node| node.state.to_lowercase() == state);
+            let count = i64::try_from(count.count()).unwrap_or(i64::MAX);
+            self.members.with_label_values(&[namespace, name, state]).set(count);
+        }
+        let regions = status.regions.clone().unwrap_or_default();
+        for (health, count) in [
+            ("healthy", regions.healthy),
+            ("under_replicated", regions.under_replicated),
+            ("leaderless", regions.leaderless),
+        ] {
+            self.regions.with_label_values(&[namespace, name, health]).set(count);
+        }
+        let available = status.conditions.iter().find(|condition| condition.kind == "Available");
+        let lost = available.is_some_and(|condition| {
+            condition.reason == "QuorumLost" || condition.reason == "Unreachable"
+        });
+        self.quorum.with_label_values(&labels).set((!lost).into());
+        for condition in &status.conditions {
+            for value in ["True", "False", "Unknown"] {
+                self.condition
+                    .with_label_values(&[
+                        namespace,
+                        name,
+                        condition.kind.as_str(),
+                        value.to_lowercase().as_str(),
+                    ])
+                    .set((condition.status == value).into());
+            }
+        }
+        let now = status.operation.as_ref().map(|operation| operation.kind.clone());
+        let mut shown = self.shown.lock();
+        let before = shown.insert(key.clone(), now.clone()).flatten();
+        if let Some(before) = before.filter(|before| Some(before) != now.as_ref()) {
+            // Not there: it was never shown.
+            let _ = self.operation.remove_label_values(&[namespace, name, before.as_str()]);
+        }
+        if let Some(now) = now {
+            self.operation.with_label_values(&[namespace, name, now.as_str()]).set(1);
+        }
+    }
+
+    /// A cluster is gone, and so are its series.
+    pub fn forget(&self, key: &Key) {
+        let labels @ [namespace, name] = [key.namespace.as_str(), key.name.as_str()];
+        let before = self.shown.lock().remove(key).flatten();
+        for gauges in [&self.desired, &self.ready, &self.quorum, &self.observed] {
+            let _ = gauges.remove_label_values(&labels);
+        }
+        for state in STATES {
+            let _ = self.members.remove_label_values(&[namespace, name, state]);
+        }
+        for health in ["healthy", "under_replicated", "leaderless"] {
+            let _ = self.regions.remove_label_values(&[namespace, name, health]);
+        }
+        for condition in
+            ["Available", "Progressing", "Degraded", "Ready", "ReconciliationPaused", "Stopped"]
+        {
+            for value in ["true", "false", "unknown"] {
+                let _ = self.condition.remove_label_values(&[namespace, name, condition, value]);
+            }
+        }
+        if let Some(kind) = before {
+            let _ = self.operation.remove_label_values(&[namespace, name, kind.as_str()]);
+        }
+    }
+}
+
+fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::crd::{Condition, Operation};
+
+    use super::*;
+
+    #[test]
+    fn cluster_is_shown_as_it_is_now_and_forgotten_when_it_is_gone() {
+        let metrics = Metrics::new().expect("no name is there twice");
+        let key = Key { namespace: "ns".into(), name: "kv".into() };
+        let condition = |status: &str, reason: &str| Condition {
+            kind: "Available".into(),
+            status: status.into(),
+            reason: reason.into(),
+            message: String::new(),
+            last_transition_time: String::new(),
+            observed_generation: None,
+        };
+        let mut status = KvClusterStatus {
+            ready_replicas: 2,
+            conditions: vec![condition("False", "QuorumLost")],
+            operation: Some(Operation {
+                kind: "ScaleUp".into(),
+                target: "kv-0".into(),
+                step: "AddPods".into(),
+                started_at: String::new(),
+                node_id: None,
+                volume_uid: None,
+            }),
+            ..KvClusterStatus::default()
+        };
+        metrics.show(&key, 3, &status);
+        let labels = r#"cluster="kv","#;
+        let series = |text: &str, part: &str| text.lines().any(|line| line.contains(part));
+        let text = metrics.text();
+        for part in [
+            r#"flotilla_operator_cluster_nodes_desired{cluster="kv",namespace="ns"} 3"#,
+            r#"flotilla_operator_cluster_nodes_ready{cluster="kv",namespace="ns"} 2"#,
+            r#"flotilla_operator_cluster_quorum{cluster="kv",namespace="ns"} 0"#,
+            r#"flotilla_operator_cluster_operation{cluster="kv",kind="ScaleUp",namespace="ns"} 1"#,
+            r#"condition="Available",namespace="ns",status="false"} 1"#,
+            "process_cpu_seconds_total",
+            "flotilla_operator_build_info",
+        ] {
+            assert!(series(&text, part), "{part} in\n{text}");
+        }
+        status.conditions = vec![condition("True", "Serving")];
+        status.operation = None;
+        metrics.show(&key, 3, &status);
+        let text = metrics.text();
+        assert!(series(
+            &text,
+            r#"flotilla_operator_cluster_quorum{cluster="kv",namespace="ns"} 1"#
+        ));
+        assert!(!series(&text, "ScaleUp"), "{text}");
+        metrics.forget(&key);
+        assert!(!series(&metrics.text(), labels), "{}", metrics.text());
+    }
+}

@@ -1,0 +1,158 @@
+//! What the objects of a cluster are called, and where its nodes are reached.
+
+use std::collections::BTreeMap;
+
+/// Who owns the fields that we apply.
+pub const MANAGER: &str = "flotilla-operator";
+/// On a pod: hash of the parts of the spec that it was started with.
+pub const TEMPLATE_HASH: &str = "flotilla.dev/template-hash";
+/// On an object of ours: hash of what was applied, so that a field we no longer send is noticed.
+pub const OBJECT_HASH: &str = "flotilla.dev/object-hash";
+/// On a volume claim: the node whose disk it was was removed. Deleted before its ordinal is used
+/// again.
+pub const DECOMMISSIONED: &str = "flotilla.dev/decommissioned-node-id";
+/// On a KvCluster: id of the cluster whose volumes it is to take over, instead of beginning one.
+pub const ADOPT: &str = "flotilla.dev/adopt-cluster-id";
+/// On every object of a cluster: the name of the KvCluster.
+pub const CLUSTER: &str = "flotilla.dev/cluster";
+
+pub const CLIENT_PORT: i32 = 7420;
+pub const PEER_PORT: i32 = 7421;
+pub const HTTP_PORT: i32 = 7422;
+/// The container that runs the server.
+pub const CONTAINER: &str = "server";
+/// The claim template, and the volume of a pod.
+pub const VOLUME: &str = "data";
+/// User and group of the server, as in its image.
+pub const USER: i64 = 65532;
+
+/// Names in one cluster. Invariant: functions of namespace, name and DNS domain, nothing else, so
+/// that an object is found again after any crash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    pub namespace: String,
+    pub name: String,
+    /// DNS domain of the Kubernetes cluster.
+    pub domain: String,
+}
+
+impl Names {
+    #[must_use]
+    pub fn pod(&self, ordinal: i32) -> String {
+        format!("{}-{ordinal}", self.name)
+    }
+
+    #[must_use]
+    pub fn volume(&self, ordinal: i32) -> String {
+        format!("{VOLUME}-{}-{ordinal}", self.name)
+    }
+
+    /// The ordinal in the name of a pod of ours.
+    #[must_use]
+    pub fn ordinal_of_pod(&self, pod: &str) -> Option<i32> {
+        ordinal(pod.strip_prefix(&self.name)?.strip_prefix('-')?)
+    }
+
+    #[must_use]
+    pub fn ordinal_of_volume(&self, volume: &str) -> Option<i32> {
+        self.ordinal_of_pod(volume.strip_prefix(VOLUME)?.strip_prefix('-')?)
+    }
+
+    /// The governing service: every pod, ready or not.
+    #[must_use]
+    pub fn headless(&self) -> String {
+        format!("{}-headless", self.name)
+    }
+
+    /// Ready nodes only, one address each: for gRPC's own balancing.
+    #[must_use]
+    pub fn clients(&self) -> String {
+        format!("{}-clients", self.name)
+    }
+
+    #[must_use]
+    pub fn host(&self, ordinal: i32) -> String {
+        format!("{}.{}", self.pod(ordinal), self.host_suffix())
+    }
+
+    /// What follows the pod's name in its DNS name.
+    #[must_use]
+    pub fn host_suffix(&self) -> String {
+        format!("{}.{}.svc.{}", self.headless(), self.namespace, self.domain)
+    }
+
+    /// Where others reach a node's client port; by it the node table is read.
+    #[must_use]
+    pub fn client_address(&self, ordinal: i32) -> String {
+        format!("{}:{CLIENT_PORT}", self.host(ordinal))
+    }
+
+    /// The ordinal at an address of the node table.
+    #[must_use]
+    pub fn ordinal_at(&self, client_address: &str) -> Option<i32> {
+        let (host, _) = client_address.rsplit_once(':')?;
+        let pod = host.strip_suffix(&self.host_suffix())?.strip_suffix('.')?;
+        self.ordinal_of_pod(pod)
+    }
+
+    /// Never changes: a StatefulSet's selector cannot.
+    #[must_use]
+    pub fn selector(&self) -> BTreeMap<String, String> {
+        [
+            ("app.kubernetes.io/name", "flotilla"),
+            ("app.kubernetes.io/instance", &self.name),
+            ("app.kubernetes.io/component", "server"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    #[must_use]
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.selector();
+        labels.insert("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned());
+        labels.insert(CLUSTER.to_owned(), self.name.clone());
+        labels
+    }
+
+    /// The selector as one text.
+    #[must_use]
+    pub fn selector_text(&self) -> String {
+        let pairs = self.selector().into_iter().map(|(key, value)| format!("{key}={value}"));
+        pairs.collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Only as Kubernetes writes it: no sign, no leading zero.
+fn ordinal(text: &str) -> Option<i32> {
+    let number: i32 = text.parse().ok()?;
+    (number >= 0 && number.to_string() == text).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinals_are_read_back_from_names_and_addresses() {
+        let names =
+            Names { namespace: "ns".into(), name: "kv".into(), domain: "cluster.local".into() };
+        for ordinal in [0, 7, 12] {
+            assert_eq!(names.ordinal_of_pod(&names.pod(ordinal)), Some(ordinal));
+            assert_eq!(names.ordinal_of_volume(&names.volume(ordinal)), Some(ordinal));
+            assert_eq!(names.ordinal_at(&names.client_address(ordinal)), Some(ordinal));
+        }
+        assert_eq!(names.client_address(0), "kv-0.kv-headless.ns.svc.cluster.local:7420");
+        for (why, pod) in [
+            ("another cluster with a longer name", "kv-other-0"),
+            ("a leading zero", "kv-00"),
+            ("a sign", "kv-+1"),
+            ("no ordinal", "kv-"),
+            ("another cluster", "vk-0"),
+        ] {
+            assert_eq!(names.ordinal_of_pod(pod), None, "{why}: {pod}");
+        }
+        let elsewhere = "kv-0.kv-headless.other.svc.cluster.local:7420";
+        assert_eq!(names.ordinal_at(elsewhere), None, "another namespace");
+    }
+}

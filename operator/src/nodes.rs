@@ -1,0 +1,287 @@
+//! What the nodes say, and what they are asked to do, over gRPC.
+//!
+//! A node is reached by its pod's address, not by name: names are for nodes among each other, and lag
+//! behind. An address may meanwhile be another pod's, so an answer counts only if it gives the name
+//! that is the pod's.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use flotilla_proto::v1::{
+    self, NodeState, PeerRole, cluster_client::ClusterClient, error_detail::Reason,
+};
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    names::{CLIENT_PORT, Names},
+    plan::Call,
+    seen::{Joined, Node, Peer, Row, State, Table},
+    world::Error,
+};
+
+/// Bound: a node that takes longer to accept or to answer counts as silent in this look.
+const CONNECT: Duration = Duration::from_secs(2);
+const ASK: Duration = Duration::from_secs(3);
+/// Bound: a call that changes something; the server goes on by itself when we hang up.
+const CALL: Duration = Duration::from_secs(20);
+/// Bound: the answer of a node with very many peers.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// A client of one node.
+pub(crate) async fn connect(ip: &str) -> Result<ClusterClient<Channel>, String> {
+    let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    let endpoint = Endpoint::from_shared(format!("http://{host}:{CLIENT_PORT}"))
+        .map_err(|error| error.to_string())?
+        .connect_timeout(CONNECT);
+    let channel = endpoint.connect().await.map_err(|error| root(&error))?;
+    Ok(ClusterClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+/// The innermost cause, which says most in the fewest words.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(next) = last.source() {
+        last = next;
+    }
+    last.to_string()
+}
+
+/// What a node says of itself.
+pub(crate) async fn ask(client: &mut ClusterClient<Channel>, names: &Names, ordinal: i32) -> Node {
+    let mut request = Request::new(v1::StatusRequest {});
+    request.set_timeout(ASK);
+    match tokio::time::timeout(ASK, client.status(request)).await {
+        Ok(Ok(answer)) => {
+            let answer = answer.into_inner();
+            if answer.client_address == names.client_address(ordinal) {
+                node(answer)
+            } else {
+                let who = answer.client_address;
+                Node::Silent(format!("{who} answers at its address"))
+            }
+        }
+        Ok(Err(status)) => Node::Silent(status.message().to_owned()),
+        Err(_) => Node::Silent(format!("no answer within {} s", ASK.as_secs())),
+    }
+}
+
+fn node(answer: v1::StatusResponse) -> Node {
+    if answer.removed {
+        return Node::Removed { cluster_id: answer.cluster_id, node_id: answer.node_id };
+    }
+    if !answer.joined {
+        return Node::Unjoined { version: answer.version };
+    }
+    Node::Joined(Joined {
+        cluster_id: answer.cluster_id,
+        node_id: answer.node_id,
+        version: answer.version,
+        ready: answer.ready,
+        not_ready_reasons: answer.not_ready_reasons,
+        peers: answer.peers.into_iter().map(peer).collect(),
+    })
+}
+
+fn peer(status: v1::PeerStatus) -> Peer {
+    let region = status.region.unwrap_or_default();
+    let epoch = region.epoch.unwrap_or_default();
+    let of_role = |role: PeerRole| {
+        let peers = region.peers.iter().filter(move |peer| peer.role() == role);
+        peers.map(|peer| peer.node_id).collect()
+    };
+    let leader = region.peers.iter().find(|peer| peer.peer_id == status.leader_peer_id);
+    Peer {
+        region_id: region.region_id,
+        epoch: (epoch.version, epoch.conf_ver),
+        start_key: region.start_key.to_vec(),
+        end_key: region.end_key.to_vec(),
+        voters: of_role(PeerRole::Voter),
+        learners: of_role(PeerRole::Learner),
+        leads: status.role == "leader",
+        leader_node: leader.map(|peer| peer.node_id),
+        quarantined: status.role == "quarantined",
+    }
+}
+
+/// The node table, from the placement driver by way of any node.
+pub(crate) async fn table(client: &mut ClusterClient<Channel>) -> Result<(String, Table), String> {
+    let mut request = Request::new(v1::ListNodesRequest { all: true });
+    request.set_timeout(ASK);
+    let answer = tokio::time::timeout(ASK, client.list_nodes(request))
+        .await
+        .map_err(|_| "the placement driver does not answer".to_owned())?
+        .map_err(|status| status.message().to_owned())?
+        .into_inner();
+    let table = Table {
+        version: answer.version,
+        replication_factor: answer.replication_factor,
+        nodes: answer.nodes.into_iter().filter_map(row).collect(),
+    };
+    Ok((answer.cluster_id, table))
+}
+
+fn row(node: v1::Node) -> Option<Row> {
+    let state = match node.state() {
+        NodeState::Joining => State::Joining,
+        NodeState::NodeLearner => State::Learner,
+        NodeState::Up => State::Up,
+        NodeState::Draining => State::Draining,
+        NodeState::Removed => State::Removed,
+        NodeState::Unspecified => return None,
+    };
+    Some(Row {
+        node_id: node.node_id,
+        state,
+        forced: node.forced,
+        alive: node.liveness() == v1::Liveness::Alive,
+        leaders: node.leaders,
+        peers: node.peers,
+        leaders_evicted: node.leaders_evicted,
+        version: node.version,
+        address: node.client_address,
+    })
+}
+
+/// Sends one call. `place`: labels of the node that it makes known to the cluster.
+pub(crate) async fn call(
+    client: &mut ClusterClient<Channel>,
+    call: &Call,
+    place: BTreeMap<String, String>,
+) -> Result<(), Error> {
+    let labels = place.into_iter().collect();
+    let sent = async {
+        match call {
+            Call::Initialize { cluster_id, replication_factor, .. } => client
+                .initialize(timed(v1::InitializeRequest {
+                    replication_factor: *replication_factor,
+                    token: cluster_id.clone(),
+                    cluster_id: cluster_id.clone(),
+                    labels,
+                    ..v1::InitializeRequest::default()
+                }))
+                .await
+                .map(drop),
+            Call::AddLearner { address, expected_version, .. } => client
+                .add_learner(timed(v1::AddLearnerRequest {
+                    address: address.clone(),
+                    labels,
+                    expected_version: Some(*expected_version),
+                }))
+                .await
+                .map(drop),
+            Call::Promote { node_id, expected_version } => client
+                .change_membership(timed(v1::ChangeMembershipRequest {
+                    promote: vec![*node_id],
+                    demote: Vec::new(),
+                    expected_version: Some(*expected_version),
+                }))
+                .await
+                .map(drop),
+            Call::RemoveNode { node_id, force, expected_version } => client
+                .remove_node(timed(v1::RemoveNodeRequest {
+                    node_id: *node_id,
+                    force: *force,
+                    expected_version: Some(*expected_version),
+                }))
+                .await
+                .map(drop),
+            Call::CancelRemoveNode { node_id, expected_version } => client
+                .cancel_remove_node(timed(v1::CancelRemoveNodeRequest {
+                    node_id: *node_id,
+                    expected_version: Some(*expected_version),
+                }))
+                .await
+                .map(drop),
+            Call::EvictLeaders { node_id, duration } => client
+                .evict_leaders(timed(v1::EvictLeadersRequest {
+                    node_id: *node_id,
+                    duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+                }))
+                .await
+                .map(drop),
+        }
+    };
+    match tokio::time::timeout(CALL, sent).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(status)) => Err(judge(&status)),
+        Err(_) => Err(Error::Failed(format!("no answer within {} s", CALL.as_secs()))),
+    }
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL);
+    request
+}
+
+/// What an error of a node means for us.
+fn judge(status: &Status) -> Error {
+    let message = status.message().to_owned();
+    let detail = flotilla_proto::status::detail(status);
+    if let Some(Reason::VersionMoved(_)) = detail.as_ref().and_then(|detail| detail.reason.as_ref())
+    {
+        return Error::Moved("the node table".to_owned());
+    }
+    match (status.code(), detail) {
+        (Code::Aborted, _) => Error::Moved("the node table".to_owned()),
+        (Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound, _) => {
+            Error::Refused(message)
+        }
+        (_, Some(detail)) if !detail.maybe_applied => Error::Refused(message),
+        _ => Error::Failed(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::{
+        status::with_detail,
+        v1::{ErrorDetail, VersionMoved},
+    };
+
+    use super::*;
+
+    #[test]
+    fn errors_of_a_node_say_what_is_known_of_the_change() {
+        let moved = ErrorDetail {
+            reason: Some(Reason::VersionMoved(VersionMoved { expected: 1, actual: 2 })),
+            ..ErrorDetail::default()
+        };
+        let unknown = ErrorDetail { maybe_applied: true, ..ErrorDetail::default() };
+        let moved = judge(&with_detail(Code::Aborted, "moved", &moved));
+        assert!(matches!(moved, Error::Moved(_)), "{moved:?}");
+        for (why, status, refused) in [
+            ("a rule", Status::failed_precondition("too few nodes"), true),
+            ("nobody leads", with_detail(Code::Unavailable, "x", &ErrorDetail::default()), true),
+            ("outcome unknown", with_detail(Code::Unavailable, "x", &unknown), false),
+            ("not from a node", Status::unavailable("broken pipe"), false),
+        ] {
+            assert_eq!(matches!(judge(&status), Error::Refused(_)), refused, "{why}");
+        }
+    }
+
+    #[test]
+    fn peers_are_read_with_the_node_that_leads() {
+        let member =
+            |peer_id, node_id, role: PeerRole| v1::Peer { peer_id, node_id, role: role.into() };
+        let region = v1::Region {
+            region_id: 7,
+            start_key: "a".into(),
+            end_key: "b".into(),
+            epoch: Some(v1::RegionEpoch { conf_ver: 3, version: 5 }),
+            peers: vec![member(11, 1, PeerRole::Voter), member(12, 2, PeerRole::Learner)],
+        };
+        let status = v1::PeerStatus {
+            region: Some(region),
+            role: "follower".into(),
+            leader_peer_id: 11,
+            ..v1::PeerStatus::default()
+        };
+        let peer = peer(status);
+        assert_eq!((peer.region_id, peer.epoch, peer.leader_node), (7, (5, 3), Some(1)));
+        assert_eq!((peer.voters, peer.learners), ([1].into(), [2].into()));
+        assert!(!peer.leads && !peer.quarantined);
+    }
+}

@@ -1,0 +1,123 @@
+//! One pass: look, plan, note, act. At most one change of the world comes of it.
+//!
+//! Ordering: the operation is noted before its first side effect, in a pass of its own; a pass whose
+//! plan is not the noted one notes it and changes nothing. So whoever comes after a crash knows what was
+//! begun, and for which volume and node.
+
+use std::time::Duration;
+
+use crate::{
+    crd::KvClusterStatus,
+    desired::Defaults,
+    plan::{self, Action, Plan},
+    seen::Seen,
+    status,
+    world::{Error, Key, World},
+};
+
+/// After something was noted or changed.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// After a refusal: the other side needs time.
+const REFUSED: Duration = Duration::from_secs(2);
+
+/// What a pass led to.
+#[derive(Debug)]
+pub struct Outcome {
+    pub seen: Seen,
+    pub plan: Plan,
+    pub status: KvClusterStatus,
+    pub did: Did,
+    /// When to look again, at the latest.
+    pub requeue: Duration,
+}
+
+/// What was done about the plan's action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Did {
+    /// There was nothing to do.
+    Nothing,
+    /// The operation was noted; the action comes in the next pass.
+    Noted,
+    Done,
+    /// Why not; it is tried again.
+    Refused(String),
+}
+
+/// `None`: there is no such cluster any more.
+///
+/// # Errors
+/// When the look failed or a change may have been made or not: look again, later.
+pub async fn pass<W: World>(
+    world: &W,
+    key: &Key,
+    defaults: &Defaults,
+) -> Result<Option<Outcome>, Error> {
+    let Some(seen) = world.look(key).await? else { return Ok(None) };
+    let now = world.now();
+    let plan = plan::plan(&seen, defaults, now);
+    let mut status = status::compute(&seen, &plan, defaults, now);
+    let outcome =
+        |seen, plan, status, did, requeue| Ok(Some(Outcome { seen, plan, status, did, requeue }));
+    if seen.cluster.metadata.deletion_timestamp.is_some() {
+        let requeue = plan.requeue;
+        return outcome(seen, plan, status, Did::Nothing, requeue);
+    }
+
+    let old = seen.cluster.status.clone().unwrap_or_default();
+    // The notes that an action relies on. Until a look shows them, it is not taken.
+    let noted =
+        old.operation == status.operation && old.bootstrap_volume == status.bootstrap_volume;
+    if let Some(Action::Latch { cluster_id }) = plan.action.as_ref().filter(|_| noted) {
+        status.cluster_id = Some(cluster_id.clone());
+    }
+    if status != old {
+        world.note(&seen.cluster, &status).await?;
+        crash_point("after-note");
+    }
+    let Some(action) = plan.action.clone() else {
+        let requeue = plan.requeue;
+        return outcome(seen, plan, status, Did::Nothing, requeue);
+    };
+    if !noted {
+        return outcome(seen, plan, status, Did::Noted, AT_ONCE);
+    }
+    let result = match &action {
+        // With the status.
+        Action::Latch { .. } => Ok(()),
+        Action::Call(call) => world.call(&seen, call).await,
+        Action::Change(change) => world.change(key, change).await,
+    };
+    crash_after(action.name());
+    match result {
+        Ok(()) => {
+            let requeue = plan.requeue;
+            outcome(seen, plan, status, Did::Done, requeue)
+        }
+        Err(Error::Refused(why)) => outcome(seen, plan, status, Did::Refused(why), REFUSED),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where tests end the process. Names are those of actions, in lower case.
+fn crash_after(action: &str) {
+    match action {
+        "Initialize" => crash_point("after-initialize"),
+        "LatchCluster" => crash_point("after-latch"),
+        "AddLearner" => crash_point("after-add-learner"),
+        "Promote" => crash_point("after-promote"),
+        "RemoveNode" => crash_point("after-remove-node"),
+        "CancelRemoveNode" => crash_point("after-cancel-remove-node"),
+        "EvictLeaders" => crash_point("after-evict-leaders"),
+        "Scale" => crash_point("after-scale"),
+        "DeletePod" => crash_point("after-delete-pod"),
+        "MarkVolume" => crash_point("after-mark-volume"),
+        "DeleteVolume" => crash_point("after-delete-volume"),
+        "GrowVolume" => crash_point("after-grow-volume"),
+        _ => crash_point("after-apply"),
+    }
+}
+
+/// Compiled to nothing without the feature `failpoints`.
+fn crash_point(_name: &'static str) {
+    fail::fail_point!(_name, |_| std::process::abort());
+}

@@ -1,0 +1,446 @@
+//! What to do next for a cluster, and why: a pure function of one look at it.
+//!
+//! At most one change comes of a look. The first rung of the ladder that has something to do or to
+//! wait for decides, and the rungs below are not asked: a repair excludes a roll, a drain excludes a
+//! repair of comfort. The order is that of danger, from a disk that must not begin a second cluster
+//! down to a number that somebody would like to be larger.
+//!
+//! Every step must be right when it is taken for the first time and when it is taken again after a
+//! crash, by another operator, at any line. So nothing is concluded from what was done before, only
+//! from what is seen; the recorded operation only says which volume, which node or which pod a
+//! sequence was begun for, so that its next step is not taken against another one of the same name.
+//!
+//! Invariant: no plan takes a node away while a region would lose its quorum without it, as far as
+//! can be seen, and the server checks the same again with what only it knows.
+
+mod begin;
+mod drain;
+mod join;
+mod keep;
+mod preview;
+mod repair;
+mod roll;
+mod scale;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::time::Duration;
+
+use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
+use serde_json::Value;
+
+use crate::{
+    children::Child,
+    clock,
+    crd::Operation,
+    desired::{Defaults, Desired, Invalid},
+    regions::Regions,
+    seen::{Pod, Row, Seen, State, Table},
+};
+
+/// How soon the next look is, after a change.
+const SOON: Duration = Duration::from_millis(100);
+/// While something is waited for. Changes of pods are told by Kubernetes; those of nodes are not.
+const POLL: Duration = Duration::from_secs(1);
+/// When all is as it should be.
+const STEADY: Duration = Duration::from_secs(15);
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Nothing to change now when `None`.
+    pub action: Option<Action>,
+    /// To be recorded before the action is taken.
+    pub operation: Option<Operation>,
+    /// One sentence for people: why this, or what is waited for.
+    pub why: String,
+    /// What is not as it should be, for the condition `Degraded`.
+    pub troubles: Vec<Trouble>,
+    /// When to look again at the latest.
+    pub requeue: Duration,
+}
+
+/// Something that a person should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// One word.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// One change of the world.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    Call(Call),
+    Change(Change),
+    /// Notes in the status that the cluster was initialized, for ever.
+    Latch {
+        cluster_id: String,
+    },
+}
+
+/// One call of the service Cluster. Those that change the node table carry the version of the table
+/// that was seen, so that an operator that slept meanwhile does no harm.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Call {
+    /// On the node of one pod; the others may be sent to any node.
+    Initialize {
+        pod: i32,
+        cluster_id: String,
+        replication_factor: u32,
+    },
+    AddLearner {
+        pod: i32,
+        address: String,
+        expected_version: u64,
+    },
+    Promote {
+        node_id: u64,
+        expected_version: u64,
+    },
+    RemoveNode {
+        node_id: u64,
+        force: bool,
+        expected_version: u64,
+    },
+    CancelRemoveNode {
+        node_id: u64,
+        expected_version: u64,
+    },
+    /// Zero ends it.
+    EvictLeaders {
+        node_id: u64,
+        duration: Duration,
+    },
+}
+
+/// One change of an object. Deletions carry the uid of what was seen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    Apply(Child, Box<Value>),
+    /// Instead of what is there, of the same version: items of others in our lists go.
+    Replace(Child, Box<Value>),
+    Delete {
+        child: Child,
+        name: String,
+        uid: String,
+        keep_dependents: bool,
+    },
+    /// The StatefulSet, with another number of pods, of the same version as was seen.
+    Scale {
+        set: Box<Value>,
+        replicas: i32,
+    },
+    DeletePod {
+        name: String,
+        uid: String,
+    },
+    MarkVolume {
+        name: String,
+        uid: String,
+        node_id: String,
+    },
+    DeleteVolume {
+        name: String,
+        uid: String,
+    },
+    GrowVolume {
+        name: String,
+        uid: String,
+        size: Quantity,
+    },
+}
+
+/// What an operation is for. As text in the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Create,
+    ScaleUp,
+    ScaleDown,
+    CancelScaleDown,
+    RollingUpdate,
+    Repair,
+    /// Pods that somebody took away are put back.
+    Restore,
+    GrowVolumes,
+    Stop,
+    Start,
+}
+
+/// One rung's decision.
+enum Step {
+    Act(Operation, Action, String),
+    Wait(Operation, String),
+    /// Objects that are kept as they should be; no operation of several steps.
+    Keep(Action, String),
+}
+
+/// What is next. `now` is the wall clock, for waits of minutes.
+#[must_use]
+pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
+    if seen.cluster.metadata.deletion_timestamp.is_some() {
+        return quiet(
+            "the cluster is being deleted; Kubernetes takes its objects along",
+            Vec::new(),
+        );
+    }
+    let desired = match Desired::of(&seen.cluster, defaults) {
+        Ok(desired) => desired,
+        Err(Invalid(wrong)) => {
+            let message = wrong.join("; ");
+            let trouble = Trouble { reason: "InvalidSpec", message };
+            return quiet("the spec cannot be acted on", vec![trouble]);
+        }
+    };
+    let mut view = View::new(seen, &desired, now);
+    if desired.spec.paused {
+        let recorded = view.recorded.cloned();
+        view.look_for_trouble();
+        return Plan { operation: recorded, ..quiet("reconciliation is paused", view.troubles) };
+    }
+    let recorded = view.recorded.cloned();
+    let step = view.step();
+    view.look_for_trouble();
+    let troubles = view.troubles;
+    match step {
+        Some(Step::Act(operation, action, why)) => {
+            Plan { action: Some(action), operation: Some(operation), why, troubles, requeue: SOON }
+        }
+        Some(Step::Wait(operation, why)) => {
+            Plan { action: None, operation: Some(operation), why, troubles, requeue: POLL }
+        }
+        Some(Step::Keep(action, why)) => {
+            // What was begun goes on after it, with what it was begun for.
+            let operation = recorded;
+            Plan { action: Some(action), operation, why, troubles, requeue: SOON }
+        }
+        None => quiet("everything is as it should be", troubles),
+    }
+}
+
+/// Everything that a spec would lead to, one line each, if nothing happened meanwhile.
+#[must_use]
+pub fn preview(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Vec<String> {
+    match Desired::of(&seen.cluster, defaults) {
+        Ok(desired) if desired.spec.paused => {
+            vec!["nothing: reconciliation is paused".to_owned()]
+        }
+        Ok(desired) => View::new(seen, &desired, now).preview(),
+        Err(Invalid(wrong)) => wrong.into_iter().map(|wrong| format!("nothing: {wrong}")).collect(),
+    }
+}
+
+fn quiet(why: &str, troubles: Vec<Trouble>) -> Plan {
+    let requeue = if troubles.is_empty() { STEADY } else { POLL * 5 };
+    Plan { action: None, operation: None, why: why.to_owned(), troubles, requeue }
+}
+
+/// One look, with what follows from it.
+pub(crate) struct View<'a> {
+    pub(crate) seen: &'a Seen,
+    pub(crate) desired: &'a Desired,
+    pub(crate) regions: Regions,
+    recorded: Option<&'a Operation>,
+    now: Timestamp,
+    troubles: Vec<Trouble>,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn new(seen: &'a Seen, desired: &'a Desired, now: Timestamp) -> Self {
+        let joined: Vec<_> = seen.joined(&desired.cluster_id).map(|(_, joined)| joined).collect();
+        let factor = usize::try_from(desired.spec.replication_factor).unwrap_or(1);
+        let in_service = seen.table.as_ref().map_or(factor, |table| up(table).count());
+        let regions = Regions::of(joined.into_iter(), factor.min(in_service.max(1)));
+        let recorded = seen.cluster.status.as_ref().and_then(|status| status.operation.as_ref());
+        Self { seen, desired, regions, recorded, now, troubles: Vec::new() }
+    }
+
+    /// The ladder.
+    fn step(&mut self) -> Option<Step> {
+        if let Some(step) = self.missing_children() {
+            return Some(step);
+        }
+        if self.desired.spec.stopped {
+            return self.stop().or_else(|| self.children());
+        }
+        // Objects come before repairs, and pods that do not run are made anew before anything is waited
+        // for: a spec that is put right must reach the pod that everything else waits for.
+        self.cover_members()
+            .or_else(|| self.begin())
+            .or_else(|| self.children())
+            .or_else(|| self.refresh())
+            .or_else(|| self.repair())
+            .or_else(|| self.join())
+            .or_else(|| self.drain())
+            .or_else(|| self.grow())
+            .or_else(|| self.roll())
+            .or_else(|| self.scale())
+            .or_else(|| self.wait_to_begin())
+    }
+
+    /// Set once, for ever.
+    pub(crate) fn is_initialized(&self) -> bool {
+        self.seen.cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some())
+    }
+
+    fn trouble(&mut self, reason: &'static str, message: impl Into<String>) {
+        let message = message.into();
+        if !self.troubles.iter().any(|known| known.reason == reason && known.message == message) {
+            self.troubles.push(Trouble { reason, message });
+        }
+    }
+
+    /// The operation, begun now or going on.
+    fn operation(&self, kind: Kind, target: &str, step: &str) -> Operation {
+        let kind = format!("{kind:?}");
+        let going_on = self.recorded.filter(|old| old.kind == kind && old.target == target);
+        Operation {
+            started_at: going_on
+                .map_or_else(|| clock::text(self.now), |old| old.started_at.clone()),
+            node_id: going_on.and_then(|old| old.node_id),
+            volume_uid: going_on.and_then(|old| old.volume_uid.clone()),
+            kind,
+            target: target.to_owned(),
+            step: step.to_owned(),
+        }
+    }
+
+    /// The recorded operation, if it is of this kind.
+    fn recorded(&self, kind: Kind) -> Option<&'a Operation> {
+        self.recorded.filter(|operation| operation.kind == format!("{kind:?}"))
+    }
+
+    /// Seconds since an operation began.
+    fn lasts(&self, operation: &Operation) -> i64 {
+        clock::seconds_since(&operation.started_at, self.now).unwrap_or(0)
+    }
+
+    fn pod(&self, ordinal: i32) -> Option<&'a Pod> {
+        self.seen.pods.get(&ordinal)
+    }
+
+    fn pod_name(&self, ordinal: i32) -> String {
+        self.desired.names.pod(ordinal)
+    }
+
+    fn member(&self, ordinal: i32) -> Option<&'a Row> {
+        self.seen.member(&self.desired.names, ordinal)
+    }
+
+    fn ordinal_of(&self, row: &Row) -> Option<i32> {
+        self.desired.names.ordinal_at(&row.address)
+    }
+
+    /// Highest ordinal of a member, of those that are seen.
+    fn last_member(&self) -> Option<i32> {
+        let table = self.seen.table.as_ref()?;
+        let members = table.nodes.iter().filter(|row| row.is_member());
+        members.filter_map(|row| self.ordinal_of(row)).max()
+    }
+
+    /// Pods that there must be. While the node table is not known every disk that was not let go
+    /// may be a member's.
+    fn wanted_pods(&self) -> i32 {
+        let spec = self.desired.spec.replicas;
+        let members = if self.seen.table.is_some() {
+            self.last_member()
+        } else {
+            let disks = self.seen.volumes.iter().filter(|(_, disk)| disk.decommissioned.is_none());
+            let known = self.seen.cluster.status.iter().flat_map(|status| &status.members);
+            let known =
+                known.filter_map(|member| self.desired.names.ordinal_of_pod(&member.pod_name));
+            disks.map(|(ordinal, _)| *ordinal).chain(known).max()
+        };
+        spec.max(members.map_or(0, |last| last + 1))
+    }
+
+    /// Every node in service but one is heard.
+    fn others_are_alive(&self, but: u64) -> Result<(), String> {
+        let table = self.seen.table.as_ref().ok_or("the node table is not known")?;
+        match up(table).find(|row| row.node_id != but && !self.is_alive(row)) {
+            Some(row) => Err(format!("node {} is down", row.node_id)),
+            None => Ok(()),
+        }
+    }
+
+    /// The pod of an ordinal answers as this node.
+    pub(crate) fn answers(&self, ordinal: i32, node_id: u64) -> bool {
+        let mut joined = self.seen.joined(&self.desired.cluster_id);
+        joined.any(|(other, joined)| other == ordinal && joined.node_id == node_id)
+    }
+
+    /// Nodes in service that are heard.
+    pub(crate) fn in_service(&self) -> i32 {
+        let count = self
+            .seen
+            .table
+            .as_ref()
+            .map_or(0, |table| up(table).filter(|row| self.is_alive(row)).count());
+        i32::try_from(count).unwrap_or(i32::MAX)
+    }
+
+    /// Heard by the driver, and by us.
+    pub(crate) fn is_alive(&self, row: &Row) -> bool {
+        let answers = |(_, joined): (i32, &crate::seen::Joined)| joined.node_id == row.node_id;
+        row.alive && self.seen.joined(&self.desired.cluster_id).any(answers)
+    }
+}
+
+/// Nodes in service.
+fn up(table: &Table) -> impl Iterator<Item = &Row> {
+    table.nodes.iter().filter(|row| row.state == State::Up)
+}
+
+impl Action {
+    /// For metrics, events and failpoints.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Latch { .. } => "LatchCluster",
+            Self::Call(call) => match call {
+                Call::Initialize { .. } => "Initialize",
+                Call::AddLearner { .. } => "AddLearner",
+                Call::Promote { .. } => "Promote",
+                Call::RemoveNode { .. } => "RemoveNode",
+                Call::CancelRemoveNode { .. } => "CancelRemoveNode",
+                Call::EvictLeaders { .. } => "EvictLeaders",
+            },
+            Self::Change(change) => match change {
+                Change::Apply(..) => "Apply",
+                Change::Replace(..) => "Replace",
+                Change::Delete { .. } => "Delete",
+                Change::Scale { .. } => "Scale",
+                Change::DeletePod { .. } => "DeletePod",
+                Change::MarkVolume { .. } => "MarkVolume",
+                Change::DeleteVolume { .. } => "DeleteVolume",
+                Change::GrowVolume { .. } => "GrowVolume",
+            },
+        }
+    }
+}
+
+impl Change {
+    /// Of what it is, for metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Apply(child, _) | Self::Replace(child, _) | Self::Delete { child, .. } => {
+                match child {
+                    Child::ServiceAccount => "serviceaccounts",
+                    Child::ConfigMap => "configmaps",
+                    Child::HeadlessService | Child::Service | Child::ClientsService => "services",
+                    Child::NetworkPolicy => "networkpolicies",
+                    Child::DisruptionBudget => "poddisruptionbudgets",
+                    Child::StatefulSet => "statefulsets",
+                    Child::ServiceMonitor => "servicemonitors",
+                }
+            }
+            Self::Scale { .. } => "statefulsets",
+            Self::DeletePod { .. } => "pods",
+            Self::MarkVolume { .. } | Self::DeleteVolume { .. } | Self::GrowVolume { .. } => {
+                "persistentvolumeclaims"
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The first node begins the cluster, once.
+//!
+//! Whether a cluster begins is never read off an empty disk: after the first time that is a lost
+//! volume. Two notes in the status decide. The volume on which it begins is noted before the call; the
+//! cluster's id after it, for ever. Between the two the call is repeated on that volume only, and the
+//! server answers a repeat with the first result.
+
+use super::{Action, Call, Kind, Step, View};
+use crate::seen::{Node, Pod};
+
+/// Whether the cluster may begin now.
+enum Beginning {
+    /// On this volume.
+    On(String),
+    /// Why not yet.
+    Waits(String),
+    /// Only a person can say.
+    Lost(String),
+}
+
+impl View<'_> {
+    pub(super) fn begin(&self) -> Option<Step> {
+        if self.is_initialized() {
+            return None;
+        }
+        let name = self.pod_name(0);
+        // By what the nodes say, so that a crash right after the call is no harm. The same takes an
+        // older cluster's volumes over.
+        if self.seen.joined(&self.desired.cluster_id).next().is_some() {
+            let cluster_id = self.desired.cluster_id.clone();
+            let mut operation = self.operation(Kind::Create, &name, "Latch");
+            operation.volume_uid = self.bootstrap_volume();
+            let why = format!("cluster {cluster_id} has begun");
+            return Some(Step::Act(operation, Action::Latch { cluster_id }, why));
+        }
+        let Beginning::On(volume) = self.beginning() else { return None };
+        let mut operation = self.operation(Kind::Create, &name, "Initialize");
+        operation.volume_uid = Some(volume);
+        let call = Call::Initialize {
+            pod: 0,
+            cluster_id: self.desired.cluster_id.clone(),
+            replication_factor: u32::try_from(self.desired.spec.replication_factor).unwrap_or(1),
+        };
+        Some(Step::Act(operation, Action::Call(call), format!("pod {name} begins the cluster")))
+    }
+
+    /// What a cluster that has not begun is waiting for; asked last.
+    pub(super) fn wait_to_begin(&mut self) -> Option<Step> {
+        if self.is_initialized() {
+            return None;
+        }
+        let why = match self.beginning() {
+            Beginning::On(_) => return None,
+            Beginning::Waits(why) => why,
+            Beginning::Lost(why) => {
+                self.trouble("BootstrapVolumeLost", why);
+                "the first volume is gone".to_owned()
+            }
+        };
+        let operation = self.operation(Kind::Create, &self.pod_name(0), "WaitForPod");
+        Some(Step::Wait(operation, why))
+    }
+
+    fn beginning(&self) -> Beginning {
+        let name = self.pod_name(0);
+        let waits = Beginning::Waits;
+        if self.desired.adopts {
+            return waits(format!("waiting for a node of cluster {}", self.desired.cluster_id));
+        }
+        if let Some((pod, theirs)) = self.seen.foreign(&self.desired.cluster_id).next() {
+            return waits(format!("the volume of pod {} belongs to cluster {theirs}", pod.name));
+        }
+        let Some(pod) = self.pod(0).filter(|pod| !pod.terminating) else {
+            return waits(format!("waiting for pod {name}"));
+        };
+        let Some(volume) = self.seen.volumes.get(&0).filter(|volume| !volume.terminating) else {
+            return waits("waiting for the first volume".to_owned());
+        };
+        match self.bootstrap_volume() {
+            Some(noted) if noted != volume.uid => Beginning::Lost(format!(
+                "the cluster was to begin on the volume claim {noted}, which is gone; whether it had \
+                 begun is not known, so it is not begun again: delete the KvCluster and its volumes \
+                 and create it anew"
+            )),
+            _ => match &pod.node {
+                Node::Unjoined { .. } => Beginning::On(volume.uid.clone()),
+                Node::Silent(why) => waits(waiting_for(pod, why)),
+                Node::Joined(_) | Node::Removed { .. } => {
+                    waits(format!("the volume of pod {name} is not empty"))
+                }
+            },
+        }
+    }
+
+    pub(super) fn bootstrap_volume(&self) -> Option<String> {
+        self.seen.cluster.status.as_ref()?.bootstrap_volume.clone()
+    }
+}
+
+/// With the reason of Kubernetes, which is nearer to the cause than ours.
+fn waiting_for(pod: &Pod, why: &str) -> String {
+    match &pod.problem {
+        Some((reason, message)) => format!("waiting for pod {}: {reason}: {message}", pod.name),
+        None => format!("waiting for pod {}: {why}", pod.name),
+    }
+}

@@ -1,0 +1,70 @@
+//! A pod with an empty disk becomes a node in service: added as a learner, then promoted, one at a
+//! time.
+
+use super::{Action, Call, Kind, Step, View};
+use crate::seen::{Node, State};
+
+impl View<'_> {
+    pub(super) fn join(&self) -> Option<Step> {
+        let table = self.seen.table.as_ref()?;
+        let expected_version = table.version;
+        let wanted = 0..self.desired.spec.replicas;
+
+        // First the one that is half way in.
+        let half = table.nodes.iter().find(|row| {
+            row.is_member()
+                && matches!(row.state, State::Joining | State::Learner)
+                && self.ordinal_of(row).is_some_and(|ordinal| wanted.contains(&ordinal))
+        });
+        if let Some(row) = half {
+            let ordinal = self.ordinal_of(row)?;
+            let name = self.pod_name(ordinal);
+            let kind = self.join_kind(&name);
+            let node = self.pod(ordinal).map(|pod| &pod.node);
+            return match (row.state, node) {
+                (State::Learner, Some(Node::Joined(joined)))
+                    if joined.node_id == row.node_id && row.alive =>
+                {
+                    let mut operation = self.operation(kind, &name, "Promote");
+                    operation.node_id = i64::try_from(row.node_id).ok();
+                    let call = Call::Promote { node_id: row.node_id, expected_version };
+                    let why = format!("node {} in pod {name} is ready for peers", row.node_id);
+                    Some(Step::Act(operation, Action::Call(call), why))
+                }
+                (State::Joining, Some(Node::Unjoined { .. } | Node::Joined(_))) => {
+                    Some(self.add(ordinal, expected_version))
+                }
+                // Its disk was lost meanwhile: a case for repair.
+                (State::Learner, Some(Node::Unjoined { .. } | Node::Removed { .. })) => None,
+                _ => {
+                    let operation = self.operation(kind, &name, "WaitForNode");
+                    Some(Step::Wait(operation, format!("waiting for node {}", row.node_id)))
+                }
+            };
+        }
+
+        let empty = self.seen.pods.iter().find(|(ordinal, pod)| {
+            wanted.contains(ordinal)
+                && !pod.terminating
+                && matches!(pod.node, Node::Unjoined { .. })
+                && self.member(**ordinal).is_none()
+        });
+        empty.map(|(ordinal, _)| self.add(*ordinal, expected_version))
+    }
+
+    fn add(&self, ordinal: i32, expected_version: u64) -> Step {
+        let name = self.pod_name(ordinal);
+        let operation = self.operation(self.join_kind(&name), &name, "AddLearner");
+        let address = self.desired.names.client_address(ordinal);
+        let call = Call::AddLearner { pod: ordinal, address, expected_version };
+        Step::Act(operation, Action::Call(call), format!("pod {name} joins the cluster"))
+    }
+
+    /// The same calls end a repair.
+    fn join_kind(&self, pod: &str) -> Kind {
+        match self.recorded(Kind::Repair) {
+            Some(operation) if operation.target == pod => Kind::Repair,
+            _ => Kind::ScaleUp,
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Objects and volumes are as the spec says; and what is not as it should be is said.
+
+use serde_json::Value;
+
+use super::{Action, Change, Kind, Step, View, scale::strip_claims, up};
+use crate::{
+    children::{self, Child},
+    drift::{self, Drift},
+    names::OBJECT_HASH,
+    seen::Node,
+};
+
+/// Fields of a StatefulSet that nobody can change.
+const FIXED: [&str; 3] = ["/spec/selector", "/spec/serviceName", "/spec/podManagementPolicy"];
+
+impl View<'_> {
+    /// What is not there at all.
+    pub(super) fn missing_children(&self) -> Option<Step> {
+        let child = Child::ALL
+            .into_iter()
+            .find(|child| self.is_wanted(*child) && !self.seen.children.contains_key(child))?;
+        let replicas = if self.desired.spec.stopped { 0 } else { self.wanted_from_nothing() };
+        let object = children::build(child, self.desired, replicas, None);
+        let why = format!("{child:?} {} is not there", child.name(&self.desired.names));
+        Some(Step::Keep(Action::Change(Change::Apply(child, Box::new(object))), why))
+    }
+
+    /// Without a StatefulSet: no pod that is there may go.
+    fn wanted_from_nothing(&self) -> i32 {
+        let pods = self.seen.pods.keys().max().map_or(0, |last| last + 1);
+        self.wanted_pods().max(pods)
+    }
+
+    fn is_wanted(&self, child: Child) -> bool {
+        child.is_wanted(self.desired)
+            && (child != Child::ServiceMonitor || self.seen.service_monitors)
+    }
+
+    /// What is not as it should be is put back.
+    pub(super) fn children(&mut self) -> Option<Step> {
+        let mut stuck = None;
+        for child in Child::ALL {
+            let Some(live) = self.seen.children.get(&child) else { continue };
+            let name = child.name(&self.desired.names);
+            if !self.is_wanted(child) {
+                let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+                let why = format!("{child:?} {name} is no longer wanted");
+                let change = Change::Delete { child, name, uid, keep_dependents: false };
+                return Some(Step::Keep(Action::Change(change), why));
+            }
+            if !is_ours(live, &self.desired.uid) {
+                stuck.get_or_insert_with(|| format!("{child:?} {name} belongs to somebody else"));
+                continue;
+            }
+            let want = self.as_applied(child, live);
+            if child == Child::StatefulSet
+                && let Some(path) = FIXED.iter().find(|path| {
+                    let differs = |want| {
+                        live.pointer(path).is_none_or(|live| drift::drift(want, live).is_some())
+                    };
+                    want.pointer(path).is_some_and(differs)
+                })
+            {
+                let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+                let why = format!(
+                    "{path} of the StatefulSet cannot be changed; it is made anew around its pods"
+                );
+                let change = Change::Delete { child, name, uid, keep_dependents: true };
+                return Some(Step::Keep(Action::Change(change), why));
+            }
+            let hash = |object: &Value| object["metadata"]["annotations"][OBJECT_HASH].clone();
+            let found = drift::drift(&want, live);
+            let (action, why) = match found {
+                Some(Drift::HasMore(path)) if hash(&want) == hash(live) => {
+                    let mut whole = want;
+                    whole["metadata"]["resourceVersion"] =
+                        live["metadata"]["resourceVersion"].clone();
+                    (
+                        Change::Replace(child, Box::new(whole)),
+                        format!("something was put into {path}"),
+                    )
+                }
+                Some(Drift::Differs(path) | Drift::HasMore(path)) => {
+                    (Change::Apply(child, Box::new(want)), format!("{path} is not as it should be"))
+                }
+                None => continue,
+            };
+            return Some(Step::Keep(Action::Change(action), format!("{child:?} {name}: {why}")));
+        }
+        if let Some(message) = stuck {
+            self.trouble("NameTaken", message);
+        }
+        None
+    }
+
+    /// An object as it would be applied beside what is there.
+    fn as_applied(&self, child: Child, live: &Value) -> Value {
+        let replicas = self.seen.replicas().unwrap_or(0);
+        let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
+        let mut object = children::build(child, self.desired, replicas, claims.as_ref());
+        if child == Child::StatefulSet {
+            // Refused if somebody scales it at this moment.
+            object["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
+        }
+        object
+    }
+
+    /// Volumes grow one by one, then the StatefulSet is made anew with larger claims: those it has
+    /// nobody can change. Its pods stay.
+    pub(super) fn grow(&mut self) -> Option<Step> {
+        let size = &self.desired.spec.storage.size;
+        let live = self.seen.children.get(&Child::StatefulSet)?;
+        let operation = |step| self.operation(Kind::GrowVolumes, &self.desired.names.name, step);
+        let mut refused = Vec::new();
+        for volume in self.seen.volumes.values() {
+            if volume.terminating
+                || volume.decommissioned.is_some()
+                || !drift::is_larger(size, &volume.requested)
+            {
+                continue;
+            }
+            if volume.can_grow == Some(false) {
+                refused.push(volume.name.clone());
+                continue;
+            }
+            let change = Change::GrowVolume {
+                name: volume.name.clone(),
+                uid: volume.uid.clone(),
+                size: k8s_openapi::apimachinery::pkg::api::resource::Quantity(size.clone()),
+            };
+            let why = format!("volume {} grows from {} to {size}", volume.name, volume.requested.0);
+            return Some(Step::Act(operation("GrowVolume"), Action::Change(change), why));
+        }
+        if !refused.is_empty() {
+            let message = format!("the storage class lets no volume grow: {}", refused.join(", "));
+            self.trouble("VolumesCannotGrow", message);
+            return None;
+        }
+        let claims = live.pointer("/spec/volumeClaimTemplates")?;
+        let now = children::claim_size(claims)?;
+        if !drift::is_larger(size, &now) {
+            return None;
+        }
+        let change = Change::Delete {
+            child: Child::StatefulSet,
+            name: self.desired.names.name.clone(),
+            uid: live["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
+            keep_dependents: true,
+        };
+        let why =
+            format!("new volumes are to have {size}; the StatefulSet is made anew around its pods");
+        Some(Step::Act(operation("ReplaceStatefulSet"), Action::Change(change), why))
+    }
+
+    /// What a person should know, whatever is being done.
+    pub(super) fn look_for_trouble(&mut self) {
+        let cluster_id = self.desired.cluster_id.clone();
+        let foreign: Vec<String> = self
+            .seen
+            .foreign(&cluster_id)
+            .map(|(pod, theirs)| {
+                format!(
+                    "the volume of pod {} belongs to cluster {theirs}, not to {cluster_id}; delete the \
+                     volume, or take the older cluster over with the annotation {}",
+                    pod.name,
+                    crate::names::ADOPT
+                )
+            })
+            .collect();
+        for message in foreign {
+            self.trouble("ForeignVolume", message);
+        }
+        for pod in self.seen.pods.values() {
+            if let Some((reason, message)) = &pod.problem {
+                self.trouble("PodFailing", format!("pod {}: {reason}: {message}", pod.name));
+            }
+        }
+        if self.desired.spec.metrics.service_monitor && !self.seen.service_monitors {
+            let message = "there is no type ServiceMonitor in this Kubernetes";
+            self.trouble("NoServiceMonitors", message);
+        }
+        if !self.is_initialized() || self.desired.spec.stopped {
+            return;
+        }
+        let lost = self.regions.quorum_lost();
+        if !lost.is_empty() {
+            let first: Vec<_> = lost.iter().take(20).map(ToString::to_string).collect();
+            let more = if lost.len() > first.len() { ", …" } else { "" };
+            self.trouble(
+                "QuorumLost",
+                format!(
+                    "no majority answers of {} regions: {}{more}",
+                    lost.len(),
+                    first.join(", ")
+                ),
+            );
+        } else if self.regions.has_gap {
+            self.trouble("QuorumLost", "no node answers for a part of the keys");
+        }
+        match &self.seen.table {
+            None => {
+                let why = self.seen.table_error.clone().unwrap_or_default();
+                self.trouble("DriverUnreachable", format!("the node table is not known: {why}"));
+            }
+            Some(table) => {
+                let down: Vec<_> =
+                    up(table).filter(|row| !self.is_alive(row)).map(|row| row.node_id).collect();
+                for id in down {
+                    self.trouble("NodeDown", format!("node {id} does not answer"));
+                }
+            }
+        }
+        let under = self.regions.under_replicated();
+        if under > 0 {
+            let total = self.regions.total();
+            let message = format!("{under} of {total} regions have too few peers");
+            self.trouble("UnderReplicated", message);
+        }
+        for (_, joined) in self.seen.joined(&cluster_id).collect::<Vec<_>>() {
+            for reason in &joined.not_ready_reasons {
+                if reason.starts_with("disk") || reason.starts_with("quarantine") {
+                    self.trouble("NodeNotReady", format!("node {}: {reason}", joined.node_id));
+                }
+            }
+        }
+        let unknown = self.seen.pods.values().find_map(|pod| match &pod.node {
+            Node::Joined(joined)
+                if joined.cluster_id == cluster_id
+                    && self.seen.table.is_some()
+                    && self.seen.row(joined.node_id).is_none() =>
+            {
+                Some(format!("pod {} holds node {}, which is not known", pod.name, joined.node_id))
+            }
+            _ => None,
+        });
+        if let Some(message) = unknown {
+            self.trouble("UnknownNode", message);
+        }
+    }
+}
+
+/// Made by us, for this cluster and not for an earlier one of the same name.
+fn is_ours(live: &Value, uid: &str) -> bool {
+    let owners = live["metadata"]["ownerReferences"].as_array();
+    owners.is_none_or(|owners| {
+        owners.iter().all(|owner| owner["controller"] != true || owner["uid"] == uid)
+    })
+}

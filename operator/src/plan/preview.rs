@@ -1,0 +1,74 @@
+//! Everything that would be done, in the words of a person, before any of it is done.
+
+use super::{View, scale::strip_claims};
+use crate::{
+    children::{self, Child},
+    drift::{self, Drift},
+    seen::Node,
+};
+
+impl View<'_> {
+    /// What differs between the cluster and its spec, one line each, in the order in which it would be
+    /// seen to.
+    pub(crate) fn preview(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let desired = self.desired;
+        let replicas = self.seen.replicas().unwrap_or(0);
+        for child in Child::ALL {
+            let name = child.name(&desired.names);
+            let wanted = child.is_wanted(desired)
+                && (child != Child::ServiceMonitor || self.seen.service_monitors);
+            match (wanted, self.seen.children.get(&child)) {
+                (true, None) => lines.push(format!("make {child:?} {name}")),
+                (false, Some(_)) => lines.push(format!("delete {child:?} {name}")),
+                (true, Some(live)) => {
+                    let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
+                    let want = children::build(child, desired, replicas, claims.as_ref());
+                    if let Some(Drift::Differs(path) | Drift::HasMore(path)) =
+                        drift::drift(&want, live)
+                    {
+                        lines.push(format!("change {child:?} {name} at {path}"));
+                    }
+                }
+                (false, None) => {}
+            }
+        }
+        if !self.is_initialized() && !desired.adopts {
+            lines.push(format!("begin cluster {} on pod {}", desired.cluster_id, self.pod_name(0)));
+        }
+        let wanted = if desired.spec.stopped { 0 } else { desired.spec.replicas };
+        for ordinal in 0..wanted {
+            let joins = self.pod(ordinal).is_none_or(|pod| !matches!(pod.node, Node::Joined(_)));
+            if self.member(ordinal).is_none() && joins {
+                lines.push(format!("let pod {} join", self.pod_name(ordinal)));
+            }
+        }
+        for ordinal in (wanted..replicas).rev() {
+            let name = self.pod_name(ordinal);
+            match self.member(ordinal).filter(|_| !desired.spec.stopped) {
+                Some(row) => lines.push(format!(
+                    "drain node {} ({} peers, {} leaders) and remove pod {name}",
+                    row.node_id, row.peers, row.leaders
+                )),
+                None => lines.push(format!("remove pod {name}; its volume stays")),
+            }
+        }
+        for volume in self.seen.volumes.values() {
+            if drift::is_larger(&desired.spec.storage.size, &volume.requested)
+                && volume.decommissioned.is_none()
+            {
+                let size = &desired.spec.storage.size;
+                lines.push(format!(
+                    "grow volume {} from {} to {size}",
+                    volume.name, volume.requested.0
+                ));
+            }
+        }
+        for pod in self.seen.pods.range(..wanted.min(replicas)).map(|(_, pod)| pod) {
+            if pod.template_hash.as_deref() != Some(&desired.template_hash) {
+                lines.push(format!("restart pod {}: its template is an old one", pod.name));
+            }
+        }
+        lines
+    }
+}

@@ -1,0 +1,153 @@
+//! A node that will not come back is given up, and its pod begins anew with an empty disk. One at a
+//! time, and only while every region keeps its quorum without it.
+//!
+//! A node that is merely silent is not given up: its disk may come back, and the placement driver
+//! makes its peers anew elsewhere by itself. Three things are proof. The pod answers with an empty
+//! disk, so the old one is gone. The disk was that of a Kubernetes node that is no more. Or the process
+//! ends again and again, long after it should have been up, with the same template that another node
+//! runs well on (so it is not the template), and not for want of memory (so it is not the limit).
+
+use super::{Action, Call, Change, Kind, Step, View};
+use crate::{
+    clock,
+    seen::{Node, Pod, Row, State},
+};
+
+/// Restarts before a process counts as one that cannot live on its disk.
+const RESTARTS_MIN: i32 = 5;
+/// A wrong command line or configuration, which no other disk would mend.
+const EXIT_USAGE: i32 = 64;
+
+impl View<'_> {
+    pub(super) fn repair(&mut self) -> Option<Step> {
+        let table = self.seen.table.as_ref()?;
+        let spec = self.desired.spec.replicas;
+        let forced = table.nodes.iter().any(|row| row.state == State::Draining && row.forced);
+        for (ordinal, pod) in self.seen.pods.range(..spec) {
+            if let Some(step) = self.empty_disk(*ordinal, pod) {
+                return Some(step);
+            }
+        }
+        if forced {
+            // One at a time: the drain of this one is waited for.
+            return None;
+        }
+        let dead = (0..spec).find_map(|ordinal| {
+            let row = self.member(ordinal)?;
+            let proof = self.is_gone(ordinal, row)?;
+            Some((ordinal, row, proof))
+        });
+        let (ordinal, row, proof) = dead?;
+        self.give_up(ordinal, row, &proof)
+    }
+
+    /// Why the disk of a member will not come back; `None` when it may.
+    fn is_gone(&self, ordinal: i32, row: &Row) -> Option<String> {
+        if matches!(row.state, State::Joining | State::Draining) {
+            return None;
+        }
+        let pod = self.pod(ordinal)?;
+        if matches!(pod.node, Node::Unjoined { .. }) {
+            return Some("its volume was lost: the pod has an empty one".to_owned());
+        }
+        if pod.ready || !matches!(pod.node, Node::Silent(_)) || row.alive {
+            return None;
+        }
+        let volume = self.seen.volumes.get(&ordinal)?;
+        if volume.machine_is_gone {
+            return Some("its volume was on a Kubernetes node that is no more".to_owned());
+        }
+        let since = pod.not_ready_since.as_deref()?;
+        let down = clock::seconds_since(since, self.now)?;
+        let exit = pod.last_exit.as_ref()?;
+        let cannot_live = pod.restarts >= RESTARTS_MIN
+            && down > self.desired.settings.node_down_after_seconds()
+            && !exit.out_of_memory
+            && exit.code != EXIT_USAGE
+            && pod.template_hash.as_deref() == Some(&self.desired.template_hash)
+            && self.runs_elsewhere();
+        cannot_live.then(|| format!("its process has ended {} times in {down} s", pod.restarts))
+    }
+
+    /// Some node runs well with the present template.
+    fn runs_elsewhere(&self) -> bool {
+        self.seen.pods.values().any(|pod| {
+            pod.ready
+                && matches!(pod.node, Node::Joined(_))
+                && pod.template_hash.as_deref() == Some(&self.desired.template_hash)
+        })
+    }
+
+    fn give_up(&mut self, ordinal: i32, row: &Row, proof: &str) -> Option<Step> {
+        let name = self.pod_name(ordinal);
+        let id = row.node_id;
+        let mut operation = self.operation(Kind::Repair, &name, "RemoveNode");
+        operation.node_id = i64::try_from(id).ok();
+        operation.volume_uid = self.seen.volumes.get(&ordinal).map(|volume| volume.uid.clone());
+        let lost = self.regions.lost_without(Some(id));
+        let refused = if row.alive {
+            Some("the cluster has heard it a moment ago".to_owned())
+        } else if let Err(why) = self.others_are_alive(id) {
+            Some(why)
+        } else if self.regions.has_gap {
+            Some("not all regions are seen".to_owned())
+        } else if lost.is_empty() {
+            None
+        } else {
+            Some(format!("{} regions would have no quorum without it", lost.len()))
+        };
+        let message = format!("node {id} in pod {name} will not come back: {proof}");
+        if let Some(why) = refused {
+            let message = format!("{message}; it is not given up yet: {why}");
+            self.trouble("NodeLost", message.clone());
+            return Some(Step::Wait(operation, message));
+        }
+        self.trouble("NodeLost", message.clone());
+        let expected_version = self.seen.table.as_ref()?.version;
+        let call = Call::RemoveNode { node_id: id, force: true, expected_version };
+        Some(Step::Act(operation, Action::Call(call), message))
+    }
+
+    /// The disk of a node that was removed is emptied: the claim goes, then the pod, and Kubernetes
+    /// makes both anew.
+    fn empty_disk(&self, ordinal: i32, pod: &Pod) -> Option<Step> {
+        let given_up = self.recorded(Kind::Repair).filter(|operation| operation.target == pod.name);
+        let volume = self.seen.volumes.get(&ordinal);
+        let is_removed = |id: u64| self.seen.row(id).is_some_and(|row| row.state == State::Removed);
+        let old_disk = match &pod.node {
+            Node::Removed { cluster_id, node_id } => {
+                *cluster_id == self.desired.cluster_id && is_removed(*node_id)
+            }
+            Node::Joined(joined) => {
+                joined.cluster_id == self.desired.cluster_id && is_removed(joined.node_id)
+            }
+            // It cannot say so itself: then it must be the very disk that the repair is about.
+            Node::Silent(_) => given_up.is_some_and(|operation| {
+                let node = operation.node_id.and_then(|id| u64::try_from(id).ok());
+                node.is_some_and(is_removed)
+                    && volume
+                        .is_some_and(|volume| operation.volume_uid.as_deref() == Some(&volume.uid))
+            }),
+            Node::Unjoined { .. } => false,
+        };
+        if !old_disk || self.member(ordinal).is_some() {
+            return None;
+        }
+        let mut operation = self.operation(Kind::Repair, &pod.name, "DeleteVolume");
+        if let Some(volume) = volume.filter(|volume| !volume.terminating) {
+            operation.volume_uid = Some(volume.uid.clone());
+            let change =
+                Change::DeleteVolume { name: volume.name.clone(), uid: volume.uid.clone() };
+            let why = format!("volume {} is that of a node that was removed", volume.name);
+            return Some(Step::Act(operation, Action::Change(change), why));
+        }
+        if pod.terminating {
+            "WaitForPod".clone_into(&mut operation.step);
+            return Some(Step::Wait(operation, format!("pod {} begins anew", pod.name)));
+        }
+        "DeletePod".clone_into(&mut operation.step);
+        let change = Change::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
+        let why = format!("pod {} begins anew with an empty volume", pod.name);
+        Some(Step::Act(operation, Action::Change(change), why))
+    }
+}

@@ -1,0 +1,188 @@
+//! Pods that were started with another template are restarted: first those that do not run anyway,
+//! then one node at a time, and never while something else is missing.
+//!
+//! A node is emptied of leaders before its pod is deleted, so that clients need no election to go on.
+//! With a template that does not start, the first pod does not come back, and the roll waits there
+//! until the spec is put right. A pod is compared by the hash of the spec it was started with, never
+//! with the StatefulSet's revision: that changes with the operator's code.
+
+use std::time::Duration;
+
+use super::{Action, Call, Change, Kind, Step, View, up};
+use crate::seen::{Node, Pod, Row, State};
+
+/// Leaders are kept away for this long by one call; it is longer than a restart takes.
+const EVICTION: Duration = Duration::from_secs(120);
+/// Bound: leaders that are still there by then are handed over by the server as it stops.
+const EVICTION_WAIT_SECONDS: i64 = 30;
+
+impl<'a> View<'a> {
+    /// Outdated pods that serve nobody are made anew at once.
+    pub(super) fn refresh(&self) -> Option<Step> {
+        if self.is_emptying_a_disk() {
+            return None;
+        }
+        let (ordinal, pod) = self.seen.pods.iter().find(|(ordinal, pod)| {
+            self.is_outdated(pod) && !pod.terminating && self.serves_nobody(**ordinal, pod)
+        })?;
+        let operation = self.operation(Kind::RollingUpdate, &pod.name, "DeletePod");
+        let change = Change::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
+        let why = format!("pod {} does not serve and has an old template", self.pod_name(*ordinal));
+        Some(Step::Act(operation, Action::Change(change), why))
+    }
+
+    /// A repair has given a node up and is about to empty its disk: what it was begun for must stay on
+    /// record until then.
+    fn is_emptying_a_disk(&self) -> bool {
+        let Some(repair) = self.recorded(Kind::Repair) else { return false };
+        let node = repair.node_id.and_then(|id| u64::try_from(id).ok());
+        let gone = |row: &Row| matches!(row.state, State::Draining | State::Removed);
+        let pod = self.seen.pods.values().find(|pod| pod.name == repair.target);
+        node.and_then(|id| self.seen.row(id)).is_some_and(gone)
+            && pod.is_some_and(|pod| matches!(pod.node, Node::Silent(_)))
+    }
+
+    fn serves_nobody(&self, ordinal: i32, pod: &Pod) -> bool {
+        if !pod.running || matches!(pod.node, Node::Unjoined { .. }) {
+            return true;
+        }
+        // It runs and does not answer us: that may be our fault, so only if all others are well.
+        let well = |(other, pod): (&i32, &Pod)| {
+            *other == ordinal || (pod.ready && matches!(pod.node, Node::Joined(_)))
+        };
+        !pod.ready && matches!(pod.node, Node::Silent(_)) && self.seen.pods.iter().all(well)
+    }
+
+    pub(super) fn roll(&mut self) -> Option<Step> {
+        let outdated: Vec<(i32, &'a Pod)> = self
+            .seen
+            .pods
+            .iter()
+            .filter(|(_, pod)| self.is_outdated(pod))
+            .map(|(ordinal, pod)| (*ordinal, pod))
+            .collect();
+        // The one that was restarted last is waited for, and gets its leaders back.
+        if let Some(operation) = self.recorded(Kind::RollingUpdate)
+            && let Some(ordinal) = self.desired.names.ordinal_of_pod(&operation.target)
+            && let Some(step) = self.comes_back(ordinal)
+        {
+            return Some(step);
+        }
+        if outdated.is_empty() {
+            return None;
+        }
+        let (ordinal, pod, row) = self.next_to_roll(&outdated)?;
+        if let Err(why) = self.nothing_is_missing(row) {
+            let operation = self.operation(Kind::RollingUpdate, &pod.name, "Blocked");
+            let message =
+                format!("{} pods have an old template; none is restarted: {why}", outdated.len());
+            self.trouble("RollingUpdateBlocked", message.clone());
+            return Some(Step::Wait(operation, message));
+        }
+        let (leaders, id) = (row.leaders, row.node_id);
+        let evict = leaders > 0
+            && self.desired.spec.replication_factor > 1
+            && self.seen.table.as_ref().is_some_and(|table| up(table).count() > 1);
+        let mut operation = self.operation(Kind::RollingUpdate, &pod.name, "EvictLeaders");
+        operation.node_id = i64::try_from(id).ok();
+        // Blocked before: the wait begins now.
+        if self.recorded(Kind::RollingUpdate).is_some_and(|old| old.step == "Blocked") {
+            operation.started_at = crate::clock::text(self.now);
+        }
+        if evict && self.lasts(&operation) < EVICTION_WAIT_SECONDS {
+            if row.leaders_evicted {
+                let why = format!("node {id} hands {leaders} leaders over");
+                return Some(Step::Wait(operation, why));
+            }
+            let call = Call::EvictLeaders { node_id: id, duration: EVICTION };
+            let why = format!("pod {} is restarted next; its {leaders} leaders go first", pod.name);
+            return Some(Step::Act(operation, Action::Call(call), why));
+        }
+        "DeletePod".clone_into(&mut operation.step);
+        let change = Change::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
+        let why = format!("pod {} has an old template", self.pod_name(ordinal));
+        Some(Step::Act(operation, Action::Change(change), why))
+    }
+
+    /// Waits for a pod that was restarted; `None` when it is back or has not been restarted.
+    fn comes_back(&mut self, ordinal: i32) -> Option<Step> {
+        if ordinal >= self.wanted_pods() {
+            return None;
+        }
+        let name = self.pod_name(ordinal);
+        let wait = |view: &Self, why: String| {
+            let mut operation = view.operation(Kind::RollingUpdate, &name, "WaitForNode");
+            operation.node_id =
+                view.member(ordinal).and_then(|row| i64::try_from(row.node_id).ok());
+            Some(Step::Wait(operation, why))
+        };
+        let Some(pod) = self.pod(ordinal).filter(|pod| !pod.terminating) else {
+            return wait(self, format!("pod {name} is being restarted"));
+        };
+        if self.is_outdated(pod) {
+            return None;
+        }
+        let Some(row) = self.member(ordinal) else { return None };
+        if !pod.ready || !self.is_alive(row) {
+            let why = pod.problem.as_ref().map_or_else(
+                || "it is not ready yet".to_owned(),
+                |(reason, message)| format!("{reason}: {message}"),
+            );
+            return wait(self, format!("waiting for pod {name} with its new template: {why}"));
+        }
+        if row.leaders_evicted {
+            let mut operation = self.operation(Kind::RollingUpdate, &name, "EndEviction");
+            operation.node_id = i64::try_from(row.node_id).ok();
+            let call = Call::EvictLeaders { node_id: row.node_id, duration: Duration::ZERO };
+            let why = format!("node {} is back and may lead again", row.node_id);
+            return Some(Step::Act(operation, Action::Call(call), why));
+        }
+        if !self.regions.all_healthy() {
+            return wait(self, format!("the regions of pod {name} are catching up"));
+        }
+        None
+    }
+
+    /// The one that is under way, else the node with the fewest leaders.
+    fn next_to_roll(&self, outdated: &[(i32, &'a Pod)]) -> Option<(i32, &'a Pod, &'a Row)> {
+        let members = || {
+            outdated
+                .iter()
+                .filter_map(|(ordinal, pod)| Some((*ordinal, *pod, self.member(*ordinal)?)))
+        };
+        let begun = self.recorded(Kind::RollingUpdate);
+        members()
+            .find(|(_, pod, _)| begun.is_some_and(|operation| operation.target == pod.name))
+            .or_else(|| members().min_by_key(|(ordinal, _, row)| (row.leaders, -ordinal)))
+    }
+
+    /// Nobody but this node is, or is about to be, away.
+    fn nothing_is_missing(&self, row: &Row) -> Result<(), String> {
+        self.others_are_alive(row.node_id)?;
+        for ordinal in 0..self.wanted_pods() {
+            let name = self.pod_name(ordinal);
+            let pod = self.pod(ordinal).ok_or_else(|| format!("pod {name} is missing"))?;
+            if pod.terminating {
+                return Err(format!("pod {name} is stopping"));
+            }
+            if !pod.ready && self.member(ordinal).is_none_or(|other| other.node_id != row.node_id) {
+                return Err(format!("pod {name} is not ready"));
+            }
+        }
+        if self.regions.has_gap {
+            return Err("not all regions are seen".to_owned());
+        }
+        let (under, leaderless) = (self.regions.under_replicated(), self.regions.leaderless());
+        if under > 0 && self.is_alive(row) {
+            return Err(format!("{under} regions have too few peers"));
+        }
+        if leaderless > 0 {
+            return Err(format!("{leaderless} regions have no leader"));
+        }
+        Ok(())
+    }
+
+    fn is_outdated(&self, pod: &Pod) -> bool {
+        pod.template_hash.as_deref() != Some(&self.desired.template_hash)
+    }
+}

@@ -1,0 +1,1020 @@
+//! One look, one plan: every scenario as a row.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    children,
+    crd::{KvCluster, KvClusterStatus},
+    names::Names,
+    seen::{Exit, Joined, Node, Peer, VolumeClaim},
+};
+
+const UID: &str = "0000000000000000000000000000000a";
+
+fn defaults() -> Defaults {
+    Defaults { server_image: "flotilla:1".into(), ..Defaults::default() }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_700_000_000).expect("a time")
+}
+
+fn cluster(spec: Value) -> KvCluster {
+    let mut whole = json!({
+        "apiVersion": "flotilla.dev/v1alpha1", "kind": "KvCluster",
+        "metadata": {"name": "kv", "namespace": "ns", "generation": 1,
+            "uid": "00000000-0000-0000-0000-00000000000a"},
+        "spec": {"replicas": 3, "replicationFactor": 3, "storage": {"size": "1Gi"}},
+    });
+    for (name, value) in spec.as_object().expect("an object") {
+        whole["spec"][name] = value.clone();
+    }
+    serde_json::from_value(whole).expect("a cluster")
+}
+
+fn desired(cluster: &KvCluster) -> Desired {
+    Desired::of(cluster, &defaults()).expect("a valid spec")
+}
+
+fn names() -> Names {
+    Names { namespace: "ns".into(), name: "kv".into(), domain: "cluster.local".into() }
+}
+
+/// Objects as they are once applied.
+fn children_of(desired: &Desired, replicas: i32) -> BTreeMap<Child, Value> {
+    let made = Child::ALL
+        .into_iter()
+        .filter(|child| child.is_wanted(desired) && *child != Child::ServiceMonitor);
+    made.map(|child| {
+        let mut object = children::build(child, desired, replicas, None);
+        object["metadata"]["uid"] = json!(format!("uid-{child:?}"));
+        object["metadata"]["resourceVersion"] = json!("7");
+        (child, object)
+    })
+    .collect()
+}
+
+fn node(id: u64, voters: &[u64]) -> Joined {
+    Joined {
+        cluster_id: UID.into(),
+        node_id: id,
+        version: "0.1.0".into(),
+        ready: true,
+        not_ready_reasons: Vec::new(),
+        peers: vec![Peer {
+            region_id: 1,
+            epoch: (1, 1),
+            voters: voters.iter().copied().collect(),
+            leads: id == voters[0],
+            leader_node: Some(voters[0]),
+            ..Peer::default()
+        }],
+    }
+}
+
+fn pod(desired: &Desired, ordinal: i32, node: Node) -> Pod {
+    Pod {
+        name: names().pod(ordinal),
+        uid: format!("pod-{ordinal}"),
+        ready: matches!(&node, Node::Joined(joined) if joined.ready),
+        terminating: false,
+        running: true,
+        template_hash: Some(desired.template_hash.clone()),
+        ip: Some("10.0.0.1".into()),
+        place: BTreeMap::new(),
+        restarts: 0,
+        problem: None,
+        last_exit: None,
+        not_ready_since: None,
+        node,
+    }
+}
+
+fn volume(ordinal: i32) -> VolumeClaim {
+    VolumeClaim {
+        name: names().volume(ordinal),
+        uid: format!("volume-{ordinal}"),
+        volume: None,
+        requested: Quantity("1Gi".into()),
+        decommissioned: None,
+        terminating: false,
+        machine_is_gone: false,
+        can_grow: Some(true),
+    }
+}
+
+fn row(ordinal: i32) -> Row {
+    Row {
+        node_id: u64::try_from(ordinal).expect("an ordinal") + 1,
+        address: names().client_address(ordinal),
+        state: State::Up,
+        forced: false,
+        alive: true,
+        leaders: 0,
+        peers: 1,
+        leaders_evicted: false,
+        version: "0.1.0".into(),
+    }
+}
+
+/// A cluster as it should be: `count` nodes, one region on the first three. Pods and objects are as the
+/// spec `started` says, which may be an older one.
+fn well(count: i32, spec: Value, started: Value) -> Seen {
+    let mut cluster = cluster(spec);
+    cluster.status =
+        Some(KvClusterStatus { cluster_id: Some(UID.into()), ..KvClusterStatus::default() });
+    let old = desired(&{
+        let mut old = self::cluster(started);
+        old.status = cluster.status.clone();
+        old
+    });
+    let voters: Vec<u64> = (1..=3.min(count)).map(|id| u64::try_from(id).expect("an id")).collect();
+    Seen {
+        children: children_of(&old, count),
+        pods: (0..count)
+            .map(|at| {
+                let id = u64::try_from(at).expect("an ordinal") + 1;
+                let mut joined = node(id, &voters);
+                if !voters.contains(&id) {
+                    joined.peers.clear();
+                }
+                (at, pod(&old, at, Node::Joined(joined)))
+            })
+            .collect(),
+        volumes: (0..count).map(|at| (at, volume(at))).collect(),
+        table: Some(Table {
+            version: 40,
+            replication_factor: 3,
+            nodes: (0..count).map(row).collect(),
+        }),
+        table_error: None,
+        service_monitors: false,
+        cluster,
+    }
+}
+
+/// With children as the present spec says.
+fn settled(count: i32, spec: Value) -> Seen {
+    well(count, spec.clone(), spec)
+}
+
+fn record(seen: &mut Seen, kind: &str, target: &str, step: &str) -> Operation {
+    let operation = Operation {
+        kind: kind.into(),
+        target: target.into(),
+        step: step.into(),
+        started_at: clock::text(now()),
+        node_id: None,
+        volume_uid: None,
+    };
+    let status = seen.cluster.status.get_or_insert_default();
+    status.operation = Some(operation.clone());
+    operation
+}
+
+fn silent(seen: &mut Seen, ordinal: i32) {
+    let pod = seen.pods.get_mut(&ordinal).expect("a pod");
+    pod.node = Node::Silent("no answer".into());
+    pod.ready = false;
+    let id = u64::try_from(ordinal).expect("an ordinal") + 1;
+    let table = seen.table.as_mut().expect("a table");
+    table.nodes.iter_mut().find(|row| row.node_id == id).expect("a row").alive = false;
+}
+
+fn table(seen: &mut Seen) -> &mut Table {
+    seen.table.as_mut().expect("a table")
+}
+
+/// What a row expects.
+enum Want {
+    /// This action, by name and a part of it as it is printed.
+    Does(&'static str, &'static str),
+    /// Waits, with these words.
+    Waits(&'static str),
+    Nothing,
+}
+
+fn check(rows: Vec<(&str, Seen, Want, &str)>) {
+    for (why, seen, want, trouble) in rows {
+        let plan = plan(&seen, &defaults(), now());
+        let shown = format!("{why}: {plan:#?}");
+        match want {
+            Want::Does(name, part) => {
+                let action = plan.action.as_ref().unwrap_or_else(|| panic!("{shown}"));
+                assert_eq!(action.name(), name, "{shown}");
+                assert!(format!("{action:?}").contains(part), "{part}: {shown}");
+            }
+            Want::Waits(words) => {
+                assert!(plan.action.is_none() && plan.operation.is_some(), "{shown}");
+                assert!(plan.why.contains(words), "{words}: {shown}");
+            }
+            Want::Nothing => assert!(plan.action.is_none() && plan.operation.is_none(), "{shown}"),
+        }
+        let told = plan.troubles.iter().any(|known| known.reason == trouble);
+        assert!(trouble.is_empty() || told, "{trouble} is not told: {shown}");
+        assert!(!trouble.is_empty() || plan.troubles.is_empty(), "untold: {shown}");
+    }
+}
+
+#[test]
+fn cluster_begins_once() {
+    let new = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(3, json!({}));
+        seen.cluster.status = None;
+        seen.table = None;
+        for pod in seen.pods.values_mut() {
+            pod.node = Node::Unjoined { version: "0.1.0".into() };
+            pod.ready = false;
+        }
+        change(&mut seen);
+        seen
+    };
+    let noted = |volume: &str| KvClusterStatus {
+        bootstrap_volume: Some(volume.into()),
+        ..KvClusterStatus::default()
+    };
+    let joined = || Node::Joined(node(1, &[1]));
+    check(vec![
+        (
+            "nothing is there",
+            new(&|seen| seen.children.clear()),
+            Want::Does("Apply", "ServiceAccount"),
+            "",
+        ),
+        ("the first pod is up", new(&|_| {}), Want::Does("Initialize", UID), ""),
+        (
+            "the first pod is not up",
+            new(&|seen| {
+                seen.pods.get_mut(&0).expect("a pod").node = Node::Silent("refused".into());
+            }),
+            Want::Waits("waiting for pod kv-0: refused"),
+            "",
+        ),
+        ("there is no pod yet", new(&|seen| seen.pods.clear()), Want::Waits("waiting for pod"), ""),
+        (
+            "the call was made, its answer lost",
+            new(&|seen| {
+                seen.pods.get_mut(&0).expect("a pod").node = joined();
+            }),
+            Want::Does("LatchCluster", UID),
+            "",
+        ),
+        (
+            "the same volume is noted",
+            new(&|seen| seen.cluster.status = Some(noted("volume-0"))),
+            Want::Does("Initialize", UID),
+            "",
+        ),
+        (
+            "another volume is noted",
+            new(&|seen| seen.cluster.status = Some(noted("volume-x"))),
+            Want::Waits("the first volume is gone"),
+            "BootstrapVolumeLost",
+        ),
+        (
+            "it has begun, and the disk is empty",
+            new(&|seen| {
+                seen.cluster.status = Some(KvClusterStatus {
+                    cluster_id: Some(UID.into()),
+                    ..KvClusterStatus::default()
+                });
+            }),
+            Want::Nothing,
+            "DriverUnreachable",
+        ),
+        (
+            "the disk is another cluster's",
+            new(&|seen| {
+                let other = Joined { cluster_id: "f".repeat(32), ..node(1, &[1]) };
+                seen.pods.get_mut(&1).expect("a pod").node = Node::Joined(other);
+            }),
+            Want::Waits("belongs to cluster"),
+            "ForeignVolume",
+        ),
+        (
+            "an older cluster is to be taken over",
+            new(&|seen| {
+                seen.cluster.metadata.annotations =
+                    Some([(crate::names::ADOPT.to_owned(), "f".repeat(32))].into());
+            }),
+            Want::Waits("waiting for a node of cluster"),
+            "",
+        ),
+    ]);
+}
+
+#[test]
+fn nodes_join_one_by_one() {
+    let with = |ordinal: i32, node: Node, row: Option<State>| {
+        let mut seen = settled(3, json!({}));
+        let pod = seen.pods.get_mut(&ordinal).expect("a pod");
+        pod.node = node;
+        pod.ready = false;
+        let table = table(&mut seen);
+        match row {
+            Some(state) => table.nodes[2].state = state,
+            None => {
+                table.nodes.remove(2);
+            }
+        }
+        for pod in seen.pods.values_mut() {
+            if let Node::Joined(joined) = &mut pod.node {
+                for peer in &mut joined.peers {
+                    peer.voters = [1, 2].into();
+                }
+            }
+        }
+        seen
+    };
+    let empty = || Node::Unjoined { version: "0.1.0".into() };
+    check(vec![
+        (
+            "an empty disk",
+            with(2, empty(), None),
+            Want::Does("AddLearner", "expected_version: 40"),
+            "",
+        ),
+        (
+            "its id is taken, its disk does not know",
+            with(2, empty(), Some(State::Joining)),
+            Want::Does("AddLearner", "kv-2.kv-headless.ns.svc.cluster.local:7420"),
+            "",
+        ),
+        (
+            "a learner that is heard",
+            with(2, Node::Joined(Joined { peers: vec![], ..node(3, &[1]) }), Some(State::Learner)),
+            Want::Does("Promote", "node_id: 3"),
+            "",
+        ),
+        (
+            "a learner that is not heard",
+            with(2, Node::Silent("x".into()), Some(State::Learner)),
+            Want::Waits("waiting for node 3"),
+            "",
+        ),
+        (
+            "more replicas",
+            {
+                let mut seen = settled(3, json!({"replicas": 5}));
+                seen.children = children_of(&desired(&seen.cluster), 3);
+                seen
+            },
+            Want::Does("Scale", "replicas: 5"),
+            "",
+        ),
+        (
+            "an ordinal is used again",
+            {
+                let mut seen = settled(3, json!({"replicas": 5}));
+                let mut old = volume(4);
+                old.decommissioned = Some("5".into());
+                seen.volumes.insert(4, old);
+                seen
+            },
+            Want::Does("DeleteVolume", "volume-4"),
+            "",
+        ),
+        (
+            "its old volume is being deleted",
+            {
+                let mut seen = settled(3, json!({"replicas": 5}));
+                let mut old = volume(4);
+                old.decommissioned = Some("5".into());
+                old.terminating = true;
+                seen.volumes.insert(4, old);
+                seen
+            },
+            Want::Waits("is being deleted"),
+            "",
+        ),
+    ]);
+}
+
+#[test]
+fn nodes_leave_before_their_pods() {
+    let fewer = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(5, json!({}));
+        change(&mut seen);
+        seen
+    };
+    let state = |ordinal: usize, state: State| {
+        move |seen: &mut Seen| {
+            table(seen).nodes[ordinal].state = state;
+        }
+    };
+    check(vec![
+        (
+            "the highest ordinal goes first",
+            fewer(&|_| {}),
+            Want::Does("RemoveNode", "node_id: 5, force: false, expected_version: 40"),
+            "",
+        ),
+        ("it drains", fewer(&state(4, State::Draining)), Want::Waits("node 5 drains: 1 peers"), ""),
+        (
+            "wanted again",
+            {
+                let mut seen = settled(5, json!({"replicas": 5}));
+                table(&mut seen).nodes[4].state = State::Draining;
+                seen
+            },
+            Want::Does("CancelRemoveNode", "node_id: 5"),
+            "",
+        ),
+        (
+            "it has left",
+            fewer(&|seen| {
+                table(seen).nodes[4].state = State::Removed;
+                seen.pods.get_mut(&4).expect("a pod").node =
+                    Node::Removed { cluster_id: UID.into(), node_id: 5 };
+            }),
+            Want::Does("RemoveNode", "node_id: 4"),
+            "",
+        ),
+        (
+            "both have left: the volume is marked",
+            fewer(&|seen| {
+                for at in [3, 4] {
+                    table(seen).nodes[at].state = State::Removed;
+                }
+                for (at, id) in [(3, 4), (4, 5)] {
+                    seen.pods.get_mut(&at).expect("a pod").node =
+                        Node::Removed { cluster_id: UID.into(), node_id: id };
+                }
+            }),
+            Want::Does("MarkVolume", "node_id: \"5\""),
+            "",
+        ),
+        (
+            "both are marked: the pods go",
+            fewer(&|seen| {
+                for at in [3, 4] {
+                    table(seen).nodes[at].state = State::Removed;
+                    let ordinal = i32::try_from(at).expect("small");
+                    seen.volumes.get_mut(&ordinal).expect("a volume").decommissioned =
+                        Some("x".into());
+                    seen.pods.get_mut(&ordinal).expect("a pod").node =
+                        Node::Removed { cluster_id: UID.into(), node_id: at as u64 + 1 };
+                }
+            }),
+            Want::Does("Scale", "replicas: 3"),
+            "",
+        ),
+        (
+            "another node is down",
+            fewer(&|seen| silent(seen, 1)),
+            Want::Waits("node 2 is down"),
+            "ScaleDownRefused",
+        ),
+        (
+            "the one that goes is down",
+            fewer(&|seen| silent(seen, 4)),
+            Want::Does("RemoveNode", "node_id: 5, force: false"),
+            "NodeDown",
+        ),
+        (
+            "too few would stay",
+            fewer(&|seen| {
+                seen.cluster.spec.replicas = 2;
+                table(seen).nodes.truncate(3);
+                for at in [3, 4] {
+                    seen.pods.remove(&at);
+                    seen.volumes.remove(&at);
+                }
+                seen.children = children_of(&desired(&seen.cluster), 3);
+            }),
+            Want::Waits("2 nodes would stay"),
+            "ScaleDownRefused",
+        ),
+        (
+            "a pod that never joined goes with its volume marked",
+            fewer(&|seen| {
+                table(seen).nodes.truncate(3);
+                for at in [3, 4] {
+                    seen.pods.get_mut(&at).expect("a pod").node =
+                        Node::Unjoined { version: String::new() };
+                }
+            }),
+            Want::Does("MarkVolume", "none"),
+            "",
+        ),
+    ]);
+}
+
+#[test]
+fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
+    let newer = || json!({"config": {"log_level": "debug"}});
+    let old = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = well(3, newer(), json!({}));
+        seen.children = children_of(&desired(&seen.cluster), 3);
+        change(&mut seen);
+        seen
+    };
+    let update = |seen: &mut Seen, ordinal: i32| {
+        let hash = desired(&seen.cluster).template_hash;
+        seen.pods.get_mut(&ordinal).expect("a pod").template_hash = Some(hash);
+    };
+    check(vec![
+        ("the objects first", well(3, newer(), json!({})), Want::Does("Apply", "ConfigMap"), ""),
+        (
+            "the node with the fewest leaders",
+            old(&|seen| {
+                for (at, leaders) in [(0, 3), (1, 0), (2, 2)] {
+                    table(seen).nodes[at].leaders = leaders;
+                }
+            }),
+            Want::Does("DeletePod", "pod-1"),
+            "",
+        ),
+        (
+            "its leaders go first",
+            old(&|seen| {
+                for at in 0..3 {
+                    table(seen).nodes[at].leaders = 2;
+                }
+            }),
+            Want::Does("EvictLeaders", "node_id: 3, duration: 120s"),
+            "",
+        ),
+        (
+            "they are going",
+            old(&|seen| {
+                for at in 0..3 {
+                    table(seen).nodes[at].leaders = 2;
+                }
+                table(seen).nodes[2].leaders_evicted = true;
+                record(seen, "RollingUpdate", "kv-2", "EvictLeaders");
+            }),
+            Want::Waits("hands 2 leaders over"),
+            "",
+        ),
+        (
+            "they do not go, for half a minute",
+            old(&|seen| {
+                for at in 0..3 {
+                    table(seen).nodes[at].leaders = 2;
+                }
+                table(seen).nodes[2].leaders_evicted = true;
+                let mut operation = record(seen, "RollingUpdate", "kv-2", "EvictLeaders");
+                operation.started_at =
+                    clock::text(Timestamp::from_second(1_700_000_000 - 31).expect("a time"));
+                seen.cluster.status.get_or_insert_default().operation = Some(operation);
+            }),
+            Want::Does("DeletePod", "pod-2"),
+            "",
+        ),
+        (
+            "it is being restarted",
+            old(&|seen| {
+                seen.pods.remove(&2);
+                table(seen).nodes[2].alive = false;
+                record(seen, "RollingUpdate", "kv-2", "DeletePod");
+            }),
+            Want::Waits("is being restarted"),
+            "NodeDown",
+        ),
+        (
+            "it is back, not yet ready",
+            old(&|seen| {
+                update(seen, 2);
+                seen.pods.get_mut(&2).expect("a pod").ready = false;
+                record(seen, "RollingUpdate", "kv-2", "DeletePod");
+            }),
+            Want::Waits("not ready yet"),
+            "",
+        ),
+        (
+            "it is back and may lead",
+            old(&|seen| {
+                update(seen, 2);
+                table(seen).nodes[2].leaders_evicted = true;
+                record(seen, "RollingUpdate", "kv-2", "WaitForNode");
+            }),
+            Want::Does("EvictLeaders", "duration: 0ns"),
+            "",
+        ),
+        (
+            "it is back: the next",
+            old(&|seen| {
+                update(seen, 2);
+                record(seen, "RollingUpdate", "kv-2", "WaitForNode");
+            }),
+            Want::Does("DeletePod", "pod-1"),
+            "",
+        ),
+        (
+            "its new image is not there",
+            old(&|seen| {
+                update(seen, 2);
+                silent(seen, 2);
+                let pod = seen.pods.get_mut(&2).expect("a pod");
+                pod.running = false;
+                pod.problem = Some(("ImagePullBackOff".into(), "no such image".into()));
+                record(seen, "RollingUpdate", "kv-2", "WaitForNode");
+            }),
+            Want::Waits("no such image"),
+            "PodFailing",
+        ),
+        (
+            "the spec was put right: the pod that does not run is made anew",
+            old(&|seen| {
+                silent(seen, 2);
+                let pod = seen.pods.get_mut(&2).expect("a pod");
+                pod.running = false;
+                pod.problem = Some(("ImagePullBackOff".into(), "no such image".into()));
+            }),
+            Want::Does("DeletePod", "pod-2"),
+            "PodFailing",
+        ),
+        (
+            "another node is down",
+            old(&|seen| {
+                update(seen, 0);
+                silent(seen, 0);
+            }),
+            Want::Waits("node 1 is down"),
+            "RollingUpdateBlocked",
+        ),
+        (
+            "a region has too few peers",
+            old(&|seen| {
+                for pod in seen.pods.values_mut() {
+                    if let Node::Joined(joined) = &mut pod.node {
+                        for peer in &mut joined.peers {
+                            peer.voters = [1, 2].into();
+                        }
+                    }
+                }
+            }),
+            Want::Waits("too few peers"),
+            "RollingUpdateBlocked",
+        ),
+        (
+            "a node whose leaders cannot go anywhere",
+            {
+                let mut seen = well(
+                    1,
+                    json!({"replicas": 1, "replicationFactor": 1, "image": "flotilla:2"}),
+                    json!({"replicas": 1, "replicationFactor": 1}),
+                );
+                seen.children = children_of(&desired(&seen.cluster), 1);
+                table(&mut seen).replication_factor = 1;
+                table(&mut seen).nodes[0].leaders = 1;
+                seen
+            },
+            Want::Does("DeletePod", "pod-0"),
+            "",
+        ),
+    ]);
+}
+
+#[test]
+fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
+    let sick = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(3, json!({"placement": {"maxNodeDown": "1m"}}));
+        silent(&mut seen, 2);
+        let pod = seen.pods.get_mut(&2).expect("a pod");
+        pod.running = false;
+        pod.restarts = 9;
+        pod.last_exit = Some(Exit { code: 134, out_of_memory: false });
+        pod.not_ready_since =
+            Some(clock::text(Timestamp::from_second(1_700_000_000 - 90).expect("a time")));
+        change(&mut seen);
+        seen
+    };
+    let lost = |change: &dyn Fn(&mut Seen)| {
+        sick(&|seen| {
+            let pod = seen.pods.get_mut(&2).expect("a pod");
+            pod.node = Node::Unjoined { version: "0.1.0".into() };
+            pod.running = true;
+            change(seen);
+        })
+    };
+    fn the_pod(seen: &mut Seen) -> &mut Pod {
+        seen.pods.get_mut(&2).expect("a pod")
+    }
+    let given_up = |seen: &mut Seen, volume: &str| {
+        table(seen).nodes[2].state = State::Removed;
+        table(seen).nodes[2].forced = true;
+        let mut operation = record(seen, "Repair", "kv-2", "RemoveNode");
+        operation.node_id = Some(3);
+        operation.volume_uid = Some(volume.into());
+        seen.cluster.status.get_or_insert_default().operation = Some(operation);
+        for pod in seen.pods.values_mut() {
+            if let Node::Joined(joined) = &mut pod.node {
+                for peer in &mut joined.peers {
+                    peer.voters = [1, 2].into();
+                }
+            }
+        }
+    };
+    check(vec![
+        (
+            "its volume is lost",
+            lost(&|_| {}),
+            Want::Does("RemoveNode", "node_id: 3, force: true, expected_version: 40"),
+            "NodeLost",
+        ),
+        (
+            "it was heard a moment ago",
+            lost(&|seen| table(seen).nodes[2].alive = true),
+            Want::Waits("heard it a moment ago"),
+            "NodeLost",
+        ),
+        (
+            "another node is down, too",
+            lost(&|seen| silent(seen, 1)),
+            Want::Waits("node 2 is down"),
+            "NodeLost",
+        ),
+        (
+            "it ends again and again",
+            sick(&|_| {}),
+            Want::Does("RemoveNode", "force: true"),
+            "NodeLost",
+        ),
+        ("merely silent", sick(&|seen| the_pod(seen).restarts = 0), Want::Nothing, "NodeDown"),
+        (
+            "not for long",
+            sick(&|seen| the_pod(seen).not_ready_since = Some(clock::text(now()))),
+            Want::Nothing,
+            "NodeDown",
+        ),
+        (
+            "for want of memory",
+            sick(&|seen| the_pod(seen).last_exit = Some(Exit { code: 137, out_of_memory: true })),
+            Want::Nothing,
+            "NodeDown",
+        ),
+        (
+            "a wrong configuration",
+            sick(&|seen| the_pod(seen).last_exit = Some(Exit { code: 64, out_of_memory: false })),
+            Want::Nothing,
+            "NodeDown",
+        ),
+        (
+            "its machine is gone",
+            sick(&|seen| {
+                the_pod(seen).restarts = 0;
+                seen.volumes.get_mut(&2).expect("a volume").machine_is_gone = true;
+            }),
+            Want::Does("RemoveNode", "force: true"),
+            "NodeLost",
+        ),
+        (
+            "it leaves",
+            sick(&|seen| {
+                table(seen).nodes[2].state = State::Draining;
+                table(seen).nodes[2].forced = true;
+            }),
+            Want::Waits("was given up"),
+            "UnderReplicated",
+        ),
+        (
+            "it has left: its disk is emptied",
+            sick(&|seen| given_up(seen, "volume-2")),
+            Want::Does("DeleteVolume", "volume-2"),
+            "",
+        ),
+        (
+            "the volume goes: the pod, too",
+            sick(&|seen| {
+                given_up(seen, "volume-2");
+                seen.volumes.get_mut(&2).expect("a volume").terminating = true;
+            }),
+            Want::Does("DeletePod", "pod-2"),
+            "",
+        ),
+        (
+            "a new volume is left alone",
+            sick(&|seen| given_up(seen, "volume-of-old")),
+            Want::Nothing,
+            "",
+        ),
+        (
+            "the disk of a removed node says so",
+            {
+                let mut seen = settled(3, json!({}));
+                table(&mut seen).nodes[2].state = State::Removed;
+                seen.pods.get_mut(&2).expect("a pod").node =
+                    Node::Removed { cluster_id: UID.into(), node_id: 3 };
+                for pod in seen.pods.values_mut() {
+                    if let Node::Joined(joined) = &mut pod.node {
+                        for peer in &mut joined.peers {
+                            peer.voters = [1, 2].into();
+                        }
+                    }
+                }
+                seen
+            },
+            Want::Does("DeleteVolume", "volume-2"),
+            "",
+        ),
+        (
+            "the regions have no quorum any more",
+            sick(&|seen| {
+                silent(seen, 1);
+                seen.table = None;
+            }),
+            Want::Nothing,
+            "QuorumLost",
+        ),
+    ]);
+}
+
+#[test]
+fn what_somebody_changed_by_hand_is_put_back() {
+    let edited = |child: Child, path: &str, value: Value| {
+        let mut seen = settled(3, json!({}));
+        let object = seen.children.get_mut(&child).expect("a child");
+        *object.pointer_mut(path).expect("a path") = value;
+        seen
+    };
+    check(vec![
+        ("as it should be", settled(3, json!({})), Want::Nothing, ""),
+        (
+            "fewer pods",
+            edited(Child::StatefulSet, "/spec/replicas", json!(1)),
+            Want::Does("Scale", "replicas: 3"),
+            "",
+        ),
+        (
+            "more pods",
+            edited(Child::StatefulSet, "/spec/replicas", json!(4)),
+            Want::Does("Scale", "replicas: 3"),
+            "",
+        ),
+        (
+            "another image",
+            edited(Child::StatefulSet, "/spec/template/spec/containers/0/image", json!("evil:1")),
+            Want::Does("Apply", "StatefulSet"),
+            "",
+        ),
+        (
+            "a variable was added",
+            {
+                let mut seen = settled(3, json!({}));
+                let object = seen.children.get_mut(&Child::StatefulSet).expect("a child");
+                let env = object
+                    .pointer_mut("/spec/template/spec/containers/0/env")
+                    .and_then(Value::as_array_mut);
+                env.expect("a list").push(json!({"name": "RUST_LOG", "value": "trace"}));
+                seen
+            },
+            Want::Does("Replace", "StatefulSet"),
+            "",
+        ),
+        (
+            "another selector of a service",
+            edited(Child::Service, "/spec/selector", json!({"a": "b"})),
+            Want::Does("Apply", "Service"),
+            "",
+        ),
+        (
+            "the budget is gone",
+            {
+                let mut seen = settled(3, json!({}));
+                seen.children.remove(&Child::DisruptionBudget);
+                seen
+            },
+            Want::Does("Apply", "DisruptionBudget"),
+            "",
+        ),
+        (
+            "no budget is wanted",
+            {
+                let with = settled(3, json!({}));
+                let mut seen = settled(3, json!({"podDisruptionBudget": false}));
+                seen.children = with.children;
+                seen
+            },
+            Want::Does("Delete", "DisruptionBudget"),
+            "",
+        ),
+        (
+            "what cannot be changed",
+            edited(Child::StatefulSet, "/spec/podManagementPolicy", json!("OrderedReady")),
+            Want::Does("Delete", "keep_dependents: true"),
+            "",
+        ),
+        (
+            "somebody else's object has the name",
+            edited(Child::Service, "/metadata/ownerReferences/0/uid", json!("other")),
+            Want::Nothing,
+            "NameTaken",
+        ),
+    ]);
+}
+
+#[test]
+fn volumes_grow_then_the_claims_of_new_ones() {
+    let larger = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = well(3, json!({"storage": {"size": "2Gi"}}), json!({}));
+        change(&mut seen);
+        seen
+    };
+    let grown = |seen: &mut Seen| {
+        for volume in seen.volumes.values_mut() {
+            volume.requested = Quantity("2048Mi".into());
+        }
+    };
+    check(vec![
+        ("one by one", larger(&|_| {}), Want::Does("GrowVolume", "volume-0"), ""),
+        (
+            "the next",
+            larger(&|seen| {
+                seen.volumes.get_mut(&0).expect("a volume").requested = Quantity("2Gi".into());
+            }),
+            Want::Does("GrowVolume", "volume-1"),
+            "",
+        ),
+        ("all have grown", larger(&grown), Want::Does("Delete", "keep_dependents: true"), ""),
+        (
+            "the StatefulSet is made anew, around its pods",
+            larger(&|seen| {
+                grown(seen);
+                seen.children.remove(&Child::StatefulSet);
+            }),
+            Want::Does("Apply", "\"storage\": String(\"2Gi\")"),
+            "",
+        ),
+        (
+            "the class lets none grow",
+            larger(&|seen| {
+                for volume in seen.volumes.values_mut() {
+                    volume.can_grow = Some(false);
+                }
+            }),
+            Want::Nothing,
+            "VolumesCannotGrow",
+        ),
+    ]);
+}
+
+#[test]
+fn stopped_paused_and_deleted_clusters_are_let_be() {
+    let deleted = {
+        let mut seen = settled(3, json!({"replicas": 5}));
+        let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now());
+        seen.cluster.metadata.deletion_timestamp = Some(time);
+        seen
+    };
+    let stopped = |pods: bool| {
+        let mut seen = settled(3, json!({"stopped": true}));
+        seen.children = children_of(&desired(&seen.cluster), if pods { 3 } else { 0 });
+        if !pods {
+            seen.pods.clear();
+            seen.table = None;
+        }
+        seen
+    };
+    check(vec![
+        ("deleted", deleted, Want::Nothing, ""),
+        ("paused", settled(3, json!({"replicas": 5, "paused": true})), Want::Nothing, ""),
+        ("to stop", stopped(true), Want::Does("Scale", "replicas: 0"), ""),
+        ("stopped", stopped(false), Want::Nothing, ""),
+        (
+            "to start",
+            {
+                let mut seen = stopped(false);
+                seen.cluster.spec.stopped = false;
+                seen
+            },
+            Want::Does("Scale", "replicas: 3"),
+            "DriverUnreachable",
+        ),
+        (
+            "a spec that cannot be acted on",
+            {
+                let mut seen = settled(3, json!({}));
+                seen.cluster.spec.config.insert("raft.nothing".into(), json!(1));
+                seen
+            },
+            Want::Nothing,
+            "InvalidSpec",
+        ),
+    ]);
+}
+
+#[test]
+fn preview_tells_all_that_a_spec_leads_to() {
+    let mut seen = well(
+        3,
+        json!({"replicas": 4, "image": "flotilla:2", "storage": {"size": "2Gi"}}),
+        json!({}),
+    );
+    seen.children.remove(&Child::NetworkPolicy);
+    let lines = preview(&seen, &defaults(), now());
+    for part in [
+        "make NetworkPolicy kv",
+        "change StatefulSet kv at",
+        "let pod kv-3 join",
+        "grow volume data-kv-0 from 1Gi to 2Gi",
+        "restart pod kv-2",
+    ] {
+        assert!(lines.iter().any(|line| line.contains(part)), "{part}: {lines:#?}");
+    }
+    assert_eq!(preview(&settled(3, json!({})), &defaults(), now()), Vec::<String>::new());
+}

@@ -1,0 +1,252 @@
+//! How the regions are, from what the nodes say of their peers.
+//!
+//! Asked of the nodes and not of the placement driver, because the question matters most when the
+//! driver has no quorum. A region counts as lost only by what is seen: a majority of its voters is on
+//! nodes that do not answer. Where nobody answers for a stretch of the key space there is a gap, and
+//! nothing may be given up while there is one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::seen::{Joined, Peer};
+
+/// The regions in one look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Regions {
+    regions: BTreeMap<u64, Region>,
+    answering: BTreeSet<u64>,
+    /// A stretch of the key space of which no node that answers has a peer.
+    pub has_gap: bool,
+    /// Peers a region should have.
+    wanted: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Region {
+    epoch: (u64, u64),
+    voters: BTreeSet<u64>,
+    learners: BTreeSet<u64>,
+    start_key: Vec<u8>,
+    end_key: Vec<u8>,
+    has_leader: bool,
+    quarantined: bool,
+}
+
+impl Regions {
+    /// `wanted`: peers that each region should have, of the nodes that are in service.
+    #[must_use]
+    pub fn of<'a>(nodes: impl Iterator<Item = &'a Joined> + Clone, wanted: usize) -> Self {
+        let answering: BTreeSet<u64> = nodes.clone().map(|node| node.node_id).collect();
+        let mut regions: BTreeMap<u64, Region> = BTreeMap::new();
+        for peer in nodes.flat_map(|node| &node.peers) {
+            let region = regions.entry(peer.region_id).or_default();
+            if peer.quarantined {
+                region.quarantined = true;
+                continue;
+            }
+            region.has_leader |=
+                peer.leads || peer.leader_node.is_some_and(|leader| answering.contains(&leader));
+            region.describe(peer);
+        }
+        let has_gap = has_gap(&regions);
+        Self { regions, answering, has_gap, wanted }
+    }
+
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// Regions of whose voters no majority answers.
+    #[must_use]
+    pub fn quorum_lost(&self) -> Vec<u64> {
+        self.lost_without(None)
+    }
+
+    /// Regions that would have no majority if a node were given up. Empty, and no gap: it can be.
+    #[must_use]
+    pub fn lost_without(&self, node: Option<u64>) -> Vec<u64> {
+        let lost = |region: &Region| {
+            let live = region
+                .voters
+                .iter()
+                .filter(|voter| Some(**voter) != node && self.answering.contains(voter))
+                .count();
+            live * 2 <= region.voters.len()
+        };
+        self.regions.iter().filter(|(_, region)| lost(region)).map(|(id, _)| *id).collect()
+    }
+
+    #[must_use]
+    pub fn leaderless(&self) -> usize {
+        let gap = usize::from(self.has_gap);
+        self.regions.values().filter(|region| !region.has_leader).count() + gap
+    }
+
+    /// With fewer peers that answer than there should be.
+    #[must_use]
+    pub fn under_replicated(&self) -> usize {
+        self.regions.values().filter(|region| self.is_under_replicated(region)).count()
+    }
+
+    /// With all their peers, and a leader.
+    #[must_use]
+    pub fn healthy(&self) -> usize {
+        let healthy = |region: &&Region| region.has_leader && !self.is_under_replicated(region);
+        self.regions.values().filter(healthy).count()
+    }
+
+    /// Every stretch of the key space has a region with a leader, and none has lost its quorum.
+    #[must_use]
+    pub fn all_serve(&self) -> bool {
+        !self.regions.is_empty()
+            && !self.has_gap
+            && self.leaderless() == 0
+            && self.quorum_lost().is_empty()
+    }
+
+    /// All serve and are whole: one node more may go.
+    #[must_use]
+    pub fn all_healthy(&self) -> bool {
+        self.all_serve() && self.healthy() == self.total()
+    }
+
+    fn is_under_replicated(&self, region: &Region) -> bool {
+        region.quarantined
+            || region.voters.len() < self.wanted
+            || !region.voters.is_subset(&self.answering)
+    }
+}
+
+impl Region {
+    fn describe(&mut self, peer: &Peer) {
+        if peer.epoch < self.epoch || (peer.voters.is_empty() && peer.learners.is_empty()) {
+            return;
+        }
+        self.epoch = peer.epoch;
+        self.voters.clone_from(&peer.voters);
+        self.learners.clone_from(&peer.learners);
+        self.start_key.clone_from(&peer.start_key);
+        self.end_key.clone_from(&peer.end_key);
+    }
+}
+
+/// Whether the ranges leave a stretch of the key space out. They may overlap: after a split one peer
+/// may still describe the whole.
+fn has_gap(regions: &BTreeMap<u64, Region>) -> bool {
+    let mut ranges: Vec<_> = regions
+        .values()
+        .filter(|region| !region.voters.is_empty())
+        .map(|region| (&region.start_key, &region.end_key))
+        .collect();
+    ranges.sort();
+    let mut covered: &[u8] = &[];
+    for (start, end) in ranges {
+        if start.as_slice() > covered {
+            return true;
+        }
+        if end.is_empty() {
+            return false;
+        }
+        covered = covered.max(end);
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(node_id: u64, peers: Vec<Peer>) -> Joined {
+        Joined {
+            cluster_id: "c".into(),
+            node_id,
+            version: "1".into(),
+            ready: true,
+            not_ready_reasons: Vec::new(),
+            peers,
+        }
+    }
+
+    fn peer(region_id: u64, range: (&str, &str), voters: &[u64], leader: Option<u64>) -> Peer {
+        Peer {
+            region_id,
+            epoch: (1, voters.len() as u64),
+            start_key: range.0.into(),
+            end_key: range.1.into(),
+            voters: voters.iter().copied().collect(),
+            leader_node: leader,
+            ..Peer::default()
+        }
+    }
+
+    #[test]
+    fn quorum_is_judged_by_the_nodes_that_answer() {
+        let one = |answering: &[u64], leader: Option<u64>| {
+            let nodes: Vec<_> = answering
+                .iter()
+                .map(|id| node(*id, vec![peer(1, ("", ""), &[1, 2, 3], leader)]))
+                .collect();
+            Regions::of(nodes.iter(), 3)
+        };
+        for (why, seen, lost, leaderless, under) in [
+            ("all answer", one(&[1, 2, 3], Some(1)), vec![], 0, 0),
+            ("one is silent", one(&[1, 2], Some(1)), vec![], 0, 1),
+            ("the leader is silent", one(&[2, 3], Some(1)), vec![], 1, 1),
+            ("two are silent", one(&[3], Some(3)), vec![1], 0, 1),
+        ] {
+            assert_eq!(seen.quorum_lost(), lost, "{why}");
+            assert_eq!(seen.leaderless(), leaderless, "{why}");
+            assert_eq!(seen.under_replicated(), under, "{why}");
+            assert_eq!(seen.all_healthy(), why == "all answer", "{why}");
+        }
+        assert_eq!(one(&[1, 2, 3], Some(1)).lost_without(Some(3)), Vec::<u64>::new());
+        assert_eq!(one(&[1, 2], Some(1)).lost_without(Some(2)), vec![1]);
+    }
+
+    #[test]
+    fn nothing_is_well_while_nobody_answers_for_a_stretch_of_keys() {
+        for (why, peers, gap) in [
+            ("nothing is seen", vec![], true),
+            ("the whole", vec![peer(1, ("", ""), &[1], Some(1))], false),
+            (
+                "two halves",
+                vec![peer(1, ("", "m"), &[1], Some(1)), peer(2, ("m", ""), &[1], Some(1))],
+                false,
+            ),
+            ("no beginning", vec![peer(2, ("m", ""), &[1], Some(1))], true),
+            ("no end", vec![peer(1, ("", "m"), &[1], Some(1))], true),
+            (
+                "no middle",
+                vec![peer(1, ("", "f"), &[1], Some(1)), peer(2, ("m", ""), &[1], Some(1))],
+                true,
+            ),
+            (
+                "one peer has not split yet",
+                vec![peer(1, ("", ""), &[1], Some(1)), peer(2, ("m", ""), &[1], Some(1))],
+                false,
+            ),
+        ] {
+            let nodes = [node(1, peers)];
+            let seen = Regions::of(nodes.iter(), 1);
+            assert_eq!(seen.has_gap, gap, "{why}");
+            assert_eq!(seen.all_serve(), !gap, "{why}");
+        }
+    }
+
+    #[test]
+    fn newest_description_of_a_region_counts() {
+        let old = peer(1, ("", ""), &[1], Some(1));
+        let new = Peer { epoch: (1, 9), ..peer(1, ("", ""), &[1, 2, 3], Some(1)) };
+        let nodes = [node(1, vec![new.clone()]), node(2, vec![old]), node(3, vec![new])];
+        let seen = Regions::of(nodes.iter(), 3);
+        assert_eq!((seen.total(), seen.healthy()), (1, 1));
+    }
+
+    #[test]
+    fn quarantined_peer_is_no_peer() {
+        let bad = Peer { region_id: 1, quarantined: true, ..Peer::default() };
+        let whole = || peer(1, ("", ""), &[1, 2, 3], Some(1));
+        let nodes = [node(1, vec![whole()]), node(2, vec![whole()]), node(3, vec![bad])];
+        assert_eq!(Regions::of(nodes.iter(), 3).under_replicated(), 1);
+    }
+}

@@ -1,0 +1,221 @@
+//! What was seen of one cluster in one look: Kubernetes' objects and what the nodes say themselves.
+//!
+//! Values only. Nodes are joined with pods by what they report and by the address that is theirs, never
+//! by counting: after a repair the third pod may hold the seventh node.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::Value;
+
+use crate::{children::Child, crd::KvCluster, names::Names};
+
+/// One look at a cluster.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub cluster: KvCluster,
+    /// Objects of ours that there are, as they are.
+    pub children: BTreeMap<Child, Value>,
+    /// By ordinal.
+    pub pods: BTreeMap<i32, Pod>,
+    /// By ordinal; also of pods that are no more.
+    pub volumes: BTreeMap<i32, VolumeClaim>,
+    /// The node table, when the placement driver answered.
+    pub table: Option<Table>,
+    /// Why there is no table, for people.
+    pub table_error: Option<String>,
+    /// The type ServiceMonitor is known to this Kubernetes.
+    pub service_monitors: bool,
+}
+
+/// A pod and the node in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    pub name: String,
+    pub uid: String,
+    pub ready: bool,
+    pub terminating: bool,
+    /// The server's process runs, well or not.
+    pub running: bool,
+    pub template_hash: Option<String>,
+    pub ip: Option<String>,
+    /// Labels of the Kubernetes node it runs on that tell where that is.
+    pub place: BTreeMap<String, String>,
+    pub restarts: i32,
+    /// Why the container waits or the pod is not scheduled, as Kubernetes says: reason, message.
+    pub problem: Option<(String, String)>,
+    /// How the container ended last time.
+    pub last_exit: Option<Exit>,
+    /// When it was last seen to become not ready, or was made.
+    pub not_ready_since: Option<String>,
+    pub node: Node,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    pub code: i32,
+    pub out_of_memory: bool,
+}
+
+/// What the process in a pod says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Node {
+    /// It did not answer, or another one did; why.
+    Silent(String),
+    /// An empty disk.
+    Unjoined {
+        version: String,
+    },
+    /// A disk whose node was removed.
+    Removed {
+        cluster_id: String,
+        node_id: u64,
+    },
+    Joined(Joined),
+}
+
+/// A node that belongs to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    pub cluster_id: String,
+    pub node_id: u64,
+    pub version: String,
+    pub ready: bool,
+    pub not_ready_reasons: Vec<String>,
+    pub peers: Vec<Peer>,
+}
+
+/// One peer, as its node reports it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    pub region_id: u64,
+    /// (version, conf_ver): a higher one is a newer description of the region.
+    pub epoch: (u64, u64),
+    pub start_key: Vec<u8>,
+    /// Empty: to the end.
+    pub end_key: Vec<u8>,
+    /// Nodes of the region's voters.
+    pub voters: BTreeSet<u64>,
+    pub learners: BTreeSet<u64>,
+    pub leads: bool,
+    /// The node that leads, as far as this peer knows.
+    pub leader_node: Option<u64>,
+    pub quarantined: bool,
+}
+
+/// A volume claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VolumeClaim {
+    pub name: String,
+    pub uid: String,
+    /// The volume it is bound to.
+    pub volume: Option<String>,
+    pub requested: Quantity,
+    /// As marked by us when its node was removed.
+    pub decommissioned: Option<String>,
+    pub terminating: bool,
+    /// The Kubernetes node that the volume is bound to is no more.
+    pub machine_is_gone: bool,
+    /// Whether its storage class lets it grow; `None` when that is not known.
+    pub can_grow: Option<bool>,
+}
+
+/// The cluster's node table, as the placement driver has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    pub version: u64,
+    pub replication_factor: u32,
+    pub nodes: Vec<Row>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Joining,
+    Learner,
+    Up,
+    Draining,
+    Removed,
+}
+
+impl State {
+    /// For status and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Joining => "Joining",
+            Self::Learner => "Learner",
+            Self::Up => "Up",
+            Self::Draining => "Draining",
+            Self::Removed => "Removed",
+        }
+    }
+}
+
+/// One node of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub node_id: u64,
+    pub address: String,
+    pub state: State,
+    /// Given up by force: its address may be another's by now.
+    pub forced: bool,
+    /// Heard by the driver within `placement.node_disconnected_after`.
+    pub alive: bool,
+    pub leaders: u32,
+    pub peers: u32,
+    pub leaders_evicted: bool,
+    pub version: String,
+}
+
+impl Row {
+    /// Counts as the node of its address.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.state != State::Removed && !self.forced
+    }
+}
+
+impl Seen {
+    /// What the StatefulSet has as `replicas`; `None` without a StatefulSet.
+    #[must_use]
+    pub fn replicas(&self) -> Option<i32> {
+        let replicas = self.children.get(&Child::StatefulSet)?.pointer("/spec/replicas")?;
+        i32::try_from(replicas.as_i64()?).ok()
+    }
+
+    /// The member whose address is that of an ordinal.
+    #[must_use]
+    pub fn member(&self, names: &Names, ordinal: i32) -> Option<&Row> {
+        self.table
+            .as_ref()?
+            .nodes
+            .iter()
+            .find(|row| row.is_member() && names.ordinal_at(&row.address) == Some(ordinal))
+    }
+
+    #[must_use]
+    pub fn row(&self, node_id: u64) -> Option<&Row> {
+        self.table.as_ref()?.nodes.iter().find(|row| row.node_id == node_id)
+    }
+
+    /// Nodes of the cluster that answered: ordinal and what they said.
+    pub fn joined(&self, cluster_id: &str) -> impl Iterator<Item = (i32, &Joined)> {
+        self.pods.iter().filter_map(move |(ordinal, pod)| match &pod.node {
+            Node::Joined(joined) if joined.cluster_id == cluster_id => Some((*ordinal, joined)),
+            _ => None,
+        })
+    }
+
+    /// Pods whose disk belongs to another cluster, and to which.
+    pub fn foreign(&self, cluster_id: &str) -> impl Iterator<Item = (&Pod, &str)> {
+        self.pods.values().filter_map(move |pod| {
+            let theirs = match &pod.node {
+                Node::Joined(joined) => joined.cluster_id.as_str(),
+                Node::Removed { cluster_id, .. } => cluster_id.as_str(),
+                Node::Silent(_) | Node::Unjoined { .. } => return None,
+            };
+            (theirs != cluster_id).then_some((pod, theirs))
+        })
+    }
+}

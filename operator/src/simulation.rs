@@ -1,0 +1,439 @@
+//! The operator against a Kubernetes and a Flotilla of memory, ended before and after every change it
+//! makes.
+//!
+//! First a story is played without a fault and its changes are counted. Then it is played again for
+//! every change, once with the operator ended right before it and once right after: the change is then
+//! made or not, and the operator does not know. Whoever comes after knows only what is noted and what is
+//! seen. Each time the cluster must end as the spec says, and on the way no change may take a quorum
+//! away, begin a cluster twice, or be the second of one pass.
+
+mod fake;
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+use self::fake::{Crash, Fake};
+use crate::{
+    children::Child,
+    crd::KvClusterStatus,
+    desired::Defaults,
+    pass::{self, Did},
+    seen::{Seen, State},
+    world::{Error, Key, World},
+};
+
+/// Bound: passes in which a story must come to its end.
+const PASSES_MAX: usize = 3000;
+
+fn defaults() -> Defaults {
+    Defaults { server_image: "flotilla:1".into(), ..Defaults::default() }
+}
+
+fn key() -> Key {
+    Key { namespace: "ns".into(), name: "kv".into() }
+}
+
+/// Passes until the cluster is ready and a look leads to nothing.
+async fn settle(fake: &Fake, why: &str) {
+    for _ in 0..PASSES_MAX {
+        let outcome = pass::pass(fake, &key(), &defaults()).await;
+        fake.end_of_pass();
+        if let Ok(Some(outcome)) = &outcome {
+            let ready = condition(&outcome.status, "Ready") || outcome.seen.cluster.spec.stopped;
+            if outcome.did == Did::Nothing && outcome.plan.operation.is_none() && ready {
+                return;
+            }
+        }
+        fake.tick();
+    }
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    panic!("{why}: not settled; {:#?}\n{:#?}\n{}", seen.cluster.status, seen.table, fake.journal());
+}
+
+fn condition(status: &KvClusterStatus, kind: &str) -> bool {
+    status.conditions.iter().any(|condition| condition.kind == kind && condition.status == "True")
+}
+
+/// Steps of a story: how the world is changed by others, and what must hold when all is done.
+#[derive(Clone, Copy)]
+struct Story {
+    name: &'static str,
+    spec: fn() -> Value,
+    turns: &'static [fn(&Fake)],
+    holds: fn(&Fake, &Seen),
+}
+
+async fn play(story: &Story, crash: Option<Crash>) -> usize {
+    let fake = Fake::new((story.spec)());
+    let why = format!("{}, crash {crash:?}", story.name);
+    fake.crash_at(crash);
+    settle(&fake, &why).await;
+    for turn in story.turns {
+        turn(&fake);
+        settle(&fake, &why).await;
+    }
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    (story.holds)(&fake, &seen);
+    assert_eq!(fake.begun(), 1, "{why}: a cluster begins once\n{}", fake.journal());
+    fake.changes()
+}
+
+fn in_service(seen: &Seen) -> usize {
+    let table = seen.table.as_ref().expect("a table");
+    table.nodes.iter().filter(|row| row.state == State::Up && row.alive).count()
+}
+
+fn replicas(fake: &Fake, replicas: i32) {
+    fake.edit(|spec| spec["replicas"] = json!(replicas));
+}
+
+const STORIES: [Story; 12] = [
+    Story {
+        name: "create three",
+        spec: || json!({"replicas": 3, "replicationFactor": 3}),
+        turns: &[],
+        holds: |_, seen| assert_eq!(in_service(seen), 3),
+    },
+    Story {
+        name: "three, five, three",
+        spec: || json!({"replicas": 3, "replicationFactor": 3}),
+        turns: &[|fake| replicas(fake, 5), |fake| replicas(fake, 3)],
+        holds: |_, seen| {
+            assert_eq!((in_service(seen), seen.pods.len()), (3, 3));
+            for ordinal in [3, 4] {
+                assert!(seen.volumes[&ordinal].decommissioned.is_some(), "{:?}", seen.volumes);
+            }
+        },
+    },
+    Story {
+        name: "volumes that are not kept go with their nodes, and ordinals are used again",
+        spec: || {
+            json!({"replicas": 5, "replicationFactor": 3,
+            "storage": {"size": "1Gi", "retain": false}})
+        },
+        turns: &[|fake| replicas(fake, 3), |fake| replicas(fake, 4)],
+        holds: |_, seen| {
+            assert_eq!((in_service(seen), seen.volumes.len()), (4, 4));
+            assert!(seen.volumes.values().all(|volume| volume.decommissioned.is_none()));
+        },
+    },
+    Story {
+        name: "a kept volume of a removed node is emptied before its ordinal is used again",
+        spec: || json!({"replicas": 4, "replicationFactor": 3}),
+        turns: &[|fake| replicas(fake, 3), |fake| replicas(fake, 4)],
+        holds: |_, seen| {
+            assert_eq!(in_service(seen), 4);
+            let table = seen.table.as_ref().expect("a table");
+            assert_eq!(table.nodes.len(), 5, "the new node has an id of its own: {table:?}");
+        },
+    },
+    Story {
+        name: "rolling update of a setting",
+        spec: || json!({"replicas": 3, "replicationFactor": 3}),
+        turns: &[|fake| fake.edit(|spec| spec["config"] = json!({"log_level": "debug"}))],
+        holds: |fake, seen| {
+            assert_eq!(in_service(seen), 3);
+            assert!(fake.pods_made() >= 6, "{}", fake.journal());
+        },
+    },
+    Story {
+        name: "a lost volume",
+        spec: || json!({"replicas": 3, "replicationFactor": 3}),
+        turns: &[|fake| fake.lose_volume(1)],
+        holds: |_, seen| assert_eq!(in_service(seen), 3),
+    },
+    Story {
+        name: "a lost first volume begins no second cluster",
+        spec: || json!({"replicas": 3, "replicationFactor": 3}),
+        turns: &[|fake| fake.lose_volume(0)],
+        holds: |_, seen| assert_eq!(in_service(seen), 3),
+    },
+    Story {
+        name: "a disk that the server cannot live on",
+        spec: || json!({"replicas": 4, "replicationFactor": 3, "placement": {"maxNodeDown": "30s"}}),
+        turns: &[|fake| fake.break_disk(2)],
+        holds: |_, seen| assert_eq!(in_service(seen), 4),
+    },
+    Story {
+        name: "volumes grow",
+        spec: || json!({"replicas": 3, "replicationFactor": 3}),
+        turns: &[|fake| fake.edit(|spec| spec["storage"]["size"] = json!("2Gi"))],
+        holds: |fake, seen| {
+            assert!(seen.volumes.values().all(|volume| volume.requested.0 == "2Gi"));
+            let claims = &seen.children[&Child::StatefulSet]["spec"]["volumeClaimTemplates"];
+            assert_eq!(claims[0]["spec"]["resources"]["requests"]["storage"], json!("2Gi"));
+            assert_eq!(fake.pods_made(), 3, "no pod was restarted");
+        },
+    },
+    Story {
+        name: "somebody scales the StatefulSet",
+        spec: || json!({"replicas": 3, "replicationFactor": 3}),
+        turns: &[
+            |fake| fake.edit_child(Child::StatefulSet, "/spec/replicas", json!(2)),
+            |fake| fake.edit_child(Child::StatefulSet, "/spec/replicas", json!(5)),
+            |fake| fake.edit_child(Child::Service, "/spec/ports/0/port", json!(1)),
+            |fake| fake.remove_child(Child::ConfigMap),
+        ],
+        holds: |_, seen| {
+            assert_eq!((in_service(seen), seen.pods.len()), (3, 3));
+            assert_eq!(seen.children[&Child::Service]["spec"]["ports"][0]["port"], json!(7420));
+        },
+    },
+    Story {
+        name: "stop and start",
+        spec: || json!({"replicas": 3, "replicationFactor": 3}),
+        turns: &[
+            |fake| fake.edit(|spec| spec["stopped"] = json!(true)),
+            |fake| fake.edit(|spec| spec["stopped"] = json!(false)),
+        ],
+        holds: |_, seen| {
+            assert_eq!(in_service(seen), 3);
+            assert_eq!(
+                seen.table.as_ref().map(|table| table.nodes.len()),
+                Some(3),
+                "the same nodes"
+            );
+        },
+    },
+    Story {
+        name: "one node",
+        spec: || json!({"replicas": 1, "replicationFactor": 1}),
+        turns: &[|fake| replicas(fake, 3), |fake| replicas(fake, 1)],
+        holds: |_, seen| {
+            assert_eq!((in_service(seen), seen.pods.len()), (1, 1));
+            assert!(!seen.children.contains_key(&Child::DisruptionBudget));
+        },
+    },
+];
+
+#[tokio::test]
+async fn every_story_ends_well_wherever_the_operator_ends() {
+    for story in &STORIES {
+        let changes = play(story, None).await;
+        assert!(changes > 5, "{}: {changes} changes", story.name);
+        for number in 0..changes {
+            for crash in [Crash::Before(number), Crash::After(number)] {
+                play(story, Some(crash)).await;
+            }
+        }
+    }
+}
+
+/// Waits, as the tests of a person would, for the operator to come to a state by itself.
+async fn until(fake: &Fake, why: &str, mut holds: impl FnMut(&Seen, &KvClusterStatus) -> bool) {
+    for _ in 0..PASSES_MAX {
+        let outcome = pass::pass(fake, &key(), &defaults()).await;
+        fake.end_of_pass();
+        if let Ok(Some(outcome)) = &outcome
+            && holds(&outcome.seen, &outcome.status)
+        {
+            return;
+        }
+        fake.tick();
+    }
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    panic!("{why}: never; {:#?}\n{}", seen.cluster.status, fake.journal());
+}
+
+fn degraded(status: &KvClusterStatus) -> Option<&str> {
+    let condition = status.conditions.iter().find(|condition| condition.kind == "Degraded")?;
+    (condition.status == "True").then_some(condition.reason.as_str())
+}
+
+#[tokio::test]
+async fn broken_image_stops_after_one_pod_and_heals_when_it_is_put_back() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3, "image": "flotilla:1"}));
+    settle(&fake, "create").await;
+    fake.edit(|spec| spec["image"] = json!("broken:2"));
+    until(&fake, "one pod fails", |_, status| degraded(status) == Some("PodFailing")).await;
+    for _ in 0..100 {
+        let outcome = pass::pass(&fake, &key(), &defaults()).await.expect("a pass").expect("one");
+        fake.end_of_pass();
+        let failing = outcome.seen.pods.values().filter(|pod| !pod.running).count();
+        assert!(failing <= 1, "{}", fake.journal());
+        assert!(condition(&outcome.status, "Available"), "{:?}", outcome.status);
+        fake.tick();
+    }
+    fake.edit(|spec| spec["image"] = json!("flotilla:1"));
+    settle(&fake, "put back").await;
+    let made = fake.pods_made();
+    assert_eq!(made, 5, "three, the broken one, and the one in its place\n{}", fake.journal());
+}
+
+#[tokio::test]
+async fn cancelled_scale_in_keeps_the_node() {
+    let fake = Fake::new(json!({"replicas": 5, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    replicas(&fake, 4);
+    until(&fake, "a drain", |seen, _| {
+        let table = seen.table.as_ref();
+        table.is_some_and(|table| table.nodes.iter().any(|row| row.state == State::Draining))
+    })
+    .await;
+    replicas(&fake, 5);
+    settle(&fake, "cancelled").await;
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    assert_eq!(in_service(&seen), 5);
+    assert_eq!(seen.table.map(|table| table.nodes.len()), Some(5), "no node was made anew");
+}
+
+#[tokio::test]
+async fn lost_quorum_is_told_and_nothing_is_given_up() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.lose_volume(1);
+    fake.lose_volume(2);
+    until(&fake, "told", |_, status| degraded(status) == Some("QuorumLost")).await;
+    let before = fake.journal();
+    for _ in 0..200 {
+        // Refusals are answers, too.
+        let outcome = pass::pass(&fake, &key(), &defaults()).await.expect("a pass").expect("one");
+        fake.end_of_pass();
+        assert!(!condition(&outcome.status, "Available"));
+        let lost = outcome.status.regions.expect("regions").quorum_lost;
+        assert_eq!(lost, [1, 2, 3], "exactly which");
+        fake.tick();
+    }
+    let done: Vec<_> = fake.journal().lines().map(ToOwned::to_owned).collect();
+    let new = &done[before.lines().count()..];
+    assert!(new.iter().all(|line| line.contains("note")), "{new:#?}");
+}
+
+#[tokio::test]
+async fn sick_pod_holds_a_roll_up_and_is_told() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.break_disk(2);
+    fake.edit(|spec| spec["restartedAt"] = json!("2026-01-01T00:00:00Z"));
+    let made = fake.pods_made();
+    until(&fake, "told", |_, status| degraded(status).is_some()).await;
+    for _ in 0..50 {
+        let outcome = pass::pass(&fake, &key(), &defaults()).await.expect("a pass").expect("one");
+        fake.end_of_pass();
+        assert!(condition(&outcome.status, "Available"), "{:?}", outcome.status.conditions);
+        fake.tick();
+    }
+    assert!(fake.pods_made() <= made + 1, "only the sick one may be restarted\n{}", fake.journal());
+    fake.mend_disk(2);
+    settle(&fake, "well again").await;
+    assert!(fake.pods_made() >= made + 3);
+}
+
+#[tokio::test]
+async fn steady_cluster_is_read_and_never_written() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    let before = fake.changes();
+    for _ in 0..50 {
+        pass::pass(&fake, &key(), &defaults()).await.expect("a pass");
+        fake.end_of_pass();
+        fake.tick();
+    }
+    assert_eq!(fake.changes(), before, "{}", fake.journal());
+}
+
+#[tokio::test]
+async fn recreated_cluster_does_not_take_old_volumes_for_its_own() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.recreate();
+    until(&fake, "told", |_, status| degraded(status) == Some("ForeignVolume")).await;
+    for _ in 0..100 {
+        pass::pass(&fake, &key(), &defaults()).await.expect("a pass");
+        fake.end_of_pass();
+        fake.tick();
+    }
+    assert_eq!(fake.begun(), 1, "no second cluster begins beside old disks");
+    let old = fake.first_cluster_id();
+    fake.annotate(crate::names::ADOPT, &old);
+    settle(&fake, "taken over").await;
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    assert_eq!(in_service(&seen), 3);
+    assert_eq!(fake.begun(), 1);
+}
+
+#[tokio::test]
+async fn paused_cluster_is_told_of_and_left_alone() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.edit(|spec| {
+        spec["paused"] = json!(true);
+        spec["replicas"] = json!(5);
+        spec["image"] = json!("other:1");
+    });
+    let pods = fake.pods_made();
+    until(&fake, "told", |_, status| condition(status, "ReconciliationPaused")).await;
+    let before = fake.changes();
+    for _ in 0..50 {
+        pass::pass(&fake, &key(), &defaults()).await.expect("a pass");
+        fake.end_of_pass();
+        fake.tick();
+    }
+    assert_eq!((fake.pods_made(), fake.changes()), (pods, before));
+    fake.edit(|spec| spec["paused"] = json!(false));
+    settle(&fake, "goes on").await;
+}
+
+/// Another operator that was frozen with what it had seen, and wakes up late.
+struct Late<'a> {
+    fake: &'a Fake,
+    seen: Seen,
+}
+
+impl World for Late<'_> {
+    async fn look(&self, _: &Key) -> Result<Option<Seen>, Error> {
+        Ok(Some(self.seen.clone()))
+    }
+
+    async fn note(
+        &self,
+        cluster: &crate::crd::KvCluster,
+        status: &KvClusterStatus,
+    ) -> Result<(), Error> {
+        self.fake.note(cluster, status).await
+    }
+
+    async fn change(&self, key: &Key, change: &crate::plan::Change) -> Result<(), Error> {
+        self.fake.change(key, change).await
+    }
+
+    async fn call(&self, seen: &Seen, call: &crate::plan::Call) -> Result<(), Error> {
+        self.fake.call(seen, call).await
+    }
+
+    fn now(&self) -> Timestamp {
+        self.fake.now()
+    }
+}
+
+/// The lease keeps this from happening; were it to fail, no data may be lost by it.
+#[tokio::test]
+async fn operator_that_wakes_up_late_loses_no_data() {
+    for lateness in [1, 3, 10, 40] {
+        for story in &STORIES {
+            let fake = Fake::new((story.spec)());
+            // Two at once may restart two pods at once: that costs time, not data.
+            fake.judge_disks_only();
+            let mut views = Vec::new();
+            for turn in std::iter::once(None).chain(story.turns.iter().map(Some)) {
+                if let Some(turn) = turn {
+                    turn(&fake);
+                }
+                for _ in 0..120 {
+                    views.push(fake.look(&key()).await.expect("a look").expect("a cluster"));
+                    if let Some(seen) = views.len().checked_sub(lateness + 1).map(|at| &views[at]) {
+                        let late = Late { fake: &fake, seen: seen.clone() };
+                        // Refused or not: what counts is what it did.
+                        let _ = pass::pass(&late, &key(), &defaults()).await;
+                        fake.end_of_pass();
+                    }
+                    let _ = pass::pass(&fake, &key(), &defaults()).await;
+                    fake.end_of_pass();
+                    fake.tick();
+                }
+            }
+            settle(&fake, story.name).await;
+            assert_eq!(fake.begun(), 1, "{}: {}", story.name, fake.journal());
+        }
+    }
+}

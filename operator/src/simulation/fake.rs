@@ -1,0 +1,899 @@
+//! A Kubernetes, and a Flotilla whose nodes live and die with its pods.
+//!
+//! As far as the operator can tell them from the real ones: versions and uids are compared, claims of a
+//! StatefulSet cannot change, a pod gets its volume back, a node is what its disk says, the node table
+//! answers only while region 1 has a quorum. Every change is judged before it is made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::defaults;
+use crate::{
+    children::Child,
+    crd::{KvCluster, KvClusterStatus},
+    desired::Desired,
+    names::{Names, TEMPLATE_HASH},
+    plan::{Call, Change},
+    seen::{Exit, Joined, Node, Peer, Pod, Row, Seen, State, Table, VolumeClaim},
+    world::{Error, Key, World},
+};
+
+/// Where the operator ends, by the number of its changes: the change is made only in the second case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crash {
+    Before(usize),
+    After(usize),
+}
+
+pub(super) struct Fake(Mutex<Inner>);
+
+struct Inner {
+    cluster: KvCluster,
+    version: u64,
+    uids: u64,
+    seconds: i64,
+    children: BTreeMap<Child, Value>,
+    pods: BTreeMap<i32, FakePod>,
+    claims: BTreeMap<i32, FakeClaim>,
+    /// The cluster's own state, which lives on its disks.
+    flotilla: Option<Flotilla>,
+    begun: usize,
+    first_cluster_id: String,
+    pods_made: usize,
+    changes: usize,
+    changes_in_pass: usize,
+    crash: Option<Crash>,
+    judge_disks_only: bool,
+    journal: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+struct FakePod {
+    uid: String,
+    hash: String,
+    image: String,
+    age: i64,
+    terminating: bool,
+    restarts: i32,
+    /// The claim that it was started with.
+    claim: String,
+}
+
+#[derive(Clone, Debug)]
+struct FakeClaim {
+    uid: String,
+    size: String,
+    mark: Option<String>,
+    terminating: bool,
+    /// Cluster id and node id.
+    identity: Option<(String, u64)>,
+    broken: bool,
+}
+
+struct Flotilla {
+    id: String,
+    version: u64,
+    factor: usize,
+    rows: Vec<Row>,
+    /// Voters and leader.
+    regions: Vec<(BTreeSet<u64>, Option<u64>)>,
+    evicted: BTreeSet<u64>,
+}
+
+const RANGES: [(&str, &str); 3] = [("", "g"), ("g", "p"), ("p", "")];
+
+impl Fake {
+    pub(super) fn new(spec: Value) -> Self {
+        let mut whole = json!({
+            "apiVersion": "flotilla.dev/v1alpha1", "kind": "KvCluster",
+            "metadata": {"name": "kv", "namespace": "ns", "generation": 1, "resourceVersion": "1",
+                "uid": "00000000-0000-0000-0000-00000000000a"},
+            "spec": {"storage": {"size": "1Gi"}},
+        });
+        for (name, value) in spec.as_object().expect("an object") {
+            whole["spec"][name] = value.clone();
+        }
+        Self(Mutex::new(Inner {
+            cluster: serde_json::from_value(whole).expect("a cluster"),
+            version: 1,
+            uids: 100,
+            seconds: 1_700_000_000,
+            children: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            flotilla: None,
+            begun: 0,
+            first_cluster_id: String::new(),
+            pods_made: 0,
+            changes: 0,
+            changes_in_pass: 0,
+            crash: None,
+            judge_disks_only: false,
+            journal: Vec::new(),
+        }))
+    }
+
+    pub(super) fn crash_at(&self, crash: Option<Crash>) {
+        self.0.lock().crash = crash;
+    }
+
+    pub(super) fn judge_disks_only(&self) {
+        self.0.lock().judge_disks_only = true;
+    }
+
+    pub(super) fn begun(&self) -> usize {
+        self.0.lock().begun
+    }
+
+    pub(super) fn first_cluster_id(&self) -> String {
+        self.0.lock().first_cluster_id.clone()
+    }
+
+    pub(super) fn pods_made(&self) -> usize {
+        self.0.lock().pods_made
+    }
+
+    /// Changes and notes of the operator.
+    pub(super) fn changes(&self) -> usize {
+        self.0.lock().changes
+    }
+
+    pub(super) fn journal(&self) -> String {
+        self.0.lock().journal.join("\n")
+    }
+
+    pub(super) fn end_of_pass(&self) {
+        self.0.lock().changes_in_pass = 0;
+    }
+
+    /// A person edits the spec.
+    pub(super) fn edit(&self, change: impl FnOnce(&mut Value)) {
+        let mut inner = self.0.lock();
+        let mut spec = serde_json::to_value(&inner.cluster.spec).expect("JSON");
+        change(&mut spec);
+        inner.cluster.spec = serde_json::from_value(spec).expect("a spec");
+        inner.cluster.metadata.generation = inner.cluster.metadata.generation.map(|old| old + 1);
+        inner.touch_cluster();
+        inner.journal.push("-- the spec is edited".to_owned());
+    }
+
+    pub(super) fn annotate(&self, name: &str, value: &str) {
+        let mut inner = self.0.lock();
+        let annotations = inner.cluster.metadata.annotations.get_or_insert_default();
+        annotations.insert(name.to_owned(), value.to_owned());
+        inner.touch_cluster();
+    }
+
+    /// Deleted with all its objects but the volumes, and made anew under the same name.
+    pub(super) fn recreate(&self) {
+        let mut inner = self.0.lock();
+        inner.children.clear();
+        inner.pods.clear();
+        inner.cluster.status = None;
+        inner.cluster.metadata.uid = Some("00000000-0000-0000-0000-00000000000b".to_owned());
+        inner.touch_cluster();
+        inner.journal.push("-- recreated".to_owned());
+    }
+
+    pub(super) fn edit_child(&self, child: Child, path: &str, value: Value) {
+        let mut inner = self.0.lock();
+        let version = inner.next_version();
+        let object = inner.children.get_mut(&child).expect("a child");
+        *object.pointer_mut(path).expect("a path") = value;
+        object["metadata"]["resourceVersion"] = json!(version);
+        inner.journal.push(format!("-- somebody edits {child:?} at {path}"));
+    }
+
+    pub(super) fn remove_child(&self, child: Child) {
+        self.0.lock().children.remove(&child);
+    }
+
+    /// The pod and its volume are gone; Kubernetes makes both anew.
+    pub(super) fn lose_volume(&self, ordinal: i32) {
+        let mut inner = self.0.lock();
+        inner.pods.remove(&ordinal);
+        inner.claims.remove(&ordinal);
+        inner.journal.push(format!("-- volume {ordinal} is lost"));
+    }
+
+    /// The server ends whenever it is started on this disk.
+    pub(super) fn break_disk(&self, ordinal: i32) {
+        let mut inner = self.0.lock();
+        inner.claims.get_mut(&ordinal).expect("a claim").broken = true;
+        inner.journal.push(format!("-- volume {ordinal} is broken"));
+    }
+
+    pub(super) fn mend_disk(&self, ordinal: i32) {
+        self.0.lock().claims.get_mut(&ordinal).expect("a claim").broken = false;
+    }
+
+    /// A second passes.
+    pub(super) fn tick(&self) {
+        self.0.lock().tick();
+    }
+}
+
+impl Inner {
+    fn names(&self) -> Names {
+        Names { namespace: "ns".into(), name: "kv".into(), domain: "cluster.local".into() }
+    }
+
+    fn next_version(&mut self) -> String {
+        self.version += 1;
+        self.version.to_string()
+    }
+
+    fn next_uid(&mut self) -> String {
+        self.uids += 1;
+        format!("uid-{}", self.uids)
+    }
+
+    fn touch_cluster(&mut self) {
+        self.cluster.metadata.resource_version = Some(self.next_version());
+    }
+
+    fn claim_of(&self, pod: &FakePod) -> Option<&FakeClaim> {
+        self.claims.values().find(|claim| claim.uid == pod.claim)
+    }
+
+    fn runs(&self, pod: &FakePod) -> bool {
+        !pod.terminating
+            && !pod.image.starts_with("broken")
+            && pod.age >= 1
+            && self.claim_of(pod).is_some_and(|claim| !claim.broken)
+    }
+
+    fn identity(&self, ordinal: i32) -> Option<&(String, u64)> {
+        self.claim_of(self.pods.get(&ordinal)?)?.identity.as_ref()
+    }
+
+    /// Nodes of the cluster that run, by their disks.
+    fn alive(&self) -> BTreeSet<u64> {
+        let Some(flotilla) = &self.flotilla else { return BTreeSet::new() };
+        self.pods
+            .iter()
+            .filter(|(_, pod)| self.runs(pod) && pod.age >= 2)
+            .filter_map(|(ordinal, _)| self.identity(*ordinal))
+            .filter(|(id, _)| *id == flotilla.id)
+            .map(|(_, node)| *node)
+            .filter(|node| !flotilla.is_removed(*node))
+            .collect()
+    }
+
+    /// Nodes whose disks are there, running or not.
+    fn on_disk(&self) -> BTreeSet<u64> {
+        let claims = self.claims.values().filter(|claim| !claim.terminating && !claim.broken);
+        claims.filter_map(|claim| claim.identity.as_ref()).map(|(_, node)| *node).collect()
+    }
+
+    fn driver_answers(&self) -> bool {
+        let alive = self.alive();
+        let region = self.flotilla.as_ref().and_then(|flotilla| flotilla.regions.first());
+        region.is_some_and(|(voters, _)| has_majority(voters, &alive))
+    }
+
+    fn tick(&mut self) {
+        self.seconds += 1;
+        self.stateful_set();
+        for pod in self.pods.values_mut() {
+            pod.age += 1;
+        }
+        let broken: Vec<i32> = self
+            .pods
+            .iter()
+            .filter(|(_, pod)| self.claim_of(pod).is_some_and(|claim| claim.broken))
+            .map(|(ordinal, _)| *ordinal)
+            .collect();
+        for ordinal in broken {
+            if let Some(pod) = self.pods.get_mut(&ordinal) {
+                pod.restarts += 1;
+            }
+        }
+        let alive = self.alive();
+        if let Some(flotilla) = &mut self.flotilla {
+            flotilla.tick(&alive);
+        }
+    }
+
+    /// The controller of StatefulSets, and that which keeps volumes that are in use.
+    fn stateful_set(&mut self) {
+        self.pods.retain(|_, pod| !pod.terminating);
+        let used: BTreeSet<String> = self.pods.values().map(|pod| pod.claim.clone()).collect();
+        self.claims.retain(|_, claim| !claim.terminating || used.contains(&claim.uid));
+        let Some(set) = self.children.get(&Child::StatefulSet).cloned() else { return };
+        let replicas = set["spec"]["replicas"].as_i64().unwrap_or(0);
+        let replicas = i32::try_from(replicas).unwrap_or(0);
+        for (_, pod) in self.pods.range_mut(replicas..) {
+            pod.terminating = true;
+        }
+        let size = &set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"];
+        let size = size["storage"].as_str().unwrap_or_default().to_owned();
+        for ordinal in 0..replicas {
+            if !self.claims.contains_key(&ordinal) {
+                let uid = self.next_uid();
+                let claim = FakeClaim {
+                    uid,
+                    size: size.clone(),
+                    mark: None,
+                    terminating: false,
+                    identity: None,
+                    broken: false,
+                };
+                self.claims.insert(ordinal, claim);
+            }
+            let claim = &self.claims[&ordinal];
+            if self.pods.contains_key(&ordinal) || claim.terminating {
+                continue;
+            }
+            let claim = claim.uid.clone();
+            let template = &set["spec"]["template"];
+            let pod = FakePod {
+                uid: self.next_uid(),
+                hash: template["metadata"]["annotations"][TEMPLATE_HASH]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+                image: template["spec"]["containers"][0]["image"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+                age: 0,
+                terminating: false,
+                restarts: 0,
+                claim,
+            };
+            self.pods.insert(ordinal, pod);
+            self.pods_made += 1;
+        }
+    }
+
+    fn look(&self) -> Seen {
+        let names = self.names();
+        let ours = Desired::of(&self.cluster, &defaults()).map(|desired| desired.cluster_id);
+        let table = self
+            .flotilla
+            .as_ref()
+            .filter(|flotilla| ours.as_ref() == Ok(&flotilla.id) && self.driver_answers());
+        let alive = self.alive();
+        let volume = |(ordinal, claim): (&i32, &FakeClaim)| {
+            let seen = VolumeClaim {
+                name: names.volume(*ordinal),
+                uid: claim.uid.clone(),
+                volume: None,
+                requested: Quantity(claim.size.clone()),
+                decommissioned: claim.mark.clone(),
+                terminating: claim.terminating,
+                machine_is_gone: false,
+                can_grow: Some(true),
+            };
+            (*ordinal, seen)
+        };
+        Seen {
+            cluster: self.cluster.clone(),
+            children: self.children.clone(),
+            pods: self
+                .pods
+                .iter()
+                .map(|(ordinal, pod)| (*ordinal, self.pod(*ordinal, pod)))
+                .collect(),
+            volumes: self.claims.iter().map(volume).collect(),
+            table: table.map(|flotilla| flotilla.table(&alive)),
+            table_error: None,
+            service_monitors: false,
+        }
+    }
+
+    fn pod(&self, ordinal: i32, pod: &FakePod) -> Pod {
+        let runs = self.runs(pod);
+        let node = if runs { self.node(ordinal) } else { Node::Silent("silent".into()) };
+        let ready = matches!(&node, Node::Joined(joined) if joined.ready);
+        let broken = self.claim_of(pod).is_some_and(|claim| claim.broken);
+        let reason = if pod.image.starts_with("broken") {
+            Some("ImagePullBackOff")
+        } else if broken {
+            Some("CrashLoopBackOff")
+        } else {
+            None
+        };
+        Pod {
+            name: self.names().pod(ordinal),
+            uid: pod.uid.clone(),
+            ready,
+            terminating: pod.terminating,
+            running: runs,
+            template_hash: Some(pod.hash.clone()),
+            ip: Some(format!("10.0.0.{ordinal}")),
+            place: BTreeMap::new(),
+            restarts: pod.restarts,
+            problem: reason.map(|reason| (reason.to_owned(), "it does not run".to_owned())),
+            last_exit: broken.then_some(Exit { code: 134, out_of_memory: false }),
+            not_ready_since: (!ready).then(|| {
+                let since = Timestamp::from_second(self.seconds - pod.age).expect("a time");
+                crate::clock::text(since)
+            }),
+            node,
+        }
+    }
+
+    fn node(&self, ordinal: i32) -> Node {
+        let Some((cluster_id, node_id)) = self.identity(ordinal).cloned() else {
+            return Node::Unjoined { version: "0.1.0".into() };
+        };
+        let ours = self.flotilla.as_ref().filter(|flotilla| flotilla.id == cluster_id);
+        let Some(flotilla) = ours else {
+            return Node::Joined(Joined {
+                cluster_id,
+                node_id,
+                version: "0.1.0".into(),
+                ready: false,
+                not_ready_reasons: Vec::new(),
+                peers: Vec::new(),
+            });
+        };
+        if flotilla.is_removed(node_id) {
+            return Node::Removed { cluster_id, node_id };
+        }
+        let alive = self.alive();
+        let peers: Vec<Peer> = flotilla
+            .regions
+            .iter()
+            .enumerate()
+            .filter(|(_, (voters, _))| voters.contains(&node_id))
+            .map(|(index, (voters, leader))| Peer {
+                region_id: index as u64 + 1,
+                epoch: (1, flotilla.version),
+                start_key: RANGES[index].0.into(),
+                end_key: RANGES[index].1.into(),
+                voters: voters.clone(),
+                leads: *leader == Some(node_id) && alive.contains(&node_id),
+                leader_node: *leader,
+                ..Peer::default()
+            })
+            .collect();
+        let led = flotilla.regions.iter().all(|(voters, leader)| {
+            !voters.contains(&node_id) || leader.is_some_and(|leader| alive.contains(&leader))
+        });
+        Node::Joined(Joined {
+            cluster_id,
+            node_id,
+            version: "0.1.0".into(),
+            ready: led && self.driver_answers() && alive.contains(&node_id),
+            not_ready_reasons: Vec::new(),
+            peers,
+        })
+    }
+
+    /// Counts a change, and ends the operator before it if that is due.
+    fn begin_change(&mut self, what: &str, is_note: bool) -> Result<usize, Error> {
+        let number = self.changes;
+        self.changes += 1;
+        let crash = self.crash == Some(Crash::Before(number));
+        self.journal.push(format!(
+            "{} {number} {what}{}",
+            self.seconds,
+            if crash { " (ended before)" } else { "" }
+        ));
+        if crash {
+            return Err(Error::Failed("the operator ended".to_owned()));
+        }
+        if !is_note {
+            self.changes_in_pass += 1;
+            assert_eq!(self.changes_in_pass, 1, "one change a pass\n{}", self.journal.join("\n"));
+        }
+        Ok(number)
+    }
+
+    fn end_change(&mut self, number: usize) -> Result<(), Error> {
+        if self.crash == Some(Crash::After(number)) {
+            self.journal.push("(ended after)".to_owned());
+            return Err(Error::Failed("the operator ended".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn require(&self, holds: bool, rule: &str) {
+        assert!(holds, "{rule}\n{}", self.journal.join("\n"));
+    }
+
+    /// Invariant: taking a pod away leaves every region a majority that runs, if it had one.
+    fn judge_pod_loss(&self, ordinal: i32) {
+        if self.judge_disks_only {
+            return;
+        }
+        let alive = self.alive();
+        let Some(flotilla) = &self.flotilla else { return };
+        let Some((_, node)) = self.identity(ordinal) else { return };
+        let without: BTreeSet<u64> = alive.iter().copied().filter(|other| other != node).collect();
+        for (voters, _) in flotilla.regions.iter().filter(|_| flotilla.factor > 1) {
+            let kept = !has_majority(voters, &alive) || has_majority(voters, &without);
+            self.require(kept, "no change takes a quorum away");
+        }
+    }
+
+    /// Invariant: deleting a volume leaves every region a majority of its disks.
+    fn judge_disk_loss(&self, ordinal: i32) {
+        let Some(flotilla) = &self.flotilla else { return };
+        let Some((_, node)) = self.claims.get(&ordinal).and_then(|claim| claim.identity.as_ref())
+        else {
+            return;
+        };
+        self.require(flotilla.is_removed(*node), "only the disk of a removed node is deleted");
+        let mut disks = self.on_disk();
+        disks.remove(node);
+        for (voters, _) in &flotilla.regions {
+            self.require(has_majority(voters, &disks), "a majority of disks stays");
+        }
+    }
+
+    fn change(&mut self, change: &Change) -> Result<(), Error> {
+        match change {
+            Change::Apply(child, object) | Change::Replace(child, object) => {
+                self.store(*child, object)
+            }
+            Change::Scale { set, .. } => self.store(Child::StatefulSet, set),
+            Change::Delete { child, uid, keep_dependents, .. } => {
+                let found = self.children.get(child);
+                if found.is_some_and(|object| object["metadata"]["uid"] != *uid) {
+                    return Err(Error::Moved("uid".to_owned()));
+                }
+                self.require(
+                    *child != Child::StatefulSet || *keep_dependents,
+                    "pods outlive their StatefulSet",
+                );
+                self.children.remove(child);
+                Ok(())
+            }
+            Change::DeletePod { name, uid } => {
+                let ordinal = self.names().ordinal_of_pod(name).expect("a pod of ours");
+                let Some(pod) = self.pods.get(&ordinal) else { return Ok(()) };
+                if pod.uid != *uid {
+                    return Err(Error::Moved("uid".to_owned()));
+                }
+                self.judge_pod_loss(ordinal);
+                if let Some(pod) = self.pods.get_mut(&ordinal) {
+                    pod.terminating = true;
+                }
+                Ok(())
+            }
+            Change::MarkVolume { name, uid, node_id } => {
+                self.claim(name, uid)?.mark = Some(node_id.clone());
+                Ok(())
+            }
+            Change::GrowVolume { name, uid, size } => {
+                self.claim(name, uid)?.size.clone_from(&size.0);
+                Ok(())
+            }
+            Change::DeleteVolume { name, uid } => {
+                self.claim(name, uid)?;
+                let ordinal = self.names().ordinal_of_volume(name).expect("a volume of ours");
+                self.judge_disk_loss(ordinal);
+                self.claim(name, uid)?.terminating = true;
+                let used = self.pods.values().any(|pod| pod.claim == *uid);
+                if !used {
+                    self.claims.remove(&ordinal);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn claim(&mut self, name: &str, uid: &str) -> Result<&mut FakeClaim, Error> {
+        let ordinal = self.names().ordinal_of_volume(name).expect("a volume of ours");
+        let claim = self.claims.get_mut(&ordinal).filter(|claim| claim.uid == uid);
+        claim.ok_or_else(|| Error::Moved("uid".to_owned()))
+    }
+
+    fn store(&mut self, child: Child, object: &Value) -> Result<(), Error> {
+        let old = self.children.get(&child).cloned();
+        let version = &object["metadata"]["resourceVersion"];
+        let known = old.as_ref().map(|old| old["metadata"]["resourceVersion"].clone());
+        if !version.is_null() && known.as_ref() != Some(version) {
+            return Err(Error::Moved("version".to_owned()));
+        }
+        let mut new = object.clone();
+        if child == Child::StatefulSet
+            && let Some(old) = &old
+        {
+            let claims = |set: &Value| set["spec"]["volumeClaimTemplates"].clone();
+            if claims(old) != claims(&new) {
+                return Err(Error::Refused("claims cannot change".to_owned()));
+            }
+            let pods = |set: &Value| set["spec"]["replicas"].as_i64().unwrap_or(0);
+            let stopped = self.cluster.spec.stopped;
+            for ordinal in pods(&new)..pods(old) {
+                let ordinal = i32::try_from(ordinal).unwrap_or(0);
+                let node = self.identity(ordinal).map(|(_, node)| *node);
+                let member = |node| self.flotilla.as_ref().is_some_and(|f| f.is_member(node));
+                self.require(
+                    stopped || node.is_none_or(|node| !member(node)),
+                    "a pod goes only when its node has left",
+                );
+            }
+        }
+        let uid = match &old {
+            Some(old) => old["metadata"]["uid"].clone(),
+            None => json!(self.next_uid()),
+        };
+        new["metadata"]["uid"] = uid;
+        new["metadata"]["resourceVersion"] = json!(self.next_version());
+        self.children.insert(child, new);
+        Ok(())
+    }
+
+    fn call(&mut self, call: &Call) -> Result<(), Error> {
+        self.require(
+            self.cluster.status.as_ref().is_some_and(|status| status.operation.is_some()),
+            "the operation is noted before its side effect",
+        );
+        let names = self.names();
+        if let Call::Initialize { pod, cluster_id, replication_factor } = call {
+            let pod = self.pods.get(pod).cloned();
+            let claim = pod.filter(|pod| self.runs(pod)).map(|pod| pod.claim);
+            let claim = self.claims.values_mut().find(|known| Some(&known.uid) == claim.as_ref());
+            let claim = claim.ok_or_else(|| Error::Failed("no answer".to_owned()))?;
+            if claim.identity.is_some() {
+                // The same token: an echo.
+                return Ok(());
+            }
+            claim.identity = Some((cluster_id.clone(), 1));
+            self.begun += 1;
+            if self.begun == 1 {
+                self.first_cluster_id.clone_from(cluster_id);
+            }
+            let factor = usize::try_from(*replication_factor).unwrap_or(1);
+            self.flotilla = Some(Flotilla::begin(cluster_id, factor, names.client_address(0)));
+            return Ok(());
+        }
+        if !self.driver_answers() {
+            return Err(Error::Failed("nobody leads".to_owned()));
+        }
+        let alive = self.alive();
+        let disks = self.on_disk();
+        let moved = || Error::Moved("the node table".to_owned());
+        let flotilla = self.flotilla.as_mut().ok_or_else(moved)?;
+        match call {
+            Call::Initialize { .. } => Ok(()),
+            Call::AddLearner { pod, address, expected_version } => {
+                if *expected_version != flotilla.version {
+                    return Err(moved());
+                }
+                let pod = self.pods.get(pod).cloned();
+                let Some(pod) = pod.filter(|pod| !pod.terminating && pod.age >= 1) else {
+                    return Err(Error::Refused("it does not answer".to_owned()));
+                };
+                let claim = self.claims.values_mut().find(|claim| claim.uid == pod.claim);
+                let claim = claim.ok_or_else(|| Error::Refused("no disk".to_owned()))?;
+                if claim.identity.is_some() {
+                    return Err(Error::Refused("it has joined".to_owned()));
+                }
+                if flotilla.rows.iter().any(|row| row.is_member() && row.address == *address) {
+                    return Err(Error::Refused("its address is taken".to_owned()));
+                }
+                let id = flotilla.rows.iter().map(|row| row.node_id).max().unwrap_or(0) + 1;
+                claim.identity = Some((flotilla.id.clone(), id));
+                flotilla.rows.push(new_row(id, address.clone(), State::Learner));
+                flotilla.version += 1;
+                Ok(())
+            }
+            Call::Promote { node_id, expected_version } => {
+                if *expected_version != flotilla.version {
+                    return Err(moved());
+                }
+                flotilla.set(*node_id, State::Learner, State::Up)
+            }
+            Call::RemoveNode { node_id, force, expected_version } => {
+                if *expected_version != flotilla.version {
+                    return Err(moved());
+                }
+                let up = flotilla.up().filter(|row| row.node_id != *node_id).count();
+                if !force && up < flotilla.factor {
+                    return Err(Error::Refused("too few nodes would stay".to_owned()));
+                }
+                if *force {
+                    if alive.contains(node_id) {
+                        return Err(Error::Refused("it is alive".to_owned()));
+                    }
+                    let mut kept = disks;
+                    kept.remove(node_id);
+                    let safe =
+                        flotilla.regions.iter().all(|(voters, _)| has_majority(voters, &kept));
+                    assert!(safe, "nothing is given up that holds a quorum");
+                }
+                let row = flotilla.rows.iter_mut().find(|row| row.node_id == *node_id);
+                let row = row.ok_or_else(moved)?;
+                row.forced = *force;
+                row.state = State::Draining;
+                flotilla.version += 1;
+                Ok(())
+            }
+            Call::CancelRemoveNode { node_id, expected_version } => {
+                if *expected_version != flotilla.version {
+                    return Err(moved());
+                }
+                flotilla.set(*node_id, State::Draining, State::Up)
+            }
+            Call::EvictLeaders { node_id, duration } => {
+                if duration.is_zero() {
+                    flotilla.evicted.remove(node_id);
+                } else {
+                    flotilla.evicted.insert(*node_id);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Flotilla {
+    fn begin(id: &str, factor: usize, address: String) -> Self {
+        Self {
+            id: id.to_owned(),
+            version: 1,
+            factor,
+            rows: vec![new_row(1, address, State::Up)],
+            regions: vec![(BTreeSet::from([1]), Some(1)); RANGES.len()],
+            evicted: BTreeSet::new(),
+        }
+    }
+
+    fn up(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.state == State::Up)
+    }
+
+    fn is_removed(&self, node: u64) -> bool {
+        self.rows.iter().any(|row| row.node_id == node && row.state == State::Removed)
+    }
+
+    fn is_member(&self, node: u64) -> bool {
+        self.rows.iter().any(|row| row.node_id == node && row.is_member())
+    }
+
+    fn set(&mut self, node: u64, from: State, to: State) -> Result<(), Error> {
+        let row = self.rows.iter_mut().find(|row| row.node_id == node);
+        let row = row.ok_or_else(|| Error::Refused("no such node".to_owned()))?;
+        if row.state == to {
+            return Ok(());
+        }
+        if row.state != from || row.forced {
+            return Err(Error::Refused(format!("it is {:?}", row.state)));
+        }
+        row.state = to;
+        self.version += 1;
+        Ok(())
+    }
+
+    fn table(&self, alive: &BTreeSet<u64>) -> Table {
+        let mut nodes = self.rows.clone();
+        for row in &mut nodes {
+            let count = |holds: &dyn Fn(&(BTreeSet<u64>, Option<u64>)) -> bool| {
+                let count = self.regions.iter().filter(|region| holds(region)).count();
+                u32::try_from(count).unwrap_or(0)
+            };
+            row.alive = alive.contains(&row.node_id);
+            row.peers = count(&|(voters, _)| voters.contains(&row.node_id));
+            row.leaders = count(&|(_, leader)| *leader == Some(row.node_id));
+            row.leaders_evicted = self.evicted.contains(&row.node_id);
+        }
+        let factor = u32::try_from(self.factor).unwrap_or(1);
+        Table { version: self.version, replication_factor: factor, nodes }
+    }
+
+    /// One step of placement per region, and elections.
+    fn tick(&mut self, alive: &BTreeSet<u64>) {
+        let up: Vec<u64> =
+            self.up().map(|row| row.node_id).filter(|id| alive.contains(id)).collect();
+        let leaving: BTreeSet<u64> = self
+            .rows
+            .iter()
+            .filter(|row| row.state == State::Draining)
+            .map(|row| row.node_id)
+            .collect();
+        for (voters, leader) in &mut self.regions {
+            if !has_majority(voters, alive) {
+                *leader = None;
+                continue;
+            }
+            let spare = up.iter().find(|node| !voters.contains(node)).copied();
+            let goes = voters.intersection(&leaving).next().copied();
+            let forced = goes
+                .is_some_and(|node| self.rows.iter().any(|row| row.node_id == node && row.forced));
+            if let (Some(node), true) = (goes, forced) {
+                voters.remove(&node);
+            } else if let (Some(node), Some(next)) = (goes, spare) {
+                voters.insert(next);
+                voters.remove(&node);
+            } else if voters.len() < self.factor.min(up.len())
+                && let Some(next) = spare
+            {
+                voters.insert(next);
+            }
+            let may_lead = |node: &u64| voters.contains(node) && alive.contains(node);
+            let keep = leader.filter(|node| {
+                may_lead(node) && (!self.evicted.contains(node) || voters.len() == 1)
+            });
+            let next =
+                voters.iter().copied().find(|node| may_lead(node) && !self.evicted.contains(node));
+            *leader = keep.or(next).or_else(|| voters.iter().copied().find(may_lead));
+        }
+        let holds = |node: u64| self.regions.iter().any(|(voters, _)| voters.contains(&node));
+        let gone: Vec<u64> = leaving.into_iter().filter(|node| !holds(*node)).collect();
+        for row in &mut self.rows {
+            if gone.contains(&row.node_id) {
+                row.state = State::Removed;
+                self.version += 1;
+            }
+        }
+    }
+}
+
+fn new_row(node_id: u64, address: String, state: State) -> Row {
+    Row {
+        node_id,
+        address,
+        state,
+        forced: false,
+        alive: true,
+        leaders: 0,
+        peers: 0,
+        leaders_evicted: false,
+        version: "0.1.0".into(),
+    }
+}
+
+fn has_majority(voters: &BTreeSet<u64>, of: &BTreeSet<u64>) -> bool {
+    voters.intersection(of).count() * 2 > voters.len()
+}
+
+impl World for Fake {
+    async fn look(&self, _: &Key) -> Result<Option<Seen>, Error> {
+        Ok(Some(self.0.lock().look()))
+    }
+
+    async fn note(&self, cluster: &KvCluster, status: &KvClusterStatus) -> Result<(), Error> {
+        let mut inner = self.0.lock();
+        let operation = status.operation.as_ref();
+        let what = operation.map_or_else(String::new, |operation| {
+            format!("{} {} {}", operation.kind, operation.target, operation.step)
+        });
+        let number = inner.begin_change(&format!("note {what}"), true)?;
+        if inner.cluster.metadata.resource_version != cluster.metadata.resource_version {
+            return Err(Error::Moved("version".to_owned()));
+        }
+        let latched = inner.cluster.status.as_ref().and_then(|old| old.cluster_id.clone());
+        inner.require(latched.is_none() || latched == status.cluster_id, "what is for ever stays");
+        inner.cluster.status = Some(status.clone());
+        inner.touch_cluster();
+        inner.end_change(number)
+    }
+
+    async fn change(&self, _: &Key, change: &Change) -> Result<(), Error> {
+        let mut inner = self.0.lock();
+        let what = match change {
+            Change::Apply(child, _) | Change::Replace(child, _) => format!("apply {child:?}"),
+            Change::Scale { replicas, .. } => format!("scale to {replicas}"),
+            other => format!("{other:?}"),
+        };
+        let number = inner.begin_change(&what, false)?;
+        inner.change(change)?;
+        inner.end_change(number)
+    }
+
+    async fn call(&self, seen: &Seen, call: &Call) -> Result<(), Error> {
+        let desired = Desired::of(&seen.cluster, &defaults()).expect("a valid spec");
+        let door = seen.joined(&desired.cluster_id).next();
+        let mut inner = self.0.lock();
+        let number = inner.begin_change(&format!("{call:?}"), false)?;
+        if door.is_none() && !matches!(call, Call::Initialize { .. }) {
+            return Err(Error::Refused("no node answers".to_owned()));
+        }
+        inner.call(call)?;
+        inner.end_change(number)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(self.0.lock().seconds).expect("a time")
+    }
+}

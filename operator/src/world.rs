@@ -1,0 +1,63 @@
+//! The world as one pass needs it: a look, a note, and one change at a time.
+//!
+//! Two things stand behind it: Kubernetes and the nodes (`kubernetes.rs`, `nodes.rs`), and the
+//! simulation of the tests, which ends the operator before and after every change.
+
+use std::future::Future;
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::{
+    crd::{KvCluster, KvClusterStatus},
+    plan::{Call, Change},
+    seen::Seen,
+};
+
+/// Which cluster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was seen is no longer so. Another look says what is next.
+    #[error("{0}: it has changed meanwhile")]
+    Moved(String),
+    /// The other side will not do it now; it says why. Nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+    /// This operator may not act: another one leads.
+    #[error("this operator does not lead")]
+    NotLeading,
+    /// It may have been done, or not: another look says.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What the operator sees, and what it can do.
+pub trait World: Send + Sync {
+    /// One look; `None` when there is no such cluster.
+    fn look(&self, key: &Key) -> impl Future<Output = Result<Option<Seen>, Error>> + Send;
+
+    /// Replaces the status of the version of the cluster that was seen.
+    ///
+    /// # Errors
+    /// `Moved` when the cluster was changed since: two operators cannot both note something.
+    fn note(
+        &self,
+        cluster: &KvCluster,
+        status: &KvClusterStatus,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// One change of an object.
+    fn change(&self, key: &Key, change: &Change) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// One call to a node. Those that any node can answer go to one that answered in this look.
+    fn call(&self, seen: &Seen, call: &Call) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The wall clock.
+    fn now(&self) -> Timestamp;
+}
