@@ -191,6 +191,7 @@ mod tests {
             leaders: 4,
             peers: 5,
             leaders_evicted: true,
+            forced: false,
             disk_available_bytes: 6,
             disk_used_bytes: 7,
         };
