@@ -41,8 +41,8 @@ setup:
 	done; \
 	compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || ldconfig -p 2>/dev/null | grep libclang >/dev/null \
 	  || missing+=(libclang-dev); \
-	! command -v python3 >/dev/null || python3 -c 'import ensurepip, venv' 2>/dev/null \
-	  || missing+=(python3-venv); \
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv); \
+	command -v cargo >/dev/null || [ -x "$$HOME/.cargo/bin/cargo" ] || missing+=(rustup); \
 	if [ "$${#missing[@]}" -gt 0 ]; then \
 	  if ! command -v apt-get >/dev/null; then \
 	    echo "Missing here, by the names of Debian's packages: $${missing[*]}"; \
@@ -51,16 +51,23 @@ setup:
 	  if [ "$$(id -u)" -eq 0 ]; then root=(); \
 	  elif sudo -n true 2>/dev/null; then root=(sudo); \
 	  else echo "Missing: $${missing[*]}. Run: sudo apt-get install $${missing[*]}"; exit 1; fi; \
-	  echo "Installing $${missing[*]}"; \
 	  "$${root[@]}" apt-get update -qq; \
-	  DEBIAN_FRONTEND=noninteractive "$${root[@]}" apt-get install -y -qq --no-install-recommends \
-	    "$${missing[@]}" >/dev/null; \
+	  if [ "$${missing[-1]}" = rustup ] && ! apt-cache show rustup >/dev/null 2>&1; then \
+	    unset 'missing[-1]'; \
+	  fi; \
+	  if [ "$${#missing[@]}" -gt 0 ]; then \
+	    echo "Installing $${missing[*]}"; \
+	    DEBIAN_FRONTEND=noninteractive "$${root[@]}" apt-get install -y -qq --no-install-recommends \
+	      "$${missing[@]}" >/dev/null; \
+	  fi; \
 	fi
 	@if ! command -v cargo >/dev/null; then \
 	  echo "Rust is missing. Install rustup (a package of Debian 13 and later; see the site of Rust"; \
 	  echo "for others), then run this again: the version is in rust-toolchain.toml."; exit 1; \
 	fi
-	@rustc --version >/dev/null 2>&1 || rustup toolchain install
+	@rustc --version >/dev/null 2>&1 \
+	  || rustup toolchain install "$$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)" \
+	    --profile minimal --component rustfmt,clippy
 
 build: setup
 	cargo build $(CORE) --bin flotilla-server --bin kvctl
@@ -105,6 +112,8 @@ fix: setup
 	cargo clippy $(OPERATOR) --all-targets --fix --allow-dirty --allow-staged
 	cargo run $(CORE) --bin flotilla-server -- config docs > docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
+	cargo run $(CORE) --bin flotilla-server -- metrics-docs > docs/observability.md.new
+	mv docs/observability.md.new docs/observability.md
 
 bench: build
 	cargo build $(CORE) --bin flotilla-bench

@@ -19,6 +19,9 @@ pub mod v1 {
 /// Details of errors in the form that every library of gRPC knows.
 pub mod status;
 
+/// Nodes and states as JSON, the same over HTTP and from `kvctl`.
+pub mod json;
+
 /// An encoded `FileDescriptorSet` of all files, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     config::{self, Args, Command, Config, ConfigCommand, ConfigErrors, SettingArgs},
-    node, telemetry,
+    metrics, node, telemetry,
 };
 
 /// The command line or the configuration is wrong: a restart will not help. (`EX_USAGE` of
@@ -36,6 +36,10 @@ pub fn main() -> ExitCode {
             Ok(()) => serve(&args.settings),
             Err(error) => outcome(Err(error)),
         },
+        Some(Command::MetricsDocs) => {
+            print(&metrics::markdown());
+            ExitCode::SUCCESS
+        }
         Some(Command::Version) => {
             print(&format!("flotilla-server {}\n", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS

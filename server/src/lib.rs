@@ -34,6 +34,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod handoff;
 pub mod ids;
 pub mod metrics;
 pub mod telemetry;

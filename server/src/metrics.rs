@@ -6,7 +6,9 @@
 //! additions, without a lock and without a lookup. No series per region: ten thousand regions must
 //! not make ten thousand series. Units are base units, in the name: `_seconds`, `_bytes`, `_total`.
 
+mod docs;
 mod label;
+mod placement;
 mod process;
 mod raft;
 mod region;
@@ -15,8 +17,13 @@ mod runtime;
 mod storage;
 
 pub use self::{
-    label::{Counters, Gauges, Histograms, Label},
-    raft::{Direction, ElectionResult, MessageKind, ProposeOutcome, RaftMetrics, SnapshotResult},
+    docs::markdown,
+    label::{Children, Counters, Gauges, Histograms, Label},
+    placement::{NodeStanding, PlacementMetrics, RegionHealth, StepKind, StepResult},
+    raft::{
+        Direction, ElectionResult, MessageKind, ProposeOutcome, RaftMetrics, SnapshotResult,
+        SnapshotUnderWay,
+    },
     region::{PeerRole, RegionMetrics},
     request::{BusyQueue, MethodMetrics, RequestMetrics},
     runtime::RuntimeMetrics,
@@ -31,6 +38,7 @@ pub struct Metrics {
     pub requests: RequestMetrics,
     pub raft: RaftMetrics,
     pub regions: RegionMetrics,
+    pub placement: PlacementMetrics,
     pub storage: StorageMetrics,
 }
 
@@ -46,6 +54,7 @@ impl Metrics {
             raft: RaftMetrics::register(registry, requests.clone())?,
             requests,
             regions: RegionMetrics::register(registry)?,
+            placement: PlacementMetrics::register(registry)?,
             storage: StorageMetrics::register(registry)?,
         })
     }

@@ -5,6 +5,8 @@
 //! for good, over restarts, until it is removed. What must be true before the first vote (a log that
 //! did not lose its end, a lease that ran out) is checked by `region/`.
 
+mod adopt;
+mod birth;
 mod calls;
 mod heartbeat;
 mod identity;
@@ -44,7 +46,7 @@ use crate::{
 pub struct Node {
     pub config: Config,
     pub advertised: Advertised,
-    /// Drawn at each start.
+    /// Drawn at each start; a later start of the same disk has a larger one.
     pub incarnation: u64,
     pub registry: Registry,
     pub metrics: Metrics,
@@ -184,6 +186,7 @@ impl Node {
             let (log, data) = (MemoryEngine::new(), MemoryEngine::new());
             (log as Arc<dyn Engine>, data as Arc<dyn Engine>, None, None)
         };
+        let incarnation = identity::begin(data.as_ref()).context("count this start")?;
         let log_sequence = log.sequence();
         let on_failure = {
             let failure = failure.clone();
@@ -204,7 +207,7 @@ impl Node {
         let node = Arc::new(Self {
             config,
             advertised,
-            incarnation: clock::random(),
+            incarnation,
             registry,
             metrics,
             data,

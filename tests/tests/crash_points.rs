@@ -7,26 +7,18 @@
 use std::time::Duration;
 
 use flotilla_tests::{
-    harness::{Builder, Start, elapse, eventually, is_built, say, say_aloud, strict, within},
+    harness::{Builder, Start, elapse, eventually, say, within},
     workload::Writers,
 };
-
-const PROGRAM: &str = "flotilla-server-faults";
 
 const BOUND: Duration = Duration::from_secs(60);
 
 /// In a cluster of one, where nobody else can make up for what is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crash_at_any_line_of_a_write_loses_nothing_acknowledged() {
-    if missing("crash_at_any_line_of_a_write_loses_nothing_acknowledged") {
-        return;
-    }
-    let mut cluster = Builder::new(1)
-        .program(PROGRAM)
-        .set("log.compact_entries", "100")
-        .set("log.keep_entries", "10")
-        .start()
-        .await;
+    let Some(builder) = Builder::with_failpoints(1) else { return };
+    let mut cluster =
+        builder.set("log.compact_entries", "100").set("log.keep_entries", "10").start().await;
     let sessions = cluster.sessions();
     for (point, passes) in [
         ("log-before-write", 40),
@@ -54,15 +46,9 @@ async fn crash_at_any_line_of_a_write_loses_nothing_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end() {
-    if missing("crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end") {
-        return;
-    }
-    let mut cluster = Builder::new(2)
-        .program(PROGRAM)
-        .set("log.compact_entries", "100")
-        .set("log.keep_entries", "10")
-        .start()
-        .await;
+    let Some(builder) = Builder::with_failpoints(2) else { return };
+    let mut cluster =
+        builder.set("log.compact_entries", "100").set("log.keep_entries", "10").start().await;
     let sessions = cluster.sessions();
     let writers = Writers::start(&sessions, 8, 2_000, "install");
     writers.progress(1_000, BOUND).await;
@@ -100,10 +86,8 @@ async fn crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end() {
 /// Adding a node is several steps on two nodes; a crash between any two of them converges.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crash_at_any_line_of_a_join_ends_in_one_new_node() {
-    if missing("crash_at_any_line_of_a_join_ends_in_one_new_node") {
-        return;
-    }
-    let mut cluster = Builder::new(1).program(PROGRAM).start().await;
+    let Some(builder) = Builder::with_failpoints(1) else { return };
+    let mut cluster = builder.start().await;
     let join = cluster.addresses();
     let cases = [
         (0, "join-before-adopt"),
@@ -154,13 +138,4 @@ async fn stands_still(writers: &Writers, point: &str) {
     if let Err(last) = stuck {
         panic!("{point} is never reached, or does not stop anybody: {last}");
     }
-}
-
-fn missing(test: &str) -> bool {
-    if is_built(PROGRAM) {
-        return false;
-    }
-    assert!(!strict(), "{PROGRAM} was not built");
-    say_aloud(format!("SKIPPED: {test}: {PROGRAM} was not built"));
-    true
 }

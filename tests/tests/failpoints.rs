@@ -11,13 +11,9 @@ use std::{os::unix::process::ExitStatusExt as _, time::Duration};
 
 use flotilla_proto::v1;
 use flotilla_tests::{
-    harness::{
-        Builder, Cluster, Session, elapse, eventually, is_built, say, say_aloud, strict, within,
-    },
+    harness::{Builder, Cluster, Session, Start, elapse, eventually, say, within},
     workload::Writers,
 };
-
-const PROGRAM: &str = "flotilla-server-faults";
 
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -25,11 +21,8 @@ const SIGABRT: i32 = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_at_any_line_of_a_write_ends_the_process_and_loses_nothing_acknowledged() {
-    if missing("a_panic_at_any_line_of_a_write_ends_the_process_and_loses_nothing_acknowledged") {
-        return;
-    }
-    let mut cluster = Builder::new(3)
-        .program(PROGRAM)
+    let Some(builder) = Builder::with_failpoints(3) else { return };
+    let mut cluster = builder
         .set("log.compact_entries", "200")
         .set("log.keep_entries", "50")
         .allow("panicked at")
@@ -76,10 +69,8 @@ async fn a_panic_at_any_line_of_a_write_ends_the_process_and_loses_nothing_ackno
 /// the whole cluster loses power, a majority of such peers would otherwise lock each other out.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_applied_what_its_own_log_lacks_takes_part_again() {
-    if missing("a_leader_that_applied_what_its_own_log_lacks_takes_part_again") {
-        return;
-    }
-    let mut cluster = Builder::new(3).program(PROGRAM).start().await;
+    let Some(builder) = Builder::with_failpoints(3) else { return };
+    let mut cluster = builder.start().await;
     let sessions = cluster.sessions();
     cluster.nodes[0].terminate(BOUND).await;
     cluster.nodes[0].stand_still_at("log-before-write", 100);
@@ -111,6 +102,38 @@ async fn a_leader_that_applied_what_its_own_log_lacks_takes_part_again() {
     cluster.wait_whole(BOUND).await;
     ledger.verify(&sessions[0]).await;
     all_peers_agree(&sessions).await;
+}
+
+/// The driver waits for it, and serves everybody else meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hangs_while_it_joins_holds_up_nobody() {
+    let Some(builder) = Builder::with_failpoints(1) else { return };
+    let mut cluster = builder.start().await;
+    let hung = cluster.prepare_node();
+    cluster.nodes[hung].stand_still_at("adopt-before-write", 0);
+    cluster.nodes[hung].launch(Start::Alone);
+    cluster.nodes[hung].bound(BOUND).await;
+    let session = cluster.nodes[0].session();
+    let address = cluster.nodes[hung].client_address();
+    let joining = tokio::spawn({
+        let session = cluster.nodes[0].session();
+        async move {
+            let message = v1::AddLearnerRequest { address, ..Default::default() };
+            session.cluster.clone().add_learner(session.request(message)).await
+        }
+    });
+    eventually("the node to have its id", BOUND, async || {
+        let nodes = session.nodes().await.map_err(|error| error.to_string())?.nodes;
+        let joins = nodes.iter().any(|node| node.state == i32::from(v1::NodeState::Joining));
+        if joins { Ok(()) } else { Err(format!("{nodes:?}")) }
+    })
+    .await;
+    let message = v1::ChangeMembershipRequest { promote: vec![1], ..Default::default() };
+    let changed = session.cluster.clone().change_membership(session.request(message)).await;
+    changed.expect("a change of others");
+    assert!(!joining.is_finished(), "all this waited for a node that hangs");
+    let error = joining.await.expect("a call").expect_err("it hangs");
+    assert!(error.message().contains("does not answer"), "{error}");
 }
 
 /// Makes a node lead the region of the users' keys.
@@ -153,13 +176,4 @@ async fn nobody_is_quarantined(session: &Session) {
     for peer in &status.peers {
         assert_ne!(peer.role, "quarantined", "on {}: {peer:?}", session.address);
     }
-}
-
-fn missing(test: &str) -> bool {
-    if is_built(PROGRAM) {
-        return false;
-    }
-    assert!(!strict(), "{PROGRAM} was not built");
-    say_aloud(format!("SKIPPED: {test}: {PROGRAM} was not built"));
-    true
 }

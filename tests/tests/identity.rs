@@ -66,6 +66,30 @@ async fn copied_disk_is_noticed_and_refused() {
     ledger.verify(&sessions[2]).await;
 }
 
+/// The others see that the connections of the process before are closed, and that this one was
+/// started later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarted_node_is_let_in_at_once() {
+    let mut cluster = Cluster::start(3).await;
+    for index in 0..3 {
+        for orderly in [true, false] {
+            if orderly {
+                let ended = cluster.nodes[index].terminate(BOUND).await;
+                assert!(ended.success(), "{ended}");
+            } else {
+                cluster.nodes[index].kill9();
+            }
+            cluster.nodes[index].relaunch();
+            cluster.nodes[index].bound(BOUND).await;
+            cluster.wait_whole(BOUND).await;
+            let said = cluster.nodes[index].output();
+            for word in ["another process", "the process before it"] {
+                assert!(!said.contains(word), "node {index}, orderly {orderly}: {said}");
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wiped_disk_comes_back_as_somebody_new() {
     let mut cluster = Builder::new(3).set("placement.node_disconnected_after", "2s").start().await;

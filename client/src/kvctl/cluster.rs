@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, Subcommand};
+use flotilla_proto::json::{self, state_name};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -10,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Context,
     exit::Failure,
-    nodes::{self, NodeRecord, state_name},
+    nodes,
     table::{Cell, Table, Tone},
 };
 use crate::v1;
@@ -301,7 +302,7 @@ struct ClusterStatus {
     regions_without_leader: usize,
     regions_with_down_peers: usize,
     regions_with_pending_peers: usize,
-    nodes: Vec<NodeRecord>,
+    nodes: Vec<json::Node>,
 }
 
 async fn status(context: Context) -> Result<(), Failure> {

@@ -1,10 +1,8 @@
 //! `kvctl nodes`
 
-use std::collections::BTreeMap;
-
 use clap::Args;
+use flotilla_proto::json::{self, liveness_name, state_name};
 use indicatif::HumanBytes;
-use serde::Serialize;
 
 use super::{
     Context,
@@ -18,72 +16,6 @@ pub(super) struct Nodes {
     /// With the nodes that were removed
     #[arg(long)]
     all: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct Answer {
-    cluster_id: String,
-    version: u64,
-    replication_factor: u32,
-    nodes: Vec<NodeRecord>,
-}
-
-/// A node of the table, for programs.
-#[derive(Debug, Serialize)]
-pub(super) struct NodeRecord {
-    id: u64,
-    state: &'static str,
-    liveness: &'static str,
-    client_address: String,
-    peer_address: String,
-    http_address: String,
-    leaders: u32,
-    peers: u32,
-    leaders_evicted: bool,
-    disk_used_bytes: u64,
-    disk_available_bytes: u64,
-    version: String,
-    labels: BTreeMap<String, String>,
-}
-
-impl From<v1::Node> for NodeRecord {
-    fn from(node: v1::Node) -> Self {
-        Self {
-            id: node.node_id,
-            state: state_name(node.state()),
-            liveness: liveness_name(node.liveness()),
-            client_address: node.client_address,
-            peer_address: node.peer_address,
-            http_address: node.http_address,
-            leaders: node.leaders,
-            peers: node.peers,
-            leaders_evicted: node.leaders_evicted,
-            disk_used_bytes: node.disk_used_bytes,
-            disk_available_bytes: node.disk_available_bytes,
-            version: node.version,
-            labels: node.labels,
-        }
-    }
-}
-
-pub(super) fn state_name(state: v1::NodeState) -> &'static str {
-    match state {
-        v1::NodeState::Unspecified => "unknown",
-        v1::NodeState::Joining => "joining",
-        v1::NodeState::NodeLearner => "learner",
-        v1::NodeState::Up => "up",
-        v1::NodeState::Draining => "draining",
-        v1::NodeState::Removed => "removed",
-    }
-}
-
-fn liveness_name(liveness: v1::Liveness) -> &'static str {
-    match liveness {
-        v1::Liveness::Unspecified => "unknown",
-        v1::Liveness::Alive => "alive",
-        v1::Liveness::Disconnected => "disconnected",
-        v1::Liveness::Down => "down",
-    }
 }
 
 /// The node table, for people.
@@ -131,12 +63,6 @@ impl Nodes {
         let request = v1::ListNodesRequest { all: self.all };
         let response = context.client.cluster().list_nodes(request).await?;
         let table = table(&response.nodes);
-        let answer = Answer {
-            cluster_id: response.cluster_id,
-            version: response.version,
-            replication_factor: response.replication_factor,
-            nodes: response.nodes.into_iter().map(Into::into).collect(),
-        };
-        context.out.show(&answer, || table)
+        context.out.show(&json::Cluster::from(response), || table)
     }
 }

@@ -1,8 +1,7 @@
 //! `kvctl status`
 
-use std::collections::BTreeMap;
-
 use clap::Args;
+use flotilla_proto::json;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
@@ -11,7 +10,6 @@ use super::{
     exit::Failure,
     table::{Cell, Table, Tone},
 };
-use crate::v1;
 
 /// Asks each node for itself; works on a node that belongs to no cluster too. Ends with 1 when one
 /// does not answer.
@@ -31,83 +29,7 @@ struct NodeStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    status: Option<StatusRecord>,
-}
-
-#[derive(Debug, Serialize)]
-struct StatusRecord {
-    joined: bool,
-    removed: bool,
-    cluster_id: String,
-    node_id: u64,
-    version: String,
-    client_address: String,
-    peer_address: String,
-    http_address: String,
-    labels: BTreeMap<String, String>,
-    table_version: u64,
-    ready: bool,
-    not_ready_reasons: Vec<String>,
-    disk_level: String,
-    disk_used_bytes: u64,
-    disk_available_bytes: u64,
-    system_leader_node: u64,
-    peers: Vec<PeerRecord>,
-}
-
-#[derive(Debug, Serialize)]
-struct PeerRecord {
-    region_id: u64,
-    peer_id: u64,
-    role: String,
-    term: u64,
-    leader_peer_id: u64,
-    last_index: u64,
-    committed_index: u64,
-    applied_index: u64,
-    snapshot_index: u64,
-    purged_index: u64,
-}
-
-impl From<v1::PeerStatus> for PeerRecord {
-    fn from(peer: v1::PeerStatus) -> Self {
-        Self {
-            region_id: peer.region.map(|region| region.region_id).unwrap_or_default(),
-            peer_id: peer.peer_id,
-            role: peer.role,
-            term: peer.term,
-            leader_peer_id: peer.leader_peer_id,
-            last_index: peer.last_index,
-            committed_index: peer.committed_index,
-            applied_index: peer.applied_index,
-            snapshot_index: peer.snapshot_index,
-            purged_index: peer.purged_index,
-        }
-    }
-}
-
-impl From<v1::StatusResponse> for StatusRecord {
-    fn from(status: v1::StatusResponse) -> Self {
-        Self {
-            joined: status.joined,
-            removed: status.removed,
-            cluster_id: status.cluster_id,
-            node_id: status.node_id,
-            version: status.version,
-            client_address: status.client_address,
-            peer_address: status.peer_address,
-            http_address: status.http_address,
-            labels: status.labels,
-            table_version: status.table_version,
-            ready: status.ready,
-            not_ready_reasons: status.not_ready_reasons,
-            disk_level: status.disk_level,
-            disk_used_bytes: status.disk_used_bytes,
-            disk_available_bytes: status.disk_available_bytes,
-            system_leader_node: status.system_leader_node,
-            peers: status.peers.into_iter().map(Into::into).collect(),
-        }
-    }
+    status: Option<json::Status>,
 }
 
 impl NodeStatus {

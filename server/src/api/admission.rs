@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -53,6 +53,13 @@ impl Admission {
     pub(super) fn receive(&self) -> &Arc<Gate> {
         &self.receive
     }
+
+    /// How often each queue has refused somebody since the start, by the queue's name.
+    #[must_use]
+    pub fn refused(&self) -> [(&'static str, u64); 4] {
+        [&self.requests, &self.scans, &self.cluster, &self.receive]
+            .map(|gate| (gate.name, gate.refused.load(Ordering::Relaxed)))
+    }
 }
 
 /// A bounded number of something.
@@ -63,11 +70,13 @@ pub(super) struct Gate {
     name: &'static str,
     max: usize,
     taken: AtomicUsize,
+    /// Times that nothing was given.
+    refused: AtomicU64,
 }
 
 impl Gate {
     fn new(name: &'static str, max: usize) -> Arc<Self> {
-        Arc::new(Self { name, max, taken: AtomicUsize::new(0) })
+        Arc::new(Self { name, max, taken: AtomicUsize::new(0), refused: AtomicU64::new(0) })
     }
 
     pub(super) fn take(self: &Arc<Self>, count: usize) -> Result<Permit, Error> {
@@ -82,6 +91,7 @@ impl Gate {
             return Ok(());
         }
         self.taken.fetch_sub(count, Ordering::Relaxed);
+        self.refused.fetch_add(1, Ordering::Relaxed);
         Err(Error::Busy { queue: self.name.into(), retry_after: RETRY_AFTER })
     }
 }
@@ -126,6 +136,8 @@ mod tests {
             other => panic!("a full queue let {other:?} in"),
         }
         assert!(admission.admit(Class::Scan).is_ok(), "the queues are apart");
+        let refused = admission.refused();
+        assert_eq!(refused, [("requests", 1), ("scans", 0), ("cluster", 0), ("receive", 0)]);
         assert!(admission.admit(Class::Free).expect("no queue").is_none());
         drop(first);
         let third = admission.admit(Class::Request).expect("a place was given back");

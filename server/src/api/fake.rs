@@ -529,9 +529,10 @@ impl FakeMembership {
 
 impl Table {
     fn set_state(&mut self, id: u64, state: v1::NodeState) {
-        self.version += 1;
-        for node in self.nodes.iter_mut().filter(|node| node.node_id == id) {
+        let other = |node: &&mut v1::Node| node.node_id == id && node.state() != state;
+        for node in self.nodes.iter_mut().filter(other) {
             node.set_state(state);
+            self.version += 1;
         }
     }
 }
@@ -553,6 +554,10 @@ impl Membership for FakeMembership {
         request: v1::AddLearnerRequest,
     ) -> ClusterAnswer<'_, v1::AddLearnerResponse> {
         self.answer(format!("{request:?}"), request.expected_version, |table| {
+            let known = table.nodes.iter().find(|node| node.client_address == request.address);
+            if let Some(known) = known {
+                return v1::AddLearnerResponse { node_id: known.node_id, version: table.version };
+            }
             table.version += 1;
             let node_id = table.nodes.len() as u64 + 1;
             let state = v1::NodeState::NodeLearner.into();

@@ -108,7 +108,7 @@ fn body() -> impl Strategy<Value = Body> {
 }
 
 /// A log whose clock runs on, with jumps in both directions.
-fn log() -> impl Strategy<Value = Vec<Command>> {
+pub(super) fn log() -> impl Strategy<Value = Vec<Command>> {
     let step = prop_oneof![8 => 0..4_i64, 1 => -20..0_i64, 1 => 10..30_i64];
     let version = prop_oneof![30 => Just(VERSION), 1 => 0..2 * VERSION];
     vec((body(), step, version), 0..50).prop_map(|entries| {

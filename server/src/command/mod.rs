@@ -34,6 +34,8 @@ mod fixture;
 mod log_test;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod reclaim_test;
 
 use flotilla_proto::v1;
 
@@ -44,7 +46,7 @@ pub use codec::{DecodeError, decode, encode};
 pub use overlay::Overlay;
 pub use read::{AsOf, PAGE_BYTES_MAX, PAGE_KEYS_MAX, POINTS_BYTES_MAX, read_points, read_range};
 pub use refusal::Refusal;
-pub use value::{Garbage, StoredRef, StoredValue, ValueHead};
+pub use value::{Garbage, StoredRef, StoredValue, ValueHead, expires_at_ms};
 
 /// Whether a write only takes away (or reads), so that it is let in when the disk is low.
 #[must_use]

@@ -34,6 +34,9 @@ pub struct AsOf {
 
 /// The values of the keys asked for, in their order, absent ones marked.
 ///
+/// `read` may be newer than `as_of` when there is one key: `applied_revision` is then that of the
+/// value, if that is larger.
+///
 /// Bound: once the items take `bytes_max`, the answer ends early with `more`: the items are then
 /// those of the first keys, of at least one. The caller asks again for the rest.
 ///
@@ -64,6 +67,7 @@ pub fn read_points(
                 kv: Some(KeyValue { key: key.clone(), ..KeyValue::default() }),
             },
             Some(value) => {
+                reply.applied_revision = reply.applied_revision.max(value.revision);
                 ReadItem { present: true, kv: Some(value.key_value(key.clone(), as_of.time_ms)) }
             }
         };

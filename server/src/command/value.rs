@@ -108,6 +108,14 @@ impl<'a> StoredRef<'a> {
     }
 }
 
+/// The replicated time from which on a stored value is absent; `None` for one that never is, or
+/// that does not decode.
+#[must_use]
+pub fn expires_at_ms(stored: &[u8]) -> Option<u64> {
+    let expires_at_ms = StoredRef::decode(stored).ok()?.expires_at_ms;
+    (expires_at_ms != 0).then_some(expires_at_ms)
+}
+
 /// What stands in front of a payload on disk.
 #[derive(Clone, Copy, Debug)]
 pub struct ValueHead {

@@ -35,6 +35,8 @@ pub enum Command {
     /// One node of a demo, which ends with it.
     #[command(hide = true)]
     DemoNode(Box<DemoNodeArgs>),
+    /// Print the documentation of all metrics, as Markdown.
+    MetricsDocs,
     /// Print the version.
     Version,
 }

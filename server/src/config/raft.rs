@@ -44,7 +44,7 @@ impl Default for RaftConfig {
             election_timeout_min: Duration::from_secs(3),
             election_timeout_max: Duration::from_secs(6),
             append_entries_max: 1024,
-            append_bytes_max: 4 << 20,
+            append_bytes_max: 1 << 20,
             queue_messages_max: 1024,
         }
     }

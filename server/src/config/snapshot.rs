@@ -23,7 +23,8 @@ pub struct SnapshotConfig {
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]
     pub chunk_bytes: u64,
-    /// A snapshot that makes no progress for this long is given up, and begun again later.
+    /// A snapshot of which no chunk is sent or arrives for this long is given up on both sides, and
+    /// begun again later. Ten times as long may pass until the receiver has put it in its place.
     #[serde(with = "human_duration")]
     #[schemars(with = "HumanDuration")]
     pub idle_timeout: Duration,
@@ -49,5 +50,16 @@ impl SnapshotConfig {
         bytes_within(errors, "snapshot.chunk_bytes", self.chunk_bytes, 4 << 10..=8 << 20);
         let idle = Duration::from_secs(1)..=Duration::from_secs(3600);
         duration_within(errors, "snapshot.idle_timeout", self.idle_timeout, idle);
+        // Else the bound on what is sent per second would look like a sender that has stopped.
+        let chunk_seconds = self.chunk_bytes as f64 / rate.max(1) as f64;
+        if chunk_seconds * 2.0 > self.idle_timeout.as_secs_f64() {
+            errors.push(ConfigError::new(
+                "snapshot.idle_timeout",
+                format!(
+                    "is below twice the {chunk_seconds:.0} s that one snapshot.chunk_bytes takes at \
+                     snapshot.bytes_per_second_max"
+                ),
+            ));
+        }
     }
 }

@@ -1,9 +1,12 @@
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     check::ConfigError,
     human_bytes::{self, HumanBytes},
+    human_duration::{self, HumanDuration},
 };
 
 /// What holds the data.
@@ -45,6 +48,11 @@ pub struct StorageConfig {
     pub open_files_max: u32,
     /// Threads that flush and compact, for both instances together.
     pub background_threads_max: u32,
+    /// Age of a file of `data` at which it is rewritten to free the space of keys that have expired.
+    /// Only where keys expire at all; often overwritten ranges are freed sooner by themselves.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
+    pub reclaim_after: Duration,
 }
 
 impl Default for StorageConfig {
@@ -57,6 +65,7 @@ impl Default for StorageConfig {
             data_memtable_bytes: 16 << 20,
             open_files_max: 256,
             background_threads_max: 2,
+            reclaim_after: Duration::from_secs(24 * 60 * 60),
         }
     }
 }
@@ -84,6 +93,7 @@ impl StorageConfig {
             data_memtable_bytes,
             open_files_max,
             background_threads_max,
+            reclaim_after,
         } = *self;
         crate::storage::config::StorageConfig {
             engine: match engine {
@@ -96,6 +106,7 @@ impl StorageConfig {
             data_memtable_bytes,
             open_files_max,
             background_threads_max,
+            reclaim_after_seconds: reclaim_after.as_secs(),
             ..crate::storage::config::StorageConfig::default()
         }
     }

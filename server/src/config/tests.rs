@@ -200,6 +200,11 @@ fn contradictions_are_refused() {
         ),
         ("queue below a request", |c| c.log.queue_bytes_max = 1 << 20, "log.queue_bytes_max"),
         (
+            "a chunk takes so long that its sender seems to have stopped",
+            |c| c.snapshot.bytes_per_second_max = 64 << 10,
+            "snapshot.idle_timeout",
+        ),
+        (
             "default above the most",
             |c| c.limits.request_timeout_default = Duration::from_secs(31),
             "limits.request_timeout_default",

@@ -55,7 +55,7 @@ pub type Gauges<L> = Children<L, IntGauge>;
 pub type Histograms<L> = Children<L, Histogram>;
 
 impl<L: Label, M> Children<L, M> {
-    fn new(child: impl FnMut(&&'static str) -> M) -> Self {
+    pub(super) fn new(child: impl FnMut(&&'static str) -> M) -> Self {
         Self { children: L::VALUES.iter().map(child).collect(), label: PhantomData }
     }
 
@@ -87,6 +87,11 @@ impl<L: Label> Counters<L> {
         let family = add(registry, IntCounterVec::new(Opts::new(name, help), &[L::NAME])?)?;
         Ok(Self::new(|value| family.with_label_values(&[*value])))
     }
+
+    /// The children of a family of two labels, of which the first has this value.
+    pub(super) fn within(family: &IntCounterVec, first: &str) -> Self {
+        Self::new(|value| family.with_label_values(&[first, *value]))
+    }
 }
 
 impl<L: Label> Gauges<L> {
@@ -97,6 +102,15 @@ impl<L: Label> Gauges<L> {
     ) -> prometheus::Result<Self> {
         let family = add(registry, IntGaugeVec::new(Opts::new(name, help), &[L::NAME])?)?;
         Ok(Self::new(|value| family.with_label_values(&[*value])))
+    }
+
+    /// Sets each child to how often its value occurs in `found`.
+    pub fn count(&self, found: impl Iterator<Item = L>) {
+        let mut counts = vec![0_i64; L::VALUES.len()];
+        found.for_each(|value| counts[value.index()] += 1);
+        for (child, count) in self.children.iter().zip(counts) {
+            child.set(count);
+        }
     }
 }
 

@@ -47,41 +47,32 @@ label! {
 }
 
 label! {
-    /// The body of a message between peers.
+    /// What a peer asks of a peer on another node.
     MessageKind, "kind" {
         Append = "append",
-        AppendResult = "append_result",
         Vote = "vote",
-        VoteResult = "vote_result",
         Transfer = "transfer",
-        TransferResult = "transfer_result",
         ReadIndex = "read_index",
-        ReadIndexResult = "read_index_result",
         Forward = "forward",
-        ForwardResult = "forward_result",
-        Refused = "refused",
-        /// One this version does not know.
-        Other = "other",
     }
 }
 
 impl MessageKind {
-    /// The kind of a message's body.
+    /// The kind of a request; `None` for an answer.
     #[must_use]
-    pub fn of(message: &v1::Message) -> Self {
-        match &message.body {
-            Some(Body::Append(_)) => Self::Append,
-            Some(Body::AppendResult(_)) => Self::AppendResult,
-            Some(Body::Vote(_)) => Self::Vote,
-            Some(Body::VoteResult(_)) => Self::VoteResult,
-            Some(Body::Transfer(_)) => Self::Transfer,
-            Some(Body::TransferResult(_)) => Self::TransferResult,
-            Some(Body::ReadIndex(_)) => Self::ReadIndex,
-            Some(Body::ReadIndexResult(_)) => Self::ReadIndexResult,
-            Some(Body::Forward(_)) => Self::Forward,
-            Some(Body::ForwardResult(_)) => Self::ForwardResult,
-            Some(Body::Refused(_)) => Self::Refused,
-            None => Self::Other,
+    pub fn of(message: &v1::Message) -> Option<Self> {
+        match message.body.as_ref()? {
+            Body::Append(_) => Some(Self::Append),
+            Body::Vote(_) => Some(Self::Vote),
+            Body::Transfer(_) => Some(Self::Transfer),
+            Body::ReadIndex(_) => Some(Self::ReadIndex),
+            Body::Forward(_) => Some(Self::Forward),
+            Body::AppendResult(_)
+            | Body::VoteResult(_)
+            | Body::TransferResult(_)
+            | Body::ReadIndexResult(_)
+            | Body::ForwardResult(_)
+            | Body::Refused(_) => None,
         }
     }
 }
@@ -108,7 +99,7 @@ pub struct RaftMetrics {
     pub read_index_seconds: Histogram,
     /// Size of the rows of snapshots that were sent.
     pub snapshot_bytes_total: IntCounter,
-    /// Messages sent to other nodes.
+    /// Requests sent to peers on other nodes.
     pub messages_total: Counters<MessageKind>,
     snapshots_total: [Box<[IntCounter]>; Direction::VALUES.len()],
     requests: RequestMetrics,
@@ -198,7 +189,7 @@ impl RaftMetrics {
             messages_total: Counters::register(
                 registry,
                 "flotilla_raft_messages_total",
-                "Messages sent to peers on other nodes",
+                "Requests sent to peers on other nodes",
             )?,
             snapshots_total: [by_result(Direction::Send), by_result(Direction::Receive)],
             requests,
@@ -209,6 +200,11 @@ impl RaftMetrics {
     pub fn observe_log_write(&self, elapsed: Duration, entries: usize) {
         self.fsync_seconds.observe(elapsed.as_secs_f64());
         self.group_commit_entries.observe(entries as f64);
+    }
+
+    /// Entries of one region were flushed `elapsed` after they were handed to the log writer.
+    pub fn observe_append(&self, elapsed: Duration) {
+        self.append_seconds.observe(elapsed.as_secs_f64());
     }
 
     /// A batch of committed entries was applied.
@@ -228,8 +224,8 @@ impl RaftMetrics {
 
     /// Messages were handed to the stream to another node.
     pub fn add_messages(&self, messages: &[v1::Message]) {
-        for message in messages {
-            self.messages_total.get(MessageKind::of(message)).inc();
+        for kind in messages.iter().filter_map(MessageKind::of) {
+            self.messages_total.get(kind).inc();
         }
     }
 
@@ -243,9 +239,39 @@ impl RaftMetrics {
         self.requests.forwarded_total.inc();
     }
 
-    /// Counts snapshots that ended.
+    /// Counts a snapshot that is on its way from here on; as failed when the guard is dropped
+    /// before it was told that it is done.
     #[must_use]
-    pub fn snapshots_total(&self, direction: Direction, result: SnapshotResult) -> &IntCounter {
-        &self.snapshots_total[direction.index()][result.index()]
+    pub fn snapshot(&self, direction: Direction) -> SnapshotUnderWay {
+        let count = |result: SnapshotResult| {
+            self.snapshots_total[direction.index()][result.index()].clone()
+        };
+        SnapshotUnderWay {
+            done: count(SnapshotResult::Done),
+            failed: Some(count(SnapshotResult::Failed)),
+        }
+    }
+}
+
+/// A snapshot that has not ended.
+#[derive(Debug)]
+pub struct SnapshotUnderWay {
+    done: IntCounter,
+    failed: Option<IntCounter>,
+}
+
+impl SnapshotUnderWay {
+    /// The receiver has installed it.
+    pub fn done(mut self) {
+        self.failed = None;
+        self.done.inc();
+    }
+}
+
+impl Drop for SnapshotUnderWay {
+    fn drop(&mut self) {
+        if let Some(failed) = &self.failed {
+            failed.inc();
+        }
     }
 }

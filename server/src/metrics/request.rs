@@ -27,12 +27,6 @@ label! {
         Proposals = "proposals",
         /// Size of the proposals under way on this node.
         ProposalBytes = "proposal_bytes",
-        /// Entries that wait for the log writer.
-        Log = "log",
-        /// Snapshots under way.
-        Snapshots = "snapshots",
-        /// Connections of clients.
-        Connections = "connections",
         /// One that has no name of its own here.
         Other = "other",
     }
@@ -51,9 +45,6 @@ impl BusyQueue {
             "reads" => Self::Reads,
             "proposals" => Self::Proposals,
             "proposal_bytes" => Self::ProposalBytes,
-            "log" => Self::Log,
-            "snapshots" => Self::Snapshots,
-            "connections" => Self::Connections,
             _ => Self::Other,
         }
     }
@@ -108,7 +99,10 @@ impl RequestMetrics {
     /// # Errors
     /// A name that is registered already.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let requests = Opts::new("flotilla_grpc_requests_total", "Requests answered, by gRPC code");
+        let requests = Opts::new(
+            "flotilla_grpc_requests_total",
+            "Requests answered, by gRPC code; those of HTTP too",
+        );
         let seconds = HistogramOpts::new(
             "flotilla_grpc_request_seconds",
             "Arrival of a request to its answer; for a stream, to its end",
@@ -150,6 +144,13 @@ impl RequestMetrics {
     /// A request was refused because `queue` was full.
     pub fn busy(&self, queue: &str) {
         self.busy_total.get(BusyQueue::from_name(queue)).inc();
+    }
+
+    /// `total` requests have been refused so far because `queue`, which counts them by itself, was
+    /// full.
+    pub fn busy_so_far(&self, queue: &str, total: u64) {
+        let counter = self.busy_total.get(BusyQueue::from_name(queue));
+        counter.inc_by(total.saturating_sub(counter.get()));
     }
 }
 
@@ -197,6 +198,19 @@ mod tests {
             assert_eq!(BusyQueue::from_name(name).index(), index, "{name}");
         }
         assert_eq!(BusyQueue::from_name("new"), BusyQueue::Other);
+    }
+
+    #[test]
+    fn contract_names_the_same_queues() {
+        let contract = include_str!("../../../proto/proto/flotilla/v1/errors.proto");
+        let (_, after) = contract.split_once("message ServerIsBusy {").expect("it is there");
+        let (comment, _) = after.split_once("string queue").expect("it has a queue");
+        let named: Vec<&str> = comment
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("//   \"")?.split('"').next())
+            .collect();
+        let (other, known) = BusyQueue::VALUES.split_last().expect("there are some");
+        assert_eq!((named, *other), (known.to_vec(), "other"));
     }
 
     #[test]

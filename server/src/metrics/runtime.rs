@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 /// Reads what the runtimes say of themselves, when somebody reads the metrics.
 pub struct RuntimeMetrics {
-    runtimes: Vec<(&'static str, Handle)>,
+    runtimes: Vec<(String, Handle)>,
     workers: IntGaugeVec,
     alive_tasks: IntGaugeVec,
     queued_tasks: IntGaugeVec,
@@ -22,7 +22,7 @@ impl RuntimeMetrics {
     /// A name that is registered already: call it once per registry, with all runtimes.
     pub fn register(
         registry: &Registry,
-        runtimes: Vec<(&'static str, Handle)>,
+        runtimes: Vec<(String, Handle)>,
     ) -> prometheus::Result<()> {
         let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["runtime"]);
         registry.register(Box::new(Self {
@@ -53,7 +53,9 @@ impl Collector for RuntimeMetrics {
                 (&self.alive_tasks, metrics.num_alive_tasks()),
                 (&self.queued_tasks, metrics.global_queue_depth()),
             ] {
-                gauge.with_label_values(&[*name]).set(i64::try_from(value).unwrap_or(i64::MAX));
+                gauge
+                    .with_label_values(&[name.as_str()])
+                    .set(i64::try_from(value).unwrap_or(i64::MAX));
             }
         }
         [&self.workers, &self.alive_tasks, &self.queued_tasks]

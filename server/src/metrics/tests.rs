@@ -42,18 +42,25 @@ fn labelled_children_count_apart() {
     let append = v1::message::Body::Append(v1::AppendEntries::default());
     let append = v1::Message { body: Some(append), ..v1::Message::default() };
     metrics.raft.add_messages(&[append.clone(), append.clone(), append]);
-    metrics.raft.snapshots_total(Direction::Receive, SnapshotResult::Failed).inc();
-    metrics.requests.busy("log");
-    metrics.raft.busy("log");
+    drop(metrics.raft.snapshot(Direction::Receive));
+    metrics.raft.snapshot(Direction::Send).done();
+    metrics.requests.busy("reads");
+    metrics.raft.busy("reads");
+    for total in [4, 4, 7] {
+        metrics.requests.busy_so_far("requests", total);
+    }
     metrics.raft.observe_log_write(std::time::Duration::from_millis(1), 5);
     metrics.regions.regions.get(PeerRole::Quarantined).set(2);
     metrics.raft.propose_seconds.get(ProposeOutcome::Applied).observe(0.001);
     for (series, want) in [
         (r#"flotilla_raft_messages_total{kind="append"}"#, 3.0),
-        (r#"flotilla_raft_messages_total{kind="refused"}"#, 0.0),
+        (r#"flotilla_raft_messages_total{kind="vote"}"#, 0.0),
         (r#"flotilla_raft_snapshots_total{direction="receive",result="failed"}"#, 1.0),
+        (r#"flotilla_raft_snapshots_total{direction="receive",result="done"}"#, 0.0),
         (r#"flotilla_raft_snapshots_total{direction="send",result="failed"}"#, 0.0),
-        (r#"flotilla_busy_total{queue="log"}"#, 2.0),
+        (r#"flotilla_raft_snapshots_total{direction="send",result="done"}"#, 1.0),
+        (r#"flotilla_busy_total{queue="reads"}"#, 2.0),
+        (r#"flotilla_busy_total{queue="requests"}"#, 7.0),
         ("flotilla_raft_fsync_seconds_count", 1.0),
         ("flotilla_raft_group_commit_entries_sum", 5.0),
         (r#"flotilla_regions{state="quarantined"}"#, 2.0),
@@ -76,13 +83,13 @@ fn totals_of_the_engine_become_counters_that_never_fall() {
         };
         metrics.storage.record(Instance::Data, &stats);
     };
-    let hits = r#"flotilla_storage_block_cache_hits_total{instance="data"}"#;
+    let hits = r#"flotilla_storage_block_cache_hits_total{engine="data"}"#;
     for (total, want) in [(10, 10.0), (15, 15.0), (15, 15.0), (3, 15.0)] {
         record(total);
         assert_eq!(value(&registry, hits), want, "after {total}");
     }
-    assert_eq!(value(&registry, r#"flotilla_storage_wal_bytes{instance="data"}"#), 7.0);
-    let files = r#"flotilla_storage_level_files{instance="data",level="1"}"#;
+    assert_eq!(value(&registry, r#"flotilla_storage_wal_bytes{engine="data"}"#), 7.0);
+    let files = r#"flotilla_storage_level_files{engine="data",level="1"}"#;
     assert_eq!(value(&registry, files), 5.0);
 }
 
@@ -111,7 +118,7 @@ fn the_process_describes_itself() {
 async fn runtimes_show_their_tasks() {
     let registry = Registry::new();
     let handle = tokio::runtime::Handle::current();
-    RuntimeMetrics::register(&registry, vec![("api", handle)]).expect("registered");
+    RuntimeMetrics::register(&registry, vec![("api".to_owned(), handle)]).expect("registered");
     let (release, waits) = tokio::sync::oneshot::channel::<()>();
     let task = tokio::spawn(waits);
     assert_eq!(value(&registry, r#"flotilla_tokio_alive_tasks{runtime="api"}"#), 1.0);

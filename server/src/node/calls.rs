@@ -10,29 +10,28 @@ use futures::{FutureExt, future::BoxFuture};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Joined, Node, heartbeat, identity, join::not_joined, joined::placement_client, readiness,
+    Joined, Node,
+    adopt::adopt,
+    heartbeat::{self, Asking, Unanswered},
+    identity,
+    join::not_joined,
+    joined::placement_client,
+    readiness,
 };
 use crate::{
     api::{ClusterAnswer, Context, Membership, Requests},
-    clock, command,
+    clock,
     error::Error,
-    ids::{ClusterId, NodeId, PeerId, RegionId},
-    placement::tables,
-    raft::transport::Inbox,
-    region::{lifecycle, peers::Peers},
+    ids::{NodeId, RegionId},
+    raft::{presence::Presence, transport::Inbox},
+    region::peers::Peers,
     storage::{
-        batch::WriteBatch,
         disk::Level,
-        engine::{Durability, Family, KeyRange},
+        engine::KeyRange,
         keys::data::{self, KeyspaceId},
     },
 };
 
-const REPLICATION_FACTOR: u32 = 3;
-const REPLICATION_FACTOR_MAX: u32 = 7;
-/// Bound: regions of birth.
-const SPLIT_KEYS_MAX: usize = 10_000;
-const SYSTEM_REGIONS: u64 = 1;
 /// Bound: a checksum of one region over all its peers.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 const CHECK_POLL: Duration = Duration::from_millis(20);
@@ -90,19 +89,23 @@ impl Calls {
         if let Some(answer) = joined.driver.call(call.clone()).await? {
             return Ok(answer);
         }
+        let asking = match &call {
+            Call::ListNodes(_) => Asking::Reads,
+            _ => Asking::Changes,
+        };
         let request = v1::PassRequest { call: Some(call) };
-        heartbeat::ask_driver(&self.0, &joined, |mut client| {
+        heartbeat::ask_driver(&self.0, &joined, asking, |mut client| {
             let request = request.clone();
             async move {
                 let response = match client.pass(request).await {
                     Ok(response) => response.into_inner(),
                     // The calls are idempotent, so a lost answer may be asked for again elsewhere.
-                    Err(status) => {
-                        return Err(Error::NotReady { message: status.message().to_owned() });
-                    }
+                    Err(status) => return Err(Unanswered::Lost(status.message().to_owned())),
                 };
                 match response.answer {
-                    Some(Answer::Failure(failure)) => Err(Error::from_failure(failure)),
+                    Some(Answer::Failure(failure)) => {
+                        Err(Unanswered::Refused(Error::from_failure(failure)))
+                    }
                     answer if response.accepted => Ok(answer),
                     _ => Ok(None),
                 }
@@ -110,118 +113,6 @@ impl Calls {
             .boxed()
         })
         .await
-    }
-
-    async fn initialize_here(
-        &self,
-        request: v1::InitializeRequest,
-    ) -> Result<v1::InitializeResponse, Error> {
-        let node = &self.0;
-        let _joining = node.joining.lock().await;
-        let storage = |error: crate::storage::engine::Error| Error::Internal {
-            message: format!("initialize: {error}"),
-        };
-        if let Some(stored) = identity::read_stored(node.data.as_ref()).map_err(storage)? {
-            let id = ClusterId::from_bytes(&stored.cluster_id).map(|id| id.to_string());
-            if stored.initialized_here && stored.initialize_token == request.token {
-                return Ok(v1::InitializeResponse {
-                    cluster_id: id.unwrap_or_default(),
-                    node_id: stored.node_id,
-                });
-            }
-            return Err(Error::FailedPrecondition {
-                message: format!("this node already belongs to cluster {}", id.unwrap_or_default()),
-            });
-        }
-        if !node.config.join.is_empty() {
-            return Err(Error::FailedPrecondition {
-                message: "this node was told to join a cluster (--join)".to_owned(),
-            });
-        }
-        let (batch, regions, stored) = self.birth(&request)?;
-        lifecycle::birth(node.log.as_ref(), node.data.as_ref(), &regions, batch)
-            .map_err(storage)?;
-        let identity = identity::read(node.data.as_ref())
-            .map_err(storage)?
-            .ok_or_else(|| Error::Internal { message: "the identity is gone".to_owned() })?;
-        node.activate(identity, false).await.map_err(|error| Error::Internal {
-            message: format!("start the first regions: {error:#}"),
-        })?;
-        Ok(v1::InitializeResponse {
-            cluster_id: identity.cluster.to_string(),
-            node_id: stored.node_id,
-        })
-    }
-
-    /// Everything that the first node of a cluster is born with.
-    fn birth(
-        &self,
-        request: &v1::InitializeRequest,
-    ) -> Result<(WriteBatch, Vec<command::RegionState>, v1::NodeIdentity), Error> {
-        let node = &self.0;
-        let factor = match request.replication_factor {
-            0 => REPLICATION_FACTOR,
-            factor if factor % 2 == 1 && factor <= REPLICATION_FACTOR_MAX => factor,
-            _ => {
-                return Err(Error::InvalidArgument {
-                    field: "replication_factor".to_owned(),
-                    message: format!("must be odd and at most {REPLICATION_FACTOR_MAX}"),
-                    limit: REPLICATION_FACTOR_MAX.into(),
-                });
-            }
-        };
-        let borders = borders(&request.split_keys, node.config.limits.key_bytes_max)?;
-        let first = NodeId(1);
-        let mut regions = Vec::new();
-        for (index, pair) in borders.windows(2).enumerate() {
-            let id = SYSTEM_REGIONS + index as u64;
-            regions.push(lifecycle::newborn(
-                RegionId(id),
-                pair[0].clone(),
-                pair[1].clone(),
-                PeerId(id),
-                first,
-            ));
-        }
-        let next = SYSTEM_REGIONS + regions.len() as u64;
-        let cluster_id = match request.cluster_id.as_str() {
-            "" => ClusterId(clock::random_bytes()),
-            text => ClusterId::parse(text)
-                .ok_or_else(|| Error::invalid("cluster_id", "must be 32 hexadecimal digits"))?,
-        };
-        let mut labels = node.labels();
-        labels.extend(request.labels.clone());
-        let seed = tables::Seed {
-            cluster_id,
-            replication_factor: factor,
-            token: request.token.clone(),
-            first: v1::NodeRecord {
-                node_id: first.0,
-                client_address: node.advertised.client.clone(),
-                peer_address: node.advertised.peer.clone(),
-                http_address: node.advertised.http.clone(),
-                state: v1::NodeState::Up.into(),
-                labels,
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                forced: false,
-            },
-            next_region: RegionId(next),
-            next_peer: PeerId(next),
-        };
-        let mut batch = WriteBatch::new();
-        let head = command::ValueHead::new(1, 0);
-        for (key, payload) in tables::seed(seed) {
-            batch.put_parts(Family::Default, &key, &[head.as_bytes(), &payload]);
-        }
-        let stored = v1::NodeIdentity {
-            cluster_id: Bytes::copy_from_slice(&cluster_id.0),
-            node_id: first.0,
-            removed: false,
-            initialize_token: request.token.clone(),
-            initialized_here: true,
-        };
-        identity::put(&mut batch, &stored);
-        Ok((batch, regions, stored))
     }
 
     async fn check(
@@ -307,33 +198,6 @@ impl Calls {
             tokio::time::sleep(CHECK_POLL).await;
         }
     }
-}
-
-/// Borders of the regions of birth, in encoded keys, ends of the key space included.
-fn borders(split_keys: &[Bytes], key_bytes_max: usize) -> Result<Vec<Bytes>, Error> {
-    if split_keys.len() > SPLIT_KEYS_MAX {
-        return Err(Error::InvalidArgument {
-            field: "split_keys".to_owned(),
-            message: format!("has {} keys", split_keys.len()),
-            limit: SPLIT_KEYS_MAX as u64,
-        });
-    }
-    let mut borders = vec![Bytes::new(), data::keyspace_range(KeyspaceId::DEFAULT).start];
-    let mut sorted = split_keys.to_vec();
-    sorted.sort();
-    sorted.dedup();
-    for key in sorted {
-        if key.is_empty() || key.len() > key_bytes_max {
-            return Err(Error::InvalidArgument {
-                field: "split_keys".to_owned(),
-                message: format!("a key of {} bytes", key.len()),
-                limit: key_bytes_max as u64,
-            });
-        }
-        borders.push(data::encode(KeyspaceId::DEFAULT, &key));
-    }
-    borders.push(Bytes::new());
-    Ok(borders)
 }
 
 fn local_checksum(joined: &Joined, request: &v1::PeerChecksumRequest) -> v1::PeerChecksumResponse {
@@ -610,7 +474,8 @@ impl Placement for PlacementCalls {
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let joined = self.joined()?;
-        Ok(Response::new(joined.driver.hear(request.into_inner()).await))
+        let presence = Presence::of(request.extensions());
+        Ok(Response::new(joined.driver.hear(request.into_inner(), &presence).await))
     }
 
     async fn adopt(
@@ -683,44 +548,6 @@ impl Placement for PlacementCalls {
     }
 }
 
-/// Takes an identity over, for good.
-///
-/// Durability: on the disk before it is answered; doing it again does nothing.
-async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result<(), Status> {
-    let _joining = node.joining.lock().await;
-    let storage = |error: crate::storage::engine::Error| Status::internal(error.to_string());
-    if ClusterId::from_bytes(&request.cluster_id).is_none() || request.node_id == 0 {
-        return Err(Status::invalid_argument("not an identity"));
-    }
-    let stored = identity::read_stored(node.data.as_ref()).map_err(storage)?;
-    if let Some(stored) = stored {
-        let same = stored.cluster_id == request.cluster_id && stored.node_id == request.node_id;
-        return if same && !stored.removed {
-            Ok(())
-        } else {
-            Err(Status::failed_precondition("this disk belongs to another node"))
-        };
-    }
-    // Ordering: the table first, so that a node with an identity knows whom to ask.
-    if let Some(table) = request.table {
-        node.directory.update(table).map_err(storage)?;
-    }
-    let mut batch = WriteBatch::new();
-    let stored = v1::NodeIdentity {
-        cluster_id: request.cluster_id,
-        node_id: request.node_id,
-        ..v1::NodeIdentity::default()
-    };
-    identity::put(&mut batch, &stored);
-    fail::fail_point!("adopt-before-write");
-    node.data.write(&batch, Durability::Synced).map_err(storage)?;
-    fail::fail_point!("adopt-after-write");
-    let identity = identity::read(node.data.as_ref())
-        .map_err(storage)?
-        .ok_or_else(|| Status::internal("the identity is gone"))?;
-    node.activate(identity, false).await.map_err(|error| Status::internal(format!("{error:#}")))
-}
-
 /// What arrives on the peer port for regions.
 pub(super) struct NodeInbox(pub(super) Arc<Node>);
 
@@ -738,8 +565,8 @@ impl NodeInbox {
 }
 
 impl Inbox for NodeInbox {
-    fn admit(&self, batch: &v1::MessageBatch) -> Result<(), v1::Refused> {
-        self.peers()?.admit(batch)
+    fn admit(&self, batch: &v1::MessageBatch, presence: &Presence) -> Result<(), v1::Refused> {
+        self.peers()?.admit(batch, presence)
     }
 
     fn deliver(&self, from: NodeId, message: v1::Message) -> BoxFuture<'static, v1::Message> {
@@ -755,10 +582,11 @@ impl Inbox for NodeInbox {
     fn snapshot(
         &self,
         header: v1::SnapshotHeader,
+        presence: Presence,
         chunks: Streaming<v1::SnapshotChunk>,
     ) -> BoxFuture<'static, v1::SnapshotResult> {
         match self.peers() {
-            Ok(peers) => peers.snapshot(header, chunks),
+            Ok(peers) => peers.snapshot(header, presence, chunks),
             Err(refused) => {
                 async move { v1::SnapshotResult { vote: None, refused: Some(refused) } }.boxed()
             }

@@ -20,6 +20,8 @@ use crate::{
         driver,
         steps::{self, Verdict},
     },
+    raft::presence::Presence,
+    region::incarnations::QUIET,
     storage::disk::Level,
 };
 
@@ -52,8 +54,14 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
         };
         if response.duplicate {
             let since = *duplicate_since.get_or_insert_with(clock::now);
-            tracing::warn!("another process speaks with the identity of this node");
-            if clock::now().saturating_duration_since(since) > DUPLICATE_PATIENCE {
+            let refused_for = clock::now().saturating_duration_since(since);
+            if refused_for > QUIET {
+                tracing::warn!("another process speaks with the identity of this node");
+            } else {
+                // After a power cut nobody closes the connections of the process before.
+                tracing::info!("this node is believed once the process before it is silent");
+            }
+            if refused_for > DUPLICATE_PATIENCE {
                 node.fail(
                     "another process runs with the identity of this node: its disk was copied; \
                      empty this disk and join anew"
@@ -192,7 +200,7 @@ impl Way {
                 return Err("no node is known".to_owned());
             };
             let response = if target == joined.node {
-                joined.driver.hear(request.clone()).await
+                joined.driver.hear(request.clone(), &Presence::default()).await
             } else {
                 match self.ask(node, target, request.clone()).await {
                     Ok(response) => response,
@@ -250,15 +258,27 @@ impl Way {
     }
 }
 
+/// Whether a question may be asked twice without a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asking {
+    Reads,
+    Changes,
+}
+
 /// Asks `question` of the nodes until one that leads region 1 answers. The answer of a node that
-/// does not is `Ok(None)`.
+/// does not is `Ok(None)`; an answer that was lost on the way is `Err(Unanswered::Lost)`.
+///
+/// # Errors
+/// Once the answer to a change was lost, every failure is `OutcomeUnknown`: another node is asked,
+/// and what it refuses may be refused because of that change.
 pub(super) async fn ask_driver<T, F>(
     node: &Arc<Node>,
     joined: &Joined,
+    asking: Asking,
     question: F,
 ) -> Result<T, Error>
 where
-    F: Fn(PlacementClient<Channel>) -> BoxFuture<'static, Result<Option<T>, Error>>,
+    F: Fn(PlacementClient<Channel>) -> BoxFuture<'static, Result<Option<T>, Unanswered>>,
 {
     let none = || Error::NoLeader { region: RegionId::SYSTEM };
     let mut targets: Vec<NodeId> = node.directory.others(joined.node);
@@ -266,21 +286,57 @@ where
         targets.retain(|target| *target != leader);
         targets.push(leader);
     }
-    let mut last = none();
+    let mut failures = Failures { asking, lost: None, last: none() };
     while let Some(target) = targets.pop() {
         let Some(record) = node.directory.node(target) else { continue };
         let Ok(client) = placement_client(&record.peer_address).await else { continue };
-        match tokio::time::timeout(TIMEOUT * 2, question(client)).await {
-            Ok(Ok(Some(answer))) => return Ok(answer),
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) if error.retryable() && !error.maybe_applied() => last = error,
-            Ok(Err(error)) => return Err(error),
-            Err(_) => {
-                last = Error::OutcomeUnknown { message: format!("node {target} did not answer") }
+        let answer = tokio::time::timeout(TIMEOUT * 2, question(client)).await;
+        match answer.unwrap_or_else(|_| Err(Unanswered::Lost("it did not answer".to_owned()))) {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => {}
+            Err(Unanswered::Lost(reason)) => failures.lost(target, &reason),
+            Err(Unanswered::Refused(error)) if error.retryable() && !error.maybe_applied() => {
+                failures.last = error;
+            }
+            Err(Unanswered::Refused(error)) => {
+                failures.last = error;
+                break;
             }
         }
     }
-    Err(last)
+    Err(failures.into_error())
+}
+
+/// Why the driver did not answer a question with what was asked for.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    Refused(Error),
+    /// The question may have been heard.
+    Lost(String),
+}
+
+/// What one question has met on its way from node to node.
+struct Failures {
+    asking: Asking,
+    lost: Option<String>,
+    last: Error,
+}
+
+impl Failures {
+    fn lost(&mut self, target: NodeId, reason: &str) {
+        let message = format!("asked node {target}: {reason}");
+        match self.asking {
+            Asking::Reads => self.last = Error::NotReady { message },
+            Asking::Changes => self.lost = Some(message),
+        }
+    }
+
+    fn into_error(self) -> Error {
+        match self.lost {
+            None => self.last,
+            Some(lost) => Error::OutcomeUnknown { message: format!("{lost}; then: {}", self.last) },
+        }
+    }
 }
 
 /// Regions that touch a range, from the driver.
@@ -292,7 +348,7 @@ pub(super) async fn regions(
     if let Some(regions) = joined.driver.regions(&request).await {
         return Ok(regions);
     }
-    ask_driver(node, &joined, |mut client| {
+    ask_driver(node, &joined, Asking::Reads, |mut client| {
         let request = request.clone();
         async move {
             match client.regions(request).await {
@@ -300,10 +356,38 @@ pub(super) async fn regions(
                     let response = response.into_inner();
                     Ok(response.accepted.then_some(response.regions))
                 }
-                Err(status) => Err(Error::NotReady { message: status.message().to_owned() }),
+                Err(status) => Err(Unanswered::Lost(status.message().to_owned())),
             }
         }
         .boxed()
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_after_a_lost_answer_is_not_certain() {
+        let moved = || Error::VersionMoved { expected: 1, actual: 2 };
+        for (why, asking, lost, want) in [
+            ("nobody was lost", Asking::Changes, false, moved()),
+            (
+                "the version may have been moved by the call whose answer was lost",
+                Asking::Changes,
+                true,
+                Error::OutcomeUnknown { message: format!("asked node 3: gone; then: {}", moved()) },
+            ),
+            ("reading leaves no trace", Asking::Reads, true, moved()),
+        ] {
+            let mut failures =
+                Failures { asking, lost: None, last: Error::NoLeader { region: RegionId::SYSTEM } };
+            if lost {
+                failures.lost(NodeId(3), "gone");
+            }
+            failures.last = moved();
+            assert_eq!(failures.into_error(), want, "{why}");
+        }
+    }
 }

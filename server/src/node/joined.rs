@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -18,8 +18,11 @@ use crate::{
     error::Error,
     ids::NodeId,
     placement::driver::Driver,
-    raft::transport::{self, Transport, TransportConfig, endpoint},
-    region::{DiskGate, Environment, RegionConfig, compact, peers::Peers},
+    raft::{
+        log_store::LogBounds,
+        transport::{self, Transport, TransportConfig, endpoint},
+    },
+    region::{DiskGate, Environment, RegionConfig, compact, peers::Peers, reclaim},
     router::{Lookup, RouteCache, Router},
     storage::disk::{DiskMonitor, Level},
 };
@@ -49,7 +52,7 @@ impl DiskGate for Gate {
         let disk = self.0.as_ref()?;
         match disk.level() {
             Level::Normal => None,
-            Level::Low | Level::Critical => Some(0),
+            Level::Low | Level::Critical => Some(disk.available_bytes()),
         }
     }
 }
@@ -72,6 +75,7 @@ impl Joined {
             TransportConfig {
                 snapshots_max: config.snapshot.concurrent_max as usize,
                 snapshot_bytes_per_second: config.snapshot.bytes_per_second_max,
+                snapshot_idle_timeout: config.snapshot.idle_timeout,
             },
             Arc::clone(&raft_metrics),
         );
@@ -112,17 +116,21 @@ impl Joined {
                 heartbeat_interval: raft.heartbeat_interval,
                 proposals_max: config.limits.proposals_in_flight_max,
                 proposal_bytes_max: config.limits.proposal_bytes_in_flight_max,
-                tail_cache_bytes: bytes(config.log.tail_cache_bytes),
+                log_bounds: LogBounds {
+                    tail_bytes_max: bytes(config.log.tail_cache_bytes),
+                    read_bytes_max: bytes(raft.append_bytes_max),
+                },
                 compact_entries: config.log.compact_entries,
                 compact_bytes: config.log.compact_bytes,
                 keep_entries: config.log.keep_entries,
                 snapshot_chunk_bytes: bytes(config.snapshot.chunk_bytes),
+                snapshot_idle_timeout: config.snapshot.idle_timeout,
                 lease_enabled: config.reads.lease_enabled,
             },
             raft_config: Arc::new(raft_config),
             metrics: raft_metrics,
             runtime: node.runtime.clone(),
-            proposal_bytes: AtomicUsize::new(0),
+            proposal_bytes: Arc::default(),
             disk: Arc::new(Gate(node.disk.clone())),
         });
         let peers = Peers::open(env, restarted, node.sentinel_sequence, node.log_sequence).await?;
@@ -151,6 +159,7 @@ impl Joined {
         let runtime = &node.runtime;
         tasks.push(runtime.spawn(compact::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(compact::run_ticks(Arc::clone(&self.peers))));
+        tasks.push(runtime.spawn(reclaim::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(Arc::clone(&self.driver).run()));
         tasks.push(runtime.spawn(heartbeat::run(Arc::clone(node), Arc::clone(self))));
     }
@@ -184,10 +193,8 @@ impl Joined {
         for task in self.tasks.lock().drain(..) {
             task.abort();
         }
-        for peer in self.peers.all() {
-            // A peer that failed before has stopped already.
-            let _ = peer.raft().shutdown().await;
-        }
+        let peers = self.peers.all();
+        futures::future::join_all(peers.iter().map(|peer| peer.stop())).await;
     }
 }
 
@@ -210,4 +217,27 @@ pub(super) async fn placement_client(
 ) -> Result<v1::placement_client::PlacementClient<tonic::transport::Channel>, String> {
     let channel = endpoint(address)?.connect().await.map_err(|error| error.to_string())?;
     Ok(v1::placement_client::PlacementClient::new(channel))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::disk::DiskConfig;
+
+    #[test]
+    fn a_refusal_for_the_disk_tells_how_much_is_left() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let gate = |low_bytes| {
+            let config = DiskConfig {
+                ballast_bytes: Some(0),
+                low_bytes: Some(low_bytes),
+                critical_bytes: Some(0),
+            };
+            Gate(Some(Arc::new(DiskMonitor::open(dir.path(), &config).expect("a disk"))))
+        };
+        assert_eq!(gate(0).refuse_writes(), None, "there is room");
+        let left = gate(u64::MAX).refuse_writes().expect("less than everything is left");
+        assert!(left > 0, "the disk that the test writes to has room");
+        assert_eq!(Gate(None).refuse_writes(), None, "a node in memory has no disk");
+    }
 }

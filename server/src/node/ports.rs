@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 use flotilla_proto::v1::placement_server::PlacementServer;
+use futures::TryStreamExt as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +27,9 @@ use crate::{
     api::{self, Admission, Method, Observer, Services},
     clock,
     config::{Advertised, BoundAddresses, Config},
-    metrics::{self, MethodMetrics},
-    raft::transport::RaftService,
+    handoff,
+    metrics::{self, MethodMetrics, RuntimeMetrics},
+    raft::{presence::Accepted, transport::RaftService},
 };
 
 const BACKLOG: i32 = 4096;
@@ -76,6 +78,7 @@ impl Ports {
         let observer: Arc<dyn Observer> = Arc::new(Observed::new(node));
 
         let mut threads = Vec::new();
+        let mut runtimes = vec![("raft".to_owned(), node.runtime.clone())];
         let wanted = match node.config.runtime.api_threads {
             0 => (cores / 2).max(1),
             threads => threads as usize,
@@ -94,8 +97,10 @@ impl Ports {
             );
             let (limits, stop) = (Arc::clone(&limits), stop.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            threads.push(thread::Builder::new().name(format!("api-{index}")).spawn(move || {
-                runtime.block_on(async move {
+            let name = format!("api-{index}");
+            runtimes.push((name.clone(), runtime.handle().clone()));
+            threads.push(thread::Builder::new().name(name).spawn(move || {
+                runtime.block_on(handoff::serve(async move {
                     match tokio::net::TcpListener::from_std(listener) {
                         Ok(listener) => {
                             let incoming = api::listen(listener);
@@ -104,9 +109,11 @@ impl Ports {
                         }
                         Err(error) => tracing::error!(%error, "listen for clients"),
                     }
-                });
+                }));
             })?);
         }
+
+        RuntimeMetrics::register(&node.registry, runtimes)?;
 
         let raft = RaftService::new(Arc::new(NodeInbox(Arc::clone(node))));
         let placement = PlacementServer::new(PlacementCalls(Arc::clone(node)));
@@ -120,7 +127,7 @@ impl Ports {
                 .initial_connection_window_size(16 << 20)
                 .add_service(raft)
                 .add_service(placement)
-                .serve_with_incoming_shutdown(api::listen(peer), stopped)
+                .serve_with_incoming_shutdown(api::listen(peer).map_ok(Accepted::new), stopped)
                 .await;
             if let Err(error) = served {
                 tracing::error!(%error, "serving peers");
@@ -128,9 +135,12 @@ impl Ports {
         });
 
         let text = {
-            let node = Arc::clone(node);
+            let (node, admission) = (Arc::clone(node), admission.clone());
             Arc::new(move || {
                 readiness::measure(&node);
+                for (queue, total) in admission.refused() {
+                    node.metrics.requests.busy_so_far(queue, total);
+                }
                 metrics::encode(&node.registry)
             })
         };

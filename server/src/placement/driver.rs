@@ -5,20 +5,22 @@
 //! node table after a read index (so no older change can be missed), and hears everything else again
 //! within one heartbeat interval. The table is changed only through the log, each change conditioned
 //! on the version it was decided on, so a driver that lost its leadership without noticing can do no
-//! harm.
+//! harm. What it knows is locked for decisions only: whoever waits, for the log or for a node that
+//! does not answer, holds up neither heartbeats nor plans.
+
+mod calls;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use flotilla_proto::v1::{
-    self, cluster_client::ClusterClient, pass_request::Call, pass_response::Answer,
-    placement_client::PlacementClient,
-};
-use tokio::{sync::Mutex, time::Instant};
+use flotilla_proto::v1;
+use futures::FutureExt as _;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     config::PlacementConfig,
     directory::NodeDirectory,
-    membership::{self, AddLearner, Decision, TableChange},
+    membership::{self, Decision, TableChange},
     plan, tables,
     view::{ClusterView, Heard},
 };
@@ -26,7 +28,7 @@ use crate::{
     clock,
     error::Error,
     ids::{NodeId, PeerId, RegionId},
-    raft::transport::endpoint,
+    raft::presence::Presence,
     region::{Peer, peers::Peers, propose::epoch_version},
     storage::engine::{Family, KeyRange},
 };
@@ -36,10 +38,8 @@ use openraft::{Instant as _, async_runtime::WatchReceiver as _};
 const PEER_IDS: u32 = 32;
 /// Bound: one change of the table.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bound: one question to a node that wants to join.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
-/// Version of this driver, which a joining node must be able to work with.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Bound: wait for another change of the table. It is as long as a change may take.
+const TURN_TIMEOUT: Duration = PROPOSE_TIMEOUT;
 
 /// The placement driver of this node; idle unless the node leads region 1.
 pub struct Driver {
@@ -47,8 +47,18 @@ pub struct Driver {
     directory: Arc<NodeDirectory>,
     config: PlacementConfig,
     started: Instant,
+    /// Held for decisions only, never while anything is waited for.
     state: Mutex<Option<Leading>>,
+    /// Held by the one that reads the table for a new term; whoever comes meanwhile waits for it.
+    taking_over: tokio::sync::Mutex<()>,
+    /// See [`Turn`].
+    turn: tokio::sync::Mutex<bool>,
 }
+
+/// The right to change the node table, held from the decision until the outcome is known, so that
+/// the calls of this node do not refuse each other. `true` while it is not known: the table is then
+/// read again before the next decision.
+type Turn<'a> = tokio::sync::MutexGuard<'a, bool>;
 
 /// What is known while this node leads region 1.
 struct Leading {
@@ -64,7 +74,15 @@ impl Driver {
         directory: Arc<NodeDirectory>,
         config: PlacementConfig,
     ) -> Arc<Self> {
-        Arc::new(Self { peers, directory, config, started: clock::now(), state: Mutex::default() })
+        Arc::new(Self {
+            peers,
+            directory,
+            config,
+            started: clock::now(),
+            state: Mutex::default(),
+            taking_over: tokio::sync::Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        })
     }
 
     #[must_use]
@@ -85,23 +103,37 @@ impl Driver {
     }
 
     async fn round(&self) -> Result<(), Error> {
-        let mut state = self.state.lock().await;
-        let leading = self.lead(&mut state).await?;
-        let now_ms = self.now_ms();
-        if let Some(change) = membership::finish_removals(&leading.view, &self.config, now_ms) {
-            self.change(leading, change).await?;
+        let metrics = &self.peers.environment().metrics.placement;
+        self.lead().await.inspect_err(|_| metrics.see_nothing())?;
+        // Whoever has the turn is followed by another round.
+        if let Ok(mut turn) = self.turn.try_lock() {
+            self.settle(&mut turn).await?;
+            let finished = self.with(|leading| {
+                membership::finish_removals(&leading.view, &self.config, self.now_ms())
+            })?;
+            if let Some(change) = finished {
+                self.change(&mut turn, change).await?;
+            }
         }
-        leading.view.settle_orders(&self.config, now_ms);
-        if leading.peer_ids.len() < PEER_IDS as usize / 2 {
+        if self.with(|leading| leading.peer_ids.len())? < PEER_IDS as usize / 2 {
             let reply = self.propose(tables::take_ids(tables::Counter::Peer, PEER_IDS)).await?;
-            leading.peer_ids.extend(tables::taken(&reply)?.map(PeerId));
+            let taken = tables::taken(&reply)?;
+            self.with(|leading| leading.peer_ids.extend(taken.map(PeerId)))?;
         }
-        let Leading { view, peer_ids, .. } = leading;
-        let steps = plan::plan(view, &self.config, now_ms, &mut || peer_ids.pop_front());
+        let steps = self.with(|leading| {
+            let now_ms = self.now_ms();
+            metrics.ended(&leading.view.settle_orders(&self.config, now_ms));
+            let Leading { view, peer_ids, .. } = leading;
+            let planning = metrics.plan_seconds.start_timer();
+            let steps = plan::plan(view, &self.config, now_ms, &mut || peer_ids.pop_front());
+            planning.observe_duration();
+            view.order(&steps, now_ms);
+            metrics.see(view, &self.config, now_ms);
+            steps
+        })?;
         for step in &steps {
             tracing::info!(region = step.region_id, reason = step.reason, action = ?step.action, "placement step");
         }
-        view.order(&steps, now_ms);
         Ok(())
     }
 
@@ -110,21 +142,45 @@ impl Driver {
         self.peers.get(RegionId::SYSTEM).ok_or(Error::RegionNotFound { region: RegionId::SYSTEM })
     }
 
-    /// Makes sure that this node leads region 1 and that the view is of its term.
-    async fn lead<'a>(&self, state: &'a mut Option<Leading>) -> Result<&'a mut Leading, Error> {
+    /// Decides on what is known, if this node leads region 1 and what it knows is of its term.
+    fn with<T>(&self, decide: impl FnOnce(&mut Leading) -> T) -> Result<T, Error> {
         let system = self.system()?;
+        let mut state = self.state.lock();
         if !system.is_leader() {
             *state = None;
             return Err(system.not_leader());
         }
         let term = system.term();
-        if state.as_ref().is_none_or(|leading| leading.term != term) {
-            *state = None;
+        match state.as_mut().filter(|leading| leading.term == term) {
+            Some(leading) => Ok(decide(leading)),
+            None => Err(Error::NoLeader { region: RegionId::SYSTEM }),
+        }
+    }
+
+    /// Makes sure that this node leads region 1 and that the view is of its term.
+    async fn lead(&self) -> Result<(), Error> {
+        if self.with(|_| ()).is_ok() {
+            return Ok(());
+        }
+        let taking_over = async {
+            let _one = self.taking_over.lock().await;
+            if self.with(|_| ()).is_ok() {
+                return Ok(());
+            }
+            let system = self.system()?;
+            if !system.is_leader() {
+                return Err(system.not_leader());
+            }
+            let term = system.term();
             let table = self.read_table(&system).await?;
             let view = ClusterView::new(table, self.now_ms());
-            *state = Some(Leading { term, view, peer_ids: VecDeque::new() });
+            *self.state.lock() = Some(Leading { term, view, peer_ids: VecDeque::new() });
+            Ok(())
         }
-        state.as_mut().ok_or(Error::NoLeader { region: RegionId::SYSTEM })
+        .boxed();
+        tokio::time::timeout(PROPOSE_TIMEOUT, taking_over)
+            .await
+            .unwrap_or(Err(Error::NoLeader { region: RegionId::SYSTEM }))
     }
 
     /// The node table as of the newest committed change.
@@ -138,7 +194,7 @@ impl Driver {
                 ..v1::RangeRead::default()
             })),
         };
-        let reply = system.read(&read, clock::now() + PROPOSE_TIMEOUT).await?;
+        let reply = system.read(&read, clock::now() + PROPOSE_TIMEOUT).boxed().await?;
         let rows = reply.items.into_iter().filter_map(|item| item.kv).map(|kv| (kv.key, kv.value));
         let table =
             tables::decode(rows).map_err(|error| Error::DataLoss { message: error.to_string() })?;
@@ -157,12 +213,35 @@ impl Driver {
     async fn propose(&self, command: v1::WriteCommand) -> Result<v1::WriteReply, Error> {
         let system = self.system()?;
         let version = system.view().with(|now| epoch_version(&now.descriptor));
-        system.propose_write(command, version, clock::now() + PROPOSE_TIMEOUT).await
+        system.propose_write(command, version, clock::now() + PROPOSE_TIMEOUT).boxed().await
+    }
+
+    /// Waits for the right to change the table.
+    async fn turn(&self) -> Result<Turn<'_>, Error> {
+        let mut turn =
+            tokio::time::timeout(TURN_TIMEOUT, self.turn.lock()).await.map_err(|_| {
+                Error::NotReady {
+                    message: "another change of the node table is under way".to_owned(),
+                }
+            })?;
+        self.settle(&mut turn).await?;
+        Ok(turn)
+    }
+
+    /// Learns what became of a change that nobody waited for to its end, or that failed.
+    async fn settle(&self, turn: &mut Turn<'_>) -> Result<(), Error> {
+        if **turn {
+            let table = self.read_table(&self.system()?).await?;
+            self.with(|leading| leading.view.set_table(table))?;
+            **turn = false;
+        }
+        Ok(())
     }
 
     /// Proposes a change of the table and takes it over.
-    async fn change(&self, leading: &mut Leading, change: TableChange) -> Result<u64, Error> {
-        let expected = leading.view.table().version;
+    async fn change(&self, turn: &mut Turn<'_>, change: TableChange) -> Result<u64, Error> {
+        let expected = change.table.version - 1;
+        **turn = true;
         let result = match self.propose(change.command).await {
             Ok(reply) => tables::changed(expected, &reply),
             Err(error) => Err(error),
@@ -170,82 +249,108 @@ impl Driver {
         match result {
             Ok(version) => {
                 self.adopt_table(&change.table);
-                leading.view.set_table(change.table);
+                // A leader no more, it has nothing to take over.
+                let _ = self.with(|leading| leading.view.set_table(change.table));
+                **turn = false;
                 Ok(version)
             }
             Err(error) => {
-                // It may have been applied, or somebody else changed it: look again.
-                let system = self.system()?;
-                if let Ok(table) = self.read_table(&system).await {
-                    leading.view.set_table(table);
-                }
+                // It may have been applied, or somebody else changed it: look again, now or, if that
+                // fails, before the next decision.
+                let _ = self.settle(turn).await;
                 Err(error)
             }
         }
     }
 
-    async fn decide(&self, leading: &mut Leading, decision: Decision) -> Result<u64, Error> {
+    async fn carry_out(&self, turn: &mut Turn<'_>, decision: Decision) -> Result<u64, Error> {
         match decision {
-            Decision::Nothing => Ok(leading.view.table().version),
-            Decision::Write(change) => self.change(leading, change).await,
+            Decision::Nothing => self.with(|leading| leading.view.table().version),
+            Decision::Write(change) => self.change(turn, change).await,
         }
     }
 
     /// Answers a node's heartbeat.
-    pub async fn hear(&self, request: v1::HeartbeatRequest) -> v1::HeartbeatResponse {
-        let mut state = self.state.lock().await;
-        let Ok(leading) = self.lead(&mut state).await else {
-            return v1::HeartbeatResponse {
+    pub async fn hear(
+        &self,
+        request: v1::HeartbeatRequest,
+        presence: &Presence,
+    ) -> v1::HeartbeatResponse {
+        match self.hear_as_leader(request, presence).await {
+            Ok(response) => response,
+            Err(_) => v1::HeartbeatResponse {
                 accepted: false,
                 leader_node_id: self.system_leader().map_or(0, |node| node.0),
                 ..v1::HeartbeatResponse::default()
-            };
-        };
-        let now_ms = self.now_ms();
+            },
+        }
+    }
+
+    async fn hear_as_leader(
+        &self,
+        request: v1::HeartbeatRequest,
+        presence: &Presence,
+    ) -> Result<v1::HeartbeatResponse, Error> {
+        self.lead().await?;
         let node = NodeId(request.node_id);
         let mut response = v1::HeartbeatResponse {
             accepted: true,
             leader_node_id: self.peers.environment().node.0,
             ..v1::HeartbeatResponse::default()
         };
-        if self.peers.recognize(node, request.incarnation).is_err() {
+        if self.peers.recognize(node, request.incarnation, presence).is_err() {
             response.duplicate = true;
-            return response;
+            return Ok(response);
         }
-        match leading.view.hear(request.clone(), now_ms) {
+        match self.with(|leading| leading.view.hear(request.clone(), self.now_ms()))? {
             Heard::Accepted => {}
             Heard::Removed => {
                 response.removed = true;
-                return response;
+                return Ok(response);
             }
             Heard::Duplicate => {
                 response.duplicate = true;
-                return response;
+                return Ok(response);
             }
             Heard::WrongCluster | Heard::Unknown | Heard::Superseded => {
                 response.accepted = false;
-                return response;
+                return Ok(response);
             }
         }
-        let decision = membership::heard(leading.view.table(), &request);
-        if let Err(error) = self.decide(leading, decision).await {
+        if let Err(error) = self.note_heard(&request).boxed().await {
             tracing::debug!(%error, %node, "noting what a node told");
         }
-        if request.table_version < leading.view.table().version {
-            response.table = Some(leading.view.table().clone());
-        }
-        response.steps = leading.view.orders_for(node, &self.config, now_ms);
-        response.gone = request
-            .silent
-            .into_iter()
-            .filter(|local| {
-                leading.view.regions().get(&RegionId(local.region_id)).is_some_and(|region| {
-                    region.is_fresh(&self.config, now_ms)
-                        && !region.region.peers.iter().any(|peer| peer.peer_id == local.peer_id)
+        self.with(|leading| {
+            let now_ms = self.now_ms();
+            if request.table_version < leading.view.table().version {
+                response.table = Some(leading.view.table().clone());
+            }
+            response.steps = leading.view.orders_for(node, &self.config, now_ms);
+            response.gone = request
+                .silent
+                .into_iter()
+                .filter(|local| {
+                    leading.view.regions().get(&RegionId(local.region_id)).is_some_and(|region| {
+                        region.is_fresh(&self.config, now_ms)
+                            && !region.region.peers.iter().any(|peer| peer.peer_id == local.peer_id)
+                    })
                 })
-            })
-            .collect();
-        response
+                .collect();
+            response
+        })
+    }
+
+    /// Notes in the table what a node tells of itself. While another change is under way it is left
+    /// to the next heartbeat.
+    async fn note_heard(&self, request: &v1::HeartbeatRequest) -> Result<(), Error> {
+        let decide = || self.with(|leading| membership::heard(leading.view.table(), request));
+        if decide()? == Decision::Nothing {
+            return Ok(());
+        }
+        let Ok(mut turn) = self.turn.try_lock() else { return Ok(()) };
+        self.settle(&mut turn).await?;
+        let decision = decide()?;
+        self.carry_out(&mut turn, decision).await.map(drop)
     }
 
     /// Node that leads region 1, as far as this node knows.
@@ -256,8 +361,11 @@ impl Driver {
 
     /// The regions that touch a range; `None` when this node does not lead region 1.
     pub async fn regions(&self, request: &v1::RegionsRequest) -> Option<Vec<v1::RegionInfo>> {
-        let mut state = self.state.lock().await;
-        let leading = self.lead(&mut state).await.ok()?;
+        self.lead().await.ok()?;
+        self.with(|leading| self.regions_in(leading, request)).ok()
+    }
+
+    fn regions_in(&self, leading: &Leading, request: &v1::RegionsRequest) -> Vec<v1::RegionInfo> {
         let now_ms = self.now_ms();
         let range = KeyRange::new(request.start_key.clone(), request.end_key.clone());
         let mut views: Vec<_> = leading
@@ -273,208 +381,39 @@ impl Driver {
         if request.limit > 0 {
             views.truncate(request.limit as usize);
         }
-        Some(
-            views
-                .into_iter()
-                .map(|view| {
-                    let silent = |peer: &&v1::Peer| {
-                        view.silent_ms(PeerId(peer.peer_id), now_ms).is_some_and(|silent| {
-                            u128::from(silent) > self.config.peer_silent_after.as_millis()
-                        })
-                    };
-                    let peers = &view.region.peers;
-                    v1::RegionInfo {
-                        leader: view.leader.map(|leader| v1::Leader {
-                            peer_id: leader.peer.0,
-                            node_id: leader.node.0,
-                            client_address: self.directory.client_address(leader.node),
-                        }),
-                        term: view.term,
-                        down_peers: peers.iter().filter(silent).map(|peer| peer.peer_id).collect(),
-                        pending_peers: peers
-                            .iter()
-                            .filter(|peer| peer.role() == v1::PeerRole::Learner)
-                            .map(|peer| peer.peer_id)
-                            .collect(),
-                        approximate_bytes: view.approximate_bytes,
-                        region: Some(view.region.clone()),
-                    }
-                })
-                .collect(),
-        )
-    }
-
-    /// Serves a membership call if this node leads region 1; `None` when it does not.
-    ///
-    /// # Errors
-    /// As the calls of `flotilla.v1.Cluster`.
-    pub async fn call(&self, call: Call) -> Result<Option<Answer>, Error> {
-        if self.lead(&mut *self.state.lock().await).await.is_err() {
-            return Ok(None);
-        }
-        Ok(Some(match call {
-            Call::AddLearner(request) => Answer::AddLearner(self.add_learner(request).await?),
-            Call::ChangeMembership(request) => {
-                let mut state = self.state.lock().await;
-                let leading = self.lead(&mut state).await?;
-                let decision = membership::change_membership(leading.view.table(), &request)?;
-                let version = self.decide(leading, decision).await?;
-                Answer::ChangeMembership(v1::ChangeMembershipResponse { version })
-            }
-            Call::RemoveNode(request) => {
-                let mut state = self.state.lock().await;
-                let leading = self.lead(&mut state).await?;
-                let decision =
-                    membership::remove_node(&leading.view, &request, &self.config, self.now_ms())?;
-                self.decide(leading, decision).await?;
-                Answer::RemoveNode(membership::removal(&leading.view, NodeId(request.node_id))?)
-            }
-            Call::CancelRemoveNode(request) => {
-                let mut state = self.state.lock().await;
-                let leading = self.lead(&mut state).await?;
-                let decision = membership::cancel_remove_node(leading.view.table(), &request)?;
-                let version = self.decide(leading, decision).await?;
-                let record = leading.view.record(NodeId(request.node_id));
-                let state = record.map_or(v1::NodeState::Unspecified, v1::NodeRecord::state);
-                Answer::CancelRemoveNode(v1::CancelRemoveNodeResponse {
-                    state: state.into(),
-                    version,
-                })
-            }
-            Call::EvictLeaders(request) => {
-                let mut state = self.state.lock().await;
-                let leading = self.lead(&mut state).await?;
-                let (node, duration) = membership::evict_leaders(leading.view.table(), &request)?;
-                let until = self.now_ms() + u64::try_from(duration.as_millis()).unwrap_or(0);
-                leading.view.evict_leaders(node, until);
-                let (_, leaders) = leading.view.left_on(node);
-                Answer::EvictLeaders(v1::EvictLeadersResponse {
-                    leaders_left: u32::try_from(leaders).unwrap_or(u32::MAX),
-                })
-            }
-            Call::ListNodes(request) => {
-                let mut state = self.state.lock().await;
-                let leading = self.lead(&mut state).await?;
-                Answer::ListNodes(self.list_nodes(leading, &request))
-            }
-        }))
-    }
-
-    fn list_nodes(
-        &self,
-        leading: &Leading,
-        request: &v1::ListNodesRequest,
-    ) -> v1::ListNodesResponse {
-        let table = leading.view.table();
-        v1::ListNodesResponse {
-            cluster_id: hex(&table.cluster_id),
-            version: table.version,
-            nodes: leading
-                .view
-                .nodes(&self.config, self.now_ms())
-                .values()
-                .filter(|node| request.all || node.state() != v1::NodeState::Removed)
-                .map(super::view::NodeView::to_node)
-                .collect(),
-            replication_factor: table.replication_factor,
-        }
-    }
-
-    /// Dials the node first, so that nothing is written for an address that is not one; then enters
-    /// it, hands it its identity, and notes that it has it.
-    async fn add_learner(
-        &self,
-        request: v1::AddLearnerRequest,
-    ) -> Result<v1::AddLearnerResponse, Error> {
-        membership::check_address("address", &request.address)?;
-        let status = ask_status(&request.address).await?;
-        let mut state = self.state.lock().await;
-        let leading = self.lead(&mut state).await?;
-        let node = match membership::add_learner(leading.view.table(), &request, &status, VERSION)?
-        {
-            AddLearner::Known { node } => node,
-            AddLearner::Confirm { node } => {
-                let decision = membership::confirm(leading.view.table(), node)?;
-                self.decide(leading, decision).await?;
-                node
-            }
-            AddLearner::Adopt { node } => {
-                self.adopt(leading, node, &status).await?;
-                node
-            }
-            AddLearner::Join { record } => {
-                let reply = self.propose(tables::take_ids(tables::Counter::Node, 1)).await?;
-                let node = NodeId(tables::taken(&reply)?.start);
-                let change = membership::join(leading.view.table(), record, node)?;
-                self.change(leading, change).await?;
-                self.adopt(leading, node, &status).await?;
-                node
-            }
-        };
-        Ok(v1::AddLearnerResponse { node_id: node.0, version: leading.view.table().version })
-    }
-
-    async fn adopt(
-        &self,
-        leading: &mut Leading,
-        node: NodeId,
-        status: &v1::StatusResponse,
-    ) -> Result<(), Error> {
-        fail::fail_point!("join-before-adopt");
-        let unreachable = |error: String| Error::FailedPrecondition {
-            message: format!("hand node {node} its identity at {}: {error}", status.peer_address),
-        };
-        let table = leading.view.table().clone();
-        let request = v1::AdoptRequest {
-            cluster_id: table.cluster_id.clone(),
-            node_id: node.0,
-            table: Some(table),
-        };
-        let adopting = async {
-            let channel = endpoint(&status.peer_address)?
-                .connect()
-                .await
-                .map_err(|error| error.to_string())?;
-            let mut client = PlacementClient::new(channel);
-            client.adopt(request).await.map_err(|status| status.message().to_owned())
-        };
-        tokio::time::timeout(DIAL_TIMEOUT, adopting)
-            .await
-            .map_err(|_| unreachable("it does not answer".to_owned()))?
-            .map_err(unreachable)?;
-        fail::fail_point!("join-after-adopt");
-        let decision = membership::confirm(leading.view.table(), node)?;
-        self.decide(leading, decision).await.map(drop)
+        views
+            .into_iter()
+            .map(|view| {
+                let silent = |peer: &&v1::Peer| {
+                    view.silent_ms(PeerId(peer.peer_id), now_ms).is_some_and(|silent| {
+                        u128::from(silent) > self.config.peer_silent_after.as_millis()
+                    })
+                };
+                let peers = &view.region.peers;
+                v1::RegionInfo {
+                    leader: view.leader.map(|leader| v1::Leader {
+                        peer_id: leader.peer.0,
+                        node_id: leader.node.0,
+                        client_address: self.directory.client_address(leader.node),
+                    }),
+                    term: view.term,
+                    down_peers: peers.iter().filter(silent).map(|peer| peer.peer_id).collect(),
+                    pending_peers: peers
+                        .iter()
+                        .filter(|peer| peer.role() == v1::PeerRole::Learner)
+                        .map(|peer| peer.peer_id)
+                        .collect(),
+                    approximate_bytes: view.approximate_bytes,
+                    region: Some(view.region.clone()),
+                }
+            })
+            .collect()
     }
 
     fn now_ms(&self) -> u64 {
         let elapsed = clock::now().saturating_duration_since(self.started);
         u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
     }
-}
-
-/// Asks the node behind a client address how it is.
-async fn ask_status(address: &str) -> Result<v1::StatusResponse, Error> {
-    let refuse = |why: String| Error::invalid("address", format!("{address}: {why}"));
-    let asking = async {
-        let channel = endpoint(address)
-            .map_err(&refuse)?
-            .connect()
-            .await
-            .map_err(|error| refuse(format!("cannot connect: {error}")))?;
-        ClusterClient::new(channel)
-            .status(v1::StatusRequest {})
-            .await
-            .map(tonic::Response::into_inner)
-            .map_err(|status| refuse(format!("is no node of this kind: {}", status.message())))
-    };
-    tokio::time::timeout(DIAL_TIMEOUT, asking)
-        .await
-        .map_err(|_| refuse("does not answer".to_owned()))?
-}
-
-fn hex(bytes: &[u8]) -> String {
-    crate::ids::ClusterId::from_bytes(bytes).map_or_else(String::new, |id| id.to_string())
 }
 
 /// What a region's leader reports of it.

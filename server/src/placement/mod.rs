@@ -47,5 +47,8 @@ mod fixture;
 /// The node table as this node last heard it.
 pub mod directory;
 
+/// What the driver counts of the cluster.
+mod census;
+
 /// The shell that feeds and obeys what is above.
 pub mod driver;

@@ -14,7 +14,10 @@ use super::{
     config::{PlacementConfig, millis},
     view::{ClusterView, LeaderPeer, RegionView},
 };
-use crate::ids::{NodeId, RegionId};
+use crate::{
+    ids::{NodeId, RegionId},
+    metrics::StepResult,
+};
 
 #[derive(Clone, Debug)]
 struct Order {
@@ -37,13 +40,26 @@ impl ClusterView {
         }
     }
 
-    /// Drops what is done or has taken too long.
-    pub fn settle_orders(&mut self, config: &PlacementConfig, now_ms: u64) {
+    /// Drops what is done or has taken too long, and tells how each of these ended.
+    pub fn settle_orders(
+        &mut self,
+        config: &PlacementConfig,
+        now_ms: u64,
+    ) -> Vec<(v1::Step, StepResult)> {
         let mut orders = std::mem::take(&mut self.orders);
-        orders.0.retain(|id, order| {
-            self.regions().get(id).is_some_and(|region| order.is_open(region, config, now_ms))
-        });
+        let ended = orders
+            .0
+            .extract_if(.., |id, order| {
+                let region = self.regions().get(id);
+                !region.is_some_and(|region| order.is_open(region, config, now_ms))
+            })
+            .map(|(id, order)| {
+                let result = order.result(self.regions().get(&id), config, now_ms);
+                (order.step, result)
+            })
+            .collect();
         self.orders = orders;
+        ended
     }
 
     /// The steps that wait for regions led by `node`. Giving them twice does no harm.
@@ -77,6 +93,42 @@ impl ClusterView {
 }
 
 impl Order {
+    /// How an order ended that is not open any more. A region that is as the step wanted it counts
+    /// for the step, whoever did it.
+    fn result(
+        &self,
+        region: Option<&RegionView>,
+        config: &PlacementConfig,
+        now_ms: u64,
+    ) -> StepResult {
+        let role = |id: u64| {
+            let mut peers = region.iter().flat_map(|region| &region.region.peers);
+            peers.find(|peer| peer.peer_id == id).map(v1::Peer::role)
+        };
+        let done = match &self.step.action {
+            Some(Action::AddLearner(add)) => role(add.peer_id).is_some(),
+            Some(Action::Change(change)) if super::steps::is_finish(change) => {
+                region.is_some_and(|region| region.joint_since_ms.is_none())
+            }
+            Some(Action::Change(change)) => {
+                region.is_some()
+                    && change.promote.iter().all(|id| role(*id) == Some(v1::PeerRole::Voter))
+                    && change.remove.iter().all(|id| role(*id).is_none())
+            }
+            Some(Action::Transfer(transfer)) => region
+                .and_then(|region| region.leader)
+                .is_some_and(|leader| leader.peer.0 == transfer.peer_id),
+            None => true,
+        };
+        if done {
+            StepResult::Done
+        } else if now_ms.saturating_sub(self.at_ms) < millis(config.step_timeout) {
+            StepResult::Overtaken
+        } else {
+            StepResult::TimedOut
+        }
+    }
+
     fn is_open(&self, region: &RegionView, config: &PlacementConfig, now_ms: u64) -> bool {
         let planned_on = self.step.epoch.unwrap_or_default().conf_ver;
         let done = match &self.step.action {

@@ -11,7 +11,7 @@ use prometheus::Registry;
 use super::{
     CommandBytes, Entry, LogId,
     convert::log_id,
-    log_store::{LogStore, PeerLog},
+    log_store::{LogBounds, LogStore, PeerLog},
     log_writer::{LogWriter, LogWriterConfig},
 };
 use crate::{
@@ -26,24 +26,28 @@ use crate::{
         },
         keys,
         memory::MemoryEngine,
+        reclaim::Claims,
     },
 };
 
 /// Bound: wait for something that must happen.
-pub(super) const WAIT: Duration = Duration::from_secs(20);
+pub(crate) const WAIT: Duration = Duration::from_secs(20);
+
+/// Most bytes that a replication read of [`open_log`]'s log answers.
+pub(crate) const READ_BYTES_MAX: usize = 300_000;
 
 /// What `future` comes to, which must not take for ever.
-pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(WAIT, future).await.unwrap_or_else(|_| panic!("{what} never happens"))
 }
 
-pub(super) fn metrics() -> Arc<Metrics> {
+pub(crate) fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::register(&Registry::new()).unwrap())
 }
 
 /// Where in its order a changing call of [`Probe`] fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failing {
+pub(crate) enum Failing {
     /// Nothing of it is done.
     Before,
     /// All of it is done, and the caller is told that it failed.
@@ -51,8 +55,8 @@ pub(super) enum Failing {
 }
 
 /// A [`MemoryEngine`] of which writes can be held back, looked at, and made to fail.
-pub(super) struct Probe {
-    pub(super) inner: Arc<MemoryEngine>,
+pub(crate) struct Probe {
+    pub(crate) inner: Arc<MemoryEngine>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -68,32 +72,32 @@ struct State {
 }
 
 impl Probe {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Self::over(MemoryEngine::new())
     }
 
-    pub(super) fn over(inner: Arc<MemoryEngine>) -> Arc<Self> {
+    pub(crate) fn over(inner: Arc<MemoryEngine>) -> Arc<Self> {
         Arc::new(Self { inner, state: Mutex::default(), changed: Condvar::new() })
     }
 
     /// Writes stand still from now on, until [`Probe::release`].
-    pub(super) fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.state.lock().held = true;
     }
 
-    pub(super) fn release(&self) {
+    pub(crate) fn release(&self) {
         self.state.lock().held = false;
         self.changed.notify_all();
     }
 
     /// The changing call number `call` fails, counted from now.
-    pub(super) fn fail(&self, call: usize, how: Failing) {
+    pub(crate) fn fail(&self, call: usize, how: Failing) {
         let mut state = self.state.lock();
         state.fails = Some((state.calls + call, how));
     }
 
     /// Waits until `count` writes were begun.
-    pub(super) fn wait_writes(&self, count: usize) {
+    pub(crate) fn wait_writes(&self, count: usize) {
         let mut state = self.state.lock();
         while state.writes.len() < count {
             let late = self.changed.wait_for(&mut state, WAIT).timed_out();
@@ -102,7 +106,7 @@ impl Probe {
     }
 
     /// What was written, change by change.
-    pub(super) fn writes(&self) -> Vec<Vec<String>> {
+    pub(crate) fn writes(&self) -> Vec<Vec<String>> {
         self.state.lock().writes.clone()
     }
 
@@ -162,8 +166,19 @@ impl Engine for Probe {
         self.change(|| self.inner.write(batch, durability))
     }
 
+    fn write_if_quick(&self, batch: &WriteBatch) -> Result<bool, Error> {
+        if self.state.lock().held {
+            return Ok(false);
+        }
+        self.write(batch, Durability::Buffered).map(|()| true)
+    }
+
     fn view(&self) -> Arc<dyn View> {
         self.inner.view()
+    }
+
+    fn read_view(&self) -> Arc<dyn View> {
+        self.inner.read_view()
     }
 
     fn sync(&self) -> Result<(), Error> {
@@ -190,6 +205,14 @@ impl Engine for Probe {
         self.inner.stages()
     }
 
+    fn reclaim_expired(&self, capture: &mut dyn FnMut() -> Claims) -> Result<(), Error> {
+        self.inner.reclaim_expired(capture)
+    }
+
+    fn withdraw_claims(&self, range: &KeyRange) {
+        self.inner.withdraw_claims(range);
+    }
+
     fn approximate_bytes(&self, family: Family, range: &KeyRange) -> u64 {
         self.inner.approximate_bytes(family, range)
     }
@@ -206,20 +229,20 @@ impl fmt::Debug for Probe {
 }
 
 /// A running [`LogWriter`], and what it said when it failed.
-pub(super) struct Writing {
-    pub(super) writer: LogWriter,
-    pub(super) failures: Arc<Mutex<Vec<String>>>,
+pub(crate) struct Writing {
+    pub(crate) writer: LogWriter,
+    pub(crate) failures: Arc<Mutex<Vec<String>>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Writing {
-    pub(super) fn start(engine: Arc<dyn Engine>) -> Self {
+    pub(crate) fn start(engine: Arc<dyn Engine>) -> Self {
         let config =
             LogWriterConfig { queue_bytes_max: 1 << 20, sentinel_dir: None, sentinel_sequence: 0 };
         Self::with(engine, config)
     }
 
-    pub(super) fn with(engine: Arc<dyn Engine>, config: LogWriterConfig) -> Self {
+    pub(crate) fn with(engine: Arc<dyn Engine>, config: LogWriterConfig) -> Self {
         let failures = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&failures);
         let on_failure = Box::new(move |reason| told.lock().push(reason));
@@ -228,13 +251,13 @@ impl Writing {
     }
 
     /// Stops it and waits until its thread has ended.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.writer.stop();
         self.join();
     }
 
     /// Waits until its thread has ended.
-    pub(super) fn join(&mut self) {
+    pub(crate) fn join(&mut self) {
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
@@ -247,7 +270,7 @@ impl Drop for Writing {
     }
 }
 
-pub(super) fn open_log(
+pub(crate) fn open_log(
     region: RegionId,
     log: &Arc<dyn Engine>,
     data: &Arc<dyn Engine>,
@@ -255,32 +278,33 @@ pub(super) fn open_log(
     tail_bytes_max: usize,
 ) -> LogStore {
     let (log, data) = (Arc::clone(log), Arc::clone(data));
-    LogStore(PeerLog::open(region, log, data, writer.clone(), tail_bytes_max).unwrap())
+    let bounds = LogBounds { tail_bytes_max, read_bytes_max: READ_BYTES_MAX };
+    LogStore(PeerLog::open(region, log, data, writer.clone(), bounds).unwrap())
 }
 
-pub(super) fn id(term: u64, index: u64) -> LogId {
+pub(crate) fn id(term: u64, index: u64) -> LogId {
     log_id(term, index)
 }
 
-pub(super) fn blank(term: u64, index: u64) -> Entry {
+pub(crate) fn blank(term: u64, index: u64) -> Entry {
     Entry { log_id: id(term, index), payload: EntryPayload::Blank }
 }
 
 /// An entry of `bytes` bytes that nobody applies.
-pub(super) fn heavy(term: u64, index: u64, bytes: usize) -> Entry {
+pub(crate) fn heavy(term: u64, index: u64, bytes: usize) -> Entry {
     let payload = EntryPayload::Normal(CommandBytes(vec![7; bytes].into()));
     Entry { log_id: id(term, index), payload }
 }
 
 /// An entry with a command for the region of [`region_state`].
-pub(super) fn entry_of(term: u64, index: u64, body: v1::command::Body) -> Entry {
+pub(crate) fn entry_of(term: u64, index: u64, body: v1::command::Body) -> Entry {
     let command = v1::Command { epoch_version: 1, time_ms: index, body: Some(body) };
     let payload = EntryPayload::Normal(CommandBytes(command::encode(&command)));
     Entry { log_id: id(term, index), payload }
 }
 
 /// An entry that puts `value` under `key`.
-pub(super) fn put(term: u64, index: u64, key: &str, value: &str) -> Entry {
+pub(crate) fn put(term: u64, index: u64, key: &str, value: &str) -> Entry {
     let put = v1::PutOp {
         key: Bytes::copy_from_slice(key.as_bytes()),
         value: Bytes::copy_from_slice(value.as_bytes()),
@@ -294,13 +318,13 @@ pub(super) fn put(term: u64, index: u64, key: &str, value: &str) -> Entry {
 }
 
 /// Appends, and waits for the disk.
-pub(super) async fn append(log: &mut LogStore, entries: impl IntoIterator<Item = Entry>) {
+pub(crate) async fn append(log: &mut LogStore, entries: impl IntoIterator<Item = Entry>) {
     let entries: Vec<Entry> = entries.into_iter().collect();
     soon("an append", log.blocking_append(entries)).await.unwrap();
 }
 
 /// A region `[start, end)` that applied up to `applied`, with the one voter `peer` on node 1.
-pub(super) fn region_state(
+pub(crate) fn region_state(
     region: RegionId,
     peer: PeerId,
     (start, end): (&'static str, &'static str),
@@ -332,7 +356,7 @@ pub(super) fn region_state(
 }
 
 /// Everything in a family.
-pub(super) fn all_rows(read: &(impl Read + ?Sized), family: Family) -> Vec<(Bytes, Bytes)> {
+pub(crate) fn all_rows(read: &(impl Read + ?Sized), family: Family) -> Vec<(Bytes, Bytes)> {
     let mut rows = Vec::new();
     let mut cursor = read.scan(family, &KeyRange::default(), Direction::Forward);
     while let Some((key, value)) = cursor.next().unwrap() {

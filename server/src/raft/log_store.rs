@@ -42,13 +42,19 @@ use crate::{
     },
 };
 
-/// Most bytes of entries in one answer to a replication read, so that one message stays small.
-/// One entry is always given, however large.
-const READ_BYTES_MAX: usize = 1 << 20;
-
 const BLANK: u8 = 0;
 const COMMAND: u8 = 1;
 const MEMBERSHIP: u8 = 2;
+
+/// Bounds of one peer's log in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct LogBounds {
+    /// Bytes of recent entries that stay in memory.
+    pub tail_bytes_max: usize,
+    /// Most bytes of entries in one answer to a replication read, so that one message stays small.
+    /// One entry is always given, however large.
+    pub read_bytes_max: usize,
+}
 
 /// The log of one peer: what is in memory, and the way to the rest.
 pub struct PeerLog {
@@ -56,7 +62,7 @@ pub struct PeerLog {
     engine: Arc<dyn Engine>,
     data: Arc<dyn Engine>,
     writer: LogWriter,
-    tail_bytes_max: usize,
+    bounds: LogBounds,
     tail: Mutex<Tail>,
     /// Largest applied index whose state survives a power cut; entries above must not be purged.
     durable_applied: AtomicU64,
@@ -90,7 +96,7 @@ impl PeerLog {
         engine: Arc<dyn Engine>,
         data: Arc<dyn Engine>,
         writer: LogWriter,
-        tail_bytes_max: usize,
+        bounds: LogBounds,
     ) -> Result<Arc<Self>, engine::Error> {
         let read = |key: &[u8]| engine.get(Family::Default, key);
         let vote = read(&keys::log::vote(region))?.map(|value| decode_vote(&value)).transpose()?;
@@ -119,7 +125,7 @@ impl PeerLog {
             engine,
             data,
             writer,
-            tail_bytes_max,
+            bounds,
             tail: Mutex::new(tail),
             durable_applied: AtomicU64::new(0),
         }))
@@ -162,11 +168,18 @@ impl PeerLog {
         0
     }
 
+    /// Size of the entries on the disk, estimated. Blocks on the disk.
+    #[must_use]
+    pub fn approximate_bytes(&self) -> u64 {
+        let range = keys::log::entries(self.region, self.tail.lock().first..u64::MAX);
+        self.engine.approximate_bytes(Family::Default, &range)
+    }
+
     /// Called by the writer, after the sync.
     pub(super) fn mark_flushed(&self, index: u64) {
         let mut tail = self.tail.lock();
         tail.flushed_index = tail.flushed_index.max(index);
-        tail.evict(self.tail_bytes_max);
+        tail.evict(self.bounds.tail_bytes_max);
     }
 
     /// Entries of `[start, end)` that the log has, up to `bytes_max` but at least one.
@@ -307,7 +320,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.0.read(start, end, READ_BYTES_MAX)
+        self.0.read(start, end, self.0.bounds.read_bytes_max)
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

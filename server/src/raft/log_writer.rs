@@ -10,7 +10,9 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    collections::HashMap, io, path::PathBuf, sync::Arc, thread, time::Duration, time::Instant,
+};
 
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
@@ -66,6 +68,8 @@ enum Change {
         entries: Vec<Entry>,
         flushed: Arc<log_store::PeerLog>,
         callback: IOFlushed<TypeConfig>,
+        /// When it was handed over.
+        since: Instant,
     },
     Vote {
         region: RegionId,
@@ -151,6 +155,7 @@ impl LogWriter {
         flushed: Arc<log_store::PeerLog>,
         callback: IOFlushed<TypeConfig>,
     ) -> io::Result<()> {
+        let since = clock::monotonic();
         loop {
             let room = self.shared.room.notified();
             tokio::pin!(room);
@@ -163,7 +168,13 @@ impl LogWriter {
                 if queue.bytes == 0 || queue.bytes + bytes <= self.shared.queue_bytes_max {
                     queue.bytes += bytes;
                     let was_empty = queue.changes.is_empty();
-                    queue.changes.push(Change::Append { region, entries, flushed, callback });
+                    queue.changes.push(Change::Append {
+                        region,
+                        entries,
+                        flushed,
+                        callback,
+                        since,
+                    });
                     drop(queue);
                     if was_empty {
                         self.shared.wake.notify_one();
@@ -343,10 +354,11 @@ impl Worker {
         // Ordering: in the order of the queue; openraft keeps only the newest completion.
         for change in changes {
             match change {
-                Change::Append { entries, flushed, callback, .. } => {
+                Change::Append { entries, flushed, callback, since, .. } => {
                     if let Some(last) = entries.last() {
                         flushed.mark_flushed(last.log_id.index);
                     }
+                    self.metrics.raft.observe_append(since.elapsed());
                     callback.io_completed(Ok(()));
                 }
                 Change::Vote { done, .. }

@@ -8,12 +8,14 @@ pub mod convert;
 pub mod log_store;
 pub mod log_writer;
 pub mod network;
+pub mod presence;
+pub mod proposal;
 pub mod snapshot;
 pub mod state_machine;
 pub mod transport;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod suite_tests;
 
@@ -21,19 +23,36 @@ use std::fmt;
 
 use bytes::Bytes;
 use flotilla_proto::v1;
-use openraft::impls::leader_id_std;
+use openraft::{OptionalSend, RaftTypeConfig, impls::leader_id_std};
 
 use crate::ids::{NodeId, PeerId};
 
-openraft::declare_raft_types!(
-    /// Peers are openraft's nodes; commands stay encoded; one leader per term.
-    pub TypeConfig:
-        D = CommandBytes,
-        R = Reply,
-        NodeId = PeerId,
-        Node = PeerAddress,
-        LeaderId = leader_id_std::LeaderId<u64, PeerId>,
-);
+/// Openraft's types: peers are its nodes, commands stay encoded, one leader per term.
+#[derive(Debug, Clone, Copy, Default, Eq, PartialEq, Ord, PartialOrd)]
+pub struct TypeConfig {}
+
+impl RaftTypeConfig for TypeConfig {
+    type D = CommandBytes;
+    type R = Reply;
+    type NodeId = PeerId;
+    type Node = PeerAddress;
+    type Term = u64;
+    type LeaderId = leader_id_std::LeaderId<u64, PeerId>;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<Self::D, Self::NodeId, Self::Node>;
+    type Entry =
+        openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
+    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type Responder<T>
+        = proposal::Answerer<T>
+    where
+        T: OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
 
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     ids::{NodeId, PeerId, RegionId},
+    metrics::Direction,
     raft::PeerAddress,
 };
 
@@ -250,6 +251,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             return Err(failed("only local state is sent".to_owned()));
         };
         let network = &self.network;
+        let under_way = network.transport.metrics().raft.snapshot(Direction::Send);
         let data = Arc::clone(view.data());
         let sender =
             snapshot::Sender::open(data.as_ref(), network.region, network.snapshot_chunk_bytes)
@@ -280,9 +282,13 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         if let Some(refused) = result.refused {
             return Err(failed(format!("refused: {}", refused.message)));
         }
-        let vote =
+        let answered =
             vote_from_proto(result.vote.as_ref()).map_err(|error| failed(error.to_string()))?;
-        Ok(SnapshotResponse::new(vote))
+        // A later vote turns the snapshot down.
+        if answered == vote {
+            under_way.done();
+        }
+        Ok(SnapshotResponse::new(answered))
     }
 
     async fn transfer_leader(

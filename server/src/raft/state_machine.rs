@@ -17,6 +17,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use flotilla_proto::v1;
@@ -48,6 +49,12 @@ use crate::{
 
 /// Bytes of commands that go into one write; a longer run of entries is cut.
 const APPLY_BYTES_MAX: usize = 4 << 20;
+
+/// A larger write goes to a thread that may block, as does one that RocksDB would hold up.
+const WRITE_HERE_BYTES_MAX: usize = 256 << 10;
+
+/// After a write that took this long, the disk is slow, and the next one is not tried here.
+const WRITE_SLOW: Duration = Duration::from_millis(5);
 
 /// Checksums kept for `CheckRegion`, oldest dropped first.
 const CHECKSUMS_MAX: usize = 8;
@@ -213,6 +220,16 @@ pub struct StateMachine {
     reached: u64,
     metrics: Arc<Metrics>,
     batch: WriteBatch,
+    /// The last write took long.
+    slow_disk: bool,
+}
+
+/// Entries whose effects are in the batch.
+struct Step {
+    replies: Vec<(ApplyResponder<TypeConfig>, Reply)>,
+    descriptor_changed: bool,
+    /// A checksum is wanted of the state after them.
+    checksum: Option<u64>,
 }
 
 impl StateMachine {
@@ -252,7 +269,15 @@ impl StateMachine {
         } else {
             view.published.write().descriptor = Arc::new(region_state.descriptor.clone());
         }
-        Ok(Self { view, region: region_state, log, reached, metrics, batch: WriteBatch::new() })
+        Ok(Self {
+            view,
+            region: region_state,
+            log,
+            reached,
+            metrics,
+            batch: WriteBatch::new(),
+            slow_disk: false,
+        })
     }
 
     #[must_use]
@@ -260,79 +285,117 @@ impl StateMachine {
         Arc::clone(&self.view)
     }
 
-    fn apply_entries(
+    async fn apply_entries(
         &mut self,
         entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>,
     ) -> Result<(), engine::Error> {
         let started = clock::monotonic();
-        let gate = Arc::clone(&self.view.closed);
-        let closed = gate.lock();
-        refuse_closed(*closed)?;
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
-            let mut replies = Vec::new();
-            let mut checksum = None;
-            let mut descriptor_changed = false;
-            self.batch.clear();
-            let mut overlay = command::Overlay::new(self.view.data.as_ref(), &mut self.batch);
-            for (entry, responder) in entries.by_ref() {
-                self.region.state.applied_term = *entry.log_id.leader_id;
-                self.region.state.applied_index = entry.log_id.index;
-                let reply = match &entry.payload {
-                    EntryPayload::Blank => Reply::Nothing,
-                    EntryPayload::Normal(bytes) => {
-                        let command = command::decode(bytes.0.clone()).map_err(|error| {
-                            engine::Error::Corrupt {
-                                message: format!(
-                                    "entry {} of region {}: {error}",
-                                    entry.log_id, self.view.region
-                                ),
-                            }
-                        })?;
-                        let (reply, effect) =
-                            command::apply(&command, &mut self.region, &mut overlay)?;
-                        if let command::Effect::Checksum { check_id } = effect {
-                            checksum = Some(check_id);
-                        }
-                        Reply::Command(reply)
-                    }
-                    EntryPayload::Membership(membership) => {
-                        let state = &mut self.region.state;
-                        state.membership = Some(membership_to_proto(membership));
-                        state.membership_term = *entry.log_id.leader_id;
-                        state.membership_index = entry.log_id.index;
-                        let descriptor = &mut self.region.descriptor;
-                        descriptor.peers = peers_of(membership);
-                        descriptor.epoch.get_or_insert_default().conf_ver += 1;
-                        descriptor_changed = true;
-                        Reply::Nothing
-                    }
-                };
-                if let Some(responder) = responder {
-                    replies.push((responder, reply));
-                }
-                if checksum.is_some() {
-                    break; // the checksum is of the state after exactly this entry
-                }
-            }
-            drop(overlay);
-            put_state(&mut self.batch, &self.region, descriptor_changed);
-            self.put_reached();
+            let step = self.gather(&mut entries)?;
             fail::fail_point!("apply-before-write");
-            self.view.data.write(&self.batch, Durability::Buffered)?;
+            self.write().await?;
             fail::fail_point!("apply-after-write");
             // Ordering: published before the proposer is answered, so that a read that follows an
             // acknowledged write on this peer sees it.
-            self.view.publish(&self.region, descriptor_changed);
-            for (responder, reply) in replies {
+            self.view.publish(&self.region, step.descriptor_changed);
+            for (responder, reply) in step.replies {
                 responder.send(reply);
             }
-            if let Some(check_id) = checksum {
+            if let Some(check_id) = step.checksum {
                 self.start_checksum(check_id);
             }
         }
         self.metrics.raft.observe_apply(started.elapsed());
         Ok(())
+    }
+
+    /// Makes the batch of the next entries, up to and with one that wants a checksum.
+    fn gather(
+        &mut self,
+        entries: &mut impl Iterator<Item = (Entry, Option<ApplyResponder<TypeConfig>>)>,
+    ) -> Result<Step, engine::Error> {
+        let mut step = Step { replies: Vec::new(), descriptor_changed: false, checksum: None };
+        self.batch.clear();
+        let mut overlay = command::Overlay::new(self.view.data.as_ref(), &mut self.batch);
+        for (entry, responder) in entries {
+            self.region.state.applied_term = *entry.log_id.leader_id;
+            self.region.state.applied_index = entry.log_id.index;
+            let reply = match &entry.payload {
+                EntryPayload::Blank => Reply::Nothing,
+                EntryPayload::Normal(bytes) => {
+                    let command = command::decode(bytes.0.clone()).map_err(|error| {
+                        engine::Error::Corrupt {
+                            message: format!(
+                                "entry {} of region {}: {error}",
+                                entry.log_id, self.view.region
+                            ),
+                        }
+                    })?;
+                    let (reply, effect) = command::apply(&command, &mut self.region, &mut overlay)?;
+                    if let command::Effect::Checksum { check_id } = effect {
+                        step.checksum = Some(check_id);
+                    }
+                    Reply::Command(reply)
+                }
+                EntryPayload::Membership(membership) => {
+                    let state = &mut self.region.state;
+                    state.membership = Some(membership_to_proto(membership));
+                    state.membership_term = *entry.log_id.leader_id;
+                    state.membership_index = entry.log_id.index;
+                    let descriptor = &mut self.region.descriptor;
+                    descriptor.peers = peers_of(membership);
+                    descriptor.epoch.get_or_insert_default().conf_ver += 1;
+                    step.descriptor_changed = true;
+                    Reply::Nothing
+                }
+            };
+            if let Some(responder) = responder {
+                step.replies.push((responder, reply));
+            }
+            if step.checksum.is_some() {
+                break; // the checksum is of the state after exactly this entry
+            }
+        }
+        drop(overlay);
+        put_state(&mut self.batch, &self.region, step.descriptor_changed);
+        self.put_reached();
+        Ok(step)
+    }
+
+    /// Writes the batch. A buffered write takes microseconds, and is done here; one that may take
+    /// long must not hold up a thread that carries the heartbeats of all regions.
+    async fn write(&mut self) -> Result<(), engine::Error> {
+        if !self.slow_disk && self.batch.bytes_len() <= WRITE_HERE_BYTES_MAX && self.write_here()? {
+            return Ok(());
+        }
+        let data = Arc::clone(&self.view.data);
+        let gate = Arc::clone(&self.view.closed);
+        let batch = std::mem::take(&mut self.batch);
+        let writing = move || -> Result<_, engine::Error> {
+            let started = clock::monotonic();
+            let closed = gate.lock();
+            refuse_closed(*closed)?;
+            data.write(&batch, Durability::Buffered)?;
+            Ok((batch, started.elapsed()))
+        };
+        let (batch, took) = tokio::task::spawn_blocking(writing)
+            .await
+            .map_err(|error| engine::Error::Io { message: error.to_string() })??;
+        self.batch = batch;
+        self.slow_disk = took >= WRITE_SLOW;
+        Ok(())
+    }
+
+    /// Whether the batch could be written without waiting for RocksDB.
+    fn write_here(&mut self) -> Result<bool, engine::Error> {
+        let started = clock::monotonic();
+        let closed = self.view.closed.lock();
+        refuse_closed(*closed)?;
+        let written = self.view.data.write_if_quick(&self.batch)?;
+        drop(closed);
+        self.slow_disk = started.elapsed() >= WRITE_SLOW;
+        Ok(written)
     }
 
     /// Notes with the state how far the log surely is on this disk, for `region/recovery.rs`. That
@@ -454,12 +517,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             chunk.push((entry, responder));
             if bytes >= APPLY_BYTES_MAX {
                 self.view.applied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-                self.apply_entries(std::mem::take(&mut chunk)).map_err(io::Error::other)?;
+                self.apply_entries(std::mem::take(&mut chunk)).await.map_err(io::Error::other)?;
                 bytes = 0;
             }
         }
         self.view.applied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.apply_entries(chunk).map_err(io::Error::other)
+        self.apply_entries(chunk).await.map_err(io::Error::other)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {

@@ -7,6 +7,9 @@
 //! carries the cluster's identity and the ids of both nodes (`Exchange` on the other side checks
 //! them).
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -20,15 +23,16 @@ use flotilla_proto::v1::{self, raft_client::RaftClient, raft_server};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
+use super::presence::Presence;
 use crate::{
-    clock,
+    clock, handoff,
     ids::{ClusterId, NodeId},
     metrics::Metrics,
 };
@@ -49,6 +53,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Bound: wait for the first message of a snapshot.
+const HEADER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Bound: idle timeouts that a receiver may take to install what it has all of.
+const INSTALL_IDLE_TIMEOUTS: u32 = 10;
 /// HTTP/2 windows: bandwidth times delay of a fast network between machines.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -58,7 +66,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 pub struct Identity {
     pub cluster: ClusterId,
     pub node: NodeId,
-    /// Drawn at each start; tells two processes with one copied identity apart.
+    /// Drawn at each start; tells two processes with one copied identity apart
+    /// (`region/incarnations.rs`).
     pub incarnation: u64,
 }
 
@@ -74,7 +83,7 @@ pub trait Inbox: Send + Sync + 'static {
     ///
     /// # Errors
     /// When sender or receiver are not who the frame says.
-    fn admit(&self, batch: &v1::MessageBatch) -> Result<(), v1::Refused>;
+    fn admit(&self, batch: &v1::MessageBatch, presence: &Presence) -> Result<(), v1::Refused>;
 
     /// Handles one message and answers it. The future must hand the message on when it is first
     /// polled, so that messages of one stream keep their order.
@@ -84,6 +93,7 @@ pub trait Inbox: Send + Sync + 'static {
     fn snapshot(
         &self,
         header: v1::SnapshotHeader,
+        presence: Presence,
         chunks: Streaming<v1::SnapshotChunk>,
     ) -> BoxFuture<'static, v1::SnapshotResult>;
 }
@@ -103,6 +113,8 @@ pub struct Unreachable {
 pub struct TransportConfig {
     pub snapshots_max: usize,
     pub snapshot_bytes_per_second: u64,
+    /// Bound: wait for the receiver to take the next part of a snapshot.
+    pub snapshot_idle_timeout: Duration,
 }
 
 /// Sends to other nodes. Cheap to clone.
@@ -128,7 +140,7 @@ struct Link {
 
 struct Outgoing {
     message: v1::Message,
-    answer: oneshot::Sender<Result<v1::Message, Unreachable>>,
+    answer: handoff::Sender<Result<v1::Message, Unreachable>>,
 }
 
 impl Transport {
@@ -158,6 +170,11 @@ impl Transport {
         self.shared.identity
     }
 
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
     /// Queues a message for a node and answers a future of its answer. The message is queued when
     /// this returns, so that calls keep their order; the future may be dropped.
     pub fn call(
@@ -167,7 +184,7 @@ impl Transport {
         mut message: v1::Message,
     ) -> impl Future<Output = Result<v1::Message, Unreachable>> + Send + use<> {
         message.request_id = self.shared.next_request.fetch_add(1, Ordering::Relaxed);
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = handoff::channel();
         let queued = self.link(node, lane).queue.try_send(Outgoing { message, answer });
         async move {
             let reason = match queued {
@@ -215,8 +232,10 @@ impl Transport {
         let channel = connect(&self.shared, node).await.map_err(unreachable)?;
         let (chunks, stream) = mpsc::channel(2);
         let rate = self.shared.config.snapshot_bytes_per_second.max(1);
+        let idle = self.shared.config.snapshot_idle_timeout;
         let metrics = Arc::clone(&self.shared.metrics);
-        let reader = tokio::task::spawn_blocking(move || -> Result<(), String> {
+        let runtime = tokio::runtime::Handle::current();
+        let mut reader = tokio::task::spawn_blocking(move || -> Result<(), String> {
             let started = clock::monotonic();
             let mut sent = 0_u64;
             let header = v1::SnapshotChunk { body: Some(v1::snapshot_chunk::Body::Header(header)) };
@@ -226,26 +245,45 @@ impl Transport {
                     sent += rows.rows.len() as u64;
                     metrics.raft.add_snapshot_bytes(rows.rows.len() as u64);
                 }
-                if chunks.blocking_send(chunk).is_err() {
+                let taken = runtime.block_on(async {
+                    tokio::time::timeout(idle, chunks.send(chunk))
+                        .await
+                        .map_err(|_| format!("the receiver has taken nothing for {idle:?}"))
+                })?;
+                if taken.is_err() {
                     return Ok(()); // the receiver answered or went away; its answer decides
                 }
                 // Bound: bytes per second.
                 let due = Duration::from_secs_f64(sent as f64 / rate as f64);
                 pause(due.saturating_sub(started.elapsed()));
                 fail::fail_point!("snapshot-while-sending");
-                next = sender.next_chunk().map_err(|error| error.to_string())?;
+                next =
+                    sender.next_chunk().map_err(|error| format!("read the snapshot: {error}"))?;
             }
             Ok(())
         });
         let mut client = RaftClient::new(channel)
             .max_decoding_message_size(FRAME_BYTES_ACCEPTED)
             .max_encoding_message_size(FRAME_BYTES_ACCEPTED);
-        let answer = client.snapshot(ReceiverStream::new(stream)).await;
-        match reader.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(unreachable(format!("read the snapshot: {error}"))),
-            Err(error) => return Err(unreachable(format!("read the snapshot: {error}"))),
-        }
+        let read_to_end = |read: Result<Result<(), String>, tokio::task::JoinError>| {
+            read.map_err(|error| unreachable(format!("read the snapshot: {error}")))?
+                .map_err(unreachable)
+        };
+        let calling = client.snapshot(ReceiverStream::new(stream));
+        tokio::pin!(calling);
+        let answer = tokio::select! {
+            answer = &mut calling => {
+                read_to_end(reader.await)?;
+                answer
+            }
+            read = &mut reader => {
+                // Given up, the call goes with its stream, and the receiver sees it break off.
+                read_to_end(read)?;
+                tokio::time::timeout(idle * INSTALL_IDLE_TIMEOUTS, calling)
+                    .await
+                    .map_err(|_| unreachable("it does not say that it has installed it".to_owned()))?
+            }
+        };
         answer.map(Response::into_inner).map_err(|status| unreachable(status.to_string()))
     }
 }
@@ -318,9 +356,7 @@ async fn run_link(
 }
 
 fn fail(outgoing: Outgoing, node: NodeId, reason: &str) {
-    // The caller may have stopped waiting.
-    let _ =
-        outgoing.answer.send(Err(Unreachable { node, reason: reason.to_owned(), unsent: true }));
+    outgoing.answer.send(Err(Unreachable { node, reason: reason.to_owned(), unsent: true }));
 }
 
 /// Runs one stream until it fails. Whatever has no answer then fails with it.
@@ -336,7 +372,7 @@ async fn run_stream(
         .max_decoding_message_size(FRAME_BYTES_ACCEPTED)
         .max_encoding_message_size(FRAME_BYTES_ACCEPTED);
     let (frames, stream) = mpsc::channel(4);
-    let mut waiting: HashMap<u64, oneshot::Sender<Result<v1::Message, Unreachable>>> =
+    let mut waiting: HashMap<u64, handoff::Sender<Result<v1::Message, Unreachable>>> =
         HashMap::new();
     let mut sweep_at = 4096;
     let mut pending_bytes = message_bytes(&first.message);
@@ -356,8 +392,7 @@ async fn run_stream(
                 Ok(Some(batch)) => {
                     for message in batch.messages {
                         if let Some(answer) = waiting.remove(&message.request_id) {
-                            // The caller may have stopped waiting.
-                            let _ = answer.send(Ok(message));
+                            answer.send(Ok(message));
                         }
                     }
                 }
@@ -460,7 +495,9 @@ impl<I: Inbox> raft_server::Raft for RaftService<I> {
         request: Request<Streaming<v1::MessageBatch>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let (answers, stream) = mpsc::channel(4);
-        tokio::spawn(serve_stream(Arc::clone(&self.inbox), request.into_inner(), answers));
+        let presence = Presence::of(request.extensions());
+        let inbox = Arc::clone(&self.inbox);
+        tokio::spawn(serve_stream(inbox, presence, request.into_inner(), answers));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -468,19 +505,24 @@ impl<I: Inbox> raft_server::Raft for RaftService<I> {
         &self,
         request: Request<Streaming<v1::SnapshotChunk>>,
     ) -> Result<Response<v1::SnapshotResult>, Status> {
+        let presence = Presence::of(request.extensions());
         let mut chunks = request.into_inner();
+        let first = tokio::time::timeout(HEADER_WAIT_MAX, chunks.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("a snapshot did not begin"))??;
         let Some(v1::SnapshotChunk { body: Some(v1::snapshot_chunk::Body::Header(header)) }) =
-            chunks.message().await?
+            first
         else {
             return Err(Status::invalid_argument("a snapshot must begin with its header"));
         };
-        Ok(Response::new(self.inbox.snapshot(header, chunks).await))
+        Ok(Response::new(self.inbox.snapshot(header, presence, chunks).await))
     }
 }
 
 /// Handles the requests of one stream: hands them on in order, answers as they complete.
 async fn serve_stream<I: Inbox>(
     inbox: Arc<I>,
+    presence: Presence,
     mut requests: Streaming<v1::MessageBatch>,
     answers: mpsc::Sender<Result<v1::MessageBatch, Status>>,
 ) {
@@ -491,7 +533,7 @@ async fn serve_stream<I: Inbox>(
         tokio::select! {
             batch = requests.message(), if handled.len() < HANDLED_MAX => match batch {
                 Ok(Some(mut batch)) => {
-                    let refused = inbox.admit(&batch).err();
+                    let refused = inbox.admit(&batch, &presence).err();
                     let from = NodeId(batch.from_node);
                     for message in std::mem::take(&mut batch.messages) {
                         if let Some(refused) = &refused {

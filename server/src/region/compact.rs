@@ -4,78 +4,182 @@
 //! made to survive a power cut (one sync for all regions that are due), a snapshot is declared
 //! (which costs nothing, `raft/snapshot.rs`), and the entries before it are purged but for the last
 //! few, which serve peers that are a little behind; one that is further behind gets the snapshot.
+//! What a log had grown by before a restart is told by the log itself, so that a node that restarts
+//! often compacts like any other.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
+use futures::{StreamExt as _, stream};
 
-use super::{Peer, peers::Peers};
-use crate::{ids::RegionId, raft::LogId};
+use super::{Peer, RegionConfig, peers::Peers};
+use crate::{
+    ids::{PeerId, RegionId},
+    raft::LogId,
+};
 
 /// How often regions are looked at.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// Bound: wait for openraft to note the snapshot.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bound: regions that are compacted at a time, so that one that has stopped holds up few.
+const COMPACTING_MAX: usize = 64;
+/// Precision of expiry in a region without writes.
+const TICK_INTERVAL: Duration = Duration::from_millis(500);
+/// Bound: regions whose time is moved on at a time. One that has stopped has no second tick under way
+/// and takes its place for one interval.
+const TICKING_MAX: usize = 256;
 
-/// Applied index and bytes when a region was last compacted.
-type Marks = Mutex<std::collections::HashMap<RegionId, (u64, u64)>>;
+/// Where a peer's log was when it was last compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    peer: PeerId,
+    index: u64,
+    /// [`RegionView::applied_bytes`](crate::raft::state_machine::RegionView::applied_bytes) then.
+    applied_bytes: u64,
+    /// What the log had grown by in earlier processes.
+    carried_bytes: u64,
+}
+
+/// A log as it is found by a new process.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    purged: u64,
+    applied: u64,
+    bytes: u64,
+}
+
+/// What a log has grown by since it was last compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Growth {
+    entries: u64,
+    bytes: u64,
+}
+
+impl Mark {
+    /// Compaction leaves some entries; a log that has more has grown by the rest.
+    fn of_found(peer: PeerId, found: Found, applied_bytes: u64, config: &RegionConfig) -> Self {
+        let entries = found.applied.saturating_sub(found.purged);
+        let left = entries.min(config.keep_entries);
+        let left_bytes = u128::from(found.bytes) * u128::from(left) / u128::from(entries.max(1));
+        let left_bytes = u64::try_from(left_bytes).unwrap_or(u64::MAX).min(config.compact_bytes);
+        Self {
+            peer,
+            index: found.applied - (entries - left),
+            applied_bytes,
+            carried_bytes: found.bytes.saturating_sub(left_bytes),
+        }
+    }
+
+    fn growth(&self, applied: u64, applied_bytes: u64) -> Growth {
+        Growth {
+            entries: applied.saturating_sub(self.index),
+            bytes: applied_bytes.saturating_sub(self.applied_bytes) + self.carried_bytes,
+        }
+    }
+}
+
+impl Growth {
+    fn is_due(self, config: &RegionConfig) -> bool {
+        self.entries >= config.compact_entries || self.bytes >= config.compact_bytes
+    }
+
+    /// Entries to leave, of which no more than `compact_bytes` if those to come are like those past.
+    fn entries_to_keep(self, config: &RegionConfig) -> u64 {
+        let bytes_each = (self.bytes / self.entries.max(1)).max(1);
+        config.keep_entries.min(config.compact_bytes / bytes_each)
+    }
+}
 
 /// Runs until the node stops.
 pub async fn run(peers: Arc<Peers>) {
-    let marks = Marks::default();
+    let mut marks = HashMap::new();
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        let due: Vec<Arc<Peer>> =
-            peers.all().into_iter().filter(|peer| is_due(peer, &marks)).collect();
-        if due.is_empty() {
-            continue;
-        }
-        if let Err(error) = compact(&due, &marks).await {
+        if let Err(error) = round(peers.all(), &mut marks).await {
             tracing::warn!(error, "compacting the logs");
         }
     }
 }
 
-fn is_due(peer: &Peer, marks: &Marks) -> bool {
-    let Some(applied) = peer.view.published().applied else { return false };
-    let bytes = peer.view.applied_bytes();
-    let mut marks = marks.lock();
-    let (index_before, bytes_before) = *marks.entry(peer.region).or_insert((applied.index, bytes));
-    let config = &peer.env.config;
-    applied.index.saturating_sub(index_before) >= config.compact_entries
-        || bytes.saturating_sub(bytes_before) >= config.compact_bytes
-}
-
-async fn compact(due: &[Arc<Peer>], marks: &Marks) -> Result<(), String> {
-    let reached: Vec<_> = due
-        .iter()
-        .filter_map(|peer| {
-            let applied = peer.view.published().applied?;
-            Some((peer, applied, peer.view.applied_bytes()))
-        })
-        .collect();
+async fn round(
+    mut peers: Vec<Arc<Peer>>,
+    marks: &mut HashMap<RegionId, Mark>,
+) -> Result<(), String> {
+    peers.retain(|peer| peer.view().is_initialized());
+    if marks.len() > peers.len() {
+        let here: HashMap<RegionId, PeerId> =
+            peers.iter().map(|peer| (peer.region, peer.id)).collect();
+        marks.retain(|region, mark| here.get(region) == Some(&mark.peer));
+    }
+    let known = |peer: &&Arc<Peer>| marks.get(&peer.region).is_some_and(|of| of.peer == peer.id);
+    let new: Vec<Arc<Peer>> = peers.iter().filter(|peer| !known(peer)).cloned().collect();
+    if !new.is_empty() {
+        let found = tokio::task::spawn_blocking(move || {
+            new.iter().map(|peer| (peer.region, find(peer))).collect::<Vec<_>>()
+        });
+        marks.extend(found.await.map_err(|error| error.to_string())?);
+    }
+    let due: Vec<Due> = peers.into_iter().filter_map(|peer| due(peer, marks)).collect();
+    let Some(first) = due.first() else { return Ok(()) };
     // Durability: what is applied so far survives a power cut before any entry of it goes.
-    let Some((first, ..)) = reached.first() else { return Ok(()) };
-    let data = Arc::clone(&first.env.data);
+    let data = Arc::clone(&first.peer.env.data);
     tokio::task::spawn_blocking(move || data.sync())
         .await
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
-    for (peer, applied, bytes) in reached {
-        peer.log.mark_durable_applied(applied.index);
-        // One region that has stopped must not let the logs of all others grow.
-        match compact_one(peer, applied).await {
-            Ok(()) => drop(marks.lock().insert(peer.region, (applied.index, bytes))),
-            Err(error) => tracing::warn!(region = %peer.region, error, "compacting a log"),
-        }
-    }
+    let compacted = stream::iter(due)
+        .map(|due| async move {
+            due.peer.log.mark_durable_applied(due.applied.index);
+            // One region that has stopped must not let the logs of all others grow.
+            let compacting = due.peer.unless_stopped(compact_one(&due)).await;
+            if let Err(error) = compacting? {
+                tracing::warn!(region = %due.peer.region, error, "compacting a log");
+                return None;
+            }
+            let mark = Mark {
+                peer: due.peer.id,
+                index: due.applied.index,
+                applied_bytes: due.applied_bytes,
+                carried_bytes: 0,
+            };
+            Some((due.peer.region, mark))
+        })
+        .buffer_unordered(COMPACTING_MAX);
+    marks.extend(compacted.collect::<Vec<_>>().await.into_iter().flatten());
     Ok(())
 }
 
+/// Looks at the log of a peer that this process has not compacted yet. Blocks on the disk.
+fn find(peer: &Peer) -> Mark {
+    let found = Found {
+        purged: peer.log.purged().map_or(0, |id| id.index),
+        applied: peer.view.published().applied.map_or(0, |id| id.index),
+        bytes: peer.log.approximate_bytes(),
+    };
+    Mark::of_found(peer.id, found, peer.view.applied_bytes(), &peer.env.config)
+}
+
+/// A region whose log is to be compacted now.
+struct Due {
+    peer: Arc<Peer>,
+    /// The state that survives once `data` is synced.
+    applied: LogId,
+    applied_bytes: u64,
+    growth: Growth,
+}
+
+fn due(peer: Arc<Peer>, marks: &HashMap<RegionId, Mark>) -> Option<Due> {
+    let applied = peer.view.published().applied?;
+    let applied_bytes = peer.view.applied_bytes();
+    let growth = marks.get(&peer.region)?.growth(applied.index, applied_bytes);
+    growth.is_due(&peer.env.config).then_some(Due { peer, applied, applied_bytes, growth })
+}
+
 /// Purges the log of a region whose state as of `applied` survives a power cut.
-async fn compact_one(peer: &Peer, applied: LogId) -> Result<(), String> {
+async fn compact_one(due: &Due) -> Result<(), String> {
+    let Due { peer, applied, growth, .. } = due;
     let raft = &peer.raft;
     raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
     raft.wait(Some(SNAPSHOT_TIMEOUT))
@@ -89,7 +193,7 @@ async fn compact_one(peer: &Peer, applied: LogId) -> Result<(), String> {
     let keep_bytes = usize::try_from(config.compact_bytes).unwrap_or(usize::MAX);
     let upto = applied
         .index
-        .saturating_sub(config.keep_entries)
+        .saturating_sub(growth.entries_to_keep(config))
         .max(peer.log.index_within_bytes(keep_bytes).saturating_sub(1))
         .min(applied.index);
     if upto > peer.log.purged().map_or(0, |id| id.index) {
@@ -104,16 +208,123 @@ pub async fn run_ticks(peers: Arc<Peers>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        for peer in peers.all() {
-            let expires = peer.view.with(|now| now.time_ms < now.expiry_max_ms);
-            if expires && peer.is_leader() {
-                let deadline = crate::clock::now() + TICK_INTERVAL;
-                // A tick that fails is made up for by the next one.
-                let _ = peer.propose_tick(deadline).await;
-            }
-        }
+        tick(peers.all()).await;
     }
 }
 
-/// Precision of expiry in a region without writes.
-const TICK_INTERVAL: Duration = Duration::from_millis(500);
+async fn tick(peers: Vec<Arc<Peer>>) {
+    let due = peers.into_iter().filter(|peer| {
+        // A proposal that is under way brings the time with it; so in a region that has stopped
+        // there is never more than one tick.
+        peer.view.with(|now| now.time_ms < now.expiry_max_ms)
+            && peer.is_leader()
+            && peer.proposals_in_flight() == 0
+    });
+    stream::iter(due)
+        .for_each_concurrent(TICKING_MAX, |peer| async move {
+            let deadline = crate::clock::now() + TICK_INTERVAL;
+            // A tick that fails is made up for by the next one.
+            let _ = peer.propose_tick(deadline).await;
+        })
+        .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock,
+        region::fixture::{Fixture, PEER, lead, put, until},
+    };
+
+    #[test]
+    fn growth_of_a_log_is_told_by_the_log_after_a_restart() {
+        let fixture = RegionConfig {
+            compact_entries: 100,
+            compact_bytes: 1000,
+            keep_entries: 10,
+            ..config()
+        };
+        for (why, purged, applied, bytes, entries, carried) in [
+            ("nothing yet", 1, 1, 0, 0, 0),
+            ("just compacted", 90, 100, 100, 0, 0),
+            ("grown by some", 90, 150, 600, 50, 500),
+            ("never compacted", 1, 201, 2000, 190, 1900),
+            ("large entries, of which few are kept", 97, 100, 3000, 0, 2000),
+            ("purged beyond what is applied, by a snapshot", 500, 400, 0, 0, 0),
+        ] {
+            let mark = Mark::of_found(PEER, Found { purged, applied, bytes }, 70, &fixture);
+            let want = Growth { entries, bytes: carried };
+            assert_eq!(mark.growth(applied, 70), want, "{why}");
+            let later = Growth { entries: entries + 5, bytes: carried + 30 };
+            assert_eq!(mark.growth(applied + 5, 100), later, "{why}, later");
+        }
+        for (why, entries, bytes, due, keep) in [
+            ("young", 99, 999, false, 10),
+            ("many entries", 100, 100, true, 10),
+            ("many bytes", 2, 1000, true, 2),
+            ("one giant", 1, 5000, true, 0),
+        ] {
+            let growth = Growth { entries, bytes };
+            assert_eq!(growth.is_due(&fixture), due, "{why}");
+            assert_eq!(growth.entries_to_keep(&fixture), keep, "{why}");
+        }
+    }
+
+    fn config() -> RegionConfig {
+        let mut config = None;
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async { drop(Fixture::new(|made| config = Some(made.clone()))) });
+        config.expect("settings")
+    }
+
+    #[tokio::test]
+    async fn node_that_restarts_often_compacts_all_the_same() {
+        let fixture = Fixture::new(|config| config.compact_entries = 100);
+        fixture.bear();
+        let mut written = 0;
+        for start in 0..4 {
+            let peer = fixture.open().await;
+            lead(&peer).await;
+            let mut marks = HashMap::new();
+            for _ in 0..40 {
+                let deadline = clock::now() + Duration::from_secs(20);
+                peer.propose_write(put("a", "1"), 1, deadline).await.expect("a write");
+                written += 1;
+            }
+            round(vec![Arc::clone(&peer)], &mut marks).await.expect("a round");
+            let purged = || peer.log.purged().map_or(0, |id| id.index);
+            if written < 100 {
+                assert_eq!(purged(), 1, "start {start}");
+            } else {
+                until("the log to be cut", || purged() >= written - 20).await;
+                return peer.raft().shutdown().await.expect("a stop");
+            }
+            peer.raft().shutdown().await.expect("a stop");
+            peer.view().close();
+        }
+        panic!("never compacted");
+    }
+
+    #[tokio::test]
+    async fn region_that_has_stopped_gets_no_second_tick() {
+        let fixture = Fixture::new(|_| {});
+        let peer = fixture.leader().await;
+        let deadline = clock::now() + Duration::from_secs(20);
+        let mut write = put("a", "1");
+        if let Some(flotilla_proto::v1::op::Op::Put(put)) = &mut write.success[0].op {
+            put.ttl_ms = 3_600_000;
+        }
+        peer.propose_write(write, 1, deadline).await.expect("a write");
+        let last = || peer.log.last().map_or(0, |id| id.index);
+        let before = last();
+        tick(vec![Arc::clone(&peer)]).await;
+        assert_eq!(last(), before + 1, "time goes on");
+        fixture.log.hold();
+        for _ in 0..3 {
+            tick(vec![Arc::clone(&peer)]).await;
+        }
+        assert_eq!(last(), before + 2, "and waits for the tick that is stuck");
+        fixture.log.release();
+    }
+}

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flotilla_proto::v1;
 
-use super::{Environment, Peer, membership::Silence, read, recovery};
+use super::{Environment, Peer, elections, membership::Silence, read, recovery};
 use crate::{
     command,
     ids::{NodeId, PeerId, RegionId},
@@ -20,6 +20,7 @@ use crate::{
         Raft, log_store,
         log_store::{LogStore, PeerLog},
         network::Network,
+        proposal::Admissions,
         state_machine::{self, StateMachine, put_state},
     },
     storage::{
@@ -113,10 +114,26 @@ pub async fn open(
     sentinel_sequence: Option<u64>,
     log_sequence: u64,
 ) -> anyhow::Result<Opened> {
+    let blocking = Arc::clone(env);
+    let judged =
+        on_disk(move || judge_disk(&blocking, region, peer, sentinel_sequence, log_sequence));
+    match judged.await? {
+        Ok((log, machine)) => Ok(Opened::Running(start(env, region, peer, log, machine).await?)),
+        Err(reason) => Ok(Opened::Quarantined { region, peer, reason }),
+    }
+}
+
+/// What a peer has on the disk, or why it must not run.
+fn judge_disk(
+    env: &Environment,
+    region: RegionId,
+    peer: PeerId,
+    sentinel_sequence: Option<u64>,
+    log_sequence: u64,
+) -> Result<Result<(Arc<PeerLog>, StateMachine), String>, engine::Error> {
     let mark = keys::meta::quarantine(region);
     if let Some(reason) = env.data.get(Family::Meta, &mark)? {
-        let reason = String::from_utf8_lossy(&reason).into_owned();
-        return Ok(Opened::Quarantined { region, peer, reason });
+        return Ok(Err(String::from_utf8_lossy(&reason).into_owned()));
     }
     let (log, machine) = open_disk(env, region, peer)?;
     let evidence = recovery::Evidence {
@@ -132,9 +149,9 @@ pub async fn open(
         let mut batch = WriteBatch::new();
         batch.put(Family::Meta, &mark, reason.as_bytes());
         env.data.write(&batch, Durability::Synced)?;
-        return Ok(Opened::Quarantined { region, peer, reason });
+        return Ok(Err(reason));
     }
-    Ok(Opened::Running(start(env, region, peer, log, machine).await?))
+    Ok(Ok((log, machine)))
 }
 
 /// Creates a peer that has no range yet, on the word of a leader. What an earlier peer of the region
@@ -151,10 +168,14 @@ pub async fn create(
     peer: PeerId,
 ) -> anyhow::Result<Arc<Peer>> {
     erase(env, region).await?;
-    let mut batch = WriteBatch::new();
-    put_own_peer(&mut batch, region, peer);
-    env.data.write(&batch, Durability::Synced)?;
-    let (log, machine) = open_disk(env, region, peer)?;
+    let blocking = Arc::clone(env);
+    let (log, machine) = on_disk(move || {
+        let mut batch = WriteBatch::new();
+        put_own_peer(&mut batch, region, peer);
+        blocking.data.write(&batch, Durability::Synced)?;
+        open_disk(&blocking, region, peer)
+    })
+    .await?;
     start(env, region, peer, log, machine).await
 }
 
@@ -184,7 +205,7 @@ fn open_log(env: &Environment, region: RegionId) -> Result<Arc<PeerLog>, engine:
         Arc::clone(&env.log),
         Arc::clone(&env.data),
         env.writer.clone(),
-        env.config.tail_cache_bytes,
+        env.config.log_bounds,
     )
 }
 
@@ -206,6 +227,12 @@ async fn start(
     let raft =
         Raft::new(id, Arc::clone(&env.raft_config), network, LogStore(Arc::clone(&log)), machine)
             .await?;
+    let proposals = Admissions::new(
+        env.config.proposals_max,
+        env.config.proposal_bytes_max,
+        Arc::clone(&env.proposal_bytes),
+    );
+    env.runtime.spawn(elections::watch(id, raft.server_metrics(), env.metrics.raft.clone()));
     Ok(Arc::new(Peer {
         region,
         id,
@@ -213,11 +240,12 @@ async fn start(
         raft,
         view,
         log,
-        proposals: 0.into(),
+        proposals,
         reads: read::Rounds::default(),
         clock: parking_lot::Mutex::default(),
         silence: Silence::default(),
         leading: parking_lot::Mutex::default(),
+        stopped: false.into(),
     }))
 }
 
@@ -226,10 +254,19 @@ async fn start(
 /// # Errors
 /// When the disk fails; the next start repeats it, since the tombstone is there.
 pub async fn erase(env: &Environment, region: RegionId) -> anyhow::Result<()> {
-    let state = state_machine::read_state(env.data.as_ref(), region)?;
+    let data = Arc::clone(&env.data);
+    on_disk(move || erase_data(data.as_ref(), region)).await?;
+    env.writer.clear(region).await?;
+    Ok(())
+}
+
+fn erase_data(data: &dyn Engine, region: RegionId) -> Result<(), engine::Error> {
+    let state = state_machine::read_state(data, region)?;
     let mut batch = WriteBatch::new();
     if let Some(state) = state {
         let range = state_machine::range_of(&state.descriptor);
+        // Ordering: the next peer of these keys may start from an older state (`storage/reclaim.rs`).
+        data.withdraw_claims(&range);
         // No key begins with four bytes of 0xff: keyspace ids end below.
         let end = if range.end.is_empty() { Bytes::from_static(&[0xff; 4]) } else { range.end };
         batch.delete_range(Family::Default, &range.start, &end);
@@ -244,17 +281,29 @@ pub async fn erase(env: &Environment, region: RegionId) -> anyhow::Result<()> {
     ] {
         batch.delete(Family::Meta, &key);
     }
-    env.data.write(&batch, Durability::Synced)?;
-    env.writer.clear(region).await?;
-    Ok(())
+    data.write(&batch, Durability::Synced)
 }
 
 /// Notes for ever that a peer is gone from this node.
 ///
 /// # Errors
 /// When the disk fails.
-pub fn bury(data: &dyn Engine, region: RegionId, peer: PeerId) -> Result<(), engine::Error> {
-    let mut batch = WriteBatch::new();
-    batch.put(Family::Meta, &keys::meta::tombstone(region, peer), &[]);
-    data.write(&batch, Durability::Synced)
+pub async fn bury(env: &Environment, region: RegionId, peer: PeerId) -> Result<(), engine::Error> {
+    let data = Arc::clone(&env.data);
+    on_disk(move || {
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Meta, &keys::meta::tombstone(region, peer), &[]);
+        data.write(&batch, Durability::Synced)
+    })
+    .await
+}
+
+/// Runs work that waits for the disk on a thread that may: those of the runtime carry the heartbeats
+/// of all regions.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, engine::Error> + Send + 'static,
+) -> Result<T, engine::Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(engine::Error::Io { message: error.to_string() }))
 }

@@ -52,6 +52,12 @@ impl Peer {
     /// # Errors
     /// Why it was not done, as text: the driver plans anew from what it sees next.
     pub async fn carry_out(&self, step: &v1::Step) -> Result<(), String> {
+        self.unless_stopped(self.carry_out_running(step))
+            .await
+            .unwrap_or_else(|| Err("the peer has stopped".to_owned()))
+    }
+
+    async fn carry_out_running(&self, step: &v1::Step) -> Result<(), String> {
         let descriptor = self.view.published().descriptor;
         if step.epoch.as_ref().map(|epoch| epoch.conf_ver)
             != descriptor.epoch.as_ref().map(|epoch| epoch.conf_ver)
@@ -127,7 +133,7 @@ impl Peer {
             .max_by_key(|(_, matched)| *matched);
         if let Some((peer, _)) = furthest {
             // If it does not come about, the caller tries again.
-            let _ = self.raft.trigger().transfer_leader(peer).await;
+            let _ = self.unless_stopped(self.raft.trigger().transfer_leader(peer)).await;
         }
     }
 
@@ -150,10 +156,9 @@ impl Peer {
         if target == self.id {
             return Ok(());
         }
-        self.raft
-            .trigger()
-            .transfer_leader(target)
+        self.unless_stopped(self.raft.trigger().transfer_leader(target))
             .await
+            .ok_or_else(|| self.has_stopped())?
             .map_err(|error| Error::Internal { message: error.to_string() })
     }
 }

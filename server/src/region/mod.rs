@@ -2,19 +2,27 @@
 
 pub mod clock;
 pub mod compact;
+mod elections;
+pub mod incarnations;
 pub mod lifecycle;
 pub mod membership;
 pub mod peers;
 pub mod propose;
 pub mod read;
+mod receive;
+pub mod reclaim;
 pub mod recovery;
 mod serve;
+
+#[cfg(test)]
+mod fixture;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -28,7 +36,11 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
     raft::{
-        Raft, log_store::PeerLog, log_writer::LogWriter, state_machine::RegionView,
+        Raft,
+        log_store::{LogBounds, PeerLog},
+        log_writer::LogWriter,
+        proposal::Admissions,
+        state_machine::RegionView,
         transport::Transport,
     },
     storage::engine::Engine,
@@ -48,7 +60,7 @@ pub struct Environment {
     /// Where the tasks of regions run.
     pub runtime: tokio::runtime::Handle,
     /// Bytes of commands that are proposed and not yet answered, over all regions.
-    pub proposal_bytes: AtomicUsize,
+    pub proposal_bytes: Arc<AtomicUsize>,
     /// Client writes are refused while the disk is low.
     pub disk: Arc<dyn DiskGate>,
 }
@@ -64,15 +76,17 @@ pub trait DiskGate: Send + Sync {
 pub struct RegionConfig {
     pub election_timeout_max: Duration,
     pub heartbeat_interval: Duration,
-    /// Bound: proposals of one region that wait for their answer; more are `Busy`.
+    /// Bound: proposals of one region without an answer; more are `Busy`.
     pub proposals_max: usize,
     /// Bound: bytes of them over the node.
     pub proposal_bytes_max: usize,
-    pub tail_cache_bytes: usize,
+    pub log_bounds: LogBounds,
     pub compact_entries: u64,
     pub compact_bytes: u64,
     pub keep_entries: u64,
     pub snapshot_chunk_bytes: usize,
+    /// Bound: wait for the next part of a snapshot that arrives, after which it is given up.
+    pub snapshot_idle_timeout: Duration,
     pub lease_enabled: bool,
 }
 
@@ -94,15 +108,41 @@ pub struct Peer {
     raft: Raft,
     view: Arc<RegionView>,
     log: Arc<PeerLog>,
-    proposals: AtomicUsize,
+    proposals: Arc<Admissions>,
     reads: read::Rounds,
     clock: Mutex<clock::RegionClock>,
     silence: membership::Silence,
     /// The term that this peer was first seen to lead in, and when.
     leading: Mutex<Option<(u64, Instant)>>,
+    stopped: AtomicBool,
 }
 
 impl Peer {
+    /// Ends the peer in order. Its calls that are under way end unanswered; later ones are refused.
+    pub async fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        // It may have failed before; what counts is that it does not run.
+        let _ = self.raft.shutdown().await;
+    }
+
+    /// The outcome of a call of openraft; `None` when the peer was stopped meanwhile, which openraft
+    /// would log as an error of whoever calls.
+    async fn unless_stopped<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        let mut call = std::pin::pin!(call);
+        // Openraft wakes those that wait for it when it ends.
+        std::future::poll_fn(|cx| {
+            if self.stopped.load(Ordering::Acquire) {
+                return Poll::Ready(None);
+            }
+            call.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+
+    fn has_stopped(&self) -> Error {
+        Error::NotReady { message: format!("region {} has stopped", self.region) }
+    }
+
     #[must_use]
     pub fn view(&self) -> &Arc<RegionView> {
         &self.view
@@ -177,10 +217,10 @@ impl Peer {
         metrics.membership_config.voter_ids().any(|voter| voter != self.id)
     }
 
-    /// Number of proposals that wait for their answer.
+    /// Number of proposals without an answer, also of those that nobody waits for any more.
     #[must_use]
     pub fn proposals_in_flight(&self) -> usize {
-        self.proposals.load(Ordering::Relaxed)
+        self.proposals.count()
     }
 
     /// The peer as `Cluster.Status` shows it.

@@ -11,13 +11,13 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use flotilla_proto::v1::{self, message::Body, refused::Reason};
 use futures::{FutureExt, future::BoxFuture};
-use openraft::raft::SnapshotResponse;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use tonic::Streaming;
 
 use super::{
     Environment, Peer,
+    incarnations::Incarnations,
     lifecycle::{self, Opened},
     serve::refused,
 };
@@ -25,24 +25,17 @@ use crate::{
     clock,
     ids::{NodeId, PeerId, RegionId},
     raft::{
-        Snapshot, SnapshotMeta, convert,
-        snapshot::{self, Receiver, SnapshotData},
+        presence::Presence,
+        snapshot,
         transport::{self, Inbox},
     },
     storage::engine::{Direction, Family},
     storage::keys,
 };
 
-/// A second process with a known node id must stay silent this long before it is believed: a
-/// restarted node waits for it once, a copied disk for ever.
-const INCARNATION_QUIET: Duration = Duration::from_secs(2);
-
-/// Bound: wait for the next part of a snapshot, after which the transfer is given up.
-const CHUNK_WAIT_MAX: Duration = Duration::from_secs(30);
-
 /// Peers that run here, peers that must not, and peers that are gone.
 pub struct Peers {
-    env: Arc<Environment>,
+    pub(super) env: Arc<Environment>,
     map: RwLock<Map>,
     /// Serializes creation and destruction.
     changing: tokio::sync::Mutex<()>,
@@ -52,10 +45,10 @@ pub struct Peers {
     /// Before this no vote is given, because a lease that this node granted before its restart may
     /// still run.
     vote_gate: Instant,
-    incarnations: Mutex<HashMap<NodeId, Incarnation>>,
+    incarnations: Mutex<Incarnations>,
     removed_nodes: RwLock<HashSet<NodeId>>,
     /// Regions of which a snapshot is being received or installed.
-    receiving: Mutex<HashSet<RegionId>>,
+    pub(super) receiving: Mutex<HashSet<RegionId>>,
 }
 
 #[derive(Default)]
@@ -63,11 +56,6 @@ struct Map {
     by_id: BTreeMap<RegionId, Arc<Peer>>,
     /// First key of each initialized region.
     by_start: BTreeMap<Bytes, RegionId>,
-}
-
-struct Incarnation {
-    id: u64,
-    last_heard: Instant,
 }
 
 impl Peers {
@@ -128,7 +116,7 @@ impl Peers {
             } else if peer.view().is_initialized() {
                 self.env.runtime.spawn(async move {
                     // A peer that has stopped will not lead, alone or not.
-                    let _ = peer.raft().trigger().elect(false).await;
+                    let _ = peer.unless_stopped(peer.raft().trigger().elect(false)).await;
                 });
             }
         }
@@ -165,6 +153,20 @@ impl Peers {
                 .try_into()
                 .with_context(|| format!("read the id of region {region}'s peer"))?;
             known.push((region, PeerId(u64::from_be_bytes(peer))));
+        }
+        let mut cursor =
+            data.scan(Family::Meta, &keys::meta::all_descriptors(), Direction::Forward);
+        while let Some((key, _)) = cursor.next()? {
+            // Invariant: a peer's id is written before or with all else of it and goes with it. To
+            // go on without would serve a disk that lacks a part of its promises.
+            match keys::meta::decode(key) {
+                Some(keys::meta::MetaKey::Descriptor(region))
+                    if known.binary_search_by_key(&region, |(region, _)| *region).is_ok() => {}
+                Some(keys::meta::MetaKey::Descriptor(region)) => {
+                    anyhow::bail!("region {region} is on this disk, but not which peer of it")
+                }
+                _ => anyhow::bail!("the key of a descriptor does not decode: {key:02x?}"),
+            }
         }
         Ok(known)
     }
@@ -214,7 +216,7 @@ impl Peers {
         *self.removed_nodes.write() = removed.into_iter().collect();
     }
 
-    fn insert(&self, peer: Arc<Peer>) {
+    pub(super) fn insert(&self, peer: Arc<Peer>) {
         let mut map = self.map.write();
         if peer.view().is_initialized() {
             map.by_start.insert(peer.view().range().start, peer.region);
@@ -223,12 +225,27 @@ impl Peers {
     }
 
     /// The peer that a leader's message is for, created if need be.
-    async fn reach(&self, region: RegionId, peer: PeerId) -> Result<Arc<Peer>, v1::Refused> {
+    pub(super) async fn reach(
+        self: &Arc<Self>,
+        region: RegionId,
+        peer: PeerId,
+    ) -> Result<Arc<Peer>, v1::Refused> {
         if let Some(here) = self.get(region)
             && here.id == peer
         {
             return Ok(here);
         }
+        // Ordering: on its own, to its end. Of a sender that goes away, work on the disk would be
+        // left behind that the next peer of the region would meet.
+        let peers = Arc::clone(self);
+        self.env
+            .runtime
+            .spawn(async move { peers.make(region, peer).await })
+            .await
+            .unwrap_or_else(|error| Err(failed(error)))
+    }
+
+    async fn make(&self, region: RegionId, peer: PeerId) -> Result<Arc<Peer>, v1::Refused> {
         let _changing = self.changing.lock().await;
         if self.is_buried(region, peer) {
             return Err(refused(Reason::Tombstone, format!("peer {peer} was removed here")));
@@ -275,9 +292,16 @@ impl Peers {
     ///
     /// # Errors
     /// When the disk fails; the next start repeats it.
-    pub async fn destroy(&self, region: RegionId, peer: PeerId) -> anyhow::Result<()> {
-        let _changing = self.changing.lock().await;
-        self.destroy_locked(region, peer).await
+    ///
+    /// # Cancel safety
+    /// Once begun it goes on.
+    pub async fn destroy(self: &Arc<Self>, region: RegionId, peer: PeerId) -> anyhow::Result<()> {
+        let peers = Arc::clone(self);
+        let destroying = async move {
+            let _changing = peers.changing.lock().await;
+            peers.destroy_locked(region, peer).await
+        };
+        self.env.runtime.spawn(destroying).await?
     }
 
     async fn destroy_locked(&self, region: RegionId, peer: PeerId) -> anyhow::Result<()> {
@@ -288,7 +312,7 @@ impl Peers {
             return Ok(());
         }
         tracing::info!(%region, %peer, "destroying a peer");
-        lifecycle::bury(self.env.data.as_ref(), region, peer)?;
+        lifecycle::bury(&self.env, region, peer).await?;
         self.note_tombstone(region, peer);
         {
             let mut map = self.map.write();
@@ -296,8 +320,7 @@ impl Peers {
             map.by_start.retain(|_, id| *id != region);
         }
         if let Some(here) = here {
-            // It may have failed before; what counts is that it does not run.
-            let _ = here.raft().shutdown().await;
+            here.stop().await;
             let view = Arc::clone(here.view());
             tokio::task::spawn_blocking(move || view.close()).await?;
         }
@@ -353,139 +376,30 @@ impl Peers {
         }
     }
 
-    async fn take_snapshot(
-        self: Arc<Self>,
-        header: v1::SnapshotHeader,
-        mut chunks: Streaming<v1::SnapshotChunk>,
-    ) -> Result<v1::SnapshotResult, v1::Refused> {
-        self.admit(&v1::MessageBatch {
-            cluster_id: header.cluster_id.clone(),
-            to_node: header.to_node,
-            from_node: header.from_node,
-            from_incarnation: header.from_incarnation,
-            ..v1::MessageBatch::default()
-        })?;
-        let region = RegionId(header.region_id);
-        let _only = Receiving::begin(&self, region)?;
-        let peer = self.reach(region, PeerId(header.to_peer)).await?;
-        let vote = convert::vote_from_proto(header.vote.as_ref()).map_err(failed)?;
-        if header.state.as_ref().is_some_and(|state| state.applied_term > vote.leader_id.term) {
-            return Err(refused(Reason::Malformed, "the state is of a later term than its sender"));
-        }
-        let mut receiver = Receiver::open(self.env.data.as_ref(), &header).map_err(failed)?;
-        self.refuse_overlap(region, &header)?;
-        let received = loop {
-            let chunk = tokio::time::timeout(CHUNK_WAIT_MAX, chunks.message())
-                .await
-                .map_err(|_| failed("the sender has fallen silent"))?
-                .map_err(failed)?;
-            match chunk.and_then(|chunk| chunk.body) {
-                Some(v1::snapshot_chunk::Body::Rows(rows)) => {
-                    fail::fail_point!("snapshot-while-receiving");
-                    receiver = tokio::task::spawn_blocking(move || {
-                        receiver.rows(&rows).map(|()| receiver)
-                    })
-                    .await
-                    .map_err(failed)?
-                    .map_err(failed)?;
-                }
-                Some(v1::snapshot_chunk::Body::End(end)) => {
-                    break tokio::task::spawn_blocking(move || receiver.finish(&end))
-                        .await
-                        .map_err(failed)?
-                        .map_err(failed)?;
-                }
-                _ => return Err(failed("the snapshot ended early")),
-            }
-        };
-        let state = &received.region.state;
-        let meta = SnapshotMeta {
-            last_log_id: convert::applied(state),
-            last_membership: convert::stored_membership(state).map_err(failed)?,
-        };
-        // Again: somebody may have come into the range meanwhile.
-        self.refuse_overlap(region, &header)?;
-        let stage = received.stage.clone();
-        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(received)) };
-        let SnapshotResponse { vote, .. } =
-            peer.raft().install_full_snapshot(vote, snapshot).await.map_err(failed)?;
-        // One that openraft turned down is of no use; after an install it is gone already.
-        self.env.data.drop_stage(&stage).map_err(failed)?;
-        self.insert(peer); // it may have a range now
-        Ok(v1::SnapshotResult { vote: Some(convert::vote_to_proto(&vote)), refused: None })
-    }
-
-    /// No two regions of a node may overlap; the other must apply what makes room first.
-    fn refuse_overlap(
-        &self,
-        region: RegionId,
-        header: &v1::SnapshotHeader,
-    ) -> Result<(), v1::Refused> {
-        let descriptor: v1::Region =
-            prost::Message::decode(header.descriptor.clone()).map_err(failed)?;
-        let range = crate::raft::state_machine::range_of(&descriptor);
-        for other in self.all() {
-            if other.region != region
-                && other.view().is_initialized()
-                && other.view().range().overlaps(&range)
-            {
-                return Err(refused(
-                    Reason::NotReady,
-                    format!("the range overlaps region {} here", other.region),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Believes one process per node id: a second one only after the first fell silent.
+    /// Believes one process per node id: see `incarnations.rs`.
     ///
     /// # Errors
     /// When another process with this id is alive.
-    pub fn recognize(&self, node: NodeId, incarnation: u64) -> Result<(), v1::Refused> {
-        let now = clock::now();
-        let mut known = self.incarnations.lock();
-        let entry = known.entry(node).or_insert(Incarnation { id: incarnation, last_heard: now });
-        if entry.id == incarnation {
-            entry.last_heard = now;
-            return Ok(());
-        }
-        if now.saturating_duration_since(entry.last_heard) >= INCARNATION_QUIET {
-            *entry = Incarnation { id: incarnation, last_heard: now };
+    pub fn recognize(
+        &self,
+        node: NodeId,
+        incarnation: u64,
+        presence: &Presence,
+    ) -> Result<(), v1::Refused> {
+        let mut incarnations = self.incarnations.lock();
+        if incarnations.recognize(node, incarnation, presence, clock::now()) {
             return Ok(());
         }
         Err(refused(Reason::DuplicateNode, format!("another process speaks as node {node}")))
     }
 }
 
-/// The right to receive a snapshot of a region, given back on drop. Transfers to one peer share the
-/// name of their stage: a second one would pull it from under the install of the first.
-struct Receiving {
-    peers: Arc<Peers>,
-    region: RegionId,
-}
-
-impl Receiving {
-    fn begin(peers: &Arc<Peers>, region: RegionId) -> Result<Self, v1::Refused> {
-        if !peers.receiving.lock().insert(region) {
-            return Err(refused(Reason::NotReady, "another snapshot of the region is under way"));
-        }
-        Ok(Self { peers: Arc::clone(peers), region })
-    }
-}
-
-impl Drop for Receiving {
-    fn drop(&mut self) {
-        self.peers.receiving.lock().remove(&self.region);
-    }
-}
-
-fn failed(error: impl std::fmt::Display) -> v1::Refused {
+pub(super) fn failed(error: impl std::fmt::Display) -> v1::Refused {
     refused(Reason::Failed, error.to_string())
 }
 
 impl Inbox for Arc<Peers> {
-    fn admit(&self, batch: &v1::MessageBatch) -> Result<(), v1::Refused> {
+    fn admit(&self, batch: &v1::MessageBatch, presence: &Presence) -> Result<(), v1::Refused> {
         let identity = self.env.transport.identity();
         if batch.cluster_id[..] != identity.cluster.0 {
             return Err(refused(Reason::WrongCluster, "this node is of another cluster"));
@@ -497,7 +411,7 @@ impl Inbox for Arc<Peers> {
         if self.removed_nodes.read().contains(&from) {
             return Err(refused(Reason::SenderRemoved, format!("node {from} was removed")));
         }
-        self.recognize(from, batch.from_incarnation)
+        self.recognize(from, batch.from_incarnation, presence)
     }
 
     fn deliver(&self, _from: NodeId, message: v1::Message) -> BoxFuture<'static, v1::Message> {
@@ -507,11 +421,12 @@ impl Inbox for Arc<Peers> {
     fn snapshot(
         &self,
         header: v1::SnapshotHeader,
+        presence: Presence,
         chunks: Streaming<v1::SnapshotChunk>,
     ) -> BoxFuture<'static, v1::SnapshotResult> {
         let peers = Arc::clone(self);
         // On its own: a sender that goes away must not take the guard from a running install.
-        let taken = self.env.runtime.spawn(peers.take_snapshot(header, chunks));
+        let taken = self.env.runtime.spawn(peers.take_snapshot(header, presence, chunks));
         async move {
             taken.await.unwrap_or_else(|error| Err(failed(error))).unwrap_or_else(|refused| {
                 tracing::warn!(reason = refused.message, "a snapshot was not taken");
@@ -519,5 +434,31 @@ impl Inbox for Arc<Peers> {
             })
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        region::fixture::{Fixture, REGION},
+        storage::{
+            batch::WriteBatch,
+            engine::{Durability, Engine as _},
+        },
+    };
+
+    #[tokio::test]
+    async fn region_without_the_id_of_its_peer_is_refused() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear();
+        let open = || Peers::open(Arc::clone(&fixture.env), true, None, 0);
+        assert_eq!(open().await.expect("a whole disk").all().len(), 1);
+
+        let mut batch = WriteBatch::new();
+        batch.delete(Family::Meta, &keys::meta::own_peer(REGION));
+        fixture.data.write(&batch, Durability::Synced).expect("a write");
+        let error = open().await.err().expect("half a peer").to_string();
+        assert!(error.contains("not which peer"), "{error}");
     }
 }

@@ -3,23 +3,25 @@
 //! Here ends what can be refused with certainty: before openraft takes the entry, every error means
 //! *not applied*; after it, only the answer of apply is certain, and a deadline or a lost leadership
 //! means *maybe*. Openraft keeps the two apart (`ForwardToLeader`: never appended;
-//! `LogEntryDiscarded`: appended, fate unknown). The entry comes back in `raft/state_machine.rs`.
+//! `LogEntryDiscarded`: appended, fate unknown). A proposal has its place among those in flight until
+//! it is answered, also when nobody waits any more (`raft/proposal.rs`). The entry comes back in
+//! `raft/state_machine.rs`.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use flotilla_proto::v1::{self, command::Body, command_reply};
-use openraft::{errors::ClientWriteError, impls::ProgressResponder, raft::ClientWriteResult};
+use openraft::{errors::ClientWriteError, raft::ClientWriteResult};
 use tokio::time::Instant;
 
-use super::{Environment, Peer};
+use super::Peer;
 use crate::{
     clock, command,
     error::Error,
     metrics::ProposeOutcome,
-    raft::{CommandBytes, Reply, TypeConfig},
+    raft::{
+        CommandBytes, Reply, TypeConfig,
+        proposal::{Admitted, Answerer, Full},
+    },
 };
 use openraft::async_runtime::WatchReceiver as _;
 
@@ -101,16 +103,22 @@ impl Peer {
         let applied_ms = self.view.with(|published| published.time_ms);
         let time_ms = self.clock.lock().stamp(term, applied_ms, started);
         let bytes = command::encode(&v1::Command { epoch_version, time_ms, body: Some(body) });
-        let _admitted = Admitted::new(self, bytes.len())?;
+        let admitted = self.admit(bytes.len())?;
         fail::fail_point!("propose-before-raft");
 
-        let (responder, answer) =
-            ProgressResponder::<TypeConfig, ClientWriteResult<TypeConfig>>::complete_only();
+        let (answerer, answer) = Answerer::<ClientWriteResult<TypeConfig>>::new(admitted);
         let unknown = |message: &str| Error::OutcomeUnknown { message: message.to_owned() };
-        self.raft
-            .client_write_ff(CommandBytes(bytes), Some(responder))
-            .await
-            .map_err(|_| unknown("the peer has stopped"))?;
+        let handed_over = self.raft.client_write_ff(CommandBytes(bytes), Some(answerer));
+        match tokio::time::timeout_at(deadline, self.unless_stopped(handed_over)).await {
+            Ok(Some(Ok(()))) => {}
+            // Openraft did not take it.
+            Ok(Some(Err(_)) | None) => return Err(self.has_stopped()),
+            // Openraft's queue had no room for it, and now never gets it.
+            Err(_) => {
+                self.observe(started, ProposeOutcome::Rejected);
+                return Err(Error::DeadlineExceeded { message: "before the proposal".to_owned() });
+            }
+        }
         let result = match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => {
@@ -145,6 +153,17 @@ impl Peer {
 }
 
 impl Peer {
+    fn admit(&self, bytes: usize) -> Result<Admitted, Error> {
+        self.proposals.admit(bytes).map_err(|full| {
+            let queue = match full {
+                Full::Proposals => "proposals",
+                Full::Bytes => "proposal_bytes",
+            };
+            self.env.metrics.raft.busy(queue);
+            Error::Busy { queue: queue.to_owned(), retry_after: BUSY_RETRY_AFTER }
+        })
+    }
+
     fn observe(&self, started: Instant, outcome: ProposeOutcome) {
         let seconds = started.elapsed().as_secs_f64();
         self.env.metrics.raft.propose_seconds.get(outcome).observe(seconds);
@@ -157,37 +176,37 @@ pub fn epoch_version(descriptor: &v1::Region) -> u64 {
     descriptor.epoch.as_ref().map_or(0, |epoch| epoch.version)
 }
 
-/// A place among the proposals in flight, given back on drop.
-struct Admitted<'a> {
-    peer: &'a Peer,
-    env: &'a Arc<Environment>,
-    bytes: usize,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::region::fixture::{Fixture, put, until};
 
-impl<'a> Admitted<'a> {
-    fn new(peer: &'a Peer, bytes: usize) -> Result<Self, Error> {
-        let env = &peer.env;
-        let busy = |queue: &str| {
-            env.metrics.raft.busy(queue);
-            Error::Busy { queue: queue.to_owned(), retry_after: BUSY_RETRY_AFTER }
-        };
-        if peer.proposals.fetch_add(1, Ordering::Relaxed) >= env.config.proposals_max {
-            peer.proposals.fetch_sub(1, Ordering::Relaxed);
-            return Err(busy("proposals"));
-        }
-        let before = env.proposal_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let admitted = Self { peer, env, bytes };
-        // One command is always let in, however large.
-        if before > 0 && before + bytes > env.config.proposal_bytes_max {
-            return Err(busy("proposal_bytes"));
-        }
-        Ok(admitted)
-    }
-}
+    #[tokio::test]
+    async fn proposals_that_nobody_waits_for_keep_their_places() {
+        let fixture = Fixture::new(|config| config.proposals_max = 3);
+        let peer = fixture.leader().await;
+        let late = || clock::now() + Duration::from_secs(60);
+        let bytes = || fixture.env.proposal_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        peer.propose_write(put("a", "1"), 1, late()).await.expect("a write");
+        until("the first place to be free", || peer.proposals_in_flight() == 0).await;
 
-impl Drop for Admitted<'_> {
-    fn drop(&mut self) {
-        self.peer.proposals.fetch_sub(1, Ordering::Relaxed);
-        self.env.proposal_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        fixture.log.hold();
+        for _ in 0..2 {
+            let soon = clock::now() + Duration::from_millis(50);
+            let error = peer.propose_write(put("a", "2"), 1, soon).await.expect_err("held back");
+            assert!(error.maybe_applied(), "{error}");
+        }
+        let caller = peer.propose_write(put("a", "3"), 1, late());
+        let gone = tokio::time::timeout(Duration::from_millis(50), caller).await;
+        assert!(gone.is_err(), "the caller left: {gone:?}");
+        assert_eq!(peer.proposals_in_flight(), 3);
+        assert!(bytes() > 0);
+        let error = peer.propose_write(put("b", "4"), 1, late()).await.expect_err("no place");
+        assert!(matches!(&error, Error::Busy { queue, .. } if queue == "proposals"), "{error}");
+
+        fixture.log.release();
+        until("all places to be free", || peer.proposals_in_flight() == 0).await;
+        assert_eq!(bytes(), 0);
+        peer.propose_write(put("b", "5"), 1, late()).await.expect("there is room again");
     }
 }

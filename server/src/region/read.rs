@@ -10,6 +10,15 @@
 //! during one lease, and because a restarted node does not vote within one lease of its start
 //! (`peers.rs`). A follower asks the leader for the index and answers by itself. Neither touches the
 //! log.
+//!
+//! An answer is of one state. Several keys, or a range, are read from a pinned view, and so are the
+//! time by which values expire and the revision: apply writes them together with the rows. Pinning
+//! takes a lock of the engine, so one key is read without: the row is then of some state between the
+//! published one and now, each of which answers the read rightly, and the revision that is told is
+//! never below the row's.
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -20,15 +29,20 @@ use openraft::{
     raft::linearizable_read::LinearizerOption,
 };
 use parking_lot::Mutex;
-use tokio::{sync::oneshot, time::Instant};
+use prost::Message as _;
+use tokio::time::Instant;
 
 use super::Peer;
 use crate::{
     clock, command,
     error::Error,
-    ids::{NodeId, PeerId},
-    raft::transport::Lane,
-    storage::engine,
+    handoff,
+    ids::{NodeId, PeerId, RegionId},
+    raft::{state_machine::RegionView, transport::Lane},
+    storage::{
+        engine::{self, Family},
+        keys,
+    },
 };
 
 /// Bound: reads that wait for one region's rounds; more are `Busy`.
@@ -44,7 +58,7 @@ pub(super) struct Rounds {
 
 #[derive(Default)]
 struct RoundsState {
-    waiting: Vec<oneshot::Sender<Answer>>,
+    waiting: Vec<handoff::Sender<Answer>>,
     running: bool,
 }
 
@@ -79,7 +93,7 @@ impl Peer {
     /// # Errors
     /// When nobody leads, or no quorum confirms it.
     pub async fn read_index(self: &Arc<Self>) -> Answer {
-        let (tell, told) = oneshot::channel();
+        let (tell, told) = handoff::channel();
         let start = {
             let mut state = self.reads.state.lock();
             if state.waiting.len() >= WAITING_MAX {
@@ -116,8 +130,7 @@ impl Peer {
                 .unwrap_or(Err(Error::NoLeader { region: self.region }));
             self.env.metrics.raft.observe_read_index(started.elapsed());
             for tell in waiting {
-                // The reader may have stopped waiting.
-                let _ = tell.send(answer.clone());
+                tell.send(answer.clone());
             }
         }
     }
@@ -134,7 +147,10 @@ impl Peer {
     }
 
     async fn confirm_leadership(&self, option: LinearizerOption) -> Answer {
-        match self.raft.get_read_log_id(option).await {
+        let Some(proof) = self.unless_stopped(self.raft.get_read_log_id(option)).await else {
+            return Err(self.has_stopped());
+        };
+        match proof {
             Ok((read, _)) => Ok(read.index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {
                 Err(self.not_leader())
@@ -142,9 +158,7 @@ impl Peer {
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
                 Err(Error::NoLeader { region: self.region })
             }
-            Err(RaftError::Fatal(_)) => {
-                Err(Error::NotReady { message: format!("region {} has stopped", self.region) })
-            }
+            Err(RaftError::Fatal(_)) => Err(self.has_stopped()),
         }
     }
 
@@ -184,28 +198,53 @@ impl Peer {
     /// # Errors
     /// When the rows are damaged, or a snapshot is replacing them.
     pub fn read_local(&self, read: &v1::ReadCommand) -> Result<v1::ReadReply, Error> {
-        if !self.view.is_initialized() {
-            return Err(Error::NotReady {
-                message: format!("region {} waits for its first snapshot", self.region),
-            });
-        }
-        let as_of = self.view.with(|published| command::AsOf {
-            time_ms: published.time_ms,
-            revision: published.revision,
-        });
-        let data = self.view.data().as_ref();
-        let reply = self
-            .view
-            .read_consistently(|| match &read.body {
-                Some(read_command::Body::Points(points)) => {
-                    command::read_points(data, points, as_of, command::POINTS_BYTES_MAX)
-                }
-                Some(read_command::Body::Range(range)) => command::read_range(data, range, as_of),
-                None => Ok(v1::ReadReply::default()),
-            })
-            .map_err(|unreadable| Error::NotReady { message: unreadable.to_string() })?;
-        reply.map_err(storage_error)
+        read_rows(&self.view, read)
     }
+}
+
+/// Reads the rows of a region as of one state that is applied.
+fn read_rows(view: &RegionView, read: &v1::ReadCommand) -> Result<v1::ReadReply, Error> {
+    if !view.is_initialized() {
+        return Err(Error::NotReady {
+            message: format!("region {} waits for its first snapshot", view.region),
+        });
+    }
+    let data = view.data().as_ref();
+    let reply = view
+        .read_consistently(|| match &read.body {
+            Some(read_command::Body::Points(points)) if points.keys.len() <= 1 => {
+                let as_of = view.with(|published| command::AsOf {
+                    time_ms: published.time_ms,
+                    revision: published.revision,
+                });
+                command::read_points(data, points, as_of, command::POINTS_BYTES_MAX)
+            }
+            Some(read_command::Body::Points(points)) => {
+                let pinned = data.read_view();
+                let as_of = as_of(pinned.as_ref(), view.region)?;
+                command::read_points(pinned.as_ref(), points, as_of, command::POINTS_BYTES_MAX)
+            }
+            Some(read_command::Body::Range(range)) => {
+                let pinned = data.read_view();
+                let as_of = as_of(pinned.as_ref(), view.region)?;
+                command::read_range(pinned.as_ref(), range, as_of)
+            }
+            None => Ok(v1::ReadReply::default()),
+        })
+        .map_err(|unreadable| Error::NotReady { message: unreadable.to_string() })?;
+    reply.map_err(storage_error)
+}
+
+/// The state that the rows of a view are of.
+fn as_of(pinned: &dyn engine::View, region: RegionId) -> Result<command::AsOf, engine::Error> {
+    let corrupt = |what| engine::Error::Corrupt {
+        message: format!("the apply state of region {region} {what}"),
+    };
+    let state = pinned
+        .get(Family::Meta, &keys::meta::apply_state(region))?
+        .ok_or_else(|| corrupt("is missing"))?;
+    let state = v1::ApplyState::decode(state).map_err(|_| corrupt("does not decode"))?;
+    Ok(command::AsOf { time_ms: state.time_ms, revision: state.revision })
 }
 
 /// A failed read of the disk, in a client's terms.

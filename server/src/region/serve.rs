@@ -40,10 +40,17 @@ fn stopped<E: std::fmt::Display>(error: E) -> v1::Refused {
 impl Peer {
     /// Handles a request; the first poll hands it to openraft, so that order is kept.
     pub(super) async fn serve(self: Arc<Self>, body: Body) -> Result<Body, v1::Refused> {
+        let ended = || Err(refused(Reason::NotReady, "the peer has stopped"));
         match body {
-            Body::Append(append) => self.serve_append(append).await,
-            Body::Vote(vote) => self.serve_vote(vote).await,
-            Body::Transfer(transfer) => self.serve_transfer(transfer).await,
+            Body::Append(append) => {
+                self.unless_stopped(self.serve_append(append)).await.unwrap_or_else(ended)
+            }
+            Body::Vote(vote) => {
+                self.unless_stopped(self.serve_vote(vote)).await.unwrap_or_else(ended)
+            }
+            Body::Transfer(transfer) => {
+                self.unless_stopped(self.serve_transfer(transfer)).await.unwrap_or_else(ended)
+            }
             Body::ReadIndex(_) => {
                 let read = if self.is_leader() {
                     self.read_index().await.ok().map(|index| log_id_to_proto(&log_id(0, index)))

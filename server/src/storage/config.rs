@@ -39,6 +39,9 @@ pub struct StorageConfig {
     pub open_files_max: u32,
     /// Threads that flush and compact, both instances together.
     pub background_threads_max: u32,
+    /// Age of a file of the data at which it is rewritten to drop the rows that have expired, if
+    /// any region of the node has such rows.
+    pub reclaim_after_seconds: u64,
     /// Space and health of the device.
     pub disk: DiskConfig,
 }
@@ -53,6 +56,7 @@ impl Default for StorageConfig {
             data_memtable_bytes: 16 * MIB,
             open_files_max: 256,
             background_threads_max: 2,
+            reclaim_after_seconds: 24 * 60 * 60,
             disk: DiskConfig::default(),
         }
     }
@@ -74,6 +78,9 @@ impl StorageConfig {
         at_least("data_memtable_bytes", self.data_memtable_bytes, MIB);
         at_least("open_files_max", u64::from(self.open_files_max), 32);
         at_least("background_threads_max", u64::from(self.background_threads_max), 2);
+        if self.reclaim_after_seconds < 60 {
+            errors.push(("reclaim_after", "below a minute".to_owned()));
+        }
         let both = self.log_memtable_bytes.saturating_add(self.data_memtable_bytes);
         if self.memtables_bytes_max < both {
             let reason = format!("below one memtable of the log and one of the data ({both})");

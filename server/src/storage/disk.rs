@@ -17,7 +17,7 @@ use std::{
     fs::File,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU8, Ordering},
+    sync::atomic::{AtomicU8, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -96,6 +96,8 @@ pub struct DiskMonitor {
     ballast: Mutex<Ballast>,
     /// Invariant: the level of the newest poll; only a poll writes it, under the lock of `ballast`.
     level: AtomicU8,
+    /// [`DiskStatus::available_bytes`] of the newest poll.
+    available_bytes: AtomicU64,
 }
 
 impl DiskMonitor {
@@ -113,6 +115,7 @@ impl DiskMonitor {
             config: config.clone(),
             ballast: Mutex::new(ballast),
             level: AtomicU8::new(Level::Normal as u8),
+            available_bytes: AtomicU64::new(0),
         };
         monitor.poll()?;
         Ok(monitor)
@@ -140,10 +143,12 @@ impl DiskMonitor {
         }
         self.level.store(level as u8, Ordering::Relaxed);
         let left = space(&self.dir)?;
+        let available_bytes = left.available_bytes.saturating_sub(ballast.owed());
+        self.available_bytes.store(available_bytes, Ordering::Relaxed);
         Ok(DiskStatus {
             level,
             total_bytes: left.total_bytes,
-            available_bytes: left.available_bytes.saturating_sub(ballast.owed()),
+            available_bytes,
             ballast_bytes: ballast.held(),
         })
     }
@@ -152,6 +157,13 @@ impl DiskMonitor {
     #[must_use]
     pub fn level(&self) -> Level {
         Level::from_u8(self.level.load(Ordering::Relaxed))
+    }
+
+    /// What the newest poll found that this process may still write, without the ballast. Costs as
+    /// little as the level.
+    #[must_use]
+    pub fn available_bytes(&self) -> u64 {
+        self.available_bytes.load(Ordering::Relaxed)
     }
 
     /// How long it took to write and sync a small file. Returns when the device does, which may be
@@ -252,6 +264,8 @@ mod tests {
         let config = DiskConfig { ballast_bytes: Some(0), ..DiskConfig::default() };
         let monitor = DiskMonitor::open(&dir.path().join("data"), &config).unwrap();
         monitor.probe().unwrap();
+        let found = monitor.poll().unwrap();
+        assert_eq!(monitor.available_bytes(), found.available_bytes);
         assert!(dir.path().join("data/PROBE").metadata().unwrap().len() > 0);
         std::fs::remove_dir_all(dir.path().join("data")).unwrap();
         monitor.probe().unwrap_err();

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use super::batch::WriteBatch;
+use super::{batch::WriteBatch, reclaim::Claims};
 
 /// Above every key: where a range without an end stops.
 ///
@@ -114,9 +114,8 @@ pub trait Read {
     fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_>;
 }
 
-/// A state that is pinned: later writes do not show in it. Holds disk space while it lives. Its
-/// scans leave the block cache alone: they are meant for snapshots and checks, which read a lot
-/// once.
+/// A state that is pinned: later writes do not show in it. Holds disk space while it lives, and
+/// with it the rows that expire meanwhile, of all regions.
 pub trait View: Read + Send + Sync {}
 
 /// Sorted rows being written to files outside of the map, for [`Engine::replace_range`].
@@ -146,8 +145,14 @@ pub struct EngineStats {
     pub write_stopped: bool,
     pub background_errors: u64,
     pub wal_bytes: u64,
-    /// Files per level of the default family.
+    /// Time for which writers were held up since the start.
+    pub stall_micros: u64,
+    /// Files per level.
     pub level_files: Vec<u64>,
+    /// Size of these files, per level.
+    pub level_bytes: Vec<u64>,
+    /// Expired rows dropped since the start.
+    pub reclaimed_rows: u64,
 }
 
 /// One RocksDB instance, or its stand-in in memory. Two families, atomic batches over both.
@@ -158,8 +163,22 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     /// After an error it is not known what is on disk; see the caller for what that means.
     fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), Error>;
 
-    /// Pins the present state.
+    /// As [`Engine::write`], buffered, unless the engine would hold the writer up because its own work
+    /// is behind: then nothing is done and the answer is `false`.
+    ///
+    /// # Errors
+    /// As for `write`.
+    fn write_if_quick(&self, batch: &WriteBatch) -> Result<bool, Error> {
+        self.write(batch, Durability::Buffered).map(|()| true)
+    }
+
+    /// Pins the present state, for snapshots and checks: they read a lot once, so scans leave the
+    /// block cache alone.
     fn view(&self) -> Arc<dyn View>;
+
+    /// Pins the present state for one read of a client, whose scans may well be repeated: they fill
+    /// the block cache.
+    fn read_view(&self) -> Arc<dyn View>;
 
     /// Makes every write so far survive a power cut.
     ///
@@ -203,6 +222,23 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     /// # Errors
     /// A failed read of the directory.
     fn stages(&self) -> Result<Vec<String>, Error>;
+
+    /// Lets rows of the default family go that have expired: some at once, others in the engine's
+    /// own time, none that `reclaim.rs` forbids. `capture` says what is true of the state that is
+    /// written when it is called; it is called once. Without claims, or with those that are known
+    /// already, nothing is done. Blocks on the disk.
+    ///
+    /// Durability: that state is in files before any row goes. Neither a power cut nor damage to the
+    /// write-ahead log brings an older one back.
+    ///
+    /// # Errors
+    /// A failed write; the claims then come to nothing.
+    fn reclaim_expired(&self, capture: &mut dyn FnMut() -> Claims) -> Result<(), Error>;
+
+    /// Ends every claim on `range`.
+    ///
+    /// Ordering: before its rows are erased, for those that may come after it.
+    fn withdraw_claims(&self, range: &KeyRange);
 
     /// Bytes in `range`, estimated from file properties.
     fn approximate_bytes(&self, family: Family, range: &KeyRange) -> u64;

@@ -22,13 +22,14 @@ use std::{
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use self::maps::{Map, Maps, Step};
+use self::maps::{Map, Maps, Pinned, Step};
 use super::{
     batch::WriteBatch,
     engine::{
         Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Read, Stage,
         View,
     },
+    reclaim::{Claims, Reclaim},
 };
 
 /// Bound: the tail's size, after which its front becomes durable without a sync, as an operating
@@ -54,6 +55,7 @@ pub struct MemoryEngine {
     state: RwLock<State>,
     stages: Arc<Mutex<Stages>>,
     faults: Mutex<Vec<Fault>>,
+    reclaim: Arc<Reclaim>,
 }
 
 /// Rows of complete stages; `None` for one that is being written.
@@ -130,6 +132,7 @@ impl MemoryEngine {
             state: RwLock::new(after),
             stages: Arc::new(Mutex::new(stages)),
             faults: Mutex::default(),
+            reclaim: Arc::default(),
         })
     }
 
@@ -180,7 +183,12 @@ impl Engine for MemoryEngine {
     }
 
     fn view(&self) -> Arc<dyn View> {
-        Arc::new(self.maps())
+        let hold = self.reclaim.hold();
+        Arc::new(Pinned::new(self.maps(), hold))
+    }
+
+    fn read_view(&self) -> Arc<dyn View> {
+        self.view()
     }
 
     fn sync(&self) -> Result<(), Error> {
@@ -225,6 +233,27 @@ impl Engine for MemoryEngine {
         Ok(self.stages.lock().keys().cloned().collect())
     }
 
+    /// What may go, goes at once; not from pinned maps, which are copies. Time grows with the map.
+    fn reclaim_expired(&self, capture: &mut dyn FnMut() -> Claims) -> Result<(), Error> {
+        let ticket = self.reclaim.begin();
+        let claims = capture();
+        if self.reclaim.knows(&claims) {
+            return Ok(());
+        }
+        self.sync()?;
+        self.reclaim.propose(ticket, claims);
+        let mut pass = self.reclaim.pass();
+        let mut state = self.state.write();
+        state.sync();
+        state.current.drop_rows(|key, stored| pass.drops(key, stored));
+        state.durable = state.current.clone();
+        Ok(())
+    }
+
+    fn withdraw_claims(&self, range: &KeyRange) {
+        self.reclaim.withdraw(range);
+    }
+
     fn approximate_bytes(&self, family: Family, range: &KeyRange) -> u64 {
         self.maps().bytes(family, range)
     }
@@ -239,6 +268,7 @@ impl Engine for MemoryEngine {
             live_data_bytes: live,
             memtable_bytes: live,
             wal_bytes: state.tail_bytes as u64,
+            reclaimed_rows: self.reclaim.dropped_rows(),
             ..EngineStats::default()
         }
     }

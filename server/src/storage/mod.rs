@@ -12,6 +12,8 @@ pub mod batch;
 
 pub mod config;
 
+pub mod reclaim;
+
 pub mod keys;
 
 pub mod rocks;

@@ -10,6 +10,7 @@
 mod birth;
 mod cursor;
 mod options;
+mod reclaim;
 mod replace;
 mod stage;
 mod stats;
@@ -19,6 +20,8 @@ mod view;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod reclaim_tests;
+#[cfg(test)]
 mod replace_tests;
 #[cfg(test)]
 mod tests;
@@ -26,11 +29,11 @@ mod tests;
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use bytes::Bytes;
-use rocksdb::{ColumnFamily, DB, Options, ReadOptions, ReadTier, WriteOptions};
+use rocksdb::{ColumnFamily, DB, ErrorKind, Options, ReadOptions, ReadTier, WriteOptions};
 
 use self::{
     cursor::RocksCursor,
@@ -46,6 +49,7 @@ use super::{
         Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Read, Stage,
         View,
     },
+    reclaim::{Claims, Reclaim},
 };
 
 /// Which of a node's two instances.
@@ -83,9 +87,17 @@ pub struct RocksEngine {
     /// Hold the counters and the cache that `stats` reads.
     options: Options,
     memory: Memory,
+    /// What compactions may drop.
+    reclaim: Arc<Reclaim>,
+    /// Age at which files are rewritten once there is something to drop.
+    reclaim_after_seconds: u64,
+    /// Whether they are.
+    rewrites: AtomicBool,
     /// Made once: the hot path takes them by reference.
     point_read: ReadOptions,
     buffered: WriteOptions,
+    /// As `buffered`, without waiting for flushes and compactions.
+    impatient: WriteOptions,
     synced: WriteOptions,
 }
 
@@ -119,7 +131,8 @@ impl RocksEngine {
         config: &StorageConfig,
         memory: &Memory,
     ) -> Result<Arc<Self>, Error> {
-        let plan = Plan::new(kind, config, memory)?;
+        let reclaim = Arc::new(Reclaim::default());
+        let plan = Plan::new(kind, config, memory, &reclaim)?;
         if birth::is_unborn(dir)? {
             birth::create(dir, &plan)?;
         }
@@ -128,6 +141,8 @@ impl RocksEngine {
         sync_dir(dir)?;
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
+        let mut impatient = WriteOptions::default();
+        impatient.set_no_slowdown(true);
         Ok(Arc::new(Self {
             db: Arc::new(db),
             kind,
@@ -135,10 +150,36 @@ impl RocksEngine {
             stages_dir: parent_of(dir).join("snapshots"),
             options: plan.into_options(),
             memory: memory.clone(),
+            reclaim,
+            reclaim_after_seconds: config.reclaim_after_seconds,
+            rewrites: AtomicBool::new(false),
             point_read: ReadOptions::default(),
             buffered: WriteOptions::default(),
+            impatient,
             synced,
         }))
+    }
+
+    fn encode(&self, batch: &WriteBatch) -> rocksdb::WriteBatch {
+        // A record is its key and value with a few bytes of kind, family and lengths.
+        let bytes = 16 + batch.bytes_len() + 12 * batch.len();
+        let mut out = rocksdb::WriteBatch::with_capacity_bytes(bytes);
+        let meta = family(&self.db, Family::Meta);
+        for (of, change) in batch.iter() {
+            match (of, change) {
+                (Family::Default, Change::Put { key, value }) => out.put(key, value),
+                (Family::Default, Change::Delete { key }) => out.delete(key),
+                (Family::Default, Change::DeleteRange { start, end }) => {
+                    out.delete_range(start, end);
+                }
+                (Family::Meta, Change::Put { key, value }) => out.put_cf(meta, key, value),
+                (Family::Meta, Change::Delete { key }) => out.delete_cf(meta, key),
+                (Family::Meta, Change::DeleteRange { start, end }) => {
+                    out.delete_range_cf(meta, start, end);
+                }
+            }
+        }
+        out
     }
 
     fn write_options(&self, durability: Durability) -> &WriteOptions {
@@ -179,29 +220,25 @@ impl Read for RocksEngine {
 
 impl Engine for RocksEngine {
     fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), Error> {
-        // A record is its key and value with a few bytes of kind, family and lengths.
-        let bytes = 16 + batch.bytes_len() + 12 * batch.len();
-        let mut out = rocksdb::WriteBatch::with_capacity_bytes(bytes);
-        let meta = family(&self.db, Family::Meta);
-        for (of, change) in batch.iter() {
-            match (of, change) {
-                (Family::Default, Change::Put { key, value }) => out.put(key, value),
-                (Family::Default, Change::Delete { key }) => out.delete(key),
-                (Family::Default, Change::DeleteRange { start, end }) => {
-                    out.delete_range(start, end);
-                }
-                (Family::Meta, Change::Put { key, value }) => out.put_cf(meta, key, value),
-                (Family::Meta, Change::Delete { key }) => out.delete_cf(meta, key),
-                (Family::Meta, Change::DeleteRange { start, end }) => {
-                    out.delete_range_cf(meta, start, end);
-                }
-            }
-        }
+        let out = self.encode(batch);
         self.db.write_opt(out, self.write_options(durability)).map_err(|e| failed("write", e))
     }
 
+    /// RocksDB refuses such a write before it has written anything.
+    fn write_if_quick(&self, batch: &WriteBatch) -> Result<bool, Error> {
+        match self.db.write_opt(self.encode(batch), &self.impatient) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::Incomplete => Ok(false),
+            Err(e) => Err(failed("write", e)),
+        }
+    }
+
     fn view(&self) -> Arc<dyn View> {
-        Arc::new(RocksView::new(Arc::clone(&self.db)))
+        Arc::new(RocksView::new(Arc::clone(&self.db), self.reclaim.hold(), false))
+    }
+
+    fn read_view(&self) -> Arc<dyn View> {
+        Arc::new(RocksView::new(Arc::clone(&self.db), self.reclaim.hold(), true))
     }
 
     fn sync(&self) -> Result<(), Error> {
@@ -226,6 +263,14 @@ impl Engine for RocksEngine {
 
     fn stages(&self) -> Result<Vec<String>, Error> {
         stage::list(&self.stages_dir)
+    }
+
+    fn reclaim_expired(&self, capture: &mut dyn FnMut() -> Claims) -> Result<(), Error> {
+        reclaim::reclaim_expired(self, capture)
+    }
+
+    fn withdraw_claims(&self, range: &KeyRange) {
+        self.reclaim.withdraw(range);
     }
 
     /// What lies in files comes from their indexes. RocksDB's C interface does not tell what lies

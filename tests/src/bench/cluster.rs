@@ -10,9 +10,10 @@ use std::{
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::time::{self, Instant};
+use tokio::time;
 
 use super::{api::Api, progress};
+use crate::harness::within;
 
 /// Bound: how long a cluster may take until it serves. Then starting it is an error.
 const START_WAIT: Duration = Duration::from_secs(60);
@@ -20,7 +21,6 @@ const START_WAIT: Duration = Duration::from_secs(60);
 const STOP_WAIT: Duration = Duration::from_secs(20);
 /// Bound: how long one question about the start may take.
 const ASK_WAIT: Duration = Duration::from_secs(5);
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Lines of a server's log in the error about it.
 const LOG_LINES: usize = 15;
 
@@ -63,13 +63,16 @@ impl Server {
     async fn stop(mut self) -> anyhow::Result<()> {
         self.check()?;
         kill_process(Pid::from_child(&self.child), Signal::TERM).context("ask a server to end")?;
-        let asked = Instant::now();
-        while self.child.try_wait().context("wait for a server")?.is_none() {
-            if asked.elapsed() > STOP_WAIT {
+        let ended = within(STOP_WAIT, async || match self.child.try_wait() {
+            Ok(None) => Err("it still runs"),
+            ended => Ok(ended),
+        })
+        .await;
+        match ended {
+            Ok(ended) => ended.map(drop).context("wait for a server")?,
+            Err(_) => {
                 progress::tell(format_args!("{} does not end when asked; killing it", self.name));
-                break;
             }
-            time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
@@ -138,19 +141,21 @@ impl Cluster {
         what: &str,
         mut ready: impl AsyncFnMut(&[String]) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let started = Instant::now();
-        loop {
-            self.check()?;
-            let error = match time::timeout(ASK_WAIT, ready(&self.endpoints)).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => error,
-                Err(_) => anyhow::anyhow!("no answer within {ASK_WAIT:?}"),
-            };
-            if started.elapsed() > START_WAIT {
-                return Err(error.context(format!("{what}, after {START_WAIT:?}")));
+        let answer = within(START_WAIT, async || {
+            // A server that has ended will not answer however long it is asked.
+            if let Err(ended) = self.check() {
+                return Ok(Err(ended));
             }
-            time::sleep(POLL_INTERVAL).await;
-        }
+            match time::timeout(ASK_WAIT, ready(&self.endpoints)).await {
+                Ok(Ok(answer)) => Ok(Ok(answer)),
+                Ok(Err(error)) => Err(format!("{error:#}")),
+                Err(_) => Err(format!("no answer within {ASK_WAIT:?}")),
+            }
+        })
+        .await;
+        answer.unwrap_or_else(|last| {
+            Err(anyhow::anyhow!(last).context(format!("{what}, after {START_WAIT:?}")))
+        })
     }
 
     /// Ends the servers and removes their data.

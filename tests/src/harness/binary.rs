@@ -19,8 +19,7 @@ pub fn binary(name: &str) -> PathBuf {
 }
 
 /// Whether a program was built.
-#[must_use]
-pub fn is_built(name: &str) -> bool {
+pub(super) fn is_built(name: &str) -> bool {
     place(name).is_file()
 }
 

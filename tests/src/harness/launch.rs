@@ -26,9 +26,6 @@ impl Builder {
             .set("raft.heartbeat_interval", "100ms")
             .set("raft.election_timeout_min", "500ms")
             .set("raft.election_timeout_max", "1s")
-            // openraft tells a Raft group's orderly end as an error of whoever still speaks to it.
-            // A group that ends in disorder is an error of ours as well.
-            .allow("openraft::raft::raft_inner")
             .set("placement.interval", "200ms")
             // A file of up to a gigabyte for each node of each test would only cost time.
             .set("disk.ballast_bytes", "1MiB")

@@ -9,6 +9,7 @@ mod binary;
 mod cluster;
 mod damage;
 mod eventually;
+mod faults;
 mod http;
 mod launch;
 mod log_lines;
@@ -19,7 +20,7 @@ mod say;
 mod scratch;
 mod turn;
 
-pub use binary::{binary, is_built};
+pub use binary::binary;
 pub use cluster::Cluster;
 pub use damage::{copy_dir, cut_short, flip_bit, newest_wal, tear_tail};
 pub use eventually::{elapse, eventually, within};

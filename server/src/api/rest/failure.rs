@@ -15,7 +15,19 @@ use crate::{
 
 /// A refusal on its way out.
 #[derive(Debug)]
-pub(super) struct Failure(Error);
+pub(super) struct Failure {
+    error: Error,
+    half_done: Option<HalfDone>,
+}
+
+/// A node that was added in the first step of a call whose second step, its promotion, failed.
+#[derive(Debug)]
+pub(super) struct HalfDone {
+    pub(super) node: u64,
+    /// Whether the first step changed the node table, or may have: a node that was there already is
+    /// not added again.
+    pub(super) changed: bool,
+}
 
 /// The body of every answer that is no success.
 #[derive(Debug, Serialize)]
@@ -28,16 +40,30 @@ pub(super) struct Body {
 }
 
 impl Failure {
+    /// The status is that of `error`, the cause; what is said of being applied counts both steps.
+    pub(super) fn half_done(step: HalfDone, error: Error) -> Self {
+        Self { error, half_done: Some(step) }
+    }
+
     pub(super) fn code(&self) -> Code {
-        code(&self.0)
+        code(&self.error)
     }
 
     pub(super) fn body(&self) -> Body {
+        let error = &self.error;
+        let (message, changed) = match &self.half_done {
+            None => (error.to_string(), false),
+            Some(HalfDone { node, changed }) => {
+                let promoted =
+                    if error.maybe_applied() { "perhaps not promoted" } else { "not promoted" };
+                (format!("node {node} is a learner, {promoted}: {error}"), *changed)
+            }
+        };
         Body {
             code: code_name(self.code()),
-            message: self.0.to_string(),
-            retryable: self.0.retryable(),
-            maybe_applied: self.0.maybe_applied(),
+            message,
+            retryable: error.retryable(),
+            maybe_applied: changed || error.maybe_applied(),
         }
     }
 
@@ -50,14 +76,14 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self(error)
+        Self { error, half_done: None }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let mut response = (http_code(&self.0), Json(self.body())).into_response();
-        if let Some(seconds) = retry_after_seconds(&self.0) {
+        let mut response = (http_code(&self.error), Json(self.body())).into_response();
+        if let Some(seconds) = retry_after_seconds(&self.error) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response

@@ -397,19 +397,56 @@ async fn if_match_guards_changes_of_the_node_table() {
     }
     let stale = &[("if-match", "\"1\"")];
     assert_eq!(http.send_with("DELETE", "/cluster/nodes/1", stale, "").await.status, 412);
-    let fresh = &[("if-match", "\"6\"")];
+    let fresh = &[("if-match", "\"2\"")];
     assert_eq!(http.send_with("DELETE", "/cluster/nodes/1", fresh, "").await.status, 202);
 }
 
+/// The status is that of the cause. What may have been applied is the node that was added, whatever
+/// became of its promotion.
 #[tokio::test]
-async fn node_that_was_added_but_not_promoted_is_maybe_applied() {
-    let http = http();
-    // The first call passes, the second fails.
+async fn node_that_was_added_but_not_promoted_tells_why() {
     let node = r#"{"address": "n1:7420"}"#;
-    http.membership.fail_after(1, Error::Draining);
-    let answer = http.send("POST", "/cluster/nodes", node).await;
-    assert_eq!(answer.status, 504);
-    assert_eq!(answer.json()["maybe_applied"], true);
+    let text = || "why".to_owned();
+    for (error, status, retryable, certainty) in [
+        (Error::Draining, 503, true, "not promoted"),
+        (Error::NoLeader { region: RegionId::SYSTEM }, 503, true, "not promoted"),
+        (Error::VersionMoved { expected: 1, actual: 2 }, 412, false, "not promoted"),
+        (Error::FailedPrecondition { message: text() }, 409, false, "not promoted"),
+        (Error::NotFound { message: text() }, 404, false, "not promoted"),
+        (Error::OutcomeUnknown { message: text() }, 504, true, "perhaps not promoted"),
+        (Error::Internal { message: text() }, 500, false, "perhaps not promoted"),
+    ] {
+        let http = http();
+        // The first call passes, the second fails.
+        http.membership.fail_after(1, error.clone());
+        let answer = http.send("POST", "/cluster/nodes", node).await;
+        assert_eq!(answer.status, status, "{error:?}");
+        let json = answer.json();
+        assert_eq!((&json["maybe_applied"], &json["retryable"]), (&true.into(), &retryable.into()));
+        let message = json["message"].as_str().expect("text");
+        let want = format!("node 1 is a learner, {certainty}: {error}");
+        assert_eq!(message, want);
+        let retry_after = if status == 503 { "1" } else { "" };
+        assert_eq!(answer.header("retry-after"), retry_after, "{error:?}");
+        let again = http.send("POST", "/cluster/nodes", node).await;
+        assert_eq!(again.status, 201, "repeating converges: {again:?}");
+    }
+}
+
+/// `If-Match` named the version that the node table has still: the node had been added before, and
+/// nothing changed now.
+#[tokio::test]
+async fn promotion_that_failed_alone_is_certain_to_have_changed_nothing() {
+    let http = http();
+    let node = r#"{"address": "n1:7420"}"#;
+    assert_eq!(http.send("POST", "/cluster/nodes", node).await.status, 201);
+    for (error, maybe_applied) in
+        [(Error::Draining, false), (Error::OutcomeUnknown { message: "lost".into() }, true)]
+    {
+        http.membership.fail_after(1, error);
+        let answer = http.send_with("POST", "/cluster/nodes", &[("if-match", "\"2\"")], node).await;
+        assert_eq!(answer.json()["maybe_applied"], maybe_applied, "{answer:?}");
+    }
 }
 
 #[tokio::test]

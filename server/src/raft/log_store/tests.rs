@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    super::fixture::{Probe, Writing, append, blank, heavy, id, open_log, soon},
+    super::fixture::{Probe, READ_BYTES_MAX, Writing, append, blank, heavy, id, open_log, soon},
     *,
 };
 use crate::storage::{

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::{
     super::{
         fixture::{
-            WAIT, Writing, all_rows, append, blank, entry_of, id, metrics, open_log, put,
+            Probe, WAIT, Writing, all_rows, append, blank, entry_of, id, metrics, open_log, put,
             region_state, soon,
         },
         log_store::LogStore,
@@ -266,4 +266,30 @@ async fn an_installed_snapshot_is_the_state_and_failed_reads_say_so() {
     let failed = machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await;
     assert!(failed.is_err());
     assert_eq!(view.read_consistently(|| ()), Err(Unreadable), "the rows may be half of each");
+}
+
+/// All regions share few threads: where one waits for its disk, the heartbeats of others go on.
+#[tokio::test]
+async fn write_that_stalls_holds_up_nobody_else() {
+    let bench = Bench::new();
+    let data = Probe::over(Arc::clone(&bench.data));
+    let any = Arc::clone(&data) as Arc<dyn Engine>;
+    let log = Arc::clone(&bench.log.0);
+    let mut machine = StateMachine::open(REGION, PEER, any, log, metrics()).unwrap();
+    let huge = put(3, 4, "k-004", &"x".repeat(WRITE_HERE_BYTES_MAX));
+    for entry in [entry(2), entry(3), huge] {
+        let index = entry.log_id.index;
+        data.hold();
+        {
+            let mut applying = std::pin::pin!(apply(&mut machine, [entry]));
+            // This thread is free to run the timer.
+            let early = tokio::time::timeout(Duration::from_millis(20), &mut applying).await;
+            assert!(early.is_err(), "entry {index} was written: {early:?}");
+            data.release();
+            soon("an apply", applying).await.unwrap();
+        }
+        assert_eq!(applied_index(&mut machine).await, index);
+    }
+    apply(&mut machine, [entry(5)]).await.unwrap();
+    assert_eq!(keys_of(&bench.data), ["k-002", "k-003", "k-004", "k-005"]);
 }

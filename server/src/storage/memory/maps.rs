@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 use bytes::Bytes;
 
 use super::{Cursor, Direction, Error, Family, KeyRange, Read, View, WriteBatch};
-use crate::storage::{batch::Change, engine::Row};
+use crate::storage::{batch::Change, engine::Row, reclaim::Hold};
 
 pub(super) type Map = BTreeMap<Bytes, Bytes>;
 
@@ -66,7 +66,7 @@ impl Step {
     }
 }
 
-/// Both families; a clone is a pinned state.
+/// Both families; a clone does not change.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Maps {
     default: Arc<Map>,
@@ -130,22 +130,49 @@ impl Maps {
         Box::new(MemoryCursor { map, rest: range.clone(), direction, row: None, ended: false })
     }
 
+    /// Removes rows of the default family.
+    pub(super) fn drop_rows(&mut self, mut drops: impl FnMut(&[u8], &[u8]) -> bool) {
+        let gone: Vec<_> = self
+            .default
+            .iter()
+            .filter(|(key, value)| drops(key, value))
+            .map(|(key, _)| key.clone())
+            .collect();
+        if !gone.is_empty() {
+            let map = self.family_mut(Family::Default);
+            gone.iter().for_each(|key| _ = map.remove(key));
+        }
+    }
+
     pub(super) fn bytes(&self, family: Family, range: &KeyRange) -> u64 {
         rows(self.family(family), range).map(|(key, value)| (key.len() + value.len()) as u64).sum()
     }
 }
 
-impl Read for Maps {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(Maps::get(self, family, key))
-    }
+/// A pinned state.
+pub(super) struct Pinned {
+    maps: Maps,
+    _hold: Hold,
+}
 
-    fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
-        Maps::scan(self, family, range, direction)
+impl Pinned {
+    /// `hold` was taken before the maps were.
+    pub(super) fn new(maps: Maps, hold: Hold) -> Self {
+        Self { maps, _hold: hold }
     }
 }
 
-impl View for Maps {}
+impl Read for Pinned {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        Ok(self.maps.get(family, key))
+    }
+
+    fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
+        self.maps.scan(family, range, direction)
+    }
+}
+
+impl View for Pinned {}
 
 fn rows<'a>(
     map: &'a Map,

@@ -1,13 +1,18 @@
 //! RocksDB's options, by kind of instance, each with the measurement or the rule behind it.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
     LogLevel, LruCacheOptions, Options, WriteBufferManager, statistics::StatsLevel,
 };
 
-use super::{super::config::StorageConfig, Error, Kind, status};
+use super::{
+    super::{config::StorageConfig, reclaim::Reclaim},
+    Error, Kind,
+    reclaim::DropExpired,
+    status,
+};
 
 /// Name of [`super::Family::Default`] on disk.
 pub(super) const DEFAULT: &str = "default";
@@ -59,12 +64,17 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Self, Error> {
+    pub(super) fn new(
+        kind: Kind,
+        config: &StorageConfig,
+        memory: &Memory,
+        reclaim: &Arc<Reclaim>,
+    ) -> Result<Self, Error> {
         Ok(Self {
             kind,
             db: database(kind, config, memory)?,
-            default: default_family(kind, config, memory)?,
-            meta: meta_family(kind, memory)?,
+            default: default_family(kind, config, memory, reclaim)?,
+            meta: meta_family(kind, config, memory)?,
         })
     }
 
@@ -95,18 +105,23 @@ impl Plan {
 }
 
 /// Options with what both kinds and all families have in common.
-fn base(kind: Kind) -> Result<Options, Error> {
-    let tracking = match kind {
-        Kind::Log => WAL_TRACKING,
-        Kind::Data => "",
+fn base(kind: Kind, config: &StorageConfig) -> Result<Options, Error> {
+    let rest = match kind {
+        Kind::Log => WAL_TRACKING.to_owned(),
+        // Where nothing is written, RocksDB looks at the age of files when it wakes up by itself.
+        // Bound: twelve hours, as without this.
+        Kind::Data => {
+            let seconds = (config.reclaim_after_seconds / 4).clamp(1, 12 * 60 * 60);
+            format!(";max_compaction_trigger_wakeup_seconds={seconds}")
+        }
     };
     Options::default()
-        .get_options_from_string(format!("{INTEGRITY}{tracking}"))
+        .get_options_from_string(format!("{INTEGRITY}{rest}"))
         .map_err(|e| status::failed("set options of RocksDB", e))
 }
 
 fn database(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Options, Error> {
-    let mut options = base(kind)?;
+    let mut options = base(kind, config)?;
     // A directory that has lost its files is damage, not a new instance: see `birth.rs`.
     options.create_if_missing(false);
     options.set_wal_recovery_mode(match kind {
@@ -135,8 +150,13 @@ fn database(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Optio
     Ok(options)
 }
 
-fn default_family(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Options, Error> {
-    let mut options = base(kind)?;
+fn default_family(
+    kind: Kind,
+    config: &StorageConfig,
+    memory: &Memory,
+    reclaim: &Arc<Reclaim>,
+) -> Result<Options, Error> {
+    let mut options = base(kind, config)?;
     options.set_write_buffer_size(size(memtable_bytes(kind, config)));
     options.set_max_write_buffer_number(3);
     match kind {
@@ -154,13 +174,17 @@ fn default_family(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result
             // Most reads are of keys that are not in the memtable: say so without a search.
             options.set_memtable_prefix_bloom_ratio(0.02);
             options.set_memtable_whole_key_filtering(true);
+            options.set_compaction_filter_factory(DropExpired::new(Arc::clone(reclaim)));
+            // RocksDB would rewrite all files every 30 days for the sake of the filter; `reclaim.rs`
+            // turns it on when there is something to drop.
+            options.set_periodic_compaction_seconds(0);
         }
     }
     Ok(options)
 }
 
-fn meta_family(kind: Kind, memory: &Memory) -> Result<Options, Error> {
-    let mut options = base(kind)?;
+fn meta_family(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Options, Error> {
+    let mut options = base(kind, config)?;
     options.set_write_buffer_size(META_MEMTABLE_BYTES);
     options.set_compression_type(DBCompressionType::None);
     options.set_block_based_table_factory(&tables(Some(memory)));

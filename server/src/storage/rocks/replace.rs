@@ -17,7 +17,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rocksdb::{DB, IngestExternalFileOptions, WriteBatch};
+use rocksdb::{
+    BottommostLevelCompaction, CompactOptions, DB, IngestExternalFileOptions, WriteBatch,
+};
 
 use super::{
     super::durable_file::failed as io_failed,
@@ -79,7 +81,10 @@ pub(super) fn clear(db: &DB, range: &KeyRange) -> Result<(), Error> {
     db.write(batch).map_err(|e| failed("clear the range", e))?;
     // Reads the old rows and writes nothing, as they are all dead: cheaper than to write the new
     // ones twice. That it may fail costs no more than that.
-    db.compact_range(Some(&range.start[..]), Some(range.end_key()));
+    let mut options = CompactOptions::default();
+    // The oldest files of the neighbours need not be read for their expired rows now.
+    options.set_bottommost_level_compaction(BottommostLevelCompaction::Skip);
+    db.compact_range_opt(Some(&range.start[..]), Some(range.end_key()), &options);
     Ok(())
 }
 

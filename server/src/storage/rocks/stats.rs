@@ -14,6 +14,7 @@ pub(super) fn collect(engine: &RocksEngine) -> EngineStats {
         engine.db.property_int_value_cf(family(&engine.db, cf), name).ok().flatten().unwrap_or(0)
     };
     let both = |name| of(Family::Default, name) + of(Family::Meta, name);
+    let (level_files, level_bytes) = levels(engine);
     EngineStats {
         memtable_bytes: both(properties::CUR_SIZE_ALL_MEM_TABLES),
         block_cache_bytes: engine.memory.cache.get_usage() as u64,
@@ -24,15 +25,22 @@ pub(super) fn collect(engine: &RocksEngine) -> EngineStats {
         write_stopped: of(Family::Default, properties::IS_WRITE_STOPPED) > 0,
         background_errors: of(Family::Default, properties::BACKGROUND_ERRORS),
         wal_bytes: wal_bytes(engine),
-        level_files: (0..LEVELS).map(|level| level_files(engine, level)).collect(),
+        reclaimed_rows: engine.reclaim.dropped_rows(),
+        stall_micros: engine.options.get_ticker_count(Ticker::StallMicros),
+        level_files,
+        level_bytes,
     }
 }
 
-/// As a string: RocksDB does not offer it as a number.
-fn level_files(engine: &RocksEngine, level: usize) -> u64 {
-    let name = properties::num_files_at_level(level);
-    let value = engine.db.property_value_cf(family(&engine.db, Family::Default), &name);
-    value.ok().flatten().and_then(|value| value.parse().ok()).unwrap_or(0)
+/// Number and size of the files per level, of both families.
+fn levels(engine: &RocksEngine) -> (Vec<u64>, Vec<u64>) {
+    let (mut files, mut bytes) = (vec![0; LEVELS], vec![0; LEVELS]);
+    for file in engine.db.live_files().unwrap_or_default() {
+        let level = usize::try_from(file.level).unwrap_or(0).min(LEVELS - 1);
+        files[level] += 1;
+        bytes[level] += file.size as u64;
+    }
+    (files, bytes)
 }
 
 fn wal_bytes(engine: &RocksEngine) -> u64 {

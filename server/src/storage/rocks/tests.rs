@@ -11,12 +11,12 @@ impl RocksEngine {
     }
 
     /// Ends all work in the background, so that the files stand still.
-    pub(in crate::storage) fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.db.cancel_all_background_work(true);
     }
 
     /// Merges all files.
-    pub(in crate::storage) fn compact(&self) {
+    pub(crate) fn compact(&self) {
         self.flush();
         for of in [Family::Default, Family::Meta] {
             self.db.compact_range_cf(family(&self.db, of), None::<&[u8]>, None::<&[u8]>);
@@ -194,4 +194,33 @@ fn memtables_of_both_instances_stay_within_the_bound() {
     // One memtable may be filled while another is being flushed.
     assert!(most < 24 << 20, "{most}");
     assert_eq!(keys(node.data.as_ref(), &KeyRange::new("0398", "")), "0398 0399");
+}
+
+/// RocksDB stops writers when flushed files pile up, until they are merged.
+#[test]
+fn quick_write_is_refused_whole_while_the_engine_is_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StorageConfig::default();
+    let data = RocksEngine::open(dir.path(), Kind::Data, &config).unwrap();
+    let batch = |key: &str| {
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Default, key.as_bytes(), b"1");
+        batch.put(Family::Meta, key.as_bytes(), b"1");
+        batch
+    };
+    assert!(data.write_if_quick(&batch("a")).unwrap());
+    data.flush();
+    data.db.set_options(&[("level0_stop_writes_trigger", "1")]).unwrap();
+    assert!(data.stats().write_stopped);
+    assert!(!data.write_if_quick(&batch("b")).unwrap());
+    assert_eq!(keys(data.as_ref(), &KeyRange::default()), "a");
+
+    let patient = {
+        let (data, batch) = (Arc::clone(&data), batch("b"));
+        std::thread::spawn(move || data.write(&batch, Durability::Buffered))
+    };
+    data.db.set_options(&[("level0_stop_writes_trigger", "36")]).unwrap();
+    patient.join().unwrap().unwrap();
+    assert!(data.write_if_quick(&batch("c")).unwrap());
+    assert_eq!(keys(data.as_ref(), &KeyRange::default()), "a b c");
 }

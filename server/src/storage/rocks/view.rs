@@ -1,4 +1,4 @@
-//! A pinned state that keeps its database open.
+//! A pinned state that keeps its database open, and its expired rows in place.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use super::{
     family,
     status::failed,
 };
+use crate::storage::reclaim::Hold;
 
 self_cell!(
     struct Pinned {
@@ -21,11 +22,17 @@ self_cell!(
     }
 );
 
-pub(super) struct RocksView(Pinned);
+pub(super) struct RocksView {
+    // Ordering: let go before the hold, as fields are dropped in this order.
+    pinned: Pinned,
+    _hold: Hold,
+    fill_cache: bool,
+}
 
 impl RocksView {
-    pub(super) fn new(db: Arc<DB>) -> Self {
-        Self(Pinned::new(db, |db| db.snapshot()))
+    /// `hold` was taken before this call.
+    pub(super) fn new(db: Arc<DB>, hold: Hold, fill_cache: bool) -> Self {
+        Self { pinned: Pinned::new(db, |db| db.snapshot()), _hold: hold, fill_cache }
     }
 }
 
@@ -33,8 +40,8 @@ impl View for RocksView {}
 
 impl Read for RocksView {
     fn get(&self, of: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        let cf = family(self.0.borrow_owner(), of);
-        match self.0.borrow_dependent().get_pinned_cf_opt(cf, key, ReadOptions::default()) {
+        let cf = family(self.pinned.borrow_owner(), of);
+        match self.pinned.borrow_dependent().get_pinned_cf_opt(cf, key, ReadOptions::default()) {
             Ok(value) => Ok(value.map(|value| Bytes::copy_from_slice(&value))),
             Err(e) => Err(failed("read", e)),
         }
@@ -42,9 +49,9 @@ impl Read for RocksView {
 
     fn scan(&self, of: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
         let mut options = cursor::read_options(range);
-        options.fill_cache(false);
-        let cf = family(self.0.borrow_owner(), of);
-        let iter = self.0.borrow_dependent().raw_iterator_cf_opt(cf, options);
+        options.fill_cache(self.fill_cache);
+        let cf = family(self.pinned.borrow_owner(), of);
+        let iter = self.pinned.borrow_dependent().raw_iterator_cf_opt(cf, options);
         Box::new(RocksCursor::new(iter, range, direction))
     }
 }

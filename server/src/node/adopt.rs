@@ -1,0 +1,50 @@
+//! The identity that the cluster hands an empty disk.
+
+use std::sync::Arc;
+
+use flotilla_proto::v1;
+use tonic::Status;
+
+use super::{Node, identity};
+use crate::{
+    ids::ClusterId,
+    storage::{batch::WriteBatch, engine::Durability},
+};
+
+/// Takes an identity over, for good.
+///
+/// Durability: on the disk before it is answered; doing it again does nothing.
+pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result<(), Status> {
+    let _joining = node.joining.lock().await;
+    let storage = |error: crate::storage::engine::Error| Status::internal(error.to_string());
+    if ClusterId::from_bytes(&request.cluster_id).is_none() || request.node_id == 0 {
+        return Err(Status::invalid_argument("not an identity"));
+    }
+    let stored = identity::read_stored(node.data.as_ref()).map_err(storage)?;
+    if let Some(stored) = stored {
+        let same = stored.cluster_id == request.cluster_id && stored.node_id == request.node_id;
+        return if same && !stored.removed {
+            Ok(())
+        } else {
+            Err(Status::failed_precondition("this disk belongs to another node"))
+        };
+    }
+    // Ordering: the table first, so that a node with an identity knows whom to ask.
+    if let Some(table) = request.table {
+        node.directory.update(table).map_err(storage)?;
+    }
+    let mut batch = WriteBatch::new();
+    let stored = v1::NodeIdentity {
+        cluster_id: request.cluster_id,
+        node_id: request.node_id,
+        ..v1::NodeIdentity::default()
+    };
+    identity::put(&mut batch, &stored);
+    fail::fail_point!("adopt-before-write");
+    node.data.write(&batch, Durability::Synced).map_err(storage)?;
+    fail::fail_point!("adopt-after-write");
+    let identity = identity::read(node.data.as_ref())
+        .map_err(storage)?
+        .ok_or_else(|| Status::internal("the identity is gone"))?;
+    node.activate(identity, false).await.map_err(|error| Status::internal(format!("{error:#}")))
+}

@@ -1,0 +1,215 @@
+//! The membership calls, on the driver.
+
+use std::time::Duration;
+
+use flotilla_proto::v1::{
+    self, cluster_client::ClusterClient, pass_request::Call, pass_response::Answer,
+    placement_client::PlacementClient,
+};
+
+use super::{
+    super::{
+        membership::{self, AddLearner, Decision},
+        tables,
+        view::NodeView,
+    },
+    Driver, Leading, Turn,
+};
+use crate::{error::Error, ids::NodeId, raft::transport::endpoint};
+
+/// Bound: one question to a node that wants to join.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Version of this driver, which a joining node must be able to work with.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+impl Driver {
+    /// Serves a membership call if this node leads region 1; `None` when it does not.
+    ///
+    /// # Errors
+    /// As the calls of `flotilla.v1.Cluster`.
+    pub async fn call(&self, call: Call) -> Result<Option<Answer>, Error> {
+        if self.lead().await.is_err() {
+            return Ok(None);
+        }
+        Ok(Some(match call {
+            Call::AddLearner(request) => Answer::AddLearner(self.add_learner(request).await?),
+            Call::ChangeMembership(request) => {
+                let version = self
+                    .decide(|leading| membership::change_membership(leading.view.table(), &request))
+                    .await?;
+                Answer::ChangeMembership(v1::ChangeMembershipResponse { version })
+            }
+            Call::RemoveNode(request) => {
+                self.decide(|leading| {
+                    membership::remove_node(&leading.view, &request, &self.config, self.now_ms())
+                })
+                .await?;
+                Answer::RemoveNode(self.with(|leading| {
+                    membership::removal(&leading.view, NodeId(request.node_id))
+                })??)
+            }
+            Call::CancelRemoveNode(request) => {
+                let version = self
+                    .decide(|leading| {
+                        membership::cancel_remove_node(leading.view.table(), &request)
+                    })
+                    .await?;
+                let state = self.with(|leading| {
+                    let record = leading.view.record(NodeId(request.node_id));
+                    record.map_or(v1::NodeState::Unspecified, v1::NodeRecord::state)
+                })?;
+                Answer::CancelRemoveNode(v1::CancelRemoveNodeResponse {
+                    state: state.into(),
+                    version,
+                })
+            }
+            Call::EvictLeaders(request) => self.with(|leading| {
+                let (node, duration) = membership::evict_leaders(leading.view.table(), &request)?;
+                let until = self.now_ms() + u64::try_from(duration.as_millis()).unwrap_or(0);
+                leading.view.evict_leaders(node, until);
+                let (_, leaders) = leading.view.left_on(node);
+                Ok::<_, Error>(Answer::EvictLeaders(v1::EvictLeadersResponse {
+                    leaders_left: u32::try_from(leaders).unwrap_or(u32::MAX),
+                }))
+            })??,
+            Call::ListNodes(request) => {
+                Answer::ListNodes(self.with(|leading| self.list_nodes(leading, &request))?)
+            }
+        }))
+    }
+
+    /// Decides on a change of the table in its turn, and carries it out; the table's version then.
+    async fn decide(
+        &self,
+        decide: impl FnOnce(&mut Leading) -> Result<Decision, Error>,
+    ) -> Result<u64, Error> {
+        let mut turn = self.turn().await?;
+        let decision = self.with(decide)??;
+        self.carry_out(&mut turn, decision).await
+    }
+
+    fn list_nodes(
+        &self,
+        leading: &Leading,
+        request: &v1::ListNodesRequest,
+    ) -> v1::ListNodesResponse {
+        let table = leading.view.table();
+        v1::ListNodesResponse {
+            cluster_id: hex(&table.cluster_id),
+            version: table.version,
+            nodes: leading
+                .view
+                .nodes(&self.config, self.now_ms())
+                .values()
+                .filter(|node| request.all || node.state() != v1::NodeState::Removed)
+                .map(NodeView::to_node)
+                .collect(),
+            replication_factor: table.replication_factor,
+        }
+    }
+
+    /// Dials the node first, so that nothing is written for an address that is not one; then enters
+    /// it, hands it its identity, and notes that it has it. Nobody waits for a node that hangs but
+    /// the caller.
+    async fn add_learner(
+        &self,
+        request: v1::AddLearnerRequest,
+    ) -> Result<v1::AddLearnerResponse, Error> {
+        membership::check_address("address", &request.address)?;
+        let status = ask_status(&request.address).await?;
+        let (node, adopts) = self.enter(&request, &status).await?;
+        if adopts {
+            self.adopt(node, &status).await?;
+        }
+        let version = self
+            .decide(|leading| {
+                // Who was a member before this call is one, also when it drains.
+                let joining = leading.view.record(node).map(v1::NodeRecord::state)
+                    == Some(v1::NodeState::Joining);
+                if joining || adopts {
+                    membership::confirm(leading.view.table(), node)
+                } else {
+                    Ok(Decision::Nothing)
+                }
+            })
+            .await?;
+        Ok(v1::AddLearnerResponse { node_id: node.0, version })
+    }
+
+    /// The node's id, and whether it must be handed its identity.
+    async fn enter(
+        &self,
+        request: &v1::AddLearnerRequest,
+        status: &v1::StatusResponse,
+    ) -> Result<(NodeId, bool), Error> {
+        let mut turn = self.turn().await?;
+        let next = self.with(|leading| {
+            membership::add_learner(leading.view.table(), request, status, VERSION)
+        })??;
+        match next {
+            AddLearner::Known { node } | AddLearner::Confirm { node } => Ok((node, false)),
+            AddLearner::Adopt { node } => Ok((node, true)),
+            AddLearner::Join { record } => Ok((self.join(&mut turn, record).await?, true)),
+        }
+    }
+
+    async fn join(&self, turn: &mut Turn<'_>, record: v1::NodeRecord) -> Result<NodeId, Error> {
+        let reply = self.propose(tables::take_ids(tables::Counter::Node, 1)).await?;
+        let node = NodeId(tables::taken(&reply)?.start);
+        let change =
+            self.with(|leading| membership::join(leading.view.table(), record, node))??;
+        self.change(turn, change).await?;
+        Ok(node)
+    }
+
+    async fn adopt(&self, node: NodeId, status: &v1::StatusResponse) -> Result<(), Error> {
+        fail::fail_point!("join-before-adopt");
+        let unreachable = |error: String| Error::FailedPrecondition {
+            message: format!("hand node {node} its identity at {}: {error}", status.peer_address),
+        };
+        let table = self.with(|leading| leading.view.table().clone())?;
+        let request = v1::AdoptRequest {
+            cluster_id: table.cluster_id.clone(),
+            node_id: node.0,
+            table: Some(table),
+        };
+        let adopting = async {
+            let channel = endpoint(&status.peer_address)?
+                .connect()
+                .await
+                .map_err(|error| error.to_string())?;
+            let mut client = PlacementClient::new(channel);
+            client.adopt(request).await.map_err(|status| status.message().to_owned())
+        };
+        tokio::time::timeout(DIAL_TIMEOUT, adopting)
+            .await
+            .map_err(|_| unreachable("it does not answer".to_owned()))?
+            .map_err(unreachable)?;
+        fail::fail_point!("join-after-adopt");
+        Ok(())
+    }
+}
+
+/// Asks the node behind a client address how it is.
+async fn ask_status(address: &str) -> Result<v1::StatusResponse, Error> {
+    let refuse = |why: String| Error::invalid("address", format!("{address}: {why}"));
+    let asking = async {
+        let channel = endpoint(address)
+            .map_err(&refuse)?
+            .connect()
+            .await
+            .map_err(|error| refuse(format!("cannot connect: {error}")))?;
+        ClusterClient::new(channel)
+            .status(v1::StatusRequest {})
+            .await
+            .map(tonic::Response::into_inner)
+            .map_err(|status| refuse(format!("is no node of this kind: {}", status.message())))
+    };
+    tokio::time::timeout(DIAL_TIMEOUT, asking)
+        .await
+        .map_err(|_| refuse("does not answer".to_owned()))?
+}
+
+fn hex(bytes: &[u8]) -> String {
+    crate::ids::ClusterId::from_bytes(bytes).map_or_else(String::new, |id| id.to_string())
+}

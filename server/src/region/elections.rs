@@ -1,0 +1,152 @@
+//! Counts campaigns of this node's peers and changes of leader, by the votes that reach the disk.
+//!
+//! A peer's vote says it all: an uncommitted one for itself is a campaign, a committed one names the
+//! leader of a term. It is watched where openraft publishes it after its flush, beside the path of
+//! requests. Of two changes that come faster than the task is woken the first may be missed; a
+//! campaign takes a round trip to others, so what is missed is a lone peer that wins at once, whose
+//! victory alone is seen and counted.
+
+use openraft::{
+    alias::WatchReceiverOf, async_runtime::WatchReceiver as _, metrics::RaftServerMetrics,
+};
+
+use crate::{
+    ids::PeerId,
+    metrics::{ElectionResult, RaftMetrics},
+    raft::{TypeConfig, Vote},
+};
+
+/// Counts until the peer stops.
+pub(super) async fn watch(
+    own: PeerId,
+    mut votes: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+    metrics: RaftMetrics,
+) {
+    let mut seen = Seen::default();
+    let mut vote = votes.borrow_watched().vote;
+    // What was decided before the start is no news.
+    seen.look(own, vote);
+    while votes.changed().await.is_ok() {
+        let next = votes.borrow_watched().vote;
+        if next == vote {
+            continue;
+        }
+        vote = next;
+        let news = seen.look(own, vote);
+        if let Some(result) = news.election {
+            metrics.elections_total.get(result).inc();
+        }
+        if news.leader {
+            metrics.leader_changes_total.inc();
+        }
+    }
+}
+
+/// What one look at a vote told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct News {
+    election: Option<ElectionResult>,
+    leader: bool,
+}
+
+/// What was seen before.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The term of a campaign whose end was not seen.
+    campaign: Option<u64>,
+    /// Term and peer of the newest leader.
+    leader: Option<(u64, PeerId)>,
+}
+
+impl Seen {
+    fn look(&mut self, own: PeerId, vote: Vote) -> News {
+        let (term, candidate) = (vote.leader_id.term, vote.leader_id.voted_for);
+        let mut news = News::default();
+        if self.campaign.is_some_and(|campaign| campaign < term) {
+            self.campaign = None;
+            news.election = Some(ElectionResult::Lost);
+        }
+        if !vote.committed {
+            // A peer that was never asked has voted for itself in term 0.
+            if candidate == own && term > 0 {
+                self.campaign = Some(term);
+            }
+            return news;
+        }
+        if self.campaign.take().is_some() && candidate != own {
+            news.election = Some(ElectionResult::Lost);
+        }
+        if self.leader != Some((term, candidate)) {
+            news.leader = self.leader.map(|(_, peer)| peer) != Some(candidate);
+            self.leader = Some((term, candidate));
+            if candidate == own {
+                news.election = Some(ElectionResult::Won);
+            }
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::v1;
+
+    use super::*;
+    use crate::raft::convert::vote_from_proto;
+
+    const OWN: PeerId = PeerId(1);
+
+    #[track_caller]
+    fn check(why: &str, votes: &[(u64, u64, bool)], want: &[(Option<ElectionResult>, bool)]) {
+        let mut seen = Seen::default();
+        let news: Vec<_> = votes
+            .iter()
+            .map(|(term, candidate, committed)| {
+                let vote =
+                    v1::VoteState { term: *term, voted_for: *candidate, committed: *committed };
+                let vote = vote_from_proto(Some(&vote)).expect("it is there");
+                let news = seen.look(OWN, vote);
+                (news.election, news.leader)
+            })
+            .collect();
+        assert_eq!(news, want, "{why}");
+    }
+
+    #[test]
+    fn campaigns_are_counted_when_they_end() {
+        use ElectionResult::{Lost, Won};
+        check("never asked", &[(0, 1, false)], &[(None, false)]);
+        check("won", &[(2, 1, false), (2, 1, true)], &[(None, false), (Some(Won), true)]);
+        check("won at once", &[(2, 1, true)], &[(Some(Won), true)]);
+        check("seen twice", &[(2, 1, true), (2, 1, true)], &[(Some(Won), true), (None, false)]);
+        check(
+            "tried again",
+            &[(2, 1, false), (3, 1, false), (3, 1, true)],
+            &[(None, false), (Some(Lost), false), (Some(Won), true)],
+        );
+        check(
+            "gave its vote to another of a later term",
+            &[(2, 1, false), (3, 2, false), (3, 2, true)],
+            &[(None, false), (Some(Lost), false), (None, true)],
+        );
+        check(
+            "heard of the winner at once",
+            &[(2, 1, false), (3, 2, true)],
+            &[(None, false), (Some(Lost), true)],
+        );
+        check(
+            "lost and won between two looks",
+            &[(2, 1, false), (3, 1, true)],
+            &[(None, false), (Some(Won), true)],
+        );
+    }
+
+    #[test]
+    fn leader_that_leads_again_is_no_change_of_leader() {
+        check(
+            "the same peer in a later term",
+            &[(2, 2, true), (3, 2, true), (4, 3, false), (4, 3, true)],
+            &[(None, true), (None, false), (None, false), (None, true)],
+        );
+    }
+}

@@ -1,0 +1,164 @@
+//! A node with one region of which it is the only voter, in memory, for tests of what peers do.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use flotilla_proto::v1;
+use openraft::ServerState;
+
+use super::{
+    DiskGate, Environment, Peer, RegionConfig,
+    lifecycle::{self, Opened},
+};
+use crate::{
+    clock,
+    ids::{ClusterId, NodeId, PeerId, RegionId},
+    raft::{
+        fixture::{Probe, WAIT, Writing, metrics},
+        log_store::LogBounds,
+        transport::{Directory, Identity, Transport, TransportConfig},
+    },
+    storage::batch::WriteBatch,
+};
+
+pub(crate) const REGION: RegionId = RegionId(7);
+pub(crate) const PEER: PeerId = PeerId(70);
+pub(crate) const NODE: NodeId = NodeId(1);
+
+/// See the module.
+pub(crate) struct Fixture {
+    pub(crate) log: Arc<Probe>,
+    pub(crate) data: Arc<Probe>,
+    pub(crate) env: Arc<Environment>,
+    _writing: Writing,
+}
+
+/// Knows nobody.
+struct Nowhere;
+
+impl Directory for Nowhere {
+    fn peer_address(&self, _: NodeId) -> Option<String> {
+        None
+    }
+}
+
+struct AlwaysRoom;
+
+impl DiskGate for AlwaysRoom {
+    fn refuse_writes(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Fixture {
+    /// With an empty disk, and settings as `change` leaves them.
+    pub(crate) fn new(change: impl FnOnce(&mut RegionConfig)) -> Self {
+        let (log, data) = (Probe::new(), Probe::new());
+        let writing = Writing::start(Arc::clone(&log) as _);
+        let metrics = metrics();
+        let mut config = RegionConfig {
+            election_timeout_max: Duration::from_millis(600),
+            heartbeat_interval: Duration::from_millis(50),
+            proposals_max: 1024,
+            proposal_bytes_max: 64 << 20,
+            log_bounds: LogBounds { tail_bytes_max: 1 << 20, read_bytes_max: 1 << 20 },
+            compact_entries: 100,
+            compact_bytes: 1 << 20,
+            keep_entries: 10,
+            snapshot_chunk_bytes: 64 << 10,
+            snapshot_idle_timeout: Duration::from_millis(200),
+            lease_enabled: false,
+        };
+        change(&mut config);
+        let raft_config = openraft::Config {
+            heartbeat_interval: 50,
+            election_timeout_min: 150,
+            election_timeout_max: 300,
+            snapshot_policy: openraft::SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            ..openraft::Config::default()
+        };
+        let identity = Identity { cluster: ClusterId([1; 16]), node: NODE, incarnation: 1 };
+        let transport = Transport::new(
+            identity,
+            Arc::new(Nowhere),
+            TransportConfig {
+                snapshots_max: 1,
+                snapshot_bytes_per_second: 1 << 30,
+                snapshot_idle_timeout: Duration::from_millis(200),
+            },
+            Arc::clone(&metrics),
+        );
+        let env = Arc::new(Environment {
+            node: NODE,
+            data: Arc::clone(&data) as _,
+            log: Arc::clone(&log) as _,
+            writer: writing.writer.clone(),
+            transport,
+            config,
+            raft_config: Arc::new(raft_config.validate().expect("settings that fit")),
+            metrics,
+            runtime: tokio::runtime::Handle::current(),
+            proposal_bytes: Arc::default(),
+            disk: Arc::new(AlwaysRoom),
+        });
+        Self { log, data, env, _writing: writing }
+    }
+
+    /// Writes the region to the disk, with all keys in it.
+    pub(crate) fn bear(&self) {
+        self.bear_with(WriteBatch::new());
+    }
+
+    /// As [`Fixture::bear`], with rows.
+    pub(crate) fn bear_with(&self, rows: WriteBatch) {
+        let region = lifecycle::newborn(REGION, Bytes::new(), Bytes::new(), PEER, NODE);
+        lifecycle::birth(self.log.as_ref(), self.data.as_ref(), &[region], rows)
+            .expect("a birth in memory");
+    }
+
+    /// The region's peer, from the disk.
+    pub(crate) async fn open(&self) -> Arc<Peer> {
+        match lifecycle::open(&self.env, REGION, PEER, None, 0).await.expect("open a peer") {
+            Opened::Running(peer) => peer,
+            Opened::Quarantined { reason, .. } => panic!("quarantined: {reason}"),
+        }
+    }
+
+    /// The region's peer after its birth, leading.
+    pub(crate) async fn leader(&self) -> Arc<Peer> {
+        self.bear();
+        let peer = self.open().await;
+        lead(&peer).await;
+        peer
+    }
+}
+
+/// Makes a lone peer the leader.
+pub(crate) async fn lead(peer: &Peer) {
+    peer.raft().trigger().elect(false).await.expect("the peer runs");
+    let leads = peer.raft().wait(Some(WAIT)).state(ServerState::Leader, "it is alone").await;
+    leads.expect("a leader");
+}
+
+/// A command that puts one row.
+pub(crate) fn put(key: &str, value: &str) -> v1::WriteCommand {
+    let put = v1::PutOp {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        ..v1::PutOp::default()
+    };
+    v1::WriteCommand {
+        success: vec![v1::Op { op: Some(v1::op::Op::Put(put)) }],
+        ..v1::WriteCommand::default()
+    }
+}
+
+/// Waits until `holds` does.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = clock::now() + WAIT;
+    while !holds() {
+        assert!(clock::now() < deadline, "{what}: still not so");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

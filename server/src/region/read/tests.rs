@@ -1,0 +1,181 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use openraft::{EntryPayload, storage::RaftStateMachine as _};
+use prometheus::Registry;
+
+use super::*;
+use crate::{
+    metrics::Metrics,
+    raft::{
+        CommandBytes, Entry,
+        convert::log_id,
+        log_store::{LogBounds, PeerLog},
+        log_writer::{LogWriter, LogWriterConfig},
+        state_machine::{StateMachine, put_state},
+    },
+    region::lifecycle::newborn,
+    storage::{
+        batch::WriteBatch,
+        config::StorageConfig,
+        engine::{Durability, Engine},
+        memory::MemoryEngine,
+        rocks::{Kind, RocksEngine},
+    },
+};
+
+const REGION: RegionId = RegionId(2);
+const PEER: PeerId = PeerId(20);
+const TRANSACTIONS: u64 = 4000;
+
+/// The state of a region `[a, z)` over `data`, and a log that nobody writes to.
+fn open(data: Arc<dyn Engine>) -> StateMachine {
+    let state = newborn(REGION, "a".into(), "z".into(), PEER, NodeId(1));
+    let mut batch = WriteBatch::new();
+    put_state(&mut batch, &state, true);
+    data.write(&batch, Durability::Synced).unwrap();
+    let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+    let engine = MemoryEngine::new() as Arc<dyn Engine>;
+    let config =
+        LogWriterConfig { queue_bytes_max: 1 << 20, sentinel_dir: None, sentinel_sequence: 0 };
+    let on_failure = Box::new(|reason| panic!("{reason}"));
+    let (writer, _) =
+        LogWriter::start(Arc::clone(&engine), config, Arc::clone(&metrics), on_failure).unwrap();
+    let bounds = LogBounds { tail_bytes_max: 1 << 20, read_bytes_max: 1 << 20 };
+    let log = PeerLog::open(REGION, engine, Arc::clone(&data), writer.clone(), bounds).unwrap();
+    writer.stop();
+    StateMachine::open(REGION, PEER, data, log, metrics).unwrap()
+}
+
+/// Entry `index`, at time `index`, gives all three keys a new value. That of `c` expires a
+/// millisecond later, which is when the next entry comes.
+fn entry(index: u64) -> Entry {
+    let put = |key: &'static str, ttl_ms| v1::Op {
+        op: Some(v1::op::Op::Put(v1::PutOp {
+            key: key.into(),
+            value: index.to_string().into(),
+            ttl_ms,
+            ..v1::PutOp::default()
+        })),
+    };
+    let success = vec![put("a", 0), put("b", 0), put("c", 1)];
+    let write = v1::WriteCommand { success, ..v1::WriteCommand::default() };
+    let command = v1::Command {
+        epoch_version: 1,
+        time_ms: index,
+        body: Some(v1::command::Body::Write(write)),
+    };
+    let payload = EntryPayload::Normal(CommandBytes(command::encode(&command)));
+    Entry { log_id: log_id(1, index), payload }
+}
+
+fn points(keys: &[&'static str]) -> v1::ReadCommand {
+    let keys = keys.iter().map(|key| Bytes::from(*key)).collect();
+    let body = Some(read_command::Body::Points(v1::PointReads { keys }));
+    v1::ReadCommand { body, ..v1::ReadCommand::default() }
+}
+
+fn range() -> v1::ReadCommand {
+    let range =
+        v1::RangeRead { start_key: "a".into(), end_key: "z".into(), ..v1::RangeRead::default() };
+    let body = Some(read_command::Body::Range(range));
+    v1::ReadCommand { body, ..v1::ReadCommand::default() }
+}
+
+/// Calls `check` with answers to `read`, over and over, while transactions are applied.
+async fn while_applying(
+    data: Arc<dyn Engine>,
+    read: v1::ReadCommand,
+    mut check: impl FnMut(v1::ReadReply) + Send + 'static,
+) {
+    let mut machine = open(data);
+    let view = machine.view();
+    machine.apply(futures::stream::iter([Ok((entry(2), None))])).await.unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let reading = {
+        let done = Arc::clone(&done);
+        tokio::task::spawn_blocking(move || {
+            let mut revisions = std::collections::BTreeSet::new();
+            while !done.load(Ordering::Acquire) {
+                let reply = read_rows(&view, &read).unwrap();
+                revisions.insert(reply.applied_revision);
+                check(reply);
+            }
+            revisions.len()
+        })
+    };
+    for index in 3..TRANSACTIONS {
+        machine.apply(futures::stream::iter([Ok((entry(index), None))])).await.unwrap();
+        if reading.is_finished() {
+            break;
+        }
+    }
+    done.store(true, Ordering::Release);
+    let seen = reading.await.unwrap();
+    assert!(seen > 20, "only {seen} states were read: nothing was shown");
+}
+
+/// Each state has all three keys from one transaction, of which the region's revision and time are
+/// as well, so that `c` has one millisecond left.
+fn check_whole(reply: v1::ReadReply) {
+    let seen: Vec<_> = reply
+        .items
+        .iter()
+        .map(|item| {
+            let kv = item.kv.clone().unwrap_or_default();
+            (item.present, kv.revision, String::from_utf8(kv.value.to_vec()).unwrap(), kv.ttl_ms)
+        })
+        .collect();
+    let revision = reply.applied_revision;
+    // The newborn has revision 1 and applied index 1, and each entry raises both.
+    let row = |ttl_ms| (true, revision, revision.to_string(), ttl_ms);
+    assert_eq!(seen, [row(None), row(None), row(Some(1))], "at revision {revision}");
+}
+
+fn rocks(dir: &tempfile::TempDir) -> Arc<dyn Engine> {
+    RocksEngine::open(&dir.path().join("data"), Kind::Data, &StorageConfig::default()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_keys_are_read_as_of_one_state() {
+    let dir = tempfile::tempdir().unwrap();
+    for data in [MemoryEngine::new() as Arc<dyn Engine>, rocks(&dir)] {
+        while_applying(data, points(&["a", "b", "c"]), check_whole).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_is_read_as_of_one_state() {
+    let dir = tempfile::tempdir().unwrap();
+    for data in [MemoryEngine::new() as Arc<dyn Engine>, rocks(&dir)] {
+        while_applying(data, range(), check_whole).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_is_never_newer_than_the_revision_that_is_told() {
+    let mut last = 0;
+    while_applying(MemoryEngine::new(), points(&["a"]), move |reply| {
+        let revision = reply.items[0].kv.as_ref().unwrap().revision;
+        assert!(revision <= reply.applied_revision, "{reply:?}");
+        assert!(last <= revision, "{revision} after {last}");
+        last = revision;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_region_without_a_state_is_not_read() {
+    let machine = {
+        let data = MemoryEngine::new() as Arc<dyn Engine>;
+        let machine = open(Arc::clone(&data));
+        let mut batch = WriteBatch::new();
+        batch.delete(Family::Meta, &keys::meta::apply_state(REGION));
+        data.write(&batch, Durability::Synced).unwrap();
+        machine
+    };
+    for read in [points(&["a", "b"]), range()] {
+        let error = read_rows(&machine.view(), &read).unwrap_err();
+        assert!(matches!(error, Error::DataLoss { .. }), "{error}");
+    }
+}
