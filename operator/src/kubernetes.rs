@@ -97,7 +97,7 @@ impl Kubernetes {
             let object = self.child(child, &names.namespace).get_opt(&name).await;
             let object =
                 object.map_err(|error| failed(&format!("read {child:?} {name}"), error))?;
-            let object = object.map(|object| serde_json::to_value(object)).transpose();
+            let object = object.map(serde_json::to_value).transpose();
             let object = object.map_err(|error| Error::Failed(error.to_string()))?;
             Ok(object.map(|object| (child, object)))
         });

@@ -16,34 +16,34 @@ pub mod world;
 
 pub mod kubernetes;
 
-mod nodes;
+pub mod nodes;
 
 pub mod seen;
 
-mod regions;
+pub mod regions;
 
 pub mod desired;
 
-mod settings;
+pub mod settings;
 
 pub mod plan;
 
-mod children;
+pub mod children;
 
-mod drift;
+pub mod drift;
 
-mod overlay;
+pub mod overlay;
 
-mod hash;
+pub mod hash;
 
 pub mod status;
 
-mod conditions;
+pub mod conditions;
 
 // Beside it.
 pub mod crd;
 
-mod names;
+pub mod names;
 
 pub mod events;
 
@@ -57,7 +57,7 @@ pub mod rbac;
 
 pub mod telemetry;
 
-mod clock;
+pub mod clock;
 
 #[cfg(test)]
 mod simulation;

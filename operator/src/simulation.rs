@@ -264,6 +264,7 @@ async fn broken_image_stops_after_one_pod_and_heals_when_it_is_put_back() {
 async fn cancelled_scale_in_keeps_the_node() {
     let fake = Fake::new(json!({"replicas": 5, "replicationFactor": 3}));
     settle(&fake, "create").await;
+    fake.hold_placement();
     replicas(&fake, 4);
     until(&fake, "a drain", |seen, _| {
         let table = seen.table.as_ref();

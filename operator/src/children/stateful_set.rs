@@ -77,7 +77,12 @@ pub(super) fn build(desired: &Desired, replicas: i32, claims_now: Option<&Value>
 fn claims(desired: &Desired) -> Value {
     let storage = &desired.spec.storage;
     json!([value(&PersistentVolumeClaim {
-        metadata: ObjectMeta { name: Some(VOLUME.to_owned()), ..ObjectMeta::default() },
+        // The StatefulSet would give claims its selector's labels only; by ours they are watched.
+        metadata: ObjectMeta {
+            name: Some(VOLUME.to_owned()),
+            labels: Some(desired.names.labels()),
+            ..ObjectMeta::default()
+        },
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
             storage_class_name: storage.storage_class_name.clone(),

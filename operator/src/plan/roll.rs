@@ -122,7 +122,7 @@ impl<'a> View<'a> {
         if self.is_outdated(pod) {
             return None;
         }
-        let Some(row) = self.member(ordinal) else { return None };
+        let row = self.member(ordinal)?;
         if !pod.ready || !self.is_alive(row) {
             let why = pod.problem.as_ref().map_or_else(
                 || "it is not ready yet".to_owned(),
@@ -159,13 +159,16 @@ impl<'a> View<'a> {
     /// Nobody but this node is, or is about to be, away.
     fn nothing_is_missing(&self, row: &Row) -> Result<(), String> {
         self.others_are_alive(row.node_id)?;
-        for ordinal in 0..self.wanted_pods() {
+        // A pod that never joined holds nothing that could be missed.
+        let members = self.seen.table.iter().flat_map(|table| &table.nodes);
+        for other in members.filter(|other| other.is_member() && other.node_id != row.node_id) {
+            let Some(ordinal) = self.ordinal_of(other) else { continue };
             let name = self.pod_name(ordinal);
             let pod = self.pod(ordinal).ok_or_else(|| format!("pod {name} is missing"))?;
             if pod.terminating {
                 return Err(format!("pod {name} is stopping"));
             }
-            if !pod.ready && self.member(ordinal).is_none_or(|other| other.node_id != row.node_id) {
+            if !pod.ready {
                 return Err(format!("pod {name} is not ready"));
             }
         }

@@ -149,7 +149,8 @@ impl View<'_> {
             if volume.decommissioned.is_some() || volume.terminating {
                 continue;
             }
-            let node_id = self.last_node_at(ordinal).map_or("none".to_owned(), |id| id.to_string());
+            let node_id =
+                self.last_node_at(ordinal).map_or_else(|| "none".to_owned(), |id| id.to_string());
             let operation = self.operation(Kind::ScaleDown, &name, "MarkVolume");
             let why = format!("volume {} holds nothing that is needed", volume.name);
             let change =

@@ -47,6 +47,7 @@ struct Inner {
     changes_in_pass: usize,
     crash: Option<Crash>,
     judge_disks_only: bool,
+    placement_stands_still: bool,
     journal: Vec<String>,
 }
 
@@ -73,13 +74,15 @@ struct FakeClaim {
     broken: bool,
 }
 
+/// Of one region: the nodes of its voters, and the one that leads.
+type Voters = (BTreeSet<u64>, Option<u64>);
+
 struct Flotilla {
     id: String,
     version: u64,
     factor: usize,
     rows: Vec<Row>,
-    /// Voters and leader.
-    regions: Vec<(BTreeSet<u64>, Option<u64>)>,
+    regions: Vec<Voters>,
     evicted: BTreeSet<u64>,
 }
 
@@ -112,6 +115,7 @@ impl Fake {
             changes_in_pass: 0,
             crash: None,
             judge_disks_only: false,
+            placement_stands_still: false,
             journal: Vec::new(),
         }))
     }
@@ -122,6 +126,11 @@ impl Fake {
 
     pub(super) fn judge_disks_only(&self) {
         self.0.lock().judge_disks_only = true;
+    }
+
+    /// No peer is moved from now on, and no removal ends.
+    pub(super) fn hold_placement(&self) {
+        self.0.lock().placement_stands_still = true;
     }
 
     pub(super) fn begun(&self) -> usize {
@@ -293,7 +302,7 @@ impl Inner {
             }
         }
         let alive = self.alive();
-        if let Some(flotilla) = &mut self.flotilla {
+        if let Some(flotilla) = self.flotilla.as_mut().filter(|_| !self.placement_stands_still) {
             flotilla.tick(&alive);
         }
     }
@@ -624,8 +633,10 @@ impl Inner {
     }
 
     fn call(&mut self, call: &Call) -> Result<(), Error> {
+        let noted = self.cluster.status.as_ref().is_some_and(|status| status.operation.is_some());
+        // A late one's note may have been replaced meanwhile.
         self.require(
-            self.cluster.status.as_ref().is_some_and(|status| status.operation.is_some()),
+            noted || self.judge_disks_only,
             "the operation is noted before its side effect",
         );
         let names = self.names();
@@ -768,7 +779,7 @@ impl Flotilla {
     fn table(&self, alive: &BTreeSet<u64>) -> Table {
         let mut nodes = self.rows.clone();
         for row in &mut nodes {
-            let count = |holds: &dyn Fn(&(BTreeSet<u64>, Option<u64>)) -> bool| {
+            let count = |holds: &dyn Fn(&Voters) -> bool| {
                 let count = self.regions.iter().filter(|region| holds(region)).count();
                 u32::try_from(count).unwrap_or(0)
             };
