@@ -7,7 +7,7 @@ use http::Request;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -94,12 +94,30 @@ impl World {
             arguments.extend(set(&format!("{part}.image.repository"), image));
             arguments.extend(set(&format!("{part}.image.tag"), self.setup.tag.clone()));
         }
-        // What a test changed by hand goes back to what the chart says.
-        arguments.extend(["--force-conflicts", "--wait", "--timeout", "2m"].map(String::from));
+        arguments.extend(["--wait", "--timeout", "2m"].map(String::from));
         programs::run("helm", arguments, 3 * MINUTE).await?;
         self.operator_ready().await?;
         say(format!("operator installed in {:.1} s", began.elapsed().as_secs_f64()));
         Ok(())
+    }
+
+    /// Makes the operator's Deployment anew, as the chart says: what a test put into it belongs to no
+    /// release, so that an upgrade would leave it there.
+    ///
+    /// # Errors
+    /// Helm's, or when the old one does not go within two minutes.
+    pub async fn restore(&self) -> anyhow::Result<()> {
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), SYSTEM);
+        if api.get_opt(OPERATOR).await?.is_some() {
+            api.delete(OPERATOR, &DeleteParams::foreground()).await?;
+        }
+        eventually("the operator to go", 2 * MINUTE, async || {
+            ensure!(api.get_opt(OPERATOR).await?.is_none(), "its Deployment is still there");
+            ensure!(self.operator_pods().await?.is_empty(), "it has pods");
+            Ok(())
+        })
+        .await?;
+        self.install().await
     }
 
     /// Changes the operator's Deployment, and waits until only pods of the changed one run.

@@ -120,7 +120,7 @@ async fn run(cli: &Cli, chosen: &[&Scenario]) -> anyhow::Result<bool> {
                     break;
                 }
                 // A scenario that failed may have left the operator as it needed it.
-                world.install().await?;
+                world.restore().await?;
             }
         }
         stage.strike().await?;

@@ -56,7 +56,7 @@ pub(super) async fn operator_restart_touches_no_pod(stage: &Stage<'_>) -> anyhow
         cluster.healthy(3, BOUND).await
     }
     .await;
-    stage.world.install().await?;
+    stage.world.restore().await?;
     outcome?;
     ensure!(cluster.uids().await? == pods, "pods were replaced");
     traffic.finish_unharmed().await?;
@@ -116,7 +116,7 @@ pub(super) async fn operator_killed_at_any_step_converges(stage: &Stage<'_>) -> 
         Ok::<(), anyhow::Error>(())
     }
     .await;
-    stage.world.install().await?;
+    stage.world.restore().await?;
     outcome?;
     cluster.healthy(3, BOUND).await?;
     traffic.finish_unharmed().await?;
@@ -232,8 +232,7 @@ pub(super) async fn frozen_leader_does_no_harm(stage: &Stage<'_>) -> anyhow::Res
         cluster.healthy(5, BOUND).await
     }
     .await;
-    stage.world.install().await?;
-    stage.world.change_operator(json!({"spec": {"replicas": 1}})).await?;
+    stage.world.restore().await?;
     outcome?;
     traffic.finish_unharmed().await?;
     Ok(())

@@ -49,7 +49,7 @@ pub(super) async fn operator_may_do_what_it_does_and_no_more(
         Ok::<Recording, anyhow::Error>(serde_json::from_str(&text)?)
     }
     .await;
-    stage.world.install().await?;
+    stage.world.restore().await?;
     recorder.delete(RECORDER, &DeleteParams::default()).await?;
     let recording = outcome?;
     let allowed = allowed(stage).await?;
