@@ -35,12 +35,6 @@ COPY flotilla-server kvctl /usr/local/bin/
 COPY --chown=65532:65532 data /data
 VOLUME /data
 
-# What the end-to-end tests run beside a cluster; it is published nowhere.
-FROM operator-base AS tests-prebuilt
-COPY flotilla-workload flotilla-recorder /usr/local/bin/
-ENTRYPOINT ["flotilla-workload"]
-CMD ["--help"]
-
 # The caches keep what was compiled between builds: RocksDB alone takes minutes.
 FROM ${RUST} AS build
 RUN apt-get update \

@@ -161,8 +161,8 @@ e2e-images: $(if $(BINARIES),,e2e-programs)
 	  strip --strip-debug -o $(CONTEXT)/$$program $(or $(BINARIES),$(BIN))/$$program; \
 	done; \
 	strip --strip-debug -o $(CONTEXT)/flotilla-operator $(or $(BINARIES),$(BIN))/flotilla-operator-faults
-	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) --target tests-prebuilt \
-	  -t localhost/flotilla-tests:$(E2E_TAG) -f Dockerfile $(CONTEXT)
+	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) -t localhost/flotilla-tests:$(E2E_TAG) \
+	  -f tests/kubernetes/Dockerfile $(CONTEXT)
 	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) --target operator-prebuilt \
 	  -t localhost/flotilla-operator-faults:$(E2E_TAG) -f Dockerfile $(CONTEXT)
 	@rm -rf $(CONTEXT)
