@@ -35,6 +35,12 @@ COPY flotilla-server kvctl /usr/local/bin/
 COPY --chown=65532:65532 data /data
 VOLUME /data
 
+# What the end-to-end tests run beside a cluster; it is published nowhere.
+FROM operator-base AS tests-prebuilt
+COPY flotilla-workload flotilla-recorder /usr/local/bin/
+ENTRYPOINT ["flotilla-workload"]
+CMD ["--help"]
+
 # The caches keep what was compiled between builds: RocksDB alone takes minutes.
 FROM ${RUST} AS build
 RUN apt-get update \
@@ -48,14 +54,15 @@ ENV CARGO_TARGET_DIR=/target
 FROM build AS build-server
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/target \
     cargo build --release --locked --workspace --exclude flotilla-operator \
-      --bin flotilla-server --bin kvctl \
+      --exclude flotilla-kubernetes-tests --bin flotilla-server --bin kvctl \
  && mkdir -p /out/data \
  && strip --strip-debug -o /out/flotilla-server /target/release/flotilla-server \
  && strip --strip-debug -o /out/kvctl /target/release/kvctl
 
 FROM build AS build-operator
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/target \
-    cargo build --release --locked --package flotilla-operator --bin flotilla-operator \
+    cargo build --release --locked --package flotilla-operator --package flotilla-kubernetes-tests \
+      --bin flotilla-operator \
  && mkdir -p /out \
  && strip --strip-debug -o /out/flotilla-operator /target/release/flotilla-operator
 

@@ -6,6 +6,7 @@
 # make bench     three nodes of ours against three of etcd
 # make images    container images from the release binaries, in seconds: TAG=dev, IMAGE_BASE=…
 # make manifests writes what follows from the chart, the operator and the values
+# make e2e       the short scenarios on a real Kubernetes, make e2e-all: all; see tests/kubernetes/run
 # make charts    checks the chart, manifests, dashboards and alert rules: reads only
 # make setup     installs what a Debian machine lacks; the others do it by themselves
 #
@@ -25,8 +26,8 @@ TOOLS := $(HOME)/.cache/flotilla/tools
 # One profile for product, tests and lints. And always these two selections of packages: cargo
 # unifies features over a selection, and with the operator's the build script of RocksDB becomes
 # another one, so that RocksDB would be compiled twice.
-CORE := --release --locked --workspace --exclude flotilla-operator
-OPERATOR := --release --locked --package flotilla-operator
+CORE := --release --locked --workspace --exclude flotilla-operator --exclude flotilla-kubernetes-tests
+OPERATOR := --release --locked --package flotilla-operator --package flotilla-kubernetes-tests
 
 # As command:package of Debian. The second line is for the tests: file systems of fixed size,
 # jumping clocks, networks with faults, a client in another language.
@@ -143,6 +144,37 @@ images: $(if $(BINARIES),,build)
 	  $$run --entrypoint kvctl localhost/flotilla-server:$(TAG) version && \
 	  $$run localhost/flotilla-operator:$(TAG) version
 	@rm -rf $(CONTEXT)
+
+# Images for the end-to-end tests: those above, the server again under another tag, an operator that
+# can be made to die anywhere, and the programs that the tests run beside a cluster.
+E2E_TAG ?= e2e
+.PHONY: e2e-programs e2e-images e2e e2e-all
+e2e-programs: setup
+	cargo build $(CORE) --bin flotilla-server --bin kvctl --bin flotilla-workload
+	cargo build $(OPERATOR) --bin flotilla-operator --bin flotilla-e2e --bin flotilla-recorder
+	cargo build $(OPERATOR) --features flotilla-operator/failpoints --bin flotilla-operator-faults
+
+e2e-images: $(if $(BINARIES),,e2e-programs)
+	@$(MAKE) --no-print-directory images TAG=$(E2E_TAG) BINARIES=$(or $(BINARIES),$(BIN))
+	@rm -rf $(CONTEXT) && mkdir -p $(CONTEXT)
+	@for program in flotilla-workload flotilla-recorder; do \
+	  strip --strip-debug -o $(CONTEXT)/$$program $(or $(BINARIES),$(BIN))/$$program; \
+	done; \
+	strip --strip-debug -o $(CONTEXT)/flotilla-operator $(or $(BINARIES),$(BIN))/flotilla-operator-faults
+	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) --target tests-prebuilt \
+	  -t localhost/flotilla-tests:$(E2E_TAG) -f Dockerfile $(CONTEXT)
+	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) --target operator-prebuilt \
+	  -t localhost/flotilla-operator-faults:$(E2E_TAG) -f Dockerfile $(CONTEXT)
+	@rm -rf $(CONTEXT)
+	$(DOCKER) tag localhost/flotilla-server:$(E2E_TAG) localhost/flotilla-server:$(E2E_TAG)-next
+
+# SCENARIOS="lost volume" runs those whose names contain one of the words.
+E2E = E2E_TAG=$(E2E_TAG) E2E_BINARIES=$(or $(BINARIES),$(BIN)) tests/kubernetes/run $(SCENARIOS)
+e2e: $(if $(BINARIES),,e2e-programs) tools
+	$(E2E)
+
+e2e-all: $(if $(BINARIES),,e2e-programs) tools
+	$(E2E) --all
 
 # helm, promtool and prometheus: those of the machine, else built or unpacked below $(TOOLS), where
 # nothing starts a service. `charts` says what it could not check for want of one.

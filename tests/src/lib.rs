@@ -14,5 +14,8 @@ pub mod harness;
 /// What clients saw, and whether it can be explained by one copy of the data.
 pub mod history;
 
+/// A client that runs beside a cluster it did not start, and judges what it was told.
+pub mod traffic;
+
 /// Clients that keep a cluster busy and remember what they were promised.
 pub mod workload;

@@ -1,9 +1,11 @@
 //! Clients that keep a cluster busy and remember what they were promised.
 
+mod chooser;
 mod faults;
 mod ledger;
 mod registers;
 
+pub use chooser::{Chooser, contested_keys};
 pub use faults::{Fault, Faults};
 pub use ledger::{Ledger, Writers};
 pub use registers::Registers;

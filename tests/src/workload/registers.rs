@@ -1,7 +1,6 @@
 //! Clients that fight over a few keys, and record what they saw.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -11,10 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_proto::v1;
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::{sync::watch, task::JoinSet};
 use tonic::Status;
 
+use super::chooser::{Chooser, contested_keys};
 use crate::{
     harness::{Outcome, Session, eventually, outcome},
     history::{Answer, Call, Recorder},
@@ -26,9 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a client that was refused holds back.
 const HOLD_BACK: Duration = Duration::from_millis(20);
 
-/// Keys that are fought over at one time: some registers, some counters.
-const REGISTERS: u64 = 4;
-const COUNTERS: u64 = 2;
+/// Below it are the keys that are fought over.
+const PREFIX: &str = "chaos";
 
 /// Clients at work. Each is bound to one node for good, so that what each node answers is seen.
 pub struct Registers {
@@ -53,12 +51,10 @@ impl Registers {
             let client = Client {
                 number,
                 session: sessions[number % sessions.len()].clone().patient(PATIENCE),
-                random: StdRng::seed_from_u64(seed.wrapping_add(1 + number as u64)),
+                chooser: Chooser::new(seed, PREFIX, number),
                 recorder: Arc::clone(&recorder),
                 generation: Arc::clone(&generation),
                 answered: Arc::clone(&answered),
-                written: 0,
-                seen: HashMap::new(),
             };
             tasks.spawn(client.run(stopped.clone()));
         }
@@ -90,8 +86,7 @@ impl Registers {
         let generations = self.generation.load(Relaxed);
         for (reader, session) in sessions.iter().enumerate() {
             for generation in 0..=generations {
-                for number in 0..REGISTERS + COUNTERS {
-                    let key = key(generation, number);
+                for key in contested_keys(PREFIX, generation) {
                     let what = format!("{} to read {key:?}", session.address);
                     eventually(&what, Duration::from_secs(30), async || {
                         let id = self.recorder.invoke(1_000 + reader, &key, Call::Read);
@@ -107,33 +102,23 @@ impl Registers {
     }
 }
 
-fn key(generation: u64, number: u64) -> Bytes {
-    let kind = if number < REGISTERS { "register" } else { "counter" };
-    Bytes::from(format!("chaos/{generation:04}/{kind}/{number}"))
-}
-
 struct Client {
     number: usize,
     session: Session,
-    random: StdRng,
+    chooser: Chooser,
     recorder: Arc<Recorder>,
     generation: Arc<AtomicU64>,
     answered: Arc<AtomicUsize>,
-    written: u64,
-    /// What this client last saw under a key: what its next compare-and-put expects.
-    seen: HashMap<Bytes, Option<Bytes>>,
 }
 
 impl Client {
     async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         while !*stopped.borrow() {
-            let number = self.random.random_range(0..REGISTERS + COUNTERS);
-            let key = key(self.generation.load(Relaxed), number);
-            let asked = self.any_call(&key, number >= REGISTERS);
+            let (key, asked) = self.chooser.next(self.generation.load(Relaxed));
             let id = self.recorder.invoke(self.number, &key, asked.clone());
             match call(&self.session, &key, &asked).await {
                 Ok((answer, revision)) => {
-                    self.remember(&key, &asked, &answer);
+                    self.chooser.learn(&key, &asked, &answer);
                     self.recorder.ok(id, answer, revision);
                     self.answered.fetch_add(1, Relaxed);
                 }
@@ -145,35 +130,6 @@ impl Client {
                 }
             }
         }
-    }
-
-    fn any_call(&mut self, key: &Bytes, counter: bool) -> Call {
-        let die = self.random.random_range(0..100);
-        if counter {
-            return if die < 70 { Call::Increment(1) } else { Call::Read };
-        }
-        self.written += 1;
-        let new = Bytes::from(format!("{}-{}", self.number, self.written));
-        match die {
-            0..35 => Call::Read,
-            35..53 => Call::Write(new),
-            53..76 => {
-                let expected = self.seen.get(key).cloned().flatten();
-                Call::CompareAndPut { expected, new }
-            }
-            76..84 => Call::Delete,
-            84..92 => Call::PutIfAbsent(new),
-            _ => Call::GetAndPut(new),
-        }
-    }
-
-    fn remember(&mut self, key: &Bytes, call: &Call, answer: &Answer) {
-        let now = match (call, answer) {
-            (_, Answer::Value(value) | Answer::Conditional(Err(value))) => value.clone(),
-            (_, Answer::Deleted(_)) => None,
-            _ => call.stores().cloned(),
-        };
-        self.seen.insert(key.clone(), now);
     }
 }
 

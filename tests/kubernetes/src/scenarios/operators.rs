@@ -1,0 +1,256 @@
+//! Operators that end, freeze, or are two.
+
+use std::{cell::Cell, convert::Infallible, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{ContainerStatus, Pod},
+};
+use kube::{Api, ResourceExt as _, api::DeleteParams};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::Skip;
+use crate::{
+    cluster::Cluster,
+    kubernetes_node::KubernetesNode,
+    programs,
+    say::say,
+    stage::Stage,
+    traffic::Traffic,
+    wait::{elapse, eventually, throughout},
+    world::{OPERATOR, SYSTEM, World},
+};
+
+const BOUND: Duration = Duration::from_secs(180);
+
+pub(super) async fn operator_restart_touches_no_pod(stage: &Stage<'_>) -> anyhow::Result<()> {
+    let cluster = Cluster::healthy_of(stage, 3, 3).await?;
+    let (pods, set) = (cluster.uids().await?, cluster.stateful_set().await?);
+    let traffic = Traffic::start(&cluster).await?;
+    stage.world.restart_operator(stage.name).await?;
+    // Another default image is what an upgrade of the operator brings.
+    let next = stage.world.next_image("flotilla-server");
+    let env = json!([{"name": "FLOTILLA_OPERATOR_SERVER_IMAGE", "value": next}]);
+    stage.world.change_operator(operator_container(json!({"env": env}))).await?;
+    let outcome = async {
+        let began = Instant::now();
+        eventually("the operator to look at the cluster again", BOUND, async || {
+            let samples = stage.world.operator_metrics().await?;
+            let labels = [("namespace", stage.namespace.as_str())];
+            let name = "flotilla_operator_cluster_nodes_ready";
+            let ready = crate::exposition::sum(&samples, name, &labels);
+            ensure!((ready - 3.0).abs() < 0.5, "{ready} ready nodes");
+            Ok(())
+        })
+        .await?;
+        say(format!("    the new operator sees it after {:.1} s", began.elapsed().as_secs_f64()));
+        throughout("the same pods", Duration::from_secs(10), async || {
+            ensure!(cluster.uids().await? == pods, "pods were replaced");
+            Ok(())
+        })
+        .await?;
+        let now = cluster.stateful_set().await?;
+        ensure!(now.metadata.generation == set.metadata.generation, "the StatefulSet was changed");
+        cluster.healthy(3, BOUND).await
+    }
+    .await;
+    stage.world.restore().await?;
+    outcome?;
+    ensure!(cluster.uids().await? == pods, "pods were replaced");
+    traffic.finish_unharmed().await?;
+    Ok(())
+}
+
+/// A patch of the operator's container.
+fn operator_container(mut fields: Value) -> Value {
+    fields["name"] = json!("operator");
+    json!({"spec": {"template": {"spec": {"containers": [fields]}}}})
+}
+
+/// Where the operator is killed on the way to more nodes, and to fewer.
+const UP: [&str; 5] =
+    ["after-note", "after-scale", "after-add-learner", "after-promote", "after-apply"];
+const IN: [&str; 6] = [
+    "after-note",
+    "after-evict-leaders",
+    "after-remove-node",
+    "after-mark-volume",
+    "after-scale",
+    "after-delete-volume",
+];
+
+pub(super) async fn operator_killed_at_any_step_converges(stage: &Stage<'_>) -> anyhow::Result<()> {
+    let cluster = Cluster::healthy_of(stage, 3, 3).await?;
+    let traffic = Traffic::start(&cluster).await?;
+    let outcome = async {
+        let mut killed = Vec::new();
+        let mut never = Vec::new();
+        for (target, points) in [(4, &UP[..]), (3, &IN[..])] {
+            for point in points {
+                // From the other size, by an operator that lives.
+                faulty(stage.world, "").await?;
+                let from = 7 - target;
+                cluster.scale(from).await?;
+                cluster.healthy(from as usize, BOUND).await?;
+
+                faulty(stage.world, &format!("{point}=1*return")).await?;
+                cluster.scale(target).await?;
+                let deaths = survive(stage.world, &cluster, target as usize).await?;
+                say(format!("    to {target} nodes, killed {deaths} times {point}"));
+                if deaths == 0 {
+                    never.push((target, *point))
+                } else {
+                    killed.push(*point)
+                };
+            }
+        }
+        // Not every point lies on every way, but most do.
+        say(format!("    never reached: {never:?}"));
+        for must in
+            ["after-note", "after-scale", "after-add-learner", "after-promote", "after-remove-node"]
+        {
+            ensure!(killed.contains(&must), "{must} was never reached, so nothing is shown");
+        }
+        Ok::<(), anyhow::Error>(())
+    }
+    .await;
+    stage.world.restore().await?;
+    outcome?;
+    cluster.healthy(3, BOUND).await?;
+    traffic.finish_unharmed().await?;
+    Ok(())
+}
+
+/// Runs the operator with failpoints.
+async fn faulty(world: &World, failpoints: &str) -> anyhow::Result<()> {
+    let image = world.image("flotilla-operator-faults");
+    let env = json!([{"name": "FAILPOINTS", "value": failpoints}]);
+    world.change_operator(operator_container(json!({"image": image, "env": env}))).await
+}
+
+/// Waits for the cluster, and answers how often its operator died meanwhile.
+async fn survive(world: &World, cluster: &Cluster<'_>, nodes: usize) -> anyhow::Result<i32> {
+    let deaths = Cell::new(0);
+    tokio::select! {
+        healthy = cluster.healthy(nodes, 2 * BOUND) => healthy.map(drop)?,
+        failed = revive(world, &deaths) => match failed? {},
+    }
+    for pod in world.operator_pods().await? {
+        deaths.set(deaths.get() + first_container(&pod).map_or(0, |one| one.restart_count));
+    }
+    Ok(deaths.get())
+}
+
+/// Gives an operator that died a new life at once: Kubernetes by itself waits longer each time.
+async fn revive(world: &World, deaths: &Cell<i32>) -> anyhow::Result<Infallible> {
+    let api: Api<Pod> = Api::namespaced(world.client.clone(), SYSTEM);
+    let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    loop {
+        for pod in world.operator_pods().await? {
+            let Some(container) = first_container(&pod) else { continue };
+            let lies = container.state.as_ref().is_some_and(|state| {
+                // Not a pod that is about to begin.
+                let waits = state.waiting.is_some() && container.restart_count > 0;
+                waits || state.terminated.is_some()
+            });
+            if lies && pod.metadata.deletion_timestamp.is_none() {
+                deaths.set(deaths.get() + container.restart_count.max(1));
+                // It may be gone already.
+                let _ = api.delete(&pod.name_any(), &now).await;
+            }
+        }
+        elapse(Duration::from_millis(500)).await;
+    }
+}
+
+fn first_container(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.as_ref()?.first()
+}
+
+pub(super) async fn frozen_leader_does_no_harm(stage: &Stage<'_>) -> anyhow::Result<()> {
+    let cluster = Cluster::healthy_of(stage, 3, 3).await?;
+    let traffic = Traffic::start(&cluster).await?;
+    // Kubernetes would replace the frozen one before it wakes.
+    let mut two = operator_container(json!({"livenessProbe": null}));
+    two["spec"]["replicas"] = json!(2);
+    stage.world.change_operator(two).await?;
+    let outcome = async {
+        let leases: Api<Lease> = Api::namespaced(stage.world.client.clone(), SYSTEM);
+        let holder = async || {
+            let lease = leases.get(OPERATOR).await?;
+            let holder = lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
+            ensure!(!holder.is_empty(), "nobody holds the lease");
+            Ok::<String, anyhow::Error>(holder)
+        };
+        let leader = eventually("an operator that leads", BOUND, async || {
+            let holder = holder().await?;
+            let pods = stage.world.operator_pods().await?;
+            let pod = pods.into_iter().find(|pod| pod.name_any() == holder);
+            pod.with_context(|| format!("{holder} is no pod"))
+        })
+        .await?;
+        let machine = KubernetesNode::of(&leader)
+            .await
+            .ok_or_else(|| Skip("an operator can be frozen on kind only".to_owned()))?;
+        cluster.scale(5).await?;
+        let step = eventually("the operator to be in the middle of it", BOUND, async || {
+            let (kind, step) = cluster.operation().await?.context("nothing is being done")?;
+            ensure!(kind == "ScaleUp", "{kind}");
+            Ok(step)
+        })
+        .await?;
+        signal(&machine, &leader, "STOP").await?;
+        let began = Instant::now();
+        let scaled = async {
+            eventually("the other one to lead", BOUND, async || {
+                let now = holder().await?;
+                ensure!(now != leader.name_any(), "still {now}");
+                Ok(())
+            })
+            .await?;
+            say(format!(
+                "    frozen at the step {step}; the other one leads after {:.1} s",
+                began.elapsed().as_secs_f64()
+            ));
+            cluster.healthy(5, BOUND).await?;
+            // The minute that it is frozen for is the experiment.
+            let rest = Duration::from_secs(60).saturating_sub(began.elapsed());
+            elapse(rest).await;
+            Ok::<(), anyhow::Error>(())
+        }
+        .await;
+        signal(&machine, &leader, "CONT").await?;
+        scaled?;
+        let before = cluster.uids().await?;
+        throughout("the work of the other one", Duration::from_secs(15), async || {
+            ensure!(cluster.uids().await? == before, "the one that woke up changed pods");
+            Ok(())
+        })
+        .await?;
+        cluster.healthy(5, BOUND).await
+    }
+    .await;
+    stage.world.restore().await?;
+    outcome?;
+    traffic.finish_unharmed().await?;
+    Ok(())
+}
+
+/// Sends a signal to the operator in a pod, from its machine.
+async fn signal(machine: &KubernetesNode, pod: &Pod, signal: &str) -> anyhow::Result<()> {
+    let uid = pod.uid().unwrap_or_default();
+    // Kernel names of processes have fifteen letters; drivers of cgroups write the UID in two ways.
+    let script = format!(
+        "for p in /proc/[0-9]*; do \
+           if [ \"$(cat $p/comm 2>/dev/null)\" = flotilla-operat ] \
+             && grep -qE '{uid}|{}' $p/cgroup; then kill -{signal} ${{p#/proc/}} && echo sent; fi; \
+         done",
+        uid.replace('-', "_"),
+    );
+    let words = ["exec", machine.name(), "sh", "-c", script.as_str()];
+    let sent = programs::run("docker", words, Duration::from_secs(30)).await?;
+    ensure!(sent.contains("sent"), "no operator of {} on {}", pod.name_any(), machine.name());
+    Ok(())
+}
