@@ -38,7 +38,7 @@ impl Default for PlacementConfig {
             node_disconnected_after: Duration::from_secs(20),
             node_down_after: Duration::from_secs(600),
             lag_entries_max: 1000,
-            steps_per_round_max: 16,
+            steps_per_round_max: 64,
         }
     }
 }

@@ -36,7 +36,8 @@ pub struct PlacementConfig {
     /// Bound: steps of one planning round; the rest waits for the next.
     pub steps_per_round_max: usize,
     /// Bound: learners that are being initialized on one node, over all regions. A node at the
-    /// bound gets no further peers until one has caught up.
+    /// bound gets no further peers until one has caught up. How many snapshots are sent at a time is
+    /// bounded apart from this, by `snapshot.concurrent_max`.
     pub learners_per_node_max: usize,
     /// Difference in the number of leaders of two nodes that balance leaves alone.
     pub leader_difference_max: usize,
@@ -53,8 +54,8 @@ impl Default for PlacementConfig {
             step_timeout: Duration::from_secs(10),
             leader_cool_down: Duration::from_secs(30),
             lag_entries_max: 1_000,
-            steps_per_round_max: 16,
-            learners_per_node_max: 4,
+            steps_per_round_max: 64,
+            learners_per_node_max: 32,
             leader_difference_max: 1,
         }
     }
