@@ -98,7 +98,7 @@ async fn run(cli: &Cli, chosen: &[&Scenario]) -> anyhow::Result<bool> {
     world.install().await?;
     let (mut failed, mut skipped) = (Vec::new(), Vec::new());
     for scenario in chosen {
-        say(format!("{}", scenario.name));
+        say(scenario.name);
         let at = Instant::now();
         let stage = Stage::set(&world, scenario.name).await?;
         let outcome = tokio::time::timeout(SCENARIO_MAX, (scenario.run)(&stage)).await;
