@@ -55,7 +55,10 @@ impl Meter {
     }
 
     pub(super) fn progress(&self) -> Progress {
-        let now = Instant::now();
+        self.progress_at(Instant::now())
+    }
+
+    fn progress_at(&self, now: Instant) -> Progress {
         let counts = self.lock();
         // A worker that still waits has had no answer since.
         let open = counts.last.iter().flatten().map(|last| now - *last).max().unwrap_or_default();
@@ -84,7 +87,10 @@ impl Worker {
     /// A call was answered. The time since this very worker's last answer is what counts: that others
     /// went on is no comfort to it.
     pub(super) fn answered(&self) {
-        let now = Instant::now();
+        self.answered_at(Instant::now());
+    }
+
+    fn answered_at(&self, now: Instant) {
         let mut counts = self.meter.lock();
         counts.calls += 1;
         if let Some(last) = counts.last[self.number].replace(now)
@@ -115,20 +121,20 @@ fn millis(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn one_worker_that_waits_is_a_gap_though_others_go_on() {
+    #[test]
+    fn one_worker_that_waits_is_a_gap_though_others_go_on() {
         let meter = Arc::new(Meter::new(2));
         let (quick, slow) = (meter.worker(0), meter.worker(1));
-        quick.answered();
-        slow.answered();
-        for _ in 0..10 {
-            tokio::time::advance(Duration::from_millis(100)).await;
-            quick.answered();
+        let at = |ms| meter.started + Duration::from_millis(ms);
+        quick.answered_at(at(0));
+        slow.answered_at(at(0));
+        for tenth in 1..=10 {
+            quick.answered_at(at(100 * tenth));
         }
-        assert_eq!(meter.progress().longest_gap_ms, 1000, "still open");
-        slow.answered();
+        assert_eq!(meter.progress_at(at(1000)).longest_gap_ms, 1000, "still open");
+        slow.answered_at(at(1000));
         quick.failed("put", &Error::MaybeApplied { message: "silence".to_owned() });
-        let progress = meter.progress();
+        let progress = meter.progress_at(at(1000));
         assert_eq!((progress.longest_gap_ms, progress.longest_gap_at_ms), (1000, 1000));
         assert_eq!((progress.calls, progress.failures, progress.unknown), (13, 1, 1));
     }
