@@ -28,9 +28,11 @@ fn builder(nodes: usize) -> Builder {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_node_gets_everything_by_snapshot_though_both_sides_die_meanwhile() {
-    let mut cluster = builder(2).set("snapshot.bytes_per_second_max", "8MiB").start().await;
-    let sessions = cluster.sessions();
     let mebibytes = env_number("SNAPSHOT_MIB", 64) as usize;
+    // A transfer of some ten seconds, whatever the size: long enough to be killed in its middle.
+    let rate = format!("{}MiB", (mebibytes / 8).max(1));
+    let mut cluster = builder(2).set("snapshot.bytes_per_second_max", &rate).start().await;
+    let sessions = cluster.sessions();
     let ledger = load(&sessions, mebibytes).await;
     let gone = delete_some(&sessions[0]).await;
     purged(&sessions[0]).await;
