@@ -176,6 +176,7 @@ pub(crate) async fn call(
                     promote: vec![*node_id],
                     demote: Vec::new(),
                     expected_version: Some(*expected_version),
+                    ..Default::default()
                 }))
                 .await
                 .map(drop),

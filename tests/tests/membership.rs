@@ -56,6 +56,7 @@ async fn change_on_an_old_table_is_refused_and_changes_nothing() {
         promote: vec![],
         demote: vec![third],
         expected_version: Some(old),
+        ..Default::default()
     };
     let remove =
         v1::RemoveNodeRequest { node_id: third, force: false, expected_version: Some(old) };
@@ -207,6 +208,43 @@ async fn removal_can_be_taken_back_while_it_is_under_way() {
     cluster.wait_whole(BOUND).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replication_factor_changes_under_load_and_nothing_is_lost() {
+    let mut cluster = Cluster::start(3).await;
+    let sessions = cluster.sessions();
+    let writers = Writers::start(&sessions, 6, 100, "factor");
+    writers.progress(100, BOUND).await;
+    let change = |factor| v1::ChangeMembershipRequest {
+        replication_factor: Some(factor),
+        ..Default::default()
+    };
+    for (factor, code) in [(2, Code::InvalidArgument), (5, Code::FailedPrecondition)] {
+        let request = sessions[0].request(change(factor));
+        let refused = sessions[0].cluster.clone().change_membership(request).await;
+        let status = refused.expect_err("even, or more than there are nodes");
+        assert_eq!(status.code(), code, "{factor}: {status:?}");
+    }
+    for factor in [1, 3] {
+        let request = sessions[1].request(change(factor));
+        let changed = sessions[1].cluster.clone().change_membership(request).await;
+        changed.expect("one of the nodes is enough, and three are there");
+        eventually(&format!("{factor} peers of each region"), BOUND, async || {
+            let table = sessions[2].nodes().await.map_err(|status| status.to_string())?;
+            let regions = sessions[2].regions().await.map_err(|status| status.to_string())?;
+            let peers = |info: &v1::RegionInfo| info.region.as_ref().map(|at| at.peers.len());
+            let all = regions.iter().all(|info| peers(info) == Some(factor as usize));
+            if table.replication_factor == factor && all { Ok(()) } else { Err(format!("{regions:?}")) }
+        })
+        .await;
+        cluster.wait_whole(BOUND).await;
+        writers.progress(100, BOUND).await;
+    }
+    let ledger = writers.stop().await;
+    for session in &sessions {
+        ledger.verify(session).await;
+    }
+}
+
 /// With elections that take six seconds, a hand-over is the only way to be quick.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_leader_hands_over_before_it_goes() {
@@ -228,6 +266,55 @@ async fn stopping_leader_hands_over_before_it_goes() {
     .await;
     let outage = gone.elapsed();
     assert!(outage < Duration::from_secs(3), "{outage:?} is an election, not a hand-over");
+}
+
+/// At almost any moment under load the successor lacks an entry of the leader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lead_moves_under_load_without_an_election() {
+    let mut cluster = Builder::new(3)
+        .set("raft.heartbeat_interval", "500ms")
+        .set("raft.election_timeout_min", "6s")
+        .set("raft.election_timeout_max", "8s")
+        .start()
+        .await;
+    let sessions = cluster.sessions();
+    let writers = Writers::start(&sessions, 64, 1000, "moved");
+    writers.progress(500, BOUND).await;
+    for _ in 0..12 {
+        let leader = cluster.leader(b"moved").await;
+        let successor = (leader + 1) % 3;
+        let message = v1::TransferLeaderRequest {
+            region_id: 2,
+            to_node_id: cluster.node_id(successor).await,
+        };
+        let asked = Instant::now();
+        // The step may have been planned on what has just changed.
+        eventually("the lead to be asked for", Duration::from_secs(10), async || {
+            let mut client = sessions[leader].cluster.clone();
+            client.transfer_leader(sessions[leader].request(message)).await.map(drop)
+        })
+        .await;
+        eventually("the lead to move", Duration::from_secs(10), async || {
+            let now = cluster.leader(b"moved").await;
+            if now == leader { Err(format!("still with node {now}")) } else { Ok(()) }
+        })
+        .await;
+        let before = Instant::now();
+        writers.progress(200, BOUND).await;
+        let outage = before.elapsed();
+        assert!(outage < Duration::from_secs(3), "{outage:?} is an election");
+        let moved = asked.elapsed();
+        assert!(moved < Duration::from_secs(4), "{moved:?} until it moved");
+    }
+    let leader = cluster.leader(b"moved").await;
+    let ended = cluster.nodes[leader].terminate(Duration::from_secs(20)).await;
+    assert!(ended.success(), "{ended}");
+    let before = Instant::now();
+    writers.progress(200, BOUND).await;
+    let outage = before.elapsed();
+    assert!(outage < Duration::from_secs(3), "{outage:?} is an election");
+    let ledger = writers.stop().await;
+    ledger.verify(&sessions[(leader + 1) % 3]).await;
 }
 
 async fn remove(

@@ -221,6 +221,7 @@ async fn fourth_node_joins_over_grpc_as_a_learner_first() {
         promote: vec![added.node_id],
         demote: vec![],
         expected_version: Some(added.version),
+        ..Default::default()
     };
     let changed = first.cluster.clone().change_membership(first.request(promote)).await;
     assert!(changed.expect("promote").into_inner().version > added.version);

@@ -31,6 +31,8 @@ pub(super) enum Cluster {
     Promote(Promote),
     /// Move the data off nodes that stay known
     Demote(Demote),
+    /// Change how many peers each region has
+    ReplicationFactor(ReplicationFactor),
     /// Drain a node and remove it
     Remove(Remove),
     /// Take back the removal of a node that is draining
@@ -80,6 +82,14 @@ pub(super) struct Demote {
     /// Ids of the nodes
     #[arg(required = true)]
     nodes: Vec<u64>,
+    #[command(flatten)]
+    expected: Expected,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReplicationFactor {
+    /// Peers of each region: 1, 3, 5 or 7, and no more than there are nodes in service
+    peers: u32,
     #[command(flatten)]
     expected: Expected,
 }
@@ -144,6 +154,7 @@ impl Cluster {
             Self::Demote(command) => {
                 change(context, Vec::new(), command.nodes, command.expected).await
             }
+            Self::ReplicationFactor(command) => command.run(context).await,
             Self::Remove(command) => command.run(context).await,
             Self::CancelRemove(command) => command.run(context).await,
             Self::EvictLeaders(command) => command.run(context).await,
@@ -183,6 +194,7 @@ impl Add {
                 demote: Vec::new(),
                 // Who cares about the version cares about the one that this call just made.
                 expected_version: self.expected.expected_version.map(|_| version),
+                ..Default::default()
             };
             version = cluster.change_membership(request).await?.version;
         }
@@ -201,11 +213,25 @@ async fn change(
     let what = if demote.is_empty() { "promoted" } else { "demoted" };
     let nodes = if demote.is_empty() { promote.clone() } else { demote.clone() };
     let expected_version = expected.expected_version;
-    let request = v1::ChangeMembershipRequest { promote, demote, expected_version };
+    let request = v1::ChangeMembershipRequest { promote, demote, expected_version, ..Default::default() };
     let version = context.client.cluster().change_membership(request).await?.version;
     let answer = json!({ what: nodes, "version": version });
     let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
     context.out.say(&answer, &format!("{what} {}, version {version}", names.join(", ")))
+}
+
+impl ReplicationFactor {
+    async fn run(self, mut context: Context) -> Result<(), Failure> {
+        let request = v1::ChangeMembershipRequest {
+            replication_factor: Some(self.peers),
+            expected_version: self.expected.expected_version,
+            ..Default::default()
+        };
+        let version = context.client.cluster().change_membership(request).await?.version;
+        let answer = json!({ "replication_factor": self.peers, "version": version });
+        let line = format!("regions are to have {} peers each, version {version}", self.peers);
+        context.out.say(&answer, &line)
+    }
 }
 
 #[derive(Debug, Serialize)]

@@ -86,6 +86,7 @@ async fn join_at(node: &Arc<Node>, client: &mut ClusterClient<Channel>) -> Resul
                 promote: vec![own.0],
                 demote: Vec::new(),
                 expected_version: Some(listed.version),
+                ..Default::default()
             };
             client.change_membership(request).await.map_err(told)?;
             Ok(())

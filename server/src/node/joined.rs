@@ -27,8 +27,8 @@ use crate::{
     storage::disk::{DiskMonitor, Level},
 };
 
-/// How often handing over is tried again while the node drains.
-const HAND_OVER_INTERVAL: Duration = Duration::from_millis(100);
+/// Pause before a look at what is still led.
+const HAND_OVER_INTERVAL: Duration = Duration::from_millis(10);
 /// Bound: when nobody takes a leadership by then, an election will settle it.
 const HAND_OVER_MAX: Duration = Duration::from_secs(5);
 
@@ -179,12 +179,11 @@ impl Joined {
                 .into_iter()
                 .filter(|peer| peer.is_leader() && peer.has_other_voters())
                 .collect();
-            if led.is_empty() || clock::now() + HAND_OVER_INTERVAL >= deadline {
+            if led.is_empty() || clock::now() >= deadline {
                 return;
             }
-            for peer in &led {
-                peer.hand_over().await;
-            }
+            futures::future::join_all(led.iter().map(|peer| peer.hand_over(deadline))).await;
+            // Others may have handed over to this node meanwhile.
             tokio::time::sleep(HAND_OVER_INTERVAL).await;
         }
     }

@@ -53,8 +53,18 @@ pub enum Decision {
 impl TableChange {
     /// Replaces or adds `records`.
     fn new(table: &v1::NodeTable, records: &[v1::NodeRecord]) -> Self {
+        Self::with_factor(table, records, None)
+    }
+
+    /// As [`TableChange::new`], and another replication factor if one is given.
+    fn with_factor(
+        table: &v1::NodeTable,
+        records: &[v1::NodeRecord],
+        replication_factor: Option<u32>,
+    ) -> Self {
         let mut after = table.clone();
         after.version += 1;
+        after.replication_factor = replication_factor.unwrap_or(after.replication_factor);
         for record in records {
             match after.nodes.iter_mut().find(|node| node.node_id == record.node_id) {
                 Some(node) => node.clone_from(record),
@@ -62,7 +72,8 @@ impl TableChange {
             }
         }
         after.nodes.sort_unstable_by_key(|node| node.node_id);
-        Self { command: tables::change_nodes(table.version, records), table: after }
+        let command = tables::change_nodes(table.version, records, replication_factor);
+        Self { command, table: after }
     }
 }
 
@@ -102,11 +113,10 @@ fn up_nodes(table: &v1::NodeTable) -> usize {
 
 /// Refuses to leave `remaining` nodes in service when those are too few for every region to have
 /// all its peers.
-fn check_enough(table: &v1::NodeTable, remaining: usize) -> Result<(), Error> {
-    let replication_factor = table.replication_factor as usize;
-    if remaining < replication_factor {
+fn check_enough(replication_factor: u32, remaining: usize) -> Result<(), Error> {
+    if remaining < replication_factor as usize {
         return Err(refused(format!(
-            "{remaining} nodes would stay in service, fewer than the replication factor \
+            "{remaining} nodes would be in service, fewer than the replication factor \
              {replication_factor}: add a node first"
         )));
     }

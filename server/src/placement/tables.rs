@@ -22,6 +22,7 @@ const SYSTEM_PREFIX: &[u8] = &[0, 0, 0];
 const CLUSTER: &str = "cluster";
 const NODES_VERSION: &str = "nodes/version";
 const NODE_PREFIX: &str = "node/";
+const REPLICATION_FACTOR: &str = "replication_factor";
 
 /// The range that holds every table, `[start, end)` in encoded keys: what to read for [`decode`].
 #[must_use]
@@ -35,7 +36,7 @@ pub struct ClusterRecord {
     /// 16 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub cluster_id: Bytes,
-    /// Peers per region.
+    /// Peers per region at birth; a row of its own has what was chosen later.
     #[prost(uint32, tag = "2")]
     pub replication_factor: u32,
     /// The token of the `Initialize` that made it; a repeat with the same token is answered alike.
@@ -79,6 +80,12 @@ pub fn version_key() -> Bytes {
 #[must_use]
 pub fn node_key(node: NodeId) -> Bytes {
     key(&format!("{NODE_PREFIX}{:020}", node.0))
+}
+
+/// The encoded key of the replication factor, if it was changed since the cluster's birth.
+#[must_use]
+pub fn replication_factor_key() -> Bytes {
+    key(REPLICATION_FACTOR)
 }
 
 /// What a new cluster is seeded with.
@@ -137,6 +144,7 @@ where
 {
     let mut cluster = None;
     let mut version = None;
+    let mut replication_factor = None;
     let mut nodes = Vec::new();
     for (key, value) in rows {
         let (key, value) = (key.as_ref(), value.as_ref());
@@ -153,6 +161,9 @@ where
             cluster = Some(record);
         } else if text == NODES_VERSION.as_bytes() {
             version = Some(parse_decimal(value).ok_or_else(|| bad("not a number".to_owned()))?);
+        } else if text == REPLICATION_FACTOR.as_bytes() {
+            let factor = parse_decimal(value).and_then(|factor| u32::try_from(factor).ok());
+            replication_factor = Some(factor.ok_or_else(|| bad("not a number".to_owned()))?);
         } else if text.starts_with(NODE_PREFIX.as_bytes()) {
             let record = v1::NodeRecord::decode(value).map_err(|error| bad(error.to_string()))?;
             if key != node_key(NodeId(record.node_id)) {
@@ -166,7 +177,7 @@ where
     Ok(v1::NodeTable {
         version: version.ok_or(DecodeError::Missing("nodes/version"))?,
         nodes,
-        replication_factor: cluster.replication_factor,
+        replication_factor: replication_factor.unwrap_or(cluster.replication_factor),
         cluster_id: cluster.cluster_id,
     })
 }
@@ -197,10 +208,14 @@ pub fn taken(reply: &v1::WriteReply) -> Result<Range<u64>, Error> {
     }
 }
 
-/// Stores `records` and raises the table's version, if the version is still `version`; see
-/// [`changed`] for the answer.
+/// Stores `records`, and the replication factor if one is given, and raises the table's version, if
+/// the version is still `version`; see [`changed`] for the answer.
 #[must_use]
-pub fn change_nodes(version: u64, records: &[v1::NodeRecord]) -> v1::WriteCommand {
+pub fn change_nodes(
+    version: u64,
+    records: &[v1::NodeRecord],
+    replication_factor: Option<u32>,
+) -> v1::WriteCommand {
     let unmoved = v1::Compare {
         key: version_key(),
         condition: Some(Condition::ValueEquals(decimal(version))),
@@ -208,9 +223,14 @@ pub fn change_nodes(version: u64, records: &[v1::NodeRecord]) -> v1::WriteComman
     let puts = records
         .iter()
         .map(|record| put(node_key(NodeId(record.node_id)), record.encode_to_vec().into()));
+    let factor =
+        replication_factor.map(|factor| put(replication_factor_key(), decimal(factor.into())));
     v1::WriteCommand {
         compare: vec![unmoved],
-        success: std::iter::once(put(version_key(), decimal(version + 1))).chain(puts).collect(),
+        success: std::iter::once(put(version_key(), decimal(version + 1)))
+            .chain(puts)
+            .chain(factor)
+            .collect(),
         failure: vec![op(Op::Get(v1::GetOp { key: version_key() }))],
     }
 }
@@ -362,8 +382,8 @@ mod tests {
     #[test]
     fn second_of_two_racing_changes_is_refused_and_told_the_version() {
         let mut rows = seeded();
-        let first = change_nodes(1, &[record(2, v1::NodeState::Joining)]);
-        let second = change_nodes(1, &[record(2, v1::NodeState::Up)]);
+        let first = change_nodes(1, &[record(2, v1::NodeState::Joining)], None);
+        let second = change_nodes(1, &[record(2, v1::NodeState::Up)], Some(5));
         assert_eq!(changed(1, &apply(&mut rows, &first)), Ok(2));
         assert_eq!(
             changed(1, &apply(&mut rows, &second)),
@@ -376,6 +396,18 @@ mod tests {
             [record(1, v1::NodeState::Up), record(2, v1::NodeState::Joining)],
             "the loser wrote nothing"
         );
+        assert_eq!(table.replication_factor, 3, "the loser wrote nothing");
+    }
+
+    #[test]
+    fn replication_factor_of_birth_holds_until_it_is_changed() {
+        let mut rows = seeded();
+        for (version, factor, want) in [(1, Some(5), 5), (2, None, 5), (3, Some(1), 1)] {
+            let change = change_nodes(version, &[], factor);
+            assert_eq!(changed(version, &apply(&mut rows, &change)), Ok(version + 1));
+            let table = decode(&rows).expect("decodes");
+            assert_eq!((table.version, table.replication_factor), (version + 1, want));
+        }
     }
 
     #[test]
@@ -384,6 +416,7 @@ mod tests {
             ("cluster record is no message", cluster_key(), &b"\xff\xff"[..]),
             ("cluster id of the wrong length", cluster_key(), b""),
             ("version is no number", version_key(), b"one"),
+            ("replication factor is no number", replication_factor_key(), b"many"),
             ("node record is no message", node_key(NodeId(1)), b"\xff"),
             ("record under another node's key", node_key(NodeId(1)), b"\x08\x05"),
         ] {

@@ -1,6 +1,6 @@
 //! Carries out the placement driver's steps on the leader of a region.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use flotilla_proto::v1::{self, step::Action};
 use openraft::{
@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use super::Peer;
 use crate::{
     clock,
-    error::Error,
     ids::{NodeId, PeerId},
     raft::PeerAddress,
 };
@@ -51,13 +50,13 @@ impl Peer {
     ///
     /// # Errors
     /// Why it was not done, as text: the driver plans anew from what it sees next.
-    pub async fn carry_out(&self, step: &v1::Step) -> Result<(), String> {
+    pub async fn carry_out(self: &Arc<Self>, step: &v1::Step) -> Result<(), String> {
         self.unless_stopped(self.carry_out_running(step))
             .await
             .unwrap_or_else(|| Err("the peer has stopped".to_owned()))
     }
 
-    async fn carry_out_running(&self, step: &v1::Step) -> Result<(), String> {
+    async fn carry_out_running(self: &Arc<Self>, step: &v1::Step) -> Result<(), String> {
         let descriptor = self.view.published().descriptor;
         if step.epoch.as_ref().map(|epoch| epoch.conf_ver)
             != descriptor.epoch.as_ref().map(|epoch| epoch.conf_ver)
@@ -78,11 +77,8 @@ impl Peer {
                 if transfer.peer_id == self.id.0 {
                     return Ok(());
                 }
-                self.raft
-                    .trigger()
-                    .transfer_leader(PeerId(transfer.peer_id))
-                    .await
-                    .map_err(|error| error.to_string())
+                let taken = self.hand_to_peer(PeerId(transfer.peer_id)).await;
+                taken.map_err(|error| error.to_string())
             }
             None => Err("a step of a kind this version does not know".to_owned()),
         }
@@ -117,49 +113,6 @@ impl Peer {
                 .map_err(explain)?;
         }
         Ok(())
-    }
-}
-
-impl Peer {
-    /// Hands the leadership to the voter that is furthest, if there is another.
-    pub async fn hand_over(&self) {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
-        let furthest = metrics
-            .replication
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|(peer, _)| *peer != self.id && voters.contains(peer))
-            .max_by_key(|(_, matched)| *matched);
-        if let Some((peer, _)) = furthest {
-            // If it does not come about, the caller tries again.
-            let _ = self.unless_stopped(self.raft.trigger().transfer_leader(peer)).await;
-        }
-    }
-
-    /// Hands the leadership to the peer on `node`.
-    ///
-    /// # Errors
-    /// `NotFound` when the node has no voter of the region; `NotLeader`.
-    pub async fn transfer_to(&self, node: NodeId) -> Result<(), Error> {
-        if !self.is_leader() {
-            return Err(self.not_leader());
-        }
-        let metrics = self.raft.server_metrics().borrow_watched().clone();
-        let membership = metrics.membership_config.membership();
-        let target = membership
-            .voter_ids()
-            .find(|peer| membership.get_node(peer).is_some_and(|address| address.node == node))
-            .ok_or_else(|| Error::NotFound {
-                message: format!("node {node} has no voter of region {}", self.region),
-            })?;
-        if target == self.id {
-            return Ok(());
-        }
-        self.unless_stopped(self.raft.trigger().transfer_leader(target))
-            .await
-            .ok_or_else(|| self.has_stopped())?
-            .map_err(|error| Error::Internal { message: error.to_string() })
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod compact;
 mod elections;
+mod hand_over;
 pub mod incarnations;
 pub mod lifecycle;
 pub mod membership;

@@ -104,6 +104,7 @@ async fn add<R: Requests>(
             demote: vec![],
             // What the first step made, so that nobody comes in between either.
             expected_version: expected_version.map(|_| added.version),
+            ..Default::default()
         };
         let promoted =
             within(deadline, Kind::Changes, membership.change_membership(promotion)).await;

@@ -1,18 +1,20 @@
-//! Putting nodes into service and taking them out of it.
+//! Putting nodes into service and taking them out of it, and how many peers regions have on them.
 
 use std::collections::BTreeSet;
 
 use flotilla_proto::v1;
 
-use super::{Decision, check_enough, check_version, record, refused, up_nodes};
+use super::{Decision, TableChange, check_enough, check_version, record, refused, up_nodes};
 use crate::{error::Error, ids::NodeId};
 
-/// Promotes learners to `UP` and demotes nodes in service to learners, all or none.
+/// Promotes learners to `UP`, demotes nodes in service to learners, and changes the replication
+/// factor, all or none.
 ///
 /// # Errors
-/// `VersionMoved`. `InvalidArgument`: a node is in both lists. `NotFound`: no such node.
-/// `FailedPrecondition`: a node that has not joined, drains or was removed; or so many demoted that
-/// fewer than the replication factor would stay in service.
+/// `VersionMoved`. `InvalidArgument`: a node is in both lists, or an even replication factor.
+/// `NotFound`: no such node. `FailedPrecondition`: a node that has not joined, drains or was
+/// removed; or fewer nodes than the replication factor would be in service, by a demotion or by a
+/// higher factor.
 pub fn change_membership(
     table: &v1::NodeTable,
     request: &v1::ChangeMembershipRequest,
@@ -62,8 +64,19 @@ pub fn change_membership(
 
     let gained = changed.iter().filter(|node| node.state() == v1::NodeState::Up).count();
     let lost = changed.len() - gained;
-    if lost > 0 {
-        check_enough(table, up_nodes(table) + gained - lost)?;
+    let factor = request.replication_factor.filter(|factor| *factor != table.replication_factor);
+    if let Some(factor) = factor
+        && !matches!(factor, 1 | 3 | 5 | 7)
+    {
+        return Err(Error::invalid("replication_factor", "must be odd, from 1 to 7"));
     }
-    Ok(Decision::of(table, &changed))
+    let raised = factor.is_some_and(|factor| factor > table.replication_factor);
+    if lost > 0 || raised {
+        let wanted = factor.unwrap_or(table.replication_factor);
+        check_enough(wanted, up_nodes(table) + gained - lost)?;
+    }
+    if changed.is_empty() && factor.is_none() {
+        return Ok(Decision::Nothing);
+    }
+    Ok(Decision::Write(TableChange::with_factor(table, &changed, factor)))
 }

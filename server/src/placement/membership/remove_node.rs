@@ -46,7 +46,7 @@ pub fn remove_node(
     if request.force {
         check_force(view, node, config, now_ms)?;
     } else if serves {
-        check_enough(table, remaining)?;
+        check_enough(table.replication_factor, remaining)?;
     }
 
     let mut draining = record.clone();

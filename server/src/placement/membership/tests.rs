@@ -59,7 +59,7 @@ fn change_promises_what_its_command_writes() {
         "in the order of ids"
     );
     assert_eq!(text(&Ok(Decision::Write(change.clone()))), "2 JOINING, 4 UP");
-    assert_eq!(change.command, tables::change_nodes(10, &change.table.nodes[1..]));
+    assert_eq!(change.command, tables::change_nodes(10, &change.table.nodes[1..], None));
 }
 
 #[test]
@@ -269,9 +269,50 @@ fn change_membership_is_all_or_nothing() {
             promote: promote.to_vec(),
             demote: demote.to_vec(),
             expected_version: None,
+            ..Default::default()
         };
         assert_eq!(text(&change_membership(&table, &request)), want, "{why}");
     }
+}
+
+#[test]
+fn replication_factor_is_changed_within_what_there_is() {
+    for (why, nodes, promote, demote, factor, want) in [
+        ("raised", "1:up 2:up 3:up", &[][..], &[][..], 3, Ok(Some(3))),
+        ("as it is", "1:up", &[], &[], 1, Ok(None)),
+        ("by a node that comes with it", "1:up 2:up 3:learner", &[3], &[], 3, Ok(Some(3))),
+        ("one node short", "1:up 2:up 3:learner", &[], &[], 3, Err("refused")),
+        ("one goes with it", "1:up 2:up 3:up", &[], &[3], 3, Err("refused")),
+        ("even", "1:up 2:up", &[], &[], 2, Err("invalid")),
+        ("none", "1:up", &[], &[], 0, Err("invalid")),
+        ("beyond the largest", "1:up", &[], &[], 9, Err("invalid")),
+    ] {
+        let table = Fixture::new(1, nodes).table;
+        let request = v1::ChangeMembershipRequest {
+            promote: promote.to_vec(),
+            demote: demote.to_vec(),
+            replication_factor: Some(factor),
+            ..Default::default()
+        };
+        let got = match change_membership(&table, &request) {
+            Ok(Decision::Nothing) => Ok(None),
+            Ok(Decision::Write(change)) => {
+                assert_eq!(change.table.version, table.version + 1, "{why}");
+                Ok(Some(change.table.replication_factor))
+            }
+            refused => Err(text(&refused)),
+        };
+        assert_eq!(got, want.map_err(ToOwned::to_owned), "{why}");
+    }
+    // Fewer copies than nodes may leave: the demotion that the old factor forbade goes with it.
+    let table = Fixture::new(3, "1:up 2:up 3:up").table;
+    let lower = |factor| v1::ChangeMembershipRequest {
+        demote: vec![3],
+        replication_factor: factor,
+        ..Default::default()
+    };
+    assert_eq!(text(&change_membership(&table, &lower(None))), "refused");
+    assert_eq!(text(&change_membership(&table, &lower(Some(1)))), "3 NODE_LEARNER");
 }
 
 // ---- RemoveNode ----

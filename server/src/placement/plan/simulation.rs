@@ -72,6 +72,10 @@ struct Sim {
     next_peer: u64,
     peers_seen: BTreeSet<u64>,
     steps_applied: usize,
+    /// The largest replication factor so far.
+    factor_max: u32,
+    /// The factor before the last change, and until when a step that was planned on it may come.
+    factor_before: (u32, u64),
     log: Vec<String>,
 }
 
@@ -137,6 +141,8 @@ impl Sim {
             next_peer: 10_000,
             peers_seen: BTreeSet::new(),
             steps_applied: 0,
+            factor_max: replication_factor,
+            factor_before: (replication_factor, 0),
             log: vec![format!("seed {seed}, replication factor {replication_factor}")],
         }
     }
@@ -457,8 +463,7 @@ impl Sim {
     /// Nodes that come and go must not leave a trail of learners behind.
     fn check_bound(&self, step: &v1::Step) {
         let peers = self.regions[&step.region_id].region.peers.len();
-        let replication_factor = self.table.replication_factor as usize;
-        if peers > 2 * replication_factor + 2 {
+        if peers > 2 * self.factor_max as usize + 2 {
             self.fail(&format!("{step:?} leaves {peers} peers"));
         }
     }
@@ -512,7 +517,12 @@ impl Sim {
         }
         let in_service = |state: NodeState| state == NodeState::Up;
         let up = self.table.nodes.iter().filter(|node| in_service(node.state())).count();
-        let wanted = (self.table.replication_factor as usize).min(up);
+        let (before, until_ms) = self.factor_before;
+        let factor = match self.table.replication_factor {
+            factor if self.now_ms < until_ms => factor.min(before),
+            factor => factor,
+        };
+        let wanted = (factor as usize).min(up);
         let copies = |voters: &BTreeSet<u64>| {
             let counts = |peer: &&u64| {
                 let node = Self::node_of(region, **peer);
@@ -583,6 +593,20 @@ impl Sim {
                 self.regions.get_mut(&id).expect("listed").leader = None;
                 self.note(format!("region {id} lost its leader"));
             }
+            66 => {
+                let factor = *[1, 3, 5].choose(&mut self.rng).expect("three");
+                let before = self.table.replication_factor;
+                self.change_membership(&[], &[], Some(factor));
+                if self.table.replication_factor != before {
+                    self.factor_max = self.factor_max.max(factor);
+                    let before = match self.factor_before {
+                        (earlier, until_ms) if self.now_ms < until_ms => earlier.min(before),
+                        _ => before,
+                    };
+                    let until_ms = self.now_ms + 2 * millis(self.config.step_timeout);
+                    self.factor_before = (before, until_ms);
+                }
+            }
             _ => {}
         }
     }
@@ -603,14 +627,16 @@ impl Sim {
         self.note(format!("node {id} joins"));
     }
 
-    fn change_membership(&mut self, promote: &[u64], demote: &[u64]) {
+    fn change_membership(&mut self, promote: &[u64], demote: &[u64], factor: Option<u32>) {
         let request = v1::ChangeMembershipRequest {
             promote: promote.to_vec(),
             demote: demote.to_vec(),
-            expected_version: None,
+            replication_factor: factor,
+            ..Default::default()
         };
         let decision = membership::change_membership(&self.table, &request);
-        self.note(format!("promote {promote:?}, demote {demote:?}: {}", outcome(&decision)));
+        let outcome = outcome(&decision);
+        self.note(format!("promote {promote:?}, demote {demote:?}, factor {factor:?}: {outcome}"));
         if let Ok(Decision::Write(change)) = decision {
             self.write(change);
         }
@@ -618,13 +644,13 @@ impl Sim {
 
     fn promote(&mut self) {
         if let Some(node) = self.pick(|sim, id| sim.state(id) == NodeState::NodeLearner) {
-            self.change_membership(&[node], &[]);
+            self.change_membership(&[node], &[], None);
         }
     }
 
     fn demote(&mut self) {
         if let Some(node) = self.pick(|sim, id| sim.state(id) == NodeState::Up) {
-            self.change_membership(&[], &[node]);
+            self.change_membership(&[], &[node], None);
         }
     }
 

@@ -1,0 +1,211 @@
+//! Gives the lead of a region to another voter, and sees to it that the lead is taken.
+//!
+//! Asked to hand over, openraft tells the successor once; from then on it takes no proposals and
+//! sends no heartbeats. A successor that still lacks an entry, as under load it does at almost any
+//! moment, ignores that, and one that is dead does not hear it: nobody would lead until an election
+//! timeout has passed. So the successor is told again until somebody else leads. Since nothing is
+//! proposed meanwhile, what it lacked is there a round trip later. When it stays silent the others
+//! have their turn.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver as _};
+use tokio::time::Instant;
+
+use super::Peer;
+use crate::{
+    clock,
+    error::Error,
+    ids::{NodeId, PeerId},
+};
+
+/// First pause before a successor is told again, about a round trip; doubled each time.
+const AGAIN_MIN: Duration = Duration::from_millis(5);
+/// Longest pause before a successor is told again.
+const AGAIN_MAX: Duration = Duration::from_millis(100);
+/// A successor that was told so often in vain (for about 200 ms) makes room for the next.
+const TOLD_MAX: usize = 6;
+/// Bound: nobody took the lead by then, so an election will settle it.
+const TRANSFER_MAX: Duration = Duration::from_secs(5);
+
+/// A voter that may follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Candidate {
+    peer: PeerId,
+    /// Last entry that it is known to have.
+    matched: u64,
+    /// Since its last answer.
+    silent: Duration,
+}
+
+impl Peer {
+    /// Hands the lead to whoever is furthest, and returns when somebody else leads, or at the
+    /// deadline.
+    ///
+    /// # Cancel safety
+    /// Once begun it goes on.
+    pub async fn hand_over(self: &Arc<Self>, deadline: Instant) {
+        let order = by_fitness(self.candidates(), self.env.config.lease());
+        if !self.hand_to(order, deadline).await {
+            // Nobody could take it, or nobody is known yet: not again before something may have changed.
+            tokio::time::sleep_until(deadline.min(clock::now() + AGAIN_MAX)).await;
+        }
+    }
+
+    /// Hands the lead to the peer on `node`, and returns when this peer does not lead any more.
+    ///
+    /// # Errors
+    /// `NotFound` when the node has no voter of the region; `NotLeader`; `FailedPrecondition` when
+    /// the peer has not answered for a lease, or nobody took the lead.
+    ///
+    /// # Cancel safety
+    /// Once begun it goes on.
+    pub async fn transfer_to(self: &Arc<Self>, node: NodeId) -> Result<(), Error> {
+        if !self.is_leader() {
+            return Err(self.not_leader());
+        }
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let target = membership
+            .voter_ids()
+            .find(|peer| membership.get_node(peer).is_some_and(|address| address.node == node))
+            .ok_or_else(|| Error::NotFound {
+                message: format!("node {node} has no voter of region {}", self.region),
+            })?;
+        if target == self.id {
+            return Ok(());
+        }
+        self.hand_to_peer(target).await
+    }
+
+    /// As [`Peer::transfer_to`], by the peer's id.
+    pub(super) async fn hand_to_peer(self: &Arc<Self>, target: PeerId) -> Result<(), Error> {
+        let candidates = self.candidates();
+        let lease = self.env.config.lease();
+        let refused = |message: String| Error::FailedPrecondition { message };
+        match candidates.iter().find(|candidate| candidate.peer == target) {
+            None => {
+                let message = format!("peer {target} is no voter of region {}", self.region);
+                return Err(refused(message));
+            }
+            Some(Candidate { silent, .. }) if *silent > lease => {
+                let message = format!("peer {target} has not answered for {silent:?}");
+                return Err(refused(message));
+            }
+            Some(_) => {}
+        }
+        let mut order = by_fitness(candidates, lease);
+        order.retain(|peer| *peer != target);
+        order.insert(0, target);
+        if self.hand_to(order, clock::now() + TRANSFER_MAX).await {
+            return Ok(());
+        }
+        Err(refused(format!("nobody took the lead of region {}", self.region)))
+    }
+
+    /// Tells `order`, by turns, to take the lead. Answers whether this peer leads no more.
+    async fn hand_to(self: &Arc<Self>, order: Vec<PeerId>, deadline: Instant) -> bool {
+        if order.is_empty() {
+            return false;
+        }
+        let peer = Arc::clone(self);
+        let telling = async move {
+            let telling = peer.tell_until_followed(&order, deadline);
+            // A peer that has stopped leads nothing.
+            peer.unless_stopped(telling).await.unwrap_or(true)
+        };
+        // Ordering: to its end, whoever waits for it. Left half way, nobody would lead.
+        self.env.runtime.spawn(telling).await.unwrap_or(false)
+    }
+
+    async fn tell_until_followed(&self, order: &[PeerId], deadline: Instant) -> bool {
+        let mut metrics = self.raft.server_metrics();
+        for successor in order.iter().cycle() {
+            let mut pause = AGAIN_MIN;
+            for _ in 0..TOLD_MAX {
+                if metrics.borrow_watched().state != ServerState::Leader {
+                    return true;
+                }
+                if clock::now() >= deadline {
+                    return false;
+                }
+                if self.raft.trigger().transfer_leader(*successor).await.is_err() {
+                    return true; // openraft has ended
+                }
+                let until = deadline.min(clock::now() + pause);
+                let followed = async {
+                    while metrics.borrow_watched().state == ServerState::Leader {
+                        if metrics.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                // That the pause is over shows at the top.
+                let _ = tokio::time::timeout_at(until, followed).await;
+                pause = (pause * 2).min(AGAIN_MAX);
+            }
+        }
+        false
+    }
+
+    /// The other voters, with what this leader knows of them.
+    fn candidates(&self) -> Vec<Candidate> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
+        // A peer that has not answered this leader yet is silent since the lead began.
+        let led = self.leading_for(metrics.current_term);
+        let heard = metrics.heartbeat.unwrap_or_default();
+        metrics
+            .replication
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(peer, _)| *peer != self.id && voters.contains(peer))
+            .map(|(peer, matched)| Candidate {
+                peer,
+                matched: matched.map_or(0, |id| id.index),
+                silent: heard.get(&peer).copied().flatten().map_or(led, |at| at.elapsed()),
+            })
+            .collect()
+    }
+}
+
+/// Who is asked first: those that answered within `silence_max`, of them who is furthest.
+fn by_fitness(mut candidates: Vec<Candidate>, silence_max: Duration) -> Vec<PeerId> {
+    candidates.sort_by_key(|candidate| {
+        let silent = (candidate.silent > silence_max).then_some(candidate.silent);
+        (silent, u64::MAX - candidate.matched, candidate.peer)
+    });
+    candidates.into_iter().map(|candidate| candidate.peer).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn successors_are_asked_by_fitness() {
+        let candidate = |peer, matched, silent_ms| Candidate {
+            peer: PeerId(peer),
+            matched,
+            silent: Duration::from_millis(silent_ms),
+        };
+        let check = |why: &str, candidates: &[Candidate], want: &[u64]| {
+            let order = by_fitness(candidates.to_vec(), Duration::from_secs(3));
+            let want: Vec<PeerId> = want.iter().copied().map(PeerId).collect();
+            assert_eq!(order, want, "{why}");
+        };
+        check("nobody else", &[], &[]);
+        check("furthest first", &[candidate(1, 5, 10), candidate(2, 9, 900)], &[2, 1]);
+        check("as far: by id", &[candidate(2, 5, 10), candidate(1, 5, 20)], &[1, 2]);
+        check(
+            "a dead one is asked last, however far it was",
+            &[candidate(1, 9, 3_001), candidate(2, 5, 3_000)],
+            &[2, 1],
+        );
+        check(
+            "all are silent: who was heard last",
+            &[candidate(1, 9, 9_000), candidate(2, 5, 4_000)],
+            &[2, 1],
+        );
+    }
+}
