@@ -124,7 +124,10 @@ async fn run(cli: &Cli, chosen: &[&Scenario]) -> anyhow::Result<bool> {
             }
         }
         stage.strike().await?;
-        stage.gone().await?;
+        // What the short ones leave behind goes while the next one begins.
+        if scenario.tier == Tier::Long {
+            stage.gone().await?;
+        }
     }
     say(format!(
         "{} scenarios in {:.0} s, {} failed {failed:?}, {} skipped {skipped:?}",

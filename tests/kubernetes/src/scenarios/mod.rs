@@ -22,7 +22,8 @@ use crate::stage::Stage;
 /// How often a scenario is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
-    /// By every `make e2e`.
+    /// By every `make e2e`, and so by CI: a cluster of Kubernetes for it and all of these together take
+    /// less than five minutes.
     Short,
     /// By `make e2e-all` only.
     Long,
@@ -68,11 +69,11 @@ scenarios! {
     Short install::sample_is_available_within_a_minute,
     Short scale::scale_1_3_5_3_is_not_noticed,
     Short pods::deleted_pod_is_not_noticed,
-    Short pods::lost_volume_is_replaced,
+    Long pods::lost_volume_is_replaced,
     Short roll::changed_config_rolls_unnoticed,
-    Short roll::broken_image_stops_after_one_pod_and_heals,
-    Short operators::operator_restart_touches_no_pod,
-    Short rights::operator_may_do_what_it_does_and_no_more,
+    Long roll::broken_image_stops_after_one_pod_and_heals,
+    Long operators::operator_restart_touches_no_pod,
+    Long rights::operator_may_do_what_it_does_and_no_more,
     Long scale::scale_3_5_3_is_not_noticed,
     Long scale::scale_in_can_be_cancelled,
     Long scale::scale_in_with_a_pending_pod_converges,

@@ -24,10 +24,13 @@ pub(super) async fn deleted_pod_is_not_noticed(stage: &Stage<'_>) -> anyhow::Res
     cluster.delete_pod(&victim, None).await?;
     cluster.healthy(3, BOUND).await?;
     traffic.flows(100, BOUND).await?;
-    say(format!("    {victim}, which led, was deleted and is back"));
+    let before = traffic.progress().await?;
+    say(format!(
+        "    {victim}, which led, was deleted and is back: {} failed, longest gap {} ms",
+        before.failures, before.longest_gap_ms
+    ));
 
     // Now without time to say goodbye: what was under way may have no answer, which the client tells.
-    let before = traffic.progress().await?;
     let victim = cluster.busiest().await?;
     cluster.delete_pod(&victim, Some(0)).await?;
     cluster.healthy(3, BOUND).await?;
