@@ -49,7 +49,8 @@ async fn send(args: &ApplyArgs, cluster: &KvCluster, object: &Value) -> anyhow::
 /// Whether it may be another answer in a moment: the type is not served yet, or nobody answered.
 fn passes(error: &kube::Error) -> bool {
     match error {
-        kube::Error::Api(status) => status.is_not_found() || status.code >= 500,
+        // By the code: a path that is not served yet is answered with plain text.
+        kube::Error::Api(status) => status.code == 404 || status.code >= 500,
         _ => true,
     }
 }
