@@ -1,7 +1,7 @@
 //! A real Prometheus, what the dashboards ask it, and the alerts.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Stdio,
@@ -9,15 +9,23 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client, ResourceExt as _, api::ListParams};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
+    task::JoinSet,
 };
 
 use super::{Skip, scale::Cordon};
 use crate::{
-    cluster::Cluster, programs, say::say, stage::Stage, traffic::Traffic, wait::eventually,
+    cluster::Cluster,
+    programs,
+    say::say,
+    stage::Stage,
+    traffic::Traffic,
+    wait::{elapse, eventually},
 };
 
 const BOUND: Duration = Duration::from_secs(180);
@@ -70,7 +78,7 @@ pub(super) async fn prometheus_sees_all_and_alerts(stage: &Stage<'_>) -> anyhow:
 }
 
 async fn take_away(cluster: &Cluster<'_>, pod: &str) -> anyhow::Result<()> {
-    let pods = cluster.api::<k8s_openapi::api::core::v1::Pod>();
+    let pods = cluster.api::<Pod>();
     pods.delete(pod, &Default::default()).await?;
     super::scale::pending(cluster, pod).await
 }
@@ -144,9 +152,10 @@ fn collect(value: &Value, file: &str, title: &str, queries: &mut Vec<(String, St
 
 /// One that scrapes through the API server.
 struct Prometheus {
-    // Both end when they are dropped.
+    // All end when they are dropped.
     _server: Child,
     _proxy: Child,
+    _discovery: JoinSet<()>,
 }
 
 impl Prometheus {
@@ -167,13 +176,16 @@ impl Prometheus {
         let api = line.rsplit(' ').next().unwrap_or_default().to_owned();
         ensure!(api.contains(':'), "kubectl proxy says {line}");
 
+        let targets = folder.join("pods.json");
+        let mut discovery = JoinSet::new();
+        discovery.spawn(discover(stage.world.client.clone(), targets.clone()));
         rules(&stage.world.setup.repository, &folder)?;
         let config = json!({
             "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
             "rule_files": [folder.join("rules/*.yaml").display().to_string()],
             "scrape_configs": [{
                 "job_name": "pods",
-                "kubernetes_sd_configs": [{"role": "pod", "api_server": format!("http://{api}")}],
+                "file_sd_configs": [{"files": [&targets], "refresh_interval": "5s"}],
                 "relabel_configs": relabelling(&api),
             }],
         });
@@ -191,7 +203,7 @@ impl Prometheus {
             .kill_on_drop(true)
             .spawn()
             .context("start prometheus")?;
-        let prometheus = Self { _server: server, _proxy: proxy };
+        let prometheus = Self { _server: server, _proxy: proxy, _discovery: discovery };
         eventually("Prometheus to answer", BOUND, async || prometheus.ask("vector(1)").await)
             .await?;
         Ok(prometheus)
@@ -227,6 +239,53 @@ impl Prometheus {
         })
         .await
     }
+}
+
+/// How often pods are looked for.
+const DISCOVERY: Duration = Duration::from_secs(1);
+
+/// Writes to a file what Prometheus' own discovery of pods would find, by the same names: not every
+/// Prometheus has it, Debian's has not.
+async fn discover(client: Client, file: PathBuf) {
+    let pods: Api<Pod> = Api::all(client);
+    let (half, mut last) = (file.with_extension("half"), String::new());
+    loop {
+        if let Ok(pods) = pods.list(&ListParams::default()).await {
+            let text = Value::from_iter(pods.iter().flat_map(targets)).to_string();
+            // Nobody reads half a file. A disk that is full shows as targets that are missing.
+            if text != last && fs::write(&half, &text).is_ok() && fs::rename(&half, &file).is_ok() {
+                last = text;
+            }
+        }
+        elapse(DISCOVERY).await;
+    }
+}
+
+/// One for each port of a pod.
+fn targets(pod: &Pod) -> Vec<Value> {
+    let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+    let (Some(address), Some(spec)) = (address, &pod.spec) else { return Vec::new() };
+    let known = |name: &str| format!("__meta_kubernetes_{name}");
+    let mut labels = BTreeMap::from([
+        (known("namespace"), pod.namespace().unwrap_or_default()),
+        (known("pod_name"), pod.name_any()),
+    ]);
+    for (kind, entries) in [("label", pod.labels()), ("annotation", pod.annotations())] {
+        for (key, value) in entries {
+            let key = key.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_");
+            labels.insert(known(&format!("pod_{kind}_{key}")), value.clone());
+        }
+    }
+    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    ports
+        .map(|port| {
+            let number = port.container_port;
+            let mut labels = labels.clone();
+            labels.insert(known("pod_container_port_number"), number.to_string());
+            labels.insert(known("pod_container_port_name"), port.name.clone().unwrap_or_default());
+            json!({"targets": [format!("{address}:{number}")], "labels": labels})
+        })
+        .collect()
 }
 
 /// The rules as they are shipped, but none waits before it fires: that is what their own tests are
@@ -277,6 +336,34 @@ fn relabelling(api: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_are_found_by_the_names_that_prometheus_gives_them() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {
+                "name": "kv-0", "namespace": "ns",
+                "labels": {"app.kubernetes.io/name": "flotilla"},
+                "annotations": {"prometheus.io/scrape": "true"},
+            },
+            "spec": {"containers": [
+                {"name": "server", "ports": [{"name": "http", "containerPort": 7422}]},
+                {"name": "other"},
+            ]},
+            "status": {"podIP": "10.0.0.1"},
+        }))
+        .expect("a pod");
+        let labels = json!({
+            "__meta_kubernetes_namespace": "ns",
+            "__meta_kubernetes_pod_name": "kv-0",
+            "__meta_kubernetes_pod_label_app_kubernetes_io_name": "flotilla",
+            "__meta_kubernetes_pod_annotation_prometheus_io_scrape": "true",
+            "__meta_kubernetes_pod_container_port_name": "http",
+            "__meta_kubernetes_pod_container_port_number": "7422",
+        });
+        assert_eq!(targets(&pod), [json!({"targets": ["10.0.0.1:7422"], "labels": labels})]);
+        let placeless = Pod { status: None, ..pod };
+        assert!(targets(&placeless).is_empty(), "it has no address");
+    }
 
     #[test]
     fn queries_are_found_wherever_they_are_and_filled_in() {
