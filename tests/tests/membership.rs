@@ -233,7 +233,11 @@ async fn replication_factor_changes_under_load_and_nothing_is_lost() {
             let regions = sessions[2].regions().await.map_err(|status| status.to_string())?;
             let peers = |info: &v1::RegionInfo| info.region.as_ref().map(|at| at.peers.len());
             let all = regions.iter().all(|info| peers(info) == Some(factor as usize));
-            if table.replication_factor == factor && all { Ok(()) } else { Err(format!("{regions:?}")) }
+            if table.replication_factor == factor && all {
+                Ok(())
+            } else {
+                Err(format!("{regions:?}"))
+            }
         })
         .await;
         cluster.wait_whole(BOUND).await;
