@@ -92,13 +92,14 @@ async fn attempt<R: Rpc>(
     let mut request = tonic::Request::new(request);
     request.set_timeout(until.saturating_duration_since(Instant::now()));
     let failure = match timeout_at(until, R::send(connection.channel.clone(), request)).await {
-        Ok(Ok(response)) => return Ok(response.into_inner()),
+        Ok(Ok(response)) => {
+            connection.answered();
+            return Ok(response.into_inner());
+        }
         Ok(Err(status)) => status.into(),
         Err(_) => Failure::Silent,
     };
-    if failure.is_of_connection() {
-        aim.node.give_up(&connection);
-    }
+    aim.node.failed(&connection, &failure);
     Err(failure)
 }
 
@@ -248,10 +249,15 @@ impl<'a> Progress<'a> {
             }
             Remedy::Unjoined { removed } => {
                 self.leave(aim);
+                let is_only = matches!(self.audience, Audience::Only(_));
+                // Behind a service's address there are others, and the next connection finds one of
+                // them, now or when the service has noticed.
+                if removed && !is_only {
+                    return Ok(self.pass_over(aim));
+                }
                 if !self.unjoined.contains(&aim.node.address) {
                     self.unjoined.push(aim.node.address.clone());
                 }
-                let is_only = matches!(self.audience, Audience::Only(_));
                 if is_only || shared.nodes.all_in(&self.unjoined) {
                     return Err(Error::NotJoined { removed, message: why.to_owned() });
                 }

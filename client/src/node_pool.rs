@@ -12,11 +12,15 @@ use std::{
     time::Duration,
 };
 
+use flotilla_proto::v1::{NotJoined, error_detail::Reason};
 use parking_lot::RwLock;
 use tokio::{sync::Mutex, time::Instant};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{Error, verdict::root_cause};
+use crate::{
+    Error,
+    verdict::{Failure, root_cause},
+};
 
 /// How long a node that could not be reached is passed over while there are others.
 const SUSPICION: Duration = Duration::from_secs(1);
@@ -50,18 +54,45 @@ pub(crate) struct Node {
 /// A place for one connection.
 #[derive(Debug, Default)]
 struct Line {
-    channel: RwLock<Option<Channel>>,
+    live: RwLock<Option<Arc<Live>>>,
     /// Held by the one who dials.
     dialling: Mutex<String>,
     /// Attempts to dial that failed.
     failures: AtomicU64,
 }
 
-/// A connection that is there, and how to give it up.
+/// A connection that was made.
+#[derive(Debug)]
+struct Live {
+    channel: Channel,
+    /// Answers that came over it, of whatever call.
+    answers: AtomicU64,
+}
+
+/// A connection that is there, for one attempt, and how to give it up.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) channel: Channel,
     line: usize,
+    live: Arc<Live>,
+    answers_before: u64,
+}
+
+impl Connection {
+    fn of(live: &Arc<Live>, line: usize) -> Self {
+        let answers_before = live.answers.load(Relaxed);
+        Self { channel: live.channel.clone(), line, live: live.clone(), answers_before }
+    }
+
+    /// Something came back over it.
+    pub(crate) fn answered(&self) {
+        self.live.answers.fetch_add(1, Relaxed);
+    }
+
+    /// Whether no call at all was answered over it since this attempt began.
+    fn is_mute(&self) -> bool {
+        self.live.answers.load(Relaxed) == self.answers_before
+    }
 }
 
 impl Node {
@@ -93,24 +124,23 @@ impl Node {
     /// knows that nothing was sent.
     pub(crate) async fn connection(&self) -> Result<Connection, String> {
         let line = self.next.fetch_add(1, Relaxed) % self.lines.len();
-        let found = |channel: &Channel| Connection { channel: channel.clone(), line };
-        let Line { channel, dialling, failures } = &self.lines[line];
-        if let Some(channel) = &*channel.read() {
-            return Ok(found(channel));
+        let Line { live, dialling, failures } = &self.lines[line];
+        if let Some(live) = &*live.read() {
+            return Ok(Connection::of(live, line));
         }
         let failures_before = failures.load(Relaxed);
         let mut last_failure = dialling.lock().await;
-        if let Some(channel) = &*channel.read() {
-            return Ok(found(channel));
+        if let Some(live) = &*live.read() {
+            return Ok(Connection::of(live, line));
         }
         if failures.load(Relaxed) != failures_before {
             return Err(last_failure.clone());
         }
         match self.endpoint.connect().await {
-            Ok(connected) => {
-                let connection = found(&connected);
-                *channel.write() = Some(connected);
-                Ok(connection)
+            Ok(channel) => {
+                let made = Arc::new(Live { channel, answers: AtomicU64::new(0) });
+                *live.write() = Some(made.clone());
+                Ok(Connection::of(&made, line))
             }
             Err(error) => {
                 *last_failure = root_cause(&error);
@@ -120,10 +150,34 @@ impl Node {
         }
     }
 
-    /// The connection broke: the next caller dials. Calls that are under way on it go on.
-    pub(crate) fn give_up(&self, connection: &Connection) {
-        *self.lines[connection.line].channel.write() = None;
+    /// Learns from an attempt that failed. When the connection is of no more use the next caller dials;
+    /// calls that are under way on it go on.
+    ///
+    /// Silence alone is no proof, since a slow node is silent too. A connection over which nobody had
+    /// an answer meanwhile may lead to a machine that is gone: whoever dials the same name anew may
+    /// come to another one, which is all that a client of a service's address can do about it. The same
+    /// goes for one that leads to a node that was removed from its cluster.
+    pub(crate) fn failed(&self, connection: &Connection, failure: &Failure) {
+        let is_over = match failure {
+            Failure::Silent => connection.is_mute(),
+            Failure::NotSent { .. } | Failure::Broken { is_cut: true, .. } => true,
+            Failure::Answered { .. } | Failure::Broken { is_cut: false, .. } => {
+                connection.answered();
+                is_of_removed(failure)
+            }
+        };
+        let mut live = self.lines[connection.line].live.write();
+        // Not one that was made since.
+        if is_over && live.as_ref().is_some_and(|live| Arc::ptr_eq(live, &connection.live)) {
+            *live = None;
+        }
     }
+}
+
+/// A node that was removed will never serve again, but may go on to answer for a while.
+fn is_of_removed(failure: &Failure) -> bool {
+    let Failure::Answered { detail, .. } = failure else { return false };
+    matches!(&detail.reason, Some(Reason::NotJoined(NotJoined { removed: true })))
 }
 
 /// All nodes that are known: those the caller named, and those that answers named since.

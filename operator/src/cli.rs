@@ -1,10 +1,19 @@
 //! What the command line asks for, and the exit code: 0 done, 1 failed, 64 wrong usage.
 
+mod apply;
 mod plan;
 mod run;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    io::Read as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{crd, desired::Defaults, rbac, telemetry::LogFormat};
@@ -26,6 +35,8 @@ enum Command {
     Run(Box<RunArgs>),
     /// Say what would be done for a KvCluster, and why, without doing it.
     Plan(PlanArgs),
+    /// Make a KvCluster, or bring it to what a file says, as soon as Kubernetes knows the type.
+    Apply(ApplyArgs),
     /// Print the CustomResourceDefinition of KvCluster, as YAML for `kubectl apply -f -`.
     Crd,
     /// Print the permissions that `run` needs, as YAML.
@@ -120,6 +131,19 @@ pub struct PlanArgs {
     pub defaults: DefaultArgs,
 }
 
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// A KvCluster as YAML or JSON, with its namespace; `-` is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Who owns the fields that are set.
+    #[arg(long, value_name = "NAME", default_value = "flotilla-operator-apply")]
+    pub field_manager: String,
+    /// How long to wait for the type, and for Kubernetes.
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+}
+
 /// Runs this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -132,6 +156,7 @@ pub fn main() -> ExitCode {
     };
     let text = match cli.command {
         Command::Run(args) => return outcome(run::run(&args)),
+        Command::Apply(args) => return outcome(apply::apply(&args)),
         Command::Plan(args) => match plan::plan(&args) {
             Ok(text) => text,
             Err(error) => return outcome(Err(error)),
@@ -152,6 +177,16 @@ fn outcome(result: anyhow::Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The text of a file; `-` is standard input.
+fn read(file: &Path) -> anyhow::Result<String> {
+    if file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("read standard input")?;
+        return Ok(text);
+    }
+    fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

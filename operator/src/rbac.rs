@@ -28,9 +28,9 @@ pub fn namespaced() -> Vec<Value> {
             &["get", "create", "patch", "update", "delete"],
         ),
         // plan/roll.rs and repair.rs delete pods; the StatefulSet makes them.
-        rule("", &["pods"], &["get", "list", "watch", "delete"]),
+        rule("", &["pods"], &["list", "watch", "delete"]),
         // Marked, grown and deleted; the StatefulSet makes them.
-        rule("", &["persistentvolumeclaims"], &["get", "list", "watch", "patch", "delete"]),
+        rule("", &["persistentvolumeclaims"], &["list", "watch", "patch", "delete"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
     ]
 }

@@ -279,22 +279,28 @@ fn degraded(status: &KvClusterStatus) -> Option<&str> {
 
 #[tokio::test]
 async fn broken_image_stops_after_one_pod_and_heals_when_it_is_put_back() {
-    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3, "image": "flotilla:1"}));
-    settle(&fake, "create").await;
-    fake.edit(|spec| spec["image"] = json!("broken:2"));
-    until(&fake, "one pod fails", |_, status| degraded(status) == Some("PodFailing")).await;
-    for _ in 0..100 {
-        let outcome = pass::pass(&fake, &key(), &defaults()).await.expect("a pass").expect("one");
-        fake.end_of_pass();
-        let failing = outcome.seen.pods.values().filter(|pod| !pod.running).count();
-        assert!(failing <= 1, "{}", fake.journal());
-        assert!(condition(&outcome.status, "Available"), "{:?}", outcome.status);
-        fake.tick();
+    // A cluster that names its image, and one that names none before and after.
+    for image in [json!("flotilla:1"), json!(null)] {
+        let mut spec = json!({"replicas": 3, "replicationFactor": 3});
+        spec["image"] = image.clone();
+        let fake = Fake::new(spec);
+        settle(&fake, "create").await;
+        fake.edit(|spec| spec["image"] = json!("broken:2"));
+        until(&fake, "one pod fails", |_, status| degraded(status) == Some("PodFailing")).await;
+        for _ in 0..100 {
+            let outcome = pass::pass(&fake, &key(), &defaults()).await.expect("a pass");
+            let outcome = outcome.expect("one");
+            fake.end_of_pass();
+            let failing = outcome.seen.pods.values().filter(|pod| !pod.running).count();
+            assert!(failing <= 1, "{}", fake.journal());
+            assert!(condition(&outcome.status, "Available"), "{:?}", outcome.status);
+            fake.tick();
+        }
+        fake.edit(|spec| spec["image"] = image);
+        settle(&fake, "put back").await;
+        let made = fake.pods_made();
+        assert_eq!(made, 5, "three, the broken one, and the one in its place\n{}", fake.journal());
     }
-    fake.edit(|spec| spec["image"] = json!("flotilla:1"));
-    settle(&fake, "put back").await;
-    let made = fake.pods_made();
-    assert_eq!(made, 5, "three, the broken one, and the one in its place\n{}", fake.journal());
 }
 
 #[tokio::test]

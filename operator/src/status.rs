@@ -46,7 +46,8 @@ pub fn compute(seen: &Seen, plan: &Plan, defaults: &Defaults, now: Timestamp) ->
         replicas: count(seen.pods.len()),
         ready_replicas: count(ready.count()),
         version: version(&view),
-        image: Some(desired.image.clone()),
+        // Not what the spec names: a name that is taken back must leave no trace.
+        image: old.image.clone().or_else(|| Some(defaults.server_image.clone())),
         cluster_id: old.cluster_id.clone(),
         bootstrap_volume: old
             .bootstrap_volume

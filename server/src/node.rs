@@ -24,6 +24,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -39,8 +40,21 @@ use crate::{
     metrics::Metrics,
     placement::directory::NodeDirectory,
     raft::log_writer::{LogWriter, LogWriterConfig},
-    storage::{disk::DiskMonitor, engine::Engine, memory::MemoryEngine, rocks, sentinel::Sentinel},
+    storage::{
+        disk::DiskMonitor,
+        engine::{self, Engine},
+        memory::MemoryEngine,
+        rocks,
+        sentinel::Sentinel,
+    },
 };
+
+/// Bound: wait for an earlier process to let go of the disk. A container that is replaced in a hurry may
+/// still be ending, and to give up at once would cost what its successor is made to wait after a failed
+/// start, which doubles each time.
+const DISK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked at meanwhile.
+const DISK_WAIT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Everything of a node but its sockets.
 pub struct Node {
@@ -81,7 +95,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let regions = new_runtime("raft", raft_threads)?;
     let node_config = config.clone();
     let outcome = regions.block_on(async move { serve(node_config, cores).await });
-    regions.shutdown_timeout(std::time::Duration::from_secs(1));
+    regions.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
@@ -104,7 +118,14 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
     // Ordering: ports before the disk, so that a port that is taken costs nothing.
     let ports = Ports::bind(&config)?;
     let (failure, mut failures) = mpsc::unbounded_channel();
-    let (node, writer_thread) = Node::open(config, ports.advertised(), failure)?;
+    let opened = tokio::select! {
+        opened = Node::open(config, ports.advertised(), failure) => opened,
+        signal = stop_signal() => {
+            tracing::info!(signal, "told to stop before the disk was open");
+            return Ok(());
+        }
+    };
+    let (node, writer_thread) = opened?;
     if let Some(identity) = identity::read(node.data.as_ref())? {
         node.activate(identity, true).await.context("open the regions of this node")?;
     }
@@ -147,6 +168,24 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
     }
 }
 
+/// Opens the instances of RocksDB, as soon as nobody else has them open.
+async fn open_engines(config: &Config) -> Result<rocks::Instances, engine::Error> {
+    let deadline = clock::now() + DISK_WAIT_MAX;
+    let mut told = false;
+    loop {
+        match rocks::RocksEngine::open_both(&config.data_dir, &config.storage.to_storage()) {
+            Err(error) if rocks::is_open_elsewhere(&error) && clock::now() < deadline => {
+                if !told {
+                    tracing::warn!(%error, "waiting for the process that has the disk open");
+                    told = true;
+                }
+                tokio::time::sleep(DISK_WAIT_INTERVAL).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 async fn stop_signal() -> &'static str {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) =
@@ -161,7 +200,7 @@ async fn stop_signal() -> &'static str {
 }
 
 impl Node {
-    fn open(
+    async fn open(
         config: Config,
         advertised: Advertised,
         failure: mpsc::UnboundedSender<String>,
@@ -172,9 +211,7 @@ impl Node {
         let (log, data, disk, sentinel) = if on_disk {
             let disk = DiskMonitor::open(&config.data_dir, &config.disk.to_storage())
                 .context("look at the disk")?;
-            let engines =
-                rocks::RocksEngine::open_both(&config.data_dir, &config.storage.to_storage())
-                    .context("open the data directory")?;
+            let engines = open_engines(&config).await.context("open the data directory")?;
             let sentinel = Sentinel::read(&config.data_dir).context("read the log's sentinel")?;
             (
                 engines.log as Arc<dyn Engine>,

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use flotilla_tests::harness::{Builder, Cluster, Start, binary, http};
+use flotilla_tests::harness::{Builder, Cluster, Start, binary, eventually, http};
 
 const BOUND: Duration = Duration::from_secs(30);
 
@@ -61,6 +61,28 @@ async fn second_process_on_a_disk_in_use_is_refused() {
     assert!(said.contains("lock") || said.contains("in use"), "{said}");
     std::fs::write(&address, before).expect("put back what the harness removed");
     cluster.nodes[0].session().put("k", "v").await.expect("the first one is not disturbed");
+}
+
+/// As a pod that was deleted in a hurry: the next one is started while the container is still ending.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn successor_on_a_disk_waits_for_the_process_that_ends() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.nodes[0].session().put("k", "v").await.expect("stored");
+    let second = cluster.prepare_node();
+    let disk = cluster.nodes[0].data_dir().to_path_buf();
+    cluster.nodes[second].set_data_dir(disk);
+    cluster.nodes[second].launch(Start::Alone);
+    eventually("it to wait", BOUND, async || {
+        let said = cluster.nodes[second].output();
+        if said.contains("has the disk open") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    cluster.nodes[0].terminate(BOUND).await;
+    let found = eventually("the successor to serve", BOUND, async || {
+        cluster.nodes[second].session().get("k").await.map_err(|status| status.to_string())
+    })
+    .await;
+    assert_eq!(found.as_deref(), Some(&b"v"[..]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

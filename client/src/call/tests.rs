@@ -1,11 +1,19 @@
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use bytes::Bytes;
 use flotilla_proto::v1::{
     self, Draining, EpochNotMatch, ErrorDetail, NoLeader, NotJoined, NotLeader, OutcomeUnknown,
     RegionNotFound, ServerIsBusy, error_detail::Reason,
 };
-use tokio::{io::AsyncReadExt as _, net::TcpListener, time::timeout};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::timeout,
+};
 use tonic::Code;
 
 use super::*;
@@ -343,6 +351,102 @@ async fn a_silent_node_costs_a_read_a_part_of_its_time_and_a_write_its_outcome()
     let error = client.put("k", "v").await.expect_err("no answer");
     assert!(error.maybe_applied(), "{error}");
     assert_eq!(cluster.count("put"), 1);
+}
+
+/// The address of a service: each connection is led on to one of several nodes, by turns, and may come
+/// to stand still.
+struct Service {
+    address: String,
+    connections: Arc<AtomicUsize>,
+    /// Connections before this one stand still.
+    still: watch::Sender<usize>,
+}
+
+impl Service {
+    async fn start(nodes: &[FakeNode]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let targets: Vec<_> = nodes.iter().map(|node| node.address.clone()).collect();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (still, stands) = watch::channel(0);
+        let count = connections.clone();
+        tokio::spawn(async move {
+            while let Ok((mut here, _)) = listener.accept().await {
+                let number = count.fetch_add(1, Relaxed);
+                let (target, mut stands) =
+                    (targets[number % targets.len()].clone(), stands.clone());
+                tokio::spawn(async move {
+                    let mut there = TcpStream::connect(target).await.expect("a node");
+                    let stops = async { drop(stands.wait_for(|upto| number < *upto).await) };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut here, &mut there) => {}
+                        () = stops => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { address, connections, still }
+    }
+
+    async fn client(&self) -> Client {
+        let options = Options { channels_per_node: 1, timeout: PLENTY, ..Options::default() };
+        Client::connect_with([&self.address], options).await.expect("well-formed")
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
+    }
+
+    /// Everything that is connected now gets no further word.
+    fn stand_still(&self) {
+        self.still.send_replace(self.connections());
+    }
+}
+
+#[tokio::test]
+async fn a_mute_connection_is_replaced_and_a_slow_one_is_kept() {
+    let cluster = FakeCluster::start(1).await;
+    let service = Service::start(&cluster.nodes).await;
+    let client = service.client().await;
+    client.get("k").await.expect("served");
+    assert_eq!(service.connections(), 1);
+
+    // Slow for one call, and well for others meanwhile.
+    cluster.nodes[0].script(|seen| (seen.method == "put").then_some(Fault::Hang));
+    let impatient = client.with_timeout(Duration::from_millis(300)).expect("a timeout");
+    let others = async {
+        loop {
+            client.get("k").await.expect("served");
+        }
+    };
+    tokio::select! {
+        put = impatient.put("k", "v") => drop(put.expect_err("no answer")),
+        () = others => {}
+    }
+    client.get("k").await.expect("served");
+    assert_eq!(service.connections(), 1, "others had answers on it");
+
+    service.stand_still();
+    let patient = client.with_timeout(Duration::from_secs(2)).expect("a timeout");
+    patient.get("k").await.expect("served over another connection");
+    assert_eq!(service.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_client_of_a_service_leaves_a_node_that_was_removed() {
+    let cluster = FakeCluster::start(2).await;
+    let service = Service::start(&cluster.nodes).await;
+    let client = service.client().await;
+    client.put("k", "v").await.expect("stored by the first");
+    cluster.nodes[0].script(|_| {
+        let reason = Some(Reason::NotJoined(NotJoined { removed: true }));
+        Some(Fault::Refuse(typed(
+            Code::Unavailable,
+            ErrorDetail { reason, ..ErrorDetail::default() },
+        )))
+    });
+    client.put("k", "w").await.expect("stored by the second");
+    assert_eq!(service.connections(), 2);
 }
 
 #[tokio::test]

@@ -202,9 +202,7 @@ impl State {
                 }
                 Ok(None) => return Ok(None),
                 Err(failure) => {
-                    if failure.is_of_connection() {
-                        open.aim.node.give_up(&open.connection);
-                    }
+                    open.aim.node.failed(&open.connection, &failure);
                     progress.recover(failure, &open.aim).await?;
                 }
             }
@@ -233,6 +231,7 @@ impl State {
         let mut kv = rpc::kv(connection.channel.clone());
         let failure = match timeout_at(until, kv.scan(request)).await {
             Ok(Ok(response)) => {
+                connection.answered();
                 let has_status = response.metadata().contains_key("grpc-status");
                 let pages = response.into_inner();
                 self.client.shared.nodes.trust(&aim.node);
@@ -241,9 +240,7 @@ impl State {
             Ok(Err(status)) => status.into(),
             Err(_) => Failure::Silent,
         };
-        if failure.is_of_connection() {
-            aim.node.give_up(&connection);
-        }
+        aim.node.failed(&connection, &failure);
         Err((failure, aim))
     }
 }
@@ -251,7 +248,10 @@ impl State {
 impl Open {
     async fn next_page(&mut self, until: Instant) -> Result<Option<Vec<v1::KeyValue>>, Failure> {
         match timeout_at(until, self.pages.message()).await {
-            Ok(Ok(Some(page))) => Ok(Some(page.kvs)),
+            Ok(Ok(Some(page))) => {
+                self.connection.answered();
+                Ok(Some(page.kvs))
+            }
             Ok(Ok(None)) if self.has_status || self.has_trailers().await => Ok(None),
             // The end of the stream without a status is a proxy's doing, not the end of the scan.
             Ok(Ok(None)) => Err(Failure::Broken {

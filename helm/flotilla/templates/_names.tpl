@@ -51,6 +51,28 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Capabilities.APIVersions.Has "flotilla.dev/v1alpha1/KvCluster" -}}true{{- end -}}
 {{- end -}}
 
+{{/* The cluster beside the operator. What Helm itself notes on objects of a release stands here too, for the one that is
+   not made by Helm: see cluster.yaml. */}}
+{{- define "flotilla.cluster" -}}
+apiVersion: flotilla.dev/v1alpha1
+kind: KvCluster
+metadata:
+  name: {{ include "flotilla.clusterName" . }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    app.kubernetes.io/part-of: flotilla
+    app.kubernetes.io/managed-by: {{ .Release.Service }}
+    {{- with .Values.cluster.labels }}{{ toYaml . | nindent 4 }}{{ end }}
+  annotations:
+    meta.helm.sh/release-name: {{ .Release.Name }}
+    meta.helm.sh/release-namespace: {{ .Release.Namespace }}
+    {{- if .Values.cluster.keep }}
+    helm.sh/resource-policy: keep
+    {{- end }}
+    {{- with .Values.cluster.annotations }}{{ toYaml . | nindent 4 }}{{ end }}
+spec: {{- toYaml .Values.cluster.spec | nindent 2 }}
+{{- end -}}
+
 {{/* What Pod Security's level "restricted" asks of a pod, and of a container. */}}
 {{- define "flotilla.podSecurity" -}}
 runAsNonRoot: true

@@ -1,6 +1,6 @@
 //! `flotilla-operator plan -f FILE`: the same look and the same plan as `run`, and nothing else.
 
-use std::{fmt::Write as _, fs, io::Read as _, sync::Arc};
+use std::{fmt::Write as _, sync::Arc};
 
 use anyhow::Context as _;
 use kube::Client;
@@ -22,13 +22,7 @@ const NO_UID: &str = "00000000-0000-0000-0000-000000000000";
 
 pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<String> {
     let file = args.file.display();
-    let text = if args.file.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("read standard input")?;
-        text
-    } else {
-        fs::read_to_string(&args.file).with_context(|| format!("read {file}"))?
-    };
+    let text = super::read(&args.file)?;
     let wanted: KvCluster =
         serde_yaml::from_str(&text).with_context(|| format!("{file} is no KvCluster"))?;
     super::runtime()?.block_on(look_and_plan(args, wanted))

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     clock,
+    command::RegionState,
     ids::{ClusterId, NodeId, PeerId, RegionId},
     raft::{
         fixture::{Probe, WAIT, Writing, metrics},
@@ -110,9 +111,33 @@ impl Fixture {
         self.bear_with(WriteBatch::new());
     }
 
+    /// As [`Fixture::bear`], with further voters, each on a node of its own that nobody knows.
+    pub(crate) fn bear_with_voters(&self, voters: &[PeerId]) {
+        let mut region = lifecycle::newborn(REGION, Bytes::new(), Bytes::new(), PEER, NODE);
+        let nodes = voters.iter().zip(NODE.0..);
+        region.descriptor.peers = nodes
+            .clone()
+            .map(|(peer, node_id)| v1::Peer {
+                peer_id: peer.0,
+                node_id,
+                role: v1::PeerRole::Voter.into(),
+            })
+            .collect();
+        region.state.membership = Some(v1::Membership {
+            voters: vec![v1::VoterSet { peer_ids: voters.iter().map(|peer| peer.0).collect() }],
+            peers: nodes
+                .map(|(peer, node_id)| v1::MemberPeer { peer_id: peer.0, node_id })
+                .collect(),
+        });
+        self.write(region, WriteBatch::new());
+    }
+
     /// As [`Fixture::bear`], with rows.
     pub(crate) fn bear_with(&self, rows: WriteBatch) {
-        let region = lifecycle::newborn(REGION, Bytes::new(), Bytes::new(), PEER, NODE);
+        self.write(lifecycle::newborn(REGION, Bytes::new(), Bytes::new(), PEER, NODE), rows);
+    }
+
+    fn write(&self, region: RegionState, rows: WriteBatch) {
         lifecycle::birth(self.log.as_ref(), self.data.as_ref(), &[region], rows)
             .expect("a birth in memory");
     }

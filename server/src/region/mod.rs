@@ -218,6 +218,19 @@ impl Peer {
         metrics.membership_config.voter_ids().any(|voter| voter != self.id)
     }
 
+    /// As [`Peer::has_other_voters`], from openraft itself: its metrics tell of no members at all until it
+    /// has begun to run, so a peer that was just opened would seem to be alone. `None` when it has
+    /// stopped.
+    async fn knows_other_voters(&self) -> Option<bool> {
+        let own = self.id;
+        let others = self.raft.with_raft_state(move |state| {
+            let memberships =
+                [state.membership_state.effective(), state.membership_state.committed()];
+            memberships.iter().any(|membership| membership.voter_ids().any(|voter| voter != own))
+        });
+        self.unless_stopped(others).await?.ok()
+    }
+
     /// Number of proposals without an answer, also of those that nobody waits for any more.
     #[must_use]
     pub fn proposals_in_flight(&self) -> usize {

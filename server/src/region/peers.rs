@@ -91,7 +91,11 @@ impl Peers {
             }
             match lifecycle::open(&peers.env, region, peer, sentinel_sequence, log_sequence).await?
             {
-                Opened::Running(peer) => peers.insert(peer),
+                Opened::Running(peer) => {
+                    // Ordering: before its first timeout, however many are still to be opened.
+                    peer.raft().runtime_config().elect(false);
+                    peers.insert(peer);
+                }
                 Opened::Quarantined { region, peer, reason } => {
                     tracing::error!(%region, %peer, reason, "peer is quarantined");
                     peers.quarantined.write().insert(region, (peer, reason));
@@ -99,34 +103,35 @@ impl Peers {
             }
         }
         let peers = Arc::new(peers);
-        peers.begin_elections();
+        peers.begin_elections().await;
         Ok(peers)
     }
 
     /// A peer that is alone leads at once. One that is not campaigns only behind the vote gate: a
     /// candidate votes for itself, which would break the promise of before the restart as well.
-    fn begin_elections(self: &Arc<Self>) {
+    async fn begin_elections(self: &Arc<Self>) {
         let mut gated = Vec::new();
         for peer in self.all() {
-            if peer.has_other_voters() {
-                if clock::now() < self.vote_gate {
-                    peer.raft().runtime_config().elect(false);
-                    gated.push(peer);
+            match peer.knows_other_voters().await {
+                Some(true) => gated.push(peer),
+                Some(false) => {
+                    peer.raft().runtime_config().elect(true);
+                    if peer.view().is_initialized() {
+                        self.env.runtime.spawn(async move {
+                            // A peer that has stopped will not lead, alone or not.
+                            let _ = peer.unless_stopped(peer.raft().trigger().elect(false)).await;
+                        });
+                    }
                 }
-            } else if peer.view().is_initialized() {
-                self.env.runtime.spawn(async move {
-                    // A peer that has stopped will not lead, alone or not.
-                    let _ = peer.unless_stopped(peer.raft().trigger().elect(false)).await;
-                });
+                // It has stopped, and will not campaign.
+                None => {}
             }
         }
-        if !gated.is_empty() {
-            let gate = self.vote_gate;
-            self.env.runtime.spawn(async move {
-                tokio::time::sleep_until(gate).await;
-                gated.iter().for_each(|peer| peer.raft().runtime_config().elect(true));
-            });
-        }
+        let gate = self.vote_gate;
+        self.env.runtime.spawn(async move {
+            tokio::time::sleep_until(gate).await;
+            gated.iter().for_each(|peer| peer.raft().runtime_config().elect(true));
+        });
     }
 
     fn read_tombstones(&self) -> anyhow::Result<()> {
@@ -441,7 +446,7 @@ impl Inbox for Arc<Peers> {
 mod tests {
     use super::*;
     use crate::{
-        region::fixture::{Fixture, REGION},
+        region::fixture::{Fixture, PEER, REGION, until},
         storage::{
             batch::WriteBatch,
             engine::{Durability, Engine as _},
@@ -460,5 +465,33 @@ mod tests {
         fixture.data.write(&batch, Durability::Synced).expect("a write");
         let error = open().await.err().expect("half a peer").to_string();
         assert!(error.contains("not which peer"), "{error}");
+    }
+
+    /// It has voted and granted leases before, and its election would depose a leader that is well.
+    #[tokio::test]
+    async fn restarted_peer_with_other_voters_does_not_campaign_before_the_vote_gate() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear_with_voters(&[PEER, PeerId(71), PeerId(72)]);
+        let peers = Peers::open(Arc::clone(&fixture.env), true, None, 0).await.expect("opened");
+        let peer = peers.get(REGION).expect("the peer");
+        let vote = async || peer.raft().with_raft_state(|state| *state.vote_ref()).await;
+        let before = vote().await.expect("it runs");
+        let gate = peers.vote_gate - Duration::from_millis(20);
+        assert!(clock::now() < gate, "too late to see anything");
+        while clock::now() < gate {
+            assert_eq!(vote().await.expect("it runs"), before, "it campaigned");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn restarted_peer_that_is_alone_leads_at_once() {
+        let fixture = Fixture::new(|config| {
+            config.election_timeout_max = Duration::from_secs(3600);
+        });
+        fixture.bear();
+        let peers = Peers::open(Arc::clone(&fixture.env), true, None, 0).await.expect("opened");
+        let peer = peers.get(REGION).expect("the peer");
+        until("it to lead", || peer.is_leader()).await;
     }
 }

@@ -35,6 +35,7 @@ use std::{
 use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, ErrorKind, Options, ReadOptions, ReadTier, WriteOptions};
 
+pub use self::status::is_open_elsewhere;
 use self::{
     cursor::RocksCursor,
     options::{Memory, Plan},

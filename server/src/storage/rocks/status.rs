@@ -26,7 +26,16 @@ pub(super) fn failed_open(kind: Kind, dir: &Path, status: rocksdb::Error) -> Err
         return Error::Corrupt { message: format!("{doing}: files are missing: {text}") };
     }
     if text.contains("lock") && status.kind() == ErrorKind::IOError {
-        return Error::Io { message: format!("{doing}: it is open elsewhere: {text}") };
+        return Error::Io { message: format!("{doing}: {OPEN_ELSEWHERE}: {text}") };
     }
     failed(&doing, status)
+}
+
+const OPEN_ELSEWHERE: &str = "it is open elsewhere";
+
+/// Whether an opening failed only because another process has the directory open: with the end of that
+/// process it will succeed.
+#[must_use]
+pub fn is_open_elsewhere(error: &Error) -> bool {
+    matches!(error, Error::Io { message } if message.contains(OPEN_ELSEWHERE))
 }
