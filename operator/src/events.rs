@@ -131,6 +131,7 @@ fn reason(action: &Action) -> &'static str {
             Call::RemoveNode { force: false, .. } => "NodeDraining",
             Call::RemoveNode { force: true, .. } => "NodeGivenUp",
             Call::CancelRemoveNode { .. } => "DrainCancelled",
+            Call::SetReplicationFactor { .. } => "ReplicationFactorChanged",
             Call::EvictLeaders { duration, .. } if duration.is_zero() => "LeadersReturn",
             Call::EvictLeaders { .. } => "LeadersEvicted",
         },

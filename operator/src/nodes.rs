@@ -195,6 +195,14 @@ pub(crate) async fn call(
                 }))
                 .await
                 .map(drop),
+            Call::SetReplicationFactor { replication_factor, expected_version } => client
+                .change_membership(timed(v1::ChangeMembershipRequest {
+                    replication_factor: Some(*replication_factor),
+                    expected_version: Some(*expected_version),
+                    ..Default::default()
+                }))
+                .await
+                .map(drop),
             Call::EvictLeaders { node_id, duration } => client
                 .evict_leaders(timed(v1::EvictLeadersRequest {
                     node_id: *node_id,

@@ -107,6 +107,7 @@ fn crash_after(action: &str) {
         "Promote" => crash_point("after-promote"),
         "RemoveNode" => crash_point("after-remove-node"),
         "CancelRemoveNode" => crash_point("after-cancel-remove-node"),
+        "SetReplicationFactor" => crash_point("after-set-replication-factor"),
         "EvictLeaders" => crash_point("after-evict-leaders"),
         "Scale" => crash_point("after-scale"),
         "DeletePod" => crash_point("after-delete-pod"),

@@ -15,6 +15,7 @@
 
 mod begin;
 mod drain;
+mod factor;
 mod join;
 mod keep;
 mod preview;
@@ -108,6 +109,11 @@ pub enum Call {
         node_id: u64,
         expected_version: u64,
     },
+    /// Peers per region from now on.
+    SetReplicationFactor {
+        replication_factor: u32,
+        expected_version: u64,
+    },
     /// Zero ends it.
     EvictLeaders {
         node_id: u64,
@@ -159,6 +165,7 @@ pub(crate) enum Kind {
     ScaleUp,
     ScaleDown,
     CancelScaleDown,
+    ReplicationFactor,
     RollingUpdate,
     Repair,
     /// Pods that somebody took away are put back.
@@ -249,7 +256,9 @@ pub(crate) struct View<'a> {
 impl<'a> View<'a> {
     pub(crate) fn new(seen: &'a Seen, desired: &'a Desired, now: Timestamp) -> Self {
         let joined: Vec<_> = seen.joined(&desired.cluster_id).map(|(_, joined)| joined).collect();
-        let factor = usize::try_from(desired.spec.replication_factor).unwrap_or(1);
+        let wished = usize::try_from(desired.spec.replication_factor).unwrap_or(1);
+        // What was asked for is not there before the cluster has been told.
+        let factor = seen.table.as_ref().map_or(wished, |table| table.replication_factor as usize);
         let in_service = seen.table.as_ref().map_or(factor, |table| up(table).count());
         let regions = Regions::of(joined.into_iter(), factor.min(in_service.max(1)));
         let recorded = seen.cluster.status.as_ref().and_then(|status| status.operation.as_ref());
@@ -273,6 +282,7 @@ impl<'a> View<'a> {
             .or_else(|| self.repair())
             .or_else(|| self.join())
             .or_else(|| self.drain())
+            .or_else(|| self.change_factor())
             .or_else(|| self.grow())
             .or_else(|| self.roll())
             .or_else(|| self.scale())
@@ -404,6 +414,7 @@ impl Action {
                 Call::Promote { .. } => "Promote",
                 Call::RemoveNode { .. } => "RemoveNode",
                 Call::CancelRemoveNode { .. } => "CancelRemoveNode",
+                Call::SetReplicationFactor { .. } => "SetReplicationFactor",
                 Call::EvictLeaders { .. } => "EvictLeaders",
             },
             Self::Change(change) => match change {

@@ -9,6 +9,8 @@
 
 mod fake;
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -16,7 +18,7 @@ use self::fake::{Crash, Fake};
 use crate::{
     children::Child,
     crd::KvClusterStatus,
-    desired::Defaults,
+    desired::{Defaults, Desired},
     pass::{self, Did},
     seen::{Seen, State},
     world::{Error, Key, World},
@@ -83,11 +85,18 @@ fn in_service(seen: &Seen) -> usize {
     table.nodes.iter().filter(|row| row.state == State::Up && row.alive).count()
 }
 
+/// How many voters regions have, as their peers say.
+fn voters(seen: &Seen) -> BTreeSet<usize> {
+    let desired = Desired::of(&seen.cluster, &defaults()).expect("a valid spec");
+    let joined = seen.joined(&desired.cluster_id);
+    joined.flat_map(|(_, joined)| &joined.peers).map(|peer| peer.voters.len()).collect()
+}
+
 fn replicas(fake: &Fake, replicas: i32) {
     fake.edit(|spec| spec["replicas"] = json!(replicas));
 }
 
-const STORIES: [Story; 12] = [
+const STORIES: [Story; 14] = [
     Story {
         name: "create three",
         spec: || json!({"replicas": 3, "replicationFactor": 3}),
@@ -193,6 +202,34 @@ const STORIES: [Story; 12] = [
                 Some(3),
                 "the same nodes"
             );
+        },
+    },
+    Story {
+        name: "one node with one peer becomes three with three",
+        spec: || json!({"replicas": 1, "replicationFactor": 1}),
+        turns: &[|fake| {
+            fake.edit(|spec| {
+                spec["replicas"] = json!(3);
+                spec["replicationFactor"] = json!(3);
+            })
+        }],
+        holds: |_, seen| {
+            assert_eq!(in_service(seen), 3);
+            assert_eq!(voters(seen), BTreeSet::from([3]));
+        },
+    },
+    Story {
+        name: "five nodes with three peers become one with one",
+        spec: || json!({"replicas": 5, "replicationFactor": 3}),
+        turns: &[|fake| {
+            fake.edit(|spec| {
+                spec["replicas"] = json!(1);
+                spec["replicationFactor"] = json!(1);
+            })
+        }],
+        holds: |_, seen| {
+            assert_eq!((in_service(seen), seen.pods.len()), (1, 1));
+            assert_eq!(voters(seen), BTreeSet::from([1]));
         },
     },
     Story {

@@ -213,7 +213,8 @@ async fn change(
     let what = if demote.is_empty() { "promoted" } else { "demoted" };
     let nodes = if demote.is_empty() { promote.clone() } else { demote.clone() };
     let expected_version = expected.expected_version;
-    let request = v1::ChangeMembershipRequest { promote, demote, expected_version, ..Default::default() };
+    let request =
+        v1::ChangeMembershipRequest { promote, demote, expected_version, ..Default::default() };
     let version = context.client.cluster().change_membership(request).await?.version;
     let answer = json!({ what: nodes, "version": version });
     let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();

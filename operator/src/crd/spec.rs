@@ -59,13 +59,12 @@ pub struct KvClusterSpec {
     #[serde(default = "three")]
     #[schemars(range(min = 1, max = 1000))]
     pub replicas: i32,
-    /// Peers of each region: 1, 3, 5 or 7. A region serves while more than half of them live.
+    /// Peers of each region: 1, 3, 5 or 7. A region serves while more than half of them live. Can be
+    /// changed: more peers come when there are nodes for them, surplus ones go.
     #[serde(default = "three")]
     #[schemars(range(min = 1, max = 7))]
     #[x_kube(validation = Rule::new("self % 2 == 1")
-        .message("an even number survives no more failures than one less"),
-        validation = Rule::new("self == oldSelf")
-        .message("a cluster keeps the replication factor it was born with"))]
+        .message("an even number survives no more failures than one less"))]
     pub replication_factor: i32,
     /// Image of the server, with its tag. Another one is a rolling upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -91,7 +91,6 @@ fn every_rule_of_the_design_is_in_the_schema() {
         ("names leave room for suffixes", "", "size(self.metadata.name) <= 40"),
         ("peers need nodes", ".spec", "self.replicationFactor <= self.replicas"),
         ("a majority needs an odd number", ".spec.replicationFactor", "% 2 == 1"),
-        ("the server cannot change it", ".spec.replicationFactor", "self == oldSelf"),
         ("storage never shrinks", ".spec.storage.size", "compareTo(quantity(oldSelf)) >= 0"),
         ("the class stays", ".spec.storage", "oldSelf.storageClassName"),
         ("one source of certificates", ".spec.tls", "has(self.issuerRef)"),

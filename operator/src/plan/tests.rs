@@ -394,6 +394,38 @@ fn nodes_join_one_by_one() {
 }
 
 #[test]
+fn regions_get_more_peers_after_nodes_came_and_fewer_before_they_leave() {
+    let factor = |nodes: i32, replicas: i32, factor: i32| {
+        settled(nodes, json!({"replicas": replicas, "replicationFactor": factor}))
+    };
+    check(vec![
+        (
+            "there are nodes for them",
+            factor(5, 5, 5),
+            Want::Does("SetReplicationFactor", "replication_factor: 5, expected_version: 40"),
+            "",
+        ),
+        ("nodes come first", factor(3, 5, 5), Want::Does("Scale", "replicas: 5"), ""),
+        (
+            "before nodes leave",
+            factor(5, 1, 1),
+            Want::Does("SetReplicationFactor", "replication_factor: 1"),
+            "",
+        ),
+        (
+            "a node is down, which may hold the copy that counts",
+            {
+                let mut seen = factor(5, 5, 1);
+                silent(&mut seen, 1);
+                seen
+            },
+            Want::Waits("node 2 is down"),
+            "ReplicationFactorRefused",
+        ),
+    ]);
+}
+
+#[test]
 fn nodes_leave_before_their_pods() {
     let fewer = |change: &dyn Fn(&mut Seen)| {
         let mut seen = settled(5, json!({}));

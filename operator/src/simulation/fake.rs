@@ -726,6 +726,18 @@ impl Inner {
                 }
                 flotilla.set(*node_id, State::Draining, State::Up)
             }
+            Call::SetReplicationFactor { replication_factor, expected_version } => {
+                if *expected_version != flotilla.version {
+                    return Err(moved());
+                }
+                let factor = usize::try_from(*replication_factor).unwrap_or(1);
+                if factor > flotilla.factor && flotilla.up().count() < factor {
+                    return Err(Error::Refused("too few nodes are in service".to_owned()));
+                }
+                flotilla.factor = factor;
+                flotilla.version += 1;
+                Ok(())
+            }
             Call::EvictLeaders { node_id, duration } => {
                 if duration.is_zero() {
                     flotilla.evicted.remove(node_id);
@@ -820,6 +832,14 @@ impl Flotilla {
                 && let Some(next) = spare
             {
                 voters.insert(next);
+            } else if voters.len() > self.factor
+                && let Some(extra) = voters.iter().rev().find(|node| Some(**node) != *leader)
+            {
+                let fewer: BTreeSet<u64> =
+                    voters.iter().filter(|node| *node != extra).copied().collect();
+                if has_majority(&fewer, alive) {
+                    *voters = fewer;
+                }
             }
             let may_lead = |node: &u64| voters.contains(node) && alive.contains(node);
             let keep = leader.filter(|node| {

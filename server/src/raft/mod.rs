@@ -8,6 +8,7 @@ pub mod convert;
 pub mod log_store;
 pub mod log_writer;
 pub mod network;
+mod pipeline;
 pub mod presence;
 pub mod proposal;
 pub mod snapshot;

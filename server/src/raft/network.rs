@@ -17,6 +17,7 @@ use openraft::{
 use super::{
     Snapshot, TypeConfig, Vote,
     convert::{entry_to_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto},
+    pipeline::pipeline,
     snapshot::{self, SnapshotData},
     transport::{Lane, Transport},
 };
@@ -25,9 +26,6 @@ use crate::{
     metrics::Direction,
     raft::PeerAddress,
 };
-
-/// Bound: appends of one region to one peer that are on their way at a time.
-const PIPELINE: usize = 32;
 
 type RpcError = RPCError<TypeConfig>;
 
@@ -180,8 +178,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         self.append(&request, option.soft_ttl()).await
     }
 
-    /// Keeps up to `PIPELINE` requests on their way; answers come back in order, and the stream
-    /// ends after the first that was not a full success, as openraft then starts over.
+    /// Keeps several requests on their way; answers come back in order, and the stream ends after
+    /// the first that was not a full success, as openraft then starts over.
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
@@ -196,22 +194,21 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let this = &*self;
         let timeout = option.soft_ttl();
         async move {
-            let answers = input
-                .map(move |request| {
-                    let prev = request.prev_log_id;
-                    let last = request.entries.last().map(|entry| entry.log_id).or(prev);
-                    let answer = this.append(&request, timeout);
-                    async move {
-                        let answer = answer.await?;
-                        let whole = match &answer {
-                            AppendEntriesResponse::Success => true,
-                            AppendEntriesResponse::PartialSuccess(upto) => *upto == last,
-                            _ => false,
-                        };
-                        Ok((answer.into_stream_result(prev, last), whole))
-                    }
-                })
-                .buffered(PIPELINE);
+            let answers = pipeline(input, move |request| {
+                let prev = request.prev_log_id;
+                let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+                let answer = this.append(&request, timeout);
+                let answer = async move {
+                    let answer = answer.await?;
+                    let whole = match &answer {
+                        AppendEntriesResponse::Success => true,
+                        AppendEntriesResponse::PartialSuccess(upto) => *upto == last,
+                        _ => false,
+                    };
+                    Ok((answer.into_stream_result(prev, last), whole))
+                };
+                (last, answer)
+            });
             let until_failed = answers.scan(true, |go_on, answer: Result<_, RpcError>| {
                 let item = std::mem::replace(go_on, matches!(&answer, Ok((_, true))))
                     .then(|| answer.map(|(result, _)| result));

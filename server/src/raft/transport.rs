@@ -425,6 +425,8 @@ async fn run_stream(
                 Some(outgoing) => {
                     pending_bytes += message_bytes(&outgoing.message);
                     pending.push(outgoing);
+                    // One turn of the runtime, so that whoever can speak now shares the frame.
+                    tokio::task::yield_now().await;
                     while fits(pending.len(), pending_bytes) {
                         let Ok(outgoing) = queued.try_recv() else { break };
                         pending_bytes += message_bytes(&outgoing.message);
@@ -551,7 +553,11 @@ async fn serve_stream<I: Inbox>(
                 }
                 Ok(None) | Err(_) => return,
             },
-            Some(message) = handled.next(), if !handled.is_empty() => done.push(message),
+            Some(message) = handled.next(), if !handled.is_empty() => {
+                done.push(message);
+                // As for requests: one turn, and all answers that are there by then share a frame.
+                tokio::task::yield_now().await;
+            }
         }
         let mut bytes: usize = done.iter().map(message_bytes).sum();
         while fits(done.len(), bytes)

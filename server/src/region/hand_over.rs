@@ -1,11 +1,10 @@
 //! Gives the lead of a region to another voter, and sees to it that the lead is taken.
 //!
 //! Asked to hand over, openraft tells the successor once; from then on it takes no proposals and
-//! sends no heartbeats. A successor that still lacks an entry, as under load it does at almost any
-//! moment, ignores that, and one that is dead does not hear it: nobody would lead until an election
-//! timeout has passed. So the successor is told again until somebody else leads. Since nothing is
-//! proposed meanwhile, what it lacked is there a round trip later. When it stays silent the others
-//! have their turn.
+//! sends no heartbeats, and there is no way back. A successor that has just died or hangs, or whose
+//! connection broke with that one message, takes nothing: nobody would lead until an election timeout
+//! has passed. So who has been silent is not asked at all, the successor is told again until
+//! somebody else leads, and when it stays silent the others have their turn.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

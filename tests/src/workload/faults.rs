@@ -32,6 +32,7 @@ impl fmt::Display for Fault {
 /// A source of faults.
 pub struct Faults {
     random: StdRng,
+    only: Option<Fault>,
     /// What was done.
     pub done: Vec<Fault>,
 }
@@ -40,7 +41,13 @@ impl Faults {
     /// The same seed gives the same faults in the same order; when they hit is up to the machine.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { random: StdRng::seed_from_u64(seed), done: Vec::new() }
+        Self { random: StdRng::seed_from_u64(seed), only: None, done: Vec::new() }
+    }
+
+    /// As [`Faults::new`], of one kind.
+    #[must_use]
+    pub fn only(fault: Fault, seed: u64) -> Self {
+        Self { only: Some(fault), ..Self::new(seed) }
     }
 
     /// Does one fault and heals it, which takes some seconds. `key` tells which leader is meant.
@@ -49,10 +56,11 @@ impl Faults {
     /// When a stopped node does not end in time.
     pub async fn strike(&mut self, cluster: &mut Cluster, key: &[u8]) -> Fault {
         // The first ones are fixed, so that every run has the ones that matter most.
-        let fault = match self.done.len() {
-            0 => Fault::KillLeader,
-            1 => Fault::PauseLeader,
-            2 => Fault::KillAll,
+        let fault = match (self.only, self.done.len()) {
+            (Some(fault), _) => fault,
+            (None, 0) => Fault::KillLeader,
+            (None, 1) => Fault::PauseLeader,
+            (None, 2) => Fault::KillAll,
             _ => match self.random.random_range(0..100) {
                 0..25 => Fault::Kill,
                 25..50 => Fault::KillLeader,

@@ -80,8 +80,12 @@ pub(super) async fn add_and_promote(fleet: &mut Fleet) -> anyhow::Result<()> {
     let promote: Vec<u64> = fleet.servers[1..].iter().map(|server| server.node_id).collect();
     until("the learners to be promoted", BOUND, async || {
         let expected_version = Some(table_version(&first).await?);
-        let change =
-            ChangeMembershipRequest { promote: promote.clone(), demote: vec![], expected_version, ..Default::default() };
+        let change = ChangeMembershipRequest {
+            promote: promote.clone(),
+            demote: vec![],
+            expected_version,
+            ..Default::default()
+        };
         match first.cluster.clone().change_membership(request(change)).await {
             Ok(_) => Ok(Ok(())),
             Err(status) if mends(status.code()) => Err(first.blame(&status)),

@@ -1,4 +1,7 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use openraft::{EntryPayload, storage::RaftStateMachine as _};
@@ -26,7 +29,11 @@ use crate::{
 
 const REGION: RegionId = RegionId(2);
 const PEER: PeerId = PeerId(20);
+/// So many at least; more while the reader has not seen enough of them, on a busy machine.
 const TRANSACTIONS: u64 = 4000;
+/// States that have to be read, or nothing was shown.
+const STATES: usize = 20;
+const BOUND: Duration = Duration::from_secs(60);
 
 /// The state of a region `[a, z)` over `data`, and a log that nobody writes to.
 fn open(data: Arc<dyn Engine>) -> StateMachine {
@@ -92,27 +99,34 @@ async fn while_applying(
     let view = machine.view();
     machine.apply(futures::stream::iter([Ok((entry(2), None))])).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));
+    let seen = Arc::new(AtomicUsize::new(0));
     let reading = {
-        let done = Arc::clone(&done);
+        let (done, seen) = (Arc::clone(&done), Arc::clone(&seen));
         tokio::task::spawn_blocking(move || {
             let mut revisions = std::collections::BTreeSet::new();
             while !done.load(Ordering::Acquire) {
                 let reply = read_rows(&view, &read).unwrap();
                 revisions.insert(reply.applied_revision);
                 check(reply);
+                seen.store(revisions.len(), Ordering::Release);
             }
-            revisions.len()
         })
     };
-    for index in 3..TRANSACTIONS {
+    let began = clock::now();
+    for index in 3.. {
+        let enough = seen.load(Ordering::Acquire) > STATES;
+        if (index > TRANSACTIONS && enough) || began.elapsed() > BOUND {
+            break;
+        }
         machine.apply(futures::stream::iter([Ok((entry(index), None))])).await.unwrap();
         if reading.is_finished() {
             break;
         }
     }
     done.store(true, Ordering::Release);
-    let seen = reading.await.unwrap();
-    assert!(seen > 20, "only {seen} states were read: nothing was shown");
+    reading.await.unwrap();
+    let seen = seen.load(Ordering::Acquire);
+    assert!(seen > STATES, "only {seen} states were read: nothing was shown");
 }
 
 /// Each state has all three keys from one transaction, of which the region's revision and time are

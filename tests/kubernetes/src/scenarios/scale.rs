@@ -8,7 +8,7 @@ use kube::{
     Api, ResourceExt as _,
     api::{ListParams, Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     cluster::Cluster, columns::stay_true, say::say, stage::Stage, traffic::Traffic,
@@ -18,22 +18,51 @@ use crate::{
 /// For one step of two nodes.
 const BOUND: Duration = Duration::from_secs(180);
 
+/// What a cluster is changed to.
+#[derive(Clone, Copy)]
+enum To {
+    Nodes(u32),
+    /// Of each region.
+    Peers(u32),
+}
+
 pub(super) async fn scale_1_3_5_3_is_not_noticed(stage: &Stage<'_>) -> anyhow::Result<()> {
-    // The factor is for life, and one node cannot hold three peers.
-    through(stage, 1, 1, &[3, 5, 3]).await
+    through(stage, 1, 1, &[To::Nodes(3), To::Peers(3), To::Nodes(5), To::Nodes(3)]).await
 }
 
 pub(super) async fn scale_3_5_3_is_not_noticed(stage: &Stage<'_>) -> anyhow::Result<()> {
-    through(stage, 3, 3, &[5, 3]).await
+    through(stage, 3, 3, &[To::Nodes(5), To::Nodes(3)]).await
 }
 
-async fn through(stage: &Stage<'_>, first: u32, factor: u32, sizes: &[u32]) -> anyhow::Result<()> {
+async fn through(stage: &Stage<'_>, first: u32, factor: u32, steps: &[To]) -> anyhow::Result<()> {
     let cluster = Cluster::healthy_of(stage, first, factor).await?;
     let traffic = Traffic::start(&cluster).await?;
+    let mut last = first;
     let scaling = async {
-        for size in sizes {
-            cluster.scale(*size).await?;
-            let took = cluster.healthy(*size as usize, BOUND).await?;
+        for step in steps {
+            match step {
+                To::Nodes(nodes) => {
+                    last = *nodes;
+                    cluster.scale(last).await?;
+                }
+                To::Peers(peers) => {
+                    cluster.patch(json!({"spec": {"replicationFactor": peers}})).await?;
+                    eventually(format!("{peers} peers of each region"), BOUND, async || {
+                        let words = ["kvctl", "regions", "--all", "--output", "json"];
+                        let regions = cluster.exec(&format!("{}-0", cluster.name), &words).await?;
+                        let regions: Vec<Value> = serde_json::from_str(&regions)?;
+                        ensure!(!regions.is_empty(), "no regions");
+                        for region in &regions {
+                            let there = region["peers"].as_array().map_or(0, Vec::len);
+                            ensure!(there == *peers as usize, "{region}");
+                        }
+                        Ok(())
+                    })
+                    .await?;
+                }
+            }
+            let size = last;
+            let took = cluster.healthy(size as usize, BOUND).await?;
             let progress = traffic.progress().await?;
             say(format!(
                 "    {size} nodes after {:.1} s, longest gap so far {} ms, {} failures",
@@ -49,7 +78,7 @@ async fn through(stage: &Stage<'_>, first: u32, factor: u32, sizes: &[u32]) -> a
         scaled = scaling => scaled?,
         lie = stay_true(&cluster) => lie?,
     }
-    let last = *sizes.last().context("no sizes")? as usize;
+    let last = last as usize;
     let claims = cluster.claims().await?;
     for (name, claim) in &claims {
         let ordinal = name.rsplit('-').next().and_then(|text| text.parse::<usize>().ok());

@@ -57,11 +57,7 @@ pub(super) async fn bad_specs_are_refused_in_our_words(stage: &Stage<'_>) -> any
             json!({"storage": {"storageClassName": "other"}}),
             "cannot be moved to another storage class",
         ),
-        (
-            "another factor",
-            json!({"replicationFactor": 1}),
-            "keeps the replication factor it was born with",
-        ),
+        ("an even factor", json!({"replicationFactor": 2}), "survives no more failures"),
         ("fewer nodes than peers", json!({"replicas": 2}), "a node of its own"),
     ] {
         match cluster.patch(json!({"spec": patch})).await {
