@@ -214,6 +214,7 @@ async fn came_and_went(cluster: &mut Cluster, watch: &Watch, writers: &Writers, 
     let leaving = cluster.leader(b"metrics").await;
     let id = cluster.node_id(leaving).await;
     let session = cluster.nodes[(leaving + 1) % 4].session();
+    without_the_driver(&session, id).await;
     cluster.nodes[leaving].expect_exit();
     eventually("the node to be removed", BOUND, async || {
         let message = v1::RemoveNodeRequest { node_id: id, force: false, expected_version: None };
@@ -232,6 +233,31 @@ async fn came_and_went(cluster: &mut Cluster, watch: &Watch, writers: &Writers, 
         ])
         .await;
     writers.progress(100, BOUND).await;
+}
+
+/// Waits until a node does not lead the system region: a placement driver that hands its own lead over
+/// does not see what becomes of its other orders.
+async fn without_the_driver(session: &Session, node: u64) {
+    eventually("the placement driver to be elsewhere", BOUND, async || {
+        let regions = session.regions().await.map_err(|status| status.to_string())?;
+        let system = regions
+            .into_iter()
+            .find(|info| info.region.as_ref().is_some_and(|region| region.region_id == 1));
+        let system = system.ok_or("the system region is not known")?;
+        let leader = system.leader.map(|leader| leader.node_id);
+        if leader.is_some_and(|leader| leader != node) {
+            return Ok(());
+        }
+        let peers = system.region.unwrap_or_default().peers;
+        let other = peers
+            .iter()
+            .find(|peer| peer.node_id != node && peer.role == i32::from(v1::PeerRole::Voter));
+        let to_node_id = other.ok_or("it has no other voter")?.node_id;
+        let message = v1::TransferLeaderRequest { region_id: 1, to_node_id };
+        let asked = session.cluster.clone().transfer_leader(session.request(message)).await;
+        Err(format!("node {node} leads it; asked to hand over: {asked:?}"))
+    })
+    .await;
 }
 
 /// Looks at the metrics of all nodes, again and again.
