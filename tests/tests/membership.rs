@@ -249,15 +249,19 @@ async fn replication_factor_changes_under_load_and_nothing_is_lost() {
     }
 }
 
-/// With elections that take six seconds, a hand-over is the only way to be quick.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stopping_leader_hands_over_before_it_goes() {
-    let mut cluster = Builder::new(3)
+/// Three nodes whose elections take six seconds: a hand-over is the only way to be quick.
+async fn slow_to_elect() -> Cluster {
+    Builder::new(3)
         .set("raft.heartbeat_interval", "500ms")
         .set("raft.election_timeout_min", "6s")
         .set("raft.election_timeout_max", "8s")
         .start()
-        .await;
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopping_leader_hands_over_before_it_goes() {
+    let mut cluster = slow_to_elect().await;
     let leader = cluster.leader(b"hand-over").await;
     let session = cluster.nodes[(leader + 1) % 3].session().patient(Duration::from_secs(2));
     session.put("hand-over", "before").await.expect("put");
@@ -275,12 +279,7 @@ async fn stopping_leader_hands_over_before_it_goes() {
 /// A leader that was told to hand over takes no writes any more, whether its successor lives or not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lead_that_a_frozen_successor_does_not_take_goes_to_another() {
-    let mut cluster = Builder::new(3)
-        .set("raft.heartbeat_interval", "500ms")
-        .set("raft.election_timeout_min", "6s")
-        .set("raft.election_timeout_max", "8s")
-        .start()
-        .await;
+    let mut cluster = slow_to_elect().await;
     for _ in 0..3 {
         let leader = cluster.leader(b"moved").await;
         let (successor, third) = ((leader + 1) % 3, (leader + 2) % 3);
