@@ -3,8 +3,9 @@
 //! Asked to hand over, openraft tells the successor once; from then on it takes no proposals and
 //! sends no heartbeats, and there is no way back. A successor that has just died or hangs, or whose
 //! connection broke with that one message, takes nothing: nobody would lead until an election timeout
-//! has passed. So who has been silent is not asked at all, the successor is told again until
-//! somebody else leads, and when it stays silent the others have their turn.
+//! has passed. So a named successor that has been silent is refused before anything is begun, and
+//! else the silent come last; the successor is told again until somebody else leads, and when it
+//! stays silent the others have their turn.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
