@@ -145,31 +145,35 @@ images: $(if $(BINARIES),,build)
 	  $$run localhost/flotilla-operator:$(TAG) version
 	@rm -rf $(CONTEXT)
 
-# Images for the end-to-end tests: those above, the server again under another tag, an operator that
-# can be made to die anywhere, and the programs that the tests run beside a cluster.
+# Images for the end-to-end tests: those above, the server again under another tag, and the programs
+# that the tests run beside a cluster. With FAULTS=1 also an operator that can be made to die anywhere:
+# it takes minutes to compile and one scenario needs it, so that it is made when that one is chosen.
 E2E_TAG ?= e2e
+FAULTY := operator_killed_at_any_step_converges
+FAULTS ?= $(if $(strip $(filter e2e-all,$(MAKECMDGOALS)) \
+  $(foreach word,$(SCENARIOS),$(findstring $(word),$(FAULTY)))),1)
 .PHONY: e2e-programs e2e-images e2e e2e-all
 e2e-programs: setup
 	cargo build $(CORE) --bin flotilla-server --bin kvctl --bin flotilla-workload
 	cargo build $(OPERATOR) --bin flotilla-operator --bin flotilla-e2e --bin flotilla-recorder
-	cargo build $(OPERATOR) --features flotilla-operator/failpoints --bin flotilla-operator-faults
+	$(if $(FAULTS),cargo build $(OPERATOR) --features flotilla-operator/failpoints --bin flotilla-operator-faults)
 
 e2e-images: $(if $(BINARIES),,e2e-programs)
 	@$(MAKE) --no-print-directory images TAG=$(E2E_TAG) BINARIES=$(or $(BINARIES),$(BIN))
 	@rm -rf $(CONTEXT) && mkdir -p $(CONTEXT)
 	@for program in flotilla-workload flotilla-recorder; do \
 	  strip --strip-debug -o $(CONTEXT)/$$program $(or $(BINARIES),$(BIN))/$$program; \
-	done; \
-	strip --strip-debug -o $(CONTEXT)/flotilla-operator $(or $(BINARIES),$(BIN))/flotilla-operator-faults
+	done
 	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) -t localhost/flotilla-tests:$(E2E_TAG) \
 	  -f tests/kubernetes/Dockerfile $(CONTEXT)
-	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) --target operator-prebuilt \
-	  -t localhost/flotilla-operator-faults:$(E2E_TAG) -f Dockerfile $(CONTEXT)
+	$(if $(FAULTS),strip --strip-debug -o $(CONTEXT)/flotilla-operator $(or $(BINARIES),$(BIN))/flotilla-operator-faults)
+	$(if $(FAULTS),$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) --target operator-prebuilt \
+	  -t localhost/flotilla-operator-faults:$(E2E_TAG) -f Dockerfile $(CONTEXT))
 	@rm -rf $(CONTEXT)
 	$(DOCKER) tag localhost/flotilla-server:$(E2E_TAG) localhost/flotilla-server:$(E2E_TAG)-next
 
 # SCENARIOS="lost volume" runs those whose names contain one of the words.
-E2E = E2E_TAG=$(E2E_TAG) E2E_BINARIES=$(or $(BINARIES),$(BIN)) tests/kubernetes/run $(SCENARIOS)
+E2E = E2E_TAG=$(E2E_TAG) E2E_FAULTS=$(FAULTS) E2E_BINARIES=$(or $(BINARIES),$(BIN)) tests/kubernetes/run $(SCENARIOS)
 e2e: $(if $(BINARIES),,e2e-programs) tools
 	$(E2E)
 
