@@ -5,6 +5,7 @@
 //! when nothing changes.
 
 mod pods;
+mod reach;
 mod volumes;
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
@@ -148,11 +149,8 @@ impl Kubernetes {
         zone_label: &str,
     ) -> BTreeMap<i32, seen::Pod> {
         let asked = pods.into_iter().map(|(ordinal, (mut pod, machine))| async move {
-            if let Some(ip) = pod.ip.clone().filter(|_| pod.running) {
-                pod.node = match nodes::connect(&ip).await {
-                    Ok(mut client) => nodes::ask(&mut client, names, ordinal).await,
-                    Err(why) => Node::Silent(why),
-                };
+            if let Some(ip) = pod.ip.as_deref().filter(|_| pod.running) {
+                pod.node = ask_node(ip, names, ordinal).await;
             }
             // Told to the cluster when the node joins; not needed before and not after.
             if let (Node::Unjoined { .. }, Some(machine)) = (&pod.node, machine) {
@@ -160,7 +158,9 @@ impl Kubernetes {
             }
             (ordinal, pod)
         });
-        join_all(asked).await.into_iter().collect()
+        let mut pods = join_all(asked).await.into_iter().collect();
+        ask_again(names, &mut pods).await;
+        pods
     }
 
     /// The node table, from the first of the cluster's nodes that can get it.
@@ -213,6 +213,36 @@ impl Kubernetes {
     /// change does is bounded by uids, versions and `expected_version`.
     fn may_act(&self) -> Result<(), Error> {
         if self.leadership.holds() { Ok(()) } else { Err(Error::NotLeading) }
+    }
+}
+
+async fn ask_node(ip: &str, names: &Names, ordinal: i32) -> Node {
+    match nodes::connect(ip).await {
+        Ok(mut client) => nodes::ask(&mut client, names, ordinal).await,
+        Err(why) => Node::Silent(why),
+    }
+}
+
+/// Those with peers that lack something their leader has committed, until they have it or it is clear
+/// that nothing reaches them.
+async fn ask_again(names: &Names, pods: &mut BTreeMap<i32, seen::Pod>) {
+    let committed = reach::Committed::of(pods);
+    let mut behind = committed.mark(pods);
+    for pause in reach::PAUSES {
+        if behind.is_empty() {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        let asked = behind.iter().map(|ordinal| {
+            let ip = pods.get(ordinal).and_then(|pod| pod.ip.clone()).unwrap_or_default();
+            async move { (*ordinal, ask_node(&ip, names, *ordinal).await) }
+        });
+        for (ordinal, node) in join_all(asked).await {
+            if let Some(pod) = pods.get_mut(&ordinal) {
+                pod.node = node;
+            }
+        }
+        behind = committed.mark(pods);
     }
 }
 

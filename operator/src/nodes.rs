@@ -101,6 +101,9 @@ fn peer(status: v1::PeerStatus) -> Peer {
         learners: of_role(PeerRole::Learner),
         leads: status.role == "leader",
         leader_node: leader.map(|peer| peer.node_id),
+        last_index: status.last_index,
+        committed_index: status.committed_index,
+        behind: false,
         quarantined: status.role == "quarantined",
     }
 }

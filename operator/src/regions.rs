@@ -28,6 +28,7 @@ struct Region {
     start_key: Vec<u8>,
     end_key: Vec<u8>,
     has_leader: bool,
+    has_peer_behind: bool,
     quarantined: bool,
 }
 
@@ -45,6 +46,7 @@ impl Regions {
             }
             region.has_leader |=
                 peer.leads || peer.leader_node.is_some_and(|leader| answering.contains(&leader));
+            region.has_peer_behind |= peer.behind;
             region.describe(peer);
         }
         let has_gap = has_gap(&regions);
@@ -104,10 +106,11 @@ impl Regions {
             && self.quorum_lost().is_empty()
     }
 
-    /// All serve and are whole: one node more may go.
+    /// All serve and are whole, and what is written reaches every peer: one node more may go.
     #[must_use]
     pub fn all_healthy(&self) -> bool {
-        self.all_serve() && self.healthy() == self.total()
+        let reached = self.regions.values().all(|region| !region.has_peer_behind);
+        self.all_serve() && self.healthy() == self.total() && reached
     }
 
     fn is_under_replicated(&self, region: &Region) -> bool {
@@ -201,6 +204,16 @@ mod tests {
         }
         assert_eq!(one(&[1, 2, 3], Some(1)).lost_without(Some(3)), Vec::<u64>::new());
         assert_eq!(one(&[1, 2], Some(1)).lost_without(Some(2)), vec![1]);
+    }
+
+    #[test]
+    fn no_node_more_may_go_while_nothing_reaches_a_peer() {
+        let whole = || peer(1, ("", ""), &[1, 2, 3], Some(1));
+        let unreached = Peer { behind: true, ..whole() };
+        let nodes = [node(1, vec![whole()]), node(2, vec![whole()]), node(3, vec![unreached])];
+        let seen = Regions::of(nodes.iter(), 3);
+        assert_eq!((seen.healthy(), seen.under_replicated()), (1, 0), "it has all its peers");
+        assert!(seen.all_serve() && !seen.all_healthy());
     }
 
     #[test]

@@ -101,6 +101,13 @@ pub struct Peer {
     pub leads: bool,
     /// The node that leads, as far as this peer knows.
     pub leader_node: Option<u64>,
+    /// What its log ends with.
+    pub last_index: u64,
+    /// What it knows to be committed.
+    pub committed_index: u64,
+    /// A voter that still lacks what its leader had committed a moment before: nothing reaches it, or it
+    /// lags by more than a moment.
+    pub behind: bool,
     pub quarantined: bool,
 }
 

@@ -137,6 +137,7 @@ impl<'a> View<'a> {
             let why = format!("node {} is back and may lead again", row.node_id);
             return Some(Step::Act(operation, Action::Call(call), why));
         }
+        // Else the next one would be missed by a leader that does not reach this one.
         if !self.regions.all_healthy() {
             return wait(self, format!("the regions of pod {name} are catching up"));
         }

@@ -628,6 +628,18 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             "",
         ),
         (
+            "it is back, and its leader has not reached it yet",
+            old(&|seen| {
+                update(seen, 2);
+                record(seen, "RollingUpdate", "kv-2", "WaitForNode");
+                let pod = seen.pods.get_mut(&2).expect("a pod");
+                let Node::Joined(node) = &mut pod.node else { unreachable!("it is joined") };
+                node.peers[0].behind = true;
+            }),
+            Want::Waits("catching up"),
+            "",
+        ),
+        (
             "it is back: the next",
             old(&|seen| {
                 update(seen, 2);

@@ -188,11 +188,19 @@ impl<'a> Traffic<'a> {
     /// # Errors
     /// As [`Traffic::finish`], and when it was noticed.
     pub async fn finish_unharmed(self) -> anyhow::Result<Verdict> {
+        self.finish_within(GAP_MAX).await
+    }
+
+    /// As [`Traffic::finish_unharmed`], with another bound for the longest wait.
+    ///
+    /// # Errors
+    /// As [`Traffic::finish_unharmed`].
+    pub async fn finish_within(self, gap_max: Duration) -> anyhow::Result<Verdict> {
         let verdict = self.finish().await?;
         let Progress { failures, longest_gap_ms, errors, .. } = &verdict.progress;
         ensure!(*failures == 0, "{failures} calls failed: {errors:#?}");
         let gap = Duration::from_millis(*longest_gap_ms);
-        ensure!(gap < GAP_MAX, "a client waited {gap:?} for an answer: {:?}", verdict.progress);
+        ensure!(gap < gap_max, "a client waited {gap:?} for an answer: {:?}", verdict.progress);
         Ok(verdict)
     }
 }
