@@ -28,7 +28,7 @@ pub(crate) fn of(
     let available = available(view, plan);
     let degraded = degraded(&plan.troubles);
     let progressing = progressing(plan);
-    let ready = ready(view, status, &available, &degraded, &progressing);
+    let ready = ready(view, plan, status, [&available, &degraded, &progressing]);
     let spec = &view.desired.spec;
     let flag = |set: bool, yes: &str, no: &str, words: &str| -> Verdict {
         (Some(set), if set { yes } else { no }.to_owned(), words.to_owned())
@@ -110,10 +110,9 @@ fn progressing(plan: &Plan) -> Verdict {
 
 fn ready(
     view: &View<'_>,
+    plan: &Plan,
     status: &KvClusterStatus,
-    available: &Verdict,
-    degraded: &Verdict,
-    progressing: &Verdict,
+    [available, degraded, progressing]: [&Verdict; 3],
 ) -> Verdict {
     let no = |reason: &str, message: &str| (Some(false), reason.to_owned(), message.to_owned());
     if view.desired.spec.stopped {
@@ -128,6 +127,10 @@ fn ready(
     }
     if progressing.0 == Some(true) {
         return no(&progressing.1, &progressing.2);
+    }
+    // An object that is about to be changed, before a restart that it may lead to: no operation yet.
+    if plan.action.is_some() {
+        return no("Applying", &plan.why);
     }
     let wanted = view.desired.spec.replicas;
     let in_service = view.in_service();

@@ -42,6 +42,8 @@ async fn settle(fake: &Fake, why: &str) {
         fake.end_of_pass();
         if let Ok(Some(outcome)) = &outcome {
             let ready = condition(&outcome.status, "Ready") || outcome.seen.cluster.spec.stopped;
+            let idle = outcome.plan.action.is_none();
+            assert!(idle || !condition(&outcome.status, "Ready"), "{why}: {}", outcome.plan.why);
             if outcome.did == Did::Nothing && outcome.plan.operation.is_none() && ready {
                 return;
             }
