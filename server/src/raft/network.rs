@@ -15,9 +15,9 @@ use openraft::{
 };
 
 use super::{
-    Snapshot, TypeConfig, Vote,
+    LogId, Snapshot, TypeConfig, Vote,
     convert::{entry_to_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto},
-    pipeline::pipeline,
+    pipeline::{Place, pipeline},
     snapshot::{self, SnapshotData},
     transport::{Lane, Transport},
 };
@@ -26,6 +26,11 @@ use crate::{
     metrics::Direction,
     raft::PeerAddress,
 };
+
+/// How much shorter than a Raft heartbeat a commit waits for entries that tell of it as well. A
+/// follower is behind by as much where writes are rare; one that serves a linearizable read learns of the
+/// commit from the read index round.
+const PATIENCE_DIVISOR: u32 = 20;
 
 type RpcError = RPCError<TypeConfig>;
 
@@ -37,6 +42,7 @@ pub struct Network {
     peer: PeerId,
     snapshot_chunk_bytes: usize,
     retry_min: Duration,
+    commit_patience: Duration,
 }
 
 impl Network {
@@ -46,9 +52,16 @@ impl Network {
         region: RegionId,
         peer: PeerId,
         snapshot_chunk_bytes: usize,
-        retry_min: Duration,
+        heartbeat_interval: Duration,
     ) -> Self {
-        Self { transport, region, peer, snapshot_chunk_bytes, retry_min }
+        Self {
+            transport,
+            region,
+            peer,
+            snapshot_chunk_bytes,
+            retry_min: heartbeat_interval,
+            commit_patience: heartbeat_interval / PATIENCE_DIVISOR,
+        }
     }
 }
 
@@ -163,6 +176,15 @@ impl Connection {
     }
 }
 
+fn last_log_id(request: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
+    request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id)
+}
+
+fn place(request: &AppendEntriesRequest<TypeConfig>) -> Place<Option<LogId>> {
+    let only_tells = request.entries.is_empty() && request.leader_commit >= request.prev_log_id;
+    Place { end: last_log_id(request), only_tells }
+}
+
 fn unexpected() -> RpcError {
     RPCError::Network(NetworkError::from_string("an answer of another kind than was asked"))
 }
@@ -194,11 +216,12 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let this = &*self;
         let timeout = option.soft_ttl();
         async move {
-            let answers = pipeline(input, move |request| {
+            let patience = this.network.commit_patience;
+            let answers = pipeline(input, patience, place, move |request| {
                 let prev = request.prev_log_id;
-                let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+                let last = last_log_id(&request);
                 let answer = this.append(&request, timeout);
-                let answer = async move {
+                async move {
                     let answer = answer.await?;
                     let whole = match &answer {
                         AppendEntriesResponse::Success => true,
@@ -206,8 +229,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                         _ => false,
                     };
                     Ok((answer.into_stream_result(prev, last), whole))
-                };
-                (last, answer)
+                }
             });
             let until_failed = answers.scan(true, |go_on, answer: Result<_, RpcError>| {
                 let item = std::mem::replace(go_on, matches!(&answer, Ok((_, true))))

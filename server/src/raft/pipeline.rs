@@ -7,59 +7,104 @@
 //! would prove a new time: a leader that was frozen, and that finds answers from before in its sockets
 //! when it goes on, would believe that it still leads and serve an old value.
 //!
-//! So an answer is held back while a later request that ends at the same place is under way; the
-//! answer to that one then stands for both.
+//! So an answer is held back when a later request ends at the same place; the answer to a later one
+//! then stands for both.
+//!
+//! Entries tell of commits as well. Where writes go on, the next ones are only milliseconds away,
+//! and a commit that goes ahead of them costs a message, its answer and a turn of Raft on both
+//! sides, per follower. So it waits a little for them, and goes alone when none come.
 
-use std::{collections::VecDeque, task::Poll};
+use std::{collections::VecDeque, task::Poll, time::Duration};
 
 use futures::{
     Stream, StreamExt,
     stream::{FuturesOrdered, poll_fn},
 };
+use tokio::time::{Instant, sleep};
 
 /// Bound: requests of one stream that are on their way at a time.
 const UNDER_WAY_MAX: usize = 32;
 
+/// What a request is to its stream.
+pub(super) struct Place<End> {
+    /// Where it ends.
+    pub(super) end: End,
+    /// It has no entries, and tells that all before its end is committed: nobody waits for its answer.
+    pub(super) only_tells: bool,
+}
+
 /// An answer, and whether it acknowledges all of its request.
 pub(super) type Answer<T, E> = Result<(T, bool), E>;
 
+struct UnderWay<End> {
+    end: End,
+    /// A later request was made that ends here.
+    is_followed: bool,
+}
+
 /// Sends what comes, and gives the answers in the order of the requests, without those that a later
-/// answer stands for. `send` starts a request at once and tells where it ends.
+/// answer stands for. What only tells of a commit waits up to `patience` to be told by entries. `send`
+/// starts a request at once.
 pub(super) fn pipeline<R, End, T, E, F>(
     mut requests: impl Stream<Item = R> + Unpin,
-    mut send: impl FnMut(R) -> (End, F),
+    patience: Duration,
+    place: impl Fn(&R) -> Place<End>,
+    mut send: impl FnMut(R) -> F,
 ) -> impl Stream<Item = Answer<T, E>>
 where
-    End: PartialEq,
+    End: PartialEq + Clone,
     F: Future<Output = Answer<T, E>>,
 {
     let mut answers = FuturesOrdered::new();
-    let mut ends = VecDeque::new();
+    let mut under_way: VecDeque<UnderWay<End>> = VecDeque::new();
+    let mut sent_upto: Option<End> = None;
+    let mut waiting: Option<R> = None;
+    let mut patience_ends = Box::pin(sleep(Duration::ZERO));
     let mut more = true;
     poll_fn(move |cx| {
         loop {
             // Answers first: what is not made yet holds up none.
             if let Poll::Ready(Some(answer)) = answers.poll_next_unpin(cx) {
-                let end: Option<End> = ends.pop_front();
-                let is_followed = end.as_ref() == ends.front();
+                let is_followed = under_way.pop_front().is_some_and(|of| of.is_followed);
                 if matches!(&answer, Ok((_, true)) if is_followed) {
                     continue;
                 }
                 return Poll::Ready(Some(answer));
             }
-            if more && ends.len() < UNDER_WAY_MAX {
-                match requests.poll_next_unpin(cx) {
+            if under_way.len() < UNDER_WAY_MAX {
+                let next = if more { requests.poll_next_unpin(cx) } else { Poll::Ready(None) };
+                more = !matches!(next, Poll::Ready(None));
+                let to_send = match next {
                     Poll::Ready(Some(request)) => {
-                        let (end, answer) = send(request);
-                        ends.push_back(end);
-                        answers.push_back(answer);
-                        continue;
+                        let Place { end, only_tells } = place(&request);
+                        if let Some(last) = under_way.back_mut() {
+                            last.is_followed |= last.end == end;
+                        }
+                        if only_tells && sent_upto.as_ref() == Some(&end) {
+                            if waiting.replace(request).is_none() {
+                                patience_ends.as_mut().reset(Instant::now() + patience);
+                            }
+                            continue;
+                        }
+                        waiting = None;
+                        Some(request)
                     }
-                    Poll::Ready(None) => more = false,
-                    Poll::Pending => {}
+                    Poll::Ready(None) => waiting.take(),
+                    Poll::Pending if waiting.is_none() => None,
+                    Poll::Pending => match patience_ends.as_mut().poll(cx) {
+                        Poll::Ready(()) => waiting.take(),
+                        Poll::Pending => None,
+                    },
+                };
+                if let Some(request) = to_send {
+                    let Place { end, .. } = place(&request);
+                    sent_upto = Some(end.clone());
+                    under_way.push_back(UnderWay { end, is_followed: false });
+                    answers.push_back(send(request));
+                    continue;
                 }
             }
-            let is_over = !more && ends.is_empty();
+            let is_over = !more && under_way.is_empty();
             return if is_over { Poll::Ready(None) } else { Poll::Pending };
         }
     })
@@ -67,90 +112,185 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use futures::FutureExt;
     use tokio::sync::{mpsc, oneshot};
     use tokio_stream::wrappers::UnboundedReceiverStream;
 
     use super::*;
 
-    /// A request by the place where it ends, and how it will be answered.
-    type Request = (u64, oneshot::Receiver<Answer<&'static str, &'static str>>);
+    /// Longer than any test.
+    const LONG: Duration = Duration::from_secs(3600);
 
-    fn requests() -> (mpsc::UnboundedSender<Request>, UnboundedReceiverStream<Request>) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (sender, UnboundedReceiverStream::new(receiver))
+    type Told = Answer<&'static str, &'static str>;
+
+    /// A request, and how it will be answered.
+    struct Request {
+        end: u64,
+        only_tells: bool,
+        answer: oneshot::Receiver<Told>,
     }
 
-    fn started(
-        requests: UnboundedReceiverStream<Request>,
-    ) -> impl Stream<Item = Answer<&'static str, &'static str>> + Unpin {
-        pipeline(requests, |(end, answer)| (end, answer.map(|answer| answer.expect("answered"))))
-            .boxed_local()
+    /// Both sides of a pipeline.
+    struct Fixture<S> {
+        requests: mpsc::UnboundedSender<Request>,
+        answers: S,
+        sent: std::rc::Rc<Cell<usize>>,
+    }
+
+    fn fixture(patience: Duration) -> Fixture<impl Stream<Item = Told> + Unpin> {
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let sent = std::rc::Rc::new(Cell::new(0));
+        let counter = std::rc::Rc::clone(&sent);
+        let answers = pipeline(
+            UnboundedReceiverStream::new(receiver),
+            patience,
+            |request: &Request| Place { end: request.end, only_tells: request.only_tells },
+            move |request| {
+                counter.set(counter.get() + 1);
+                request.answer.map(|answer| answer.expect("answered"))
+            },
+        );
+        Fixture { requests, answers: answers.boxed_local(), sent }
+    }
+
+    impl<S: Stream<Item = Told> + Unpin> Fixture<S> {
+        fn request(&self, end: u64, only_tells: bool) -> oneshot::Sender<Told> {
+            let (sender, answer) = oneshot::channel();
+            let request = Request { end, only_tells, answer };
+            assert!(self.requests.send(request).is_ok(), "taken");
+            sender
+        }
+
+        /// The answer that there is now.
+        fn now(&mut self) -> Option<Told> {
+            self.answers.next().now_or_never().map(|answer| answer.expect("not over"))
+        }
     }
 
     #[tokio::test]
     async fn answer_to_entries_does_not_answer_a_later_commit() {
-        let (sender, receiver) = requests();
-        let mut answers = started(receiver);
-        let (entries, answer) = oneshot::channel();
-        sender.send((5, answer)).expect("taken");
-        assert_eq!(answers.next().now_or_never(), None, "under way");
-        let (commit, answer) = oneshot::channel();
-        sender.send((5, answer)).expect("taken");
-        assert_eq!(answers.next().now_or_never(), None, "both are under way");
+        let mut pipe = fixture(LONG);
+        let entries = pipe.request(5, false);
+        assert_eq!(pipe.now(), None, "under way");
+        let commit = pipe.request(5, false);
+        assert_eq!(pipe.now(), None, "both are under way");
         entries.send(Ok(("entries", true))).expect("awaited");
-        assert_eq!(answers.next().now_or_never(), None, "it would count for the commit as well");
+        assert_eq!(pipe.now(), None, "it would count for the commit as well");
         commit.send(Ok(("commit", true))).expect("awaited");
-        assert_eq!(answers.next().await, Some(Ok(("commit", true))));
-        drop(sender);
-        assert_eq!(answers.next().await, None);
+        assert_eq!(pipe.now(), Some(Ok(("commit", true))));
+        drop(pipe.requests);
+        assert_eq!(pipe.answers.next().await, None);
     }
 
     #[tokio::test]
     async fn answer_is_told_at_once_when_nothing_later_ends_where_it_does() {
         for later in [8, 5] {
-            let (sender, receiver) = requests();
-            let mut answers = started(receiver);
-            let (first, answer) = oneshot::channel();
-            sender.send((5, answer)).expect("taken");
-            let (_second, answer) = oneshot::channel();
-            if later == 8 {
-                sender.send((later, answer)).expect("taken");
-                assert_eq!(answers.next().now_or_never(), None, "both are under way");
+            let mut pipe = fixture(LONG);
+            let first = pipe.request(5, false);
+            let _second = if later == 8 {
+                let second = pipe.request(later, false);
+                assert_eq!(pipe.now(), None, "both are under way");
                 first.send(Ok(("first", true))).expect("awaited");
+                second
             } else {
-                assert_eq!(answers.next().now_or_never(), None);
+                assert_eq!(pipe.now(), None);
                 first.send(Ok(("first", true))).expect("awaited");
                 // Not made yet, from the point of view of whoever asks for the answer.
-                sender.send((later, answer)).expect("taken");
-            }
-            assert_eq!(answers.next().now_or_never(), Some(Some(Ok(("first", true)))), "{later}");
+                pipe.request(later, false)
+            };
+            assert_eq!(pipe.now(), Some(Ok(("first", true))), "{later}");
         }
     }
 
     #[tokio::test]
     async fn failures_are_told_whatever_follows() {
         for failure in [Err("broken"), Ok(("conflict", false))] {
-            let (sender, receiver) = requests();
-            let mut answers = started(receiver);
-            let (first, answer) = oneshot::channel();
-            sender.send((5, answer)).expect("taken");
-            let (_second, answer) = oneshot::channel();
-            sender.send((5, answer)).expect("taken");
-            assert_eq!(answers.next().now_or_never(), None);
-            first.send(failure).expect("awaited");
-            assert_eq!(answers.next().now_or_never(), Some(Some(failure)));
+            for only_tells in [false, true] {
+                let mut pipe = fixture(LONG);
+                let first = pipe.request(5, false);
+                let _second = pipe.request(5, only_tells);
+                assert_eq!(pipe.now(), None);
+                first.send(failure).expect("awaited");
+                assert_eq!(pipe.now(), Some(failure));
+            }
         }
     }
 
     #[tokio::test]
+    async fn commit_is_told_by_the_entries_that_come_soon() {
+        let mut pipe = fixture(LONG);
+        let first = pipe.request(5, false);
+        assert_eq!(pipe.now(), None);
+        let _commit = pipe.request(5, true);
+        assert_eq!(pipe.now(), None);
+        assert_eq!(pipe.sent.get(), 1, "the commit waits");
+        first.send(Ok(("first", true))).expect("awaited");
+        assert_eq!(pipe.now(), None, "it would count for the commit as well");
+        let next = pipe.request(6, false);
+        assert_eq!(pipe.now(), None);
+        next.send(Ok(("next", true))).expect("awaited");
+        assert_eq!(pipe.now(), Some(Ok(("next", true))));
+        drop(pipe.requests);
+        assert_eq!(pipe.answers.next().await, None);
+        assert_eq!(pipe.sent.get(), 2, "the commit never went alone");
+    }
+
+    #[tokio::test]
+    async fn old_answer_does_not_answer_a_commit_that_entries_told() {
+        let mut pipe = fixture(LONG);
+        let first = pipe.request(5, false);
+        assert_eq!(pipe.now(), None);
+        let _commit = pipe.request(5, true);
+        assert_eq!(pipe.now(), None);
+        let _next = pipe.request(6, false);
+        assert_eq!(pipe.now(), None);
+        first.send(Ok(("first", true))).expect("awaited");
+        assert_eq!(pipe.now(), None, "openraft made the commit after it");
+    }
+
+    #[tokio::test]
+    async fn commit_goes_alone_when_nothing_comes() {
+        let patience = Duration::from_millis(25);
+        let mut pipe = fixture(patience);
+        pipe.request(5, false).send(Ok(("first", true))).expect("awaited");
+        assert_eq!(pipe.now(), Some(Ok(("first", true))));
+        let started = Instant::now();
+        let (_earlier, commit) = (pipe.request(5, true), pipe.request(5, true));
+        commit.send(Ok(("commit", true))).expect("awaited");
+        assert_eq!(pipe.answers.next().await, Some(Ok(("commit", true))));
+        assert!(started.elapsed() >= patience);
+        assert_eq!(pipe.sent.get(), 2, "the earlier of the two is told by the later");
+    }
+
+    #[tokio::test]
+    async fn waits_with_nothing_that_could_be_asked_for() {
+        let mut pipe = fixture(LONG);
+        let _probe = pipe.request(5, true);
+        assert_eq!(pipe.now(), None);
+        assert_eq!(pipe.sent.get(), 1, "the first of a stream asks where the follower is");
+        let _commit = pipe.request(5, true);
+        assert_eq!(pipe.now(), None);
+        assert_eq!(pipe.sent.get(), 1);
+        drop(pipe.requests);
+        assert_eq!(pipe.answers.next().now_or_never(), None);
+        assert_eq!(pipe.sent.get(), 2, "nothing will come that could tell it");
+    }
+
+    #[tokio::test]
     async fn no_more_than_the_bound_are_under_way() {
-        let started = std::cell::Cell::new(0);
+        let started = Cell::new(0);
         let requests = futures::stream::iter(0..100);
-        let mut answers = pipeline(requests, |end| {
-            started.set(started.get() + 1);
-            (end, std::future::pending::<Answer<(), ()>>())
-        })
+        let mut answers = pipeline(
+            requests,
+            LONG,
+            |end| Place { end: *end, only_tells: false },
+            |_| {
+                started.set(started.get() + 1);
+                std::future::pending::<Answer<(), ()>>()
+            },
+        )
         .boxed_local();
         assert_eq!(answers.next().now_or_never(), None);
         assert_eq!(started.get(), UNDER_WAY_MAX);
