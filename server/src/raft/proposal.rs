@@ -5,13 +5,17 @@
 //! caller, callers that come and go would grow those queues without bound. So the place travels with
 //! what answers: openraft holds it for as long as it holds the entry, whoever waits.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use openraft::{OptionalSend, raft::responder::Responder};
-use tokio::sync::oneshot;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
 
 use super::TypeConfig;
 use crate::handoff;
@@ -19,6 +23,11 @@ use crate::handoff;
 /// A region takes at most so many times the bytes that it leaves to all others: one that has lost
 /// its quorum keeps what it has for long, and others must go on.
 const SHARE: usize = 4;
+
+/// With so many proposals of a region under way, further ones wait for their answers. Each turn of
+/// Raft costs the same for one entry as for many, on every peer: where there are many callers, few
+/// large turns answer all of them sooner than many small ones. Where there are fewer, nobody waits.
+const UNDER_WAY_MANY: usize = 64;
 
 /// Bounds the proposals of one region, and the bytes of all regions of a node.
 #[derive(Debug)]
@@ -30,6 +39,17 @@ pub struct Admissions {
     count: AtomicUsize,
     bytes: AtomicUsize,
     node_bytes: Arc<AtomicUsize>,
+    under_way: Mutex<UnderWay>,
+    /// Told when openraft has answered all that were under way.
+    answered: Notify,
+}
+
+/// Proposals that openraft has.
+#[derive(Debug, Default)]
+struct UnderWay {
+    count: usize,
+    /// They were many, and are not all answered: nobody else may go, or who waits would wait for ever.
+    many: bool,
 }
 
 /// Which bound is reached.
@@ -44,7 +64,15 @@ impl Admissions {
     #[must_use]
     pub fn new(count_max: usize, node_bytes_max: usize, node_bytes: Arc<AtomicUsize>) -> Arc<Self> {
         let (count, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { count_max, node_bytes_max, count, bytes, node_bytes })
+        Arc::new(Self {
+            count_max,
+            node_bytes_max,
+            count,
+            bytes,
+            node_bytes,
+            under_way: Mutex::default(),
+            answered: Notify::new(),
+        })
     }
 
     /// A place for a proposal of `bytes`.
@@ -55,7 +83,7 @@ impl Admissions {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         let region = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let node = self.node_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let admitted = Admitted { of: Arc::clone(self), bytes };
+        let admitted = Admitted { of: Arc::clone(self), bytes, is_under_way: false };
         if count >= self.count_max {
             return Err(Full::Proposals);
         }
@@ -80,10 +108,43 @@ impl Admissions {
 pub struct Admitted {
     of: Arc<Admissions>,
     bytes: usize,
+    is_under_way: bool,
+}
+
+impl Admitted {
+    /// Waits, when many proposals of the region are under way, until all of them are answered. All that
+    /// wait then go together.
+    pub async fn wait_for_turn(&self) {
+        let mut answered = pin!(self.of.answered.notified());
+        {
+            let under_way = self.of.under_way.lock();
+            if !under_way.many {
+                return;
+            }
+            answered.as_mut().enable();
+        }
+        answered.await;
+    }
+
+    /// Goes to openraft now.
+    pub fn set_under_way(&mut self) {
+        self.is_under_way = true;
+        let mut under_way = self.of.under_way.lock();
+        under_way.count += 1;
+        under_way.many |= under_way.count >= UNDER_WAY_MANY;
+    }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
+        if self.is_under_way {
+            let mut under_way = self.of.under_way.lock();
+            under_way.count -= 1;
+            if under_way.count == 0 {
+                under_way.many = false;
+                self.of.answered.notify_waiters();
+            }
+        }
         self.of.count.fetch_sub(1, Ordering::Relaxed);
         self.of.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         self.of.node_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -116,6 +177,8 @@ impl<T: OptionalSend + 'static> Responder<TypeConfig, T> for Answerer<T> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -132,6 +195,28 @@ mod tests {
         assert_eq!(region.count(), 1);
         drop(first); // as openraft does when the peer stops
         assert_eq!((region.count(), node_bytes.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn many_wait_for_the_answers_of_those_before_and_few_do_not() {
+        let region = Admissions::new(1000, 1000, Arc::default());
+        let mut under_way = Vec::new();
+        for _ in 0..UNDER_WAY_MANY {
+            let mut admitted = region.admit(1).unwrap();
+            assert!(admitted.wait_for_turn().now_or_never().is_some(), "few");
+            admitted.set_under_way();
+            under_way.push(admitted);
+        }
+        let waiting = [region.admit(1).unwrap(), region.admit(1).unwrap()];
+        let mut turns = waiting.each_ref().map(|one| Box::pin(one.wait_for_turn()));
+        let mut turn = |index: usize| turns[index].as_mut().now_or_never();
+        assert!(turn(0).is_none());
+        under_way.truncate(1);
+        assert!(turn(0).is_none() && turn(1).is_none(), "who comes later does not go before");
+        drop(under_way);
+        assert!(turn(0).is_some() && turn(1).is_some());
+        let later = region.admit(1).unwrap();
+        assert!(later.wait_for_turn().now_or_never().is_some(), "few again");
     }
 
     #[test]

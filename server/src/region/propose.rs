@@ -91,19 +91,19 @@ impl Peer {
         if started >= deadline {
             return Err(Error::DeadlineExceeded { message: "before the proposal".to_owned() });
         }
-        let term = {
-            let metrics = self.raft.server_metrics();
-            let metrics = metrics.borrow_watched();
-            if metrics.state != openraft::ServerState::Leader {
-                drop(metrics);
-                return Err(self.not_leader());
-            }
-            metrics.vote.leader_id.term
-        };
+        self.leading_term()?;
+        // What it will have at most: the time is stamped when its turn has come.
+        let mut command = v1::Command { epoch_version, time_ms: u64::MAX, body: Some(body) };
+        let mut admitted = self.admit(prost::Message::encoded_len(&command))?;
+        tokio::time::timeout_at(deadline, admitted.wait_for_turn()).await.map_err(|_| {
+            self.observe(started, ProposeOutcome::Rejected);
+            Error::DeadlineExceeded { message: "before the proposal".to_owned() }
+        })?;
+        let term = self.leading_term()?;
         let applied_ms = self.view.with(|published| published.time_ms);
-        let time_ms = self.clock.lock().stamp(term, applied_ms, started);
-        let bytes = command::encode(&v1::Command { epoch_version, time_ms, body: Some(body) });
-        let admitted = self.admit(bytes.len())?;
+        command.time_ms = self.clock.lock().stamp(term, applied_ms, clock::now());
+        let bytes = command::encode(&command);
+        admitted.set_under_way();
         fail::fail_point!("propose-before-raft");
 
         let (answerer, answer) = Answerer::<ClientWriteResult<TypeConfig>>::new(admitted);
@@ -153,6 +153,17 @@ impl Peer {
 }
 
 impl Peer {
+    /// The term in which this peer leads.
+    fn leading_term(&self) -> Result<u64, Error> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state == openraft::ServerState::Leader {
+            return Ok(metrics.vote.leader_id.term);
+        }
+        drop(metrics);
+        Err(self.not_leader())
+    }
+
     fn admit(&self, bytes: usize) -> Result<Admitted, Error> {
         self.proposals.admit(bytes).map_err(|full| {
             let queue = match full {
@@ -178,6 +189,8 @@ pub fn epoch_version(descriptor: &v1::Region) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
     use crate::region::fixture::{Fixture, put, until};
 
@@ -208,5 +221,27 @@ mod tests {
         until("all places to be free", || peer.proposals_in_flight() == 0).await;
         assert_eq!(bytes(), 0);
         peer.propose_write(put("b", "5"), 1, late()).await.expect("there is room again");
+    }
+
+    #[tokio::test]
+    async fn deadline_that_passes_before_its_turn_is_certain() {
+        let fixture = Fixture::new(|_| {});
+        let peer = fixture.leader().await;
+        let late = || clock::now() + Duration::from_secs(60);
+        fixture.log.hold();
+        let crowd = futures::future::join_all(
+            (0..100).map(|number| peer.propose_write(put(&format!("k{number}"), "1"), 1, late())),
+        );
+        let mut crowd = std::pin::pin!(crowd);
+        assert!((&mut crowd).now_or_never().is_none(), "the log is held back");
+        let soon = clock::now() + Duration::from_millis(50);
+        let error = peer.propose_write(put("late", "1"), 1, soon).await.expect_err("no turn");
+        assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error}");
+        assert!(!error.maybe_applied(), "{error}");
+        fixture.log.release();
+        for answer in crowd.await {
+            answer.expect("a write");
+        }
+        until("all places to be free", || peer.proposals_in_flight() == 0).await;
     }
 }
