@@ -31,6 +31,7 @@ use anyhow::Context as _;
 use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::{runtime, sync::mpsc};
+use tokio_util::sync::CancellationToken;
 
 pub use self::joined::Joined;
 use self::{identity::Identity, ports::Ports};
@@ -74,7 +75,8 @@ pub struct Node {
     runtime: runtime::Handle,
     joined: OnceLock<Arc<Joined>>,
     joining: tokio::sync::Mutex<()>,
-    removed: AtomicBool,
+    /// Cancelled when the node was removed from its cluster.
+    removed: CancellationToken,
     draining: AtomicBool,
     /// Tells why the node must end.
     failure: mpsc::UnboundedSender<String>,
@@ -256,7 +258,7 @@ impl Node {
             runtime: runtime::Handle::current(),
             joined: OnceLock::new(),
             joining: tokio::sync::Mutex::default(),
-            removed: AtomicBool::new(false),
+            removed: CancellationToken::new(),
             draining: AtomicBool::new(false),
             failure,
             sentinel_sequence: sentinel.map(|sentinel| sentinel.log_sequence),
@@ -273,7 +275,7 @@ impl Node {
 
     #[must_use]
     pub fn is_removed(&self) -> bool {
-        self.removed.load(Ordering::Acquire)
+        self.removed.is_cancelled()
     }
 
     #[must_use]
@@ -285,7 +287,7 @@ impl Node {
     async fn activate(self: &Arc<Self>, identity: Identity, restarted: bool) -> anyhow::Result<()> {
         if identity.removed {
             tracing::error!(node = %identity.node, "this node was removed from its cluster and serves nothing; empty its disk to join anew");
-            self.removed.store(true, Ordering::Release);
+            self.removed.cancel();
             return Ok(());
         }
         let joined = Joined::open(self, identity, restarted).await?;
@@ -299,9 +301,10 @@ impl Node {
 
     /// Notes on the disk that the node was removed, and serves nothing from now on.
     fn become_removed(&self) {
-        if self.removed.swap(true, Ordering::AcqRel) {
+        if self.removed.is_cancelled() {
             return;
         }
+        self.removed.cancel();
         tracing::error!("this node was removed from its cluster and serves nothing from now on");
         if let Err(error) = identity::mark_removed(self.data.as_ref()) {
             self.fail(format!("note that the node was removed: {error}"));

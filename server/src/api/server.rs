@@ -51,6 +51,10 @@ pub fn listen(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>
 /// Serves gRPC on `incoming` until `shutdown`; then no connection is accepted, calls under way are
 /// finished, and the future ends with the last of them.
 ///
+/// Once `elsewhere` is cancelled, clients that are connected are told to connect anew, which leads
+/// those behind a service to another node; calls under way are finished. Who comes later is
+/// answered.
+///
 /// # Cancel safety
 ///
 /// Dropping the future closes all connections, whatever they are doing.
@@ -58,6 +62,7 @@ pub async fn serve_grpc<R, IO>(
     incoming: impl Stream<Item = io::Result<IO>>,
     services: Services<R>,
     limits: &ConnectionLimits,
+    elsewhere: CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) where
     R: Requests,
@@ -84,7 +89,15 @@ pub async fn serve_grpc<R, IO>(
         let opened = Arc::clone(&read);
         let io = TokioIo::new(Opening { io, read });
         let connection = builder.serve_connection(io, services.clone());
+        let (elsewhere, is_late) = (elsewhere.clone(), elsewhere.is_cancelled());
         async move {
+            let leave = async {
+                tokio::select! {
+                    () = closing.cancelled() => {}
+                    () = elsewhere.cancelled(), if !is_late => {}
+                }
+            };
+            let mut leave = pin!(leave);
             let mut connection = pin!(connection);
             let mut timer = pin!(sleep_until(Instant::now() + opening_timeout));
             let (mut waiting, mut open) = (true, true);
@@ -96,7 +109,7 @@ pub async fn serve_grpc<R, IO>(
                         }
                         return;
                     }
-                    () = closing.cancelled(), if open => {
+                    () = &mut leave, if open => {
                         connection.as_mut().graceful_shutdown();
                         open = false;
                     }

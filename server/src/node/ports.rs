@@ -96,6 +96,7 @@ impl Ports {
                 Arc::clone(&observer),
             );
             let (limits, stop) = (Arc::clone(&limits), stop.clone());
+            let removed = node.removed.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let name = format!("api-{index}");
             runtimes.push((name.clone(), runtime.handle().clone()));
@@ -104,8 +105,9 @@ impl Ports {
                     match tokio::net::TcpListener::from_std(listener) {
                         Ok(listener) => {
                             let incoming = api::listen(listener);
+                            let limits = &limits.connections;
                             let stopped = stop.cancelled_owned();
-                            api::serve_grpc(incoming, services, &limits.connections, stopped).await;
+                            api::serve_grpc(incoming, services, limits, removed, stopped).await;
                         }
                         Err(error) => tracing::error!(%error, "listen for clients"),
                     }

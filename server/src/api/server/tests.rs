@@ -52,6 +52,7 @@ struct Server {
     address: SocketAddr,
     requests: FakeRequests,
     recorder: Arc<Recorder>,
+    elsewhere: CancellationToken,
     shutdown: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -71,13 +72,15 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (shutdown, asked) = oneshot::channel();
+        let elsewhere = CancellationToken::new();
+        let told = elsewhere.clone();
         let task = tokio::spawn(async move {
             let asked = async {
                 let _ = asked.await;
             };
-            serve_grpc(listen(listener), services, &limits.connections, asked).await;
+            serve_grpc(listen(listener), services, &limits.connections, told, asked).await;
         });
-        Self { address, requests, recorder, shutdown: Some(shutdown), task }
+        Self { address, requests, recorder, elsewhere, shutdown: Some(shutdown), task }
     }
 
     async fn channel(&self) -> Channel {
@@ -420,6 +423,31 @@ async fn shutdown_finishes_calls_under_way_and_takes_no_new_connections() {
     assert!(!server.task.is_finished(), "the call is under way");
     call.abort();
     timeout(PATIENCE, server.task).await.expect("ends with its last call").expect("no panic");
+}
+
+#[tokio::test]
+async fn connected_clients_are_sent_elsewhere_and_later_ones_are_answered() {
+    const GOAWAY: u8 = 7;
+    let server = Server::start(Limits::default()).await;
+    let mut early = server.tcp().await;
+    let no_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    early.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("a preface");
+    early.write_all(&no_settings).await.expect("settings");
+    let mut head = [0; 9];
+    timeout(PATIENCE, early.read_exact(&mut head)).await.expect("soon").expect("settings");
+    server.elsewhere.cancel();
+    let sent_away = async {
+        while head[3] != GOAWAY {
+            let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            early.read_exact(&mut payload).await.expect("a whole frame");
+            early.read_exact(&mut head).await.expect("another frame");
+        }
+    };
+    timeout(PATIENCE, sent_away).await.expect("soon");
+    let mut late = server.kv().await;
+    for number in 0..3 {
+        late.put(put(&format!("late/{number}"), b"v".to_vec())).await.expect("answered");
+    }
 }
 
 #[tokio::test]
