@@ -52,7 +52,8 @@ const HANDLED_MAX: usize = 4096;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Short: a node that is back is not heard of before, and it may be needed for a quorum.
+const BACKOFF_MAX: Duration = Duration::from_millis(200);
 /// Bound: wait for the first message of a snapshot.
 const HEADER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Bound: idle timeouts that a receiver may take to install what it has all of.
