@@ -47,8 +47,12 @@ async fn crash_at_any_line_of_a_write_loses_nothing_acknowledged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end() {
     let Some(builder) = Builder::with_failpoints(2) else { return };
-    let mut cluster =
-        builder.set("log.compact_entries", "100").set("log.keep_entries", "10").start().await;
+    let mut cluster = builder
+        .set("log.compact_entries", "100")
+        .set("log.keep_entries", "10")
+        .set("log.catch_up_bytes", "0")
+        .start()
+        .await;
     let sessions = cluster.sessions();
     let writers = Writers::start(&sessions, 8, 2_000, "install");
     writers.progress(1_000, BOUND).await;

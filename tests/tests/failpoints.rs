@@ -25,6 +25,7 @@ async fn a_panic_at_any_line_of_a_write_ends_the_process_and_loses_nothing_ackno
     let mut cluster = builder
         .set("log.compact_entries", "200")
         .set("log.keep_entries", "50")
+        .set("log.catch_up_bytes", "0")
         .allow("panicked at")
         .start()
         .await;

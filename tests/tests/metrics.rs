@@ -85,9 +85,9 @@ async fn every_series_is_documented_and_moves_when_what_it_measures_happens() {
         .set("limits.requests_in_flight_max", "32")
         .set("limits.proposals_in_flight_max", "16")
         .set("log.compact_entries", "200")
-        // Fewer than are written while a node is away, more than while a snapshot is on its way: who
-        // is behind the log again when the snapshot has arrived gets the next, without end.
-        .set("log.keep_entries", "1000")
+        // Less than is written while a node is away, more than while a snapshot is on its way.
+        .set("log.keep_entries", "50")
+        .set("log.catch_up_bytes", "256KiB")
         .set("placement.node_disconnected_after", "2s")
         .prepare()
         .await;

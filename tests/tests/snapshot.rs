@@ -7,7 +7,7 @@ use std::{fs, time::Duration};
 
 use bytes::Bytes;
 use flotilla_tests::{
-    harness::{Builder, Cluster, Session, env_number, eventually, say},
+    harness::{Builder, Cluster, Node, Session, env_number, eventually, http, say},
     workload::{Ledger, Writers},
 };
 
@@ -24,6 +24,7 @@ fn builder(nodes: usize) -> Builder {
         .set("log.compact_bytes", "4MiB")
         .set("log.keep_entries", "50")
         .set("log.tail_cache_bytes", "1MiB")
+        .set("log.catch_up_bytes", "0")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,6 +94,76 @@ async fn deleted_keys_stay_deleted_on_a_node_that_missed_the_deletion() {
     cluster.nodes[2].relaunch();
     cluster.wait_whole(BOUND).await;
     whole_copy(&cluster, 2, &ledger, &keys).await;
+}
+
+/// While the snapshot is on its way, many times more is written than compaction leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_that_joins_under_load_goes_on_by_the_log_after_one_snapshot() {
+    let mut cluster = builder(2)
+        .set("log.catch_up_bytes", "256MiB")
+        .set("snapshot.bytes_per_second_max", "4MiB")
+        .start()
+        .await;
+    let sessions = cluster.sessions();
+    let ledger = load(&sessions, 16).await;
+    purged(&sessions[0]).await;
+
+    let writers = Writers::start(&sessions, 8, 100, "snapshot/meanwhile");
+    let before = applied(&sessions[0]).await.expect("status");
+    let joined = cluster.join_node();
+    cluster.wait_whole(BOUND).await;
+    let meanwhile = applied(&sessions[0]).await.expect("status") - before;
+    assert!(meanwhile > 1_000, "only {meanwhile} entries meanwhile");
+    let later = writers.stop().await;
+
+    let received = snapshots_received(&cluster.nodes[joined]).await;
+    say(format!("{meanwhile} entries while the node joined, {received} snapshots"));
+    // Each of the two regions has one; a purge that was under way at the start may cost another.
+    assert!((2..=3).contains(&received), "{received} snapshots");
+    let session = cluster.nodes[joined].session();
+    ledger.verify(&session).await;
+    later.verify(&session).await;
+    eventually("what was kept to be purged", BOUND, async || {
+        let status = sessions[0].status().await.map_err(|status| status.to_string())?;
+        let peers = status.peers.iter().filter(|peer| is_users(peer));
+        let kept = peers.map(|peer| peer.applied_index - peer.purged_index).max().unwrap_or(0);
+        // Until the next compaction is due.
+        if kept <= 300 { Ok(()) } else { Err(format!("{kept} entries are kept")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_that_restarts_under_load_needs_no_snapshot() {
+    let mut cluster = builder(3).set("log.catch_up_bytes", "256MiB").start().await;
+    let sessions = cluster.sessions();
+    let away = (cluster.leader(b"snapshot").await + 1) % 3;
+    let others: Vec<Session> = sessions
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| *index != away)
+        .map(|(_, s)| s.clone())
+        .collect();
+    let writers = Writers::start(&others, 8, 100, "snapshot/restart");
+    writers.progress(500, BOUND).await;
+    cluster.nodes[away].kill9();
+    writers.progress(3_000, BOUND).await;
+    cluster.nodes[away].relaunch();
+    cluster.wait_whole(BOUND).await;
+    let ledger = writers.stop().await;
+    assert_eq!(snapshots_received(&cluster.nodes[away]).await, 0);
+    let session = cluster.nodes[away].session();
+    session.get("snapshot/restart").await.expect("a read, before which it has applied all");
+    ledger.verify_stale(&session).await;
+}
+
+/// Snapshots that a node has installed since it was started, as its metrics tell.
+async fn snapshots_received(node: &Node) -> u64 {
+    let reply = http(&node.http_address(), "GET", "/metrics", &[], &[]).await.expect("metrics");
+    let text = String::from_utf8(reply.body).expect("text");
+    let series = r#"flotilla_raft_snapshots_total{direction="receive",result="done"} "#;
+    let line = text.lines().find_map(|line| line.strip_prefix(series));
+    line.expect("the series").parse().expect("a number")
 }
 
 /// Writes about `mebibytes` of data and answers what was acknowledged.

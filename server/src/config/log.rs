@@ -23,13 +23,19 @@ pub struct LogConfig {
     pub tail_cache_bytes: u64,
     /// A region's log is compacted when it has grown by this many entries.
     pub compact_entries: u64,
-    /// A region's log is compacted when it has grown by this much. No more is kept for slow
-    /// followers, either.
+    /// A region's log is compacted when it has grown by this much.
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]
     pub compact_bytes: u64,
-    /// Entries that compaction leaves for slow followers; who is further behind gets a snapshot.
+    /// Entries that compaction leaves in any case, of no more than `compact_bytes`.
     pub keep_entries: u64,
+    /// What a leader keeps of a region's log, beyond that, for followers that lack it: that are
+    /// slow, wait for the end of a snapshot, or were heard within the last minute. Who is further behind
+    /// gets a snapshot. Nothing while the disk is too full for writes. It should hold what is written
+    /// to a region while a snapshot of it is transferred, or a node restarts.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
+    pub catch_up_bytes: u64,
 }
 
 impl Default for LogConfig {
@@ -40,6 +46,7 @@ impl Default for LogConfig {
             compact_entries: 10_000,
             compact_bytes: 32 << 20,
             keep_entries: 5_000,
+            catch_up_bytes: 1 << 30,
         }
     }
 }
@@ -54,5 +61,6 @@ impl LogConfig {
         count_within(errors, "log.compact_entries", self.compact_entries, 10..=100_000_000);
         bytes_within(errors, "log.compact_bytes", self.compact_bytes, 64 << 10..=64 << 30);
         count_within(errors, "log.keep_entries", self.keep_entries, 0..=100_000_000);
+        bytes_within(errors, "log.catch_up_bytes", self.catch_up_bytes, 0..=1 << 40);
     }
 }

@@ -123,6 +123,7 @@ impl Joined {
                 compact_entries: config.log.compact_entries,
                 compact_bytes: config.log.compact_bytes,
                 keep_entries: config.log.keep_entries,
+                catch_up_bytes: config.log.catch_up_bytes,
                 snapshot_chunk_bytes: bytes(config.snapshot.chunk_bytes),
                 snapshot_idle_timeout: config.snapshot.idle_timeout,
                 lease_enabled: config.reads.lease_enabled,

@@ -32,7 +32,7 @@ use crate::{
     region::{Peer, peers::Peers, propose::epoch_version},
     storage::engine::{Family, KeyRange},
 };
-use openraft::{Instant as _, async_runtime::WatchReceiver as _};
+use openraft::async_runtime::WatchReceiver as _;
 
 /// Peer ids taken from the table at a time.
 const PEER_IDS: u32 = 32;
@@ -421,21 +421,13 @@ impl Driver {
 pub fn report(peer: &Peer) -> v1::RegionReport {
     let metrics = peer.raft().metrics().borrow_watched().clone();
     let published = peer.view().published();
-    // A peer that has not answered this leader yet is silent since the leadership began, not for ever.
-    let led = peer.leading_for(metrics.current_term);
-    let heartbeat = metrics.heartbeat.unwrap_or_default();
-    let progress = metrics
-        .replication
-        .unwrap_or_default()
+    let progress = peer
+        .followers()
         .into_iter()
-        .map(|(id, matched)| {
-            let heard = heartbeat.get(&id).copied().flatten();
-            let silent = heard.map_or(led, |heard| heard.elapsed());
-            v1::PeerProgress {
-                peer_id: id.0,
-                matched_index: matched.map_or(0, |id| id.index),
-                silent_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX),
-            }
+        .map(|follower| v1::PeerProgress {
+            peer_id: follower.peer.0,
+            matched_index: follower.matched,
+            silent_ms: u64::try_from(follower.silent.as_millis()).unwrap_or(u64::MAX),
         })
         .collect();
     let data = peer.view().data();

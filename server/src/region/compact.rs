@@ -3,7 +3,15 @@
 //! A region's log is cut when enough entries or bytes were applied since the last time: the state is
 //! made to survive a power cut (one sync for all regions that are due), a snapshot is declared
 //! (which costs nothing, `raft/snapshot.rs`), and the entries before it are purged but for the last
-//! few, which serve peers that are a little behind; one that is further behind gets the snapshot.
+//! few, which serve whoever is a little behind when it next leads.
+//!
+//! A leader keeps more, within a bound: what a follower that was heard lately lacks. One that is sent a
+//! snapshot has to go on from there by the log. Were that purged meanwhile, it would get the next
+//! snapshot, and where writes are faster than snapshots it would never follow. Nor should a restart
+//! of a node cost a copy of all its regions. Once nobody lacks them such entries go, whether or not there
+//! are writes; followers that are gone are not waited for (TiKV and etcd keep the log by the same
+//! rule, of progress with a bound).
+//!
 //! What a log had grown by before a restart is told by the log itself, so that a node that restarts
 //! often compacts like any other.
 
@@ -23,6 +31,8 @@ const INTERVAL: Duration = Duration::from_millis(250);
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bound: regions that are compacted at a time, so that one that has stopped holds up few.
 const COMPACTING_MAX: usize = 64;
+/// A follower that has been silent for longer is not waited for: time for a node to restart.
+const AWAY_MAX: Duration = Duration::from_secs(60);
 /// Precision of expiry in a region without writes.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
 /// Bound: regions whose time is moved on at a time. One that has stopped has no second tick under way
@@ -38,6 +48,8 @@ struct Mark {
     applied_bytes: u64,
     /// What the log had grown by in earlier processes.
     carried_bytes: u64,
+    /// Where the log would have been purged up to, but for a follower that lacks entries before it.
+    owed: Option<u64>,
 }
 
 /// A log as it is found by a new process.
@@ -67,6 +79,7 @@ impl Mark {
             index: found.applied - (entries - left),
             applied_bytes,
             carried_bytes: found.bytes.saturating_sub(left_bytes),
+            owed: None,
         }
     }
 
@@ -85,8 +98,11 @@ impl Growth {
 
     /// Entries to leave, of which no more than `compact_bytes` if those to come are like those past.
     fn entries_to_keep(self, config: &RegionConfig) -> u64 {
-        let bytes_each = (self.bytes / self.entries.max(1)).max(1);
-        config.keep_entries.min(config.compact_bytes / bytes_each)
+        config.keep_entries.min(self.entries_of(config.compact_bytes))
+    }
+
+    fn entries_of(self, bytes: u64) -> u64 {
+        bytes / (self.bytes / self.entries.max(1)).max(1)
     }
 }
 
@@ -134,15 +150,19 @@ async fn round(
             due.peer.log.mark_durable_applied(due.applied.index);
             // One region that has stopped must not let the logs of all others grow.
             let compacting = due.peer.unless_stopped(compact_one(&due)).await;
-            if let Err(error) = compacting? {
-                tracing::warn!(region = %due.peer.region, error, "compacting a log");
-                return None;
-            }
+            let owed = match compacting? {
+                Ok(owed) => owed,
+                Err(error) => {
+                    tracing::warn!(region = %due.peer.region, error, "compacting a log");
+                    return None;
+                }
+            };
             let mark = Mark {
                 peer: due.peer.id,
                 index: due.applied.index,
                 applied_bytes: due.applied_bytes,
                 carried_bytes: 0,
+                owed,
             };
             Some((due.peer.region, mark))
         })
@@ -173,12 +193,27 @@ struct Due {
 fn due(peer: Arc<Peer>, marks: &HashMap<RegionId, Mark>) -> Option<Due> {
     let applied = peer.view.published().applied?;
     let applied_bytes = peer.view.applied_bytes();
-    let growth = marks.get(&peer.region)?.growth(applied.index, applied_bytes);
-    growth.is_due(&peer.env.config).then_some(Due { peer, applied, applied_bytes, growth })
+    let mark = marks.get(&peer.region)?;
+    let growth = mark.growth(applied.index, applied_bytes);
+    let is_due = growth.is_due(&peer.env.config)
+        || mark.owed.is_some_and(|owed| may_go_upto(&peer, applied.index, growth) >= owed);
+    is_due.then_some(Due { peer, applied, applied_bytes, growth })
 }
 
-/// Purges the log of a region whose state as of `applied` survives a power cut.
-async fn compact_one(due: &Due) -> Result<(), String> {
+/// Up to where all followers that count have the log, or where it is too much to keep it for them.
+fn may_go_upto(peer: &Peer, applied: u64, growth: Growth) -> u64 {
+    if peer.env.disk.refuse_writes().is_some() {
+        return applied;
+    }
+    let followers = peer.followers().into_iter();
+    let matched = followers.filter(|of| of.silent <= AWAY_MAX).map(|of| of.matched).min();
+    let bound = applied.saturating_sub(growth.entries_of(peer.env.config.catch_up_bytes));
+    matched.map_or(applied, |matched| matched.max(bound))
+}
+
+/// Purges the log of a region whose state as of `applied` survives a power cut. Answers up to where
+/// more was to go, if a follower lacks it.
+async fn compact_one(due: &Due) -> Result<Option<u64>, String> {
     let Due { peer, applied, growth, .. } = due;
     let raft = &peer.raft;
     raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
@@ -191,15 +226,16 @@ async fn compact_one(due: &Due) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     let config = &peer.env.config;
     let keep_bytes = usize::try_from(config.compact_bytes).unwrap_or(usize::MAX);
-    let upto = applied
+    let wanted = applied
         .index
         .saturating_sub(growth.entries_to_keep(config))
         .max(peer.log.index_within_bytes(keep_bytes).saturating_sub(1))
         .min(applied.index);
+    let upto = wanted.min(may_go_upto(peer, applied.index, *growth));
     if upto > peer.log.purged().map_or(0, |id| id.index) {
         raft.trigger().purge_log(upto).await.map_err(|error| error.to_string())?;
     }
-    Ok(())
+    Ok((upto < wanted).then_some(wanted))
 }
 
 /// Lets time go on in regions that have keys to expire and nobody who writes.

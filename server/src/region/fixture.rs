@@ -66,6 +66,7 @@ impl Fixture {
             compact_entries: 100,
             compact_bytes: 1 << 20,
             keep_entries: 10,
+            catch_up_bytes: 1 << 20,
             snapshot_chunk_bytes: 64 << 10,
             snapshot_idle_timeout: Duration::from_millis(200),
             lease_enabled: false,

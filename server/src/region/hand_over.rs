@@ -7,12 +7,12 @@
 //! else the silent come last; the successor is told again until somebody else leads, and when it
 //! stays silent the others have their turn.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver as _};
+use openraft::{ServerState, async_runtime::WatchReceiver as _};
 use tokio::time::Instant;
 
-use super::Peer;
+use super::{Peer, followers::Follower};
 use crate::{
     clock,
     error::Error,
@@ -27,16 +27,6 @@ const AGAIN_MAX: Duration = Duration::from_millis(100);
 const TOLD_MAX: usize = 6;
 /// Bound: nobody took the lead by then, so an election will settle it.
 const TRANSFER_MAX: Duration = Duration::from_secs(5);
-
-/// A voter that may follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Candidate {
-    peer: PeerId,
-    /// Last entry that it is known to have.
-    matched: u64,
-    /// Since its last answer.
-    silent: Duration,
-}
 
 impl Peer {
     /// Hands the lead to whoever is furthest, and returns when somebody else leads, or at the
@@ -88,7 +78,7 @@ impl Peer {
                 let message = format!("peer {target} is no voter of region {}", self.region);
                 return Err(refused(message));
             }
-            Some(Candidate { silent, .. }) if *silent > lease => {
+            Some(Follower { silent, .. }) if *silent > lease => {
                 let message = format!("peer {target} has not answered for {silent:?}");
                 return Err(refused(message));
             }
@@ -148,29 +138,13 @@ impl Peer {
         false
     }
 
-    /// The other voters, with what this leader knows of them.
-    fn candidates(&self) -> Vec<Candidate> {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
-        // A peer that has not answered this leader yet is silent since the lead began.
-        let led = self.leading_for(metrics.current_term);
-        let heard = metrics.heartbeat.unwrap_or_default();
-        metrics
-            .replication
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|(peer, _)| *peer != self.id && voters.contains(peer))
-            .map(|(peer, matched)| Candidate {
-                peer,
-                matched: matched.map_or(0, |id| id.index),
-                silent: heard.get(&peer).copied().flatten().map_or(led, |at| at.elapsed()),
-            })
-            .collect()
+    fn candidates(&self) -> Vec<Follower> {
+        self.followers().into_iter().filter(|follower| follower.is_voter).collect()
     }
 }
 
 /// Who is asked first: those that answered within `silence_max`, of them who is furthest.
-fn by_fitness(mut candidates: Vec<Candidate>, silence_max: Duration) -> Vec<PeerId> {
+fn by_fitness(mut candidates: Vec<Follower>, silence_max: Duration) -> Vec<PeerId> {
     candidates.sort_by_key(|candidate| {
         let silent = (candidate.silent > silence_max).then_some(candidate.silent);
         (silent, u64::MAX - candidate.matched, candidate.peer)
@@ -184,12 +158,13 @@ mod tests {
 
     #[test]
     fn successors_are_asked_by_fitness() {
-        let candidate = |peer, matched, silent_ms| Candidate {
+        let candidate = |peer, matched, silent_ms| Follower {
             peer: PeerId(peer),
+            is_voter: true,
             matched,
             silent: Duration::from_millis(silent_ms),
         };
-        let check = |why: &str, candidates: &[Candidate], want: &[u64]| {
+        let check = |why: &str, candidates: &[Follower], want: &[u64]| {
             let order = by_fitness(candidates.to_vec(), Duration::from_secs(3));
             let want: Vec<PeerId> = want.iter().copied().map(PeerId).collect();
             assert_eq!(order, want, "{why}");

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod compact;
 mod elections;
+mod followers;
 mod hand_over;
 pub mod incarnations;
 pub mod lifecycle;
@@ -85,6 +86,7 @@ pub struct RegionConfig {
     pub compact_entries: u64,
     pub compact_bytes: u64,
     pub keep_entries: u64,
+    pub catch_up_bytes: u64,
     pub snapshot_chunk_bytes: usize,
     /// Bound: wait for the next part of a snapshot that arrives, after which it is given up.
     pub snapshot_idle_timeout: Duration,

@@ -1,0 +1,42 @@
+//! What the leader of a region knows of the peers that it replicates to.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use openraft::{Instant as _, async_runtime::WatchReceiver as _};
+
+use super::Peer;
+use crate::ids::PeerId;
+
+/// Another peer of the region, learner or voter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follower {
+    pub peer: PeerId,
+    pub is_voter: bool,
+    /// Last entry that it is known to have.
+    pub matched: u64,
+    /// Since its last answer; since the lead began when it has not answered yet.
+    pub silent: Duration,
+}
+
+impl Peer {
+    /// None while this peer does not lead.
+    #[must_use]
+    pub fn followers(&self) -> Vec<Follower> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
+        let led = self.leading_for(metrics.current_term);
+        let heard = metrics.heartbeat.unwrap_or_default();
+        metrics
+            .replication
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(peer, _)| *peer != self.id)
+            .map(|(peer, matched)| Follower {
+                peer,
+                is_voter: voters.contains(&peer),
+                matched: matched.map_or(0, |id| id.index),
+                silent: heard.get(&peer).copied().flatten().map_or(led, |at| at.elapsed()),
+            })
+            .collect()
+    }
+}
