@@ -1,7 +1,7 @@
 //! Whether entries reach each peer from its region's leader.
 //!
 //! A node that was restarted is ready as soon as it has what it knows of, and its leader may not have
-//! found the way back to it: attempts to reach a node that was away lie up to a second apart. Taking
+//! found the way back to it: attempts to reach a node that was away lie some time apart. Taking
 //! another node away in that time leaves the leader without a quorum, and every write waits. What a
 //! peer's log ends with tells: it comes to hold what the leader had committed a moment before, or
 //! nothing reaches it. In a look at a busy region the logs of others always end a little earlier, so

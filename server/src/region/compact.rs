@@ -9,8 +9,8 @@
 //! snapshot has to go on from there by the log. Were that purged meanwhile, it would get the next
 //! snapshot, and where writes are faster than snapshots it would never follow. Nor should a restart
 //! of a node cost a copy of all its regions. Once nobody lacks them such entries go, whether or not there
-//! are writes; followers that are gone are not waited for (TiKV and etcd keep the log by the same
-//! rule, of progress with a bound).
+//! are writes; followers that are gone are not waited for. (TiKV collects its logs by the same rule: the
+//! progress of the followers, up to a bound.)
 //!
 //! What a log had grown by before a restart is told by the log itself, so that a node that restarts
 //! often compacts like any other.
