@@ -21,7 +21,8 @@ use crate::{
 /// Bound: so often a call follows a correction without a pause; then it backs off, so that nodes
 /// that contradict each other are not asked in a tight loop.
 const CORRECTIONS_MAX: u32 = 8;
-/// No attempt is given less than this while there is time left.
+/// No attempt is given less than this while there is time left, and none of a write is begun with less: so
+/// far it is certain that nothing was applied, and an answer that comes too late would end that.
 const ATTEMPT_MIN: Duration = Duration::from_millis(50);
 
 /// Where one attempt goes.
@@ -220,8 +221,12 @@ impl<'a> Progress<'a> {
             self.avoid.clone_from(&self.unjoined);
             self.backoff.next(at_least, &mut *self.client.shared.rng.lock())
         };
-        if now + pause >= self.deadline {
-            let (timeout, attempts) = (self.client.settings.timeout, self.attempts);
+        let (timeout, attempts) = (self.client.settings.timeout, self.attempts);
+        let worth = match self.kind {
+            Kind::Write => ATTEMPT_MIN.min(timeout / 4),
+            Kind::Read => Duration::ZERO,
+        };
+        if now + pause + worth >= self.deadline {
             return Err(Error::TimedOut { timeout, attempts, last: why });
         }
         if !pause.is_zero() {

@@ -321,6 +321,24 @@ async fn back_off_stays_inside_the_deadline_and_spares_a_busy_node() {
 }
 
 #[tokio::test]
+async fn write_that_was_refused_so_far_is_not_tried_again_with_too_little_time() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.nodes[0].script(|_| {
+        let detail = ErrorDetail {
+            retryable: true,
+            retry_after_ms: 960,
+            reason: Some(Reason::ServerIsBusy(ServerIsBusy::default())),
+            ..ErrorDetail::default()
+        };
+        Some(Fault::Refuse(typed(Code::ResourceExhausted, detail)))
+    });
+    let client = cluster.client(Duration::from_secs(1)).await;
+    let error = client.put("k", "v").await.expect_err("busy all the time");
+    assert!(matches!(error, Error::TimedOut { attempts: 1, .. }), "{error}");
+    assert_eq!(cluster.count("put"), 1);
+}
+
+#[tokio::test]
 async fn a_pause_the_server_asked_for_that_is_too_long_ends_the_call_at_once() {
     let cluster = FakeCluster::start(1).await;
     cluster.nodes[0].script(|_| {
