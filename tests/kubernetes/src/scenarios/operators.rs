@@ -24,6 +24,8 @@ use crate::{
 };
 
 const BOUND: Duration = Duration::from_secs(180);
+/// Within this after all is well, what is left to be done is done.
+const DEATH: Duration = Duration::from_secs(30);
 
 pub(super) async fn operator_restart_touches_no_pod(stage: &Stage<'_>) -> anyhow::Result<()> {
     let cluster = Cluster::healthy_of(stage, 3, 3).await?;
@@ -152,17 +154,31 @@ async fn faulty(world: &World, failpoints: &str) -> anyhow::Result<()> {
     world.change_operator(operator_container(json!({"image": image, "env": env}))).await
 }
 
-/// Waits for the cluster, and answers how often its operator died meanwhile.
+/// Waits for the cluster and for the first death of its operator, and answers how often it died. A volume
+/// is deleted when the cluster is healthy already.
 async fn survive(world: &World, cluster: &Cluster<'_>, nodes: usize) -> anyhow::Result<i32> {
     let deaths = Cell::new(0);
+    let whole = async {
+        cluster.healthy(nodes, 2 * BOUND).await?;
+        let died = async || {
+            ensure!(deaths.get() + restarts(world).await? > 0, "it lives");
+            Ok(())
+        };
+        // Without one the answer says so.
+        let _ = eventually("the operator to be killed", DEATH, died).await;
+        cluster.healthy(nodes, BOUND).await
+    };
     tokio::select! {
-        healthy = cluster.healthy(nodes, 2 * BOUND) => healthy.map(drop)?,
+        healthy = whole => healthy.map(drop)?,
         failed = revive(world, &deaths) => match failed? {},
     }
-    for pod in world.operator_pods().await? {
-        deaths.set(deaths.get() + first_container(&pod).map_or(0, |one| one.restart_count));
-    }
-    Ok(deaths.get())
+    Ok(deaths.get() + restarts(world).await?)
+}
+
+/// Of the operator's pods that are there.
+async fn restarts(world: &World) -> anyhow::Result<i32> {
+    let pods = world.operator_pods().await?;
+    Ok(pods.iter().filter_map(first_container).map(|container| container.restart_count).sum())
 }
 
 /// Gives an operator that died a new life at once: Kubernetes by itself waits longer each time.
