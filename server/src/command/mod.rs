@@ -44,7 +44,9 @@ pub use apply::{Effect, RegionState, apply};
 pub use checksum::checksum;
 pub use codec::{DecodeError, decode, encode};
 pub use overlay::Overlay;
-pub use read::{AsOf, PAGE_BYTES_MAX, PAGE_KEYS_MAX, POINTS_BYTES_MAX, read_points, read_range};
+pub use read::{
+    AsOf, PAGE_BYTES_MAX, PAGE_KEYS_MAX, POINTS_BYTES_MAX, read_point, read_points, read_range,
+};
 pub use refusal::Refusal;
 pub use value::{Garbage, StoredRef, StoredValue, ValueHead, expires_at_ms};
 

@@ -55,26 +55,46 @@ pub fn read_points(
             reply.more = true;
             break;
         }
-        let value = match read.get(Family::Default, key)? {
-            None => None,
-            Some(stored) => {
-                Some(StoredValue::decode(&stored).map_err(|garbage| garbage.under(key))?)
-            }
-        };
-        let item = match value.filter(|value| value.is_live(as_of.time_ms)) {
-            None => ReadItem {
-                present: false,
-                kv: Some(KeyValue { key: key.clone(), ..KeyValue::default() }),
-            },
-            Some(value) => {
-                reply.applied_revision = reply.applied_revision.max(value.revision);
-                ReadItem { present: true, kv: Some(value.key_value(key.clone(), as_of.time_ms)) }
-            }
-        };
-        bytes += item_bytes(&item);
-        reply.items.push(item);
+        let stored = read.get(Family::Default, key)?;
+        bytes += push_point(&mut reply, key, stored, as_of)?;
     }
     Ok(reply)
+}
+
+/// As [`read_points`], of one key, under which `stored` was found.
+///
+/// # Errors
+/// A damaged value.
+pub fn read_point(key: &Bytes, stored: Option<Bytes>, as_of: AsOf) -> Result<ReadReply, Error> {
+    let mut reply = ReadReply { applied_revision: as_of.revision, ..ReadReply::default() };
+    push_point(&mut reply, key, stored, as_of)?;
+    Ok(reply)
+}
+
+/// Adds an item; answers what it costs.
+fn push_point(
+    reply: &mut ReadReply,
+    key: &Bytes,
+    stored: Option<Bytes>,
+    as_of: AsOf,
+) -> Result<u64, Error> {
+    let value = match stored {
+        None => None,
+        Some(stored) => Some(StoredValue::decode(&stored).map_err(|garbage| garbage.under(key))?),
+    };
+    let item = match value.filter(|value| value.is_live(as_of.time_ms)) {
+        None => ReadItem {
+            present: false,
+            kv: Some(KeyValue { key: key.clone(), ..KeyValue::default() }),
+        },
+        Some(value) => {
+            reply.applied_revision = reply.applied_revision.max(value.revision);
+            ReadItem { present: true, kv: Some(value.key_value(key.clone(), as_of.time_ms)) }
+        }
+    };
+    let bytes = item_bytes(&item);
+    reply.items.push(item);
+    Ok(bytes)
 }
 
 /// One page of the keys of a range that are there, in order, or from the end with `reverse`.

@@ -54,7 +54,7 @@ pub(crate) enum Failing {
     After,
 }
 
-/// A [`MemoryEngine`] of which writes can be held back, looked at, and made to fail.
+/// A [`MemoryEngine`] of which reads and writes can be held back, and writes looked at and made to fail.
 pub(crate) struct Probe {
     pub(crate) inner: Arc<MemoryEngine>,
     state: Mutex<State>,
@@ -64,6 +64,7 @@ pub(crate) struct Probe {
 #[derive(Default)]
 struct State {
     held: bool,
+    reads_held: bool,
     /// Writes that were begun, each with what is in it.
     writes: Vec<Vec<String>>,
     /// Changing calls so far.
@@ -85,9 +86,22 @@ impl Probe {
         self.state.lock().held = true;
     }
 
+    /// Nothing is in memory from now on, and the disk stands still, until [`Probe::release`].
+    pub(crate) fn hold_reads(&self) {
+        self.state.lock().reads_held = true;
+    }
+
     pub(crate) fn release(&self) {
-        self.state.lock().held = false;
+        let mut state = self.state.lock();
+        (state.held, state.reads_held) = (false, false);
         self.changed.notify_all();
+    }
+
+    fn wait_for_disk(&self) {
+        let mut state = self.state.lock();
+        while state.reads_held {
+            self.changed.wait(&mut state);
+        }
     }
 
     /// The changing call number `call` fails, counted from now.
@@ -145,10 +159,12 @@ fn describe(change: &Change<'_>) -> String {
 
 impl Read for Probe {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.wait_for_disk();
         self.inner.get(family, key)
     }
 
     fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
+        self.wait_for_disk();
         self.inner.scan(family, range, direction)
     }
 }
@@ -173,11 +189,19 @@ impl Engine for Probe {
         self.write(batch, Durability::Buffered).map(|()| true)
     }
 
+    fn get_if_quick(&self, family: Family, key: &[u8]) -> Result<Option<Option<Bytes>>, Error> {
+        if self.state.lock().reads_held {
+            return Ok(None);
+        }
+        self.get(family, key).map(Some)
+    }
+
     fn view(&self) -> Arc<dyn View> {
         self.inner.view()
     }
 
     fn read_view(&self) -> Arc<dyn View> {
+        self.wait_for_disk();
         self.inner.read_view()
     }
 

@@ -40,7 +40,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     raft::{state_machine::RegionView, transport::Lane},
     storage::{
-        engine::{self, Family},
+        engine::{self, Engine, Family},
         keys,
     },
 };
@@ -72,7 +72,6 @@ impl Peer {
         read: &v1::ReadCommand,
         deadline: Instant,
     ) -> Result<v1::ReadReply, Error> {
-        let late = || Error::DeadlineExceeded { message: "while reading".to_owned() };
         match read.read_mode() {
             v1::ReadMode::Stale => {}
             v1::ReadMode::Lease if self.env.config.lease_enabled && self.lease_holds().await => {}
@@ -85,7 +84,7 @@ impl Peer {
                 tokio::time::timeout_at(deadline, proven).await.map_err(|_| late())??;
             }
         }
-        self.read_local(read)
+        self.read_local(read, deadline).await
     }
 
     /// The index that a read which starts now must wait for, from a shared round.
@@ -193,46 +192,87 @@ impl Peer {
         }
     }
 
-    /// Reads what is applied here, whatever that is.
+    /// Reads what is applied here, whatever that is. One key that is in memory is read at once; what takes
+    /// longer must not hold up a thread that carries the heartbeats of all regions, or the requests of
+    /// other clients.
     ///
     /// # Errors
     /// When the rows are damaged, or a snapshot is replacing them.
-    pub fn read_local(&self, read: &v1::ReadCommand) -> Result<v1::ReadReply, Error> {
-        read_rows(&self.view, read)
+    async fn read_local(
+        &self,
+        read: &v1::ReadCommand,
+        deadline: Instant,
+    ) -> Result<v1::ReadReply, Error> {
+        if let Some(reply) = read_in_memory(&self.view, read)? {
+            return Ok(reply);
+        }
+        let (view, read) = (Arc::clone(&self.view), read.clone());
+        let reading = tokio::task::spawn_blocking(move || read_rows(&view, &read));
+        let read = tokio::time::timeout_at(deadline, reading).await.map_err(|_| late())?;
+        read.map_err(|error| Error::Internal { message: error.to_string() })?
     }
 }
 
-/// Reads the rows of a region as of one state that is applied.
+fn late() -> Error {
+    Error::DeadlineExceeded { message: "while reading".to_owned() }
+}
+
+/// Reads one key, unless the disk would have to be asked: then, and for any other read, `None`.
+fn read_in_memory(
+    view: &RegionView,
+    read: &v1::ReadCommand,
+) -> Result<Option<v1::ReadReply>, Error> {
+    let Some(read_command::Body::Points(points)) = &read.body else { return Ok(None) };
+    let [key] = &points.keys[..] else { return Ok(None) };
+    read_initialized(view, |data| {
+        let as_of = published_as_of(view);
+        let stored = data.get_if_quick(Family::Default, key)?;
+        stored.map(|stored| command::read_point(key, stored, as_of)).transpose()
+    })
+}
+
+/// Reads the rows of a region as of one state that is applied. Blocks on the disk.
 fn read_rows(view: &RegionView, read: &v1::ReadCommand) -> Result<v1::ReadReply, Error> {
+    read_initialized(view, |data| match &read.body {
+        Some(read_command::Body::Points(points)) if points.keys.len() <= 1 => {
+            let as_of = published_as_of(view);
+            command::read_points(data, points, as_of, command::POINTS_BYTES_MAX)
+        }
+        Some(read_command::Body::Points(points)) => {
+            let pinned = data.read_view();
+            let as_of = as_of(pinned.as_ref(), view.region)?;
+            command::read_points(pinned.as_ref(), points, as_of, command::POINTS_BYTES_MAX)
+        }
+        Some(read_command::Body::Range(range)) => {
+            let pinned = data.read_view();
+            let as_of = as_of(pinned.as_ref(), view.region)?;
+            command::read_range(pinned.as_ref(), range, as_of)
+        }
+        None => Ok(v1::ReadReply::default()),
+    })
+}
+
+/// Runs a read of a region that has rows, and keeps having them meanwhile.
+fn read_initialized<T>(
+    view: &RegionView,
+    read: impl FnOnce(&dyn Engine) -> Result<T, engine::Error>,
+) -> Result<T, Error> {
     if !view.is_initialized() {
         return Err(Error::NotReady {
             message: format!("region {} waits for its first snapshot", view.region),
         });
     }
-    let data = view.data().as_ref();
-    let reply = view
-        .read_consistently(|| match &read.body {
-            Some(read_command::Body::Points(points)) if points.keys.len() <= 1 => {
-                let as_of = view.with(|published| command::AsOf {
-                    time_ms: published.time_ms,
-                    revision: published.revision,
-                });
-                command::read_points(data, points, as_of, command::POINTS_BYTES_MAX)
-            }
-            Some(read_command::Body::Points(points)) => {
-                let pinned = data.read_view();
-                let as_of = as_of(pinned.as_ref(), view.region)?;
-                command::read_points(pinned.as_ref(), points, as_of, command::POINTS_BYTES_MAX)
-            }
-            Some(read_command::Body::Range(range)) => {
-                let pinned = data.read_view();
-                let as_of = as_of(pinned.as_ref(), view.region)?;
-                command::read_range(pinned.as_ref(), range, as_of)
-            }
-            None => Ok(v1::ReadReply::default()),
-        })
-        .map_err(|unreadable| Error::NotReady { message: unreadable.to_string() })?;
-    reply.map_err(storage_error)
+    view.read_consistently(|| read(view.data().as_ref()))
+        .map_err(|unreadable| Error::NotReady { message: unreadable.to_string() })?
+        .map_err(storage_error)
+}
+
+/// For a read of one key, which may find a row that is newer.
+fn published_as_of(view: &RegionView) -> command::AsOf {
+    view.with(|published| command::AsOf {
+        time_ms: published.time_ms,
+        revision: published.revision,
+    })
 }
 
 /// The state that the rows of a view are of.

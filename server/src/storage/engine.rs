@@ -172,6 +172,14 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
         self.write(batch, Durability::Buffered).map(|()| true)
     }
 
+    /// As [`Read::get`], unless the disk would have to be read: then the answer is `None`.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn get_if_quick(&self, family: Family, key: &[u8]) -> Result<Option<Option<Bytes>>, Error> {
+        self.get(family, key).map(Some)
+    }
+
     /// Pins the present state, for snapshots and checks: they read a lot once, so scans leave the
     /// block cache alone.
     fn view(&self) -> Arc<dyn View>;

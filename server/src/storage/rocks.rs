@@ -96,6 +96,8 @@ pub struct RocksEngine {
     rewrites: AtomicBool,
     /// Made once: the hot path takes them by reference.
     point_read: ReadOptions,
+    /// As `point_read`, from memtables and the block cache alone.
+    quick_read: ReadOptions,
     buffered: WriteOptions,
     /// As `buffered`, without waiting for flushes and compactions.
     impatient: WriteOptions,
@@ -144,6 +146,8 @@ impl RocksEngine {
         synced.set_sync(true);
         let mut impatient = WriteOptions::default();
         impatient.set_no_slowdown(true);
+        let mut quick_read = ReadOptions::default();
+        quick_read.set_read_tier(ReadTier::BlockCache);
         Ok(Arc::new(Self {
             db: Arc::new(db),
             kind,
@@ -155,6 +159,7 @@ impl RocksEngine {
             reclaim_after_seconds: config.reclaim_after_seconds,
             rewrites: AtomicBool::new(false),
             point_read: ReadOptions::default(),
+            quick_read,
             buffered: WriteOptions::default(),
             impatient,
             synced,
@@ -183,6 +188,19 @@ impl RocksEngine {
         out
     }
 
+    fn read(
+        &self,
+        of: Family,
+        key: &[u8],
+        options: &ReadOptions,
+    ) -> Result<Option<Bytes>, rocksdb::Error> {
+        let value = match of {
+            Family::Default => self.db.get_pinned_opt(key, options),
+            Family::Meta => self.db.get_pinned_cf_opt(family(&self.db, of), key, options),
+        };
+        Ok(value?.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
     fn write_options(&self, durability: Durability) -> &WriteOptions {
         match durability {
             Durability::Buffered => &self.buffered,
@@ -202,14 +220,7 @@ fn family(db: &DB, family: Family) -> &ColumnFamily {
 
 impl Read for RocksEngine {
     fn get(&self, of: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        let value = match of {
-            Family::Default => self.db.get_pinned_opt(key, &self.point_read),
-            Family::Meta => self.db.get_pinned_cf_opt(family(&self.db, of), key, &self.point_read),
-        };
-        match value {
-            Ok(value) => Ok(value.map(|value| Bytes::copy_from_slice(&value))),
-            Err(e) => Err(failed("read", e)),
-        }
+        self.read(of, key, &self.point_read).map_err(|e| failed("read", e))
     }
 
     fn scan(&self, of: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
@@ -231,6 +242,14 @@ impl Engine for RocksEngine {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == ErrorKind::Incomplete => Ok(false),
             Err(e) => Err(failed("write", e)),
+        }
+    }
+
+    fn get_if_quick(&self, of: Family, key: &[u8]) -> Result<Option<Option<Bytes>>, Error> {
+        match self.read(of, key, &self.quick_read) {
+            Ok(value) => Ok(Some(value)),
+            Err(e) if e.kind() == ErrorKind::Incomplete => Ok(None),
+            Err(e) => Err(failed("read", e)),
         }
     }
 

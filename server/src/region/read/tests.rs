@@ -17,7 +17,10 @@ use crate::{
         log_writer::{LogWriter, LogWriterConfig},
         state_machine::{StateMachine, put_state},
     },
-    region::lifecycle::newborn,
+    region::{
+        fixture::{Fixture, put},
+        lifecycle::newborn,
+    },
     storage::{
         batch::WriteBatch,
         config::StorageConfig,
@@ -105,7 +108,10 @@ async fn while_applying(
         tokio::task::spawn_blocking(move || {
             let mut revisions = std::collections::BTreeSet::new();
             while !done.load(Ordering::Acquire) {
-                let reply = read_rows(&view, &read).unwrap();
+                let reply = match read_in_memory(&view, &read).unwrap() {
+                    Some(reply) => reply,
+                    None => read_rows(&view, &read).unwrap(),
+                };
                 revisions.insert(reply.applied_revision);
                 check(reply);
                 seen.store(revisions.len(), Ordering::Release);
@@ -191,5 +197,28 @@ async fn a_region_without_a_state_is_not_read() {
     for read in [points(&["a", "b"]), range()] {
         let error = read_rows(&machine.view(), &read).unwrap_err();
         assert!(matches!(error, Error::DataLoss { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn reads_that_wait_for_the_disk_hold_up_nobody_else() {
+    let fixture = Fixture::new(|_| {});
+    let peer = fixture.leader().await;
+    let late = || clock::now() + BOUND;
+    peer.propose_write(put("a", "1"), 1, late()).await.expect("a write");
+    fixture.data.hold_reads();
+    let reads = [points(&["a"]), points(&["a", "b"]), range()];
+    let answers = futures::future::join_all(reads.iter().map(|read| peer.read(read, late())));
+    let meanwhile = async {
+        peer.propose_write(put("b", "2"), 1, late()).await.expect("a write on the same thread");
+        let soon = clock::now() + Duration::from_millis(50);
+        let error = peer.read(&reads[0], soon).await.expect_err("the disk stands still");
+        assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error}");
+        fixture.data.release();
+    };
+    let (answers, ()) = futures::future::join(answers, meanwhile).await;
+    for answer in answers {
+        let items = answer.expect("an answer once the disk goes on").items;
+        assert_eq!(items[0].kv.as_ref().expect("a row").value, "1");
     }
 }

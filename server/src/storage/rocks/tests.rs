@@ -221,3 +221,23 @@ fn quick_write_is_refused_whole_while_the_engine_is_behind() {
     assert!(data.write_if_quick(&batch("c")).unwrap());
     assert_eq!(keys(data.as_ref(), &KeyRange::default()), "a b c");
 }
+
+#[test]
+fn a_quick_read_leaves_the_disk_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || RocksEngine::open(dir.path(), Kind::Data, &StorageConfig::default()).unwrap();
+    let quick = |engine: &RocksEngine, key: &str| {
+        engine.get_if_quick(Family::Default, key.as_bytes()).unwrap()
+    };
+    let engine = open();
+    put(&engine, "a c", "value");
+    assert_eq!(quick(&engine, "a"), Some(Some("value".into())), "in a memtable");
+    engine.flush();
+    drop(engine);
+
+    let engine = open();
+    assert_eq!(quick(&engine, "a"), None, "on the disk alone");
+    assert_eq!(engine.get(Family::Default, b"a").unwrap(), Some("value".into()));
+    assert_eq!(quick(&engine, "a"), Some(Some("value".into())), "in the cache");
+    assert_eq!(quick(&engine, "b"), Some(None), "absent from a block that is in the cache");
+}
