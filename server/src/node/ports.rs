@@ -1,8 +1,8 @@
 //! The sockets of a node.
 //!
 //! Requests of clients run on threads of their own, each with its own listener on the shared port
-//! and its own single-threaded runtime: a request then wakes nobody but the Raft thread. Peers and
-//! HTTP are served beside the regions.
+//! and its own single-threaded runtime: a request then wakes nobody but the Raft thread. With few cores
+//! they are served beside the regions, as peers and HTTP always are.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -26,13 +26,16 @@ use super::{
 use crate::{
     api::{self, Admission, Method, Observer, Services},
     clock,
-    config::{Advertised, BoundAddresses, Config},
+    config::{Advertised, BoundAddresses, Config, RuntimeConfig},
     handoff,
     metrics::{self, MethodMetrics, RuntimeMetrics},
     raft::{presence::Accepted, transport::RaftService},
 };
 
 const BACKLOG: i32 = 4096;
+/// With so few cores, clients are served by the Raft thread: a request then wakes nobody at all, which
+/// saves more than a second thread could do.
+const SHARED_CORES_MAX: usize = 2;
 /// Time between the end of the requests and the end of the threads.
 const THREAD_GRACE: Duration = Duration::from_secs(1);
 
@@ -77,17 +80,8 @@ impl Ports {
         let admission = Admission::new(&limits);
         let observer: Arc<dyn Observer> = Arc::new(Observed::new(node));
 
-        let mut threads = Vec::new();
         let mut runtimes = vec![("raft".to_owned(), node.runtime.clone())];
-        let wanted = match node.config.runtime.api_threads {
-            0 => (cores / 2).max(1),
-            threads => threads as usize,
-        };
-        let mut listeners = vec![self.client];
-        while listeners.len() < wanted {
-            listeners.push(bind(self.bound.client).context("client_addr")?);
-        }
-        for (index, listener) in listeners.into_iter().enumerate() {
+        let serve = |listener| {
             let services = Services::new(
                 gate.clone(),
                 Arc::clone(&calls) as Arc<dyn api::Membership>,
@@ -97,22 +91,38 @@ impl Ports {
             );
             let (limits, stop) = (Arc::clone(&limits), stop.clone());
             let removed = node.removed.clone();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let name = format!("api-{index}");
-            runtimes.push((name.clone(), runtime.handle().clone()));
-            threads.push(thread::Builder::new().name(name).spawn(move || {
-                runtime.block_on(handoff::serve(async move {
-                    match tokio::net::TcpListener::from_std(listener) {
-                        Ok(listener) => {
-                            let incoming = api::listen(listener);
-                            let limits = &limits.connections;
-                            let stopped = stop.cancelled_owned();
-                            api::serve_grpc(incoming, services, limits, removed, stopped).await;
-                        }
-                        Err(error) => tracing::error!(%error, "listen for clients"),
+            async move {
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => {
+                        let incoming = api::listen(listener);
+                        let limits = &limits.connections;
+                        let stopped = stop.cancelled_owned();
+                        api::serve_grpc(incoming, services, limits, removed, stopped).await;
                     }
-                }));
-            })?);
+                    Err(error) => tracing::error!(%error, "listen for clients"),
+                }
+            }
+        };
+        let mut threads = Vec::new();
+        let mut beside = None;
+        match api_threads(&node.config.runtime, cores) {
+            0 => beside = Some(node.runtime.spawn(serve(self.client))),
+            wanted => {
+                let mut listeners = vec![self.client];
+                while listeners.len() < wanted {
+                    listeners.push(bind(self.bound.client).context("client_addr")?);
+                }
+                for (index, listener) in listeners.into_iter().enumerate() {
+                    let runtime =
+                        tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                    let name = format!("api-{index}");
+                    runtimes.push((name.clone(), runtime.handle().clone()));
+                    let serving = serve(listener);
+                    threads.push(thread::Builder::new().name(name).spawn(move || {
+                        runtime.block_on(handoff::serve(serving));
+                    })?);
+                }
+            }
         }
 
         RuntimeMetrics::register(&node.registry, runtimes)?;
@@ -161,7 +171,16 @@ impl Ports {
         });
         // Ordering: written when all ports answer; whoever finds the file may connect.
         self.bound.write(&node.data_dir()).context("write addresses.json")?;
-        Ok(Servers { stop, threads, tasks: vec![peers, http] })
+        Ok(Servers { stop, threads, beside, tasks: vec![peers, http] })
+    }
+}
+
+/// How many threads serve clients; none: the Raft thread does.
+fn api_threads(config: &RuntimeConfig, cores: usize) -> usize {
+    match config.api_threads {
+        0 if cores <= SHARED_CORES_MAX => 0,
+        0 => cores / 2,
+        threads => threads as usize,
     }
 }
 
@@ -179,6 +198,8 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub(super) struct Servers {
     stop: CancellationToken,
     threads: Vec<thread::JoinHandle<()>>,
+    /// Serves clients beside the regions, where there are no threads for it.
+    beside: Option<tokio::task::JoinHandle<()>>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -192,8 +213,15 @@ impl Servers {
                 let _ = thread.join();
             }
         });
+        let served = async {
+            // A part that panicked has ended all the same.
+            let _ = threads.await;
+            if let Some(beside) = self.beside {
+                let _ = beside.await;
+            }
+        };
         let left = deadline.max(clock::now() + THREAD_GRACE);
-        if tokio::time::timeout_at(left, threads).await.is_err() {
+        if tokio::time::timeout_at(left, served).await.is_err() {
             tracing::warn!("requests were cut off at the end of the grace period");
         }
         for task in self.tasks {

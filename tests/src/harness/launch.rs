@@ -60,7 +60,13 @@ impl Builder {
         let nodes = (1..=self.nodes)
             .map(|number| {
                 let name = format!("node-{number}");
-                Node::new(name, scratch.path(), self.program.clone(), self.arguments.clone())
+                let arguments = self.arguments.clone();
+                let mut node = Node::new(name, scratch.path(), self.program.clone(), arguments);
+                if number % 2 == 0 {
+                    // On a small machine others serve clients beside the regions.
+                    node.set("runtime.api_threads", "1");
+                }
+                node
             })
             .collect();
         Cluster::assemble(turn, scratch, nodes, self.program, self.arguments, self.allowed)
