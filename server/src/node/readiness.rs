@@ -35,12 +35,12 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
             Err("the placement driver has not answered since the start".to_owned())
         },
     ));
-    let (mut behind, mut leaderless, mut total) = (0_usize, 0_usize, 0_usize);
+    let (mut behind, mut unheard, mut total) = (0_usize, 0_usize, 0_usize);
     for peer in joined.peers.all() {
         total += 1;
         let metrics = peer.raft().metrics().borrow_watched().clone();
-        if metrics.current_leader.is_none() {
-            leaderless += 1;
+        if !peer.is_in_touch() {
+            unheard += 1;
         }
         let applied = metrics.last_applied.map_or(0, |id| id.index);
         let committed = metrics.cluster_committed.map_or(0, |id| id.index);
@@ -50,10 +50,10 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
     }
     checks.push((
         "leaders",
-        if leaderless == 0 {
-            Ok(format!("{total} regions have one"))
+        if unheard == 0 {
+            Ok(format!("heard in all {total} regions"))
         } else {
-            Err(format!("{leaderless} of {total} regions have none"))
+            Err(format!("not heard in {unheard} of {total} regions"))
         },
     ));
     checks.push((
