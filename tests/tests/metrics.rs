@@ -104,6 +104,7 @@ async fn every_series_is_documented_and_moves_when_what_it_measures_happens() {
         session.get("metrics/read").await.expect("a linearizable read");
     }
     crowd(&mut cluster, &watch).await;
+    large(&mut cluster, &watch).await;
 
     away(&mut cluster, &watch, &writers).await;
     stopped(&mut cluster, &watch, &writers).await;
@@ -136,10 +137,23 @@ async fn crowd(cluster: &mut Cluster, watch: &Watch) {
             r#"flotilla_busy_total{queue="requests"}"#,
             r#"flotilla_busy_total{queue="proposals"}"#,
             "flotilla_grpc_in_flight",
-            "flotilla_raft_apply_lag_entries",
         ])
         .await;
     callers.shutdown().await;
+}
+
+/// Values so large that they are applied beside the thread that is asked how far it lags.
+async fn large(cluster: &mut Cluster, watch: &Watch) {
+    let leader = cluster.leader(b"metrics").await;
+    let session = cluster.nodes[leader].session();
+    let caller = tokio::spawn(async move {
+        loop {
+            // Refused or not: the next one will do.
+            let _ = session.put("metrics/large", vec![b'x'; 4 << 20]).await;
+        }
+    });
+    watch.moved(&["flotilla_raft_apply_lag_entries"]).await;
+    caller.abort();
 }
 
 /// A follower is away for so long that only a snapshot helps it.
