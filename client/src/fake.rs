@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, sync::Arc, time::Dur
 
 use bytes::Bytes;
 use flotilla_proto::v1::{
-    self, ErrorDetail, RequestContext, cluster_server, error_detail::Reason, kv_server,
+    self, ErrorDetail, RequestContext, ServerIsBusy, cluster_server, error_detail::Reason,
+    kv_server,
 };
 use futures::Stream;
 use parking_lot::Mutex;
@@ -191,6 +192,17 @@ pub(crate) fn typed(code: Code, detail: ErrorDetail) -> Status {
 pub(crate) fn refusal(code: Code, reason: Reason) -> Fault {
     let detail = ErrorDetail { retryable: true, reason: Some(reason), ..ErrorDetail::default() };
     Fault::Refuse(typed(code, detail))
+}
+
+/// A refusal by a node that is busy, and wants to be left alone for so long.
+pub(crate) fn busy(retry_after_ms: u64) -> Fault {
+    let detail = ErrorDetail {
+        retryable: true,
+        retry_after_ms,
+        reason: Some(Reason::ServerIsBusy(ServerIsBusy { queue: "proposals".into() })),
+        ..ErrorDetail::default()
+    };
+    Fault::Refuse(typed(Code::ResourceExhausted, detail))
 }
 
 pub(crate) fn region(

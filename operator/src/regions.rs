@@ -159,17 +159,6 @@ fn has_gap(regions: &BTreeMap<u64, Region>) -> bool {
 mod tests {
     use super::*;
 
-    fn node(node_id: u64, peers: Vec<Peer>) -> Joined {
-        Joined {
-            cluster_id: "c".into(),
-            node_id,
-            version: "1".into(),
-            ready: true,
-            not_ready_reasons: Vec::new(),
-            peers,
-        }
-    }
-
     fn peer(region_id: u64, range: (&str, &str), voters: &[u64], leader: Option<u64>) -> Peer {
         Peer {
             region_id,
@@ -187,7 +176,7 @@ mod tests {
         let one = |answering: &[u64], leader: Option<u64>| {
             let nodes: Vec<_> = answering
                 .iter()
-                .map(|id| node(*id, vec![peer(1, ("", ""), &[1, 2, 3], leader)]))
+                .map(|id| Joined::sample(*id, vec![peer(1, ("", ""), &[1, 2, 3], leader)]))
                 .collect();
             Regions::of(nodes.iter(), 3)
         };
@@ -210,7 +199,11 @@ mod tests {
     fn no_node_more_may_go_while_nothing_reaches_a_peer() {
         let whole = || peer(1, ("", ""), &[1, 2, 3], Some(1));
         let unreached = Peer { behind: true, ..whole() };
-        let nodes = [node(1, vec![whole()]), node(2, vec![whole()]), node(3, vec![unreached])];
+        let nodes = [
+            Joined::sample(1, vec![whole()]),
+            Joined::sample(2, vec![whole()]),
+            Joined::sample(3, vec![unreached]),
+        ];
         let seen = Regions::of(nodes.iter(), 3);
         assert_eq!((seen.healthy(), seen.under_replicated()), (1, 0), "it has all its peers");
         assert!(seen.all_serve() && !seen.all_healthy());
@@ -239,7 +232,7 @@ mod tests {
                 false,
             ),
         ] {
-            let nodes = [node(1, peers)];
+            let nodes = [Joined::sample(1, peers)];
             let seen = Regions::of(nodes.iter(), 1);
             assert_eq!(seen.has_gap, gap, "{why}");
             assert_eq!(seen.all_serve(), !gap, "{why}");
@@ -250,7 +243,11 @@ mod tests {
     fn newest_description_of_a_region_counts() {
         let old = peer(1, ("", ""), &[1], Some(1));
         let new = Peer { epoch: (1, 9), ..peer(1, ("", ""), &[1, 2, 3], Some(1)) };
-        let nodes = [node(1, vec![new.clone()]), node(2, vec![old]), node(3, vec![new])];
+        let nodes = [
+            Joined::sample(1, vec![new.clone()]),
+            Joined::sample(2, vec![old]),
+            Joined::sample(3, vec![new]),
+        ];
         let seen = Regions::of(nodes.iter(), 3);
         assert_eq!((seen.total(), seen.healthy()), (1, 1));
     }
@@ -259,7 +256,11 @@ mod tests {
     fn quarantined_peer_is_no_peer() {
         let bad = Peer { region_id: 1, quarantined: true, ..Peer::default() };
         let whole = || peer(1, ("", ""), &[1, 2, 3], Some(1));
-        let nodes = [node(1, vec![whole()]), node(2, vec![whole()]), node(3, vec![bad])];
+        let nodes = [
+            Joined::sample(1, vec![whole()]),
+            Joined::sample(2, vec![whole()]),
+            Joined::sample(3, vec![bad]),
+        ];
         assert_eq!(Regions::of(nodes.iter(), 3).under_replicated(), 1);
     }
 }

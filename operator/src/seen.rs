@@ -226,3 +226,18 @@ impl Seen {
         })
     }
 }
+
+#[cfg(test)]
+impl Joined {
+    /// A node that is ready, of cluster `c`.
+    pub(crate) fn sample(node_id: u64, peers: Vec<Peer>) -> Self {
+        Self {
+            cluster_id: "c".into(),
+            node_id,
+            version: "0.1.0".into(),
+            ready: true,
+            not_ready_reasons: Vec::new(),
+            peers,
+        }
+    }
+}

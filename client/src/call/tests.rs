@@ -6,7 +6,7 @@ use std::sync::{
 use bytes::Bytes;
 use flotilla_proto::v1::{
     self, Draining, EpochNotMatch, ErrorDetail, NoLeader, NotJoined, NotLeader, OutcomeUnknown,
-    RegionNotFound, ServerIsBusy, error_detail::Reason,
+    RegionNotFound, error_detail::Reason,
 };
 use tokio::{
     io::AsyncReadExt as _,
@@ -19,7 +19,7 @@ use tonic::Code;
 use super::*;
 use crate::{
     Options,
-    fake::{FakeCluster, FakeNode, Fault, refusal, region, typed},
+    fake::{FakeCluster, FakeNode, Fault, busy, refusal, region, typed},
 };
 
 /// Far more than anything here takes, so that it is only reached when something hangs.
@@ -305,10 +305,7 @@ async fn a_cluster_out_of_reach_is_a_failure_that_applied_nothing() {
 #[tokio::test]
 async fn back_off_stays_inside_the_deadline_and_spares_a_busy_node() {
     let cluster = FakeCluster::start(1).await;
-    cluster.nodes[0].script(|_| {
-        let reason = Reason::ServerIsBusy(ServerIsBusy { queue: "proposals".into() });
-        Some(refusal(Code::ResourceExhausted, reason))
-    });
+    cluster.nodes[0].script(|_| Some(busy(0)));
     let time = Duration::from_millis(400);
     let client = cluster.client(time).await;
     let begun = Instant::now();
@@ -323,15 +320,7 @@ async fn back_off_stays_inside_the_deadline_and_spares_a_busy_node() {
 #[tokio::test]
 async fn write_that_was_refused_so_far_is_not_tried_again_with_too_little_time() {
     let cluster = FakeCluster::start(1).await;
-    cluster.nodes[0].script(|_| {
-        let detail = ErrorDetail {
-            retryable: true,
-            retry_after_ms: 960,
-            reason: Some(Reason::ServerIsBusy(ServerIsBusy::default())),
-            ..ErrorDetail::default()
-        };
-        Some(Fault::Refuse(typed(Code::ResourceExhausted, detail)))
-    });
+    cluster.nodes[0].script(|_| Some(busy(960)));
     let client = cluster.client(Duration::from_secs(1)).await;
     let error = client.put("k", "v").await.expect_err("busy all the time");
     assert!(matches!(error, Error::TimedOut { attempts: 1, .. }), "{error}");
@@ -341,15 +330,7 @@ async fn write_that_was_refused_so_far_is_not_tried_again_with_too_little_time()
 #[tokio::test]
 async fn a_pause_the_server_asked_for_that_is_too_long_ends_the_call_at_once() {
     let cluster = FakeCluster::start(1).await;
-    cluster.nodes[0].script(|_| {
-        let detail = ErrorDetail {
-            retryable: true,
-            retry_after_ms: 60_000,
-            reason: Some(Reason::ServerIsBusy(ServerIsBusy::default())),
-            ..ErrorDetail::default()
-        };
-        Some(Fault::Refuse(typed(Code::ResourceExhausted, detail)))
-    });
+    cluster.nodes[0].script(|_| Some(busy(60_000)));
     let client = cluster.client(PLENTY).await;
     let begun = Instant::now();
     let error = client.put("k", "v").await.expect_err("busy for a minute");

@@ -73,14 +73,7 @@ mod tests {
             problem: None,
             last_exit: None,
             not_ready_since: None,
-            node: Node::Joined(Joined {
-                cluster_id: "c".into(),
-                node_id,
-                version: "1".into(),
-                ready: true,
-                not_ready_reasons: Vec::new(),
-                peers,
-            }),
+            node: Node::Joined(Joined::sample(node_id, peers)),
         }
     }
 

@@ -58,21 +58,15 @@ fn children_of(desired: &Desired, replicas: i32) -> BTreeMap<Child, Value> {
 }
 
 fn node(id: u64, voters: &[u64]) -> Joined {
-    Joined {
-        cluster_id: UID.into(),
-        node_id: id,
-        version: "0.1.0".into(),
-        ready: true,
-        not_ready_reasons: Vec::new(),
-        peers: vec![Peer {
-            region_id: 1,
-            epoch: (1, 1),
-            voters: voters.iter().copied().collect(),
-            leads: id == voters[0],
-            leader_node: Some(voters[0]),
-            ..Peer::default()
-        }],
-    }
+    let peer = Peer {
+        region_id: 1,
+        epoch: (1, 1),
+        voters: voters.iter().copied().collect(),
+        leads: id == voters[0],
+        leader_node: Some(voters[0]),
+        ..Peer::default()
+    };
+    Joined { cluster_id: UID.into(), ..Joined::sample(id, vec![peer]) }
 }
 
 fn pod(desired: &Desired, ordinal: i32, node: Node) -> Pod {

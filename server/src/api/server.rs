@@ -3,6 +3,7 @@
 //! Listeners and streams come from outside, so that a simulation can bring its own.
 
 use std::{
+    fmt::Display,
     future::Future,
     io,
     pin::{Pin, pin},
@@ -18,13 +19,14 @@ use futures::stream::{self, Stream, StreamExt as _};
 use hyper::server::conn::{http1, http2};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
     service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{Instant, sleep, sleep_until},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -90,37 +92,22 @@ pub async fn serve_grpc<R, IO>(
         let io = TokioIo::new(Opening { io, read });
         let connection = builder.serve_connection(io, services.clone());
         let (elsewhere, is_late) = (elsewhere.clone(), elsewhere.is_cancelled());
+        let leave = async move {
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = elsewhere.cancelled(), if !is_late => {}
+            }
+        };
+        let silent = async move {
+            sleep(opening_timeout).await;
+            if opened.load(Ordering::Relaxed) >= PREFACE_BYTES {
+                std::future::pending().await
+            }
+        };
         async move {
-            let leave = async {
-                tokio::select! {
-                    () = closing.cancelled() => {}
-                    () = elsewhere.cancelled(), if !is_late => {}
-                }
-            };
-            let mut leave = pin!(leave);
-            let mut connection = pin!(connection);
-            let mut timer = pin!(sleep_until(Instant::now() + opening_timeout));
-            let (mut waiting, mut open) = (true, true);
-            loop {
-                tokio::select! {
-                    result = &mut connection => {
-                        if let Err(error) = result {
-                            debug!(%error, "connection ended");
-                        }
-                        return;
-                    }
-                    () = &mut leave, if open => {
-                        connection.as_mut().graceful_shutdown();
-                        open = false;
-                    }
-                    () = &mut timer, if waiting => {
-                        if opened.load(Ordering::Relaxed) < PREFACE_BYTES {
-                            debug!("connection said nothing");
-                            return;
-                        }
-                        waiting = false;
-                    }
-                }
+            tokio::select! {
+                () = drive(connection, leave) => {}
+                () = silent => debug!("connection said nothing"),
             }
         }
     })
@@ -144,24 +131,7 @@ pub async fn serve_http<IO>(
     accept(incoming, limits.connections_max, shutdown, |io, closing: CancellationToken| {
         let service = TowerToHyperService::new(router.clone());
         let connection = builder.serve_connection(TokioIo::new(io), service);
-        async move {
-            let mut connection = pin!(connection);
-            let mut open = true;
-            loop {
-                tokio::select! {
-                    result = &mut connection => {
-                        if let Err(error) = result {
-                            debug!(%error, "connection ended");
-                        }
-                        return;
-                    }
-                    () = closing.cancelled(), if open => {
-                        connection.as_mut().graceful_shutdown();
-                        open = false;
-                    }
-                }
-            }
-        }
+        drive(connection, closing.cancelled_owned())
     })
     .await;
 }
@@ -210,6 +180,29 @@ async fn accept<IO, F>(
     }
     closing.cancel();
     while connections.join_next().await.is_some() {}
+}
+
+/// Serves a connection to its end; from `leave` on, calls under way are finished and no more are taken.
+async fn drive<C>(connection: C, leave: impl Future<Output = ()>)
+where
+    C: GracefulConnection<Error: Display>,
+{
+    let (mut connection, mut leave) = (pin!(connection), pin!(leave));
+    let mut open = true;
+    loop {
+        tokio::select! {
+            result = &mut connection => {
+                if let Err(error) = result {
+                    debug!(%error, "connection ended");
+                }
+                return;
+            }
+            () = &mut leave, if open => {
+                connection.as_mut().graceful_shutdown();
+                open = false;
+            }
+        }
+    }
 }
 
 /// A stream that counts what was read, until a connection has introduced itself.

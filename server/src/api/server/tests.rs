@@ -12,7 +12,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::oneshot,
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tonic::{
     Code, Request, Status,
