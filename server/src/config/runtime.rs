@@ -8,8 +8,7 @@ use super::check::{ConfigError, count_within};
 #[serde(default, deny_unknown_fields)]
 pub struct RuntimeConfig {
     /// Threads that serve clients. By default half as many as there are cores; with up to two cores none:
-    /// the thread of the Raft groups then serves them as well, which costs fewer wakes than it saves
-    /// in work side by side.
+    /// the thread of the Raft groups then serves them as well, and a request wakes no other.
     pub api_threads: u32,
     /// Threads that run the Raft groups. By default half as many as there are cores.
     pub raft_threads: u32,
