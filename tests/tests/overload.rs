@@ -42,6 +42,9 @@ async fn ten_times_too_many_callers_are_told_and_the_others_served() {
     let memory = cluster.nodes[leader].memory_bytes();
     assert!(memory < memory_before + (200 << 20), "{memory_before} to {memory} bytes");
 
+    let said = cluster.nodes[leader].output();
+    assert!(!said.contains("locally-reset streams"), "refusals wear connections out:\n{said}");
+
     // At once, as if nothing had been.
     let after = burst(&sessions, 4, Duration::from_secs(2)).await;
     assert!(after.busy == 0 && after.other.is_empty(), "{} busy, {:?}", after.busy, after.other);

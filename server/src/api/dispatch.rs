@@ -5,10 +5,11 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use flotilla_proto::{
     v1::{cluster_server::ClusterServer, kv_server::KvServer},
 };
 use http::{HeaderMap, Request, Response};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body, codegen::Service as _};
@@ -41,6 +42,10 @@ use crate::error::Error;
 
 /// Bytes that a request's message is wrapped in, generously.
 const FRAMING_BYTES: usize = 64;
+
+/// Bound: bytes read of a request that is refused, and the wait for them.
+const UNREAD_BYTES_MAX: usize = 256 << 10;
+const UNREAD_WAIT_MAX: Duration = Duration::from_millis(500);
 
 type RequestBody = Received<Incoming, Status>;
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -118,7 +123,9 @@ impl<R: Requests> hyper::service::Service<Request<Incoming>> for Services<R> {
         let mut tracked = Tracked::start(&shared.observer, method);
         match shared.admission.admit(method.class()) {
             Ok(permit) => tracked.hold(permit),
-            Err(error) => return Call::refused(tracked, status(&error)),
+            Err(error) => {
+                return Call::refused(tracked, status(&error), Some(request.into_body()));
+            }
         }
         let request = request.map(|body| {
             Received::new(
@@ -132,7 +139,7 @@ impl<R: Requests> hyper::service::Service<Request<Incoming>> for Services<R> {
         });
         match shared.route(method, request) {
             Some(answer) => Call::running(tracked, answer),
-            None => Call::refused(tracked, Status::unimplemented("there is no such method")),
+            None => Call::refused(tracked, Status::unimplemented("there is no such method"), None),
         }
     }
 }
@@ -186,7 +193,7 @@ pub struct Call(Stage);
 
 enum Stage {
     /// Answered without a handler.
-    Refused(Option<Response<Body>>),
+    Refused(Answering),
     Running {
         answer: Answering,
         tracked: Option<Tracked>,
@@ -198,9 +205,14 @@ impl Call {
         Self(Stage::Running { answer, tracked: Some(tracked) })
     }
 
-    fn refused(mut tracked: Tracked, status: Status) -> Self {
+    fn refused(mut tracked: Tracked, status: Status, unread: Option<Incoming>) -> Self {
         tracked.finish(status.code());
-        Self(Stage::Refused(Some(status.into_http())))
+        Self(Stage::Refused(Box::pin(async move {
+            if let Some(unread) = unread {
+                read_to_the_end(unread).await;
+            }
+            Ok(status.into_http())
+        })))
     }
 }
 
@@ -210,7 +222,7 @@ impl Future for Call {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         const ONCE: &str = "a future is not polled once it is ready";
         match &mut self.get_mut().0 {
-            Stage::Refused(response) => Poll::Ready(Ok(response.take().expect(ONCE))),
+            Stage::Refused(answer) => answer.as_mut().poll(cx),
             Stage::Running { answer, tracked } => {
                 let Ok(mut response) = ready!(answer.as_mut().poll(cx));
                 let mut tracked = tracked.take().expect(ONCE);
@@ -230,6 +242,22 @@ impl Future for Call {
             }
         }
     }
+}
+
+/// An answer to a request whose end was not read resets its stream. What arrives of it later is a fault in
+/// the books of the connection, which is closed after a thousand, and takes the calls of others along. So
+/// the request is read first, if that takes neither long nor much.
+async fn read_to_the_end(body: Incoming) {
+    let reading = async {
+        let (mut body, mut read) = (body, 0);
+        while read < UNREAD_BYTES_MAX
+            && let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+        {
+            read += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // Who is slower than that is reset.
+    let _ = tokio::time::timeout(UNREAD_WAIT_MAX, reading).await;
 }
 
 /// Tells the observer once, when the call is over, and gives its place back.
