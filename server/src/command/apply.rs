@@ -9,7 +9,7 @@ use super::{overlay::Overlay, write};
 use crate::storage::engine::Error;
 
 /// What a region is, beside its keys.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RegionState {
     pub descriptor: Region,
     /// The caller sets the applied log id and the membership, [`apply`] the rest.

@@ -12,7 +12,7 @@ pub(super) fn is_empty(op: &DeleteRangeOp) -> bool {
 
 /// Counts exactly the keys that clients could see. An empty `end_key` is the end of the region.
 ///
-/// Bound: reads the whole range while the region waits; a region's size bounds it.
+/// Bound: reads the whole range while the region waits, and no other; a region's size bounds it.
 pub(super) fn apply(
     op: &DeleteRangeOp,
     transaction: &mut Transaction<'_, '_>,

@@ -19,6 +19,7 @@ mod codec;
 mod compare;
 mod delete;
 mod delete_range;
+mod foresee;
 mod get;
 mod layer;
 mod overlay;
@@ -43,6 +44,7 @@ pub use append::APPENDED_VALUE_BYTES_MAX;
 pub use apply::{Effect, RegionState, apply};
 pub use checksum::checksum;
 pub use codec::{DecodeError, decode, encode};
+pub use foresee::reads_quickly;
 pub use overlay::Overlay;
 pub use read::{
     AsOf, PAGE_BYTES_MAX, PAGE_KEYS_MAX, POINTS_BYTES_MAX, read_point, read_points, read_range,

@@ -4,9 +4,13 @@ use flotilla_proto::v1::{PutOp, PutResult};
 
 use super::write::{Stop, Transaction};
 
-/// Bound: without `keep_ttl` and `return_previous` it reads nothing.
+/// Whether the value that is there matters.
+pub(super) fn reads(op: &PutOp) -> bool {
+    op.keep_ttl || op.return_previous
+}
+
 pub(super) fn apply(op: &PutOp, transaction: &mut Transaction<'_, '_>) -> Result<PutResult, Stop> {
-    let present = if op.keep_ttl || op.return_previous { transaction.live(&op.key)? } else { None };
+    let present = if reads(op) { transaction.live(&op.key)? } else { None };
     let expires_at_ms = match (op.ttl_ms, &present) {
         (0, Some(value)) if op.keep_ttl => value.expires_at_ms,
         (0, _) => 0,

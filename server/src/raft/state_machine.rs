@@ -18,6 +18,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
+    vec::IntoIter,
 };
 
 use flotilla_proto::v1;
@@ -31,7 +32,7 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 use super::{
-    Entry, LogId, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+    Entry, LogId, Membership, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
     convert::{applied, membership_to_proto, peers_of, stored_membership},
     log_store::PeerLog,
     snapshot::{SnapshotData, install},
@@ -198,6 +199,53 @@ impl RegionView {
     }
 }
 
+/// Makes the batch of the next entries, up to and with one that wants a checksum.
+fn gather(
+    data: &dyn Engine,
+    region: &mut command::RegionState,
+    batch: &mut WriteBatch,
+    entries: &mut IntoIter<Committed>,
+) -> Result<Step, engine::Error> {
+    let mut step = Step { replies: Vec::new(), descriptor_changed: false, checksum: None };
+    batch.clear();
+    let mut overlay = command::Overlay::new(data, batch);
+    for Committed { id, payload, responder } in entries {
+        region.state.applied_term = *id.leader_id;
+        region.state.applied_index = id.index;
+        let reply = match payload {
+            Payload::Blank => Reply::Nothing,
+            Payload::Command(command) => {
+                let (reply, effect) = command::apply(&command, region, &mut overlay)?;
+                if let command::Effect::Checksum { check_id } = effect {
+                    step.checksum = Some(check_id);
+                }
+                Reply::Command(reply)
+            }
+            Payload::Membership(membership) => {
+                region.state.membership = Some(membership_to_proto(&membership));
+                region.state.membership_term = *id.leader_id;
+                region.state.membership_index = id.index;
+                region.descriptor.peers = peers_of(&membership);
+                region.descriptor.epoch.get_or_insert_default().conf_ver += 1;
+                step.descriptor_changed = true;
+                Reply::Nothing
+            }
+        };
+        if let Some(responder) = responder {
+            step.replies.push((responder, reply));
+        }
+        if step.checksum.is_some() {
+            break; // the checksum is of the state after exactly this entry
+        }
+    }
+    Ok(step)
+}
+
+/// A thread that may block has panicked, or the node stops.
+fn stopped(error: tokio::task::JoinError) -> engine::Error {
+    engine::Error::Io { message: error.to_string() }
+}
+
 fn refuse_closed(closed: bool) -> Result<(), engine::Error> {
     if closed {
         return Err(engine::Error::Io { message: "the peer is being destroyed".to_owned() });
@@ -222,6 +270,19 @@ pub struct StateMachine {
     batch: WriteBatch,
     /// The last write took long.
     slow_disk: bool,
+}
+
+/// An entry to apply, and who is told of it.
+struct Committed {
+    id: LogId,
+    payload: Payload,
+    responder: Option<ApplyResponder<TypeConfig>>,
+}
+
+enum Payload {
+    Blank,
+    Command(v1::Command),
+    Membership(Membership),
 }
 
 /// Entries whose effects are in the batch.
@@ -290,9 +351,10 @@ impl StateMachine {
         entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>,
     ) -> Result<(), engine::Error> {
         let started = clock::monotonic();
-        let mut entries = entries.into_iter().peekable();
-        while entries.peek().is_some() {
-            let step = self.gather(&mut entries)?;
+        let entries = entries.into_iter().map(|(entry, responder)| self.decode(entry, responder));
+        let mut entries = entries.collect::<Result<Vec<_>, _>>()?.into_iter();
+        while !entries.as_slice().is_empty() {
+            let step = self.gather(&mut entries).await?;
             fail::fail_point!("apply-before-write");
             self.write().await?;
             fail::fail_point!("apply-after-write");
@@ -310,57 +372,66 @@ impl StateMachine {
         Ok(())
     }
 
-    /// Makes the batch of the next entries, up to and with one that wants a checksum.
-    fn gather(
-        &mut self,
-        entries: &mut impl Iterator<Item = (Entry, Option<ApplyResponder<TypeConfig>>)>,
-    ) -> Result<Step, engine::Error> {
-        let mut step = Step { replies: Vec::new(), descriptor_changed: false, checksum: None };
-        self.batch.clear();
-        let mut overlay = command::Overlay::new(self.view.data.as_ref(), &mut self.batch);
-        for (entry, responder) in entries {
-            self.region.state.applied_term = *entry.log_id.leader_id;
-            self.region.state.applied_index = entry.log_id.index;
-            let reply = match &entry.payload {
-                EntryPayload::Blank => Reply::Nothing,
-                EntryPayload::Normal(bytes) => {
-                    let command = command::decode(bytes.0.clone()).map_err(|error| {
-                        engine::Error::Corrupt {
-                            message: format!(
-                                "entry {} of region {}: {error}",
-                                entry.log_id, self.view.region
-                            ),
-                        }
-                    })?;
-                    let (reply, effect) = command::apply(&command, &mut self.region, &mut overlay)?;
-                    if let command::Effect::Checksum { check_id } = effect {
-                        step.checksum = Some(check_id);
-                    }
-                    Reply::Command(reply)
+    fn decode(
+        &self,
+        entry: Entry,
+        responder: Option<ApplyResponder<TypeConfig>>,
+    ) -> Result<Committed, engine::Error> {
+        let id = entry.log_id;
+        let payload = match entry.payload {
+            EntryPayload::Blank => Payload::Blank,
+            EntryPayload::Membership(membership) => Payload::Membership(membership),
+            EntryPayload::Normal(bytes) => match command::decode(bytes.0) {
+                Ok(command) => Payload::Command(command),
+                Err(error) => {
+                    let message = format!("entry {id} of region {}: {error}", self.view.region);
+                    return Err(engine::Error::Corrupt { message });
                 }
-                EntryPayload::Membership(membership) => {
-                    let state = &mut self.region.state;
-                    state.membership = Some(membership_to_proto(membership));
-                    state.membership_term = *entry.log_id.leader_id;
-                    state.membership_index = entry.log_id.index;
-                    let descriptor = &mut self.region.descriptor;
-                    descriptor.peers = peers_of(membership);
-                    descriptor.epoch.get_or_insert_default().conf_ver += 1;
-                    step.descriptor_changed = true;
-                    Reply::Nothing
-                }
+            },
+        };
+        Ok(Committed { id, payload, responder })
+    }
+
+    /// Makes the batch of the next entries. What they read is mostly in memory, and then that is done here;
+    /// a read that waits for the disk must not hold up a thread that carries the heartbeats of all
+    /// regions.
+    async fn gather(&mut self, entries: &mut IntoIter<Committed>) -> Result<Step, engine::Error> {
+        let step = if self.reads_quickly(entries.as_slice())? {
+            let data = self.view.data.as_ref();
+            gather(data, &mut self.region, &mut self.batch, entries)?
+        } else {
+            let data = Arc::clone(&self.view.data);
+            let mut region = std::mem::take(&mut self.region);
+            let mut batch = std::mem::take(&mut self.batch);
+            let mut rest = std::mem::take(entries);
+            let gathering = move || {
+                let step = gather(data.as_ref(), &mut region, &mut batch, &mut rest)?;
+                Ok::<_, engine::Error>((step, region, batch, rest))
             };
-            if let Some(responder) = responder {
-                step.replies.push((responder, reply));
-            }
-            if step.checksum.is_some() {
-                break; // the checksum is of the state after exactly this entry
-            }
-        }
-        drop(overlay);
+            let gathered = tokio::task::spawn_blocking(gathering).await;
+            let (step, region, batch, rest) = gathered.map_err(stopped)??;
+            (self.region, self.batch, *entries) = (region, batch, rest);
+            step
+        };
         put_state(&mut self.batch, &self.region, step.descriptor_changed);
         self.put_reached();
         Ok(step)
+    }
+
+    /// Whether what the entries read is in memory.
+    fn reads_quickly(&self, entries: &[Committed]) -> Result<bool, engine::Error> {
+        let is_quick = |key: &[u8]| {
+            let row = self.view.data.get_if_quick(Family::Default, key)?;
+            Ok::<_, engine::Error>(row.is_some())
+        };
+        for entry in entries {
+            if let Payload::Command(command) = &entry.payload
+                && !command::reads_quickly(command, is_quick)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Writes the batch. A buffered write takes microseconds, and is done here; one that may take
@@ -379,9 +450,7 @@ impl StateMachine {
             data.write(&batch, Durability::Buffered)?;
             Ok((batch, started.elapsed()))
         };
-        let (batch, took) = tokio::task::spawn_blocking(writing)
-            .await
-            .map_err(|error| engine::Error::Io { message: error.to_string() })??;
+        let (batch, took) = tokio::task::spawn_blocking(writing).await.map_err(stopped)??;
         self.batch = batch;
         self.slow_disk = took >= WRITE_SLOW;
         Ok(())

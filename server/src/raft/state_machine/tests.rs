@@ -293,3 +293,47 @@ async fn write_that_stalls_holds_up_nobody_else() {
     apply(&mut machine, [entry(5)]).await.unwrap();
     assert_eq!(keys_of(&bench.data), ["k-002", "k-003", "k-004", "k-005"]);
 }
+
+/// Nor where it has to read first. An answer is the same wherever it was made.
+#[tokio::test]
+async fn read_that_stalls_holds_up_nobody_else() {
+    use v1::op::Op;
+    let bench = Bench::new();
+    let data = Probe::over(Arc::clone(&bench.data));
+    let any = Arc::clone(&data) as Arc<dyn Engine>;
+    let log = Arc::clone(&bench.log.0);
+    let mut machine = StateMachine::open(REGION, PEER, any, log, metrics()).unwrap();
+    let entries = (2..6).map(entry);
+    apply(&mut machine, entries).await.unwrap();
+    let write = |index, op| {
+        let success = vec![v1::Op { op: Some(op) }];
+        let write = v1::WriteCommand { success, ..v1::WriteCommand::default() };
+        entry_of(3, index, v1::command::Body::Write(write))
+    };
+    let delete = v1::DeleteOp { key: "k-002".into(), ..v1::DeleteOp::default() };
+    let append = v1::AppendOp { key: "k-003".into(), value: "x".into() };
+    let range = v1::DeleteRangeOp { start_key: "k-004".into(), end_key: "k-005".into() };
+    for (why, batch) in [
+        ("a delete among puts", vec![entry(6), write(7, Op::Delete(delete)), entry(8)]),
+        ("an append", vec![write(9, Op::Append(append))]),
+        ("a range", vec![write(10, Op::DeleteRange(range))]),
+    ] {
+        let index = batch.last().map_or(0, |entry| entry.log_id.index);
+        data.hold_reads();
+        {
+            let mut applying = std::pin::pin!(apply(&mut machine, batch));
+            let early = tokio::time::timeout(Duration::from_millis(20), &mut applying).await;
+            assert!(early.is_err(), "{why}: {early:?}");
+            data.release();
+            soon("an apply", applying).await.unwrap();
+        }
+        assert_eq!(applied_index(&mut machine).await, index, "{why}");
+        assert_eq!(bench.open().region, machine.region, "{why}");
+    }
+    assert_eq!(keys_of(&bench.data), ["k-003", "k-005", "k-006", "k-008"]);
+
+    // What needs no read does not wait for a disk that stands still.
+    data.hold_reads();
+    soon("a blind put", apply(&mut machine, [entry(11), blank(3, 12)])).await.unwrap();
+    data.release();
+}
