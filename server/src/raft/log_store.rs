@@ -182,7 +182,7 @@ impl PeerLog {
         tail.evict(self.bounds.tail_bytes_max);
     }
 
-    /// Entries of `[start, end)` that the log has, up to `bytes_max` but at least one.
+    /// Entries of `[start, end)` that the log has, up to `bytes_max` but at least one. Blocks on the disk.
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         loop {
             let before = self.tail.lock().cuts;
@@ -196,19 +196,9 @@ impl PeerLog {
     }
 
     fn read_once(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let (start, end, cached_from) = {
-            let tail = self.tail.lock();
-            let first = tail.first;
-            let next = tail.last.map_or(0, |id| id.index + 1);
-            let (start, end) = (start.max(first), end.min(next));
-            if start >= end {
-                return Ok(Vec::new());
-            }
-            let cached_from = tail.entries.front().map_or(next, |(entry, _)| entry.log_id.index);
-            if start >= cached_from {
-                return Ok(tail.copy(start, end, cached_from, bytes_max));
-            }
-            (start, end, cached_from)
+        let (start, end, cached_from) = match self.find(start, end, bytes_max) {
+            Found::InMemory(entries) => return Ok(entries),
+            Found::OnDisk { start, end, cached_from } => (start, end, cached_from),
         };
         // Evicted entries are flushed, so the disk has them. Entries that were truncated and
         // appended anew meanwhile may be mixed with old ones: replication checks the vote after
@@ -224,6 +214,20 @@ impl PeerLog {
             }
         }
         Ok(entries)
+    }
+
+    fn find(&self, start: u64, end: u64, bytes_max: usize) -> Found {
+        let tail = self.tail.lock();
+        let next = tail.last.map_or(0, |id| id.index + 1);
+        let (start, end) = (start.max(tail.first), end.min(next));
+        if start >= end {
+            return Found::InMemory(Vec::new());
+        }
+        let cached_from = tail.entries.front().map_or(next, |(entry, _)| entry.log_id.index);
+        if start < cached_from {
+            return Found::OnDisk { start, end, cached_from };
+        }
+        Found::InMemory(tail.copy(start, end, cached_from, bytes_max))
     }
 
     fn read_disk(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -249,6 +253,14 @@ impl PeerLog {
         }
         Ok(entries)
     }
+}
+
+/// Where the entries of a range are that the log has.
+enum Found {
+    /// Those asked for, up to the bound.
+    InMemory(Vec<Entry>),
+    /// From `start` on; those from `cached_from` on are in memory as well.
+    OnDisk { start: u64, end: u64, cached_from: u64 },
 }
 
 /// Index of the first entry on the disk, 0 if there is none.
@@ -297,6 +309,21 @@ impl Tail {
 #[derive(Clone)]
 pub struct LogStore(pub Arc<PeerLog>);
 
+impl LogStore {
+    /// As [`PeerLog::read`]. Nearly always the entries are in memory, and are copied here; only a follower
+    /// that is behind, or a restart, asks for more, and must not hold up a thread that carries the
+    /// heartbeats of all regions.
+    async fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        if let Found::InMemory(entries) = self.0.find(start, end, bytes_max) {
+            return Ok(entries);
+        }
+        let log = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || log.read(start, end, bytes_max))
+            .await
+            .map_err(io::Error::other)?
+    }
+}
+
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
     where
@@ -312,7 +339,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
             Bound::Excluded(index) => *index,
             Bound::Unbounded => u64::MAX,
         };
-        self.0.read(start, end, usize::MAX)
+        self.read(start, end, usize::MAX).await
     }
 
     async fn limited_get_log_entries(
@@ -320,7 +347,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.0.read(start, end, self.0.bounds.read_bytes_max)
+        self.read(start, end, self.0.bounds.read_bytes_max).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

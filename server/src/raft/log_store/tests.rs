@@ -75,6 +75,26 @@ async fn entries_that_are_not_flushed_are_readable_and_never_evicted() {
     assert_eq!(indexes(&mut log, 1..).await, [1, 2, 3, 4, 5, 6]);
 }
 
+/// All regions share few threads: where one waits for its disk, the heartbeats of others go on.
+#[tokio::test]
+async fn entries_on_a_disk_that_stalls_hold_up_nobody_else() {
+    let probe = Probe::new();
+    let bench = Bench::over(Arc::clone(&probe) as Arc<dyn Engine>, 600);
+    let mut log = bench.open();
+    append(&mut log, (1..=3).map(|index| heavy(1, index, 500))).await;
+    assert_eq!(log.0.tail.lock().entries.len(), 1, "the others are on the disk alone");
+    probe.hold_reads();
+    assert_eq!(indexes(&mut log, 3..).await, [3]);
+    {
+        let mut reading = std::pin::pin!(indexes(&mut log, 1..));
+        // This thread is free to run the timer.
+        let early = tokio::time::timeout(std::time::Duration::from_millis(20), &mut reading).await;
+        assert!(early.is_err(), "{early:?}");
+        probe.release();
+        assert_eq!(soon("the entries", reading).await, [1, 2, 3]);
+    }
+}
+
 #[tokio::test]
 async fn what_replaces_truncated_entries_is_what_is_read() {
     for tail_bytes_max in [0, 1 << 20] {
