@@ -34,9 +34,6 @@ pub struct AsOf {
 
 /// The values of the keys asked for, in their order, absent ones marked.
 ///
-/// `read` may be newer than `as_of` when there is one key: `applied_revision` is then that of the
-/// value, if that is larger.
-///
 /// Bound: once the items take `bytes_max`, the answer ends early with `more`: the items are then
 /// those of the first keys, of at least one. The caller asks again for the rest.
 ///
@@ -61,7 +58,8 @@ pub fn read_points(
     Ok(reply)
 }
 
-/// As [`read_points`], of one key, under which `stored` was found.
+/// As [`read_points`], of one key, under which `stored` was found. It may be newer than `as_of`:
+/// `applied_revision` is then that of the value.
 ///
 /// # Errors
 /// A damaged value.

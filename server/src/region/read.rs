@@ -11,9 +11,9 @@
 //! (`peers.rs`). A follower asks the leader for the index and answers by itself. Neither touches the
 //! log.
 //!
-//! An answer is of one state. Several keys, or a range, are read from a pinned view, and so are the
-//! time by which values expire and the revision: apply writes them together with the rows. Pinning
-//! takes a lock of the engine, so one key is read without: the row is then of some state between the
+//! An answer is of one state. Rows are read from a pinned view, and so are the time by which values
+//! expire and the revision: apply writes them together with the rows. Pinning takes a lock of the
+//! engine, so one key that is in memory is read without: the row is then of some state between the
 //! published one and now, each of which answers the read rightly, and the revision that is told is
 //! never below the row's.
 
@@ -225,7 +225,10 @@ fn read_in_memory(
     let Some(read_command::Body::Points(points)) = &read.body else { return Ok(None) };
     let [key] = &points.keys[..] else { return Ok(None) };
     read_initialized(view, |data| {
-        let as_of = published_as_of(view);
+        let as_of = view.with(|published| command::AsOf {
+            time_ms: published.time_ms,
+            revision: published.revision,
+        });
         let stored = data.get_if_quick(Family::Default, key)?;
         stored.map(|stored| command::read_point(key, stored, as_of)).transpose()
     })
@@ -233,22 +236,17 @@ fn read_in_memory(
 
 /// Reads the rows of a region as of one state that is applied. Blocks on the disk.
 fn read_rows(view: &RegionView, read: &v1::ReadCommand) -> Result<v1::ReadReply, Error> {
-    read_initialized(view, |data| match &read.body {
-        Some(read_command::Body::Points(points)) if points.keys.len() <= 1 => {
-            let as_of = published_as_of(view);
-            command::read_points(data, points, as_of, command::POINTS_BYTES_MAX)
+    read_initialized(view, |data| {
+        let pinned = data.read_view();
+        let rows = pinned.as_ref();
+        let as_of = as_of(rows, view.region)?;
+        match &read.body {
+            Some(read_command::Body::Points(points)) => {
+                command::read_points(rows, points, as_of, command::POINTS_BYTES_MAX)
+            }
+            Some(read_command::Body::Range(range)) => command::read_range(rows, range, as_of),
+            None => Ok(v1::ReadReply::default()),
         }
-        Some(read_command::Body::Points(points)) => {
-            let pinned = data.read_view();
-            let as_of = as_of(pinned.as_ref(), view.region)?;
-            command::read_points(pinned.as_ref(), points, as_of, command::POINTS_BYTES_MAX)
-        }
-        Some(read_command::Body::Range(range)) => {
-            let pinned = data.read_view();
-            let as_of = as_of(pinned.as_ref(), view.region)?;
-            command::read_range(pinned.as_ref(), range, as_of)
-        }
-        None => Ok(v1::ReadReply::default()),
     })
 }
 
@@ -265,14 +263,6 @@ fn read_initialized<T>(
     view.read_consistently(|| read(view.data().as_ref()))
         .map_err(|unreadable| Error::NotReady { message: unreadable.to_string() })?
         .map_err(storage_error)
-}
-
-/// For a read of one key, which may find a row that is newer.
-fn published_as_of(view: &RegionView) -> command::AsOf {
-    view.with(|published| command::AsOf {
-        time_ms: published.time_ms,
-        revision: published.revision,
-    })
 }
 
 /// The state that the rows of a view are of.
