@@ -19,7 +19,7 @@ use flotilla_proto::{
     v1::{cluster_server::ClusterServer, kv_server::KvServer},
 };
 use http::{HeaderMap, Request, Response};
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body, codegen::Service as _};
@@ -124,7 +124,7 @@ impl<R: Requests> hyper::service::Service<Request<Incoming>> for Services<R> {
         match shared.admission.admit(method.class()) {
             Ok(permit) => tracked.hold(permit),
             Err(error) => {
-                return Call::refused(tracked, status(&error), Some(request.into_body()));
+                return Call::refused(tracked, status(&error), request.into_body());
             }
         }
         let request = request.map(|body| {
@@ -138,15 +138,22 @@ impl<R: Requests> hyper::service::Service<Request<Incoming>> for Services<R> {
             )
         });
         match shared.route(method, request) {
-            Some(answer) => Call::running(tracked, answer),
-            None => Call::refused(tracked, Status::unimplemented("there is no such method"), None),
+            Ok(answer) => Call::running(tracked, answer),
+            Err(unread) => {
+                Call::refused(tracked, Status::unimplemented("there is no such method"), unread)
+            }
         }
     }
 }
 
 impl<R: Requests> Shared<R> {
-    fn route(&self, method: Method, request: Request<RequestBody>) -> Option<Answering> {
-        Some(match method {
+    /// Hands the request to the service that has its method, or gives the rest of it back.
+    fn route(
+        &self,
+        method: Method,
+        request: Request<RequestBody>,
+    ) -> Result<Answering, RequestBody> {
+        Ok(match method {
             Method::Get
             | Method::BatchGet
             | Method::Put
@@ -183,7 +190,7 @@ impl<R: Requests> Shared<R> {
             | Method::HttpDelete
             | Method::HttpList
             | Method::HttpCluster
-            | Method::Unknown => return None,
+            | Method::Unknown => return Err(request.into_body()),
         })
     }
 }
@@ -205,12 +212,13 @@ impl Call {
         Self(Stage::Running { answer, tracked: Some(tracked) })
     }
 
-    fn refused(mut tracked: Tracked, status: Status, unread: Option<Incoming>) -> Self {
+    fn refused<B>(mut tracked: Tracked, status: Status, unread: B) -> Self
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+    {
         tracked.finish(status.code());
         Self(Stage::Refused(Box::pin(async move {
-            if let Some(unread) = unread {
-                read_to_the_end(unread).await;
-            }
+            read_to_the_end(unread).await;
             Ok(status.into_http())
         })))
     }
@@ -247,9 +255,9 @@ impl Future for Call {
 /// An answer to a request whose end was not read resets its stream. What arrives of it later is a fault in
 /// the books of the connection, which is closed after a thousand, and takes the calls of others along. So
 /// the request is read first, if that takes neither long nor much.
-async fn read_to_the_end(body: Incoming) {
+async fn read_to_the_end<B: hyper::body::Body<Data = Bytes> + Unpin>(mut body: B) {
     let reading = async {
-        let (mut body, mut read) = (body, 0);
+        let mut read = 0;
         while read < UNREAD_BYTES_MAX
             && let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
         {
