@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flotilla_proto::v1;
 
-use super::{Environment, Peer, elections, membership::Silence, read, recovery};
+use super::{Environment, Peer, elections, read, recovery, silence::Silence};
 use crate::{
     command,
     ids::{NodeId, PeerId, RegionId},

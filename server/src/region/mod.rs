@@ -15,6 +15,7 @@ mod receive;
 pub mod reclaim;
 pub mod recovery;
 mod serve;
+mod silence;
 
 #[cfg(test)]
 mod fixture;
@@ -114,7 +115,7 @@ pub struct Peer {
     proposals: Arc<Admissions>,
     reads: read::Rounds,
     clock: Mutex<clock::RegionClock>,
-    silence: membership::Silence,
+    silence: silence::Silence,
     /// The term that this peer was first seen to lead in, and when.
     leading: Mutex<Option<(u64, Instant)>>,
     stopped: AtomicBool,
