@@ -5,6 +5,7 @@
 //! they are served beside the regions, as peers and HTTP always are.
 
 use std::{
+    future::Future,
     net::{SocketAddr, TcpListener},
     sync::Arc,
     thread,
@@ -15,7 +16,7 @@ use anyhow::Context as _;
 use flotilla_proto::v1::placement_server::PlacementServer;
 use futures::TryStreamExt as _;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -24,7 +25,7 @@ use super::{
     readiness,
 };
 use crate::{
-    api::{self, Admission, Method, Observer, Services},
+    api::{self, Admission, Limits, Method, Observer, Services},
     clock,
     config::{Advertised, BoundAddresses, Config, RuntimeConfig},
     handoff,
@@ -73,65 +74,95 @@ impl Ports {
     /// # Errors
     /// When a thread or a runtime cannot be started.
     pub(super) fn serve(self, node: &Arc<Node>, cores: usize) -> anyhow::Result<Servers> {
-        let stop = CancellationToken::new();
-        let calls = Arc::new(Calls(Arc::clone(node)));
-        let gate = Gate(Arc::clone(node));
         let limits = Arc::new(node.config.limits.to_api());
-        let admission = Admission::new(&limits);
-        let observer: Arc<dyn Observer> = Arc::new(Observed::new(node));
-
-        let mut runtimes = vec![("raft".to_owned(), node.runtime.clone())];
-        let serve = |listener| {
-            let services = Services::new(
-                gate.clone(),
-                Arc::clone(&calls) as Arc<dyn api::Membership>,
-                Arc::clone(&limits),
-                admission.clone(),
-                Arc::clone(&observer),
-            );
-            let (limits, stop) = (Arc::clone(&limits), stop.clone());
-            let removed = node.removed.clone();
-            async move {
-                match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => {
-                        let incoming = api::listen(listener);
-                        let limits = &limits.connections;
-                        let stopped = stop.cancelled_owned();
-                        api::serve_grpc(incoming, services, limits, removed, stopped).await;
-                    }
-                    Err(error) => tracing::error!(%error, "listen for clients"),
-                }
-            }
+        let shared = Shared {
+            calls: Arc::new(Calls(Arc::clone(node))),
+            admission: Admission::new(&limits),
+            limits,
+            observer: Arc::new(Observed::new(node)),
+            stop: CancellationToken::new(),
+            node: Arc::clone(node),
         };
-        let mut threads = Vec::new();
-        let mut beside = None;
-        match api_threads(&node.config.runtime, cores) {
-            0 => beside = Some(node.runtime.spawn(serve(self.client))),
+        let mut runtimes = vec![("raft".to_owned(), node.runtime.clone())];
+        let clients = match api_threads(&node.config.runtime, cores) {
+            0 => Clients::Beside(node.runtime.spawn(shared.serve_clients(self.client))),
             wanted => {
                 let mut listeners = vec![self.client];
                 while listeners.len() < wanted {
                     listeners.push(bind(self.bound.client).context("client_addr")?);
                 }
+                let mut threads = Vec::new();
                 for (index, listener) in listeners.into_iter().enumerate() {
+                    let name = format!("api-{index}");
                     let runtime =
                         tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                    let name = format!("api-{index}");
                     runtimes.push((name.clone(), runtime.handle().clone()));
-                    let serving = serve(listener);
+                    let serving = shared.serve_clients(listener);
                     threads.push(thread::Builder::new().name(name).spawn(move || {
                         runtime.block_on(handoff::serve(serving));
                     })?);
                 }
+                Clients::Threads(threads)
+            }
+        };
+        RuntimeMetrics::register(&node.registry, runtimes)?;
+        let tasks = vec![shared.serve_peers(self.peer)?, shared.serve_http(self.http)?];
+        // Ordering: written when all ports answer; whoever finds the file may connect.
+        self.bound.write(&node.data_dir()).context("write addresses.json")?;
+        Ok(Servers { stop: shared.stop, clients, tasks })
+    }
+}
+
+/// What the ports have in common.
+struct Shared {
+    node: Arc<Node>,
+    calls: Arc<Calls>,
+    limits: Arc<Limits>,
+    admission: Admission,
+    observer: Arc<dyn Observer>,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    fn gate(&self) -> Gate {
+        Gate(Arc::clone(&self.node))
+    }
+
+    fn membership(&self) -> Arc<dyn api::Membership> {
+        Arc::clone(&self.calls) as Arc<dyn api::Membership>
+    }
+
+    /// Serves gRPC until the stop, on the runtime that it is polled by.
+    fn serve_clients(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + 'static {
+        let services = Services::new(
+            self.gate(),
+            self.membership(),
+            Arc::clone(&self.limits),
+            self.admission.clone(),
+            Arc::clone(&self.observer),
+        );
+        let limits = Arc::clone(&self.limits);
+        let removed = self.node.removed.clone();
+        let stopped = self.stop.clone().cancelled_owned();
+        async move {
+            match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    let incoming = api::listen(listener);
+                    let limits = &limits.connections;
+                    api::serve_grpc(incoming, services, limits, removed, stopped).await;
+                }
+                Err(error) => tracing::error!(%error, "listen for clients"),
             }
         }
+    }
 
-        RuntimeMetrics::register(&node.registry, runtimes)?;
-
+    fn serve_peers(&self, listener: TcpListener) -> anyhow::Result<JoinHandle<()>> {
+        let node = &self.node;
         let raft = RaftService::new(Arc::new(NodeInbox(Arc::clone(node))));
         let placement = PlacementServer::new(PlacementCalls(Arc::clone(node)));
-        let peer = tokio::net::TcpListener::from_std(self.peer)?;
-        let stopped = stop.clone().cancelled_owned();
-        let peers = node.runtime.spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let stopped = self.stop.clone().cancelled_owned();
+        Ok(node.runtime.spawn(async move {
             let served = tonic::transport::Server::builder()
                 .http2_keepalive_interval(Some(Duration::from_secs(2)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(4)))
@@ -139,15 +170,17 @@ impl Ports {
                 .initial_connection_window_size(16 << 20)
                 .add_service(raft)
                 .add_service(placement)
-                .serve_with_incoming_shutdown(api::listen(peer).map_ok(Accepted::new), stopped)
+                .serve_with_incoming_shutdown(api::listen(listener).map_ok(Accepted::new), stopped)
                 .await;
             if let Err(error) = served {
                 tracing::error!(%error, "serving peers");
             }
-        });
+        }))
+    }
 
-        let text = {
-            let (node, admission) = (Arc::clone(node), admission.clone());
+    fn serve_http(&self, listener: TcpListener) -> anyhow::Result<JoinHandle<()>> {
+        let metrics = {
+            let (node, admission) = (Arc::clone(&self.node), self.admission.clone());
             Arc::new(move || {
                 readiness::measure(&node);
                 for (queue, total) in admission.refused() {
@@ -157,21 +190,19 @@ impl Ports {
             })
         };
         let router = api::http_router(
-            gate,
-            calls as Arc<dyn api::Membership>,
-            Arc::clone(&limits),
-            admission,
-            observer,
-            text,
+            self.gate(),
+            self.membership(),
+            Arc::clone(&self.limits),
+            self.admission.clone(),
+            Arc::clone(&self.observer),
+            metrics,
         );
-        let http = tokio::net::TcpListener::from_std(self.http)?;
-        let stopped = stop.clone().cancelled_owned();
-        let http = node.runtime.spawn(async move {
-            api::serve_http(api::listen(http), router, &limits.connections, stopped).await;
-        });
-        // Ordering: written when all ports answer; whoever finds the file may connect.
-        self.bound.write(&node.data_dir()).context("write addresses.json")?;
-        Ok(Servers { stop, threads, beside, tasks: vec![peers, http] })
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let limits = Arc::clone(&self.limits);
+        let stopped = self.stop.clone().cancelled_owned();
+        Ok(self.node.runtime.spawn(async move {
+            api::serve_http(api::listen(listener), router, &limits.connections, stopped).await;
+        }))
     }
 }
 
@@ -197,37 +228,44 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Serving; [`Servers::stop`] finishes what is under way.
 pub(super) struct Servers {
     stop: CancellationToken,
-    threads: Vec<thread::JoinHandle<()>>,
-    /// Serves clients beside the regions, where there are no threads for it.
-    beside: Option<tokio::task::JoinHandle<()>>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
+    clients: Clients,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Who serves clients.
+enum Clients {
+    Threads(Vec<thread::JoinHandle<()>>),
+    /// A task beside the regions.
+    Beside(JoinHandle<()>),
 }
 
 impl Servers {
     /// Accepts nothing new and waits for requests under way, until the deadline.
     pub(super) async fn stop(self, deadline: Instant) {
         self.stop.cancel();
-        let threads = tokio::task::spawn_blocking(move || {
-            for thread in self.threads {
-                // A thread that panicked has ended all the same.
-                let _ = thread.join();
-            }
-        });
-        let served = async {
-            // A part that panicked has ended all the same.
-            let _ = threads.await;
-            if let Some(beside) = self.beside {
-                let _ = beside.await;
-            }
-        };
         let left = deadline.max(clock::now() + THREAD_GRACE);
-        if tokio::time::timeout_at(left, served).await.is_err() {
+        if tokio::time::timeout_at(left, self.clients.served()).await.is_err() {
             tracing::warn!("requests were cut off at the end of the grace period");
         }
         for task in self.tasks {
             // Streams of peers stay open; they end with the process.
             task.abort();
         }
+    }
+}
+
+impl Clients {
+    /// Waits for the requests under way. What panicked has ended all the same.
+    async fn served(self) {
+        let task = match self {
+            Self::Beside(task) => task,
+            Self::Threads(threads) => tokio::task::spawn_blocking(move || {
+                for thread in threads {
+                    let _ = thread.join();
+                }
+            }),
+        };
+        let _ = task.await;
     }
 }
 
