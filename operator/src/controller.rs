@@ -57,6 +57,14 @@ pub struct Context {
     pub failures: Mutex<BTreeMap<Key, u32>>,
 }
 
+impl Context {
+    /// A cluster is gone.
+    fn forget(&self, key: &Key) {
+        self.metrics.forget(key);
+        self.failures.lock().remove(key);
+    }
+}
+
 /// Runs over the clusters of some namespaces, or of all when there is none, until `stop`.
 pub async fn run<S>(
     client: Client,
@@ -102,15 +110,19 @@ async fn run_in(
             by_label(&claim)
         })
         .graceful_shutdown_on(stop)
-        .run(reconcile, after_error, context)
-        .for_each(|result| async move {
+        .run(reconcile, after_error, Arc::clone(&context))
+        .for_each(|result| {
             match result {
                 // Told by the pass itself.
                 Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
-                // Deleted while it waited its turn.
-                Err(controller::Error::ObjectNotFound(_)) => {}
+                // No pass is made over what was deleted.
+                Err(controller::Error::ObjectNotFound(deleted)) => {
+                    let namespace = deleted.namespace.unwrap_or_default();
+                    context.forget(&Key { namespace, name: deleted.name });
+                }
                 Err(error) => tracing::warn!("watch Kubernetes: {error}"),
             }
+            std::future::ready(())
         })
         .await;
 }
@@ -154,8 +166,7 @@ async fn reconcile(
     let seconds = began.elapsed().as_secs_f64();
     match result {
         Ok(None) => {
-            context.metrics.forget(&key);
-            context.failures.lock().remove(&key);
+            context.forget(&key);
             Ok(Action::await_change())
         }
         Ok(Some(outcome)) => {

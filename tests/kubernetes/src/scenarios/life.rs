@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::{
     cluster::{Cluster, small},
+    exposition::Sample,
     say::say,
     stage::Stage,
     traffic::Traffic,
@@ -75,6 +76,18 @@ async fn end(cluster: &Cluster<'_>) -> anyhow::Result<()> {
         let pods = cluster.uids().await?;
         ensure!(pods.is_empty(), "{pods:?}");
         ensure!(cluster.stateful_set().await.is_err(), "the StatefulSet is still there");
+        Ok(())
+    })
+    .await?;
+    // Or alerts about it would fire for ever.
+    eventually("the operator to show it no more", BOUND, async || {
+        let samples = cluster.stage.world.operator_metrics().await?;
+        let of = |sample: &Sample, label| sample.labels.get(label).cloned().unwrap_or_default();
+        let shown = samples.iter().find(|sample| {
+            of(sample, "cluster") == cluster.name
+                && of(sample, "namespace") == cluster.stage.namespace
+        });
+        ensure!(shown.is_none(), "{shown:?}");
         Ok(())
     })
     .await

@@ -185,6 +185,8 @@ impl Prometheus {
             "rule_files": [folder.join("rules/*.yaml").display().to_string()],
             "scrape_configs": [{
                 "job_name": "pods",
+                // The namespace that the operator gives is the cluster's.
+                "honor_labels": true,
                 "file_sd_configs": [{"files": [&targets], "refresh_interval": "5s"}],
                 "relabel_configs": relabelling(&api),
             }],
