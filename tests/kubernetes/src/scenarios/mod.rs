@@ -12,6 +12,7 @@ mod roll;
 mod scale;
 mod steady;
 mod validation;
+mod volumes;
 
 use std::fmt;
 
@@ -70,6 +71,7 @@ scenarios! {
     Short scale::scale_1_3_5_3_is_not_noticed,
     Short pods::deleted_pod_is_not_noticed,
     Long pods::lost_volume_is_replaced,
+    Long volumes::volumes_grow_under_running_pods,
     Short roll::changed_config_rolls_unnoticed,
     Long roll::broken_image_stops_after_one_pod_and_heals,
     Long operators::operator_restart_touches_no_pod,
