@@ -199,48 +199,6 @@ impl RegionView {
     }
 }
 
-/// Makes the batch of the next entries, up to and with one that wants a checksum.
-fn gather(
-    data: &dyn Engine,
-    region: &mut command::RegionState,
-    batch: &mut WriteBatch,
-    entries: &mut IntoIter<Committed>,
-) -> Result<Step, engine::Error> {
-    let mut step = Step { replies: Vec::new(), descriptor_changed: false, checksum: None };
-    batch.clear();
-    let mut overlay = command::Overlay::new(data, batch);
-    for Committed { id, payload, responder } in entries {
-        region.state.applied_term = *id.leader_id;
-        region.state.applied_index = id.index;
-        let reply = match payload {
-            Payload::Blank => Reply::Nothing,
-            Payload::Command(command) => {
-                let (reply, effect) = command::apply(&command, region, &mut overlay)?;
-                if let command::Effect::Checksum { check_id } = effect {
-                    step.checksum = Some(check_id);
-                }
-                Reply::Command(reply)
-            }
-            Payload::Membership(membership) => {
-                region.state.membership = Some(membership_to_proto(&membership));
-                region.state.membership_term = *id.leader_id;
-                region.state.membership_index = id.index;
-                region.descriptor.peers = peers_of(&membership);
-                region.descriptor.epoch.get_or_insert_default().conf_ver += 1;
-                step.descriptor_changed = true;
-                Reply::Nothing
-            }
-        };
-        if let Some(responder) = responder {
-            step.replies.push((responder, reply));
-        }
-        if step.checksum.is_some() {
-            break; // the checksum is of the state after exactly this entry
-        }
-    }
-    Ok(step)
-}
-
 /// A thread that may block has panicked, or the node stops.
 fn stopped(error: tokio::task::JoinError) -> engine::Error {
     engine::Error::Io { message: error.to_string() }
@@ -513,6 +471,48 @@ impl StateMachine {
     fn current_snapshot(&self) -> Result<Option<Snapshot>, io::Error> {
         Ok(self.meta()?.map(|meta| Snapshot { meta, snapshot: SnapshotData::Local(self.view()) }))
     }
+}
+
+/// Makes the batch of the next entries, up to and with one that wants a checksum.
+fn gather(
+    data: &dyn Engine,
+    region: &mut command::RegionState,
+    batch: &mut WriteBatch,
+    entries: &mut IntoIter<Committed>,
+) -> Result<Step, engine::Error> {
+    let mut step = Step { replies: Vec::new(), descriptor_changed: false, checksum: None };
+    batch.clear();
+    let mut overlay = command::Overlay::new(data, batch);
+    for Committed { id, payload, responder } in entries {
+        region.state.applied_term = *id.leader_id;
+        region.state.applied_index = id.index;
+        let reply = match payload {
+            Payload::Blank => Reply::Nothing,
+            Payload::Command(command) => {
+                let (reply, effect) = command::apply(&command, region, &mut overlay)?;
+                if let command::Effect::Checksum { check_id } = effect {
+                    step.checksum = Some(check_id);
+                }
+                Reply::Command(reply)
+            }
+            Payload::Membership(membership) => {
+                region.state.membership = Some(membership_to_proto(&membership));
+                region.state.membership_term = *id.leader_id;
+                region.state.membership_index = id.index;
+                region.descriptor.peers = peers_of(&membership);
+                region.descriptor.epoch.get_or_insert_default().conf_ver += 1;
+                step.descriptor_changed = true;
+                Reply::Nothing
+            }
+        };
+        if let Some(responder) = responder {
+            step.replies.push((responder, reply));
+        }
+        if step.checksum.is_some() {
+            break; // the checksum is of the state after exactly this entry
+        }
+    }
+    Ok(step)
 }
 
 /// Reads the descriptor and apply state of a region; `None` when it has no initialized peer here.

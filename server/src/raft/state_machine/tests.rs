@@ -40,7 +40,16 @@ impl Bench {
     }
 
     fn open(&self) -> StateMachine {
-        let data = Arc::clone(&self.data) as Arc<dyn Engine>;
+        self.open_on(Arc::clone(&self.data) as Arc<dyn Engine>)
+    }
+
+    /// With a disk that can be held.
+    fn open_probed(&self) -> (StateMachine, Arc<Probe>) {
+        let data = Probe::over(Arc::clone(&self.data));
+        (self.open_on(Arc::clone(&data) as Arc<dyn Engine>), data)
+    }
+
+    fn open_on(&self, data: Arc<dyn Engine>) -> StateMachine {
         StateMachine::open(REGION, PEER, data, Arc::clone(&self.log.0), metrics()).unwrap()
     }
 }
@@ -268,43 +277,39 @@ async fn an_installed_snapshot_is_the_state_and_failed_reads_say_so() {
     assert_eq!(view.read_consistently(|| ()), Err(Unreadable), "the rows may be half of each");
 }
 
+/// Applies while the disk stands still, which must not hold this thread up. Then the disk goes on.
+async fn apply_held(machine: &mut StateMachine, data: &Probe, why: &str, entries: Vec<Entry>) {
+    let mut applying = std::pin::pin!(apply(machine, entries));
+    // Free to run the timer.
+    let early = tokio::time::timeout(Duration::from_millis(20), &mut applying).await;
+    assert!(early.is_err(), "{why}: {early:?}");
+    data.release();
+    soon("an apply", applying).await.unwrap();
+}
+
 /// All regions share few threads: where one waits for its disk, the heartbeats of others go on.
 #[tokio::test]
 async fn write_that_stalls_holds_up_nobody_else() {
     let bench = Bench::new();
-    let data = Probe::over(Arc::clone(&bench.data));
-    let any = Arc::clone(&data) as Arc<dyn Engine>;
-    let log = Arc::clone(&bench.log.0);
-    let mut machine = StateMachine::open(REGION, PEER, any, log, metrics()).unwrap();
+    let (mut machine, data) = bench.open_probed();
     let huge = put(3, 4, "k-004", &"x".repeat(WRITE_HERE_BYTES_MAX));
-    for entry in [entry(2), entry(3), huge] {
+    for (why, entry) in [("a write", entry(2)), ("another", entry(3)), ("a huge one", huge)] {
         let index = entry.log_id.index;
         data.hold();
-        {
-            let mut applying = std::pin::pin!(apply(&mut machine, [entry]));
-            // This thread is free to run the timer.
-            let early = tokio::time::timeout(Duration::from_millis(20), &mut applying).await;
-            assert!(early.is_err(), "entry {index} was written: {early:?}");
-            data.release();
-            soon("an apply", applying).await.unwrap();
-        }
-        assert_eq!(applied_index(&mut machine).await, index);
+        apply_held(&mut machine, &data, why, vec![entry]).await;
+        assert_eq!(applied_index(&mut machine).await, index, "{why}");
     }
     apply(&mut machine, [entry(5)]).await.unwrap();
     assert_eq!(keys_of(&bench.data), ["k-002", "k-003", "k-004", "k-005"]);
 }
 
-/// Nor where it has to read first. An answer is the same wherever it was made.
+/// Nor where it has to read first. The state is the same wherever it was made.
 #[tokio::test]
 async fn read_that_stalls_holds_up_nobody_else() {
     use v1::op::Op;
     let bench = Bench::new();
-    let data = Probe::over(Arc::clone(&bench.data));
-    let any = Arc::clone(&data) as Arc<dyn Engine>;
-    let log = Arc::clone(&bench.log.0);
-    let mut machine = StateMachine::open(REGION, PEER, any, log, metrics()).unwrap();
-    let entries = (2..6).map(entry);
-    apply(&mut machine, entries).await.unwrap();
+    let (mut machine, data) = bench.open_probed();
+    apply(&mut machine, (2..6).map(entry)).await.unwrap();
     let write = |index, op| {
         let success = vec![v1::Op { op: Some(op) }];
         let write = v1::WriteCommand { success, ..v1::WriteCommand::default() };
@@ -313,20 +318,14 @@ async fn read_that_stalls_holds_up_nobody_else() {
     let delete = v1::DeleteOp { key: "k-002".into(), ..v1::DeleteOp::default() };
     let append = v1::AppendOp { key: "k-003".into(), value: "x".into() };
     let range = v1::DeleteRangeOp { start_key: "k-004".into(), end_key: "k-005".into() };
-    for (why, batch) in [
+    for (why, entries) in [
         ("a delete among puts", vec![entry(6), write(7, Op::Delete(delete)), entry(8)]),
         ("an append", vec![write(9, Op::Append(append))]),
         ("a range", vec![write(10, Op::DeleteRange(range))]),
     ] {
-        let index = batch.last().map_or(0, |entry| entry.log_id.index);
+        let index = entries.last().map_or(0, |entry| entry.log_id.index);
         data.hold_reads();
-        {
-            let mut applying = std::pin::pin!(apply(&mut machine, batch));
-            let early = tokio::time::timeout(Duration::from_millis(20), &mut applying).await;
-            assert!(early.is_err(), "{why}: {early:?}");
-            data.release();
-            soon("an apply", applying).await.unwrap();
-        }
+        apply_held(&mut machine, &data, why, entries).await;
         assert_eq!(applied_index(&mut machine).await, index, "{why}");
         assert_eq!(bench.open().region, machine.region, "{why}");
     }
