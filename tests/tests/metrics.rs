@@ -17,6 +17,9 @@ use tokio::task::JoinSet;
 
 const BOUND: Duration = Duration::from_secs(90);
 
+/// Bytes of a value that is applied beside the thread that is asked how far it lags.
+const LARGE: usize = 4 << 20;
+
 /// How often every node is asked: gauges are seen only when somebody looks.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -85,9 +88,9 @@ async fn every_series_is_documented_and_moves_when_what_it_measures_happens() {
         .set("limits.requests_in_flight_max", "32")
         .set("limits.proposals_in_flight_max", "16")
         .set("log.compact_entries", "200")
-        // Less than is written while a node is away, more than while a snapshot is on its way.
+        // Less than is written while a node is away, far more than while a snapshot is on its way.
         .set("log.keep_entries", "50")
-        .set("log.catch_up_bytes", "256KiB")
+        .set("log.catch_up_bytes", &(2 * LARGE).to_string())
         .set("placement.node_disconnected_after", "2s")
         .prepare()
         .await;
@@ -142,14 +145,14 @@ async fn crowd(cluster: &mut Cluster, watch: &Watch) {
     callers.shutdown().await;
 }
 
-/// Values so large that they are applied beside the thread that is asked how far it lags.
+/// Values so large that a node lags in applying them.
 async fn large(cluster: &mut Cluster, watch: &Watch) {
     let leader = cluster.leader(b"metrics").await;
     let session = cluster.nodes[leader].session();
     let caller = tokio::spawn(async move {
         loop {
             // Refused or not: the next one will do.
-            let _ = session.put("metrics/large", vec![b'x'; 4 << 20]).await;
+            let _ = session.put("metrics/large", vec![b'x'; LARGE]).await;
         }
     });
     watch.moved(&["flotilla_raft_apply_lag_entries"]).await;
@@ -161,7 +164,15 @@ async fn away(cluster: &mut Cluster, watch: &Watch, writers: &Writers) {
     let leader = cluster.leader(b"metrics").await;
     let victim = (leader + 1) % 3;
     cluster.nodes[victim].kill9();
-    writers.progress(2_500, BOUND).await;
+    writers.progress(500, BOUND).await;
+    let session = cluster.nodes[leader].session();
+    // Four times what the leader keeps for the one that is away.
+    for _ in 0..8 {
+        eventually("a large write", BOUND, async || {
+            session.put("metrics/large", vec![b'x'; LARGE]).await
+        })
+        .await;
+    }
     watch
         .moved(&[
             "flotilla_region_peers_pending",
