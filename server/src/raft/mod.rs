@@ -11,6 +11,8 @@ pub mod network;
 mod pipeline;
 pub mod presence;
 pub mod proposal;
+pub mod region_state;
+pub mod region_view;
 pub mod snapshot;
 pub mod state_machine;
 pub mod transport;

@@ -19,7 +19,8 @@ use prost::Message as _;
 
 use super::{
     convert::{self, Malformed},
-    state_machine::{RegionView, put_state, range_of, read_state},
+    region_state::{put_state, range_of, read_state},
+    region_view::RegionView,
 };
 use crate::{
     command,

@@ -11,12 +11,8 @@
 mod tests;
 
 use std::{
-    collections::BTreeMap,
     io,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Weak},
     time::Duration,
     vec::IntoIter,
 };
@@ -27,14 +23,13 @@ use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
 };
-use parking_lot::{Mutex, RwLock};
-use prost::Message as _;
-use tokio::sync::watch;
 
 use super::{
     Entry, LogId, Membership, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
     convert::{applied, membership_to_proto, peers_of, stored_membership},
     log_store::PeerLog,
+    region_state::{put_state, range_of, read_reached, read_state},
+    region_view::RegionView,
     snapshot::{SnapshotData, install},
 };
 use crate::{
@@ -43,7 +38,7 @@ use crate::{
     metrics::Metrics,
     storage::{
         batch::WriteBatch,
-        engine::{self, Durability, Engine, Family, KeyRange},
+        engine::{self, Durability, Engine, Family},
         keys,
     },
 };
@@ -57,164 +52,9 @@ const WRITE_HERE_BYTES_MAX: usize = 256 << 10;
 /// After a write that took this long, the disk is slow, and the next one is not tried here.
 const WRITE_SLOW: Duration = Duration::from_millis(5);
 
-/// Checksums kept for `CheckRegion`, oldest dropped first.
-const CHECKSUMS_MAX: usize = 8;
-
-/// What readers of a region see of its state: kept current by apply.
-pub struct RegionView {
-    pub region: RegionId,
-    pub peer: PeerId,
-    data: Arc<dyn Engine>,
-    published: RwLock<Published>,
-    applied_index: watch::Sender<u64>,
-    /// Bytes of commands applied in this process; drives log compaction.
-    applied_bytes: AtomicU64,
-    /// Odd while a snapshot replaces the range, when rows must not be read; see
-    /// [`RegionView::read_consistently`].
-    installs: AtomicU64,
-    checksums: Mutex<BTreeMap<u64, Checksum>>,
-    /// Held while the region's rows or state are written; `true` when they never are again.
-    closed: Arc<Mutex<bool>>,
-    /// As `closed`, for readers, who do not wait for writes.
-    unreadable: AtomicBool,
-}
-
-/// A snapshot is replacing the region's rows right now, or the peer is being destroyed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the rows are being replaced or removed")]
-pub struct Unreadable;
-
-/// The state after the newest applied entry.
-#[derive(Clone, Debug, Default)]
-pub struct Published {
-    pub descriptor: Arc<v1::Region>,
-    pub revision: u64,
-    /// The region's replicated time.
-    pub time_ms: u64,
-    /// Largest expiry ever given; until then time must go on.
-    pub expiry_max_ms: u64,
-    pub applied: Option<LogId>,
-    pub joint: bool,
-}
-
-/// Outcome of one `ChecksumCommand` on this peer.
-#[derive(Clone, Debug)]
-pub struct Checksum {
-    pub applied_index: u64,
-    /// Sum and number of keys, or why there is none; `None` while it is computed.
-    pub outcome: Option<Result<(u64, u64), String>>,
-}
-
-impl RegionView {
-    /// The state after the newest applied entry.
-    #[must_use]
-    pub fn published(&self) -> Published {
-        self.published.read().clone()
-    }
-
-    /// Runs `f` on the state without copying it.
-    pub fn with<T>(&self, f: impl FnOnce(&Published) -> T) -> T {
-        f(&self.published.read())
-    }
-
-    /// Whether the peer has a range yet.
-    #[must_use]
-    pub fn is_initialized(&self) -> bool {
-        self.with(|published| published.applied.is_some())
-    }
-
-    #[must_use]
-    pub fn range(&self) -> KeyRange {
-        self.with(|published| range_of(&published.descriptor))
-    }
-
-    #[must_use]
-    pub fn data(&self) -> &Arc<dyn Engine> {
-        &self.data
-    }
-
-    #[must_use]
-    pub fn applied_bytes(&self) -> u64 {
-        self.applied_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Waits until the entry at `index` is applied here.
-    pub async fn wait_applied(&self, index: u64) {
-        if *self.applied_index.borrow() >= index {
-            return;
-        }
-        let mut applied = self.applied_index.subscribe();
-        // The sender lives in `self`, so this cannot fail.
-        let _ = applied.wait_for(|applied| *applied >= index).await;
-    }
-
-    /// Runs a read of the region's rows, which must not see a half-installed snapshot, nor the
-    /// nothing that a destroyed peer leaves.
-    ///
-    /// # Errors
-    /// When that is or was meanwhile so: nothing was read that counts.
-    pub fn read_consistently<T>(&self, read: impl FnOnce() -> T) -> Result<T, Unreadable> {
-        let check = || {
-            let installs = self.installs.load(Ordering::SeqCst);
-            if self.unreadable.load(Ordering::SeqCst) || installs % 2 == 1 {
-                return Err(Unreadable);
-            }
-            Ok(installs)
-        };
-        let before = check()?;
-        let result = read();
-        if check()? == before { Ok(result) } else { Err(Unreadable) }
-    }
-
-    /// Ends all reads of the peer's rows and all writes of them: waits for the one under way, as openraft's shutdown
-    /// does not; later ones fail. Blocks on the disk.
-    ///
-    /// Ordering: before a peer's rows are erased, or a late install would bring them back beneath
-    /// the next peer of the region.
-    pub fn close(&self) {
-        self.unreadable.store(true, Ordering::SeqCst);
-        *self.closed.lock() = true;
-    }
-
-    /// The outcome of a checksum, when the entry has been applied here.
-    #[must_use]
-    pub fn checksum(&self, check_id: u64) -> Option<Checksum> {
-        self.checksums.lock().get(&check_id).cloned()
-    }
-
-    fn publish(&self, region: &command::RegionState, descriptor_changed: bool) {
-        let id = applied(&region.state);
-        {
-            let mut published = self.published.write();
-            if descriptor_changed {
-                published.descriptor = Arc::new(region.descriptor.clone());
-            }
-            published.revision = region.state.revision;
-            published.time_ms = region.state.time_ms;
-            published.expiry_max_ms = region.state.expiry_max_ms;
-            published.applied = id;
-            published.joint = region.state.membership.as_ref().is_some_and(|m| m.voters.len() > 1);
-        }
-        self.applied_index.send_replace(id.map_or(0, |id| id.index));
-    }
-}
-
 /// A thread that may block has panicked, or the node stops.
 fn stopped(error: tokio::task::JoinError) -> engine::Error {
     engine::Error::Io { message: error.to_string() }
-}
-
-fn refuse_closed(closed: bool) -> Result<(), engine::Error> {
-    if closed {
-        return Err(engine::Error::Io { message: "the peer is being destroyed".to_owned() });
-    }
-    Ok(())
-}
-
-/// The range of a descriptor, in encoded keys.
-#[must_use]
-pub fn range_of(descriptor: &v1::Region) -> KeyRange {
-    KeyRange { start: descriptor.start_key.clone(), end: descriptor.end_key.clone() }
 }
 
 /// One peer's state, persistent in `data`.
@@ -266,28 +106,11 @@ impl StateMachine {
     ) -> Result<Self, engine::Error> {
         let state = read_state(data.as_ref(), region)?;
         let reached = read_reached(data.as_ref(), region)?;
-        let initialized = state.is_some();
         let region_state = state.unwrap_or_else(|| command::RegionState {
             descriptor: v1::Region { region_id: region.0, ..v1::Region::default() },
             state: v1::ApplyState::default(),
         });
-        let view = Arc::new(RegionView {
-            region,
-            peer,
-            data,
-            published: RwLock::default(),
-            applied_index: watch::Sender::new(0),
-            applied_bytes: AtomicU64::new(0),
-            installs: AtomicU64::new(0),
-            checksums: Mutex::default(),
-            closed: Arc::default(),
-            unreadable: AtomicBool::new(false),
-        });
-        if initialized {
-            view.publish(&region_state, true);
-        } else {
-            view.published.write().descriptor = Arc::new(region_state.descriptor.clone());
-        }
+        let view = Arc::new(RegionView::new(region, peer, data, &region_state));
         Ok(Self {
             view,
             region: region_state,
@@ -355,10 +178,10 @@ impl StateMachine {
     /// regions.
     async fn gather(&mut self, entries: &mut IntoIter<Committed>) -> Result<Step, engine::Error> {
         let step = if self.reads_quickly(entries.as_slice())? {
-            let data = self.view.data.as_ref();
+            let data = self.view.data().as_ref();
             gather(data, &mut self.region, &mut self.batch, entries)?
         } else {
-            let data = Arc::clone(&self.view.data);
+            let data = Arc::clone(self.view.data());
             let mut region = std::mem::take(&mut self.region);
             let mut batch = std::mem::take(&mut self.batch);
             let mut rest = std::mem::take(entries);
@@ -379,7 +202,7 @@ impl StateMachine {
     /// Whether what the entries read is in memory.
     fn reads_quickly(&self, entries: &[Committed]) -> Result<bool, engine::Error> {
         let is_quick = |key: &[u8]| {
-            let row = self.view.data.get_if_quick(Family::Default, key)?;
+            let row = self.view.data().get_if_quick(Family::Default, key)?;
             Ok::<_, engine::Error>(row.is_some())
         };
         for entry in entries {
@@ -398,13 +221,12 @@ impl StateMachine {
         if !self.slow_disk && self.batch.bytes_len() <= WRITE_HERE_BYTES_MAX && self.write_here()? {
             return Ok(());
         }
-        let data = Arc::clone(&self.view.data);
-        let gate = Arc::clone(&self.view.closed);
+        let data = Arc::clone(self.view.data());
+        let gate = Arc::clone(self.view.gate());
         let batch = std::mem::take(&mut self.batch);
         let writing = move || -> Result<_, engine::Error> {
             let started = clock::monotonic();
-            let closed = gate.lock();
-            refuse_closed(*closed)?;
+            let _entered = gate.enter()?;
             data.write(&batch, Durability::Buffered)?;
             Ok((batch, started.elapsed()))
         };
@@ -417,10 +239,9 @@ impl StateMachine {
     /// Whether the batch could be written without waiting for RocksDB.
     fn write_here(&mut self) -> Result<bool, engine::Error> {
         let started = clock::monotonic();
-        let closed = self.view.closed.lock();
-        refuse_closed(*closed)?;
-        let written = self.view.data.write_if_quick(&self.batch)?;
-        drop(closed);
+        let entered = self.view.gate().enter()?;
+        let written = self.view.data().write_if_quick(&self.batch)?;
+        drop(entered);
         self.slow_disk = started.elapsed() >= WRITE_SLOW;
         Ok(written)
     }
@@ -439,25 +260,16 @@ impl StateMachine {
 
     /// Computes over a pinned view, beside the apply of later entries.
     fn start_checksum(&self, check_id: u64) {
-        let pinned = self.view.data.view();
+        let pinned = self.view.data().view();
         let state = self.region.state.clone();
         let range = range_of(&self.region.descriptor);
-        let applied_index = state.applied_index;
-        {
-            let mut checksums = self.view.checksums.lock();
-            checksums.insert(check_id, Checksum { applied_index, outcome: None });
-            while checksums.len() > CHECKSUMS_MAX {
-                checksums.pop_first();
-            }
-        }
+        self.view.checksum_begins(check_id, state.applied_index);
         let view: Weak<RegionView> = Arc::downgrade(&self.view);
         tokio::task::spawn_blocking(move || {
             let outcome = command::checksum(pinned.as_ref(), &range, &state)
                 .map_err(|error| error.to_string());
-            if let Some(view) = view.upgrade()
-                && let Some(checksum) = view.checksums.lock().get_mut(&check_id)
-            {
-                checksum.outcome = Some(outcome);
+            if let Some(view) = view.upgrade() {
+                view.checksum_ends(check_id, outcome);
             }
         });
     }
@@ -515,54 +327,6 @@ fn gather(
     Ok(step)
 }
 
-/// Reads the descriptor and apply state of a region; `None` when it has no initialized peer here.
-///
-/// # Errors
-/// When the disk cannot be read, or only one of the two is there.
-pub fn read_state(
-    read: &(impl engine::Read + ?Sized),
-    region: RegionId,
-) -> Result<Option<command::RegionState>, engine::Error> {
-    let corrupt = |what: &str| engine::Error::Corrupt {
-        message: format!("{what} of region {region} does not decode"),
-    };
-    let descriptor = read.get(Family::Meta, &keys::meta::descriptor(region))?;
-    let state = read.get(Family::Meta, &keys::meta::apply_state(region))?;
-    match (descriptor, state) {
-        (None, None) => Ok(None),
-        (Some(descriptor), Some(state)) => Ok(Some(command::RegionState {
-            descriptor: v1::Region::decode(descriptor).map_err(|_| corrupt("descriptor"))?,
-            state: v1::ApplyState::decode(state).map_err(|_| corrupt("apply state"))?,
-        })),
-        _ => Err(corrupt("one of descriptor and apply state is missing; the state")),
-    }
-}
-
-/// The index that the log of a region's peer had surely reached; 0 when nothing is known.
-///
-/// # Errors
-/// When the disk cannot be read.
-pub fn read_reached(
-    read: &(impl engine::Read + ?Sized),
-    region: RegionId,
-) -> Result<u64, engine::Error> {
-    let Some(bytes) = read.get(Family::Meta, &keys::meta::reached(region))? else { return Ok(0) };
-    let bytes = bytes.as_ref().try_into().map_err(|_| engine::Error::Corrupt {
-        message: format!("the reached index of region {region} is not 8 bytes"),
-    })?;
-    Ok(u64::from_be_bytes(bytes))
-}
-
-/// Adds a region's descriptor and apply state to a batch.
-pub fn put_state(batch: &mut WriteBatch, region: &command::RegionState, with_descriptor: bool) {
-    let id = RegionId(region.descriptor.region_id);
-    if with_descriptor {
-        let value = region.descriptor.encode_to_vec();
-        batch.put(Family::Meta, &keys::meta::descriptor(id), &value);
-    }
-    batch.put(Family::Meta, &keys::meta::apply_state(id), &region.state.encode_to_vec());
-}
-
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
     type SnapshotBuilder = Builder;
@@ -585,12 +349,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             }
             chunk.push((entry, responder));
             if bytes >= APPLY_BYTES_MAX {
-                self.view.applied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.view.add_applied_bytes(bytes as u64);
                 self.apply_entries(std::mem::take(&mut chunk)).await.map_err(io::Error::other)?;
                 bytes = 0;
             }
         }
-        self.view.applied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.view.add_applied_bytes(bytes as u64);
         self.apply_entries(chunk).await.map_err(io::Error::other)
     }
 
@@ -610,13 +374,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 Err(io::Error::other("a snapshot of another state of this peer"))
             }
             SnapshotData::Received(received) => {
-                let data = Arc::clone(&self.view.data);
-                // A failed install leaves the count odd: the peer stops, and must not be read.
-                self.view.installs.fetch_add(1, Ordering::AcqRel);
-                let gate = Arc::clone(&self.view.closed);
+                let data = Arc::clone(self.view.data());
+                self.view.install_begins();
+                let gate = Arc::clone(self.view.gate());
                 let installing = move || {
-                    let closed = gate.lock();
-                    refuse_closed(*closed)?;
+                    let _entered = gate.enter()?;
                     install(data.as_ref(), *received)
                 };
                 let region = tokio::task::spawn_blocking(installing)
@@ -625,7 +387,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     .map_err(io::Error::other)?;
                 self.region = region;
                 self.view.publish(&self.region, true);
-                self.view.installs.fetch_add(1, Ordering::AcqRel);
+                self.view.install_ends();
                 Ok(())
             }
         }

@@ -22,8 +22,9 @@ use super::{
     Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
     fixture::{Writing, append, blank, id, metrics, open_log},
     log_store::LogStore,
+    region_view::RegionView,
     snapshot::{Received, Receiver, Sender, SnapshotData},
-    state_machine::{Builder, RegionView, StateMachine},
+    state_machine::{Builder, StateMachine},
 };
 use crate::{
     ids::{PeerId, RegionId},

@@ -44,7 +44,7 @@ const TICKING_MAX: usize = 256;
 struct Mark {
     peer: PeerId,
     index: u64,
-    /// [`RegionView::applied_bytes`](crate::raft::state_machine::RegionView::applied_bytes) then.
+    /// [`RegionView::applied_bytes`](crate::raft::region_view::RegionView::applied_bytes) then.
     applied_bytes: u64,
     /// What the log had grown by in earlier processes.
     carried_bytes: u64,

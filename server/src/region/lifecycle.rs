@@ -21,7 +21,8 @@ use crate::{
         log_store::{LogStore, PeerLog},
         network::Network,
         proposal::Admissions,
-        state_machine::{self, StateMachine, put_state},
+        region_state::{put_state, range_of, read_reached, read_state},
+        state_machine::StateMachine,
     },
     storage::{
         batch::WriteBatch,
@@ -140,7 +141,7 @@ fn judge_disk(
         log_last: log.last().map_or(0, |id| id.index),
         log_purged: log.purged().map_or(0, |id| id.index),
         applied: machine.view().published().applied.map_or(0, |id| id.index),
-        reached: state_machine::read_reached(env.data.as_ref(), region)?,
+        reached: read_reached(env.data.as_ref(), region)?,
         sentinel_sequence,
         log_sequence,
     };
@@ -261,10 +262,10 @@ pub async fn erase(env: &Environment, region: RegionId) -> anyhow::Result<()> {
 }
 
 fn erase_data(data: &dyn Engine, region: RegionId) -> Result<(), engine::Error> {
-    let state = state_machine::read_state(data, region)?;
+    let state = read_state(data, region)?;
     let mut batch = WriteBatch::new();
     if let Some(state) = state {
-        let range = state_machine::range_of(&state.descriptor);
+        let range = range_of(&state.descriptor);
         // Ordering: the next peer of these keys may start from an older state (`storage/reclaim.rs`).
         data.withdraw_claims(&range);
         // No key begins with four bytes of 0xff: keyspace ids end below.

@@ -43,7 +43,7 @@ use crate::{
         log_store::{LogBounds, PeerLog},
         log_writer::LogWriter,
         proposal::Admissions,
-        state_machine::RegionView,
+        region_view::RegionView,
         transport::Transport,
     },
     storage::engine::Engine,

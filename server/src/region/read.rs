@@ -38,7 +38,7 @@ use crate::{
     error::Error,
     handoff,
     ids::{NodeId, PeerId, RegionId},
-    raft::{state_machine::RegionView, transport::Lane},
+    raft::{region_view::RegionView, transport::Lane},
     storage::{
         engine::{self, Engine, Family},
         keys,

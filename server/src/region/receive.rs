@@ -126,7 +126,7 @@ impl Peers {
     ) -> Result<(), v1::Refused> {
         let descriptor: v1::Region =
             prost::Message::decode(header.descriptor.clone()).map_err(failed)?;
-        let range = crate::raft::state_machine::range_of(&descriptor);
+        let range = crate::raft::region_state::range_of(&descriptor);
         for other in self.all() {
             if other.region != region
                 && other.view().is_initialized()

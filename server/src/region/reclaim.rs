@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use super::peers::Peers;
 use crate::{
     command,
-    raft::state_machine::{Published, range_of},
+    raft::{region_state::range_of, region_view::Published},
     storage::{
         engine,
         reclaim::{Claim, Claims},

@@ -10,7 +10,13 @@ use super::{
     },
     *,
 };
-use crate::storage::memory::{Fault, MemoryEngine};
+use crate::{
+    raft::region_view::{CHECKSUMS_MAX, Checksum, Unreadable},
+    storage::{
+        engine::KeyRange,
+        memory::{Fault, MemoryEngine},
+    },
+};
 
 const REGION: RegionId = RegionId(2);
 const PEER: PeerId = PeerId(20);

@@ -3,8 +3,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use super::{
     super::{
         fixture::{WAIT, id, metrics, region_state, soon},
+        region_state::put_state,
         snapshot::Sender,
-        state_machine::put_state,
     },
     *,
 };

@@ -15,7 +15,8 @@ use crate::{
         convert::log_id,
         log_store::{LogBounds, PeerLog},
         log_writer::{LogWriter, LogWriterConfig},
-        state_machine::{StateMachine, put_state},
+        region_state::put_state,
+        state_machine::StateMachine,
     },
     region::{
         fixture::{Fixture, put},

@@ -1,0 +1,68 @@
+//! A region's descriptor and apply state, as they lie in `data`.
+
+use flotilla_proto::v1;
+use prost::Message as _;
+
+use crate::{
+    command,
+    ids::RegionId,
+    storage::{
+        batch::WriteBatch,
+        engine::{self, Family, KeyRange},
+        keys,
+    },
+};
+
+/// The range of a descriptor, in encoded keys.
+#[must_use]
+pub fn range_of(descriptor: &v1::Region) -> KeyRange {
+    KeyRange { start: descriptor.start_key.clone(), end: descriptor.end_key.clone() }
+}
+
+/// Reads the descriptor and apply state of a region; `None` when it has no initialized peer here.
+///
+/// # Errors
+/// When the disk cannot be read, or only one of the two is there.
+pub fn read_state(
+    read: &(impl engine::Read + ?Sized),
+    region: RegionId,
+) -> Result<Option<command::RegionState>, engine::Error> {
+    let corrupt = |what: &str| engine::Error::Corrupt {
+        message: format!("{what} of region {region} does not decode"),
+    };
+    let descriptor = read.get(Family::Meta, &keys::meta::descriptor(region))?;
+    let state = read.get(Family::Meta, &keys::meta::apply_state(region))?;
+    match (descriptor, state) {
+        (None, None) => Ok(None),
+        (Some(descriptor), Some(state)) => Ok(Some(command::RegionState {
+            descriptor: v1::Region::decode(descriptor).map_err(|_| corrupt("descriptor"))?,
+            state: v1::ApplyState::decode(state).map_err(|_| corrupt("apply state"))?,
+        })),
+        _ => Err(corrupt("one of descriptor and apply state is missing; the state")),
+    }
+}
+
+/// The index that the log of a region's peer had surely reached; 0 when nothing is known.
+///
+/// # Errors
+/// When the disk cannot be read.
+pub fn read_reached(
+    read: &(impl engine::Read + ?Sized),
+    region: RegionId,
+) -> Result<u64, engine::Error> {
+    let Some(bytes) = read.get(Family::Meta, &keys::meta::reached(region))? else { return Ok(0) };
+    let bytes = bytes.as_ref().try_into().map_err(|_| engine::Error::Corrupt {
+        message: format!("the reached index of region {region} is not 8 bytes"),
+    })?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+/// Adds a region's descriptor and apply state to a batch.
+pub fn put_state(batch: &mut WriteBatch, region: &command::RegionState, with_descriptor: bool) {
+    let id = RegionId(region.descriptor.region_id);
+    if with_descriptor {
+        let value = region.descriptor.encode_to_vec();
+        batch.put(Family::Meta, &keys::meta::descriptor(id), &value);
+    }
+    batch.put(Family::Meta, &keys::meta::apply_state(id), &region.state.encode_to_vec());
+}
