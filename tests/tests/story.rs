@@ -230,6 +230,39 @@ async fn fourth_node_joins_over_grpc_as_a_learner_first() {
     eventually("the fourth node to serve", BOUND, async || session.put("k", "v").await).await;
     assert_eq!(first.get("k").await.expect("get"), Some("v".into()));
     cluster.wait_whole(BOUND).await;
+    without_a_peer(&mut cluster, &session).await;
+}
+
+/// A node that has no peer of a region answers calls about it as any other does.
+async fn without_a_peer(cluster: &mut Cluster, session: &Session) {
+    let status = session.status().await.expect("status");
+    assert!(status.peers.is_empty(), "three peers each, and here the first nodes have them");
+    session.check_regions().await.expect("equal peers, each checked");
+    let unknown = v1::CheckRegionRequest { region_id: 99 };
+    let unknown = session.cluster.clone().check_region(session.request(unknown)).await;
+    let unknown = reason(&unknown.expect_err("nobody has it"));
+    assert_eq!(unknown, Some(Reason::RegionNotFound(v1::RegionNotFound { region_id: 99 })));
+
+    for region_id in [1, 2] {
+        let regions = session.regions().await.expect("regions");
+        let of = |info: &&v1::RegionInfo| {
+            info.region.as_ref().is_some_and(|region| region.region_id == region_id)
+        };
+        let info = regions.iter().find(of).expect("a known region");
+        let leader = info.leader.as_ref().expect("a leader").node_id;
+        let to_node_id = (1..=3).find(|node| *node != leader).expect("another");
+        let message = v1::TransferLeaderRequest { region_id, to_node_id };
+        let asked = session.cluster.clone().transfer_leader(session.request(message)).await;
+        asked.expect("handed over");
+        eventually("the other to be known as the leader", BOUND, async || {
+            let regions = session.regions().await.map_err(|status| status.to_string())?;
+            assert_eq!(regions.len(), 2, "all regions, also just after the driver has moved");
+            let leader = regions.iter().find(of).and_then(|info| info.leader.as_ref());
+            let leads = leader.is_some_and(|leader| leader.node_id == to_node_id);
+            if leads { Ok(()) } else { Err(format!("region {region_id}: {leader:?}")) }
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -122,12 +122,10 @@ impl Calls {
         let joined = self.joined()?;
         let region = RegionId(request.region_id);
         let deadline = clock::now() + CHECK_TIMEOUT;
-        let descriptor = match joined.peers.get(region) {
-            Some(peer) => (*peer.view().published().descriptor).clone(),
-            None => return Err(Error::RegionNotFound { region }),
-        };
+        let found = heartbeat::region(&self.0, &joined, region).await?;
         let check_id = clock::random();
-        joined.router.propose_checksum(region, check_id, deadline).await?;
+        let (descriptor, leader) = (&found.descriptor, found.leader);
+        joined.router.propose_checksum(descriptor, leader, check_id, deadline).await?;
         let asked = descriptor.peers.iter().map(|member| {
             let request =
                 v1::PeerChecksumRequest { region_id: region.0, peer_id: member.peer_id, check_id };
@@ -443,11 +441,11 @@ async fn transfer(
     request: v1::TransferRequest,
 ) -> Result<(), Error> {
     let region = RegionId(request.region_id);
-    let peer = joined.peers.get(region).ok_or(Error::RegionNotFound { region })?;
-    if peer.is_leader() {
+    if let Some(peer) = joined.peers.get(region).filter(|peer| peer.is_leader()) {
         return peer.transfer_to(NodeId(request.to_node_id)).await;
     }
-    let (_, leader) = peer.leader().ok_or(Error::NoLeader { region })?;
+    let found = heartbeat::region(node, joined, region).await?;
+    let (_, leader) = found.leader.ok_or(Error::NoLeader { region })?;
     let record = node.directory.node(leader).ok_or(Error::NoLeader { region })?;
     let unavailable = |message: String| Error::NotReady { message };
     let mut client = placement_client(&record.peer_address).await.map_err(unavailable)?;

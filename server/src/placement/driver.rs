@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    config::PlacementConfig,
+    config::{self, PlacementConfig},
     directory::NodeDirectory,
     membership::{self, Decision, TableChange},
     plan, tables,
@@ -40,6 +40,10 @@ const PEER_IDS: u32 = 32;
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bound: wait for another change of the table. It is as long as a change may take.
 const TURN_TIMEOUT: Duration = PROPOSE_TIMEOUT;
+
+/// Bound: wait of a caller for a driver that has just begun to hear of all regions.
+const ALL_HEARD_MAX: Duration = Duration::from_secs(2);
+const ALL_HEARD_POLL: Duration = Duration::from_millis(50);
 
 /// The placement driver of this node; idle unless the node leads region 1.
 pub struct Driver {
@@ -359,9 +363,23 @@ impl Driver {
         self.system().ok()?.leader().map(|(_, node)| node)
     }
 
+    /// Waits until a driver that has just begun has heard of all regions: what it does not know yet would
+    /// look like nothing. A region that nobody leads is not waited for.
+    async fn all_heard(&self) {
+        let patience = config::millis(ALL_HEARD_MAX.min(2 * self.config.interval));
+        let heard = |leading: &mut Leading| {
+            leading.view.age_ms(self.now_ms()) >= patience || leading.view.is_complete()
+        };
+        // Whoever leads no more has nothing to wait for.
+        while !self.with(heard).unwrap_or(true) {
+            tokio::time::sleep(ALL_HEARD_POLL).await;
+        }
+    }
+
     /// The regions that touch a range; `None` when this node does not lead region 1.
     pub async fn regions(&self, request: &v1::RegionsRequest) -> Option<Vec<v1::RegionInfo>> {
         self.lead().await.ok()?;
+        self.all_heard().await;
         self.with(|leading| self.regions_in(leading, request)).ok()
     }
 

@@ -13,8 +13,8 @@
 mod add_learner;
 mod address;
 mod change_membership;
+mod evict_leaders;
 mod heard;
-mod lead;
 mod remove_node;
 
 #[cfg(test)]
@@ -26,8 +26,8 @@ pub use self::{
     add_learner::{AddLearner, add_learner, confirm, join},
     address::check_address,
     change_membership::change_membership,
+    evict_leaders::evict_leaders,
     heard::heard,
-    lead::{evict_leaders, transfer_leader},
     remove_node::{cancel_remove_node, finish_removals, removal, remove_node},
 };
 use super::{tables, view::find};

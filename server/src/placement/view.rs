@@ -247,6 +247,12 @@ impl ClusterView {
         }
     }
 
+    /// How long this driver has listened.
+    #[must_use]
+    pub fn age_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.started_ms)
+    }
+
     /// Takes over a newer node table; an older one is passed over.
     pub fn set_table(&mut self, table: v1::NodeTable) {
         if table.version >= self.table.version {

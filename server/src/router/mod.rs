@@ -297,22 +297,24 @@ impl Router {
         Err(Error::CrossRegion { regions })
     }
 
-    /// Makes every peer of a region compute a checksum; answers the index of the entry.
+    /// Makes every peer of a region compute a checksum; answers the index of the entry. `leader` is who
+    /// leads if no peer here does.
     ///
     /// # Errors
     /// As for a write.
     pub async fn propose_checksum(
         &self,
-        region: RegionId,
+        descriptor: &v1::Region,
+        leader: Option<(PeerId, NodeId)>,
         check_id: u64,
         deadline: Instant,
     ) -> Result<u64, Error> {
-        let peer = self.shared.peers.get(region).ok_or(Error::RegionNotFound { region })?;
-        if peer.is_leader() {
+        let region = RegionId(descriptor.region_id);
+        if let Some(peer) = self.shared.peers.get(region).filter(|peer| peer.is_leader()) {
             return peer.propose_checksum(check_id, deadline).await;
         }
-        let (leader, node) = peer.leader().ok_or(Error::NoLeader { region })?;
-        let version = peer.view().with(|now| epoch_version(&now.descriptor));
+        let (leader, node) = leader.ok_or(Error::NoLeader { region })?;
+        let version = epoch_version(descriptor);
         let request = forward::Request::Checksum(v1::ChecksumCommand { check_id });
         match self.pass_on(node, region, leader, version, deadline, request).await? {
             forward_result::Result::Done(done) => Ok(done.index),

@@ -31,6 +31,9 @@ impl Driver {
         if self.lead().await.is_err() {
             return Ok(None);
         }
+        if matches!(call, Call::EvictLeaders(_) | Call::ListNodes(_)) {
+            self.all_heard().await;
+        }
         Ok(Some(match call {
             Call::AddLearner(request) => Answer::AddLearner(self.add_learner(request).await?),
             Call::ChangeMembership(request) => {

@@ -1,8 +1,8 @@
-use flotilla_proto::v1::{NodeState, step::Action};
+use flotilla_proto::v1::NodeState;
 
 use super::*;
 use crate::{
-    ids::{ClusterId, RegionId},
+    ids::ClusterId,
     placement::{
         config::PlacementConfig,
         fixture::{CLUSTER, Fixture, NOW_MS, record as row, table as table_of},
@@ -460,36 +460,4 @@ fn eviction_is_for_an_hour_at_most() {
         };
         assert_eq!(got, want, "{why}");
     }
-}
-
-#[test]
-fn leader_is_transferred_to_a_voter_that_can_take_it() {
-    for (why, nodes, peers, to, want) in [
-        ("fits", "1:up 2:up 3:up", "1* 2 3", 2, "lead 202"),
-        ("leads already", "1:up 2:up 3:up", "1* 2 3", 1, "done"),
-        ("no peer there", "1:up 2:up 3:up", "1* 2", 3, "not found"),
-        ("a learner", "1:up 2:up 3:up", "1* 2 3l", 3, "not found"),
-        ("lags", "1:up 2:up 3:up", "1* 2- 3", 2, "refused"),
-        ("silent", "1:up 2:off 3:up", "1* 2 3", 2, "refused"),
-        ("joint", "1:up 2:up 3:up", "1* 2 3 joint", 2, "refused"),
-        ("nobody leads", "1:off 2:up 3:up", "1* 2 3", 2, "no leader"),
-        ("unknown node", "1:up", "1*", 9, "not found"),
-    ] {
-        let fixture = Fixture::new(3, nodes).region(peers);
-        let request = v1::TransferLeaderRequest { region_id: 2, to_node_id: to };
-        let config = PlacementConfig::default();
-        let got = match transfer_leader(&fixture.view(), &request, &config, NOW_MS) {
-            Ok(None) => "done".to_owned(),
-            Ok(Some(step)) => match step.action {
-                Some(Action::Transfer(to)) => format!("lead {}", to.peer_id),
-                other => panic!("{other:?}"),
-            },
-            Err(error) => kind(&error).to_owned(),
-        };
-        assert_eq!(got, want, "{why}");
-    }
-    let request = v1::TransferLeaderRequest { region_id: RegionId::SYSTEM.0, to_node_id: 1 };
-    let view = Fixture::new(3, "1:up").view();
-    let answer = transfer_leader(&view, &request, &PlacementConfig::default(), NOW_MS);
-    assert!(matches!(answer, Err(Error::NotFound { .. })), "{answer:?}");
 }
