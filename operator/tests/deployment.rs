@@ -5,7 +5,8 @@ use std::{fs, path::PathBuf, process::Command};
 use flotilla_operator::crd::KvCluster;
 
 fn file(path: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    // Cargo runs tests in the folder of their package, wherever they were compiled.
+    let path = PathBuf::from("..").join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

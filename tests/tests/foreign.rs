@@ -6,7 +6,7 @@
 
 use std::{
     env, fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output},
 };
 
@@ -23,7 +23,8 @@ async fn python_client_of_the_contract_works_on_each_node() {
         }
     };
     let cluster = Cluster::start(3).await;
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Cargo runs tests in the folder of their package, wherever they were compiled.
+    let here = env::current_dir().expect("a folder");
     let course = here.join("tests/foreign/course.proto");
     let ours = here.join("../proto/proto/kv.proto");
     for (kind, contract) in [("text", course), ("bytes", ours)] {
