@@ -230,11 +230,11 @@ async fn fourth_node_joins_over_grpc_as_a_learner_first() {
     eventually("the fourth node to serve", BOUND, async || session.put("k", "v").await).await;
     assert_eq!(first.get("k").await.expect("get"), Some("v".into()));
     cluster.wait_whole(BOUND).await;
-    without_a_peer(&mut cluster, &session).await;
+    without_a_peer(&session).await;
 }
 
 /// A node that has no peer of a region answers calls about it as any other does.
-async fn without_a_peer(cluster: &mut Cluster, session: &Session) {
+async fn without_a_peer(session: &Session) {
     let status = session.status().await.expect("status");
     assert!(status.peers.is_empty(), "three peers each, and here the first nodes have them");
     session.check_regions().await.expect("equal peers, each checked");
