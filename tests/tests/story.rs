@@ -252,8 +252,10 @@ async fn without_a_peer(session: &Session) {
         let leader = info.leader.as_ref().expect("a leader").node_id;
         let to_node_id = (1..=3).find(|node| *node != leader).expect("another");
         let message = v1::TransferLeaderRequest { region_id, to_node_id };
-        let asked = session.cluster.clone().transfer_leader(session.request(message)).await;
-        asked.expect("handed over");
+        eventually("the leadership to be handed over", BOUND, async || {
+            session.cluster.clone().transfer_leader(session.request(message)).await
+        })
+        .await;
         eventually("the other to be known as the leader", BOUND, async || {
             let regions = session.regions().await.map_err(|status| status.to_string())?;
             assert_eq!(regions.len(), 2, "all regions, also just after the driver has moved");

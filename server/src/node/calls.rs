@@ -122,11 +122,10 @@ impl Calls {
         let joined = self.joined()?;
         let region = RegionId(request.region_id);
         let deadline = clock::now() + CHECK_TIMEOUT;
-        let found = heartbeat::region(&self.0, &joined, region).await?;
+        let route = heartbeat::region(&self.0, &joined, region).await?;
         let check_id = clock::random();
-        let (descriptor, leader) = (&found.descriptor, found.leader);
-        joined.router.propose_checksum(descriptor, leader, check_id, deadline).await?;
-        let asked = descriptor.peers.iter().map(|member| {
+        joined.router.propose_checksum(&route, check_id, deadline).await?;
+        let asked = route.region.peers.iter().map(|member| {
             let request =
                 v1::PeerChecksumRequest { region_id: region.0, peer_id: member.peer_id, check_id };
             let (peer_id, node_id) = (member.peer_id, member.node_id);
@@ -444,8 +443,8 @@ async fn transfer(
     if let Some(peer) = joined.peers.get(region).filter(|peer| peer.is_leader()) {
         return peer.transfer_to(NodeId(request.to_node_id)).await;
     }
-    let found = heartbeat::region(node, joined, region).await?;
-    let (_, leader) = found.leader.ok_or(Error::NoLeader { region })?;
+    let route = heartbeat::region(node, joined, region).await?;
+    let leader = route.leader.ok_or(Error::NoLeader { region })?;
     let record = node.directory.node(leader).ok_or(Error::NoLeader { region })?;
     let unavailable = |message: String| Error::NotReady { message };
     let mut client = placement_client(&record.peer_address).await.map_err(unavailable)?;

@@ -22,6 +22,7 @@ use crate::{
     },
     raft::presence::Presence,
     region::incarnations::QUIET,
+    router::Route,
     storage::disk::Level,
 };
 
@@ -364,13 +365,6 @@ pub(super) async fn regions(
     .await
 }
 
-/// A region, and who leads it.
-#[derive(Clone, Debug)]
-pub(super) struct Found {
-    pub descriptor: v1::Region,
-    pub leader: Option<(PeerId, NodeId)>,
-}
-
 /// A region as its peer on this node knows it; where there is none, as the driver does.
 ///
 /// # Errors
@@ -378,21 +372,17 @@ pub(super) struct Found {
 pub(super) async fn region(
     node: &Arc<Node>,
     joined: &Joined,
-    region: RegionId,
-) -> Result<Found, Error> {
-    if let Some(peer) = joined.peers.get(region).filter(|peer| peer.view().is_initialized()) {
-        let descriptor = (*peer.view().published().descriptor).clone();
-        return Ok(Found { descriptor, leader: peer.leader() });
+    id: RegionId,
+) -> Result<Route, Error> {
+    if let Some(peer) = joined.peers.get(id).filter(|peer| peer.view().is_initialized()) {
+        let region = (*peer.view().published().descriptor).clone();
+        return Ok(Route { region, leader: peer.leader().map(|(_, node)| node) });
     }
     let all = regions(node, v1::RegionsRequest::default()).await?;
     all.into_iter()
-        .filter_map(|info| Some((info.region?, info.leader)))
-        .find(|(descriptor, _)| descriptor.region_id == region.0)
-        .map(|(descriptor, leader)| Found {
-            descriptor,
-            leader: leader.map(|leader| (PeerId(leader.peer_id), NodeId(leader.node_id))),
-        })
-        .ok_or(Error::RegionNotFound { region })
+        .filter_map(Route::of)
+        .find(|route| route.region.region_id == id.0)
+        .ok_or(Error::RegionNotFound { region: id })
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::{
     clock,
     error::Error,
     ids::{NodeId, PeerId, RegionId},
-    raft::presence::Presence,
+    raft::{presence::Presence, region_state::range_of},
     region::{Peer, peers::Peers, propose::epoch_version},
     storage::engine::{Family, KeyRange},
 };
@@ -41,7 +41,8 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bound: wait for another change of the table. It is as long as a change may take.
 const TURN_TIMEOUT: Duration = PROPOSE_TIMEOUT;
 
-/// Bound: wait of a caller for a driver that has just begun to hear of all regions.
+/// Bound: wait of a caller for a driver that has just begun to hear of all regions; two heartbeats, if they
+/// come as often as they do by default.
 const ALL_HEARD_MAX: Duration = Duration::from_secs(2);
 const ALL_HEARD_POLL: Duration = Duration::from_millis(50);
 
@@ -364,11 +365,11 @@ impl Driver {
     }
 
     /// Waits until a driver that has just begun has heard of all regions: what it does not know yet would
-    /// look like nothing. A region that nobody leads is not waited for.
+    /// look like nothing. One that nobody leads is not waited for any longer than that.
     async fn all_heard(&self) {
-        let patience = config::millis(ALL_HEARD_MAX.min(2 * self.config.interval));
         let heard = |leading: &mut Leading| {
-            leading.view.age_ms(self.now_ms()) >= patience || leading.view.is_complete()
+            leading.view.age_ms(self.now_ms()) >= config::millis(ALL_HEARD_MAX)
+                || leading.view.is_complete()
         };
         // Whoever leads no more has nothing to wait for.
         while !self.with(heard).unwrap_or(true) {
@@ -390,10 +391,7 @@ impl Driver {
             .view
             .regions()
             .values()
-            .filter(|view| {
-                KeyRange::new(view.region.start_key.clone(), view.region.end_key.clone())
-                    .overlaps(&range)
-            })
+            .filter(|view| range_of(&view.region).overlaps(&range))
             .collect();
         views.sort_by(|left, right| left.region.start_key.cmp(&right.region.start_key));
         if request.limit > 0 {

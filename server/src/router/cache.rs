@@ -32,6 +32,16 @@ pub struct Route {
     pub leader: Option<NodeId>,
 }
 
+impl Route {
+    /// As the placement driver tells it; `None` when that is nothing.
+    #[must_use]
+    pub fn of(info: v1::RegionInfo) -> Option<Self> {
+        let leader = info.leader.map(|leader| NodeId(leader.node_id));
+        let leader = leader.filter(|leader| *leader != NodeId::default());
+        Some(Self { region: info.region?, leader })
+    }
+}
+
 /// Remembers routes by key. Cheap to clone.
 #[derive(Clone)]
 pub struct RouteCache {
@@ -84,13 +94,8 @@ impl RouteCache {
         if routes.len() > REGIONS_MAX {
             routes.clear();
         }
-        for info in found {
-            let Some(region) = info.region else { continue };
-            let leader = info
-                .leader
-                .map(|leader| NodeId(leader.node_id))
-                .filter(|leader| *leader != NodeId::default());
-            routes.insert(region.start_key.clone(), Route { region, leader });
+        for route in found.into_iter().filter_map(Route::of) {
+            routes.insert(route.region.start_key.clone(), route);
         }
         Ok(())
     }

@@ -16,14 +16,14 @@ use flotilla_proto::v1::{
 };
 use tokio::time::Instant;
 
-pub use self::cache::{Lookup, RouteCache};
+pub use self::cache::{Lookup, Route, RouteCache};
 use crate::{
     api::{Context, Requests},
     clock,
     error::Error,
-    ids::{NodeId, PeerId, RegionId},
+    ids::{NodeId, RegionId},
     placement::directory::NodeDirectory,
-    raft::transport::Lane,
+    raft::{region_state::range_of, transport::Lane},
     region::{Peer, peers::Peers, propose::epoch_version},
     storage::engine::KeyRange,
 };
@@ -152,7 +152,6 @@ impl Router {
         &self,
         node: NodeId,
         region: RegionId,
-        peer: PeerId,
         epoch_version: u64,
         deadline: Instant,
         request: forward::Request,
@@ -168,7 +167,8 @@ impl Router {
             request_id: 0,
             region_id: region.0,
             from_peer: 0,
-            to_peer: peer.0,
+            // Whichever peer of the region is there.
+            to_peer: 0,
             body: Some(Body::Forward(v1::Forward {
                 epoch_version,
                 deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
@@ -216,7 +216,7 @@ impl Router {
         target: Target,
         command: v1::WriteCommand,
     ) -> Result<v1::WriteReply, Error> {
-        let (region, version, leader) = match target {
+        let (region, version, node) = match target {
             Target::Here(peer) => {
                 let descriptor = peer.view().published().descriptor;
                 self.check_keys(&command, &descriptor)?;
@@ -227,19 +227,18 @@ impl Router {
                 if cx.route.is_some() {
                     return Err(peer.not_leader());
                 }
-                let leader = peer.leader().ok_or(Error::NoLeader { region: peer.region })?;
-                (peer.region, version, leader)
+                let (_, node) = peer.leader().ok_or(Error::NoLeader { region: peer.region })?;
+                (peer.region, version, node)
             }
             Target::There { region, leader } => {
                 self.check_keys(&command, &region)?;
                 let id = RegionId(region.region_id);
                 let node = self.some_node(&region, leader).ok_or(Error::NoLeader { region: id })?;
-                (id, epoch_version(&region), (PeerId(0), node))
+                (id, epoch_version(&region), node)
             }
         };
-        let (peer, node) = leader;
         let request = forward::Request::Write(command);
-        match self.pass_on(node, region, peer, version, cx.deadline, request).await? {
+        match self.pass_on(node, region, version, cx.deadline, request).await? {
             forward_result::Result::Write(reply) => Ok(reply),
             _ => Err(Error::OutcomeUnknown { message: "an answer of another kind".to_owned() }),
         }
@@ -262,7 +261,7 @@ impl Router {
                 let node = self.some_node(&region, leader).ok_or(Error::NoLeader { region: id })?;
                 let version = epoch_version(&region);
                 let request = forward::Request::Read(read);
-                match self.pass_on(node, id, PeerId(0), version, cx.deadline, request).await? {
+                match self.pass_on(node, id, version, cx.deadline, request).await? {
                     forward_result::Result::Read(reply) => Ok(reply),
                     _ => Err(Error::Internal { message: "an answer of another kind".to_owned() }),
                 }
@@ -280,7 +279,7 @@ impl Router {
 
     /// Refuses a command whose keys are not all in `region`.
     fn check_keys(&self, command: &v1::WriteCommand, region: &v1::Region) -> Result<(), Error> {
-        let range = KeyRange { start: region.start_key.clone(), end: region.end_key.clone() };
+        let range = range_of(region);
         if command_keys(command).all(|key| range.contains(key)) {
             return Ok(());
         }
@@ -297,26 +296,25 @@ impl Router {
         Err(Error::CrossRegion { regions })
     }
 
-    /// Makes every peer of a region compute a checksum; answers the index of the entry. `leader` is who
-    /// leads if no peer here does.
+    /// Makes every peer of a region compute a checksum; answers the index of the entry. `route` says who
+    /// leads it if no peer here does.
     ///
     /// # Errors
     /// As for a write.
     pub async fn propose_checksum(
         &self,
-        descriptor: &v1::Region,
-        leader: Option<(PeerId, NodeId)>,
+        route: &Route,
         check_id: u64,
         deadline: Instant,
     ) -> Result<u64, Error> {
-        let region = RegionId(descriptor.region_id);
+        let region = RegionId(route.region.region_id);
         if let Some(peer) = self.shared.peers.get(region).filter(|peer| peer.is_leader()) {
             return peer.propose_checksum(check_id, deadline).await;
         }
-        let (leader, node) = leader.ok_or(Error::NoLeader { region })?;
-        let version = epoch_version(descriptor);
+        let node = route.leader.ok_or(Error::NoLeader { region })?;
+        let version = epoch_version(&route.region);
         let request = forward::Request::Checksum(v1::ChecksumCommand { check_id });
-        match self.pass_on(node, region, leader, version, deadline, request).await? {
+        match self.pass_on(node, region, version, deadline, request).await? {
             forward_result::Result::Done(done) => Ok(done.index),
             _ => Err(Error::OutcomeUnknown { message: "an answer of another kind".to_owned() }),
         }
@@ -340,7 +338,7 @@ fn command_keys(command: &v1::WriteCommand) -> impl Iterator<Item = &Bytes> {
 }
 
 fn check_read(read: &v1::ReadCommand, region: &v1::Region) -> Result<(), Error> {
-    let range = KeyRange { start: region.start_key.clone(), end: region.end_key.clone() };
+    let range = range_of(region);
     let inside = match &read.body {
         Some(read_command::Body::Points(points)) => {
             points.keys.iter().all(|key| range.contains(key))
