@@ -34,6 +34,11 @@ impl RegionId {
     pub const SYSTEM: Self = Self(1);
 }
 
+impl PeerId {
+    /// A peer whose id was lost. Above every id that is given out, so that no other peer follows it.
+    pub const UNKNOWN: Self = Self(u64::MAX);
+}
+
 /// Identity of a cluster: 16 bytes, drawn at random by `Initialize` or chosen by its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClusterId(pub [u8; 16]);

@@ -128,7 +128,7 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
         }
     };
     let (node, writer_thread) = opened?;
-    if let Some(identity) = identity::read(node.data.as_ref())? {
+    if let Some(identity) = identity::read(node.log.as_ref())? {
         node.activate(identity, true).await.context("open the regions of this node")?;
     }
     let servers = ports.serve(&node, cores)?;
@@ -225,8 +225,14 @@ impl Node {
             let (log, data) = (MemoryEngine::new(), MemoryEngine::new());
             (log as Arc<dyn Engine>, data as Arc<dyn Engine>, None, None)
         };
-        let incarnation = identity::begin(data.as_ref()).context("count this start")?;
         let log_sequence = log.sequence();
+        identity::check_whole(
+            log.as_ref(),
+            data.as_ref(),
+            sentinel.is_some_and(|sentinel| log_sequence < sentinel.log_sequence),
+        )
+        .context("look at the disk")?;
+        let incarnation = identity::begin(log.as_ref()).context("count this start")?;
         let on_failure = {
             let failure = failure.clone();
             Box::new(move |reason: String| {
@@ -306,7 +312,7 @@ impl Node {
         }
         self.removed.cancel();
         tracing::error!("this node was removed from its cluster and serves nothing from now on");
-        if let Err(error) = identity::mark_removed(self.data.as_ref()) {
+        if let Err(error) = identity::mark_removed(self.log.as_ref()) {
             self.fail(format!("note that the node was removed: {error}"));
         }
     }

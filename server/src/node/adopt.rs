@@ -6,10 +6,7 @@ use flotilla_proto::v1;
 use tonic::Status;
 
 use super::{Node, identity};
-use crate::{
-    ids::ClusterId,
-    storage::{batch::WriteBatch, engine::Durability},
-};
+use crate::{ids::ClusterId, region::lifecycle};
 
 /// Takes an identity over, for good.
 ///
@@ -20,7 +17,7 @@ pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result
     if ClusterId::from_bytes(&request.cluster_id).is_none() || request.node_id == 0 {
         return Err(Status::invalid_argument("not an identity"));
     }
-    let stored = identity::read_stored(node.data.as_ref()).map_err(storage)?;
+    let stored = identity::read_stored(node.log.as_ref()).map_err(storage)?;
     if let Some(stored) = stored {
         let same = stored.cluster_id == request.cluster_id && stored.node_id == request.node_id;
         return if same && !stored.removed {
@@ -29,21 +26,20 @@ pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result
             Err(Status::failed_precondition("this disk belongs to another node"))
         };
     }
+    lifecycle::wipe(node.log.as_ref(), node.data.as_ref()).map_err(storage)?;
     // Ordering: the table first, so that a node with an identity knows whom to ask.
     if let Some(table) = request.table {
         node.directory.update(table).map_err(storage)?;
     }
-    let mut batch = WriteBatch::new();
     let stored = v1::NodeIdentity {
         cluster_id: request.cluster_id,
         node_id: request.node_id,
         ..v1::NodeIdentity::default()
     };
-    identity::put(&mut batch, &stored);
     fail::fail_point!("adopt-before-write");
-    node.data.write(&batch, Durability::Synced).map_err(storage)?;
+    identity::write(node.log.as_ref(), &stored).map_err(storage)?;
     fail::fail_point!("adopt-after-write");
-    let identity = identity::read(node.data.as_ref())
+    let identity = identity::read(node.log.as_ref())
         .map_err(storage)?
         .ok_or_else(|| Status::internal("the identity is gone"))?;
     node.activate(identity, false).await.map_err(|error| Status::internal(format!("{error:#}")))

@@ -35,7 +35,7 @@ impl Calls {
         let storage = |error: crate::storage::engine::Error| Error::Internal {
             message: format!("initialize: {error}"),
         };
-        if let Some(stored) = identity::read_stored(node.data.as_ref()).map_err(storage)? {
+        if let Some(stored) = identity::read_stored(node.log.as_ref()).map_err(storage)? {
             let id = ClusterId::from_bytes(&stored.cluster_id).map(|id| id.to_string());
             if stored.initialized_here && stored.initialize_token == request.token {
                 return Ok(v1::InitializeResponse {
@@ -54,13 +54,18 @@ impl Calls {
         }
         let (batch, regions, stored) = self.birth(&request)?;
         let (log, data) = (Arc::clone(&node.log), Arc::clone(&node.data));
+        let own = stored.clone();
+        // Durability: the identity last. Without it the disk is nobody's, and what is on it goes before
+        // anything else is written.
         tokio::task::spawn_blocking(move || {
-            lifecycle::birth(log.as_ref(), data.as_ref(), &regions, batch)
+            lifecycle::wipe(log.as_ref(), data.as_ref())?;
+            lifecycle::birth(log.as_ref(), data.as_ref(), &regions, batch)?;
+            identity::write(log.as_ref(), &own)
         })
         .await
         .map_err(|error| Error::Internal { message: error.to_string() })?
         .map_err(storage)?;
-        let identity = identity::read(node.data.as_ref())
+        let identity = identity::read(node.log.as_ref())
             .map_err(storage)?
             .ok_or_else(|| Error::Internal { message: "the identity is gone".to_owned() })?;
         node.activate(identity, false).await.map_err(|error| Error::Internal {
@@ -140,7 +145,6 @@ impl Calls {
             initialized_here: true,
             starts: 0,
         };
-        identity::put(&mut batch, &stored);
         Ok((batch, regions, stored))
     }
 }

@@ -349,7 +349,7 @@ impl Membership for Calls {
                     ..v1::PeerStatus::default()
                 });
             }
-        } else if let Ok(Some(stored)) = identity::read(node.data.as_ref()) {
+        } else if let Ok(Some(stored)) = identity::read(node.log.as_ref()) {
             status.joined = true;
             status.cluster_id = stored.cluster.to_string();
             status.node_id = stored.node.0;

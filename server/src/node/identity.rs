@@ -1,5 +1,10 @@
 //! Who this disk belongs to. Ids are never reused: an empty disk never becomes its old self.
+//!
+//! It lies in `log`, with all else that the disk promises, and its first byte is the form of everything
+//! on the disk. A disk without an identity has promised nothing to anybody; what an interrupted birth
+//! left on it goes before it is given one.
 
+use bytes::{Buf, Bytes};
 use flotilla_proto::v1;
 use prost::Message as _;
 
@@ -9,10 +14,13 @@ use crate::{
     region::incarnations::incarnation,
     storage::{
         batch::WriteBatch,
-        engine::{self, Durability, Engine, Family},
+        engine::{self, Direction, Durability, Engine, Family, KeyRange},
         keys,
     },
 };
+
+/// First byte of the row: the form of all that lies on the disk.
+const FORMAT: u8 = 1;
 
 /// The identity on a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,37 +31,71 @@ pub(super) struct Identity {
 }
 
 /// The stored form; `None` on a disk that never joined.
-pub(super) fn read_stored(data: &dyn Engine) -> Result<Option<v1::NodeIdentity>, engine::Error> {
-    let corrupt =
-        |_| engine::Error::Corrupt { message: "the node's identity does not decode".to_owned() };
-    data.get(Family::Meta, &keys::meta::identity())?
-        .map(|bytes| v1::NodeIdentity::decode(bytes).map_err(corrupt))
-        .transpose()
+pub(super) fn read_stored(log: &dyn Engine) -> Result<Option<v1::NodeIdentity>, engine::Error> {
+    let corrupt = |message: &str| engine::Error::Corrupt { message: message.to_owned() };
+    let Some(mut row) = log.get(Family::Default, &keys::log::identity())? else { return Ok(None) };
+    if row.is_empty() || row.get_u8() != FORMAT {
+        return Err(corrupt(
+            "the disk was written by another version, whose form this one does not know",
+        ));
+    }
+    let stored = v1::NodeIdentity::decode(row);
+    stored.map(Some).map_err(|_| corrupt("the node's identity does not decode"))
 }
 
-pub(super) fn read(data: &dyn Engine) -> Result<Option<Identity>, engine::Error> {
-    let Some(stored) = read_stored(data)? else { return Ok(None) };
+pub(super) fn read(log: &dyn Engine) -> Result<Option<Identity>, engine::Error> {
+    let Some(stored) = read_stored(log)? else { return Ok(None) };
     let cluster = ClusterId::from_bytes(&stored.cluster_id).ok_or_else(|| {
         engine::Error::Corrupt { message: "the cluster id is not 16 bytes".to_owned() }
     })?;
     Ok(Some(Identity { cluster, node: NodeId(stored.node_id), removed: stored.removed }))
 }
 
-pub(super) fn put(batch: &mut WriteBatch, identity: &v1::NodeIdentity) {
-    batch.put(Family::Meta, &keys::meta::identity(), &identity.encode_to_vec());
+/// Refuses a disk that has lost its identity: whoever went on would take it for a new one, and it may
+/// have made promises. `is_cut` tells whether the log ends before its sentinel.
+pub(super) fn check_whole(
+    log: &dyn Engine,
+    data: &dyn Engine,
+    is_cut: bool,
+) -> Result<(), engine::Error> {
+    if read_stored(log)?.is_some() {
+        return Ok(());
+    }
+    let is_empty = |engine: &dyn Engine| {
+        let mut cursor = engine.scan(Family::Default, &KeyRange::default(), Direction::Forward);
+        Ok::<_, engine::Error>(cursor.next()?.is_none())
+    };
+    if is_cut || (is_empty(log)? && !is_empty(data)?) {
+        return Err(engine::Error::Corrupt {
+            message:
+                "the log of this disk is lost, and with it whose disk it is; empty the disk to \
+                      join as a new node"
+                    .to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Makes the disk `identity`'s.
+///
+/// Durability: on the disk when it returns.
+pub(super) fn write(log: &dyn Engine, identity: &v1::NodeIdentity) -> Result<(), engine::Error> {
+    let mut row = vec![FORMAT];
+    identity.encode(&mut row).expect("a vector has room");
+    let mut batch = WriteBatch::new();
+    batch.put(Family::Default, &keys::log::identity(), &Bytes::from(row));
+    log.write(&batch, Durability::Synced)
 }
 
 /// Counts a start of this disk, and draws the incarnation of the process.
 ///
 /// Durability: on the disk before anybody hears of it, so that no two starts have the same count.
-pub(super) fn begin(data: &dyn Engine) -> Result<u64, engine::Error> {
-    let Some(mut stored) = read_stored(data)? else {
+pub(super) fn begin(log: &dyn Engine) -> Result<u64, engine::Error> {
+    let Some(mut stored) = read_stored(log)? else {
         return Ok(incarnation(0, clock::random()));
     };
     stored.starts = stored.starts.saturating_add(1);
-    let mut batch = WriteBatch::new();
-    put(&mut batch, &stored);
-    match data.write(&batch, Durability::Synced) {
+    match write(log, &stored) {
         Ok(()) => {}
         // It is then believed later, once the process before it has been silent.
         Err(engine::Error::Full { message }) => {
@@ -66,12 +108,10 @@ pub(super) fn begin(data: &dyn Engine) -> Result<u64, engine::Error> {
 }
 
 /// Durability: on the disk when it returns.
-pub(super) fn mark_removed(data: &dyn Engine) -> Result<(), engine::Error> {
-    let Some(mut stored) = read_stored(data)? else { return Ok(()) };
+pub(super) fn mark_removed(log: &dyn Engine) -> Result<(), engine::Error> {
+    let Some(mut stored) = read_stored(log)? else { return Ok(()) };
     stored.removed = true;
-    let mut batch = WriteBatch::new();
-    put(&mut batch, &stored);
-    data.write(&batch, Durability::Synced)
+    write(log, &stored)
 }
 
 #[cfg(test)]
@@ -81,16 +121,62 @@ mod tests {
 
     #[test]
     fn every_start_of_a_disk_is_a_later_one() {
-        let data = MemoryEngine::new();
-        assert_eq!(begin(data.as_ref()).expect("a start") >> 32, 0, "of an empty disk");
-        let mut batch = WriteBatch::new();
+        let log = MemoryEngine::new();
+        assert_eq!(begin(log.as_ref()).expect("a start") >> 32, 0, "of an empty disk");
         let stored = v1::NodeIdentity { node_id: 3, ..v1::NodeIdentity::default() };
-        put(&mut batch, &stored);
-        data.write(&batch, Durability::Synced).expect("a write");
+        write(log.as_ref(), &stored).expect("a write");
         for count in 1..4 {
-            assert_eq!(begin(data.as_ref()).expect("a start") >> 32, count);
+            assert_eq!(begin(log.as_ref()).expect("a start") >> 32, count);
         }
-        let kept = read_stored(data.as_ref()).expect("a read").expect("an identity");
+        let kept = read_stored(log.as_ref()).expect("a read").expect("an identity");
         assert_eq!(kept, v1::NodeIdentity { starts: 3, ..stored });
+    }
+
+    #[test]
+    fn identity_survives_a_power_cut_once_it_was_told() {
+        let log = MemoryEngine::new();
+        let stored = v1::NodeIdentity {
+            cluster_id: vec![7; 16].into(),
+            node_id: 3,
+            ..v1::NodeIdentity::default()
+        };
+        write(log.as_ref(), &stored).expect("a write");
+        let log = log.crash(0);
+        assert_eq!(read_stored(log.as_ref()).expect("a read"), Some(stored));
+        begin(log.as_ref()).expect("a start");
+        let log = log.crash(0);
+        assert_eq!(begin(log.as_ref()).expect("a start") >> 32, 2, "the start before is counted");
+        mark_removed(log.as_ref()).expect("a write");
+        assert!(read(log.crash(0).as_ref()).expect("a read").expect("an identity").removed);
+    }
+
+    #[test]
+    fn disk_of_another_form_is_refused() {
+        let log = MemoryEngine::new();
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Default, &keys::log::identity(), b"\x02later");
+        log.write(&batch, Durability::Synced).expect("a write");
+        let error = read(log.as_ref()).expect_err("another form").to_string();
+        assert!(error.contains("another version"), "{error}");
+    }
+
+    #[test]
+    fn disk_that_lost_its_identity_is_refused() {
+        let (log, data) = (MemoryEngine::new(), MemoryEngine::new());
+        let check = |is_cut| check_whole(log.as_ref(), data.as_ref(), is_cut);
+        let lost = |is_cut| {
+            let error = check(is_cut).expect_err("nobody's disk").to_string();
+            assert!(error.contains("the log of this disk is lost"), "{error}");
+        };
+        check(false).expect("an empty disk");
+        lost(true);
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Default, b"key", b"value");
+        data.write(&batch, Durability::Synced).expect("a write");
+        lost(false);
+        log.write(&batch, Durability::Synced).expect("a write");
+        check(false).expect("a birth that did not come to its end");
+        write(log.as_ref(), &v1::NodeIdentity::default()).expect("a write");
+        check(true).expect("a joined disk, whose peers are judged one by one");
     }
 }

@@ -397,10 +397,13 @@ impl ClusterView {
         }
     }
 
-    /// Whether the node that holds `peer` said that the peer cannot be trusted.
+    /// Whether the node that holds `peer` said that the peer, or one of the region whose id it has lost,
+    /// cannot be trusted.
     #[must_use]
     pub fn is_quarantined(&self, node: NodeId, region: RegionId, peer: PeerId) -> bool {
-        self.heard.get(&node).is_some_and(|heard| heard.quarantined.contains(&(region, peer)))
+        self.heard.get(&node).is_some_and(|heard| {
+            [peer, PeerId::UNKNOWN].iter().any(|peer| heard.quarantined.contains(&(region, *peer)))
+        })
     }
 
     /// Every node of the table, removed ones too.

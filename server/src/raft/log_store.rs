@@ -46,6 +46,9 @@ const BLANK: u8 = 0;
 const COMMAND: u8 = 1;
 const MEMBERSHIP: u8 = 2;
 
+/// First byte of a vote and of a log id.
+const MARK_FORMAT: u8 = 1;
+
 /// Bounds of one peer's log in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct LogBounds {
@@ -480,7 +483,7 @@ fn entry_bytes(entry: &Entry) -> usize {
     }
 }
 
-/// `[kind: 1][term: 8 BE][payload]`; the index is in the key.
+/// `[kind: 1][term: 8 BE][payload]`; the index is in the key. Another form is another kind.
 pub(super) fn put_entry(batch: &mut WriteBatch, region: RegionId, entry: &Entry) {
     let key = keys::log::entry(region, entry.log_id.index);
     let term = (*entry.log_id.leader_id).to_be_bytes();
@@ -526,26 +529,29 @@ fn decode_entry(key: &[u8], value: &Bytes) -> Result<Entry, engine::Error> {
     Ok(Entry { log_id: log_id(term, index), payload })
 }
 
-/// `[term: 8 BE][index: 8 BE]`
-pub(super) fn encode_log_id(id: &LogId) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    let (term, index) = bytes.split_at_mut(8);
+/// `[format: 1][term: 8 BE][index: 8 BE]`
+pub(super) fn encode_log_id(id: &LogId) -> [u8; 17] {
+    let mut bytes = [MARK_FORMAT; 17];
+    let (term, index) = bytes[1..].split_at_mut(8);
     term.copy_from_slice(&id.leader_id.to_be_bytes());
     index.copy_from_slice(&id.index.to_be_bytes());
     bytes
 }
 
 fn decode_log_id(mut bytes: &[u8]) -> Result<LogId, engine::Error> {
-    if bytes.len() != 16 {
-        return Err(engine::Error::Corrupt { message: "a log id is not 16 bytes".to_owned() });
+    if bytes.len() != 17 || bytes.get_u8() != MARK_FORMAT {
+        return Err(engine::Error::Corrupt {
+            message: "a log id is of a form this version does not know".to_owned(),
+        });
     }
     let term = bytes.get_u64();
     Ok(log_id(term, bytes.get_u64()))
 }
 
-/// `[term: 8 BE][voted for: 8 BE][committed: 1]`
+/// `[format: 1][term: 8 BE][voted for: 8 BE][committed: 1]`
 pub(super) fn encode_vote(vote: &Vote) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(17);
+    let mut bytes = BytesMut::with_capacity(18);
+    bytes.put_u8(MARK_FORMAT);
     bytes.put_u64(vote.leader_id.term);
     bytes.put_u64(vote.leader_id.voted_for.0);
     bytes.put_u8(u8::from(vote.committed));
@@ -553,8 +559,10 @@ pub(super) fn encode_vote(vote: &Vote) -> Bytes {
 }
 
 fn decode_vote(mut bytes: &[u8]) -> Result<Vote, engine::Error> {
-    if bytes.len() != 17 {
-        return Err(engine::Error::Corrupt { message: "a vote is not 17 bytes".to_owned() });
+    if bytes.len() != 18 || bytes.get_u8() != MARK_FORMAT {
+        return Err(engine::Error::Corrupt {
+            message: "a vote is of a form this version does not know".to_owned(),
+        });
     }
     let term = bytes.get_u64();
     let voted_for = PeerId(bytes.get_u64());

@@ -88,9 +88,19 @@ enum Change {
         upto: LogId,
         done: oneshot::Sender<io::Result<()>>,
     },
-    /// Removes everything of the region.
+    /// Removes everything of the region but its tombstone.
     Clear {
         region: RegionId,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    /// Writes a row that promises something.
+    Promise {
+        key: [u8; 9],
+        value: Vec<u8>,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    /// Sets the sentinel to what is there.
+    Restate {
         done: oneshot::Sender<io::Result<()>>,
     },
 }
@@ -102,8 +112,8 @@ pub struct LogWriterConfig {
     pub queue_bytes_max: usize,
     /// Where the sentinel lives; `None` (in memory) keeps none.
     pub sentinel_dir: Option<PathBuf>,
-    /// What the sentinel says now; it is never set back, so that a log which lost its end is not
-    /// taken for whole at the next start.
+    /// What the sentinel says now; only [`LogWriter::restate_sentinel`] sets it back, so that a log
+    /// which lost its end is not taken for whole at the next start.
     pub sentinel_sequence: u64,
 }
 
@@ -203,12 +213,31 @@ impl LogWriter {
         self.run(|done| Change::Purge { region, upto, done }).await
     }
 
-    /// Removes the whole log of a region, for a peer that is destroyed.
+    /// Removes the whole log of a region and that a peer of it is here, for one that is destroyed.
     ///
     /// # Errors
     /// When the log cannot be written; the node is about to end.
     pub async fn clear(&self, region: RegionId) -> io::Result<()> {
         self.run(|done| Change::Clear { region, done }).await
+    }
+
+    /// Writes a row of `region/promises.rs`.
+    ///
+    /// Durability: on the disk when it returns.
+    ///
+    /// # Errors
+    /// As for [`LogWriter::clear`].
+    pub async fn promise(&self, key: [u8; 9], value: Vec<u8>) -> io::Result<()> {
+        self.run(|done| Change::Promise { key, value, done }).await
+    }
+
+    /// Sets the sentinel to where the log ends now, so that a loss is told once: after every peer was
+    /// judged by the old one, and what was found is on the disk.
+    ///
+    /// # Errors
+    /// As for [`LogWriter::clear`].
+    pub async fn restate_sentinel(&self) -> io::Result<()> {
+        self.run(|done| Change::Restate { done }).await
     }
 
     async fn run(
@@ -339,9 +368,16 @@ impl Worker {
                 }
                 Change::Clear { region, .. } => {
                     durability = Durability::Synced;
-                    let range = keys::log::region_range(*region);
+                    let range = keys::log::raft_range(*region);
                     batch.delete_range(Family::Default, &range.start, &range.end);
+                    batch.delete(Family::Default, &keys::log::own_peer(*region));
+                    batch.delete(Family::Default, &keys::log::quarantine(*region));
                 }
+                Change::Promise { key, value, .. } => {
+                    durability = Durability::Synced;
+                    batch.put(Family::Default, key, value);
+                }
+                Change::Restate { .. } => durability = Durability::Synced,
             }
         }
         fail::fail_point!("log-before-write");
@@ -349,6 +385,11 @@ impl Worker {
         fail::fail_point!("log-after-write");
         if durability == Durability::Synced {
             self.metrics.raft.observe_log_write(started.elapsed(), entry_count);
+        }
+
+        if changes.iter().any(|change| matches!(change, Change::Restate { .. })) {
+            self.sentinel_sequence = 0;
+            self.renew_sentinel()?;
         }
 
         // Ordering: in the order of the queue; openraft keeps only the newest completion.
@@ -364,7 +405,9 @@ impl Worker {
                 Change::Vote { done, .. }
                 | Change::Truncate { done, .. }
                 | Change::Purge { done, .. }
-                | Change::Clear { done, .. } => {
+                | Change::Clear { done, .. }
+                | Change::Promise { done, .. }
+                | Change::Restate { done } => {
                     // The asker may have gone; the change stands all the same.
                     let _ = done.send(Ok(()));
                 }

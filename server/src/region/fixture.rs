@@ -54,7 +54,15 @@ impl DiskGate for AlwaysRoom {
 impl Fixture {
     /// With an empty disk, and settings as `change` leaves them.
     pub(crate) fn new(change: impl FnOnce(&mut RegionConfig)) -> Self {
-        let (log, data) = (Probe::new(), Probe::new());
+        Self::over(Probe::new(), Probe::new(), change)
+    }
+
+    /// With the disk of an earlier life.
+    pub(crate) fn over(
+        log: Arc<Probe>,
+        data: Arc<Probe>,
+        change: impl FnOnce(&mut RegionConfig),
+    ) -> Self {
         let writing = Writing::start(Arc::clone(&log) as _);
         let metrics = metrics();
         let mut config = RegionConfig {

@@ -12,7 +12,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flotilla_proto::v1;
 
-use super::{Environment, Peer, elections, read, recovery, silence::Silence};
+use super::{
+    Environment, Peer, elections,
+    promises::{self, Promises},
+    read, recovery,
+    silence::Silence,
+};
 use crate::{
     command,
     ids::{NodeId, PeerId, RegionId},
@@ -76,10 +81,10 @@ pub fn newborn(
     }
 }
 
-/// Writes new regions, with `data` holding whatever else must be there with them.
+/// Writes new regions, with `data` holding whatever else must be there with them. The caller then
+/// makes them his by an identity; a disk without one is wiped before anything else is written to it.
 ///
-/// Durability: the logs first, then everything in `data` at once. A crash in between leaves logs
-/// that belong to nobody, which the next birth overwrites.
+/// Durability: the logs first, then everything in `data` at once.
 ///
 /// # Errors
 /// When the disk fails; nothing was born then.
@@ -93,15 +98,27 @@ pub fn birth(
     for region in regions {
         let id = RegionId(region.descriptor.region_id);
         let peer = region.descriptor.peers.first().map_or(PeerId(0), |peer| PeerId(peer.peer_id));
-        let whole = keys::log::region_range(id);
-        logs.delete_range(Family::Default, &whole.start, &whole.end);
         log_store::seed(&mut logs, id, peer);
+        logs.put(Family::Default, &keys::log::own_peer(id), &promises::encode(peer, ""));
         put_state(&mut with, region, true);
-        put_own_peer(&mut with, id, peer);
     }
     log.write(&logs, Durability::Synced)?;
     fail::fail_point!("birth-between");
     data.write(&with, Durability::Synced)
+}
+
+/// Removes all regions from a disk without an identity: what a birth left that did not come to its end.
+///
+/// # Errors
+/// When the disk fails; it has no identity then either.
+pub fn wipe(log: &dyn Engine, data: &dyn Engine) -> Result<(), engine::Error> {
+    let mut batch = WriteBatch::new();
+    batch.delete_range(Family::Default, &[], &[]);
+    batch.delete_range(Family::Meta, &keys::meta::all_descriptors().start, &[]);
+    data.write(&batch, Durability::Synced)?;
+    let mut batch = WriteBatch::new();
+    batch.delete_range(Family::Default, &[], &[]);
+    log.write(&batch, Durability::Synced)
 }
 
 /// Opens a peer from the disk.
@@ -120,7 +137,10 @@ pub async fn open(
         on_disk(move || judge_disk(&blocking, region, peer, sentinel_sequence, log_sequence));
     match judged.await? {
         Ok((log, machine)) => Ok(Opened::Running(start(env, region, peer, log, machine).await?)),
-        Err(reason) => Ok(Opened::Quarantined { region, peer, reason }),
+        Err(reason) => {
+            quarantine(env, region, peer, &reason).await?;
+            Ok(Opened::Quarantined { region, peer, reason })
+        }
     }
 }
 
@@ -132,10 +152,6 @@ fn judge_disk(
     sentinel_sequence: Option<u64>,
     log_sequence: u64,
 ) -> Result<Result<(Arc<PeerLog>, StateMachine), String>, engine::Error> {
-    let mark = keys::meta::quarantine(region);
-    if let Some(reason) = env.data.get(Family::Meta, &mark)? {
-        return Ok(Err(String::from_utf8_lossy(&reason).into_owned()));
-    }
     let (log, machine) = open_disk(env, region, peer)?;
     let evidence = recovery::Evidence {
         log_last: log.last().map_or(0, |id| id.index),
@@ -145,43 +161,40 @@ fn judge_disk(
         sentinel_sequence,
         log_sequence,
     };
-    if let Some(reason) = recovery::judge(evidence) {
-        // Durability: before anything is written to the log that would hide the loss.
-        let mut batch = WriteBatch::new();
-        batch.put(Family::Meta, &mark, reason.as_bytes());
-        env.data.write(&batch, Durability::Synced)?;
-        return Ok(Err(reason));
+    match recovery::judge(evidence) {
+        Some(reason) => Ok(Err(reason)),
+        None => Ok(Ok((log, machine))),
     }
-    Ok(Ok((log, machine)))
 }
 
-/// Creates a peer that has no range yet, on the word of a leader. What an earlier peer of the region
-/// left here goes first.
+/// Creates a peer that has no range yet, on the word of a leader.
 ///
 /// Durability: its id is on the disk before it can promise anything to anybody, so that it keeps its
 /// promises after a restart and is never taken for a new one.
 ///
 /// # Errors
-/// As for [`open`].
+/// As for [`open`]; and when something is here of a peer that may have promised something and is not
+/// buried: nothing is done then.
 pub async fn create(
     env: &Arc<Environment>,
     region: RegionId,
     peer: PeerId,
 ) -> anyhow::Result<Arc<Peer>> {
-    erase(env, region).await?;
+    let here = read_promises(env, region).await?;
+    if !here.is_free() {
+        anyhow::bail!("peer {peer} of region {region} cannot begin on what is here: {here:?}");
+    }
     let blocking = Arc::clone(env);
-    let (log, machine) = on_disk(move || {
-        let mut batch = WriteBatch::new();
-        put_own_peer(&mut batch, region, peer);
-        blocking.data.write(&batch, Durability::Synced)?;
-        open_disk(&blocking, region, peer)
-    })
-    .await?;
+    on_disk(move || erase_data(blocking.data.as_ref(), region)).await?;
+    env.writer.promise(keys::log::own_peer(region), promises::encode(peer, "")).await?;
+    let blocking = Arc::clone(env);
+    let (log, machine) = on_disk(move || open_disk(&blocking, region, peer)).await?;
     start(env, region, peer, log, machine).await
 }
 
-fn put_own_peer(batch: &mut WriteBatch, region: RegionId, peer: PeerId) {
-    batch.put(Family::Meta, &keys::meta::own_peer(region), &peer.0.to_be_bytes());
+async fn read_promises(env: &Environment, region: RegionId) -> Result<Promises, engine::Error> {
+    let log = Arc::clone(&env.log);
+    on_disk(move || promises::read(log.as_ref(), region)).await
 }
 
 fn open_disk(
@@ -276,8 +289,6 @@ fn erase_data(data: &dyn Engine, region: RegionId) -> Result<(), engine::Error> 
         keys::meta::descriptor(region).to_vec(),
         keys::meta::apply_state(region).to_vec(),
         keys::meta::reached(region).to_vec(),
-        keys::meta::quarantine(region).to_vec(),
-        keys::meta::own_peer(region).to_vec(),
         keys::meta::install(region).to_vec(),
     ] {
         batch.delete(Family::Meta, &key);
@@ -285,18 +296,29 @@ fn erase_data(data: &dyn Engine, region: RegionId) -> Result<(), engine::Error> 
     data.write(&batch, Durability::Synced)
 }
 
-/// Notes for ever that a peer is gone from this node.
+/// Notes for ever that a peer, and with it every earlier one of the region, is gone from this node.
 ///
 /// # Errors
-/// When the disk fails.
-pub async fn bury(env: &Environment, region: RegionId, peer: PeerId) -> Result<(), engine::Error> {
-    let data = Arc::clone(&env.data);
-    on_disk(move || {
-        let mut batch = WriteBatch::new();
-        batch.put(Family::Meta, &keys::meta::tombstone(region, peer), &[]);
-        data.write(&batch, Durability::Synced)
-    })
-    .await
+/// When the log cannot be written; the node is about to end.
+pub async fn bury(env: &Environment, region: RegionId, peer: PeerId) -> anyhow::Result<()> {
+    let buried = read_promises(env, region).await?.buried;
+    let buried = buried.map_or(peer, |buried| buried.max(peer));
+    Ok(env.writer.promise(keys::log::tombstone(region), promises::encode(buried, "")).await?)
+}
+
+/// Notes for ever that a peer must not take part any more.
+///
+/// Durability: before anything is written to the log that would hide what it lost.
+///
+/// # Errors
+/// As for [`bury`].
+pub async fn quarantine(
+    env: &Environment,
+    region: RegionId,
+    peer: PeerId,
+    reason: &str,
+) -> anyhow::Result<()> {
+    Ok(env.writer.promise(keys::log::quarantine(region), promises::encode(peer, reason)).await?)
 }
 
 /// Runs work that waits for the disk on a thread that may: those of the runtime carry the heartbeats

@@ -9,6 +9,7 @@ pub mod incarnations;
 pub mod lifecycle;
 pub mod membership;
 pub mod peers;
+pub mod promises;
 pub mod propose;
 pub mod read;
 mod receive;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use flotilla_proto::v1::{self, message::Body, refused::Reason};
 use futures::{FutureExt, future::BoxFuture};
 use parking_lot::{Mutex, RwLock};
+use prost::Message as _;
 use tokio::time::Instant;
 use tonic::Streaming;
 
@@ -19,6 +20,7 @@ use super::{
     Environment, Peer,
     incarnations::Incarnations,
     lifecycle::{self, Opened},
+    promises::{self, Fate, Promises},
     serve::refused,
 };
 use crate::{
@@ -82,25 +84,39 @@ impl Peers {
             receiving: Mutex::default(),
             env,
         };
-        peers.read_tombstones()?;
         snapshot::resume(peers.env.data.as_ref())?;
-        for (region, peer) in peers.known()? {
-            if peers.is_buried(region, peer) {
-                lifecycle::erase(&peers.env, region).await?;
-                continue;
+        for (region, promises, described) in peers.found()? {
+            if let Some(buried) = promises.buried {
+                peers.note_tombstone(region, buried);
             }
-            match lifecycle::open(&peers.env, region, peer, sentinel_sequence, log_sequence).await?
-            {
-                Opened::Running(peer) => {
-                    // Ordering: before its first timeout, however many are still to be opened.
-                    peer.raft().runtime_config().elect(false);
-                    peers.insert(peer);
+            match promises.fate(described) {
+                Fate::Open(peer) => {
+                    let opened =
+                        lifecycle::open(&peers.env, region, peer, sentinel_sequence, log_sequence);
+                    match opened.await? {
+                        Opened::Running(peer) => {
+                            // Ordering: before its first timeout, however many are still to be opened.
+                            peer.raft().runtime_config().elect(false);
+                            peers.insert(peer);
+                        }
+                        Opened::Quarantined { region, peer, reason } => {
+                            peers.note_quarantine(region, peer, reason);
+                        }
+                    }
                 }
-                Opened::Quarantined { region, peer, reason } => {
-                    tracing::error!(%region, %peer, reason, "peer is quarantined");
-                    peers.quarantined.write().insert(region, (peer, reason));
+                Fate::Quarantine(peer, reason) => {
+                    lifecycle::quarantine(&peers.env, region, peer, &reason).await?;
+                    peers.note_quarantine(region, peer, reason);
                 }
+                Fate::Quarantined(peer, reason) => peers.note_quarantine(region, peer, reason),
+                Fate::Erase => lifecycle::erase(&peers.env, region).await?,
+                Fate::Nothing => {}
             }
+        }
+        if sentinel_sequence.is_some_and(|sentinel| log_sequence < sentinel) {
+            // Ordering: every peer was judged, and what was found is on the disk. Told again, it would
+            // condemn those that have begun since.
+            peers.env.writer.restate_sentinel().await?;
         }
         let peers = Arc::new(peers);
         peers.begin_elections().await;
@@ -134,46 +150,36 @@ impl Peers {
         });
     }
 
-    fn read_tombstones(&self) -> anyhow::Result<()> {
+    /// Every region of which there is anything on this disk: what was promised about it, and which peer
+    /// its state says is here.
+    fn found(&self) -> anyhow::Result<Vec<(RegionId, Promises, Option<PeerId>)>> {
+        let mut described = BTreeMap::new();
         let data = &self.env.data;
-        let mut cursor = data.scan(Family::Meta, &keys::meta::all_tombstones(), Direction::Forward);
-        while let Some((key, _)) = cursor.next()? {
-            if let Some(keys::meta::MetaKey::Tombstone(region, peer)) = keys::meta::decode(key) {
-                self.note_tombstone(region, peer);
-            }
-        }
-        Ok(())
-    }
-
-    /// Every peer that lives on this disk, also one that waits for its first snapshot.
-    fn known(&self) -> anyhow::Result<Vec<(RegionId, PeerId)>> {
-        let mut known = Vec::new();
-        let data = &self.env.data;
-        let mut cursor = data.scan(Family::Meta, &keys::meta::all_own_peers(), Direction::Forward);
-        while let Some((key, value)) = cursor.next()? {
-            let Some(keys::meta::MetaKey::OwnPeer(region)) = keys::meta::decode(key) else {
-                anyhow::bail!("the key of a peer does not decode: {key:02x?}");
-            };
-            let peer = value
-                .try_into()
-                .with_context(|| format!("read the id of region {region}'s peer"))?;
-            known.push((region, PeerId(u64::from_be_bytes(peer))));
-        }
         let mut cursor =
             data.scan(Family::Meta, &keys::meta::all_descriptors(), Direction::Forward);
-        while let Some((key, _)) = cursor.next()? {
-            // Invariant: a peer's id is written before or with all else of it and goes with it. To
-            // go on without would serve a disk that lacks a part of its promises.
-            match keys::meta::decode(key) {
-                Some(keys::meta::MetaKey::Descriptor(region))
-                    if known.binary_search_by_key(&region, |(region, _)| *region).is_ok() => {}
-                Some(keys::meta::MetaKey::Descriptor(region)) => {
-                    anyhow::bail!("region {region} is on this disk, but not which peer of it")
-                }
-                _ => anyhow::bail!("the key of a descriptor does not decode: {key:02x?}"),
-            }
+        while let Some((key, value)) = cursor.next()? {
+            let Some(keys::meta::MetaKey::Descriptor(region)) = keys::meta::decode(key) else {
+                anyhow::bail!("the key of a descriptor does not decode: {key:02x?}");
+            };
+            let descriptor = v1::Region::decode(value)
+                .with_context(|| format!("read the descriptor of region {region}"))?;
+            let own = descriptor.peers.iter().find(|peer| peer.node_id == self.env.node.0);
+            described.insert(region, own.map_or(PeerId::UNKNOWN, |peer| PeerId(peer.peer_id)));
         }
-        Ok(known)
+        drop(cursor);
+        let mut promised = promises::read_all(self.env.log.as_ref())?;
+        for region in described.keys() {
+            promised.entry(*region).or_default();
+        }
+        Ok(promised
+            .into_iter()
+            .map(|(region, promises)| (region, promises, described.get(&region).copied()))
+            .collect())
+    }
+
+    fn note_quarantine(&self, region: RegionId, peer: PeerId, reason: String) {
+        tracing::error!(%region, %peer, reason, "peer is quarantined");
+        self.quarantined.write().insert(region, (peer, reason));
     }
 
     #[must_use]
@@ -446,25 +452,117 @@ impl Inbox for Arc<Peers> {
 mod tests {
     use super::*;
     use crate::{
+        raft::fixture::Probe,
         region::fixture::{Fixture, PEER, REGION, until},
         storage::{
             batch::WriteBatch,
-            engine::{Durability, Engine as _},
+            engine::{Durability, Engine as _, Read as _},
         },
     };
 
+    async fn opened(fixture: &Fixture) -> Arc<Peers> {
+        Peers::open(Arc::clone(&fixture.env), true, None, 0).await.expect("a disk that can be read")
+    }
+
+    fn promised(fixture: &Fixture) -> Promises {
+        promises::read(fixture.log.as_ref(), REGION).expect("a log that can be read")
+    }
+
+    fn has_vote(fixture: &Fixture) -> bool {
+        fixture.log.get(Family::Default, &keys::log::vote(REGION)).expect("a read").is_some()
+    }
+
+    /// As `data` does after damage to its write-ahead log: without a word.
+    fn after_data_fell_back(fixture: &Fixture) -> Fixture {
+        Fixture::over(Probe::over(fixture.log.inner.crash(0)), Probe::new(), |_| {})
+    }
+
     #[tokio::test]
-    async fn region_without_the_id_of_its_peer_is_refused() {
+    async fn voter_whose_state_is_gone_is_quarantined_and_never_taken_for_a_new_one() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear_with_voters(&[PEER, PeerId(71), PeerId(72)]);
+        assert_eq!(opened(&fixture).await.all().len(), 1, "a whole disk");
+
+        let fixture = after_data_fell_back(&fixture);
+        let peers = opened(&fixture).await;
+        let [(region, peer, _)] = &peers.quarantined()[..] else { panic!("not in quarantine") };
+        assert_eq!((*region, *peer), (REGION, PEER));
+        let refused = peers.reach(REGION, PEER).await.err().expect("it must not begin anew");
+        assert_eq!(refused.reason(), Reason::NotReady, "{}", refused.message);
+        assert!(has_vote(&fixture), "its vote is kept");
+
+        let again = Fixture::over(Arc::clone(&fixture.log), Arc::clone(&fixture.data), |_| {});
+        assert_eq!(opened(&again).await.quarantined().len(), 1, "the mark is on the disk");
+    }
+
+    #[tokio::test]
+    async fn peer_without_a_state_yet_keeps_its_vote_over_a_restart_that_lost_the_data() {
+        let fixture = Fixture::new(|_| {});
+        let peers = opened(&fixture).await;
+        let peer = peers.reach(REGION, PEER).await.expect("a new peer");
+        let request = openraft::raft::VoteRequest::new(openraft::Vote::new(5, PeerId(71)), None);
+        peer.raft().vote(request).await.expect("a vote");
+        let voted = peer.raft().with_raft_state(|state| *state.vote_ref()).await.expect("it runs");
+        peer.stop().await;
+
+        let fixture = after_data_fell_back(&fixture);
+        let peers = opened(&fixture).await;
+        let peer = peers.reach(REGION, PEER).await.expect("the same peer");
+        let vote = peer.raft().with_raft_state(|state| *state.vote_ref()).await.expect("it runs");
+        assert_eq!(vote, voted);
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_on_a_log_without_an_owner() {
         let fixture = Fixture::new(|_| {});
         fixture.bear();
-        let open = || Peers::open(Arc::clone(&fixture.env), true, None, 0);
-        assert_eq!(open().await.expect("a whole disk").all().len(), 1);
-
         let mut batch = WriteBatch::new();
-        batch.delete(Family::Meta, &keys::meta::own_peer(REGION));
-        fixture.data.write(&batch, Durability::Synced).expect("a write");
-        let error = open().await.err().expect("half a peer").to_string();
-        assert!(error.contains("not which peer"), "{error}");
+        batch.delete(Family::Default, &keys::log::own_peer(REGION));
+        fixture.log.write(&batch, Durability::Synced).expect("a write");
+        let created = lifecycle::create(&fixture.env, REGION, PeerId(71)).await;
+        let error = created.err().expect("there is a vote").to_string();
+        assert!(error.contains("cannot begin on what is here"), "{error}");
+        assert!(has_vote(&fixture), "it is kept");
+        let [(_, peer, _)] = &opened(&fixture).await.quarantined()[..] else { panic!("it runs") };
+        assert_eq!(*peer, PEER, "the state still knows");
+    }
+
+    #[tokio::test]
+    async fn what_a_disk_promises_survives_a_power_cut() {
+        let fixture = Fixture::new(|_| {});
+        let peers = opened(&fixture).await;
+        let promised = |log: &Probe| {
+            promises::read(log.inner.crash(0).as_ref(), REGION).expect("a log that can be read")
+        };
+        peers.reach(REGION, PEER).await.expect("a new peer");
+        assert_eq!(promised(&fixture.log).own, Some(PEER));
+        lifecycle::quarantine(&fixture.env, REGION, PEER, "a test").await.expect("a mark");
+        assert_eq!(promised(&fixture.log).quarantined, Some((PEER, "a test".to_owned())));
+        lifecycle::bury(&fixture.env, REGION, PEER).await.expect("a tombstone");
+        lifecycle::bury(&fixture.env, REGION, PeerId(3)).await.expect("an older one");
+        assert_eq!(promised(&fixture.log).buried, Some(PEER), "the latest stays");
+        peers.destroy(REGION, PEER).await.expect("destroyed");
+        let left = Promises { buried: Some(PEER), ..Promises::default() };
+        assert_eq!(promised(&fixture.log), left);
+    }
+
+    #[tokio::test]
+    async fn destruction_that_was_interrupted_is_finished_whatever_the_data_fell_back_to() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear();
+        lifecycle::bury(&fixture.env, REGION, PEER).await.expect("a tombstone");
+        let state = fixture.data.inner.crash(0);
+        let peers = opened(&fixture).await;
+        assert!(peers.all().is_empty() && peers.quarantined().is_empty());
+        assert!(!has_vote(&fixture));
+
+        let fixture =
+            Fixture::over(Probe::over(fixture.log.inner.crash(0)), Probe::over(state), |_| {});
+        let peers = opened(&fixture).await;
+        assert!(peers.all().is_empty() && peers.quarantined().is_empty());
+        let descriptor = keys::meta::descriptor(REGION);
+        assert_eq!(fixture.data.get(Family::Meta, &descriptor).expect("a read"), None);
+        assert_eq!(promised(&fixture).buried, Some(PEER));
     }
 
     /// It has voted and granted leases before, and its election would depose a leader that is well.

@@ -96,6 +96,37 @@ impl Cluster {
         self.nodes.iter().map(Node::session).collect()
     }
 
+    /// What an operator does about a broken disk: puts an empty one in, and removes the old node, which
+    /// makes its address free for a new one.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub async fn replace_disk(&mut self, victim: usize) {
+        const BOUND: Duration = Duration::from_secs(60);
+        let address = self.nodes[victim].client_address();
+        let mut helpers = self.sessions();
+        helpers.remove(victim);
+        let helper = helpers.remove(0);
+        let nodes = eventually("the node table", BOUND, async || helper.nodes().await).await.nodes;
+        let old = nodes.iter().rev().find(|node| node.client_address == address);
+        let old_id = old.expect("it was a member").node_id;
+
+        self.nodes[victim].kill9();
+        self.nodes[victim].wipe();
+        let join = self.addresses().into_iter().filter(|other| *other != address).collect();
+        self.nodes[victim].launch(Start::Join(join));
+        eventually("the old identity to be removed", BOUND, async || {
+            let message =
+                v1::RemoveNodeRequest { node_id: old_id, force: true, expected_version: None };
+            let answer = helper.cluster.clone().remove_node(helper.request(message)).await;
+            let answer = answer.map_err(|status| status.to_string())?.into_inner();
+            let removed = answer.state == i32::from(NodeState::Removed);
+            if removed { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+        self.node_id(victim).await;
+    }
+
     /// The node id that the cluster gave a running node.
     ///
     /// # Panics

@@ -99,6 +99,19 @@ impl Ledger {
         }
     }
 
+    /// Reads some of the keys that were written: the answer is what was acknowledged, or none.
+    ///
+    /// # Panics
+    /// When the answer is anything else.
+    pub async fn verify_refused(&self, session: &Session) {
+        let book = self.lock().clone();
+        for (key, value) in book.acknowledged.iter().rev().take(3) {
+            if let Ok(there) = session.get(key.clone()).await {
+                assert_eq!(there.as_ref(), Some(value), "{key:?}, as {} tells", session.address);
+            }
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Book> {
         self.book.lock().expect("nobody panics while holding the book")
     }

@@ -243,6 +243,20 @@ fn eviction_ends_by_itself() {
 }
 
 #[test]
+fn quarantine_of_a_peer_whose_id_was_lost_is_of_whichever_the_node_holds() {
+    let mut view = three_nodes();
+    let local = |peer: PeerId| v1::LocalPeer { region_id: 2, peer_id: peer.0 };
+    let heard = v1::HeartbeatRequest {
+        quarantined: vec![local(PeerId::UNKNOWN)],
+        ..heartbeat(3, 1, Vec::new())
+    };
+    view.hear(heard, NOW_MS);
+    let is = |node, region| view.is_quarantined(NodeId(node), RegionId(region), PeerId(103));
+    assert!(is(3, 2));
+    assert!(!is(3, 1) && !is(2, 2));
+}
+
+#[test]
 fn region_info_names_silent_and_lagging_peers() {
     let fixture = Fixture::new(3, "1:up 2:up 3:up 4:off").region("1* 2- 3s 4");
     let view = fixture.view();

@@ -5,7 +5,10 @@ use super::{
     super::fixture::{Failing, Probe, Writing, blank, heavy, id, open_log, soon},
     *,
 };
-use crate::{raft::log_store::LogStore, storage::memory::MemoryEngine};
+use crate::{
+    raft::log_store::LogStore,
+    storage::{engine::Read as _, memory::MemoryEngine},
+};
 
 type Flushed = openraft::alias::OneshotReceiverOf<TypeConfig, io::Result<()>>;
 
@@ -258,8 +261,40 @@ async fn a_sentinel_is_never_set_back() {
     assert_eq!(Sentinel::read(dir.path()).unwrap(), Some(Sentinel { log_sequence: 1_000 }));
 }
 
+/// Else it would condemn peers that have begun since, at every start until the log has grown past it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cleared_region_leaves_nothing_and_its_neighbours_everything() {
+async fn a_sentinel_that_told_of_a_loss_is_restated() {
+    let dir = tempfile::tempdir().unwrap();
+    Sentinel { log_sequence: 1_000 }.write(dir.path()).unwrap();
+    let engine = MemoryEngine::new();
+    let mut writing = with_sentinel(&engine, dir.path(), 1_000);
+    soon("a vote", writing.writer.vote(region(1), vote(1))).await.unwrap();
+    soon("the sentinel", writing.writer.restate_sentinel()).await.unwrap();
+    let sentinel = Sentinel { log_sequence: engine.sequence() };
+    assert_eq!(Sentinel::read(dir.path()).unwrap(), Some(sentinel));
+    soon("a vote", writing.writer.vote(region(1), vote(2))).await.unwrap();
+    writing.stop();
+    let sentinel = Sentinel { log_sequence: engine.sequence() };
+    assert_eq!(Sentinel::read(dir.path()).unwrap(), Some(sentinel), "and goes on from there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn votes_appends_and_promises_survive_a_power_cut_once_they_are_done() {
+    let engine = MemoryEngine::new();
+    let writing = Writing::start(Arc::clone(&engine) as Arc<dyn Engine>);
+    soon("a vote", writing.writer.vote(region(1), vote(1))).await.unwrap();
+    let key = keys::log::own_peer(region(1));
+    soon("a promise", writing.writer.promise(key, b"mine".to_vec())).await.unwrap();
+    soon("a truncation", writing.writer.truncate(region(1), 5)).await.unwrap();
+    assert_eq!(engine.unsynced(), 0);
+    let after = engine.crash(0);
+    let vote_key = keys::log::vote(region(1));
+    assert!(after.get(Family::Default, &vote_key).unwrap().is_some());
+    assert_eq!(after.get(Family::Default, &key).unwrap().as_deref(), Some(&b"mine"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cleared_region_leaves_its_tombstone_and_its_neighbours_everything() {
     let engine = MemoryEngine::new();
     let writing = Writing::start(Arc::clone(&engine) as Arc<dyn Engine>);
     let writer = &writing.writer;
@@ -267,11 +302,17 @@ async fn a_cleared_region_leaves_nothing_and_its_neighbours_everything() {
         soon("a vote", writer.vote(region(number), vote(1))).await.unwrap();
         writer.committed(region(number), id(1, 1));
     }
+    for key in [keys::log::own_peer(region(2)), keys::log::quarantine(region(2))] {
+        soon("a promise", writer.promise(key, b"mine".to_vec())).await.unwrap();
+    }
+    let tombstone = keys::log::tombstone(region(2));
+    soon("a tombstone", writer.promise(tombstone, b"gone".to_vec())).await.unwrap();
     soon("the end", writer.clear(region(2))).await.unwrap();
     let left: Vec<_> = super::super::fixture::all_rows(engine.as_ref(), Family::Default)
         .iter()
         .filter_map(|(key, _)| keys::log::decode(key))
         .map(|key| key.region.0)
         .collect();
-    assert_eq!(left, [1, 1, 3, 3]);
+    assert_eq!(left, [1, 1, 2, 3, 3]);
+    assert!(engine.get(Family::Default, &tombstone).unwrap().is_some(), "it outlives all else");
 }

@@ -1,15 +1,26 @@
-//! `log`: `[region id: 8][kind: 1]`, and `[index: 8]` for an entry. All of a region's log is one
-//! range; its entries are one range within.
+//! `log`: `[region id: 8][kind: 1]`, and `[index: 8]` for an entry. All of a region is one range; what
+//! openraft keeps is one range within, and its entries are one range within that. Around it lies what
+//! this disk promises beside the log: whose it is, and whom it has buried. Region 0 does not exist; its
+//! place is the node's.
 
 use std::ops::Range;
+
+use bytes::Bytes;
 
 use super::{super::engine::KeyRange, prefix_end, split_u64};
 use crate::ids::RegionId;
 
+const OWN_PEER: u8 = 0;
 const ENTRY: u8 = 1;
 const VOTE: u8 = 2;
 const COMMITTED: u8 = 3;
 const PURGED: u8 = 4;
+const QUARANTINE: u8 = 5;
+const TOMBSTONE: u8 = 6;
+const IDENTITY: u8 = 7;
+
+/// Where the rows of the node itself lie.
+const NODE: RegionId = RegionId(0);
 
 /// A key of the `log` instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,9 +29,11 @@ pub struct LogKey {
     pub part: LogPart,
 }
 
-/// What of a region's log.
+/// What of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LogPart {
+    /// Id of the local peer.
+    OwnPeer,
     /// The entry at `index`.
     Entry { index: u64 },
     /// The newest vote.
@@ -29,6 +42,12 @@ pub enum LogPart {
     Committed,
     /// The log id up to which entries were purged.
     Purged,
+    /// Why the local peer must not take part any more.
+    Quarantine,
+    /// Largest id of a peer that was here and must never come back. Outlives all else of the region.
+    Tombstone,
+    /// Cluster id and node id of this disk. Not of a region.
+    Identity,
 }
 
 /// Key of an entry.
@@ -59,7 +78,43 @@ pub fn purged(region: RegionId) -> [u8; 9] {
     of_kind(region, PURGED)
 }
 
-/// Everything in the log of `region`.
+/// Key of the id of a region's local peer.
+#[must_use]
+pub fn own_peer(region: RegionId) -> [u8; 9] {
+    of_kind(region, OWN_PEER)
+}
+
+/// Key of the mark of a region's local peer that must not take part.
+#[must_use]
+pub fn quarantine(region: RegionId) -> [u8; 9] {
+    of_kind(region, QUARANTINE)
+}
+
+/// Key of a region's tombstone.
+#[must_use]
+pub fn tombstone(region: RegionId) -> [u8; 9] {
+    of_kind(region, TOMBSTONE)
+}
+
+/// Key of the node's identity.
+#[must_use]
+pub fn identity() -> [u8; 9] {
+    of_kind(NODE, IDENTITY)
+}
+
+/// What openraft keeps of `region`: entries, vote and marks.
+#[must_use]
+pub fn raft_range(region: RegionId) -> KeyRange {
+    KeyRange::new(of_kind(region, ENTRY).to_vec(), of_kind(region, PURGED + 1).to_vec())
+}
+
+/// Everything of the regions from `region` on.
+#[must_use]
+pub fn regions_from(region: RegionId) -> KeyRange {
+    KeyRange::new(region.0.to_be_bytes().to_vec(), Bytes::new())
+}
+
+/// Everything of `region`.
 #[must_use]
 pub fn region_range(region: RegionId) -> KeyRange {
     let prefix = region.0.to_be_bytes();
@@ -87,9 +142,13 @@ pub fn decode(key: &[u8]) -> Option<LogKey> {
             (index, []) => LogPart::Entry { index },
             _ => return None,
         },
+        (&OWN_PEER, []) => LogPart::OwnPeer,
         (&VOTE, []) => LogPart::Vote,
         (&COMMITTED, []) => LogPart::Committed,
         (&PURGED, []) => LogPart::Purged,
+        (&QUARANTINE, []) => LogPart::Quarantine,
+        (&TOMBSTONE, []) => LogPart::Tombstone,
+        (&IDENTITY, []) if region == NODE.0 => LogPart::Identity,
         _ => return None,
     };
     Some(LogKey { region: RegionId(region), part })
@@ -111,20 +170,31 @@ mod tests {
     fn log_keys() -> impl Strategy<Value = LogKey> {
         let number = prop_oneof![Just(0), Just(1), Just(255), Just(256), any::<u64>()];
         let part = prop_oneof![
+            Just(LogPart::OwnPeer),
             number.clone().prop_map(|index| LogPart::Entry { index }),
             Just(LogPart::Vote),
             Just(LogPart::Committed),
             Just(LogPart::Purged),
+            Just(LogPart::Quarantine),
+            Just(LogPart::Tombstone),
+            Just(LogPart::Identity),
         ];
-        (number, part).prop_map(|(region, part)| LogKey { region: RegionId(region), part })
+        (number, part).prop_map(|(region, part)| match part {
+            LogPart::Identity => LogKey { region: NODE, part },
+            _ => LogKey { region: RegionId(region), part },
+        })
     }
 
     fn encode(key: LogKey) -> Vec<u8> {
         match key.part {
+            LogPart::OwnPeer => own_peer(key.region).to_vec(),
             LogPart::Entry { index } => entry(key.region, index).to_vec(),
             LogPart::Vote => vote(key.region).to_vec(),
             LogPart::Committed => committed(key.region).to_vec(),
             LogPart::Purged => purged(key.region).to_vec(),
+            LogPart::Quarantine => quarantine(key.region).to_vec(),
+            LogPart::Tombstone => tombstone(key.region).to_vec(),
+            LogPart::Identity => identity().to_vec(),
         }
     }
 
@@ -136,6 +206,10 @@ mod tests {
         assert_eq!(vote(region), [0, 0, 0, 0, 0, 0, 1, 2, 2]);
         assert_eq!(committed(region), [0, 0, 0, 0, 0, 0, 1, 2, 3]);
         assert_eq!(purged(region), [0, 0, 0, 0, 0, 0, 1, 2, 4]);
+        assert_eq!(own_peer(region), [0, 0, 0, 0, 0, 0, 1, 2, 0]);
+        assert_eq!(quarantine(region), [0, 0, 0, 0, 0, 0, 1, 2, 5]);
+        assert_eq!(tombstone(region), [0, 0, 0, 0, 0, 0, 1, 2, 6]);
+        assert_eq!(identity(), [0, 0, 0, 0, 0, 0, 0, 0, 7]);
     }
 
     proptest! {
@@ -157,6 +231,13 @@ mod tests {
             let region = other.region;
             let same = key.region == region;
             prop_assert_eq!(region_range(region).contains(&bytes), same);
+            let from_here = key.region >= region;
+            prop_assert_eq!(regions_from(region).contains(&bytes), from_here);
+            let of_raft = matches!(
+                key.part,
+                LogPart::Entry { .. } | LogPart::Vote | LogPart::Committed | LogPart::Purged
+            );
+            prop_assert_eq!(raft_range(region).contains(&bytes), same && of_raft);
             let index = match key.part {
                 LogPart::Entry { index } if same => Some(index),
                 _ => None,
@@ -168,7 +249,7 @@ mod tests {
         }
 
         #[test]
-        fn decode_takes_any_bytes(bytes in prop::collection::vec(0u8..6, 0..20)) {
+        fn decode_takes_any_bytes(bytes in prop::collection::vec(0u8..9, 0..20)) {
             if let Some(key) = decode(&bytes) {
                 prop_assert_eq!(encode(key), bytes);
             }

@@ -72,6 +72,34 @@ fn instance_keeps_its_rows_over_clean_restarts() {
     }
 }
 
+/// All that is promised rests on this; a process that is killed keeps what the system has in memory, so
+/// no test of processes can see it.
+#[test]
+fn synced_writes_reach_the_disk_before_they_return() {
+    for kind in [Kind::Log, Kind::Data] {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = RocksEngine::open(&dir.path().join("it"), kind, &StorageConfig::default());
+        let engine = engine.unwrap();
+        let synced = || engine.options.get_ticker_count(rocksdb::statistics::Ticker::WalFileSynced);
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Default, b"key", b"value");
+        let mut before = synced();
+        let mut grew = || {
+            let grown = synced() - before;
+            before += grown;
+            grown
+        };
+        engine.write(&batch, Durability::Buffered).unwrap();
+        assert!(engine.write_if_quick(&batch).unwrap());
+        assert_eq!(grew(), 0, "{kind}: a buffered write waits for no disk");
+        engine.write(&batch, Durability::Synced).unwrap();
+        assert_eq!(grew(), 1, "{kind}: a synced write");
+        engine.write(&batch, Durability::Buffered).unwrap();
+        engine.sync().unwrap();
+        assert_eq!(grew(), 1, "{kind}: a sync");
+    }
+}
+
 #[test]
 fn second_opening_is_refused_with_words() {
     let dir = tempfile::tempdir().unwrap();
