@@ -15,13 +15,15 @@ mod level;
 
 use std::{
     fs::File,
-    io::Write as _,
+    io,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU8, AtomicU64, Ordering},
     time::Duration,
 };
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use self::ballast::Ballast;
@@ -98,6 +100,8 @@ pub struct DiskMonitor {
     level: AtomicU8,
     /// [`DiskStatus::available_bytes`] of the newest poll.
     available_bytes: AtomicU64,
+    /// The file of the last probe, for one that cannot open it.
+    probe: Mutex<Option<File>>,
 }
 
 impl DiskMonitor {
@@ -116,6 +120,7 @@ impl DiskMonitor {
             ballast: Mutex::new(ballast),
             level: AtomicU8::new(Level::Normal as u8),
             available_bytes: AtomicU64::new(0),
+            probe: Mutex::new(None),
         };
         monitor.poll()?;
         Ok(monitor)
@@ -175,16 +180,27 @@ impl DiskMonitor {
     pub fn probe(&self) -> Result<Duration, Error> {
         let path = self.dir.join("PROBE");
         let begin = crate::clock::monotonic();
-        File::create(&path)
-            .and_then(|mut file| {
-                file.write_all(
-                    b"Written and synced again and again to see that the disk lives.\n",
-                )?;
-                file.sync_all()
-            })
+        let mut last = self.probe.lock();
+        // By its name, since a directory that is gone is a failure, too.
+        let file = match File::create(&path) {
+            Ok(file) => last.insert(file),
+            Err(error) => match &*last {
+                // The process has too many files open, which tells nothing about the device.
+                Some(file) if is_out_of_descriptors(&error) => file,
+                _ => return Err(failed("probe the disk with", &path, &error)),
+            },
+        };
+        file.write_all_at(PROBE, 0)
+            .and_then(|()| file.sync_all())
             .map_err(|e| failed("probe the disk with", &path, &e))?;
         Ok(begin.elapsed())
     }
+}
+
+const PROBE: &[u8] = b"Written and synced again and again to see that the disk lives.\n";
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 struct Space {
@@ -270,5 +286,14 @@ mod tests {
         std::fs::remove_dir_all(dir.path().join("data")).unwrap();
         monitor.probe().unwrap_err();
         monitor.poll().unwrap_err();
+    }
+
+    #[test]
+    fn process_without_descriptors_is_no_sick_disk() {
+        for (errno, want) in
+            [(Errno::MFILE, true), (Errno::NFILE, true), (Errno::IO, false), (Errno::NOENT, false)]
+        {
+            assert_eq!(is_out_of_descriptors(&errno.into()), want, "{errno}");
+        }
     }
 }
