@@ -3,7 +3,7 @@
 //! Levels are per target and can be changed while the node runs. Keys and values are never logged
 //! at `info` or above.
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write};
 
 use tracing_subscriber::{
     EnvFilter, Layer as _, Registry, filter::ParseError, fmt, layer::SubscriberExt as _, reload,
@@ -54,14 +54,61 @@ impl Filter {
 pub fn init(format: LogFormat, level: &str) -> Result<Filter, Error> {
     let variable = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
     let (filter, handle) = reload::Layer::new(parse(variable.as_deref().unwrap_or(level))?);
-    let lines = fmt::layer().with_writer(io::stderr);
     let lines = match format {
-        LogFormat::Human => lines.with_ansi(io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Human => fmt::layer()
+            .with_ansi(io::stderr().is_terminal())
+            .with_writer(|| OneLine(io::stderr()))
+            .boxed(),
+        LogFormat::Json => fmt::layer().with_writer(io::stderr).json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;
     end_with_panics();
     Ok(Filter(handle))
+}
+
+/// Keeps an event, which comes in one piece, on one line: what strangers sent must not look like a line of
+/// ours, nor move the cursor of a terminal. Colours pass. JSON escapes by itself.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = event.strip_suffix(b"\n").unwrap_or(event);
+        let plain = |byte: u8| !byte.is_ascii_control() || byte == b'\t';
+        if line.iter().all(|byte| plain(*byte)) {
+            self.0.write_all(event)?;
+            return Ok(event.len());
+        }
+        let mut escaped = Vec::with_capacity(event.len() + 16);
+        let mut rest = line;
+        while let [byte, after @ ..] = rest {
+            let colour = colour_bytes(rest);
+            if colour > 0 {
+                escaped.extend(&rest[..colour]);
+                rest = &rest[colour..];
+                continue;
+            }
+            if plain(*byte) {
+                escaped.push(*byte);
+            } else {
+                escaped.extend(byte.escape_ascii());
+            }
+            rest = after;
+        }
+        escaped.extend(&event[line.len()..]);
+        self.0.write_all(&escaped)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Length of the change of colour that `text` begins with.
+fn colour_bytes(text: &[u8]) -> usize {
+    let Some(codes) = text.strip_prefix(b"\x1b[") else { return 0 };
+    let length = codes.iter().take_while(|byte| byte.is_ascii_digit() || **byte == b';').count();
+    if codes.get(length) == Some(&b'm') { length + 3 } else { 0 }
 }
 
 /// Makes every panic the end of the process, whichever thread or task it is in. A thread that died
@@ -83,6 +130,10 @@ fn parse(filter: &str) -> Result<EnvFilter, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
     use super::*;
 
     #[test]
@@ -91,6 +142,40 @@ mod tests {
         assert!(shown("info").contains("openraft=warn"));
         let loud = shown("info,openraft=debug");
         assert!(loud.contains("openraft=debug") && !loud.contains("openraft=warn"), "{loud}");
+    }
+
+    #[test]
+    fn stranger_cannot_write_a_line_of_his_own() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&written);
+        let lines = fmt::layer().without_time().with_ansi(false).with_writer(move || {
+            let shared = Arc::clone(&shared);
+            OneLine(Shared(shared))
+        });
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            let error = "refused\n2026-11-29 INFO all is well\r\x07\x1b[2K";
+            tracing::warn!(%error, colour = %"\x1b[1;31mred", "dial\tnode — 1");
+            tracing::info!("next");
+        });
+        let text = String::from_utf8(written.lock().clone()).expect("UTF-8");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text:?}");
+        assert!(lines[0].contains(r"refused\n2026-11-29 INFO all is well\r\x07"), "{text:?}");
+        assert!(lines[0].contains(r"\x1b[2K") && lines[0].contains("dial\tnode — 1"), "{text:?}");
+        assert!(lines[0].contains("\x1b[1;31mred"), "{text:?}");
+    }
+
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]
