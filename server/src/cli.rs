@@ -6,7 +6,10 @@ mod healthcheck;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    fs::Mode,
+    process::{Resource, Rlimit, getrlimit, setrlimit, umask},
+};
 
 use crate::{
     config::{self, Args, Command, Config, ConfigCommand, ConfigErrors, SettingArgs},
@@ -56,6 +59,8 @@ fn serve(args: &SettingArgs) -> ExitCode {
         return outcome(Err(error.into()));
     }
     raise_open_files();
+    // What the node writes, RocksDB's files too, is for its own user: it is everybody's data.
+    umask(Mode::RWXG | Mode::RWXO);
     match node::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -37,4 +37,5 @@ pub mod error;
 pub mod handoff;
 pub mod ids;
 pub mod metrics;
+pub mod signals;
 pub mod telemetry;

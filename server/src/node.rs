@@ -18,7 +18,8 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -41,6 +42,7 @@ use crate::{
     metrics::Metrics,
     placement::directory::NodeDirectory,
     raft::log_writer::{LogWriter, LogWriterConfig},
+    signals::StopSignals,
     storage::{
         disk::DiskMonitor,
         engine::{self, Engine},
@@ -115,14 +117,15 @@ fn new_runtime(name: &str, threads: usize) -> anyhow::Result<runtime::Runtime> {
 
 async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), data_dir = %config.data_dir.display(), "starting node");
-    std::fs::create_dir_all(&config.data_dir)
-        .with_context(|| format!("create {}", config.data_dir.display()))?;
+    // Ordering: before anything that takes time, so that no signal is lost meanwhile.
+    let mut signals = StopSignals::listen().context("listen to signals")?;
     // Ordering: ports before the disk, so that a port that is taken costs nothing.
     let ports = Ports::bind(&config)?;
+    private_dir(&config.data_dir)?;
     let (failure, mut failures) = mpsc::unbounded_channel();
     let opened = tokio::select! {
         opened = Node::open(config, ports.advertised(), failure) => opened,
-        signal = stop_signal() => {
+        signal = signals.next() => {
             tracing::info!(signal, "told to stop before the disk was open");
             return Ok(());
         }
@@ -143,7 +146,7 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
     );
 
     let outcome = tokio::select! {
-        signal = stop_signal() => {
+        signal = signals.next() => {
             tracing::info!(signal, "draining: handing leaderships over");
             Ok(())
         }
@@ -154,7 +157,7 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
             let drained = tokio::select! {
                 result = node.drain(servers) => result,
                 // A second signal, or a failure meanwhile: what is on the disk is enough.
-                _ = stop_signal() => Ok(()),
+                _ = signals.next() => Ok(()),
                 Some(cause) = failures.recv() => Err(anyhow::anyhow!(cause)),
             };
             node.writer.stop();
@@ -175,7 +178,14 @@ async fn open_engines(config: &Config) -> Result<rocks::Instances, engine::Error
     let deadline = clock::now() + DISK_WAIT_MAX;
     let mut told = false;
     loop {
-        match rocks::RocksEngine::open_both(&config.data_dir, &config.storage.to_storage()) {
+        // It may have a long log to read, during which a signal must be heard.
+        let (dir, storage) = (config.data_dir.clone(), config.storage.to_storage());
+        let opening =
+            tokio::task::spawn_blocking(move || rocks::RocksEngine::open_both(&dir, &storage));
+        let opened = opening.await.unwrap_or_else(|error| {
+            Err(engine::Error::Io { message: format!("open the disk: {error}") })
+        });
+        match opened {
             Err(error) if rocks::is_open_elsewhere(&error) && clock::now() < deadline => {
                 if !told {
                     tracing::warn!(%error, "waiting for the process that has the disk open");
@@ -188,17 +198,20 @@ async fn open_engines(config: &Config) -> Result<rocks::Instances, engine::Error
     }
 }
 
-async fn stop_signal() -> &'static str {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+/// Makes the data directory, for this user alone, if there is none.
+fn private_dir(dir: &Path) -> anyhow::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(dir).with_context(|| format!("create {}", dir.display()))?;
+    let mode = std::fs::metadata(dir).with_context(|| format!("look at {}", dir.display()))?.mode();
+    if mode & 0o007 != 0 {
+        tracing::warn!(
+            dir = %dir.display(),
+            mode = format!("{:03o}", mode & 0o777),
+            "every user of this machine may look into the data directory"
+        );
     }
+    Ok(())
 }
 
 impl Node {
