@@ -81,6 +81,13 @@ pub struct Config {
     #[serde(deserialize_with = "layers::list_or_text")]
     #[schemars(with = "Vec<String>")]
     pub join: Vec<String>,
+    /// Host names, besides IP addresses, names of one label, those of a Kubernetes cluster and the advertised
+    /// one, by which clients of HTTP call this node: through a balancer, say. A name, a domain with a dot in
+    /// front (`.example.org`) for all names below it, or `*` for every name, which lets any web page that a
+    /// user of the network looks at read and write the data.
+    #[serde(deserialize_with = "layers::list_or_text")]
+    #[schemars(with = "Vec<String>")]
+    pub http_allowed_hosts: Vec<String>,
     /// Where this node runs, such as `zone` and `host`: peers of a region are spread over them.
     /// In the environment and on the command line `key=value`, separated by commas.
     #[serde(deserialize_with = "labels::map_or_text")]
@@ -117,6 +124,7 @@ impl Default for Config {
             advertise_host: None,
             init: false,
             join: Vec::new(),
+            http_allowed_hosts: Vec::new(),
             labels: BTreeMap::new(),
             log_format: LogFormat::default(),
             log_level: "info,openraft=error".to_owned(),
@@ -196,6 +204,12 @@ impl Config {
         for address in &self.join {
             if let Err(problem) = addresses::check_host_port(address) {
                 errors.push(ConfigError::new("join", format!("{address:?}: {problem}")));
+            }
+        }
+        for host in self.http_allowed_hosts.iter().filter(|host| *host != "*") {
+            if let Err(problem) = addresses::check_host(host.strip_prefix('.').unwrap_or(host)) {
+                let problem = format!("{host:?}: {problem}");
+                errors.push(ConfigError::new("http_allowed_hosts", problem));
             }
         }
         labels::check(&self.labels, errors);

@@ -85,18 +85,33 @@ async fn successor_on_a_disk_waits_for_the_process_that_ends() {
     assert_eq!(found.as_deref(), Some(&b"v"[..]));
 }
 
+/// Also when it is a second one of us that listens there: two servers on one port would share its
+/// connections, and clients would be dealt out over two clusters.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn port_in_use_is_named() {
-    let mut cluster = Builder::new(1).prepare().await;
-    let address = cluster.nodes[0].client_address();
-    let _taken = std::net::TcpListener::bind(&address).expect("take the port first");
+    let mut cluster = Builder::new(2).set("runtime.api_threads", "2").prepare().await;
     cluster.nodes[0].launch(Start::Init);
-    cluster.nodes[0].expect_exit();
-    let ended = cluster.nodes[0].exited(BOUND).await;
-    assert!(!ended.success());
-    let said = cluster.nodes[0].output();
-    let port = address.rsplit_once(':').expect("host:port").1.to_owned();
-    assert!(said.contains(&port), "{said}");
+    cluster.nodes[0].bound(BOUND).await;
+    let names = ["client_addr", "peer_addr", "http_addr"];
+    for (which, name) in names.into_iter().enumerate() {
+        let (first, second) = cluster.nodes.split_at_mut(1);
+        let (first, second) = (&first[0], &mut second[0]);
+        second.use_any_ports();
+        second.use_port_of(first, which);
+        let taken = [first.client_address(), first.peer_address(), first.http_address()];
+        second.launch(Start::Init);
+        second.expect_exit();
+        let ended = second.exited(BOUND).await;
+        assert!(!ended.success(), "{name}");
+        let said = second.output();
+        assert!(said.contains(name) && said.contains(&taken[which]), "{name}:\n{said}");
+        assert!(!second.data_dir().exists(), "{name}: the disk was touched");
+    }
+    for number in 0..8 {
+        // Each session has a connection of its own.
+        let session = cluster.nodes[0].session();
+        session.put(format!("k/{number}"), "v").await.expect("the first one is not disturbed");
+    }
 }
 
 /// Nobody is there to join yet: the node waits, answers that it is alive and not ready, and stops

@@ -1,4 +1,5 @@
-//! Who may come in: bounded numbers of calls, and bounded bytes of bodies being received.
+//! Who may come in: bounded numbers of calls and connections, and bounded bytes of bodies that are
+//! being received and of answers that are being read.
 
 use std::{
     sync::{
@@ -21,6 +22,9 @@ pub struct Admission {
     scans: Arc<Gate>,
     cluster: Arc<Gate>,
     receive: Arc<Gate>,
+    answers: Arc<Gate>,
+    client_connections: Arc<Gate>,
+    http_connections: Arc<Gate>,
 }
 
 impl Admission {
@@ -31,6 +35,9 @@ impl Admission {
             scans: Gate::new("scans", limits.scans_in_flight_max),
             cluster: Gate::new("cluster", limits.cluster_in_flight_max),
             receive: Gate::new("receive", limits.receive_bytes_max),
+            answers: Gate::new("answers", limits.answers_held_bytes_max),
+            client_connections: Gate::new("connections", limits.connections.connections_max),
+            http_connections: Gate::new("connections", limits.connections.connections_max),
         }
     }
 
@@ -54,17 +61,55 @@ impl Admission {
         &self.receive
     }
 
+    /// Bytes of answers that their clients have not read yet.
+    pub(super) fn answers(&self) -> &Arc<Gate> {
+        &self.answers
+    }
+
+    /// The places of the gRPC port, whichever thread serves a connection.
+    #[must_use]
+    pub fn client_connections(&self) -> Places {
+        Places(Arc::clone(&self.client_connections))
+    }
+
+    /// The places of the HTTP port.
+    #[must_use]
+    pub fn http_connections(&self) -> Places {
+        Places(Arc::clone(&self.http_connections))
+    }
+
     /// How often each queue has refused somebody since the start, by the queue's name.
     #[must_use]
-    pub fn refused(&self) -> [(&'static str, u64); 4] {
-        [&self.requests, &self.scans, &self.cluster, &self.receive]
-            .map(|gate| (gate.name, gate.refused.load(Ordering::Relaxed)))
+    pub fn refused(&self) -> [(&'static str, u64); 6] {
+        let refused = |gate: &Gate| gate.refused.load(Ordering::Relaxed);
+        let connections = refused(&self.client_connections) + refused(&self.http_connections);
+        let [requests, scans, cluster, receive, answers] =
+            [&self.requests, &self.scans, &self.cluster, &self.receive, &self.answers]
+                .map(|gate| (gate.name, refused(gate)));
+        [requests, scans, cluster, receive, answers, ("connections", connections)]
+    }
+}
+
+/// The connections that one port may have open.
+#[derive(Clone, Debug)]
+pub struct Places(Arc<Gate>);
+
+impl Places {
+    #[must_use]
+    pub fn new(connections_max: usize) -> Self {
+        Self(Gate::new("connections", connections_max))
+    }
+
+    /// A place for one connection, given back when it is dropped; `None` when all are taken.
+    pub(super) fn take(&self) -> Option<Permit> {
+        self.0.take(1).ok()
     }
 }
 
 /// A bounded number of something.
 ///
-/// Invariant: `taken` is the sum of the permits that exist, at most `max`.
+/// Invariant: `taken` is the sum of the permits that exist, at most `max`, or twice that with
+/// [`Gate::take_late`].
 #[derive(Debug)]
 pub(super) struct Gate {
     name: &'static str,
@@ -84,13 +129,24 @@ impl Gate {
         Ok(Permit { gate: Arc::clone(self), count })
     }
 
+    /// As [`Gate::take`] for somebody who is refused last: whose work is done already and would be lost.
+    /// He finds as much room again as all others have.
+    pub(super) fn take_late(self: &Arc<Self>, count: usize) -> Result<Permit, Error> {
+        self.reserve_below(count, self.max.saturating_mul(2))?;
+        Ok(Permit { gate: Arc::clone(self), count })
+    }
+
     fn reserve(&self, count: usize) -> Result<(), Error> {
-        // Relaxed: the number guards no other memory.
-        let taken = self.taken.fetch_add(count, Ordering::Relaxed);
-        if taken + count <= self.max {
+        self.reserve_below(count, self.max)
+    }
+
+    fn reserve_below(&self, count: usize, max: usize) -> Result<(), Error> {
+        let room = |taken: usize| taken.checked_add(count).filter(|sum| *sum <= max);
+        // Relaxed: the number guards no other memory. Nothing is counted of who is refused, so that a large
+        // one that finds no room does not keep a small one out for a moment.
+        if self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok() {
             return Ok(());
         }
-        self.taken.fetch_sub(count, Ordering::Relaxed);
         self.refused.fetch_add(1, Ordering::Relaxed);
         Err(Error::Busy { queue: self.name.into(), retry_after: RETRY_AFTER })
     }
@@ -137,7 +193,9 @@ mod tests {
         }
         assert!(admission.admit(Class::Scan).is_ok(), "the queues are apart");
         let refused = admission.refused();
-        assert_eq!(refused, [("requests", 1), ("scans", 0), ("cluster", 0), ("receive", 0)]);
+        let others =
+            ["scans", "cluster", "receive", "answers", "connections"].map(|name| (name, 0));
+        assert_eq!(refused[..], [&[("requests", 1)], &others[..]].concat());
         assert!(admission.admit(Class::Free).expect("no queue").is_none());
         drop(first);
         let third = admission.admit(Class::Request).expect("a place was given back");
@@ -155,5 +213,30 @@ mod tests {
         assert_eq!(gate.taken.load(Ordering::Relaxed), 10);
         drop(permit);
         assert_eq!(gate.taken.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_is_refused_takes_no_room_from_others_not_even_for_a_moment() {
+        let gate = Gate::new("receive", 1000);
+        std::thread::scope(|scope| {
+            let large = scope.spawn(|| (0..100_000).filter(|_| gate.take(1001).is_ok()).count());
+            for _ in 0..100_000 {
+                gate.take(1000).expect("all of the room is free");
+            }
+            assert_eq!(large.join().expect("no panic"), 0);
+        });
+    }
+
+    #[test]
+    fn late_ones_have_as_much_room_again() {
+        let gate = Gate::new("answers", 10);
+        let first = gate.take(10).expect("room");
+        assert!(gate.take(1).is_err());
+        let late = gate.take_late(10).expect("room for what is done already");
+        assert!(gate.take_late(1).is_err(), "bounded all the same");
+        drop(first);
+        assert!(gate.take(1).is_err(), "what the late one took counts");
+        drop(late);
+        gate.take(10).expect("given back");
     }
 }

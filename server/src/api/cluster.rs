@@ -44,11 +44,6 @@ impl ClusterApi {
             .map_err(|error| status(&error))?;
         Ok((deadline, request.into_inner()))
     }
-
-    /// A deadline for a call that came without one.
-    pub(super) fn longest_deadline(&self) -> Instant {
-        Instant::now() + self.limits.request_timeout_max
-    }
 }
 
 /// Waits for a call until its deadline.

@@ -16,10 +16,10 @@ use bytes::Bytes;
 use flotilla_proto::{
     MESSAGE_BYTES_MAX,
     kv::kv_service_server::KvServiceServer,
-    v1::{cluster_server::ClusterServer, kv_server::KvServer},
+    v1::{ErrorDetail, cluster_server::ClusterServer, kv_server::KvServer},
 };
-use http::{HeaderMap, Request, Response};
-use hyper::body::{Frame, Incoming, SizeHint};
+use http::{HeaderMap, HeaderValue, Request, Response, response};
+use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body, codegen::Service as _};
@@ -28,7 +28,8 @@ use tower::util::BoxCloneSyncService;
 
 use super::{
     Membership, Requests,
-    admission::{Admission, Permit},
+    admission::{Admission, Gate, Permit},
+    answer::{self, Answer, Rest, waits_for_its_reader},
     body::Received,
     cluster::ClusterApi,
     health::{self, HealthApi},
@@ -85,7 +86,7 @@ impl<R: Requests> Services<R> {
         let cluster =
             ClusterApi { membership: Arc::clone(&membership), limits: Arc::clone(&limits) };
         let draining = CancellationToken::new();
-        let health = HealthApi { membership, draining: draining.clone() };
+        let health = HealthApi::new(membership, draining.clone());
         Self(Arc::new(Shared {
             kv: KvServer::new(kv.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -113,7 +114,7 @@ impl<R: Requests> Services<R> {
 }
 
 impl<R: Requests> hyper::service::Service<Request<Incoming>> for Services<R> {
-    type Response = Response<Body>;
+    type Response = Response<Answer<Rest>>;
     type Error = Infallible;
     type Future = Call;
 
@@ -127,6 +128,9 @@ impl<R: Requests> hyper::service::Service<Request<Incoming>> for Services<R> {
                 return Call::refused(tracked, status(&error), request.into_body());
             }
         }
+        if let Some(status) = compressed(request.headers()) {
+            return Call::refused(tracked, status, request.into_body());
+        }
         let request = request.map(|body| {
             Received::new(
                 body,
@@ -138,10 +142,8 @@ impl<R: Requests> hyper::service::Service<Request<Incoming>> for Services<R> {
             )
         });
         match shared.route(method, request) {
-            Ok(answer) => Call::running(tracked, answer),
-            Err(unread) => {
-                Call::refused(tracked, Status::unimplemented("there is no such method"), unread)
-            }
+            Ok(answer) => Call::running(tracked, answer, shared.admission.answers()),
+            Err(unread) => Call::refused(tracked, unimplemented("there is no such method"), unread),
         }
     }
 }
@@ -204,12 +206,21 @@ enum Stage {
     Running {
         answer: Answering,
         tracked: Option<Tracked>,
+        answers: Arc<Gate>,
+    },
+    /// A handler has answered with one message, which is being encoded.
+    Encoding {
+        head: Option<response::Parts>,
+        body: Body,
+        message: Bytes,
+        tracked: Option<Tracked>,
+        answers: Arc<Gate>,
     },
 }
 
 impl Call {
-    fn running(tracked: Tracked, answer: Answering) -> Self {
-        Self(Stage::Running { answer, tracked: Some(tracked) })
+    fn running(tracked: Tracked, answer: Answering, answers: &Arc<Gate>) -> Self {
+        Self(Stage::Running { answer, tracked: Some(tracked), answers: Arc::clone(answers) })
     }
 
     fn refused<B>(mut tracked: Tracked, status: Status, unread: B) -> Self
@@ -224,31 +235,109 @@ impl Call {
     }
 }
 
+const ONCE: &str = "a future is not polled once it is ready";
+
 impl Future for Call {
-    type Output = Result<Response<Body>, Infallible>;
+    type Output = Result<Response<Answer<Rest>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        const ONCE: &str = "a future is not polled once it is ready";
-        match &mut self.get_mut().0 {
-            Stage::Refused(answer) => answer.as_mut().poll(cx),
-            Stage::Running { answer, tracked } => {
-                let Ok(mut response) = ready!(answer.as_mut().poll(cx));
-                let mut tracked = tracked.take().expect(ONCE);
-                let mut code = code_of(response.headers());
-                if let Some(error) = code.and_then(|code| unreadable(code, response.headers())) {
-                    let status = status(&error);
-                    code = Some(status.code());
-                    response = status.into_http();
+        let stage = &mut self.get_mut().0;
+        let response = loop {
+            match stage {
+                Stage::Refused(answer) => {
+                    let Ok(response) = ready!(answer.as_mut().poll(cx));
+                    break without_message(response, None);
                 }
-                if tracked.method.streams() && code.is_none() {
-                    let stream = |body| Body::new(Streaming { body, tracked });
-                    return Poll::Ready(Ok(response.map(stream)));
+                Stage::Running { answer, tracked, answers } => {
+                    let Ok(mut response) = ready!(answer.as_mut().poll(cx));
+                    let mut tracked = tracked.take().expect(ONCE);
+                    let mut code = code_of(response.headers());
+                    if let Some(error) = code.and_then(|code| unreadable(code, response.headers()))
+                    {
+                        let status = status(&error);
+                        code = Some(status.code());
+                        response = status.into_http();
+                    }
+                    if let Some(code) = code {
+                        tracked.finish(code);
+                        break without_message(response, Some(tracked));
+                    }
+                    // The status of a success follows in the trailers.
+                    if tracked.method.streams() {
+                        break response.map(|body| {
+                            Answer::new(Bytes::new(), Rest::Stream(body), Some(tracked), None)
+                        });
+                    }
+                    let (head, body) = response.into_parts();
+                    let (head, tracked) = (Some(head), Some(tracked));
+                    let (message, answers) = (Bytes::new(), Arc::clone(answers));
+                    *stage = Stage::Encoding { head, body, message, tracked, answers };
                 }
-                // The status of a success follows in the trailers.
-                tracked.finish(code.unwrap_or(Code::Ok));
-                Poll::Ready(Ok(response))
+                Stage::Encoding { head, body, message, tracked, answers } => {
+                    let trailers = match ready!(Pin::new(body).poll_frame(cx)) {
+                        Some(Ok(frame)) => match frame.into_data() {
+                            Ok(data) => {
+                                debug_assert!(message.is_empty(), "one message is one frame");
+                                *message = data;
+                                continue;
+                            }
+                            Err(frame) => frame.into_trailers().ok(),
+                        },
+                        Some(Err(status)) => {
+                            Some(status.into_http::<Body>().into_parts().0.headers)
+                        }
+                        None => None,
+                    };
+                    let head = head.take().expect(ONCE);
+                    let tracked = tracked.take().expect(ONCE);
+                    break encoded(head, std::mem::take(message), trailers, tracked, answers);
+                }
             }
+        };
+        waits_for_its_reader();
+        Poll::Ready(Ok(response))
+    }
+}
+
+fn without_message<B>(response: Response<B>, tracked: Option<Tracked>) -> Response<Answer<Rest>> {
+    response.map(|_| Answer::new(Bytes::new(), Rest::Whole(None), tracked, None))
+}
+
+/// The answer of a handler that has succeeded.
+fn encoded(
+    head: response::Parts,
+    message: Bytes,
+    trailers: Option<HeaderMap>,
+    mut tracked: Tracked,
+    answers: &Arc<Gate>,
+) -> Response<Answer<Rest>> {
+    let code = trailers.as_ref().and_then(code_of).unwrap_or(Code::Ok);
+    let held = match code {
+        Code::Ok => answer::hold(answers, tracked.method, message.len()),
+        // By tonic, which knows nothing of what was applied.
+        _ => Err(too_large(tracked.method)),
+    };
+    match held {
+        Ok(held) => {
+            tracked.finish(code);
+            let answer = Answer::new(message, Rest::Whole(trailers), Some(tracked), held);
+            Response::from_parts(head, answer)
         }
+        Err(error) => {
+            let status = status(&error);
+            tracked.finish(status.code());
+            without_message(status.into_http::<Body>(), Some(tracked))
+        }
+    }
+}
+
+/// The error of a message that is not sent since it is larger than clients take.
+fn too_large(method: Method) -> Error {
+    let message = format!("the answer is larger than {MESSAGE_BYTES_MAX} bytes");
+    if method.only_reads() {
+        Error::FailedPrecondition { message }
+    } else {
+        Error::OutcomeUnknown { message }
     }
 }
 
@@ -273,8 +362,8 @@ pub(super) struct Tracked {
     observer: Arc<dyn Observer>,
     method: Method,
     started: Instant,
-    /// Of the answer; `None`, which counts as cancelled, if the client goes first.
-    code: Option<Code>,
+    /// Of the answer, and when it was known; `None`, which counts as cancelled, if the client goes first.
+    code: Option<(Code, Duration)>,
     permit: Option<Permit>,
 }
 
@@ -292,52 +381,38 @@ impl Tracked {
 
     /// Notes how the call ended; the first answer counts.
     pub(super) fn finish(&mut self, code: Code) {
-        self.code.get_or_insert(code);
+        self.code.get_or_insert_with(|| (code, self.started.elapsed()));
     }
 }
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        let code = self.code.unwrap_or(Code::Cancelled);
-        self.observer.finished(self.method, code, self.started.elapsed().as_secs_f64());
+        let (code, taken) = self.code.unwrap_or_else(|| (Code::Cancelled, self.started.elapsed()));
+        self.observer.finished(self.method, code, taken.as_secs_f64());
     }
 }
 
-/// The body of a stream of answers, which is over when its trailers are sent.
-struct Streaming {
-    body: Body,
-    tracked: Tracked,
-}
-
-impl hyper::body::Body for Streaming {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(code) = frame.trailers_ref().and_then(code_of)
-        {
-            this.tracked.finish(code);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-fn code_of(headers: &HeaderMap) -> Option<Code> {
+pub(super) fn code_of(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
+}
+
+/// What this version does not do, and has not done: without a detail the outcome of a write would be open.
+fn unimplemented(message: &str) -> Status {
+    let detail = ErrorDetail { maybe_applied: false, retryable: false, ..ErrorDetail::default() };
+    flotilla_proto::status::with_detail(Code::Unimplemented, message.to_owned(), &detail)
+}
+
+/// The refusal of a compressed message. Reading one would need a bound on what it becomes, before it is
+/// counted; values are the client's to compress.
+fn compressed(headers: &HeaderMap) -> Option<Status> {
+    let encoding = headers.get("grpc-encoding").filter(|encoding| *encoding != "identity")?;
+    let encoding = encoding.to_str().unwrap_or("?");
+    let mut status = unimplemented(&format!(
+        "grpc-encoding: {encoding} is not accepted, send messages as they are (identity)"
+    ));
+    let accepted = HeaderValue::from_static("identity");
+    status.metadata_mut().as_mut().insert("grpc-accept-encoding", accepted);
+    Some(status)
 }
 
 /// The error behind a status that tonic gave to a message it could not read. It would otherwise be

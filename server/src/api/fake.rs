@@ -476,6 +476,7 @@ struct Table {
     failures: BTreeMap<usize, Error>,
     hangs: bool,
     calls: Vec<String>,
+    looks: usize,
 }
 
 impl FakeMembership {
@@ -497,6 +498,11 @@ impl FakeMembership {
     /// From now on no call is answered.
     pub(super) fn hang(&self) {
         self.0.lock().hangs = true;
+    }
+
+    /// How often somebody looked whether the node is ready.
+    pub(super) fn looks(&self) -> usize {
+        self.0.lock().looks
     }
 
     /// What was asked, in order.
@@ -680,7 +686,9 @@ impl Membership for FakeMembership {
     }
 
     fn is_ready(&self) -> Vec<String> {
-        self.0.lock().not_ready.clone()
+        let mut table = self.0.lock();
+        table.looks += 1;
+        table.not_ready.clone()
     }
 
     fn is_live(&self) -> Vec<String> {

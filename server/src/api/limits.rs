@@ -36,6 +36,9 @@ pub struct Limits {
     pub cluster_in_flight_max: usize,
     /// Bodies being received, over all requests. Past it: busy, queue `receive`.
     pub receive_bytes_max: usize,
+    /// Answers that their clients have not read yet, over all requests but scans, which hold a page each.
+    /// Past it: busy, queue `answers`.
+    pub answers_held_bytes_max: usize,
     pub connections: ConnectionLimits,
 }
 
@@ -49,12 +52,13 @@ impl Default for Limits {
             answer_bytes_max: 16 << 20,
             scan_page_keys_max: 4096,
             scan_page_bytes_max: 512 << 10,
-            request_timeout_default: Duration::from_secs(5),
+            request_timeout_default: Duration::from_secs(15),
             request_timeout_max: Duration::from_secs(30),
             requests_in_flight_max: 4096,
             scans_in_flight_max: 256,
             cluster_in_flight_max: 64,
             receive_bytes_max: 128 << 20,
+            answers_held_bytes_max: 48 << 20,
             connections: ConnectionLimits::default(),
         }
     }
@@ -69,6 +73,11 @@ pub struct ConnectionLimits {
     pub streams_max: u32,
     /// A connection that has not spoken HTTP for so long after it was opened is closed.
     pub opening_timeout: Duration,
+    /// A client that reads nothing of an answer for so long is given up.
+    pub stall_timeout: Duration,
+    /// An HTTP/1 connection without a request for so long is closed. Longer than the usual balancers wait,
+    /// so that it is they who close.
+    pub idle_timeout: Duration,
     /// An HTTP/2 connection that is silent for so long is pinged.
     pub keepalive_interval: Duration,
     /// And closed when the ping is not answered in this time.
@@ -89,6 +98,8 @@ impl Default for ConnectionLimits {
             connections_max: 4096,
             streams_max: 1024,
             opening_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(90),
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(10),
             header_bytes_max: 32 << 10,

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::{error::Error, ids::RegionId, storage::engine::KeyRange};
 
 mod admission;
+mod answer;
 mod batch;
 mod body;
 mod cluster;
@@ -42,13 +43,13 @@ mod write;
 mod fake;
 
 pub use self::{
-    admission::Admission,
+    admission::{Admission, Places},
     context::Keyspace,
     dispatch::{Call, Services},
     limits::{ConnectionLimits, Limits},
     observer::{Method, Observer, Unobserved},
-    rest::{Metrics, router as http_router},
-    server::{listen, serve_grpc, serve_http},
+    rest::{Hosts, Metrics, router as http_router},
+    server::{Connection, Dealer, dealer, listen, serve_grpc, serve_http},
     status::{code, status},
 };
 

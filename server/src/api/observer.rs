@@ -115,6 +115,22 @@ impl Method {
     pub(super) fn streams(self) -> bool {
         matches!(self, Self::Scan | Self::HealthWatch | Self::Reflection | Self::ReflectionAlpha)
     }
+
+    /// Whether nothing can have changed when the answer is there, so that it may still be refused.
+    pub(super) fn only_reads(self) -> bool {
+        matches!(
+            self,
+            Self::Get
+                | Self::BatchGet
+                | Self::SeedGet
+                | Self::SeedExists
+                | Self::Status
+                | Self::ListNodes
+                | Self::ListRegions
+                | Self::Locate
+                | Self::HttpGet
+        )
+    }
 }
 
 #[cfg(test)]

@@ -9,29 +9,36 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures::stream::{self, Stream, StreamExt as _};
 use hyper::server::conn::{http1, http2};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
     service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
+    sync::mpsc,
     task::JoinSet,
-    time::sleep,
+    time::{Instant, Sleep, sleep},
 };
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
-use super::{Requests, Services, limits::ConnectionLimits};
+use super::{
+    Requests, Services,
+    admission::{Permit, Places},
+    answer::CallTasks,
+    limits::ConnectionLimits,
+};
 
 /// After a failed accept, as when no file descriptor is left: time for connections to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -39,15 +46,123 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a client of HTTP/2 says first.
 const PREFACE_BYTES: usize = 24;
 
-/// The connections of a TCP port, without delay for small packets.
-pub fn listen(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    stream::unfold(listener, |listener| async move {
-        let accepted = listener.accept().await.and_then(|(stream, _)| {
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        });
-        Some((accepted, listener))
+/// The connections of a TCP port, without delay for small packets. None of them is an error.
+///
+/// Bound: as many as there are `places`; a connection beyond is closed at once, which its client sees.
+pub fn listen(
+    listener: TcpListener,
+    places: Places,
+) -> impl Stream<Item = io::Result<Connection<TcpStream>>> {
+    stream::unfold((listener, places), |(listener, places)| async move {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Some(place) = places.take() else {
+                debug!("too many connections, closed a new one");
+                continue;
+            };
+            // One that is closed already cannot be set.
+            if stream.set_nodelay(true).is_ok() {
+                return Some((Ok(Connection { stream, _place: place }), (listener, places)));
+            }
+        }
     })
+}
+
+/// Deals the connections of one listener out to threads with runtimes of their own, in turn.
+///
+/// One socket and one queue of the system is what a port has: with a socket for each thread (`SO_REUSEPORT`)
+/// a second process of the same user could bind the port, too, and would get a share of the clients.
+pub struct Dealer(Vec<mpsc::UnboundedSender<Connection<std::net::TcpStream>>>);
+
+/// A dealer, and what each of so many threads is dealt.
+pub fn dealer(
+    threads: usize,
+) -> (Dealer, Vec<impl Stream<Item = io::Result<Connection<TcpStream>>> + Send + 'static>) {
+    // Bound: a connection in here has one of the places of its port.
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        (0..threads).map(|_| mpsc::unbounded_channel::<Connection<_>>()).unzip();
+    let dealt = receivers.into_iter().map(|receiver| {
+        stream::unfold(receiver, |mut receiver| async move {
+            let Connection { stream, _place } = receiver.recv().await?;
+            let stream = TcpStream::from_std(stream);
+            Some((stream.map(|stream| Connection { stream, _place }), receiver))
+        })
+    });
+    (Dealer(senders), dealt.collect())
+}
+
+impl Dealer {
+    /// Deals until there are no more, or the future is dropped, which closes the listener.
+    pub async fn deal(self, incoming: impl Stream<Item = io::Result<Connection<TcpStream>>>) {
+        let mut incoming = pin!(incoming);
+        let mut threads = self.0.iter().cycle();
+        while let Some(connection) = incoming.next().await {
+            let leave_runtime = |Connection { stream, _place }: Connection<TcpStream>| {
+                Ok(Connection { stream: stream.into_std()?, _place })
+            };
+            match (connection.and_then(leave_runtime), threads.next()) {
+                // Who has stopped takes none, which closes it.
+                (Ok(connection), Some(thread)) => drop(thread.send(connection)),
+                (Ok(_), None) => return,
+                (Err(error), _) => debug!(%error, "connection cannot be handed over"),
+            }
+        }
+    }
+}
+
+/// A connection that has one of the places of its port.
+#[derive(Debug)]
+pub struct Connection<IO> {
+    stream: IO,
+    /// Given back when it is dropped.
+    _place: Permit,
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Connection<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Connection<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }
 
 /// Serves gRPC on `incoming` until `shutdown`; then no connection is accepted, calls under way are
@@ -70,11 +185,15 @@ pub async fn serve_grpc<R, IO>(
     R: Requests,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let stall_timeout = limits.stall_timeout;
+    let mut builder = http2::Builder::new(CallTasks { stall_timeout });
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
         .max_concurrent_streams(limits.streams_max)
+        // Bound: calls that were cancelled before they were taken up, beyond which the connection is closed.
+        // A client that gives up all its calls at once, as when a request of its own is dropped, does no wrong.
+        .max_pending_accept_reset_streams(limits.streams_max as usize)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout)
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
@@ -86,10 +205,9 @@ pub async fn serve_grpc<R, IO>(
         shutdown.await;
         services.drain();
     };
-    accept(incoming, limits.connections_max, shutdown, |io, closing: CancellationToken| {
-        let read = Arc::new(AtomicUsize::new(0));
-        let opened = Arc::clone(&read);
-        let io = TokioIo::new(Opening { io, read });
+    accept(incoming, shutdown, |io, closing: CancellationToken| {
+        let (io, read) = Watched::new(io, stall_timeout);
+        let io = TokioIo::new(io);
         let connection = builder.serve_connection(io, services.clone());
         let (elsewhere, is_late) = (elsewhere.clone(), elsewhere.is_cancelled());
         let leave = async move {
@@ -98,18 +216,8 @@ pub async fn serve_grpc<R, IO>(
                 () = elsewhere.cancelled(), if !is_late => {}
             }
         };
-        let silent = async move {
-            sleep(opening_timeout).await;
-            if opened.load(Ordering::Relaxed) >= PREFACE_BYTES {
-                std::future::pending().await
-            }
-        };
-        async move {
-            tokio::select! {
-                () = drive(connection, leave) => {}
-                () = silent => debug!("connection said nothing"),
-            }
-        }
+        let spoken = move || read.load(Ordering::Relaxed) >= PREFACE_BYTES;
+        unless_silent(opening_timeout, spoken, drive(connection, leave))
     })
     .await;
 }
@@ -126,25 +234,49 @@ pub async fn serve_http<IO>(
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.opening_timeout)
+        // Runs from the end of one request to the end of the next one's head.
+        .header_read_timeout(limits.idle_timeout)
         .max_buf_size(limits.header_bytes_max.max(HTTP1_BUFFER_BYTES_MIN));
-    accept(incoming, limits.connections_max, shutdown, |io, closing: CancellationToken| {
-        let service = TowerToHyperService::new(router.clone());
+    let (opening_timeout, stall_timeout) = (limits.opening_timeout, limits.stall_timeout);
+    accept(incoming, shutdown, |io, closing: CancellationToken| {
+        let (io, _) = Watched::new(io, stall_timeout);
+        let (asked, asks) = (Arc::new(AtomicBool::new(false)), router.clone());
+        let first = Arc::clone(&asked);
+        let service = TowerToHyperService::new(tower::service_fn(move |request| {
+            first.store(true, Ordering::Relaxed);
+            asks.clone().oneshot(request)
+        }));
         let connection = builder.serve_connection(TokioIo::new(io), service);
-        drive(connection, closing.cancelled_owned())
+        let asked = move || asked.load(Ordering::Relaxed);
+        unless_silent(opening_timeout, asked, drive(connection, closing.cancelled_owned()))
     })
     .await;
+}
+
+/// Ends a connection that has not `spoken` when `opening_timeout` is over.
+async fn unless_silent(
+    opening_timeout: Duration,
+    spoken: impl Fn() -> bool,
+    connection: impl Future<Output = ()>,
+) {
+    let silent = async {
+        sleep(opening_timeout).await;
+        if spoken() {
+            std::future::pending().await
+        }
+    };
+    tokio::select! {
+        () = connection => {}
+        () = silent => debug!("connection said nothing"),
+    }
 }
 
 /// A percent-encoded key of the largest size fits in the head of a request.
 const HTTP1_BUFFER_BYTES_MIN: usize = 64 << 10;
 
-/// Runs one task per connection.
-///
-/// Bound: `connections_max` tasks; a connection beyond is closed at once, which its client sees.
+/// Runs one task per connection, of which [`listen`] bounds the number.
 async fn accept<IO, F>(
     incoming: impl Stream<Item = io::Result<IO>>,
-    connections_max: usize,
     shutdown: impl Future<Output = ()>,
     serve: impl Fn(IO, CancellationToken) -> F,
 ) where
@@ -159,12 +291,8 @@ async fn accept<IO, F>(
             tokio::select! {
                 () = &mut shutdown => break,
                 accepted = incoming.next() => match accepted {
-                    Some(Ok(io)) if connections.len() < connections_max => {
-                        connections.spawn(serve(io, closing.clone()));
-                    }
                     Some(Ok(io)) => {
-                        drop(io);
-                        debug!(connections_max, "too many connections, closed a new one");
+                        connections.spawn(serve(io, closing.clone()));
                     }
                     Some(Err(error)) => {
                         warn!(%error, "cannot accept a connection");
@@ -205,13 +333,46 @@ where
     }
 }
 
-/// A stream that counts what was read, until a connection has introduced itself.
-struct Opening<IO> {
+/// A stream that counts what was read until a connection has introduced itself, and whose writes fail
+/// when its other side takes nothing for `stall_timeout`.
+struct Watched<IO> {
     io: IO,
     read: Arc<AtomicUsize>,
+    stall_timeout: Duration,
+    /// Made when a write has to wait for the first time.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Since the timer was set, a write waits.
+    waits: bool,
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Opening<IO> {
+impl<IO> Watched<IO> {
+    fn new(io: IO, stall_timeout: Duration) -> (Self, Arc<AtomicUsize>) {
+        let read = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&read);
+        (Self { io, read, stall_timeout, timer: None, waits: false }, counted)
+    }
+
+    fn watch(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.waits = false;
+            return written;
+        }
+        let timeout = self.stall_timeout;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        if !self.waits {
+            self.waits = true;
+            timer.as_mut().reset(Instant::now() + timeout);
+        }
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -228,13 +389,15 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Opening<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Opening<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.watch(cx, written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -250,7 +413,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Opening<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.watch(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -43,7 +43,9 @@ pub fn code(error: &Error) -> Code {
 /// of HTTP, a node that is unavailable for a moment.
 pub(super) fn http_code(error: &Error) -> StatusCode {
     match error {
-        Error::InvalidArgument { field, limit, .. } if field == "value" && *limit > 0 => {
+        Error::InvalidArgument { field, limit, .. }
+            if matches!(&field[..], "value" | "body") && *limit > 0 =>
+        {
             StatusCode::PAYLOAD_TOO_LARGE
         }
         Error::InvalidArgument { .. } => StatusCode::BAD_REQUEST,

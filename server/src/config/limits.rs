@@ -43,7 +43,18 @@ pub struct LimitsConfig {
     pub proposal_bytes_in_flight_max: usize,
     /// Connections of clients; further ones are closed at once.
     pub connections_max: usize,
-    /// Deadline of a request that names none.
+    /// A client that reads nothing of its answer for this long is given up: a call of gRPC is reset, a
+    /// connection of HTTP closed.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
+    pub stall_timeout: Duration,
+    /// A connection of HTTP without a request for this long is closed. Longer than balancers keep one, so that
+    /// none is closed under a request of theirs.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
+    pub http_idle_timeout: Duration,
+    /// Deadline of a request that names none. Longer than an election, so that the death of a leader is a wait
+    /// and no error.
     #[serde(with = "human_duration")]
     #[schemars(with = "HumanDuration")]
     pub request_timeout_default: Duration,
@@ -65,7 +76,9 @@ impl Default for LimitsConfig {
             proposals_in_flight_max: 1024,
             proposal_bytes_in_flight_max: 64 << 20,
             connections_max: 16_384,
-            request_timeout_default: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(30),
+            http_idle_timeout: Duration::from_secs(90),
+            request_timeout_default: Duration::from_secs(15),
             request_timeout_max: Duration::from_secs(30),
         }
     }
@@ -100,6 +113,10 @@ impl LimitsConfig {
         }
         let page = self.scan_page_bytes as u64;
         bytes_within(errors, "limits.scan_page_bytes", page, 1024..=request.max(1024));
+        let second = Duration::from_secs(1);
+        let hour = 3600 * second;
+        duration_within(errors, "limits.stall_timeout", self.stall_timeout, second..=hour);
+        duration_within(errors, "limits.http_idle_timeout", self.http_idle_timeout, second..=hour);
         let timeout = Duration::from_millis(1)..=Duration::from_secs(3600);
         let (default, most) = (self.request_timeout_default, self.request_timeout_max);
         duration_within(errors, "limits.request_timeout_max", most, timeout.clone());

@@ -24,6 +24,8 @@ impl LimitsConfig {
             request_timeout_max: self.request_timeout_max,
             connections: api::ConnectionLimits {
                 connections_max: self.connections_max,
+                stall_timeout: self.stall_timeout,
+                idle_timeout: self.http_idle_timeout,
                 ..defaults.connections.clone()
             },
             ..defaults

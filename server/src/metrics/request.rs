@@ -21,6 +21,10 @@ label! {
         Cluster = "cluster",
         /// Bodies being received.
         Receive = "receive",
+        /// Answers that their clients have not read yet.
+        Answers = "answers",
+        /// Connections of a port.
+        Connections = "connections",
         /// Reads that wait in a region.
         Reads = "reads",
         /// Proposals under way in a region.
@@ -42,6 +46,8 @@ impl BusyQueue {
             "scans" => Self::Scans,
             "cluster" => Self::Cluster,
             "receive" => Self::Receive,
+            "answers" => Self::Answers,
+            "connections" => Self::Connections,
             "reads" => Self::Reads,
             "proposals" => Self::Proposals,
             "proposal_bytes" => Self::ProposalBytes,

@@ -1,11 +1,12 @@
 //! The sockets of a node.
 //!
-//! Requests of clients run on threads of their own, each with its own listener on the shared port
-//! and its own single-threaded runtime: a request then wakes nobody but the Raft thread. With few cores
-//! they are served beside the regions, as peers and HTTP always are.
+//! Each port is this process' alone. Requests of clients run on threads of their own, each with its own
+//! single-threaded runtime and connections that are dealt out to it: a request then wakes nobody but the
+//! Raft thread. With few cores they are served beside the regions, as peers and HTTP always are.
 
 use std::{
     future::Future,
+    io,
     net::{SocketAddr, TcpListener},
     sync::Arc,
     thread,
@@ -14,9 +15,10 @@ use std::{
 
 use anyhow::Context as _;
 use flotilla_proto::v1::placement_server::PlacementServer;
-use futures::TryStreamExt as _;
+use futures::{Stream, TryStreamExt as _};
+use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -25,7 +27,7 @@ use super::{
     readiness,
 };
 use crate::{
-    api::{self, Admission, Limits, Method, Observer, Services},
+    api::{self, Admission, Limits, Method, Observer, Places, Services},
     clock,
     config::{Advertised, BoundAddresses, Config, RuntimeConfig},
     handoff,
@@ -37,6 +39,12 @@ const BACKLOG: i32 = 4096;
 /// With so few cores, clients are served by the Raft thread: a request then wakes nobody at all, which
 /// saves more than a second thread could do.
 const SHARED_CORES_MAX: usize = 2;
+/// Bound: connections of other nodes, of which each has a few.
+const PEER_CONNECTIONS_MAX: usize = 1024;
+/// Bound: calls of peers that were cancelled before they were taken up, per connection.
+const PEER_RESETS_MAX: usize = 1024;
+/// File descriptors for logs, snapshots, small files, and calls to other nodes.
+const OTHER_FILES: u64 = 512;
 /// Time between the end of the requests and the end of the threads.
 const THREAD_GRACE: Duration = Duration::from_secs(1);
 
@@ -74,7 +82,10 @@ impl Ports {
     /// # Errors
     /// When a thread or a runtime cannot be started.
     pub(super) fn serve(self, node: &Arc<Node>, cores: usize) -> anyhow::Result<Servers> {
-        let limits = Arc::new(node.config.limits.to_api());
+        let mut limits = node.config.limits.to_api();
+        limits.connections.connections_max =
+            connections_within(limits.connections.connections_max, &node.config);
+        let limits = Arc::new(limits);
         let shared = Shared {
             calls: Arc::new(Calls(Arc::clone(node))),
             admission: Admission::new(&limits),
@@ -85,21 +96,32 @@ impl Ports {
         };
         let mut runtimes = vec![("raft".to_owned(), node.runtime.clone())];
         let clients = match api_threads(&node.config.runtime, cores) {
-            0 => Clients::Beside(node.runtime.spawn(shared.serve_clients(self.client))),
+            0 => {
+                let incoming = api::listen(
+                    tokio::net::TcpListener::from_std(self.client)?,
+                    shared.admission.client_connections(),
+                );
+                Clients::Beside(node.runtime.spawn(shared.serve_clients(incoming)))
+            }
             wanted => {
-                let mut listeners = vec![self.client];
-                while listeners.len() < wanted {
-                    listeners.push(bind(self.bound.client).context("client_addr")?);
-                }
                 let mut threads = Vec::new();
-                for (index, listener) in listeners.into_iter().enumerate() {
+                let (dealer, dealt) = api::dealer(wanted);
+                // The first one also accepts, for all.
+                let mut dealing = Some(shared.deal(self.client, dealer));
+                for (index, incoming) in dealt.into_iter().enumerate() {
                     let name = format!("api-{index}");
                     let runtime =
                         tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                     runtimes.push((name.clone(), runtime.handle().clone()));
-                    let serving = shared.serve_clients(listener);
+                    let serving = shared.serve_clients(incoming);
+                    let dealing = dealing.take();
                     threads.push(thread::Builder::new().name(name).spawn(move || {
-                        runtime.block_on(handoff::serve(serving));
+                        runtime.block_on(handoff::serve(async move {
+                            if let Some(dealing) = dealing {
+                                tokio::spawn(dealing);
+                            }
+                            serving.await;
+                        }));
                     })?);
                 }
                 Clients::Threads(threads)
@@ -132,8 +154,30 @@ impl Shared {
         Arc::clone(&self.calls) as Arc<dyn api::Membership>
     }
 
+    /// Accepts the connections of clients for other threads, until the stop.
+    fn deal(
+        &self,
+        listener: TcpListener,
+        dealer: api::Dealer,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let places = self.admission.client_connections();
+        let stop = self.stop.clone();
+        async move {
+            match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    let dealing = dealer.deal(api::listen(listener, places));
+                    let _ = stop.run_until_cancelled_owned(dealing).await;
+                }
+                Err(error) => tracing::error!(%error, "listen for clients"),
+            }
+        }
+    }
+
     /// Serves gRPC until the stop, on the runtime that it is polled by.
-    fn serve_clients(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + 'static {
+    fn serve_clients(
+        &self,
+        incoming: impl Stream<Item = io::Result<api::Connection<TcpStream>>> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let services = Services::new(
             self.gate(),
             self.membership(),
@@ -145,14 +189,7 @@ impl Shared {
         let removed = self.node.removed.clone();
         let stopped = self.stop.clone().cancelled_owned();
         async move {
-            match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => {
-                    let incoming = api::listen(listener);
-                    let limits = &limits.connections;
-                    api::serve_grpc(incoming, services, limits, removed, stopped).await;
-                }
-                Err(error) => tracing::error!(%error, "listen for clients"),
-            }
+            api::serve_grpc(incoming, services, &limits.connections, removed, stopped).await;
         }
     }
 
@@ -161,21 +198,30 @@ impl Shared {
         let raft = RaftService::new(Arc::new(NodeInbox(Arc::clone(node))));
         let placement = PlacementServer::new(PlacementCalls(Arc::clone(node)));
         let listener = tokio::net::TcpListener::from_std(listener)?;
+        let incoming = api::listen(listener, Places::new(PEER_CONNECTIONS_MAX));
         let stopped = self.stop.clone().cancelled_owned();
         Ok(node.runtime.spawn(async move {
             let served = tonic::transport::Server::builder()
                 .http2_keepalive_interval(Some(Duration::from_secs(2)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(4)))
+                .http2_max_pending_accept_reset_streams(Some(PEER_RESETS_MAX))
                 .initial_stream_window_size(4 << 20)
                 .initial_connection_window_size(16 << 20)
                 .add_service(raft)
                 .add_service(placement)
-                .serve_with_incoming_shutdown(api::listen(listener).map_ok(Accepted::new), stopped)
+                .serve_with_incoming_shutdown(incoming.map_ok(Accepted::new), stopped)
                 .await;
             if let Err(error) = served {
                 tracing::error!(%error, "serving peers");
             }
         }))
+    }
+
+    /// The names that clients of HTTP may call this node by.
+    fn hosts(&self) -> api::Hosts {
+        let advertised = &self.node.advertised.http;
+        let host = advertised.rsplit_once(':').map_or(&advertised[..], |(host, _)| host);
+        api::Hosts::new(host, &self.node.config.http_allowed_hosts)
     }
 
     fn serve_http(&self, listener: TcpListener) -> anyhow::Result<JoinHandle<()>> {
@@ -196,12 +242,14 @@ impl Shared {
             self.admission.clone(),
             Arc::clone(&self.observer),
             metrics,
+            self.hosts(),
         );
         let listener = tokio::net::TcpListener::from_std(listener)?;
+        let incoming = api::listen(listener, self.admission.http_connections());
         let limits = Arc::clone(&self.limits);
         let stopped = self.stop.clone().cancelled_owned();
         Ok(self.node.runtime.spawn(async move {
-            api::serve_http(api::listen(listener), router, &limits.connections, stopped).await;
+            api::serve_http(incoming, router, &limits.connections, stopped).await;
         }))
     }
 }
@@ -215,14 +263,51 @@ fn api_threads(config: &RuntimeConfig, cores: usize) -> usize {
     }
 }
 
+/// Binds a port for this process alone.
+///
+/// # Errors
+/// When somebody listens there already, also a process of the same user.
 fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A port whose connections of before are still closing is free. Never `SO_REUSEPORT`: two processes
+    // would share the port and its connections, without a word.
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into()).with_context(|| format!("bind {address}"))?;
-    socket.listen(BACKLOG)?;
+    let bound = socket.bind(&address.into()).and_then(|()| socket.listen(BACKLOG));
+    bound.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            anyhow::anyhow!("{address} is in use: another process listens there ({error})")
+        }
+        _ => anyhow::Error::new(error).context(format!("bind {address}")),
+    })?;
     Ok(socket.into())
+}
+
+/// How many connections each of the two ports for clients may have, with what this process may open.
+fn connections_within(wanted: usize, config: &Config) -> usize {
+    let open_files_max = getrlimit(Resource::Nofile).current;
+    let connections_max = connections_max(wanted, open_files_max, config.storage.open_files_max);
+    if connections_max < wanted {
+        tracing::warn!(
+            wanted,
+            connections_max,
+            open_files_max,
+            "limits.connections_max is more than the limit of open files allows for two ports"
+        );
+    }
+    connections_max
+}
+
+/// Bound: the connections of both ports, the files of both instances of RocksDB, the connections of peers
+/// and what else a node opens are within `open_files_max`. A node that ran out of descriptors could not
+/// open the files of its own disk. With a limit that is too low for a node at all, some connections are
+/// allowed nevertheless.
+fn connections_max(wanted: usize, open_files_max: Option<u64>, engine_files_max: u32) -> usize {
+    let Some(open_files_max) = open_files_max else { return wanted };
+    let reserve = 2 * u64::from(engine_files_max) + PEER_CONNECTIONS_MAX as u64 + OTHER_FILES;
+    let each = open_files_max.saturating_sub(reserve) / 2;
+    let least = open_files_max / 8;
+    wanted.min(usize::try_from(each.max(least).max(1)).unwrap_or(usize::MAX))
 }
 
 /// Serving; [`Servers::stop`] finishes what is under way.
@@ -285,5 +370,37 @@ impl Observer for Observed {
 
     fn finished(&self, method: Method, code: tonic::Code, seconds: f64) {
         self.0[method as usize].finished(code, seconds);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_bound_once() {
+        let first = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let address = first.local_addr().expect("bound");
+        let error = format!("{:#}", bind(address).expect_err("the port is taken"));
+        assert!(error.contains(&address.to_string()) && error.contains("in use"), "{error}");
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], address.port()));
+        assert!(bind(everywhere).is_err(), "also for all addresses together");
+        drop(first);
+        bind(address).expect("given back");
+    }
+
+    #[test]
+    fn connections_leave_descriptors_for_the_disk() {
+        for (why, wanted, open_files_max, want) in [
+            ("no limit", 16_384, None, 16_384),
+            ("plenty", 16_384, Some(1 << 20), 16_384),
+            ("a usual hard limit", 16_384, Some(20_000), (20_000 - 2048) / 2),
+            ("4096", 16_384, Some(4096), 1024),
+            ("less was wanted", 100, Some(4096), 100),
+            ("less than the reserve", 16_384, Some(1024), 128),
+            ("hardly any", 16_384, Some(4), 1),
+        ] {
+            assert_eq!(connections_max(wanted, open_files_max, 256), want, "{why}");
+        }
     }
 }

@@ -11,10 +11,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::{Extensions, transport::server::Connected};
 
 /// A connection of another node, which its requests carry for as long as it is open.
@@ -55,19 +52,19 @@ impl Presence {
 
 /// A connection that tells its requests of itself.
 #[derive(Debug)]
-pub struct Accepted {
-    stream: TcpStream,
+pub struct Accepted<IO> {
+    stream: IO,
     open: Open,
 }
 
-impl Accepted {
+impl<IO> Accepted<IO> {
     #[must_use]
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: IO) -> Self {
         Self { stream, open: Open(Arc::new(())) }
     }
 }
 
-impl Connected for Accepted {
+impl<IO> Connected for Accepted<IO> {
     type ConnectInfo = Open;
 
     fn connect_info(&self) -> Open {
@@ -75,7 +72,7 @@ impl Connected for Accepted {
     }
 }
 
-impl AsyncRead for Accepted {
+impl<IO: AsyncRead + Unpin> AsyncRead for Accepted<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -85,7 +82,7 @@ impl AsyncRead for Accepted {
     }
 }
 
-impl AsyncWrite for Accepted {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Accepted<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

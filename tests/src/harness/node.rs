@@ -114,6 +114,11 @@ impl Node {
         self.ports = [0; 3];
     }
 
+    /// Listens at later launches where another node does: for clients, for peers, or for HTTP.
+    pub fn use_port_of(&mut self, other: &Self, which: usize) {
+        self.ports[which] = other.ports[which];
+    }
+
     /// Changes where the disk is, for a test that mounts or copies one. Only while stopped.
     pub fn set_data_dir(&mut self, directory: PathBuf) {
         assert!(self.child.is_none(), "{} runs", self.name);

@@ -9,10 +9,16 @@ use axum::{
     routing::{MethodRouter, delete, post},
 };
 use flotilla_proto::{json, v1};
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, StatusCode, Uri, header};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
-use super::{Failure, Shared, failure::HalfDone, query::Query};
+use super::{
+    Failure, Rest, Shared,
+    conditions::etag,
+    failure::HalfDone,
+    query::{Query, TIMEOUT},
+};
 use crate::{
     api::{
         Requests,
@@ -21,6 +27,9 @@ use crate::{
     },
     error::Error,
 };
+
+/// Bound: a node as JSON, with labels.
+const NODE_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,9 +68,10 @@ pub(super) async fn show<R: Requests>(
     uri: Uri,
 ) -> Result<Response, Failure> {
     rest.run(Method::HttpCluster, async {
-        let all = Query::of(&uri, &["all"])?.flag("all")?;
+        let query = Query::of(&uri, &["all", TIMEOUT])?;
+        let all = query.flag("all")?;
         let call = rest.cluster.membership.list_nodes(v1::ListNodesRequest { all });
-        let table = within(rest.cluster.longest_deadline(), Kind::Reads, call).await?;
+        let table = within(rest.cluster_deadline(&query)?, Kind::Reads, call).await?;
         Ok(with_etag(table.version, Json(json::Cluster::from(table))))
     })
     .await
@@ -73,9 +83,9 @@ pub(super) async fn status<R: Requests>(
     uri: Uri,
 ) -> Result<Response, Failure> {
     rest.run(Method::HttpCluster, async {
-        Query::of(&uri, &[])?;
+        let query = Query::of(&uri, &[TIMEOUT])?;
         let call = rest.cluster.membership.status(v1::StatusRequest {});
-        let status = within(rest.cluster.longest_deadline(), Kind::Reads, call).await?;
+        let status = within(rest.cluster_deadline(&query)?, Kind::Reads, call).await?;
         Ok(Json(json::Status::from(status)).into_response())
     })
     .await
@@ -89,14 +99,16 @@ async fn add<R: Requests>(
 ) -> Result<Response, Failure> {
     rest.run(Method::HttpCluster, async {
         let (head, body) = request.into_parts();
-        Query::of(&head.uri, &[])?;
+        let query = Query::of(&head.uri, &[TIMEOUT])?;
+        query.timeout()?;
         let expected_version = if_match(&head.headers)?;
-        let body = rest.receive(&head.headers, body).await?;
+        is_json(&head.headers)?;
+        let body = rest.receive_up_to(NODE_BYTES_MAX, "body", &head.headers, body).await?;
         let NewNode { address, labels } = serde_json::from_slice(&body)
             .map_err(|error| Error::invalid("body", format!("must be a node as JSON: {error}")))?;
         let learner = v1::AddLearnerRequest { address, labels, expected_version };
         check_add_learner(&learner)?;
-        let deadline = rest.cluster.longest_deadline();
+        let deadline = rest.cluster_deadline(&query)?;
         let membership = &rest.cluster.membership;
         let added = within(deadline, Kind::Changes, membership.add_learner(learner)).await?;
         let promotion = v1::ChangeMembershipRequest {
@@ -129,12 +141,13 @@ async fn remove<R: Requests>(
     uri: Uri,
 ) -> Result<Response, Failure> {
     rest.run(Method::HttpCluster, async {
-        let force = Query::of(&uri, &["force"])?.flag("force")?;
+        let query = Query::of(&uri, &["force", TIMEOUT])?;
+        let force = query.flag("force")?;
         let node_id = id.parse().map_err(|_| Error::invalid("id", "must be a node id"))?;
         let request =
             v1::RemoveNodeRequest { node_id, force, expected_version: if_match(&headers)? };
         let call = rest.cluster.membership.remove_node(request);
-        let removing = within(rest.cluster.longest_deadline(), Kind::Changes, call).await?;
+        let removing = within(rest.cluster_deadline(&query)?, Kind::Changes, call).await?;
         let removed = removing.state() == v1::NodeState::Removed;
         let status = if removed { StatusCode::OK } else { StatusCode::ACCEPTED };
         let body = Removing {
@@ -150,8 +163,26 @@ async fn remove<R: Requests>(
 }
 
 fn with_etag(version: u64, body: impl IntoResponse) -> Response {
-    let etag = HeaderValue::try_from(format!("\"{version}\"")).expect("quoted digits");
-    ([(header::ETAG, etag)], body).into_response()
+    ([(header::ETAG, etag(version))], body).into_response()
+}
+
+/// What is called JSON: a page of another origin may send a body under other names without being asked.
+fn is_json(headers: &HeaderMap) -> Result<(), Failure> {
+    let named = headers.get(header::CONTENT_TYPE).and_then(|name| name.to_str().ok());
+    let essence = named.and_then(|name| name.split(';').next()).unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let error = Error::invalid("Content-Type", "must be application/json");
+    Err(Failure::with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, error))
+}
+
+impl<R: Requests> Rest<R> {
+    /// A call of the cluster that names no deadline has the longest.
+    fn cluster_deadline(&self, query: &Query) -> Result<Instant, Error> {
+        let limits = &self.cluster.limits;
+        limits.deadline(Some(query.timeout()?.unwrap_or(limits.request_timeout_max)))
+    }
 }
 
 /// The version of the node table that the caller decided on: `"7"` or `7`. `*` and none leave it

@@ -18,6 +18,8 @@ use crate::{
 pub(super) struct Failure {
     error: Error,
     half_done: Option<HalfDone>,
+    /// Where HTTP has one of its own.
+    status: Option<StatusCode>,
 }
 
 /// A node that was added in the first step of a call whose second step, its promotion, failed.
@@ -42,7 +44,12 @@ pub(super) struct Body {
 impl Failure {
     /// The status is that of `error`, the cause; what is said of being applied counts both steps.
     pub(super) fn half_done(step: HalfDone, error: Error) -> Self {
-        Self { error, half_done: Some(step) }
+        Self { error, half_done: Some(step), status: None }
+    }
+
+    /// An error that HTTP has a status of its own for.
+    pub(super) fn with_status(status: StatusCode, error: Error) -> Self {
+        Self { error, half_done: None, status: Some(status) }
     }
 
     pub(super) fn code(&self) -> Code {
@@ -76,13 +83,14 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, half_done: None }
+        Self { error, half_done: None, status: None }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let mut response = (http_code(&self.error), Json(self.body())).into_response();
+        let status = self.status.unwrap_or_else(|| http_code(&self.error));
+        let mut response = (status, Json(self.body())).into_response();
         if let Some(seconds) = retry_after_seconds(&self.error) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

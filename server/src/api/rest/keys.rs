@@ -13,7 +13,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
-use super::{Failure, Rest, Shared, query::Query};
+use super::{
+    Failure, Rest, Shared,
+    conditions::{self, Change, Conditions, Verdict, etag},
+    query::{Query, TIMEOUT},
+};
 use crate::{
     api::{
         Requests,
@@ -32,26 +36,38 @@ pub(super) fn routes<R: Requests>() -> MethodRouter<Shared<R>> {
     get(read::<R>).put(write::<R>).delete(delete::<R>)
 }
 
-/// Also answers `HEAD`, whose body axum takes away.
-async fn read<R: Requests>(State(rest): State<Shared<R>>, uri: Uri) -> Result<Response, Failure> {
+/// Also answers `HEAD`, whose body axum takes away. `Range` is passed over: a value comes whole.
+async fn read<R: Requests>(
+    State(rest): State<Shared<R>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, Failure> {
     rest.run(Method::HttpGet, async {
         let key = key_of(&uri)?;
-        let query = Query::of(&uri, &["stale"])?;
+        let query = Query::of(&uri, &["stale", TIMEOUT])?;
+        let conditions = Conditions::of(&headers)?;
         let context = Some(v1::RequestContext {
             read_mode: read_mode(&query)?.into(),
             ..v1::RequestContext::default()
         });
-        let deadline = rest.kv.limits.deadline(None)?;
+        let deadline = rest.kv.limits.deadline(query.timeout()?)?;
         let response = rest.kv.get(deadline, v1::GetRequest { context, key }).await?;
         let Some(kv) = response.kv else {
             return Err(Error::NotFound { message: "no such key".into() }.into());
         };
+        let mut response = match conditions.judge(kv.revision) {
+            Verdict::Send => kv.value.into_response(),
+            Verdict::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+            Verdict::Failed => return Err(conditions::failed()),
+        };
+        let headers = response.headers_mut();
         let content_type = HeaderValue::from_static("application/octet-stream");
-        let mut response = kv.value.into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-        response.headers_mut().insert(REVISION, HeaderValue::from(kv.revision));
+        headers.insert(header::CONTENT_TYPE, content_type);
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("none"));
+        headers.insert(header::ETAG, etag(kv.revision));
+        headers.insert(REVISION, HeaderValue::from(kv.revision));
         if let Some(ttl_ms) = kv.ttl_ms {
-            response.headers_mut().insert(TTL_MS, HeaderValue::from(ttl_ms));
+            headers.insert(TTL_MS, HeaderValue::from(ttl_ms));
         }
         Ok(response)
     })
@@ -66,58 +82,81 @@ async fn write<R: Requests>(
         let (head, body) = request.into_parts();
         let key = key_of(&head.uri)?;
         rest.kv.limits.check_key("key", &key)?;
-        let ttl_ms = Query::of(&head.uri, &["ttl"])?.millis("ttl")?;
-        let deadline = rest.kv.limits.deadline(None)?;
+        let query = Query::of(&head.uri, &["ttl", TIMEOUT])?;
+        let (ttl_ms, timeout) = (query.millis("ttl")?, query.timeout()?);
+        let conditions = Conditions::of(&head.headers)?;
+        whole_and_plain(&head.headers)?;
         let value = rest.receive(&head.headers, body).await?;
-        let put = v1::PutRequest { key, value, ttl_ms, ..v1::PutRequest::default() };
-        let response = rest.kv.put(deadline, put).await?;
-        Ok(done(response.revision))
+        // From here on: how long a client takes to send a value is not what its answer takes.
+        let deadline = rest.kv.limits.deadline(timeout)?;
+        let change = Change::Put { value, ttl_ms };
+        let revision = rest.kv.change_if(&conditions, deadline, key, change).await?;
+        let mut response = done(revision);
+        response.headers_mut().insert(header::ETAG, etag(revision));
+        Ok(response)
     })
     .await
 }
 
-async fn delete<R: Requests>(State(rest): State<Shared<R>>, uri: Uri) -> Result<Response, Failure> {
+async fn delete<R: Requests>(
+    State(rest): State<Shared<R>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, Failure> {
     rest.run(Method::HttpDelete, async {
         let key = key_of(&uri)?;
-        Query::of(&uri, &[])?;
-        let deadline = rest.kv.limits.deadline(None)?;
-        let delete = v1::DeleteRequest { key, ..v1::DeleteRequest::default() };
-        let response = rest.kv.delete(deadline, delete).await?;
-        Ok(done(response.revision))
+        let query = Query::of(&uri, &[TIMEOUT])?;
+        let conditions = Conditions::of(&headers)?;
+        let deadline = rest.kv.limits.deadline(query.timeout()?)?;
+        let revision = rest.kv.change_if(&conditions, deadline, key, Change::Delete).await?;
+        Ok(done(revision))
     })
     .await
+}
+
+/// A part of a value would become the whole of it (RFC 9110, 14.5), and how it is coded would be forgotten.
+fn whole_and_plain(headers: &HeaderMap) -> Result<(), Failure> {
+    if headers.contains_key(header::CONTENT_RANGE) {
+        return Err(Error::invalid("Content-Range", "a value is written whole").into());
+    }
+    let plain = |coding: &HeaderValue| coding == "identity";
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| !plain(coding)) {
+        let message = "is not kept with the value: send it as it shall be read";
+        let error = Error::invalid("Content-Encoding", message);
+        return Err(Failure::with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, error));
+    }
+    Ok(())
 }
 
 impl<R: Requests> Rest<R> {
-    /// A body that is a value: refused by its announced size before it is read, and as soon as it is
-    /// larger than it may be.
-    pub(super) async fn receive(
+    /// A body that is a value.
+    async fn receive(&self, headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes, Error> {
+        self.receive_up_to(self.kv.limits.value_bytes_max, "value", headers, body).await
+    }
+
+    /// A body: refused by its announced size before it is read, and as soon as it is larger than it may be.
+    pub(super) async fn receive_up_to(
         &self,
+        bytes_max: usize,
+        what: &'static str,
         headers: &HeaderMap,
         body: axum::body::Body,
     ) -> Result<Bytes, Error> {
-        let limits = &self.kv.limits;
         let announced = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        if let Some(announced) = announced.filter(|bytes| *bytes > limits.value_bytes_max as u64) {
-            let max = limits.value_bytes_max;
+        if let Some(announced) = announced.filter(|bytes| *bytes > bytes_max as u64) {
             return Err(Error::InvalidArgument {
-                field: "value".into(),
-                message: format!("has {announced} bytes, at most {max} are allowed"),
-                limit: max as u64,
+                field: what.into(),
+                message: format!("has {announced} bytes, at most {bytes_max} are allowed"),
+                limit: bytes_max as u64,
             });
         }
         let gate = Arc::clone(self.admission.receive());
-        let deadline = Instant::now() + limits.request_timeout_max;
-        body::collect(Received::new(
-            body,
-            gate,
-            limits.value_bytes_max,
-            deadline,
-            Error::clone,
-            |error| Error::invalid("value", format!("the body broke off: {error}")),
-        ))
+        let deadline = Instant::now() + self.kv.limits.request_timeout_max;
+        body::collect(Received::new(body, gate, bytes_max, deadline, Error::clone, |error| {
+            Error::invalid("body", format!("it broke off: {error}"))
+        }))
         .await
     }
 }

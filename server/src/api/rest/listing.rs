@@ -1,5 +1,7 @@
 //! `GET /kv`: a range as lines of JSON.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     extract::State,
@@ -11,10 +13,17 @@ use flotilla_proto::v1;
 use futures::stream;
 use http::{HeaderValue, Uri, header};
 use serde::Serialize;
+use tokio::time::Instant;
 
-use super::{Failure, Shared, keys::read_mode, query::Query};
+use super::{
+    Failure, Shared,
+    keys::read_mode,
+    query::{Query, TIMEOUT},
+};
 use crate::{
-    api::{Requests, dispatch::Tracked, observer::Method, scan::Pager, status::code},
+    api::{
+        Requests, answer::Answer, dispatch::Tracked, observer::Method, scan::Pager, status::code,
+    },
     error::Error,
 };
 
@@ -43,7 +52,7 @@ struct Format {
 }
 
 const PARAMETERS: &[&str] =
-    &["prefix", "start", "end", "limit", "reverse", "keys_only", "text", "stale"];
+    &["prefix", "start", "end", "limit", "reverse", "keys_only", "text", "stale", TIMEOUT];
 
 /// The first page is read before the answer begins, so that an error there has its status. A later
 /// one ends the lines with `{"error": …}` and breaks the connection off.
@@ -54,8 +63,9 @@ pub(super) async fn list<R: Requests>(
     let mut tracked = Tracked::start(&rest.observer, Method::HttpList);
     let begun = async {
         tracked.hold(rest.admission.admit(Method::HttpList.class())?);
-        let (format, request) = parse(&uri)?;
-        let mut pager = rest.kv.scan(None, request)?;
+        let (format, request, timeout) = parse(&uri)?;
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let mut pager = rest.kv.scan(deadline, request)?;
         let first = pager.next().await?;
         Ok::<_, Error>((format, pager, first))
     };
@@ -69,7 +79,9 @@ pub(super) async fn list<R: Requests>(
     let state = Listing { pager, next: Next::Page(first), format, tracked };
     let lines = stream::unfold(state, Listing::chunk);
     let content_type = HeaderValue::from_static("application/x-ndjson");
-    Ok(([(header::CONTENT_TYPE, content_type)], Body::from_stream(lines)).into_response())
+    // Its page is bounded; `Listing` holds its place.
+    let pieces = Answer::new(Bytes::new(), Body::from_stream(lines), None, None);
+    Ok(([(header::CONTENT_TYPE, content_type)], Body::new(pieces)).into_response())
 }
 
 /// A listing under way.
@@ -116,7 +128,8 @@ impl<R: Requests> Listing<R> {
     }
 }
 
-fn parse(uri: &Uri) -> Result<(Format, v1::ScanRequest), Error> {
+/// With the time for the whole of it, if the caller names any; each page has its own.
+fn parse(uri: &Uri) -> Result<(Format, v1::ScanRequest, Option<Duration>), Error> {
     let query = Query::of(uri, PARAMETERS)?;
     let prefix = query.bytes("prefix").unwrap_or_default();
     let start_key = query.bytes("start").unwrap_or_default();
@@ -138,7 +151,7 @@ fn parse(uri: &Uri) -> Result<(Format, v1::ScanRequest), Error> {
         limit: query.number("limit")?,
         keys_only: format.keys_only,
     };
-    Ok((format, request))
+    Ok((format, request, query.timeout()?))
 }
 
 fn write_lines(kvs: Vec<v1::KeyValue>, format: Format) -> Bytes {

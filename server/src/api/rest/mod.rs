@@ -5,13 +5,16 @@
 
 use std::sync::Arc;
 
-use axum::{Router, response::Response, routing::get};
+use axum::{Router, body::Body, middleware, response::Response, routing::get};
+use bytes::Bytes;
 use http::StatusCode;
+use hyper::body::Body as _;
 
 use self::failure::Failure;
 use super::{
     Membership, Requests,
     admission::Admission,
+    answer::{self, Answer},
     cluster::ClusterApi,
     dispatch::Tracked,
     kv::KvApi,
@@ -21,11 +24,16 @@ use super::{
 };
 
 mod cluster;
+mod conditions;
 mod failure;
+mod guard;
 mod keys;
 mod listing;
 mod probes;
 mod query;
+mod unread;
+
+pub use self::guard::Hosts;
 
 /// Answers the text of `/metrics`.
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -50,6 +58,7 @@ pub fn router<R: Requests>(
     admission: Admission,
     observer: Arc<dyn Observer>,
     metrics: Metrics,
+    hosts: Hosts,
 ) -> Router {
     let cluster = ClusterApi { membership, limits: Arc::clone(&limits) };
     let kv = KvApi::new(requests, limits);
@@ -72,6 +81,8 @@ pub fn router<R: Requests>(
             Failure::plain(StatusCode::METHOD_NOT_ALLOWED, "UNIMPLEMENTED", message)
         })
         .with_state(rest)
+        .layer(middleware::from_fn_with_state(Arc::new(hosts), guard::guard))
+        .layer(middleware::from_fn(unread::read_on))
 }
 
 impl<R: Requests> Rest<R> {
@@ -89,9 +100,23 @@ impl<R: Requests> Rest<R> {
                 return Err(error.into());
             }
         }
-        let result = handler.await;
-        tracked.finish(result.as_ref().map_or_else(|failure| failure.code(), |_| tonic::Code::Ok));
-        result
+        let answered = handler.await.and_then(|response| {
+            let bytes = response.body().size_hint().exact().unwrap_or(0);
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            let held = answer::hold(self.admission.answers(), method, bytes)?;
+            Ok((response, held))
+        });
+        match answered {
+            Ok((response, held)) => {
+                tracked.finish(tonic::Code::Ok);
+                let pieces = |body| Answer::new(Bytes::new(), body, Some(tracked), held);
+                Ok(response.map(|body| Body::new(pieces(body))))
+            }
+            Err(failure) => {
+                tracked.finish(failure.code());
+                Err(failure)
+            }
+        }
     }
 }
 

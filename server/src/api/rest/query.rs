@@ -8,6 +8,9 @@ use percent_encoding::percent_decode;
 
 use crate::error::Error;
 
+/// Each call that may have to wait takes it.
+pub(super) const TIMEOUT: &str = "timeout";
+
 /// Parameters of a query.
 #[derive(Debug)]
 pub(super) struct Query(Vec<(String, Bytes)>);
@@ -70,6 +73,12 @@ impl Query {
             return Err(Error::invalid(name, "must be at least 1ms"));
         }
         u64::try_from(duration.as_millis()).map_err(|_| Error::invalid(name, "is too long"))
+    }
+
+    /// The time that a caller gives for an answer, if it names any.
+    pub(super) fn timeout(&self) -> Result<Option<Duration>, Error> {
+        let millis = self.millis(TIMEOUT)?;
+        Ok((millis > 0).then(|| Duration::from_millis(millis)))
     }
 
     fn text(&self, name: &str) -> Result<Option<String>, Error> {

@@ -43,6 +43,7 @@ impl Http {
             Admission::new(&limits),
             Arc::new(Unobserved),
             Arc::new(|| "flotilla_up 1\n".into()),
+            Hosts::new("n1.example.org", &["db.example.org".into()]),
         );
         Self { router, requests, membership }
     }
@@ -59,6 +60,13 @@ impl Http {
         body: impl Into<Body>,
     ) -> Answer {
         let mut request = Request::builder().method(method).uri(uri);
+        let named = |wanted: &str| headers.iter().any(|(name, _)| *name == wanted);
+        if !named("host") {
+            request = request.header("host", "localhost:7422");
+        }
+        if method == "POST" && !named("content-type") {
+            request = request.header("content-type", "application/json");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -321,7 +329,8 @@ async fn listing_that_breaks_says_so_in_its_last_line() {
     assert_eq!(http.get("/kv").await.status, 503, "before the first page it is the status");
 
     http.requests.fail_read(1, Error::DataLoss { message: "bad block".into() });
-    let request = Request::get("/kv?text=true").body(Body::empty()).expect("a request");
+    let request = Request::get("/kv?text=true").header("host", "localhost");
+    let request = request.body(Body::empty()).expect("a request");
     let response = http.router.clone().oneshot(request).await.expect("never fails");
     assert_eq!(response.status(), 200);
     let mut pieces = response.into_body().into_data_stream();
@@ -510,4 +519,289 @@ async fn metrics_are_text() {
     let answer = http.get("/metrics").await;
     assert_eq!((answer.status, &answer.body[..]), (200, &b"flotilla_up 1\n"[..]));
     assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+}
+
+#[tokio::test]
+async fn entity_tag_is_the_revision() {
+    let http = http();
+    let put = http.send("PUT", "/kv/k", "one").await;
+    assert_eq!((put.header("etag"), put.header("x-revision")), ("\"1\"", "1"));
+    let got = http.get("/kv/k").await;
+    assert_eq!((got.header("etag"), got.header("accept-ranges")), ("\"1\"", "none"));
+    for method in ["GET", "HEAD"] {
+        let known = http.send_with(method, "/kv/k", &[("if-none-match", "\"1\"")], "").await;
+        assert_eq!((known.status, known.body.len(), known.header("etag")), (304, 0, "\"1\""));
+        let moved = http.send_with(method, "/kv/k", &[("if-match", "\"9\"")], "").await;
+        assert_eq!(moved.status, 412, "{method}");
+        let absent = http.send_with(method, "/kv/none", &[("if-none-match", "*")], "").await;
+        assert_eq!(absent.status, 404, "{method}");
+    }
+    let part = http.send_with("GET", "/kv/k", &[("range", "bytes=1-")], "").await;
+    assert_eq!((part.status, &part.body[..]), (200, &b"one"[..]), "a range is passed over");
+}
+
+#[tokio::test]
+async fn conditional_writes_compare_and_write_at_once() {
+    let http = http();
+    let put = async |condition: (&str, &str), value: &'static str| {
+        http.send_with("PUT", "/kv/k", &[condition], value).await
+    };
+    let stored = || http.requests.stored(b"\0\0\x01k").map(|(value, _)| value);
+    assert_eq!(put(("if-match", "*"), "no").await.status, 412, "there is none");
+    assert_eq!(stored(), None);
+    assert_eq!(put(("if-none-match", "*"), "one").await.status, 204);
+    assert_eq!(http.requests.last_command().compare.len(), 1, "in one command");
+    let lost = put(("if-none-match", "*"), "two").await;
+    assert_eq!((lost.status, &lost.json()["code"]), (412, &"FAILED_PRECONDITION".into()));
+    assert_eq!(
+        (&lost.json()["maybe_applied"], &lost.json()["retryable"]),
+        (&false.into(), &false.into())
+    );
+    assert_eq!(stored().as_deref(), Some(&b"one"[..]));
+
+    let etag = http.get("/kv/k").await.header("etag").to_owned();
+    let second = put(("if-match", &etag), "two").await;
+    assert_eq!(second.status, 204);
+    assert_eq!(put(("if-match", &etag), "three").await.status, 412, "it has changed since");
+    let etag = second.header("etag");
+    assert_eq!(put(("if-none-match", etag), "three").await.status, 412, "it is that one");
+    assert_eq!(stored().as_deref(), Some(&b"two"[..]));
+    assert_eq!(put(("if-none-match", "\"1\""), "three").await.status, 204);
+    assert_eq!(stored().as_deref(), Some(&b"three"[..]));
+
+    let writes = http.requests.writes();
+    for condition in [("if-match", "3"), ("if-match", "\"3\", \"4\""), ("if-none-match", "\"3")] {
+        assert_eq!(put(condition, "four").await.status, 400, "{condition:?}");
+        let delete = http.send_with("DELETE", "/kv/k", &[condition], "").await;
+        assert_eq!(delete.status, 400, "{condition:?}");
+    }
+    assert_eq!(http.requests.writes(), writes);
+
+    let delete = async |condition: (&str, &str)| {
+        http.send_with("DELETE", "/kv/k", &[condition], "").await.status
+    };
+    assert_eq!(delete(("if-match", "\"1\"")).await, 412);
+    assert!(stored().is_some());
+    let etag = http.get("/kv/k").await.header("etag").to_owned();
+    assert_eq!(delete(("if-match", &etag)).await, 204);
+    assert_eq!(stored(), None);
+    assert_eq!(delete(("if-match", "*")).await, 412, "gone already");
+}
+
+#[tokio::test]
+async fn conditional_write_keeps_limits_and_time_to_live() {
+    let http = Http::new(Limits { key_bytes_max: 4, ..Limits::default() });
+    let new = &[("if-none-match", "*")];
+    assert_eq!(http.send_with("PUT", "/kv/k?ttl=30s", new, "v").await.status, 204);
+    assert_eq!(http.requests.stored(b"\0\0\x01k").expect("there").1, 30_000);
+    assert_eq!(http.send_with("PUT", "/kv/", new, "v").await.status, 400);
+    assert_eq!(http.send_with("DELETE", "/kv/12345", new, "").await.status, 400);
+}
+
+#[tokio::test]
+async fn parts_of_values_and_coded_ones_are_refused() {
+    let http = http();
+    for (name, value, status) in [
+        ("content-range", "bytes 4-9/10", 400),
+        ("content-encoding", "gzip", 415),
+        ("content-encoding", "identity", 204),
+    ] {
+        let answer = http.send_with("PUT", "/kv/k", &[(name, value)], "456789").await;
+        assert_eq!(answer.status, status, "{name}: {value}");
+    }
+    assert_eq!(http.requests.writes(), 1);
+}
+
+#[tokio::test]
+async fn callers_name_how_long_they_wait() {
+    let limits = Limits {
+        request_timeout_default: Duration::from_secs(15),
+        request_timeout_max: Duration::from_secs(30),
+        ..Limits::default()
+    };
+    let http = Http::new(limits);
+    for (query, seconds) in [("", 15), ("?timeout=2s", 2), ("?timeout=1h", 30)] {
+        for method in ["PUT", "GET", "DELETE"] {
+            let before = tokio::time::Instant::now();
+            let status = http.send(method, &format!("/kv/k{query}"), "").await.status;
+            assert!(status < 300, "{method} {query}: {status}");
+            let left = http.requests.last_context().deadline - before;
+            let most = Duration::from_secs(seconds);
+            assert!(left >= most && left < most + Duration::from_secs(5), "{query}: {left:?}");
+        }
+    }
+    http.membership.hang();
+    for (method, uri) in [
+        ("GET", "/cluster?timeout=10ms"),
+        ("GET", "/status?timeout=10ms"),
+        ("DELETE", "/cluster/nodes/1?timeout=10ms"),
+    ] {
+        assert_eq!(http.send(method, uri, "").await.status, 504, "{method} {uri}");
+    }
+    assert_eq!(http.get("/kv/k?timeout=soon").await.status, 400);
+}
+
+/// As a client on a slow line, whose value takes longer than its answer may.
+#[tokio::test]
+async fn deadline_begins_when_the_value_is_there() {
+    let http = http();
+    let slowly = futures::stream::once(async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok::<_, std::io::Error>(Bytes::from_static(b"value"))
+    });
+    let answer = http.send("PUT", "/kv/k?timeout=200ms", Body::from_stream(slowly)).await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+}
+
+#[tokio::test]
+async fn pages_of_strangers_change_nothing() {
+    let http = http();
+    let node = r#"{"address": "evil.example:7420"}"#;
+    for (why, headers) in [
+        ("another origin", &[("origin", "http://evil.example")][..]),
+        ("an origin without a name", &[("origin", "null")]),
+        ("another port", &[("origin", "http://localhost:8080")]),
+        ("as the browser says", &[("sec-fetch-site", "cross-site")]),
+        ("of the same site", &[("sec-fetch-site", "same-site")]),
+        ("a name that was made to lead here", &[("host", "evil.example:7422")]),
+        ("its own name", &[("host", "evil.example:7422"), ("origin", "http://evil.example:7422")]),
+    ] {
+        for (method, uri) in [
+            ("POST", "/cluster/nodes"),
+            ("PUT", "/kv/k"),
+            ("DELETE", "/kv/k"),
+            ("DELETE", "/cluster/nodes/1"),
+        ] {
+            let answer = http.send_with(method, uri, headers, node).await;
+            assert_eq!(answer.status, 403, "{why}: {method} {uri}");
+            assert_eq!(answer.json()["code"], "PERMISSION_DENIED", "{why}");
+        }
+    }
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", "application/jsonx"] {
+        let headers = &[("content-type", content_type)];
+        let answer = http.send_with("POST", "/cluster/nodes", headers, node).await;
+        assert_eq!(answer.status, 415, "{content_type}");
+    }
+    assert!(http.membership.calls().is_empty());
+    assert_eq!(http.requests.writes(), 0);
+    let foreign = &[("host", "evil.example")];
+    assert_eq!(http.send_with("GET", "/kv/k", foreign, "").await.status, 403);
+
+    let own = &[("origin", "http://localhost:7422"), ("sec-fetch-site", "same-origin")];
+    assert_eq!(http.send_with("PUT", "/kv/k", own, "v").await.status, 204);
+    let behind_tls = &[("host", "db.example.org"), ("origin", "https://db.example.org")];
+    assert_eq!(http.send_with("PUT", "/kv/k", behind_tls, "v").await.status, 204);
+    let typed = &[("content-type", "Application/JSON; charset=utf-8")];
+    assert_eq!(http.send_with("POST", "/cluster/nodes", typed, node).await.status, 201);
+}
+
+#[tokio::test]
+async fn probes_and_scrapers_may_call_the_node_what_they_like() {
+    let http = http();
+    for path in ["/livez", "/readyz", "/metrics"] {
+        let answer = http.send_with("GET", path, &[("host", "kv-0.kv.shop.example:1")], "").await;
+        assert_eq!(answer.status, 200, "{path}");
+    }
+    for (host, status) in [
+        ("n1.example.org:7422", 200),
+        ("N1.EXAMPLE.ORG", 200),
+        ("kv-0.kv-headless.ns.svc:7422", 200),
+        ("kv.ns.svc.cluster.local", 200),
+        ("10.0.0.1:7422", 200),
+        ("[fd00::1]:7422", 200),
+        ("n2", 200),
+        ("evil.example", 403),
+        ("a b", 400),
+        ("user@localhost", 400),
+    ] {
+        let answer = http.send_with("GET", "/kv", &[("host", host)], "").await;
+        assert_eq!(answer.status, status, "{host}");
+    }
+    let twice = &[("host", "localhost"), ("host", "evil.example")];
+    assert_eq!(http.send_with("GET", "/livez", twice, "").await.status, 400);
+    let none = |version| {
+        let request = Request::get("/livez").version(version).body(Body::empty());
+        http.router.clone().oneshot(request.expect("a request"))
+    };
+    let answer = none(http::Version::HTTP_11).await.expect("never fails");
+    assert_eq!(answer.status(), 400, "HTTP/1.1 must name its host");
+    let answer = none(http::Version::HTTP_10).await.expect("never fails");
+    assert_eq!(answer.status(), 200, "HTTP/1.0 need not");
+}
+
+#[tokio::test]
+async fn no_answer_is_run_shown_or_kept_by_a_browser() {
+    let http = http();
+    http.send("PUT", "/kv/k", "<script>alert(1)</script>").await;
+    let foreign = &[("host", "evil.example")];
+    for answer in [
+        http.get("/kv/k").await,
+        http.get("/kv").await,
+        http.get("/nothing").await,
+        http.get("/livez").await,
+        http.send("PATCH", "/kv/k", "").await,
+        http.send_with("GET", "/kv/k", foreign, "").await,
+    ] {
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{answer:?}");
+        assert_eq!(answer.header("content-security-policy"), "default-src 'none'; sandbox");
+        assert_eq!(answer.header("cross-origin-resource-policy"), "same-origin");
+        assert_eq!(answer.header("cache-control"), "no-store");
+    }
+}
+
+#[tokio::test]
+async fn description_of_a_node_is_small() {
+    let http = http();
+    let large = format!(r#"{{"address": "n1:7420", "labels": {{"a": "{}"}}}}"#, "x".repeat(70_000));
+    let answer = http.send("POST", "/cluster/nodes", large).await;
+    assert_eq!(answer.status, 413, "{answer:?}");
+    assert!(http.membership.calls().is_empty());
+}
+
+#[tokio::test]
+async fn answer_that_is_not_read_keeps_its_place_and_its_bytes() {
+    let limits =
+        Limits { answers_held_bytes_max: 1 << 20, requests_in_flight_max: 2, ..Limits::default() };
+    let http = Http::new(limits);
+    assert_eq!(http.send("PUT", "/kv/large", vec![b'x'; 1 << 20]).await.status, 204);
+    let get = || {
+        let request = Request::get("/kv/large").header("host", "localhost").body(Body::empty());
+        http.router.clone().oneshot(request.expect("a request"))
+    };
+    let unread = get().await.expect("never fails");
+    assert_eq!(unread.status(), 200);
+    let refused = http.get("/kv/large").await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
+    assert!(refused.json()["message"].as_str().expect("text").contains("answers"), "{refused:?}");
+    assert_eq!(http.send("PUT", "/kv/small", "v").await.status, 204, "small answers are free");
+    let small = Request::get("/kv/small").header("host", "localhost").body(Body::empty());
+    let small = http.router.clone().oneshot(small.expect("a request")).await.expect("never fails");
+    assert_eq!(small.status(), 200);
+    let busy = http.get("/kv/small").await;
+    assert!(busy.json()["message"].as_str().expect("text").contains("requests"), "{busy:?}");
+    drop(small);
+    assert_eq!(collect(unread.into_body()).await.expect("whole").len(), 1 << 20);
+    assert_eq!(http.get("/kv/large").await.status, 200, "given back when it was read");
+}
+
+/// What tools are told of the API is what there is.
+#[tokio::test]
+async fn description_for_tools_names_every_path_and_method() {
+    let text = include_str!("../../../../docs/openapi.yaml");
+    let described: Value = serde_yaml::from_str(text).expect("YAML");
+    let http = http();
+    let mut found = 0;
+    for (path, operations) in described["paths"].as_object().expect("paths") {
+        let uri = path.replace("{key}", "k").replace("{id}", "1");
+        for method in ["GET", "HEAD", "PUT", "POST", "DELETE", "PATCH"] {
+            let answer = http.send(method, &uri, Body::empty()).await;
+            let json = serde_json::from_slice::<Value>(&answer.body).unwrap_or_default();
+            let is_there = answer.status != 405 && json["message"] != "no such path";
+            // What answers GET answers HEAD.
+            let by = if method == "HEAD" { "get".to_owned() } else { method.to_lowercase() };
+            assert_eq!(operations[&by].is_object(), is_there, "{method} {path}: {answer:?}");
+            found += usize::from(is_there);
+        }
+    }
+    assert_eq!(found, 18, "a path that is not described is not asked for");
 }

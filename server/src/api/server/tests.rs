@@ -23,7 +23,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::*;
 use crate::api::{
-    Admission, Limits, Membership, Method, Observer,
+    Admission, Hosts, Limits, Membership, Method, Observer,
     fake::{FakeMembership, FakeRequests},
     http_router,
 };
@@ -62,11 +62,13 @@ impl Server {
         let requests = FakeRequests::with_user_regions(&["m"]);
         let recorder = Arc::new(Recorder::default());
         let limits = Arc::new(limits);
+        let admission = Admission::new(&limits);
+        let places = admission.client_connections();
         let services = Services::new(
             requests.clone(),
             Arc::new(FakeMembership::default()) as Arc<dyn Membership>,
             Arc::clone(&limits),
-            Admission::new(&limits),
+            admission,
             Arc::clone(&recorder) as Arc<dyn Observer>,
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -78,7 +80,7 @@ impl Server {
             let asked = async {
                 let _ = asked.await;
             };
-            serve_grpc(listen(listener), services, &limits.connections, told, asked).await;
+            serve_grpc(listen(listener, places), services, &limits.connections, told, asked).await;
         });
         Self { address, requests, recorder, elsewhere, shutdown: Some(shutdown), task }
     }
@@ -427,7 +429,6 @@ async fn shutdown_finishes_calls_under_way_and_takes_no_new_connections() {
 
 #[tokio::test]
 async fn connected_clients_are_sent_elsewhere_and_later_ones_are_answered() {
-    const GOAWAY: u8 = 7;
     let server = Server::start(Limits::default()).await;
     let mut early = server.tcp().await;
     let no_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -461,56 +462,441 @@ async fn watcher_of_health_does_not_hold_up_a_shutdown() {
     assert!(watch.message().await.expect("an orderly end").is_none());
 }
 
+/// HTTP/2 as no client library lets us speak it.
+struct Frames(TcpStream);
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+
+impl Frames {
+    /// With the settings of the client, as pairs of an identifier and a value.
+    async fn open(server: &Server, settings: &[(u16, u32)]) -> Self {
+        let mut tcp = server.tcp().await;
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        let payload: Vec<u8> = settings
+            .iter()
+            .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+            .collect();
+        bytes.extend(Self::frame(4, 0, 0, &payload));
+        tcp.write_all(&bytes).await.expect("sent");
+        Self(tcp)
+    }
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    /// A call with its whole message.
+    fn call(stream: u32, path: &str, message: &impl prost::Message) -> Vec<u8> {
+        let mut block = Vec::new();
+        for (name, value) in [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", path),
+            (":authority", "x"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ] {
+            block.push(0);
+            for text in [name, value] {
+                block.push(u8::try_from(text.len()).expect("short"));
+                block.extend(text.as_bytes());
+            }
+        }
+        let message = message.encode_to_vec();
+        let length = u32::try_from(message.len()).expect("short").to_be_bytes();
+        let data = [&[0], &length[..], &message].concat();
+        [Self::frame(HEADERS, 4, stream, &block), Self::frame(0, 1, stream, &data)].concat()
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.expect("sent");
+    }
+
+    /// Kind, flags, stream and payload of the next frame.
+    async fn next(&mut self) -> (u8, u8, u32, Vec<u8>) {
+        let mut head = [0; 9];
+        let read = timeout(PATIENCE, self.0.read_exact(&mut head)).await.expect("a frame comes");
+        read.expect("the connection is open");
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        self.0.read_exact(&mut payload).await.expect("a whole frame");
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        (head[3], head[4], stream, payload)
+    }
+}
+
+const GET_PATH: &str = "/flotilla.v1.Kv/Get";
+
 #[tokio::test]
-async fn http_and_its_shutdown() {
-    let limits = Arc::new(Limits::default());
-    let router = http_router(
-        FakeRequests::with_user_regions(&[]),
-        Arc::new(FakeMembership::default()),
-        Arc::clone(&limits),
-        Admission::new(&limits),
-        Arc::new(Recorder::default()),
-        Arc::new(|| "hello".into()),
-    );
+async fn calls_cancelled_at_once_cost_the_others_of_their_connection_nothing() {
+    let server = Server::start(Limits::default()).await;
+    let mut frames = Frames::open(&server, &[]).await;
+    let mut bytes = Frames::call(1, GET_PATH, &get("k"));
+    for number in 1..=500 {
+        let stream = 2 * number + 1;
+        bytes.extend(Frames::call(stream, GET_PATH, &get("k")));
+        bytes.extend(Frames::frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    }
+    frames.send(&bytes).await;
+    loop {
+        match frames.next().await {
+            (GOAWAY, .., payload) => panic!("{:?}", String::from_utf8_lossy(&payload)),
+            // The end of the first call.
+            (HEADERS, flags, 1, _) if flags & 1 != 0 => break,
+            _ => {}
+        }
+    }
+}
+
+/// Resets without end are still an attack.
+#[tokio::test]
+async fn flood_of_cancelled_calls_ends_its_connection() {
+    let mut limits = Limits::default();
+    limits.connections.streams_max = 10;
+    let server = Server::start(limits).await;
+    let mut frames = Frames::open(&server, &[]).await;
+    let mut bytes = Vec::new();
+    for number in 0..100_u32 {
+        let stream = 2 * number + 1;
+        bytes.extend(Frames::call(stream, GET_PATH, &get("k")));
+        bytes.extend(Frames::frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    }
+    frames.send(&bytes).await;
+    while frames.next().await.0 != GOAWAY {}
+}
+
+#[tokio::test]
+async fn answers_that_are_not_read_are_bounded_and_given_up() {
+    const MIB: usize = 1 << 20;
+    const ALL: u32 = 12;
+    let mut limits = Limits { answers_held_bytes_max: 4 * MIB, ..Limits::default() };
+    limits.connections.stall_timeout = Duration::from_millis(200);
+    let server = Server::start(limits).await;
+    let mut kv = server.kv().await;
+    kv.put(put("large", vec![b'x'; MIB])).await.expect("written");
+    kv.put(put("small", vec![b'x'; 1000])).await.expect("written");
+
+    // A client that lets nothing come.
+    let mut frames = Frames::open(&server, &[(4, 0)]).await;
+    let calls = (0..ALL).flat_map(|n| Frames::call(2 * n + 1, GET_PATH, &get("large")));
+    frames.send(&calls.collect::<Vec<_>>()).await;
+    let (mut refused, mut given_up) = (0, 0);
+    while refused + given_up < ALL {
+        match frames.next().await {
+            (HEADERS, flags, ..) if flags & 1 != 0 => refused += 1,
+            (RST_STREAM, ..) => given_up += 1,
+            (GOAWAY, ..) => panic!("the connection goes on"),
+            _ => {}
+        }
+    }
+    assert_eq!((refused, given_up), (ALL - 4, 4), "as many as fit, and those only for a while");
+    server.finished(Method::Get, Code::ResourceExhausted).await;
+    kv.get(get("large")).await.expect("their room was given back");
+
+    // The same with few places and small answers: a place is held until the answer is read.
+    frames.send(&Frames::call(101, GET_PATH, &get("small"))).await;
+    while !matches!(frames.next().await, (RST_STREAM, _, 101, _)) {}
+    frames.send(&Frames::frame(PING, 0, 0, &[7; 8])).await;
+    while frames.next().await.0 != PING {}
+}
+
+#[tokio::test]
+async fn call_keeps_its_place_until_its_answer_is_read() {
+    let mut limits = Limits { requests_in_flight_max: 1, ..Limits::default() };
+    limits.connections.stall_timeout = Duration::from_millis(300);
+    let server = Server::start(limits).await;
+    let mut kv = server.kv().await;
+    kv.put(put("k", vec![b'x'; 1000])).await.expect("written");
+    let mut frames = Frames::open(&server, &[(4, 0)]).await;
+    frames.send(&Frames::call(1, GET_PATH, &get("k"))).await;
+    // Its head is there: the handler has ended.
+    while !matches!(frames.next().await, (HEADERS, _, 1, _)) {}
+    let status = kv.get(get("k")).await.expect_err("the place is taken");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    while !matches!(frames.next().await, (RST_STREAM, _, 1, _)) {}
+    eventually_ok(async || kv.get(get("k")).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn scans_that_are_not_read_give_their_places_back() {
+    const PLACES: u32 = 16;
+    let mut limits = Limits { scans_in_flight_max: PLACES as usize, ..Limits::default() };
+    limits.connections.stall_timeout = Duration::from_millis(300);
+    let server = Server::start(limits).await;
+    server.requests.fill(&[("a", "1"), ("z", "2")]);
+    let mut frames = Frames::open(&server, &[(4, 0)]).await;
+    let all = v1::ScanRequest::default();
+    let calls = (0..PLACES).flat_map(|n| Frames::call(2 * n + 1, "/flotilla.v1.Kv/Scan", &all));
+    frames.send(&calls.collect::<Vec<_>>()).await;
+    let mut begun = 0;
+    while begun < PLACES {
+        begun += u32::from(frames.next().await.0 == HEADERS);
+    }
+    let mut kv = server.kv().await;
+    let status = kv.scan(all.clone()).await.expect_err("no place");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    eventually_ok(async || kv.scan(all.clone()).await.is_ok()).await;
+}
+
+/// The answer is there long before its end is read: what takes time is the reading.
+#[tokio::test]
+async fn slow_reader_that_reads_is_not_given_up() {
+    let mut limits = Limits::default();
+    limits.connections.stall_timeout = Duration::from_millis(500);
+    let server = Server::start(limits).await;
+    let mut kv = server.kv().await;
+    kv.put(put("k", vec![b'x'; 100 << 10])).await.expect("written");
+    let mut frames = Frames::open(&server, &[(4, 0)]).await;
+    let begun = Instant::now();
+    frames.send(&Frames::call(1, GET_PATH, &get("k"))).await;
+    let mut read = 0;
+    loop {
+        match frames.next().await {
+            (0, _, 1, payload) => read += payload.len(),
+            (HEADERS, flags, 1, _) if flags & 1 != 0 => break,
+            (RST_STREAM, ..) => panic!("given up after {read} bytes"),
+            (HEADERS, ..) => {}
+            _ => continue,
+        }
+        // The next 16 KiB after a pause that is shorter than the patience of the server.
+        sleep(Duration::from_millis(100)).await;
+        for window in [0, 1] {
+            frames.send(&Frames::frame(8, 0, window, &(16_u32 << 10).to_be_bytes())).await;
+        }
+    }
+    assert!(read > 100 << 10, "{read} bytes");
+    assert!(begun.elapsed() > Duration::from_millis(500), "longer than the patience, all in all");
+}
+
+#[tokio::test]
+async fn compressed_messages_and_unknown_methods_are_refused_as_not_applied() {
+    let server = Server::start(Limits::default()).await;
+    let mut request = Request::new(put("k", b"v".to_vec()));
+    request.metadata_mut().insert("grpc-encoding", "gzip".parse().expect("ASCII"));
+    let status = server.kv().await.put(request).await.expect_err("compressed");
+    assert_eq!(status.code(), Code::Unimplemented);
+    let detail = flotilla_proto::status::detail(&status).expect("a detail");
+    assert!(!detail.maybe_applied && !detail.retryable, "{detail:?}");
+    assert_eq!(status.metadata().get("grpc-accept-encoding").expect("told"), "identity");
+    assert_eq!(server.requests.writes(), 0);
+
+    let mut grpc = tonic::client::Grpc::new(server.channel().await);
+    grpc.ready().await.expect("connected");
+    let path = http::uri::PathAndQuery::from_static("/flotilla.v1.Kv/Nothing");
+    let status = grpc.unary(Request::new(get("k")), path, tonic_codec()).await;
+    let status = status.expect_err("there is no such method");
+    assert!(!flotilla_proto::status::detail(&status).expect("a detail").maybe_applied);
+}
+
+/// Each of the threads has its own share, and all of them one number of places.
+#[tokio::test]
+async fn connections_are_dealt_out_in_turn_within_the_places_of_their_port() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let (shutdown, asked) = oneshot::channel::<()>();
-    let limits = ConnectionLimits {
-        opening_timeout: Duration::from_millis(50),
-        ..ConnectionLimits::default()
-    };
-    let task = tokio::spawn(async move {
-        let asked = async {
-            let _ = asked.await;
-        };
-        serve_http(listen(listener), router, &limits, asked).await;
-    });
-    let mut tcp = TcpStream::connect(address).await.expect("it listens");
+    let (dealer, dealt) = dealer(2);
+    let dealing = tokio::spawn(dealer.deal(listen(listener, Places::new(4))));
+    let mut dealt: Vec<_> = dealt.into_iter().map(Box::pin).collect();
+    let mut clients = Vec::new();
+    let mut served = Vec::new();
+    for number in 0..4 {
+        clients.push(TcpStream::connect(address).await.expect("it listens"));
+        let next = timeout(PATIENCE, dealt[number % 2].next()).await.expect("in turn");
+        served.push(next.expect("endless").expect("a connection"));
+    }
+    let mut fifth = TcpStream::connect(address).await.expect("accepted");
+    let closed = timeout(PATIENCE, fifth.read(&mut [0])).await.expect("is closed");
+    assert_eq!(closed.unwrap_or(0), 0, "no place is left, on either thread");
+    drop(served.pop());
+    let mut more = TcpStream::connect(address).await.expect("it listens");
+    let next = timeout(PATIENCE, dealt[0].next()).await.expect("the place was given back");
+    let mut next = next.expect("endless").expect("a connection");
+    next.write_all(b"!").await.expect("written");
+    timeout(PATIENCE, more.read_exact(&mut [0])).await.expect("soon").expect("read");
+    dealing.abort();
+    let _ = dealing.await;
+    assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
+}
+
+struct HttpServer {
+    address: SocketAddr,
+    requests: FakeRequests,
+    shutdown: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl HttpServer {
+    async fn start(limits: Limits) -> Self {
+        let limits = Arc::new(limits);
+        let requests = FakeRequests::with_user_regions(&[]);
+        let admission = Admission::new(&limits);
+        let places = admission.http_connections();
+        let router = http_router(
+            requests.clone(),
+            Arc::new(FakeMembership::default()),
+            Arc::clone(&limits),
+            admission,
+            Arc::new(Recorder::default()),
+            Arc::new(|| "hello".into()),
+            Hosts::default(),
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (shutdown, asked) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let asked = async {
+                let _ = asked.await;
+            };
+            serve_http(listen(listener, places), router, &limits.connections, asked).await;
+        });
+        Self { address, requests, shutdown, task }
+    }
+
+    async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("it listens")
+    }
+
+    /// A connection that takes next to nothing ahead of what is read.
+    async fn slow_tcp(&self) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("set");
+        socket.connect(self.address).await.expect("it listens")
+    }
+}
+
+/// Everything until the other side closes.
+async fn rest_of(tcp: &mut TcpStream) -> String {
+    let mut rest = Vec::new();
+    // A reset after the answer is an end, too.
+    let _ = timeout(PATIENCE, tcp.read_to_end(&mut rest)).await.expect("is closed");
+    String::from_utf8_lossy(&rest).into_owned()
+}
+
+#[tokio::test]
+async fn http_and_its_shutdown() {
+    let mut limits = Limits::default();
+    limits.connections.opening_timeout = Duration::from_millis(50);
+    let server = HttpServer::start(limits).await;
+    let mut tcp = server.tcp().await;
     tcp.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         .await
         .expect("sent");
-    let mut answer = String::new();
-    tcp.read_to_string(&mut answer).await.expect("answered");
+    let answer = rest_of(&mut tcp).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello"), "{answer}");
 
-    let mut large = TcpStream::connect(address).await.expect("it listens");
+    let mut large = server.tcp().await;
     let head = b"PUT /kv/k HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
         Content-Length: 99999999999\r\n\r\n";
     large.write_all(head).await.expect("sent");
-    let mut answer = String::new();
-    let _ = timeout(PATIENCE, large.read_to_string(&mut answer)).await.expect("is closed");
+    let answer = rest_of(&mut large).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "not asked to go on: {answer}");
 
-    let mut slow = TcpStream::connect(address).await.expect("it listens");
+    let mut slow = server.tcp().await;
     slow.write_all(b"GET / HT").await.expect("half a head");
-    let mut rest = Vec::new();
-    let _ = timeout(PATIENCE, slow.read_to_end(&mut rest)).await.expect("is closed");
+    rest_of(&mut slow).await;
 
-    let mut garbage = TcpStream::connect(address).await.expect("it listens");
+    let mut garbage = server.tcp().await;
     garbage.write_all(&[0xff; 1000]).await.expect("sent");
-    let mut rest = Vec::new();
-    let _ = timeout(PATIENCE, garbage.read_to_end(&mut rest)).await.expect("is closed");
+    rest_of(&mut garbage).await;
 
-    shutdown.send(()).expect("it runs");
-    timeout(PATIENCE, task).await.expect("ends").expect("no panic");
+    server.shutdown.send(()).expect("it runs");
+    timeout(PATIENCE, server.task).await.expect("ends").expect("no panic");
+}
+
+/// Balancers keep connections for a minute and more, and lose a request that they send on one which is
+/// being closed.
+#[tokio::test]
+async fn connection_between_two_requests_is_kept_longer_than_one_that_says_nothing() {
+    let mut limits = Limits::default();
+    limits.connections.opening_timeout = Duration::from_millis(50);
+    limits.connections.idle_timeout = Duration::from_millis(1000);
+    let server = HttpServer::start(limits).await;
+    let mut tcp = server.tcp().await;
+    let ask = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut answer = [0; 1024];
+    for _ in 0..2 {
+        tcp.write_all(ask).await.expect("open");
+        let read = timeout(PATIENCE, tcp.read(&mut answer)).await.expect("soon").expect("open");
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "{:?}", &answer[..read]);
+        sleep(Duration::from_millis(300)).await;
+    }
+    rest_of(&mut tcp).await;
+    assert!(ConnectionLimits::default().idle_timeout > Duration::from_secs(75));
+}
+
+/// Clients that send everything before they read see a broken pipe otherwise.
+#[tokio::test]
+async fn refused_value_is_read_on_so_that_the_answer_arrives() {
+    let server = HttpServer::start(Limits::default()).await;
+    let body = vec![b'x'; (8 << 20) + 1];
+    let length = format!("Content-Length: {}\r\n\r\n", body.len());
+    let chunk = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len());
+    for (framing, end) in [(length, ""), (chunk, "\r\n0\r\n\r\n")] {
+        for (target, status) in [("/kv/k", "413"), ("/kv/k?nonsense", "400"), ("/nothing", "404")] {
+            let mut tcp = server.tcp().await;
+            let head = format!("PUT {target} HTTP/1.1\r\nHost: x\r\n{framing}");
+            tcp.write_all(head.as_bytes()).await.expect("sent");
+            tcp.write_all(&body).await.expect("taken to the end");
+            tcp.write_all(end.as_bytes()).await.expect("taken to the end");
+            let next = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            tcp.write_all(next).await.expect("the connection goes on");
+            let answers = rest_of(&mut tcp).await;
+            let want = format!("HTTP/1.1 {status}");
+            assert!(answers.starts_with(&want), "{target}: {answers}");
+            assert!(answers.ends_with("ok\n"), "{target}: {answers}");
+        }
+    }
+    assert_eq!(server.requests.writes(), 0);
+}
+
+/// Who sends without end gets an answer nevertheless, or a reset; and is not waited for without end.
+#[tokio::test]
+async fn request_without_end_is_not_read_on_for_ever() {
+    let server = HttpServer::start(Limits::default()).await;
+    let mut tcp = server.tcp().await;
+    let head = b"PUT /kv/k HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n";
+    tcp.write_all(head).await.expect("sent");
+    let mut sent = 0_usize;
+    let sending = async {
+        while tcp.write_all(&[b'x'; 64 << 10]).await.is_ok() {
+            sent += 64 << 10;
+        }
+    };
+    timeout(PATIENCE, sending).await.expect("ends");
+    assert!(sent < 100 << 20, "{sent} bytes");
+}
+
+#[tokio::test]
+async fn http_client_that_does_not_read_is_closed_and_its_room_given_back() {
+    let mut limits = Limits { answers_held_bytes_max: 20 << 20, ..Limits::default() };
+    limits.connections.stall_timeout = Duration::from_millis(500);
+    let server = HttpServer::start(limits).await;
+    let value = "x".repeat(8 << 20);
+    server.requests.fill(&[("large", &value)]);
+    let ask = b"GET /kv/large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut unread = Vec::new();
+    for _ in 0..2 {
+        let mut tcp = server.slow_tcp().await;
+        tcp.write_all(ask).await.expect("sent");
+        // The beginning of an answer.
+        timeout(PATIENCE, tcp.read_exact(&mut [0; 12])).await.expect("soon").expect("read");
+        unread.push(tcp);
+    }
+    let mut tcp = server.tcp().await;
+    tcp.write_all(ask).await.expect("sent");
+    let answer = rest_of(&mut tcp).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("answers"), "{answer}");
+    eventually_ok(async || {
+        let mut tcp = server.tcp().await;
+        tcp.write_all(ask).await.expect("sent");
+        rest_of(&mut tcp).await.starts_with("HTTP/1.1 200")
+    })
+    .await;
+    for mut tcp in unread {
+        let read = rest_of(&mut tcp).await;
+        assert!(read.len() < value.len(), "it was given up in the middle: {} bytes", read.len());
+    }
 }
