@@ -460,7 +460,9 @@ impl kv_server::Kv for FakeNode {
             let node = node.clone();
             async move {
                 // Each page is a request of its own for the script.
-                let page = node.serve("scan_page", context, |_| v1::ScanResponse { kvs }).await;
+                let keyspaces = if request.all_keyspaces { vec![1; kvs.len()] } else { Vec::new() };
+                let page = v1::ScanResponse { kvs, keyspaces };
+                let page = node.serve("scan_page", context, |_| page).await;
                 page.map(Response::into_inner)
             }
         });
@@ -538,6 +540,7 @@ impl cluster_server::Cluster for FakeNode {
     ) -> Result<Response<v1::StatusResponse>, Status> {
         self.serve("status", None, |_| v1::StatusResponse {
             joined: true,
+            cluster_id: "c1".into(),
             ready: true,
             node_id: 1,
             client_address: self.address.clone(),

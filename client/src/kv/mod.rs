@@ -8,7 +8,7 @@ mod txn;
 use std::time::Duration;
 
 pub use point::PutOptions;
-pub use scan::{Scan, ScanStream};
+pub use scan::{KeyspacesStream, Scan, ScanStream};
 pub use swap::Expected;
 pub use txn::{Compare, Op, Txn};
 

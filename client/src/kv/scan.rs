@@ -33,6 +33,8 @@ pub struct Scan {
     reverse: bool,
     limit: u64,
     keys_only: bool,
+    /// Invariant: only without an end and not in reverse, which the server would refuse.
+    all_keyspaces: bool,
 }
 
 impl Scan {
@@ -86,6 +88,7 @@ impl Scan {
             reverse: self.reverse,
             limit: self.limit,
             keys_only: self.keys_only,
+            all_keyspaces: self.all_keyspaces,
         }
     }
 
@@ -132,6 +135,28 @@ impl Stream for ScanStream {
     }
 }
 
+/// A keyspace and a key of it.
+type KeyOfKeyspace = Result<(u32, KeyValue), Error>;
+
+/// The keys of every keyspace, each with the number of its keyspace. Ends after the first error.
+pub struct KeyspacesStream {
+    keys: Pin<Box<dyn Stream<Item = KeyOfKeyspace> + Send>>,
+}
+
+impl std::fmt::Debug for KeyspacesStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyspacesStream").finish_non_exhaustive()
+    }
+}
+
+impl Stream for KeyspacesStream {
+    type Item = Result<(u32, KeyValue), Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.keys.as_mut().poll_next(cx)
+    }
+}
+
 impl Client {
     /// Streams the keys of a range in order, without gap or duplicate, through failures and splits. The
     /// timeout bounds the time without progress, not the whole.
@@ -143,15 +168,37 @@ impl Client {
     /// As the last item of the stream; see [`Error`].
     #[must_use]
     pub fn scan(&self, scan: Scan) -> ScanStream {
-        let state = State { client: self.clone(), rest: scan, open: None, is_done: false };
-        let pages = stream::try_unfold(state, State::next_page);
-        let keys =
-            pages.map_ok(|page| stream::iter(page).map(|kv| Ok(KeyValue::from(kv)))).try_flatten();
+        let keys = self.clone().keys_of(scan).map_ok(|(_, kv)| kv);
         ScanStream { keys: keys.boxed() }
+    }
+
+    /// Streams every key of this client's keyspace and of all that follow it, from a key on: a copy of
+    /// everything, if the keyspace is the first one.
+    ///
+    /// # Guarantees
+    /// As [`Client::scan`].
+    ///
+    /// # Errors
+    /// As the last item of the stream; see [`Error`].
+    #[must_use]
+    pub fn scan_keyspaces(&self, start: impl Into<Bytes>) -> KeyspacesStream {
+        let scan = Scan { start: start.into(), all_keyspaces: true, ..Scan::default() };
+        KeyspacesStream { keys: self.clone().keys_of(scan).boxed() }
+    }
+
+    fn keys_of(self, scan: Scan) -> impl Stream<Item = KeyOfKeyspace> + Send {
+        let state = State { client: self, rest: scan, open: None, is_done: false };
+        let pages = stream::try_unfold(state, State::next_page);
+        let to_key = |(keyspace, kv)| Ok((keyspace, KeyValue::from(kv)));
+        pages.map_ok(move |page| stream::iter(page).map(to_key)).try_flatten()
     }
 }
 
+/// Keys with their keyspaces.
+type Page = Vec<(u32, v1::KeyValue)>;
+
 struct State {
+    /// Its keyspace is the one that `rest` begins in.
     client: Client,
     /// What is still to come.
     rest: Scan,
@@ -168,7 +215,7 @@ struct Open {
 }
 
 impl State {
-    async fn next_page(mut self) -> Result<Option<(Vec<v1::KeyValue>, Self)>, Error> {
+    async fn next_page(mut self) -> Result<Option<(Page, Self)>, Error> {
         if self.is_done {
             return Ok(None);
         }
@@ -191,11 +238,9 @@ impl State {
                 }
             };
             match open.next_page(until).await {
-                Ok(Some(page)) if page.is_empty() => self.open = Some(open),
+                Ok(Some(page)) if page.kvs.is_empty() => self.open = Some(open),
                 Ok(Some(page)) => {
-                    for kv in &page {
-                        self.rest.advance(&kv.key)?;
-                    }
+                    let page = self.advance(page)?;
                     self.count(page.len())?;
                     self.open = Some(open);
                     return Ok(Some((page, self)));
@@ -207,6 +252,33 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Moves on behind a page.
+    fn advance(&mut self, page: v1::ScanResponse) -> Result<Page, Error> {
+        let v1::ScanResponse { kvs, keyspaces } = page;
+        let keyspaces = match (self.rest.all_keyspaces, keyspaces.len() == kvs.len()) {
+            (false, _) => vec![self.client.settings.keyspace; kvs.len()],
+            (true, true) => keyspaces,
+            // A node of a version without such scans leaves them out, and would leave keys out.
+            (true, false) => {
+                let message = "this version of the server cannot scan all keyspaces at once";
+                return Err(Error::Internal { message: message.into() });
+            }
+        };
+        let page: Page = keyspaces.into_iter().zip(kvs).collect();
+        for (keyspace, kv) in &page {
+            let current = &mut self.client.settings.keyspace;
+            if *keyspace > *current {
+                *current = *keyspace;
+                self.rest.start.clear();
+            } else if *keyspace < *current {
+                let message = "a scan answered a keyspace that came before";
+                return Err(Error::Internal { message: message.into() });
+            }
+            self.rest.advance(&kv.key)?;
+        }
+        Ok(page)
     }
 
     fn count(&mut self, keys: usize) -> Result<(), Error> {
@@ -246,11 +318,11 @@ impl State {
 }
 
 impl Open {
-    async fn next_page(&mut self, until: Instant) -> Result<Option<Vec<v1::KeyValue>>, Failure> {
+    async fn next_page(&mut self, until: Instant) -> Result<Option<v1::ScanResponse>, Failure> {
         match timeout_at(until, self.pages.message()).await {
             Ok(Ok(Some(page))) => {
                 self.connection.answered();
-                Ok(Some(page.kvs))
+                Ok(Some(page))
             }
             Ok(Ok(None)) if self.has_status || self.has_trailers().await => Ok(None),
             // The end of the stream without a status is a proxy's doing, not the end of the scan.

@@ -64,6 +64,20 @@ impl Keyspace {
         KeyRange { start, end }
     }
 
+    /// The encoded range from a key of this keyspace to the last key of the last keyspace.
+    #[must_use]
+    pub fn and_all_after(self, start: &[u8]) -> KeyRange {
+        KeyRange { start: self.encode(start), end: Self(Self::ID_MAX).end() }
+    }
+
+    /// The id of the keyspace that an encoded key is in.
+    pub(super) fn of(encoded: &Bytes) -> Result<u32, Error> {
+        match encoded.first_chunk::<PREFIX_BYTES>() {
+            Some([high, middle, low]) => Ok(u32::from_be_bytes([0, *high, *middle, *low])),
+            None => Err(Error::Internal { message: "a stored key has no keyspace".into() }),
+        }
+    }
+
     /// First key after the keyspace; empty if nothing can follow.
     fn end(self) -> Bytes {
         successor_of_prefix(&self.encode(&[]))

@@ -104,12 +104,18 @@ impl FakeRequests {
     }
 
     pub(super) fn fill(&self, pairs: &[(&str, &str)]) {
+        self.fill_encoded(pairs.iter().map(|(key, value)| {
+            let value = Bytes::copy_from_slice(value.as_bytes());
+            (Keyspace::DEFAULT.encode(key.as_bytes()), value)
+        }));
+    }
+
+    /// Encoded keys and their values, in any keyspace.
+    pub(super) fn fill_encoded(&self, pairs: impl IntoIterator<Item = (Bytes, Bytes)>) {
         let mut state = self.0.lock();
         for (key, value) in pairs {
             state.revision += 1;
             let revision = state.revision;
-            let value = Bytes::copy_from_slice(value.as_bytes());
-            let key = Keyspace::DEFAULT.encode(key.as_bytes());
             state.map.insert(key, Stored { value, revision, ttl_ms: 0 });
         }
     }

@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::{
     Context, Requests,
-    context::{self, user_key},
+    context::{self, Keyspace, user_key},
     kv::KvApi,
     limits::Limits,
     regions,
@@ -35,6 +35,8 @@ pub(super) struct Pager<R> {
     rest: Option<KeyRange>,
     reverse: bool,
     keys_only: bool,
+    /// Each key tells its keyspace.
+    all_keyspaces: bool,
     /// Keys still wanted.
     limit: u64,
 }
@@ -46,14 +48,28 @@ impl<R: Requests> KvApi<R> {
         deadline: Option<Instant>,
         request: v1::ScanRequest,
     ) -> Result<Pager<R>, Error> {
-        let v1::ScanRequest { context, start_key, end_key, prefix, reverse, limit, keys_only } =
-            request;
+        let v1::ScanRequest {
+            context,
+            start_key,
+            end_key,
+            prefix,
+            reverse,
+            limit,
+            keys_only,
+            all_keyspaces,
+        } = request;
         self.limits.check_bound("start_key", &start_key)?;
         self.limits.check_bound("end_key", &end_key)?;
         self.limits.check_bound("prefix", &prefix)?;
         let now = Instant::now();
         let (keyspace, cx) = context::open(context, now)?;
-        let range = if !prefix.is_empty() {
+        let is_part = reverse || !end_key.is_empty() || !prefix.is_empty();
+        let range = if all_keyspaces && is_part {
+            let message = "goes with neither end_key nor prefix nor reverse";
+            return Err(Error::invalid("all_keyspaces", message));
+        } else if all_keyspaces {
+            Some(keyspace.and_all_after(&start_key))
+        } else if !prefix.is_empty() {
             Some(keyspace.prefix(&prefix))
         } else if end_key.is_empty() || start_key < end_key {
             Some(keyspace.range(&start_key, &end_key))
@@ -73,12 +89,18 @@ impl<R: Requests> KvApi<R> {
             rest: range,
             reverse,
             keys_only,
+            all_keyspaces,
             limit: if limit == 0 { u64::MAX } else { limit },
         })
     }
 }
 
 impl<R: Requests> Pager<R> {
+    /// The keys of the next page, never empty; `None` at the end. As [`Pager::next_page`].
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<v1::KeyValue>>, Error> {
+        Ok(self.next_page().await?.map(|page| page.kvs))
+    }
+
     /// The next page, never empty; `None` at the end.
     ///
     /// # Errors
@@ -88,7 +110,7 @@ impl<R: Requests> Pager<R> {
     /// # Cancel safety
     ///
     /// Dropping the future loses no key: the cursor has not moved.
-    pub(super) async fn next(&mut self) -> Result<Option<Vec<v1::KeyValue>>, Error> {
+    async fn next_page(&mut self) -> Result<Option<v1::ScanResponse>, Error> {
         while let Some(rest) = self.rest.take() {
             let page_deadline = Instant::now() + self.limits.request_timeout_default;
             self.cx.deadline = self.deadline.map_or(page_deadline, |end| end.min(page_deadline));
@@ -119,7 +141,7 @@ impl<R: Requests> Pager<R> {
                 }
                 false => self.after(rest, part),
             };
-            return decode(reply.items).map(Some);
+            return self.page(reply.items).map(Some);
         }
         Ok(None)
     }
@@ -127,8 +149,8 @@ impl<R: Requests> Pager<R> {
     /// The pages as a stream that ends with the scan or its first error. Dropping it ends the scan.
     pub(super) fn into_stream(self) -> BoxStream<'static, Result<v1::ScanResponse, Status>> {
         stream::try_unfold(self, |mut pager| async move {
-            match pager.next().await {
-                Ok(Some(kvs)) => Ok(Some((v1::ScanResponse { kvs }, pager))),
+            match pager.next_page().await {
+                Ok(Some(page)) => Ok(Some((page, pager))),
                 Ok(None) => Ok(None),
                 Err(error) => Err(status(&error)),
             }
@@ -168,11 +190,17 @@ impl<R: Requests> Pager<R> {
             (part.end != rest.end).then(|| KeyRange { start: part.end, end: rest.end })
         }
     }
-}
 
-fn decode(items: Vec<v1::ReadItem>) -> Result<Vec<v1::KeyValue>, Error> {
-    let kvs = items.into_iter().filter_map(|item| item.kv);
-    kvs.map(|kv| Ok(v1::KeyValue { key: user_key(&kv.key)?, ..kv })).collect()
+    fn page(&self, items: Vec<v1::ReadItem>) -> Result<v1::ScanResponse, Error> {
+        let mut page = v1::ScanResponse::default();
+        for kv in items.into_iter().filter_map(|item| item.kv) {
+            if self.all_keyspaces {
+                page.keyspaces.push(Keyspace::of(&kv.key)?);
+            }
+            page.kvs.push(v1::KeyValue { key: user_key(&kv.key)?, ..kv });
+        }
+        Ok(page)
+    }
 }
 
 #[cfg(test)]

@@ -150,6 +150,7 @@ fn parse(uri: &Uri) -> Result<(Format, v1::ScanRequest, Option<Duration>), Error
         reverse: query.flag("reverse")?,
         limit: query.number("limit")?,
         keys_only: format.keys_only,
+        all_keyspaces: false,
     };
     Ok((format, request, query.timeout()?))
 }

@@ -140,6 +140,48 @@ async fn keyspaces_end_where_the_next_begins() {
 }
 
 #[tokio::test]
+async fn scan_of_all_keyspaces_names_the_keyspace_of_each_key() {
+    let requests = alphabet(&["m"]);
+    let at = |keyspace, key: &'static str| {
+        let keyspace = Keyspace::named(keyspace).expect("a keyspace");
+        (keyspace.encode(key.as_bytes()), Bytes::from_static(b"value"))
+    };
+    requests.fill_encoded([at(2, "a"), at(0x00fe_fefe, "z")]);
+    let from = |keyspace, start_key: &'static str| v1::ScanRequest {
+        context: Some(v1::RequestContext { keyspace, ..v1::RequestContext::default() }),
+        start_key: start_key.into(),
+        all_keyspaces: true,
+        ..v1::ScanRequest::default()
+    };
+    for (why, request, want) in [
+        ("from the start", from(0, ""), 28),
+        ("from a key", from(1, "y"), 4),
+        ("from a later keyspace", from(3, ""), 1),
+        ("from behind the last", from(0x00fe_fefe, "zz"), 0),
+    ] {
+        let mut found = Vec::new();
+        let mut pager = api(&requests).scan(Some(soon()), request).expect("well-formed");
+        while let Some(page) = pager.next_page().await.expect("read") {
+            assert_eq!(page.keyspaces.len(), page.kvs.len(), "{why}");
+            found.extend(page.keyspaces.into_iter().zip(page.kvs.into_iter().map(|kv| kv.key)));
+        }
+        assert_eq!(found.len(), want, "{why}: {found:?}");
+        assert!(found.is_sorted(), "{why}: {found:?}");
+        if want > 0 {
+            assert_eq!(found.last(), Some(&(0x00fe_fefe, Bytes::from_static(b"z"))), "{why}");
+        }
+    }
+    for part in [
+        v1::ScanRequest { reverse: true, ..from(1, "") },
+        v1::ScanRequest { end_key: "m".into(), ..from(1, "") },
+        v1::ScanRequest { prefix: "m".into(), ..from(1, "") },
+    ] {
+        let refused = scan(&requests, part).await;
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn splits_and_merges_under_way_cost_neither_gap_nor_duplicate() {
     for reverse in [false, true] {
         for page in [2, 5, 100] {
