@@ -31,7 +31,8 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
 /// How a [`Client`] behaves. `Options::default()` is right for most programs.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Time for a call with all its retries; for a scan, time without progress.
+    /// Time for a call with all its retries; for a scan, time without progress. Longer than two elections by
+    /// default, so that the death of a leader is a wait and no error.
     pub timeout: Duration,
     /// Time for one connection to be made; never more than half of `timeout`.
     pub connect_timeout: Duration,
@@ -50,7 +51,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(1),
             channels_per_node: 2,
             read_mode: ReadMode::Unspecified,

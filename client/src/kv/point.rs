@@ -14,8 +14,10 @@ use crate::{
     Appended, Client, Counted, Deleted, Error, KeyValue, RangeDeleted, Stored, keyspace::encode,
 };
 
-/// Bound: regions that one batch read asks at a time.
-const REGIONS_AT_ONCE: usize = 16;
+/// Bound: requests that one batch read has under way.
+const REQUESTS_AT_ONCE: usize = 16;
+/// Bound: keys of one request, as many as the server takes unless it is told otherwise.
+const KEYS_PER_REQUEST: usize = 1024;
 
 /// What a put may do besides storing the value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,8 +40,8 @@ impl Client {
         Ok(response.kv.map(Into::into))
     }
 
-    /// The values of many keys, in the order of the keys. Each key's read keeps the promise of the read
-    /// mode by itself; together they are not one snapshot.
+    /// The values of many keys, in the order of the keys, however many. Each key's read keeps the promise
+    /// of the read mode by itself; together they are not one snapshot.
     ///
     /// # Errors
     /// The first failure; see [`Error`].
@@ -52,7 +54,7 @@ impl Client {
         let groups = self.group_by_region(&keys);
         let found: HashMap<Bytes, v1::KeyValue> = futures::stream::iter(groups)
             .map(|keys| self.call(v1::BatchGetRequest { context: None, keys }))
-            .buffer_unordered(REGIONS_AT_ONCE)
+            .buffer_unordered(REQUESTS_AT_ONCE)
             .map_ok(|response| {
                 let present = response.kvs.into_iter().map(|kv| Ok((kv.key.clone(), kv)));
                 futures::stream::iter(present)
@@ -64,7 +66,7 @@ impl Client {
     }
 
     /// Keys of one region together, so that each group goes straight to a leader; those without a route
-    /// form a group of their own.
+    /// form groups of their own. No group is more than a request.
     fn group_by_region(&self, keys: &[Bytes]) -> Vec<Vec<Bytes>> {
         let routes = self.shared.routes.read();
         let mut groups: BTreeMap<Option<u64>, Vec<Bytes>> = BTreeMap::new();
@@ -72,7 +74,8 @@ impl Client {
             let region = routes.region_of(&encode(self.settings.keyspace, key));
             groups.entry(region).or_default().push(key.clone());
         }
-        groups.into_values().collect()
+        let requests = groups.values().flat_map(|keys| keys.chunks(KEYS_PER_REQUEST));
+        requests.map(<[Bytes]>::to_vec).collect()
     }
 
     /// Stores a value under a key, replacing the one that was there. It never expires.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use flotilla_proto::v1;
+use prost::Message as _;
 
 use super::{PutOptions, ttl_millis};
 use crate::{Client, Error};
@@ -147,6 +148,31 @@ impl Txn {
     }
 }
 
+/// Bound: operations of one request, as many as the server takes unless it is told otherwise; and their
+/// bytes, half of what it takes, unless one operation alone is more.
+const OPS_PER_REQUEST: usize = 1024;
+const BYTES_PER_REQUEST: usize = 8 << 20;
+
+/// The operations, cut into requests that a server takes.
+fn requests(ops: impl Iterator<Item = v1::Op>) -> Vec<Vec<v1::Op>> {
+    let mut requests: Vec<Vec<v1::Op>> = Vec::new();
+    let mut bytes = 0;
+    for op in ops {
+        let size = op.encoded_len();
+        match requests.last_mut() {
+            Some(last) if last.len() < OPS_PER_REQUEST && bytes + size <= BYTES_PER_REQUEST => {
+                last.push(op);
+                bytes += size;
+            }
+            _ => {
+                requests.push(vec![op]);
+                bytes = size;
+            }
+        }
+    }
+    requests
+}
+
 impl Client {
     /// Runs a transaction.
     ///
@@ -157,16 +183,42 @@ impl Client {
         self.call(v1::TxnRequest { context: None, compare, success, failure }).await
     }
 
-    /// Applies many operations: in one step when all keys share a region, else per region, and the
-    /// answer says what each region did. An `Ok` may therefore hold regions that failed.
+    /// Applies many operations: in one step when all keys share a region and they fit into one request,
+    /// else in several, and the answer says what each region did. An `Ok` may therefore hold regions
+    /// that failed; a region may be in it more than once, and one whose number is 0 stands for a request
+    /// that was refused or got lost as a whole after others had been applied.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// Of the first request; see [`Error`].
     pub async fn write<I>(&self, ops: I) -> Result<v1::WriteResponse, Error>
     where
         I: IntoIterator<Item = Op>,
     {
-        self.write_ops(ops.into_iter().map(|op| op.0).collect(), false).await
+        let mut requests = requests(ops.into_iter().map(|op| op.0)).into_iter();
+        let first = requests.next().unwrap_or_default();
+        let mut done = first.len();
+        let mut answer = self.write_ops(first, false).await?;
+        // Ordering: one after the other, so that of two operations on a key the later one wins.
+        for ops in requests {
+            let indexes = done..done + ops.len();
+            done = indexes.end;
+            let regions = match self.write_ops(ops, false).await {
+                Ok(part) => part.regions,
+                Err(error) => vec![v1::RegionWriteResult {
+                    op_indexes: (0..u32::try_from(indexes.len()).unwrap_or(u32::MAX)).collect(),
+                    maybe_applied: error.maybe_applied(),
+                    error: error.to_string(),
+                    ..v1::RegionWriteResult::default()
+                }],
+            };
+            answer.atomic = false;
+            answer.regions.extend(regions.into_iter().map(|mut region| {
+                let before = u32::try_from(indexes.start).unwrap_or(u32::MAX);
+                region.op_indexes.iter_mut().for_each(|index| *index += before);
+                region
+            }));
+        }
+        Ok(answer)
     }
 
     /// Applies many operations in one step, or refuses.
@@ -186,5 +238,58 @@ impl Client {
         require_atomic: bool,
     ) -> Result<v1::WriteResponse, Error> {
         self.call(v1::WriteRequest { context: None, ops, require_atomic }).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fake::{FakeCluster, Fault};
+
+    #[test]
+    fn a_request_is_bounded_in_operations_and_in_bytes() {
+        let lengths = |ops: Vec<Op>| {
+            let requests = requests(ops.into_iter().map(|op| op.0));
+            requests.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(Vec::new()), [0_usize; 0]);
+        assert_eq!(lengths(vec![Op::delete("k"); 2049]), [1024, 1024, 1]);
+        let large = Op::put("k", vec![0; 5 << 20]);
+        assert_eq!(lengths(vec![large; 3]), [1, 1, 1]);
+        let huge = Op::put("k", vec![0; 9 << 20]);
+        assert_eq!(lengths(vec![Op::delete("k"), huge, Op::delete("k")]), [1, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn many_operations_and_keys_go_in_requests_that_a_server_takes() {
+        let cluster = FakeCluster::start(1).await;
+        let client = cluster.client(Duration::from_secs(20)).await;
+        let key = |number: usize| format!("k{number:05}");
+        let ops = (0..2500).map(|number| Op::put(key(number), "v"));
+        client.write(ops).await.expect("written");
+        assert_eq!((cluster.count("write"), cluster.data.lock().len()), (3, 2500));
+        let found = client.batch_get((0..2500).map(key)).await.expect("read");
+        assert_eq!(found.iter().flatten().count(), 2500);
+        assert_eq!(cluster.count("batch_get"), 3);
+    }
+
+    #[tokio::test]
+    async fn a_later_request_that_fails_is_told_beside_those_that_were_applied() {
+        let cluster = FakeCluster::start(1).await;
+        cluster.nodes[0].script(|seen| {
+            let fails = seen.method == "write" && seen.nth == 1;
+            fails.then(|| Fault::Refuse(tonic::Status::unknown("cut")))
+        });
+        let client = cluster.client(Duration::from_secs(20)).await;
+        let ops = (0..2500).map(|number| Op::put(format!("k{number:05}"), "v"));
+        let answer = client.write(ops).await.expect("the first was applied");
+        let failed: Vec<_> =
+            answer.regions.iter().filter(|region| !region.error.is_empty()).collect();
+        let [failed] = &failed[..] else { panic!("{failed:?}") };
+        assert!(failed.maybe_applied, "{failed:?}");
+        assert_eq!((failed.op_indexes[0], failed.op_indexes.len()), (1024, 1024));
+        assert_eq!(cluster.data.lock().len(), 2500 - 1024);
     }
 }
