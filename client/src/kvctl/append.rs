@@ -10,6 +10,7 @@ pub(super) struct Append {
     /// The key; an absent one counts as empty
     key: String,
     /// What to add; `-` reads it from standard input
+    #[arg(allow_hyphen_values = true)]
     value: String,
 }
 
@@ -21,7 +22,7 @@ struct Answer {
 
 impl Append {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
-        let Context { client, encoding, mut out } = context;
+        let Context { client, encoding, mut out, .. } = context;
         let key = encoding.decode("key", &self.key)?;
         let value = encoding.decode_value(&self.value)?;
         let crate::Appended { revision, value_bytes } = client.append(key, value).await?;

@@ -8,16 +8,17 @@ use serde::Serialize;
 use super::{Context, exit::Failure, get::Record};
 use crate::Expected;
 
-/// Ends with 1, and prints what is there, when the present value is not as expected.
+/// Ends with 5, and prints what is there, when the present value is not as expected.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("expected").required(true).args(["expect", "absent", "revision"]))]
 pub(super) struct Cas {
     /// The key
     key: String,
     /// The value to store; `-` reads it from standard input
+    #[arg(allow_hyphen_values = true)]
     value: String,
     /// Only if the key holds this value
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     expect: Option<String>,
     /// Only if the key is absent
     #[arg(long)]
@@ -40,7 +41,7 @@ struct Answer {
 
 impl Cas {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
-        let Context { client, encoding, mut out } = context;
+        let Context { client, encoding, mut out, .. } = context;
         let key = encoding.decode("key", &self.key)?;
         let value = encoding.decode_value(&self.value)?;
         let expected = match (&self.expect, self.revision) {
@@ -65,7 +66,7 @@ impl Cas {
         if done.succeeded {
             Ok(())
         } else {
-            Err(Failure::Failed(format!("{:?}: not as expected", self.key)))
+            Err(Failure::No(format!("{:?}: not as expected", self.key)))
         }
     }
 }

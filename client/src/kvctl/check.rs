@@ -28,7 +28,7 @@ const LOOKS_MAX: u32 = 3;
 const SYSTEM_REGION: u64 = 1;
 const SYSTEM_VOTERS_MAX: usize = 5;
 
-/// Ends with 1 when something is wrong.
+/// Ends with 5 when something is wrong.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// Only look at the listings; compare no data
@@ -75,7 +75,7 @@ struct Report {
 
 impl Check {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
-        let Context { client, encoding, mut out } = context;
+        let Context { client, encoding, mut out, .. } = context;
         let cluster = client.cluster();
         let (nodes, regions, mut findings) = self.look(&cluster, encoding).await?;
         let mut keys = 0;
@@ -114,7 +114,7 @@ impl Check {
         out.show(&report, || table(&report))?;
         match report.findings.len() {
             0 => Ok(()),
-            count => Err(Failure::Failed(format!("{count} findings"))),
+            count => Err(Failure::No(format!("{count} findings"))),
         }
     }
 

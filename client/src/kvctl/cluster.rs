@@ -12,6 +12,7 @@ use super::{
     Context,
     exit::Failure,
     nodes,
+    output::count,
     table::{Cell, Table, Tone},
 };
 use crate::v1;
@@ -313,7 +314,7 @@ impl EvictLeaders {
         let line = if duration_ms == 0 {
             format!("node {} may lead again", self.node)
         } else {
-            format!("node {} has {left} leaders left", self.node)
+            format!("node {} has {} left", self.node, count(u64::from(left), "leader"))
         };
         context.out.say(&answer, &line)
     }

@@ -3,7 +3,7 @@
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
-use super::{Context, exit::Failure, get::Record};
+use super::{Context, exit::Failure, get::Record, output::count};
 use crate::keyspace::prefix_end;
 
 /// Removing what is not there succeeds and says so.
@@ -37,7 +37,7 @@ struct Answer {
 
 impl Delete {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
-        let Context { client, encoding, mut out } = context;
+        let Context { client, encoding, mut out, .. } = context;
         if let Some(key) = &self.key {
             let key = encoding.decode("key", key)?;
             let done =
@@ -69,6 +69,6 @@ impl Delete {
         };
         let done = client.delete_range(start, end).await?;
         let answer = Answer { deleted: done.deleted, revision: None, previous: None };
-        out.say(&answer, &format!("deleted {} keys", done.deleted))
+        out.say(&answer, &format!("deleted {}", count(done.deleted, "key")))
     }
 }

@@ -2,6 +2,9 @@
 
 use std::io;
 
+use serde::Serialize;
+
+use super::output::Format;
 use crate::Error;
 
 /// Why a command did not do what it was asked.
@@ -13,9 +16,12 @@ pub(super) enum Failure {
     /// What was asked for is not there.
     #[error("{0}")]
     NotFound(String),
-    /// It was done, and the answer is no.
+    /// It was not done, or not all of it.
     #[error("{0}")]
     Failed(String),
+    /// It was done, and the answer is no.
+    #[error("{0}")]
+    No(String),
     /// The cluster refused or could not.
     #[error(transparent)]
     Cluster(#[from] Error),
@@ -37,9 +43,31 @@ impl From<serde_yaml::Error> for Failure {
 }
 
 impl Failure {
-    /// What to tell, if there is somebody to tell it to.
-    pub(super) fn text(&self) -> Option<String> {
-        (!self.is_closed_pipe()).then(|| self.to_string())
+    /// What to tell, if there is somebody to tell it to: a line for people, an object for programs.
+    pub(super) fn text(&self, format: Format) -> Option<String> {
+        if self.is_closed_pipe() {
+            return None;
+        }
+        let maybe_applied = matches!(self, Self::Cluster(error) if error.maybe_applied());
+        let told = Told {
+            error: Message { message: self.to_string(), exit_code: self.code(), maybe_applied },
+        };
+        let text = match format {
+            Format::Table => None,
+            Format::Json => serde_json::to_string(&told).ok(),
+            Format::Yaml => serde_yaml::to_string(&told).ok(),
+        };
+        Some(text.unwrap_or_else(|| format!("kvctl: {self}")))
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Cluster(Error::Configuration { .. }) => 2,
+            Self::NotFound(_) | Self::Cluster(Error::NotFound { .. }) => 3,
+            Self::Cluster(error) if error.maybe_applied() => 4,
+            Self::No(_) => 5,
+            Self::Failed(_) | Self::Cluster(_) | Self::Io(_) => 1,
+        }
     }
 
     /// `kvctl scan | head` ends well.
@@ -48,15 +76,26 @@ impl Failure {
     }
 }
 
-/// The exit code: 0 done, 1 failed, 2 usage, 3 not found, 4 maybe applied.
+/// A failure, for programs.
+#[derive(Serialize)]
+struct Told {
+    error: Message,
+}
+
+#[derive(Serialize)]
+struct Message {
+    message: String,
+    exit_code: u8,
+    /// False is a promise: nothing was changed.
+    maybe_applied: bool,
+}
+
+/// The exit code: 0 done, 1 failed, 2 usage, 3 not found, 4 maybe applied, 5 no.
 pub(super) fn code(outcome: &Result<(), Failure>) -> u8 {
     match outcome {
         Ok(()) => 0,
         Err(failure) if failure.is_closed_pipe() => 0,
-        Err(Failure::Usage(_) | Failure::Cluster(Error::Configuration { .. })) => 2,
-        Err(Failure::NotFound(_) | Failure::Cluster(Error::NotFound { .. })) => 3,
-        Err(Failure::Cluster(error)) if error.maybe_applied() => 4,
-        Err(Failure::Failed(_) | Failure::Cluster(_) | Failure::Io(_)) => 1,
+        Err(failure) => failure.code(),
     }
 }
 
@@ -75,7 +114,8 @@ mod tests {
         for (why, outcome, want) in [
             ("done", Ok(()), 0),
             ("the reader went away", Err(Failure::Io(closed)), 0),
-            ("the answer is no", Err(Failure::Failed(text())), 1),
+            ("half done", Err(Failure::Failed(text())), 1),
+            ("the answer is no", Err(Failure::No(text())), 5),
             ("the disk is full", Err(Failure::Io(io::ErrorKind::StorageFull.into())), 1),
             ("certainly not applied", Err(timed_out.into()), 1),
             ("refused", Err(Error::NotACounter { message: text() }.into()), 1),
@@ -87,5 +127,20 @@ mod tests {
         ] {
             assert_eq!(code(&outcome), want, "{why}");
         }
+    }
+
+    #[test]
+    fn programs_are_told_failures_as_they_read_results() {
+        let failure = Failure::from(Error::MaybeApplied { message: "cut".into() });
+        let text = failure.text(Format::Json).expect("somebody listens");
+        let told: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(
+            (&told["error"]["exit_code"], &told["error"]["maybe_applied"]),
+            (&4.into(), &true.into())
+        );
+        let told: serde_json::Value =
+            serde_yaml::from_str(&failure.text(Format::Yaml).expect("text")).expect("YAML");
+        assert_eq!(told["error"]["exit_code"], 4);
+        assert!(failure.text(Format::Table).expect("text").starts_with("kvctl: the write may"));
     }
 }

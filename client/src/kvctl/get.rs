@@ -6,11 +6,14 @@ use serde::Serialize;
 use super::{Context, ReadArgs, encoding::Encoding, exit::Failure, output::Format};
 use crate::KeyValue;
 
-/// Prints the value alone; with `--output json` or `yaml` the revision and the time to live too.
+/// Prints the value alone; with `--output json` or `yaml` the revision and the time to live too. Of several
+/// keys it prints those that are there as a list, a key and its value per line, and ends with 3 when one
+/// is not.
 #[derive(Debug, Args)]
 pub(super) struct Get {
-    /// The key
-    key: String,
+    /// The key, or several
+    #[arg(required = true)]
+    keys: Vec<String>,
     #[command(flatten)]
     read: ReadArgs,
 }
@@ -49,17 +52,30 @@ impl Record {
 
 impl Get {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
-        let Context { client, encoding, mut out } = context;
-        let key = encoding.decode("key", &self.key)?;
-        let found = client.with_read_mode(self.read.read_mode()).get(key).await?;
-        let Some(kv) = found else {
-            return Err(Failure::NotFound(format!("{:?}: not found", self.key)));
-        };
-        match out.format {
-            Format::Table => out.raw(&encoding.raw(&kv.value)),
-            Format::Json | Format::Yaml => {
-                out.show(&Record::new(encoding, &kv), super::table::Table::fields)
-            }
+        let Context { client, encoding, mut out, .. } = context;
+        let client = client.with_read_mode(self.read.read_mode());
+        let absent = |key: &String| Failure::NotFound(format!("{key:?}: not found"));
+        if let [key] = &self.keys[..] {
+            let found = client.get(encoding.decode("key", key)?).await?;
+            let kv = found.ok_or_else(|| absent(key))?;
+            return match out.format {
+                Format::Table => out.raw(&encoding.raw(&kv.value)),
+                Format::Json | Format::Yaml => {
+                    out.show(&Record::new(encoding, &kv), super::table::Table::fields)
+                }
+            };
+        }
+        let decoded = self.keys.iter().map(|key| encoding.decode("key", key));
+        let found = client.batch_get(decoded.collect::<Result<Vec<_>, _>>()?).await?;
+        let mut list = out.list();
+        for kv in found.iter().flatten() {
+            let line = [encoding.show(&kv.key), encoding.show(&kv.value)];
+            list.item(&Record::new(encoding, kv), &line)?;
+        }
+        list.end()?;
+        match self.keys.iter().zip(&found).find(|(_, found)| found.is_none()) {
+            Some((key, _)) => Err(absent(key)),
+            None => Ok(()),
         }
     }
 }

@@ -23,7 +23,7 @@ struct Answer {
 
 impl Incr {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
-        let Context { client, encoding, mut out } = context;
+        let Context { client, encoding, mut out, .. } = context;
         let key = encoding.decode("key", &self.key)?;
         let crate::Counted { revision, start, end } = client.increment(key, self.delta).await?;
         out.say(&Answer { start, end, revision }, &end.to_string())

@@ -10,12 +10,16 @@ mod check;
 mod cluster;
 mod completions;
 mod delete;
+mod dump;
 mod encoding;
 mod exit;
+mod export;
 mod get;
+mod import;
 mod incr;
 mod nodes;
 mod output;
+mod pace;
 mod put;
 mod region_keys;
 mod regions;
@@ -26,7 +30,7 @@ mod transfer;
 mod txn;
 mod version;
 
-use std::{io::Write as _, process::ExitCode, time::Duration};
+use std::{io::Write as _, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -43,7 +47,7 @@ use crate::{Client, DEFAULT_KEYSPACE, Options, ReadMode};
     name = "kvctl",
     version,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the write may have \
-                  been applied."
+                  been applied, 5 the answer is no."
 )]
 struct Cli {
     #[command(flatten)]
@@ -64,15 +68,27 @@ struct Global {
         default_value = "127.0.0.1:7420"
     )]
     endpoints: Vec<String>,
-    /// How to print what was found
-    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    /// How to print what was found, and what failed
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "FLOTILLA_OUTPUT",
+        value_enum,
+        default_value_t = Format::Table
+    )]
     output: Format,
     /// Time for a call with its retries, as in 500ms or 1m
-    #[arg(long, global = true, value_parser = humantime::parse_duration, default_value = "5s")]
-    timeout: Duration,
-    /// Name space of keys
-    #[arg(long, global = true, default_value_t = DEFAULT_KEYSPACE)]
-    keyspace: u32,
+    #[arg(
+        long,
+        global = true,
+        env = "FLOTILLA_TIMEOUT",
+        default_value_t = Options::default().timeout.into()
+    )]
+    timeout: humantime::Duration,
+    /// Name space of keys; 1 if none is named, and `export` writes all
+    #[arg(long, global = true, env = "FLOTILLA_KEYSPACE")]
+    keyspace: Option<u32>,
     /// Keys and values are hexadecimal, in arguments, files and output
     #[arg(long, global = true, conflicts_with = "base64")]
     hex: bool,
@@ -100,6 +116,10 @@ enum Command {
     Cas(cas::Cas),
     /// Add to the end of a value
     Append(append::Append),
+    /// Write every key to a file
+    Export(export::Export),
+    /// Store every key of a file
+    Import(import::Import),
     /// Start, grow, shrink and look at the cluster
     #[command(subcommand)]
     Cluster(cluster::Cluster),
@@ -145,6 +165,8 @@ impl ReadArgs {
 /// What every command gets.
 struct Context {
     client: Client,
+    /// The keyspace that was named, if one was; the client's is never missing.
+    keyspace: Option<u32>,
     encoding: Encoding,
     out: Output,
 }
@@ -152,14 +174,15 @@ struct Context {
 impl Context {
     /// A client after the global options, unless the command wants others.
     async fn new(global: &Global, out: Output, options: Options) -> Result<Self, Failure> {
-        let options = Options { timeout: global.timeout, keyspace: global.keyspace, ..options };
+        let keyspace = global.keyspace.unwrap_or(DEFAULT_KEYSPACE);
+        let options = Options { timeout: *global.timeout, keyspace, ..options };
         let client = Client::connect_with(global.endpoints.iter().cloned(), options).await?;
         let encoding = match (global.hex, global.base64) {
             (true, _) => Encoding::Hex,
             (false, true) => Encoding::Base64,
             (false, false) => Encoding::Text,
         };
-        Ok(Self { client, encoding, out })
+        Ok(Self { client, keyspace: global.keyspace, encoding, out })
     }
 }
 
@@ -172,15 +195,16 @@ pub fn main() -> ExitCode {
         Command::Bench(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
+    let format = cli.global.output;
     let outcome = match runtime.enable_all().build() {
         Ok(runtime) => runtime.block_on(run(cli, Output::stdout)),
         Err(error) => Err(Failure::Io(error)),
     };
     if let Err(failure) = &outcome
-        && let Some(text) = failure.text()
+        && let Some(text) = failure.text(format)
     {
         // Standard error may be closed; the exit code still tells.
-        let _ = writeln!(std::io::stderr(), "kvctl: {text}");
+        let _ = writeln!(std::io::stderr(), "{text}");
     }
     ExitCode::from(exit::code(&outcome))
 }
@@ -209,6 +233,8 @@ async fn run(cli: Cli, out: impl FnOnce(Format) -> Output) -> Result<(), Failure
         Command::Incr(command) => command.run(context).await,
         Command::Cas(command) => command.run(context).await,
         Command::Append(command) => command.run(context).await,
+        Command::Export(command) => command.run(context).await,
+        Command::Import(command) => command.run(context).await,
         Command::Cluster(command) => command.run(context).await,
         Command::Status(command) => command.run(context).await,
         Command::Nodes(command) => command.run(context).await,

@@ -20,10 +20,13 @@ pub(super) struct Nodes {
 
 /// The node table, for people.
 pub(super) fn table(nodes: &[v1::Node]) -> Table {
-    let mut table = Table::new(&[
-        "ID", "STATE", "LIVENESS", "ADDRESS", "LEADERS", "PEERS", "USED", "FREE", "VERSION",
-        "LABELS",
-    ]);
+    let mut header = vec!["ID", "STATE", "LIVENESS", "ADDRESS", "LEADERS", "PEERS", "USED", "FREE"];
+    // What says nothing takes no room, so that the table fits a terminal of 80 columns.
+    let has_versions = nodes.iter().any(|node| node.version != nodes[0].version);
+    let has_labels = nodes.iter().any(|node| !node.labels.is_empty());
+    header.extend(has_versions.then_some("VERSION"));
+    header.extend(has_labels.then_some("LABELS"));
+    let mut table = Table::new(&header);
     for node in nodes {
         let state_tone = match node.state() {
             v1::NodeState::Up => Tone::Good,
@@ -42,18 +45,25 @@ pub(super) fn table(nodes: &[v1::Node]) -> Table {
         let evicted = if node.leaders_evicted { " (evicted)" } else { "" };
         let labels: Vec<String> =
             node.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        table.row(vec![
+        // A node that has told nothing yet, or that is gone, has not told 0.
+        let is_told = node.disk_used_bytes > 0 || node.disk_available_bytes > 0;
+        let bytes = |bytes| match is_told {
+            true => Cell::number(HumanBytes(bytes)),
+            false => Cell::number("-"),
+        };
+        let mut cells = vec![
             Cell::number(node.node_id),
             Cell::text(state_name(node.state())).tone(state_tone),
             Cell::text(liveness_name(node.liveness())).tone(liveness_tone),
             Cell::text(&node.client_address),
             Cell::number(format!("{}{evicted}", node.leaders)),
             Cell::number(node.peers),
-            Cell::number(HumanBytes(node.disk_used_bytes)),
-            Cell::number(HumanBytes(node.disk_available_bytes)),
-            Cell::text(&node.version),
-            Cell::text(labels.join(",")),
-        ]);
+            bytes(node.disk_used_bytes),
+            bytes(node.disk_available_bytes),
+        ];
+        cells.extend(has_versions.then(|| Cell::text(&node.version)));
+        cells.extend(has_labels.then(|| Cell::text(labels.join(","))));
+        table.row(cells);
     }
     table
 }

@@ -69,6 +69,12 @@ impl Output {
         Ok(self.sink.flush()?)
     }
 
+    /// Tells a person something beside the result, on standard error.
+    pub(super) fn tell(&self, line: &str) {
+        // It may be closed; the work goes on.
+        let _ = writeln!(std::io::stderr(), "kvctl: {line}");
+    }
+
     /// Prints bytes as they are, and ends the line if a person is looking.
     pub(super) fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.sink.write_all(bytes)?;
@@ -82,6 +88,12 @@ impl Output {
     pub(super) fn list(&mut self) -> List<'_> {
         List { out: self, items: 0 }
     }
+}
+
+/// A number of things, as people say it.
+pub(super) fn count(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
 }
 
 /// A list under way. In JSON it is one array, in YAML one sequence, however long.

@@ -13,6 +13,7 @@ pub(super) struct Put {
     /// The key
     key: String,
     /// The value; `-` reads it from standard input
+    #[arg(allow_hyphen_values = true)]
     value: String,
     /// Remove the key after this time, as in 30s
     #[arg(long, value_parser = humantime::parse_duration, conflicts_with = "keep_ttl")]
@@ -34,7 +35,7 @@ struct Answer {
 
 impl Put {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
-        let Context { client, encoding, mut out } = context;
+        let Context { client, encoding, mut out, .. } = context;
         let key = encoding.decode("key", &self.key)?;
         let value = encoding.decode_value(&self.value)?;
         let options =

@@ -136,7 +136,7 @@ impl RegionRecord {
 
 impl Regions {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
-        let Context { client, encoding, mut out } = context;
+        let Context { client, encoding, mut out, .. } = context;
         let bound = |text: &Option<String>| match text {
             Some(text) => encoding.decode("key", text),
             None => Ok(Vec::new()),

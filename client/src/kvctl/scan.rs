@@ -34,7 +34,7 @@ pub(super) struct Scan {
 
 impl Scan {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
-        let Context { client, encoding, mut out } = context;
+        let Context { client, encoding, mut out, .. } = context;
         let mut scan = match &self.prefix {
             Some(prefix) => crate::Scan::prefix(encoding.decode("prefix", prefix)?),
             None => crate::Scan::range(

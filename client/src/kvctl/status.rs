@@ -1,5 +1,7 @@
 //! `kvctl status`
 
+use std::{collections::BTreeSet, time::Duration};
+
 use clap::Args;
 use flotilla_proto::json;
 use indicatif::HumanBytes;
@@ -8,11 +10,15 @@ use serde::Serialize;
 use super::{
     Context,
     exit::Failure,
+    output::count,
     table::{Cell, Table, Tone},
 };
 
+/// Bound: a node answers for itself at once or not at all, with no election to wait for.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Asks each node for itself; works on a node that belongs to no cluster too. Ends with 1 when one
-/// does not answer.
+/// does not answer, or when they belong to several clusters.
 #[derive(Debug, Args)]
 pub(super) struct Status {
     /// Addresses of nodes; all endpoints if none is given
@@ -35,11 +41,10 @@ struct NodeStatus {
 impl NodeStatus {
     fn cells(&self) -> Vec<Cell> {
         let Some(status) = &self.status else {
-            let error = self.error.clone().unwrap_or_default();
             return vec![
                 Cell::text(&self.address),
                 Cell::default(),
-                Cell::text(format!("no answer: {error}")).tone(Tone::Bad),
+                Cell::text("no answer").tone(Tone::Bad),
             ];
         };
         let state = match (status.joined, status.removed, status.ready) {
@@ -67,7 +72,8 @@ impl NodeStatus {
             Cell::text(&status.disk_level).tone(disk_tone),
             Cell::number(HumanBytes(status.disk_available_bytes)),
             Cell::text(&status.version),
-            Cell::text(&status.cluster_id),
+            // Enough to tell two clusters apart; JSON and YAML have all of it.
+            Cell::text(status.cluster_id.chars().take(8).collect::<String>()),
         ]
     }
 }
@@ -79,7 +85,8 @@ impl Status {
             true => client.endpoints(),
             false => self.addresses,
         };
-        let cluster = client.cluster();
+        let timeout = client.settings.timeout.min(TIMEOUT);
+        let cluster = client.with_timeout(timeout)?.cluster();
         let asked = addresses.into_iter().map(async |address| {
             let answer = cluster.status_of(&address).await;
             let error = answer.as_ref().err().map(ToString::to_string);
@@ -97,10 +104,25 @@ impl Status {
         if self.peers && out.format == super::output::Format::Table {
             out.show(&(), || peers_table(&statuses))?;
         }
+        for NodeStatus { address, error, .. } in &statuses {
+            if let Some(error) = error {
+                out.tell(&format!("{address}: {error}"));
+            }
+        }
+        let ids = statuses.iter().filter_map(|status| status.status.as_ref());
+        let ids: BTreeSet<&str> =
+            ids.map(|status| status.cluster_id.as_str()).filter(|id| !id.is_empty()).collect();
+        if ids.len() > 1 {
+            // Each answers for itself, so that a call to all of them finds now one, now the other.
+            let ids = ids.into_iter().collect::<Vec<_>>().join(" and ");
+            return Err(Failure::Failed(format!("the nodes belong to several clusters: {ids}")));
+        }
         let silent = statuses.iter().filter(|status| status.status.is_none()).count();
         match silent {
             0 => Ok(()),
-            silent => Err(Failure::Failed(format!("{silent} nodes did not answer"))),
+            silent => {
+                Err(Failure::Failed(format!("{} did not answer", count(silent as u64, "node"))))
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Aligned columns.
 
+use unicode_width::UnicodeWidthStr as _;
+
 /// What a cell says about health; colours on a terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tone {
@@ -119,8 +121,9 @@ impl Table {
     }
 }
 
+/// Columns of a terminal, of which some characters take two and some none.
 fn width(cell: &Cell) -> usize {
-    cell.text.chars().count()
+    cell.text.width()
 }
 
 #[cfg(test)]
@@ -149,6 +152,14 @@ mod tests {
             stripped = stripped.replace(code, "");
         }
         assert_eq!(stripped, table().render(false));
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns() {
+        let mut table = Table::new(&["KEY", "N"]);
+        table.row(vec![Cell::text("数据"), Cell::number(1)]);
+        table.row(vec![Cell::text("e\u{301}"), Cell::number(2)]);
+        assert_eq!(table.render(false), "KEY   N\n数据  1\ne\u{301}     2\n");
     }
 
     #[test]

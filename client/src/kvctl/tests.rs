@@ -64,7 +64,13 @@ async fn commands_end_with_their_exit_codes() {
         ("not there", &["get", "nothing"], 3),
         ("removing what is not there", &["delete", "nothing"], 0),
         ("as expected", &["cas", "k", "w", "--expect", "v"], 0),
-        ("not as expected", &["cas", "k", "x", "--expect", "v"], 1),
+        ("not as expected", &["cas", "k", "x", "--expect", "v"], 5),
+        ("a value like a flag", &["put", "n", "-5"], 0),
+        ("all there", &["get", "k", "n"], 0),
+        ("one not there", &["get", "k", "nothing"], 3),
+        ("no key", &["get"], 2),
+        ("resume without a file", &["export", "--resume", "-"], 2),
+        ("nothing to import", &["import", "/nonexistent/file"], 2),
         ("nobody knows", &["append", "k", "v"], 4),
         ("no value", &["put", "k"], 2),
         ("no such command", &["fetch", "k"], 2),
@@ -91,6 +97,85 @@ async fn get_prints_the_value_and_nothing_else() {
     assert_eq!(kvctl(&cluster, &["get", "k"]).await, (0, "line\n".into()));
     assert_eq!(kvctl(&cluster, &["--hex", "get", "6b"]).await, (0, "6c696e650a".into()));
     assert_eq!(kvctl(&cluster, &["--base64", "get", "aw=="]).await, (0, "bGluZQo=".into()));
+}
+
+#[tokio::test]
+async fn several_keys_are_read_at_once_and_in_their_order() {
+    let cluster = FakeCluster::start(1).await;
+    kvctl(&cluster, &["put", "a", "-1"]).await;
+    kvctl(&cluster, &["put", "b", "2"]).await;
+    let read = kvctl(&cluster, &["get", "b", "none", "a"]).await;
+    assert_eq!(read, (3, "b\t2\na\t-1\n".into()), "what is there is printed all the same");
+    assert_eq!(cluster.count("batch_get"), 1);
+    let (_, got) = kvctl(&cluster, &["-o", "json", "get", "a", "b"]).await;
+    assert_eq!(json(&got)[1]["value"], "2");
+}
+
+/// A batch whose outcome is not known, and one that was refused, are stored in the end.
+#[tokio::test]
+async fn import_goes_on_until_it_is_certain_that_everything_is_stored() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.list_nodes();
+    cluster.fill((0..1200).map(|number| format!("k{number:04}")));
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("all.jsonl");
+    let file = file.to_str().expect("ASCII");
+    let (code, said) = kvctl(&cluster, &["--keyspace", "1", "export", file]).await;
+    assert_eq!((code, said), (0, "exported 1200 keys of keyspace 1\n".into()));
+    assert_eq!(kvctl(&cluster, &["export", file]).await.0, 2, "it exists");
+
+    let data = std::mem::take(&mut *cluster.data.lock());
+    cluster.nodes[0].script(|seen| {
+        (seen.method == "write" && seen.nth < 2).then(|| match seen.nth {
+            0 => Fault::ServeAndFail(tonic::Status::unknown("cut")),
+            _ => {
+                let reason = Some(Reason::OutcomeUnknown(OutcomeUnknown {}));
+                let detail = ErrorDetail { maybe_applied: true, reason, ..ErrorDetail::default() };
+                Fault::Refuse(typed(Code::DeadlineExceeded, detail))
+            }
+        })
+    });
+    let (code, said) = kvctl(&cluster, &["-o", "json", "import", file]).await;
+    let want = serde_json::json!({
+        "keys": 1200, "resumed_keys": 0, "equal": 1200, "expired": 0, "different": 0,
+    });
+    assert_eq!((code, json(&said)), (0, want));
+    let stored: Vec<_> =
+        cluster.data.lock().iter().map(|(k, v)| (k.clone(), v.0.clone())).collect();
+    let before: Vec<_> = data.into_iter().map(|(key, (value, _))| (key, value)).collect();
+    assert_eq!(stored, before);
+}
+
+#[tokio::test]
+async fn import_that_did_not_come_out_as_the_file_says_fails() {
+    let cluster = FakeCluster::start(1).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("some.jsonl");
+    let head = r#"{"flotilla_export":1,"cluster_id":"c1","unix_ms":1}"#;
+    let (one, two) = (r#"{"key":"YQ==","value":"MQ=="}"#, r#"{"key":"Yg==","value":"Mg=="}"#);
+    // Somebody writes meanwhile: what is read back is not what was stored.
+    let data = cluster.data.clone();
+    cluster.nodes[0].script(move |seen| {
+        if seen.method == "batch_get" {
+            data.lock().remove(&b"b"[..]);
+        }
+        None
+    });
+    for (why, lines, want) in [
+        ("whole", vec![head, one, r#"{"end":{"keys":1}}"#], 0),
+        ("without first and last line", vec![one], 0),
+        ("cut off", vec![head, one], 1),
+        ("more is promised", vec![head, one, r#"{"end":{"keys":2}}"#], 1),
+        ("less is promised", vec![head, one, one, r#"{"end":{"keys":1}}"#], 1),
+        ("something comes after the end", vec![head, r#"{"end":{"keys":0}}"#, one], 1),
+        ("malformed", vec![one, "{"], 1),
+        ("gone when it is read back", vec![two], 1),
+    ] {
+        std::fs::write(&file, lines.join("\n")).expect("written");
+        let path = file.to_str().expect("ASCII");
+        let (code, said) = kvctl(&cluster, &["import", path]).await;
+        assert_eq!(code, want, "{why}: {said}");
+    }
 }
 
 #[tokio::test]
@@ -175,7 +260,7 @@ async fn check_fails_when_peers_differ() {
         peers: vec![sum(1, 7), sum(2, 8)],
     });
     let (code, report) = kvctl(&cluster, &["-o", "json", "check"]).await;
-    assert_eq!(code, 1);
+    assert_eq!(code, 5);
     assert_eq!(json(&report)["findings"][0]["severity"], "inconsistent");
 }
 

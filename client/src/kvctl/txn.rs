@@ -270,7 +270,7 @@ impl Answered {
 
 impl Txn {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
-        let Context { client, encoding, mut out } = context;
+        let Context { client, encoding, mut out, .. } = context;
         let mut text = String::new();
         if self.file.as_os_str() == "-" {
             std::io::stdin().lock().read_to_string(&mut text)?;

@@ -1,0 +1,395 @@
+//! `kvctl import`
+//!
+//! Lines become batches, and a batch is stored, then read back and compared, before the next one is read:
+//! memory is that of one batch, and what is counted as imported is known to be there. A batch
+//! may be stored twice without harm, so it is repeated also when its outcome is not known.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read as _, Seek as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{
+    Context,
+    dump::{Entry, Line, Lines},
+    exit::Failure,
+    output::Output,
+    pace::Pace,
+};
+use crate::{Client, Error, Op, PutOptions, v1};
+
+/// Bound: a batch is stored when it has so many keys, or so many bytes; a larger value is a batch by
+/// itself.
+const BATCH_KEYS: usize = 512;
+const BATCH_BYTES: usize = 2 << 20;
+/// Bound: so long a batch is tried again before the import gives up: longer than an election, than a
+/// restart of a node, and than a moment of a full queue.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(300);
+/// Bound: keys that came out different are named up to so many, and all are counted.
+const NAMED_MAX: u64 = 10;
+
+/// Stores every key of an exported file, with its value, and with the time to live that was left when it
+/// was exported. Replaces what is there under the same keys, and leaves all others alone. Each key
+/// is read back; ends with 1 when one is not as in the file, or the file is not whole.
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    /// The file; `-` is standard input
+    file: PathBuf,
+    /// Note in this file how far it got: the same command again goes on from there
+    #[arg(long, conflicts_with = "dry_run")]
+    checkpoint: Option<PathBuf>,
+    /// Only read the file, whether it is whole and well-formed
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Answer {
+    /// Keys in the file.
+    keys: u64,
+    /// Of them, those that an earlier run had stored.
+    resumed_keys: u64,
+    /// That were read back and are as in the file.
+    equal: u64,
+    /// Whose time to live was over, in the file or by the time they were read back.
+    expired: u64,
+    /// That were read back and are not as in the file.
+    different: u64,
+}
+
+/// How far an import got, as its checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Position {
+    /// Where the keys went: in a cluster that was made anew they are not.
+    cluster_id: String,
+    lines: u64,
+    bytes: u64,
+    /// Where the last of these lines begins, and its key: how the file is known again.
+    last_line_at: u64,
+    last_key: Vec<u8>,
+    has_head: bool,
+    keys: u64,
+    equal: u64,
+    expired: u64,
+    different: u64,
+}
+
+/// An entry that is to be stored, and the line it is from.
+struct Pending {
+    line: u64,
+    entry: Entry,
+}
+
+struct Run<'a> {
+    client: &'a Client,
+    out: &'a Output,
+    checkpoint: Option<&'a Path>,
+    is_dry: bool,
+    position: Position,
+    /// All of one keyspace, their keys growing, so that none is in it twice.
+    batch: Vec<Pending>,
+    batch_bytes: usize,
+    pace: Pace,
+}
+
+impl Import {
+    pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
+        let Context { client, mut out, .. } = context;
+        let mut position = Position::default();
+        if let Some(checkpoint) = &self.checkpoint {
+            let nodes = client.cluster().list_nodes(v1::ListNodesRequest::default()).await?;
+            position = load(checkpoint, &nodes.cluster_id)?;
+        }
+        let resumed_keys = position.keys;
+        let input = open(&self.file, &position)?;
+        let mut lines = Lines::after(input, position.lines, position.bytes);
+        if position.lines > 0 {
+            out.tell(&format!("goes on behind line {}", position.lines));
+        }
+        let mut run = Run {
+            client: &client,
+            out: &out,
+            checkpoint: self.checkpoint.as_deref(),
+            is_dry: self.dry_run,
+            position,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            pace: Pace::new(if self.dry_run { "read" } else { "imported" }),
+        };
+        let promised = run.all(&mut lines).await?;
+        run.pace.end();
+        let Position { keys, equal, expired, different, has_head, .. } = run.position;
+        let answer = Answer { keys, resumed_keys, equal, expired, different };
+        let line = match self.dry_run {
+            true => format!("{keys} keys in the file"),
+            false => format!(
+                "{keys} keys in the file: {equal} stored and read back, {expired} expired, \
+                 {different} different"
+            ),
+        };
+        out.say(&answer, &line)?;
+        match promised {
+            Some(promised) if promised != keys => Err(Failure::Failed(format!(
+                "the file says that it has {promised} keys, and has {keys}"
+            ))),
+            None if has_head => {
+                let message = "the file has no end: the export was cut off, or the copy of it";
+                Err(Failure::Failed(message.into()))
+            }
+            _ if different > 0 => {
+                Err(Failure::Failed(format!("{different} keys are not as in the file")))
+            }
+            _ => match &self.checkpoint {
+                // It would make the next import of another file fail.
+                Some(checkpoint) => Ok(std::fs::remove_file(checkpoint).or_else(absent_is_fine)?),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+fn absent_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+impl Run<'_> {
+    /// Imports every line; answers how many keys the last one says there are.
+    async fn all<R: BufRead>(&mut self, lines: &mut Lines<R>) -> Result<Option<u64>, Failure> {
+        let mut promised = None;
+        let mut at = self.position.bytes;
+        while let Some(text) = lines.next()? {
+            let parsed = Line::parse(text);
+            let number = lines.number;
+            let wrong = |why: &str| Failure::Failed(format!("line {number}: {why}"));
+            if promised.is_some() {
+                return Err(wrong("comes after the end"));
+            }
+            match parsed {
+                Err(why) => {
+                    // What came before it is whole.
+                    self.flush(number - 1, at).await?;
+                    return Err(wrong(&why));
+                }
+                Ok(Line::Head(_)) if number == 1 => self.position.has_head = true,
+                Ok(Line::Head(_)) => return Err(wrong("a second beginning")),
+                Ok(Line::End(keys)) => promised = Some(keys),
+                Ok(Line::Entry(entry)) => {
+                    if self.must_flush_before(&entry) {
+                        self.flush(number - 1, at).await?;
+                    }
+                    self.batch_bytes += entry.key.len() + entry.value.len();
+                    self.position.last_line_at = lines.span.0;
+                    self.batch.push(Pending { line: number, entry });
+                }
+            }
+            at = lines.span.1;
+        }
+        self.flush(lines.number, at).await?;
+        Ok(promised)
+    }
+
+    fn must_flush_before(&self, entry: &Entry) -> bool {
+        let Some(last) = self.batch.last() else { return false };
+        self.batch.len() >= BATCH_KEYS
+            || self.batch_bytes + entry.key.len() + entry.value.len() > BATCH_BYTES
+            || last.entry.keyspace != entry.keyspace
+            // Ordering: a key that comes again replaces the one before it, as it did in the file.
+            || last.entry.key >= entry.key
+    }
+
+    /// Stores the batch, compares, and notes that so many lines and bytes are done.
+    async fn flush(&mut self, lines: u64, bytes: u64) -> Result<(), Failure> {
+        let batch = std::mem::take(&mut self.batch);
+        let batch_bytes = std::mem::take(&mut self.batch_bytes);
+        let Some(last) = batch.last() else { return Ok(()) };
+        self.position.last_key = last.entry.key.to_vec();
+        (self.position.lines, self.position.bytes) = (lines, bytes);
+        self.position.keys += batch.len() as u64;
+        if !self.is_dry {
+            let keyspace = last.entry.keyspace.unwrap_or(self.client.settings.keyspace);
+            let client = self.client.with_keyspace(keyspace)?;
+            let (alive, over): (Vec<_>, Vec<_>) =
+                batch.iter().partition(|pending| pending.entry.ttl_ms != Some(0));
+            self.position.expired += over.len() as u64;
+            let began = Instant::now();
+            store(&client, &alive).await?;
+            self.compare(&client, &alive, began).await?;
+        }
+        self.pace.add(batch.len() as u64, batch_bytes);
+        match self.checkpoint {
+            Some(checkpoint) => save(checkpoint, &self.position),
+            None => Ok(()),
+        }
+    }
+
+    async fn compare(
+        &mut self,
+        client: &Client,
+        batch: &[&Pending],
+        began: Instant,
+    ) -> Result<(), Failure> {
+        let keys = || batch.iter().map(|pending| pending.entry.key.clone());
+        let found = patient(async || client.batch_get(keys()).await).await?;
+        for (pending, found) in batch.iter().zip(found) {
+            let Entry { key, value, ttl_ms, .. } = &pending.entry;
+            let ttl = ttl_ms.map(Duration::from_millis);
+            let why = match (&found, ttl) {
+                (Some(kv), _) if kv.value != value => "another value",
+                (Some(kv), None) if kv.ttl.is_some() => "a time to live",
+                (Some(kv), Some(_)) if kv.ttl.is_none() => "no time to live",
+                (Some(_), _) => {
+                    self.position.equal += 1;
+                    continue;
+                }
+                (None, Some(ttl)) if began.elapsed() >= ttl => {
+                    self.position.expired += 1;
+                    continue;
+                }
+                (None, _) => "nothing",
+            };
+            self.position.different += 1;
+            if self.position.different <= NAMED_MAX {
+                let key = super::encoding::Encoding::Text.show(key);
+                self.out.tell(&format!("line {}: {key}: {why} is there now", pending.line));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Stores all of a batch, and goes on until it is certain that it is stored.
+async fn store(client: &Client, batch: &[&Pending]) -> Result<(), Failure> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let ops: Vec<Op> = batch.iter().map(|pending| put(pending)).collect::<Result<_, _>>()?;
+    let stored = patient(async || {
+        let answer = client.write(ops.clone()).await?;
+        // A region that failed has not applied its part, or not for certain: both are repeated.
+        match answer.regions.into_iter().find(|region| !region.error.is_empty()) {
+            Some(region) => Err(Error::MaybeApplied { message: region.error }),
+            None => Ok(()),
+        }
+    })
+    .await;
+    let (first, last) = (&batch[0], &batch[batch.len() - 1]);
+    match stored {
+        // One of them is beyond a limit of this cluster: find out which.
+        Err(Error::InvalidArgument { .. }) if batch.len() > 1 => {
+            for pending in batch {
+                Box::pin(store(client, &[pending])).await?;
+            }
+            Ok(())
+        }
+        Err(error) if batch.len() == 1 => {
+            Err(Failure::Failed(format!("line {}: {error}", first.line)))
+        }
+        Err(error) => {
+            Err(Failure::Failed(format!("lines {} to {}: {error}", first.line, last.line)))
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+fn put(pending: &Pending) -> Result<Op, Failure> {
+    let Entry { key, value, ttl_ms, .. } = &pending.entry;
+    let ttl = ttl_ms.map(Duration::from_millis);
+    let options = PutOptions { ttl, ..PutOptions::default() };
+    Ok(Op::put_with(key.clone(), value.clone(), options)?)
+}
+
+/// Repeats what can pass, and what may be repeated because twice is as once.
+async fn patient<T>(mut attempt: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, Error> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        match attempt().await {
+            Err(Error::TimedOut { .. } | Error::MaybeApplied { .. })
+                if Instant::now() < give_up =>
+            {
+                tokio::time::sleep(PAUSE).await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// The input behind what is done, once it is certain to be the same file.
+fn open(path: &Path, position: &Position) -> Result<Box<dyn BufRead>, Failure> {
+    let shown = path.display();
+    let mut input: Box<dyn BufRead> = if path.as_os_str() == "-" {
+        let mut input = BufReader::new(io::stdin());
+        io::copy(&mut input.by_ref().take(position.last_line_at), &mut io::sink())?;
+        Box::new(input)
+    } else {
+        let opened = File::open(path);
+        let mut file = opened.map_err(|error| Failure::Usage(format!("{shown}: {error}")))?;
+        file.seek(io::SeekFrom::Start(position.last_line_at))?;
+        Box::new(BufReader::with_capacity(1 << 20, file))
+    };
+    if position.lines > 0 {
+        let mut lines = Lines::after(&mut input, position.lines - 1, position.last_line_at);
+        let parsed = lines.next()?.map(Line::parse);
+        let is_same = match parsed {
+            Some(Ok(Line::Entry(entry))) => entry.key == position.last_key,
+            _ => false,
+        };
+        if !is_same || lines.span.1 != position.bytes {
+            return Err(Failure::Usage(format!("the checkpoint is of another file than {shown}")));
+        }
+    }
+    Ok(input)
+}
+
+/// What an earlier run noted; the beginning, if there was none.
+fn load(path: &Path, cluster_id: &str) -> Result<Position, Failure> {
+    let shown = path.display();
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Position { cluster_id: cluster_id.to_owned(), ..Position::default() });
+        }
+        Err(error) => return Err(Failure::Failed(format!("{shown}: {error}"))),
+    };
+    let position: Position = serde_json::from_slice(&text)
+        .map_err(|error| Failure::Usage(format!("{shown} is no checkpoint: {error}")))?;
+    if position.cluster_id != cluster_id {
+        return Err(Failure::Usage(format!(
+            "{shown} is of an import into cluster {}, this is cluster {cluster_id}",
+            position.cluster_id
+        )));
+    }
+    Ok(position)
+}
+
+/// Ordering: written beside and renamed, so that there is a whole one at every moment.
+fn save(path: &Path, position: &Position) -> Result<(), Failure> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let wrong = |error: io::Error| Failure::Failed(format!("{}: {error}", path.display()));
+    std::fs::write(&beside, serde_json::to_vec(position)?).map_err(wrong)?;
+    std::fs::rename(&beside, path).map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoint_of_another_cluster_is_refused() {
+        let path = std::env::temp_dir().join(format!("kvctl-checkpoint-{}", std::process::id()));
+        let none = load(&path, "c1").expect("there is none yet");
+        let noted = Position { lines: 3, bytes: 90, last_key: vec![0, 255], ..none };
+        save(&path, &noted).expect("written");
+        assert_eq!(load(&path, "c1").expect("the same"), noted);
+        assert!(matches!(load(&path, "c2"), Err(Failure::Usage(_))));
+        std::fs::remove_file(&path).expect("just written");
+    }
+}
