@@ -50,7 +50,7 @@ const STILL: &[(&str, &str)] = &[
     (r#"flotilla_regions{state="candidate"}"#, "a moment"),
     (r#"flotilla_regions{state="learner"}"#, "a moment"),
     (r#"flotilla_regions{state="quarantined"}"#, "nothing is damaged"),
-    ("flotilla_storage_background_errors", "nothing fails"),
+    ("flotilla_storage_background_errors_total", "nothing fails"),
     ("flotilla_storage_pending_compaction_bytes", "too little data"),
     ("flotilla_storage_reclaimed_rows_total", "nothing expires"),
     ("flotilla_storage_stall_seconds_total", "too little data"),

@@ -31,7 +31,7 @@ pub struct StorageMetrics {
     pending_compaction_bytes: Gauges<Instance>,
     reclaimed_rows_total: Counters<Instance>,
     write_stopped: Gauges<Instance>,
-    background_errors: Gauges<Instance>,
+    background_errors_total: Counters<Instance>,
     wal_bytes: Gauges<Instance>,
     stall_seconds_total: Children<Instance, Counter>,
     level_files: IntGaugeVec,
@@ -58,6 +58,11 @@ impl StorageMetrics {
             registry,
             "flotilla_storage_reclaimed_rows_total",
             "Expired rows that were dropped from disk",
+        )?;
+        let background_errors = Counters::register(
+            registry,
+            "flotilla_storage_background_errors_total",
+            "Flushes and compactions that failed",
         )?;
         let per_level = |name: &str, help: &str| {
             let labels = [Instance::NAME, "level"];
@@ -99,10 +104,7 @@ impl StorageMetrics {
                 "flotilla_storage_write_stopped",
                 "1 while RocksDB stalls all writes",
             )?,
-            background_errors: gauges(
-                "flotilla_storage_background_errors",
-                "Failed flushes and compactions since the start",
-            )?,
+            background_errors_total: background_errors,
             wal_bytes: gauges("flotilla_storage_wal_bytes", "Size of the write-ahead logs")?,
             stall_seconds_total: Children::new(|value| stalls.with_label_values(&[*value])),
             level_files: per_level("flotilla_storage_level_files", "Files per level")?,
@@ -120,13 +122,13 @@ impl StorageMetrics {
         set(&self.live_data_bytes, stats.live_data_bytes);
         set(&self.pending_compaction_bytes, stats.pending_compaction_bytes);
         set(&self.write_stopped, u64::from(stats.write_stopped));
-        set(&self.background_errors, stats.background_errors);
         set(&self.wal_bytes, stats.wal_bytes);
         // RocksDB gives totals since its start, which is the process's.
         for (counters, total) in [
             (&self.block_cache_hits_total, stats.block_cache_hits),
             (&self.block_cache_misses_total, stats.block_cache_misses),
             (&self.reclaimed_rows_total, stats.reclaimed_rows),
+            (&self.background_errors_total, stats.background_errors),
         ] {
             let counter = counters.get(instance);
             counter.inc_by(total.saturating_sub(counter.get()));
