@@ -58,6 +58,9 @@ fn serve(args: &SettingArgs) -> ExitCode {
     if let Err(error) = telemetry::init(config.log_format, &config.log_level) {
         return outcome(Err(error.into()));
     }
+    for name in Config::stray_variables() {
+        tracing::warn!("the variable {name} is no setting and has no effect");
+    }
     raise_open_files();
     // What the node writes, RocksDB's files too, is for its own user: it is everybody's data.
     umask(Mode::RWXG | Mode::RWXO);
@@ -88,7 +91,12 @@ fn configuration(command: ConfigCommand) -> ExitCode {
             Err(errors) => return refuse(&errors),
         },
         ConfigCommand::Check(args) => match Config::load(&args) {
-            Ok(_) => "the configuration is valid\n".to_owned(),
+            Ok(_) => {
+                for name in Config::stray_variables() {
+                    complain(&format!("the variable {name} is no setting and has no effect"));
+                }
+                "the configuration is valid\n".to_owned()
+            }
             Err(errors) => return refuse(&errors),
         },
     };

@@ -166,6 +166,15 @@ impl Config {
         ConfigErrors::none_or(config, errors)
     }
 
+    /// Variables of this process that look like settings, are none, and have no effect.
+    #[must_use]
+    pub fn stray_variables() -> Vec<String> {
+        let names: Vec<_> =
+            std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+        let strays = layers::strays(names.iter().map(String::as_str));
+        strays.into_iter().map(ToOwned::to_owned).collect()
+    }
+
     fn merge(args: &SettingArgs) -> (Self, Vec<ConfigError>) {
         let environment: Vec<_> = std::env::vars_os()
             .map(|(name, value)| {
@@ -213,8 +222,8 @@ impl Config {
             }
         }
         labels::check(&self.labels, errors);
-        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&self.log_level) {
-            errors.push(ConfigError::new("log_level", format!("{:?}: {error}", self.log_level)));
+        if let Err(problem) = check_log_level(&self.log_level) {
+            errors.push(ConfigError::new("log_level", format!("{:?}: {problem}", self.log_level)));
         }
         let grace = Duration::ZERO..=Duration::from_secs(3600);
         duration_within(errors, "shutdown_grace", self.shutdown_grace, grace);
@@ -268,6 +277,21 @@ impl Config {
     pub fn to_yaml(&self) -> String {
         serde_yaml::to_string(self).expect("every setting has a YAML form")
     }
+}
+
+/// A filter may name a target alone, and then shows all of it. So a misspelt level is a filter too, one that
+/// hides everything: hence a target must be given its level.
+fn check_log_level(filter: &str) -> Result<(), String> {
+    let parsed = tracing_subscriber::EnvFilter::builder().parse(filter);
+    parsed.map_err(|error| error.to_string())?;
+    let words = filter.split(',').map(str::trim).filter(|word| !word.is_empty());
+    for word in words.filter(|word| !word.contains(['=', '['])) {
+        if word.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
+            let levels = "off, error, warn, info, debug, trace";
+            return Err(format!("{word} is none of {levels}, and no target=level"));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

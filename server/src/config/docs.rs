@@ -36,7 +36,7 @@ A key that does not exist is an error, and so is a value out of range; a start r
 at once and exits with code 64. `flotilla-server config print` shows what a start would use,
 `flotilla-server config check` what is wrong with it. The variable `RUST_LOG` wins over `log_level`.
 Variables that Kubernetes makes for services (`FLOTILLA_SERVICE_HOST` and the like) are not settings
-and are passed over.
+and are passed over. So is any other that names no group and resembles no setting; the log says so.
 
 A *duration* has its unit: `500ms`, `3s`, `10m`, `1h`. A *size* is in bytes, or has a unit: `512KiB`,
 `64MiB`, `1GiB`.

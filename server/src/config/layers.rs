@@ -80,6 +80,27 @@ pub(super) fn defaults() -> Vec<(String, Value)> {
     found
 }
 
+/// The variables with our prefix that are neither settings nor known to belong to somebody else: they have
+/// no effect, which is worth a word.
+pub(super) fn strays<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut errors = Vec::new();
+    let layers = Layers::new(&mut errors);
+    let label = variable_name(FREE_MAP) + "__";
+    let is_stray = |name: &&str| {
+        let is_known = OTHER_VARIABLES.contains(name)
+            || is_service_link(name)
+            || name.starts_with(&label)
+            || layers.known.iter().any(|key| variable_name(key) == *name);
+        name.starts_with(PREFIX) && !is_known && layers.is_stray(name)
+    };
+    names.into_iter().filter(is_stray).collect()
+}
+
+/// The setting that a variable's name would be the one of.
+fn variable_key(name: &str) -> String {
+    name.strip_prefix(PREFIX).unwrap_or(name).to_lowercase().replace("__", ".")
+}
+
 /// Name of the variable of a setting.
 pub(super) fn variable_name(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
@@ -140,11 +161,16 @@ impl<'a> Layers<'a> {
         };
         match key {
             Some(key) => self.text(&key, text, &format!("variable {name}")),
-            None => {
-                let key = name.strip_prefix(PREFIX).unwrap_or(name).to_lowercase();
-                self.unknown(&key.replace("__", "."), &format!("variable {name}"));
-            }
+            None if self.is_stray(name) => {}
+            None => self.unknown(&variable_key(name), &format!("variable {name}")),
         }
+    }
+
+    /// Whether a variable that is no setting is not a misspelt one either, but another program's that has
+    /// our prefix too: it names no group, and resembles no setting.
+    fn is_stray(&self, name: &str) -> bool {
+        let key = variable_key(name);
+        !key.contains('.') && !self.is_group(&key) && self.nearest(&key).is_none()
     }
 
     /// A value that was typed: what YAML makes of it, or else the very text.
@@ -187,16 +213,18 @@ impl<'a> Layers<'a> {
         self.errors.push(ConfigError::new(key, problem).with_origin(origin));
     }
 
+    /// The setting that `key` is a misspelling of, as far as one can tell.
+    fn nearest(&self, key: &str) -> Option<&String> {
+        let distances =
+            self.known.iter().map(|known| (strsim::damerau_levenshtein(known, key), known));
+        // Further away it is no misspelling but a guess.
+        let is_near = |(distance, known): &(usize, &String)| *distance <= 1 + known.len() / 4;
+        distances.min().filter(is_near).map(|(_, nearest)| nearest)
+    }
+
     fn unknown(&mut self, key: &str, origin: &str) {
-        let nearest = self
-            .known
-            .iter()
-            .map(|known| (strsim::damerau_levenshtein(known, key), known))
-            .min()
-            // Further away it is no misspelling but a guess.
-            .filter(|(distance, known)| *distance <= 1 + known.len() / 4);
-        let problem = match nearest {
-            Some((_, nearest)) => format!("no such setting; did you mean {nearest}?"),
+        let problem = match self.nearest(key) {
+            Some(nearest) => format!("no such setting; did you mean {nearest}?"),
             None => "no such setting".to_owned(),
         };
         self.errors.push(ConfigError::new(key, problem).with_origin(origin));

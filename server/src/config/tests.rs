@@ -187,7 +187,9 @@ fn contradictions_are_refused() {
             "advertise_host",
         ),
         ("a URL is no host", |c| c.advertise_host = Some("http://a".into()), "advertise_host"),
-        ("no such level", |c| c.log_level = "a=b=c".into(), "log_level"),
+        ("no such filter", |c| c.log_level = "a=b=c".into(), "log_level"),
+        ("a misspelt level", |c| c.log_level = "verbose".into(), "log_level"),
+        ("a misspelt level beside a target", |c| c.log_level = "h2=warn,inf".into(), "log_level"),
         (
             "the largest value does not fit",
             |c| c.limits.request_bytes_max = c.limits.value_bytes_max,
@@ -289,4 +291,19 @@ fn command_line_is_well_formed() {
         let line = ["flotilla-server"].into_iter().chain(line);
         assert_eq!(Args::try_parse_from(line).is_ok(), ok, "{why}");
     }
+}
+
+/// `export FLOTILLA_IMAGE=…` is meant for a compose file, and no reason for a node not to start; a misspelt
+/// setting is.
+#[test]
+fn variable_of_another_program_is_passed_over_and_told() {
+    let names = ["FLOTILLA_IMAGE", "FLOTILLA_DATADIR", "FLOTILLA_RAFT__NO_SUCH", "FLOTILLA_INIT"];
+    let environment = names.map(|name| variable(name, "true"));
+    let (_, errors) = merged("", &environment, &[]);
+    assert!(!errors.iter().any(|error| error.contains("IMAGE")), "{errors:?}");
+    assert!(errors.iter().any(|error| error.contains("FLOTILLA_DATADIR")), "{errors:?}");
+    assert!(errors.iter().any(|error| error.contains("FLOTILLA_RAFT__NO_SUCH")), "{errors:?}");
+    let others = ["FLOTILLA_SERVICE_HOST", "FLOTILLA_ENDPOINTS", "FLOTILLA_LABELS__RACK", "HOME"];
+    let all = names.into_iter().chain(others);
+    assert_eq!(layers::strays(all), ["FLOTILLA_IMAGE"]);
 }
