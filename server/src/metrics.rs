@@ -14,6 +14,7 @@ mod raft;
 mod region;
 mod request;
 mod runtime;
+mod slow;
 mod storage;
 
 pub use self::{
@@ -27,6 +28,7 @@ pub use self::{
     region::{PeerRole, RegionMetrics},
     request::{BusyQueue, MethodMetrics, RequestMetrics},
     runtime::RuntimeMetrics,
+    slow::SlowLog,
     storage::{Instance, StorageMetrics},
 };
 

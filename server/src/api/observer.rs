@@ -112,7 +112,8 @@ methods! {
 
 impl Method {
     /// Whether the answer is a stream, over when its last message is sent.
-    pub(super) fn streams(self) -> bool {
+    #[must_use]
+    pub fn streams(self) -> bool {
         matches!(self, Self::Scan | Self::HealthWatch | Self::Reflection | Self::ReflectionAlpha)
     }
 

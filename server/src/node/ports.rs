@@ -31,7 +31,7 @@ use crate::{
     clock,
     config::{Advertised, BoundAddresses, Config, RuntimeConfig},
     handoff,
-    metrics::{self, MethodMetrics, RuntimeMetrics},
+    metrics::{self, MethodMetrics, RuntimeMetrics, SlowLog},
     raft::{presence::Accepted, transport::RaftService},
 };
 
@@ -354,12 +354,14 @@ impl Clients {
     }
 }
 
-/// Counts requests.
-struct Observed(Vec<MethodMetrics>);
+/// Counts requests, and tells of slow ones.
+struct Observed(Vec<MethodMetrics>, SlowLog);
 
 impl Observed {
     fn new(node: &Node) -> Self {
-        Self(Method::ALL.iter().map(|method| node.metrics.requests.method(method.name())).collect())
+        let methods = Method::ALL.iter();
+        let methods = methods.map(|method| node.metrics.requests.method(method.name())).collect();
+        Self(methods, SlowLog::default())
     }
 }
 
@@ -370,6 +372,9 @@ impl Observer for Observed {
 
     fn finished(&self, method: Method, code: tonic::Code, seconds: f64) {
         self.0[method as usize].finished(code, seconds);
+        if !method.streams() && method != Method::HttpList {
+            self.1.finished(method.name(), code, seconds);
+        }
     }
 }
 
