@@ -12,7 +12,7 @@ use std::{
     sync::OnceLock,
 };
 
-use flotilla_tests::harness::{Cluster, say, say_aloud, strict};
+use flotilla_tests::harness::{Cluster, Node, say, say_aloud, strict};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_client_of_the_contract_works_on_each_node() {
@@ -95,6 +95,19 @@ async fn page_for_go_does_what_it_says() {
     let said = drive(Command::new(folder.join("page")), &cluster).await;
     assert!(said.contains("InvalidArgument field: key applied: false"), "{said}");
     assert!(said.contains("working with token"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn page_for_http_does_what_it_says() {
+    let cluster = Cluster::start(3).await;
+    let here = env::current_dir().expect("a folder");
+    let page = blocks(&here.join("../docs/clients/http.md"), "bash");
+    let nodes: Vec<String> = cluster.nodes.iter().map(Node::http_address).collect();
+    let mut program = Command::new("bash");
+    program.args(["-euo", "pipefail", "-c", &page]).env("FLOTILLA_HTTP", nodes.join(" "));
+    program.env("no_proxy", "127.0.0.1");
+    let said = drive(program, &cluster).await;
+    assert!(said.contains("Ahoy") && said.contains(r#""maybe_applied":false"#), "{said}");
 }
 
 /// Does as the page says, but for `protoc` itself, which Python has.
