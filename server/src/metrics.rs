@@ -22,8 +22,8 @@ pub use self::{
     label::{Children, Counters, Gauges, Histograms, Label},
     placement::{NodeStanding, PlacementMetrics, RegionHealth, StepKind, StepResult},
     raft::{
-        Direction, ElectionResult, MessageKind, ProposeOutcome, RaftMetrics, SnapshotResult,
-        SnapshotUnderWay,
+        Direction, ElectionResult, LinkLane, MessageKind, ProposeOutcome, RaftMetrics,
+        SnapshotResult, SnapshotUnderWay,
     },
     region::{PeerRole, RegionMetrics},
     request::{BusyQueue, MethodMetrics, RequestMetrics},

@@ -26,7 +26,6 @@ mod regions;
 mod scan;
 mod status;
 mod table;
-mod told;
 mod transfer;
 mod txn;
 mod version;

@@ -21,6 +21,11 @@ pub struct LogConfig {
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]
     pub tail_cache_bytes: u64,
+    /// What all peers of the node keep in memory together. Beyond it those that were not used lately give
+    /// theirs up.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
+    pub tail_caches_bytes_max: u64,
     /// A region's log is compacted when it has grown by this many entries.
     pub compact_entries: u64,
     /// A region's log is compacted when it has grown by this much.
@@ -36,6 +41,11 @@ pub struct LogConfig {
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]
     pub catch_up_bytes: u64,
+    /// What is kept so of all regions together. With many followers that lack much, each region keeps an
+    /// equal share.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
+    pub catch_up_bytes_max: u64,
 }
 
 impl Default for LogConfig {
@@ -43,10 +53,12 @@ impl Default for LogConfig {
         Self {
             queue_bytes_max: 64 << 20,
             tail_cache_bytes: 4 << 20,
+            tail_caches_bytes_max: 64 << 20,
             compact_entries: 10_000,
             compact_bytes: 32 << 20,
             keep_entries: 5_000,
             catch_up_bytes: 1 << 30,
+            catch_up_bytes_max: 4 << 30,
         }
     }
 }
@@ -58,9 +70,12 @@ impl LogConfig {
         let least = limits.request_bytes_max as u64;
         bytes_within(errors, "log.queue_bytes_max", self.queue_bytes_max, least..=16 << 30);
         bytes_within(errors, "log.tail_cache_bytes", self.tail_cache_bytes, 64 << 10..=4 << 30);
+        let tails = self.tail_caches_bytes_max;
+        bytes_within(errors, "log.tail_caches_bytes_max", tails, 64 << 10..=1 << 40);
         count_within(errors, "log.compact_entries", self.compact_entries, 10..=100_000_000);
         bytes_within(errors, "log.compact_bytes", self.compact_bytes, 64 << 10..=64 << 30);
         count_within(errors, "log.keep_entries", self.keep_entries, 0..=100_000_000);
         bytes_within(errors, "log.catch_up_bytes", self.catch_up_bytes, 0..=1 << 40);
+        bytes_within(errors, "log.catch_up_bytes_max", self.catch_up_bytes_max, 0..=1 << 40);
     }
 }

@@ -17,7 +17,8 @@ pub struct SnapshotConfig {
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]
     pub bytes_per_second_max: u64,
-    /// Snapshots that this node sends, and that it receives, at once. Others wait their turn.
+    /// Snapshots that this node sends, and that it receives, at once. Others wait their turn: those to
+    /// be sent in a queue, those to be received are refused and offered again.
     pub concurrent_max: u32,
     /// Size of a chunk. A few of them per snapshot are in memory.
     #[serde(with = "human_bytes")]
@@ -51,13 +52,14 @@ impl SnapshotConfig {
         let idle = Duration::from_secs(1)..=Duration::from_secs(3600);
         duration_within(errors, "snapshot.idle_timeout", self.idle_timeout, idle);
         // Else the bound on what is sent per second would look like a sender that has stopped.
-        let chunk_seconds = self.chunk_bytes as f64 / rate.max(1) as f64;
+        let at_once = f64::from(self.concurrent_max.max(1));
+        let chunk_seconds = self.chunk_bytes as f64 * at_once / rate.max(1) as f64;
         if chunk_seconds * 2.0 > self.idle_timeout.as_secs_f64() {
             errors.push(ConfigError::new(
                 "snapshot.idle_timeout",
                 format!(
-                    "is below twice the {chunk_seconds:.0} s that one snapshot.chunk_bytes takes at \
-                     snapshot.bytes_per_second_max"
+                    "is below twice the {chunk_seconds:.0} s that one snapshot.chunk_bytes of each of \
+                     snapshot.concurrent_max snapshots takes at snapshot.bytes_per_second_max"
                 ),
             ));
         }

@@ -8,7 +8,7 @@ use prometheus::{
     exponential_buckets,
 };
 
-use super::{Counters, Histograms, Label as _, RequestMetrics, add, label::label};
+use super::{Counters, Gauges, Histograms, Label as _, RequestMetrics, add, label::label};
 
 label! {
     /// How a proposal ended.
@@ -43,6 +43,18 @@ label! {
     SnapshotResult, "result" {
         Done = "done",
         Failed = "failed",
+    }
+}
+
+label! {
+    /// One stream of messages to another node.
+    LinkLane, "lane" {
+        /// Votes, Raft heartbeats, read indexes.
+        Fast = "fast",
+        /// Log entries.
+        Bulk = "bulk",
+        /// Requests of clients that are passed on.
+        Forward = "forward",
     }
 }
 
@@ -101,6 +113,14 @@ pub struct RaftMetrics {
     pub snapshot_bytes_total: IntCounter,
     /// Requests sent to peers on other nodes.
     pub messages_total: Counters<MessageKind>,
+    /// Size of requests to other nodes that are queued or not answered.
+    pub link_bytes: Gauges<LinkLane>,
+    /// Requests to other nodes that were not sent: too much was under way, or they were too large.
+    pub link_refused_total: Counters<LinkLane>,
+    /// Log entries in memory, of all regions.
+    pub log_tail_bytes: IntGauge,
+    /// Log entries that were read from the disk for followers, and are not sent yet.
+    pub log_catch_up_bytes: IntGauge,
     snapshots_total: [Box<[IntCounter]>; Direction::VALUES.len()],
     requests: RequestMetrics,
 }
@@ -190,6 +210,30 @@ impl RaftMetrics {
                 registry,
                 "flotilla_raft_messages_total",
                 "Requests sent to peers on other nodes",
+            )?,
+            link_bytes: Gauges::register(
+                registry,
+                "flotilla_raft_link_bytes",
+                "Size of requests to other nodes that are queued or not answered",
+            )?,
+            link_refused_total: Counters::register(
+                registry,
+                "flotilla_raft_link_refused_total",
+                "Requests to other nodes that were not sent: too much under way, or too large",
+            )?,
+            log_tail_bytes: add(
+                registry,
+                IntGauge::new(
+                    "flotilla_raft_log_tail_bytes",
+                    "Log entries of all regions that are kept in memory",
+                )?,
+            )?,
+            log_catch_up_bytes: add(
+                registry,
+                IntGauge::new(
+                    "flotilla_raft_log_catch_up_bytes",
+                    "Log entries read from the disk for followers and not sent yet",
+                )?,
             )?,
             snapshots_total: [by_result(Direction::Send), by_result(Direction::Receive)],
             requests,

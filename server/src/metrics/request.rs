@@ -31,6 +31,8 @@ label! {
         Proposals = "proposals",
         /// Size of the proposals under way on this node.
         ProposalBytes = "proposal_bytes",
+        /// Requests passed on to one other node.
+        Forwards = "forwards",
         /// One that has no name of its own here.
         Other = "other",
     }
@@ -51,6 +53,7 @@ impl BusyQueue {
             "reads" => Self::Reads,
             "proposals" => Self::Proposals,
             "proposal_bytes" => Self::ProposalBytes,
+            "forwards" => Self::Forwards,
             _ => Self::Other,
         }
     }

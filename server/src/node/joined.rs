@@ -19,10 +19,11 @@ use crate::{
     ids::NodeId,
     placement::driver::Driver,
     raft::{
+        log_memory::LogMemory,
         log_store::LogBounds,
-        transport::{self, Transport, TransportConfig},
+        transport::{self, Transport, TransportConfig, endpoint},
     },
-    region::{DiskGate, Environment, RegionConfig, compact, peers::Peers, reclaim, size},
+    region::{DiskGate, Environment, RegionConfig, compact, peers::Peers, reclaim},
     router::{Lookup, RouteCache, Router},
     storage::disk::{DiskMonitor, Level},
 };
@@ -31,6 +32,10 @@ use crate::{
 const HAND_OVER_INTERVAL: Duration = Duration::from_millis(10);
 /// Bound: when nobody takes a leadership by then, an election will settle it.
 const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+
+/// A stream of log entries on which nothing moves is given up after an election timeout, and not before this:
+/// a disk that stalls, or one largest value on a link of 10 Mbit/s, takes seconds.
+const SILENCE_MIN: Duration = Duration::from_secs(10);
 
 /// Peers, router and driver of a joined node.
 pub struct Joined {
@@ -55,6 +60,11 @@ impl DiskGate for Gate {
             Level::Low | Level::Critical => Some(disk.available_bytes()),
         }
     }
+
+    fn refuse_bytes(&self, bytes: u64) -> Option<u64> {
+        let disk = self.0.as_ref()?;
+        (bytes > disk.spare_bytes()).then(|| disk.available_bytes())
+    }
 }
 
 impl Joined {
@@ -76,6 +86,7 @@ impl Joined {
                 snapshots_max: config.snapshot.concurrent_max as usize,
                 snapshot_bytes_per_second: config.snapshot.bytes_per_second_max,
                 snapshot_idle_timeout: config.snapshot.idle_timeout,
+                silence_max: config.raft.election_timeout_max.max(SILENCE_MIN),
             },
             Arc::clone(&raft_metrics),
         );
@@ -119,12 +130,18 @@ impl Joined {
                 log_bounds: LogBounds {
                     tail_bytes_max: bytes(config.log.tail_cache_bytes),
                     read_bytes_max: bytes(raft.append_bytes_max),
+                    memory: LogMemory::new(
+                        bytes(config.log.tail_caches_bytes_max),
+                        &raft_metrics.raft,
+                    ),
                 },
                 compact_entries: config.log.compact_entries,
                 compact_bytes: config.log.compact_bytes,
                 keep_entries: config.log.keep_entries,
                 catch_up_bytes: config.log.catch_up_bytes,
+                catch_up_bytes_max: config.log.catch_up_bytes_max,
                 snapshot_chunk_bytes: bytes(config.snapshot.chunk_bytes),
+                snapshots_received_max: config.snapshot.concurrent_max as usize,
                 snapshot_idle_timeout: config.snapshot.idle_timeout,
                 lease_enabled: config.reads.lease_enabled,
             },
@@ -161,7 +178,6 @@ impl Joined {
         tasks.push(runtime.spawn(compact::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(compact::run_ticks(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(reclaim::run(Arc::clone(&self.peers))));
-        tasks.push(runtime.spawn(size::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(Arc::clone(&self.driver).run()));
         tasks.push(runtime.spawn(heartbeat::run(Arc::clone(node), Arc::clone(self))));
     }
@@ -206,10 +222,18 @@ fn lookup(node: &Arc<Node>) -> Lookup {
         let node = node.clone();
         async move {
             let node = node.upgrade().ok_or(Error::Draining)?;
-            Ok(heartbeat::regions(&node, request).await?.regions)
+            heartbeat::regions(&node, request).await
         }
         .boxed()
     })
+}
+
+/// A client of the placement service of another node.
+pub(super) async fn placement_client(
+    address: &str,
+) -> Result<v1::placement_client::PlacementClient<tonic::transport::Channel>, String> {
+    let channel = endpoint(address)?.connect().await.map_err(|error| error.to_string())?;
+    Ok(v1::placement_client::PlacementClient::new(channel))
 }
 
 #[cfg(test)]
@@ -232,5 +256,9 @@ mod tests {
         let left = gate(u64::MAX).refuse_writes().expect("less than everything is left");
         assert!(left > 0, "the disk that the test writes to has room");
         assert_eq!(Gate(None).refuse_writes(), None, "a node in memory has no disk");
+        assert_eq!(gate(0).refuse_bytes(1), None, "there is room for one more");
+        assert!(gate(0).refuse_bytes(u64::MAX).is_some(), "not for everything");
+        assert!(gate(u64::MAX).refuse_bytes(1).is_some(), "nothing is left for more");
+        assert_eq!(Gate(None).refuse_bytes(u64::MAX), None, "a node in memory has no disk");
     }
 }

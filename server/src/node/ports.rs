@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use flotilla_proto::{MESSAGE_BYTES_MAX, v1::placement_server::PlacementServer};
+use flotilla_proto::v1::placement_server::PlacementServer;
 use futures::{Stream, TryStreamExt as _};
 use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -41,6 +41,12 @@ const BACKLOG: i32 = 4096;
 const SHARED_CORES_MAX: usize = 2;
 /// Bound: connections of other nodes, of which each has a few.
 const PEER_CONNECTIONS_MAX: usize = 1024;
+/// Bound: calls of a connection of another node that are under way; it has one stream of messages, or one
+/// snapshot, or some calls for the placement driver.
+const PEER_STREAMS_MAX: u32 = 256;
+const PEER_HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Bound: wait for the first words of a connection of another node.
+const PEER_OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bound: calls of peers that were cancelled before they were taken up, per connection.
 const PEER_RESETS_MAX: usize = 1024;
 /// File descriptors for logs, snapshots, small files, and calls to other nodes.
@@ -196,13 +202,11 @@ impl Shared {
     fn serve_peers(&self, listener: TcpListener) -> anyhow::Result<JoinHandle<()>> {
         let node = &self.node;
         let raft = RaftService::new(Arc::new(NodeInbox(Arc::clone(node))));
-        // As the clients of this service (`node/clients.rs`): what one side may send the other takes.
-        let placement = PlacementServer::new(PlacementCalls(Arc::clone(node)))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let placement = PlacementServer::new(PlacementCalls(Arc::clone(node)));
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let incoming = api::listen(listener, Places::new(PEER_CONNECTIONS_MAX));
         let stopped = self.stop.clone().cancelled_owned();
+        let accepted = |stream| Accepted::new(stream, PEER_OPENING_TIMEOUT);
         Ok(node.runtime.spawn(async move {
             let served = tonic::transport::Server::builder()
                 .http2_keepalive_interval(Some(Duration::from_secs(2)))
@@ -210,9 +214,11 @@ impl Shared {
                 .http2_max_pending_accept_reset_streams(Some(PEER_RESETS_MAX))
                 .initial_stream_window_size(4 << 20)
                 .initial_connection_window_size(16 << 20)
+                .max_concurrent_streams(PEER_STREAMS_MAX)
+                .http2_max_header_list_size(PEER_HEADER_BYTES_MAX)
                 .add_service(raft)
                 .add_service(placement)
-                .serve_with_incoming_shutdown(incoming.map_ok(Accepted::new), stopped)
+                .serve_with_incoming_shutdown(incoming.map_ok(accepted), stopped)
                 .await;
             if let Err(error) = served {
                 tracing::error!(%error, "serving peers");
@@ -230,7 +236,6 @@ impl Shared {
     fn serve_http(&self, listener: TcpListener) -> anyhow::Result<JoinHandle<()>> {
         let metrics = {
             let (node, admission) = (Arc::clone(&self.node), self.admission.clone());
-            // On a thread that may block: it asks the disk, and looks at every region.
             Arc::new(move || {
                 readiness::measure(&node);
                 for (queue, total) in admission.refused() {

@@ -258,8 +258,7 @@ pub fn changed(expected: u64, reply: &v1::WriteReply) -> Result<u64, Error> {
     }
 }
 
-/// The encoded key of a row.
-pub(super) fn key(text: &str) -> Bytes {
+fn key(text: &str) -> Bytes {
     [SYSTEM_PREFIX, text.as_bytes()].concat().into()
 }
 

@@ -11,6 +11,7 @@ use prometheus::Registry;
 use super::{
     CommandBytes, Entry, LogId,
     convert::log_id,
+    log_memory::LogMemory,
     log_store::{LogBounds, LogStore, PeerLog},
     log_writer::{LogWriter, LogWriterConfig},
 };
@@ -294,6 +295,15 @@ impl Drop for Writing {
     }
 }
 
+/// Bounds of a log that has the memory of its node for itself.
+pub(crate) fn log_bounds() -> LogBounds {
+    LogBounds {
+        tail_bytes_max: 1 << 20,
+        read_bytes_max: READ_BYTES_MAX,
+        memory: LogMemory::new(usize::MAX, &metrics().raft),
+    }
+}
+
 pub(crate) fn open_log(
     region: RegionId,
     log: &Arc<dyn Engine>,
@@ -302,7 +312,7 @@ pub(crate) fn open_log(
     tail_bytes_max: usize,
 ) -> LogStore {
     let (log, data) = (Arc::clone(log), Arc::clone(data));
-    let bounds = LogBounds { tail_bytes_max, read_bytes_max: READ_BYTES_MAX };
+    let bounds = LogBounds { tail_bytes_max, ..log_bounds() };
     LogStore(PeerLog::open(region, log, data, writer.clone(), bounds).unwrap())
 }
 

@@ -15,11 +15,12 @@ use std::{
     ops::{Bound, RangeBounds},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::{Stream, StreamExt as _, stream};
 use openraft::{
     EntryPayload, LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
@@ -31,6 +32,7 @@ use prost::Message as _;
 use super::{
     CommandBytes, Entry, LogId, TypeConfig, Vote,
     convert::{log_id, membership_from_proto, membership_to_proto},
+    log_memory::{LogMemory, hold},
     log_writer::LogWriter,
 };
 use crate::{
@@ -50,13 +52,15 @@ const MEMBERSHIP: u8 = 2;
 const MARK_FORMAT: u8 = 1;
 
 /// Bounds of one peer's log in memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LogBounds {
     /// Bytes of recent entries that stay in memory.
     pub tail_bytes_max: usize,
     /// Most bytes of entries in one answer to a replication read, so that one message stays small.
     /// One entry is always given, however large.
     pub read_bytes_max: usize,
+    /// What it shares with all other logs of the node.
+    pub memory: Arc<LogMemory>,
 }
 
 /// The log of one peer: what is in memory, and the way to the rest.
@@ -67,6 +71,8 @@ pub struct PeerLog {
     writer: LogWriter,
     bounds: LogBounds,
     tail: Mutex<Tail>,
+    /// Read or written since somebody looked for memory to be given up.
+    used: AtomicBool,
     /// Largest applied index whose state survives a power cut; entries above must not be purged.
     durable_applied: AtomicU64,
 }
@@ -123,15 +129,34 @@ impl PeerLog {
         };
         let flushed_index = last.map_or(0, |id| id.index);
         let tail = Tail { last, purged, first, vote, committed, flushed_index, ..Tail::default() };
-        Ok(Arc::new(Self {
+        let log = Arc::new(Self {
             region,
             engine,
             data,
             writer,
             bounds,
             tail: Mutex::new(tail),
+            used: AtomicBool::new(false),
             durable_applied: AtomicU64::new(0),
-        }))
+        });
+        log.bounds.memory.enter(&log);
+        Ok(log)
+    }
+
+    /// Changes the tail, and counts what that took or gave back.
+    fn change_tail<T>(&self, change: impl FnOnce(&mut Tail) -> T) -> T {
+        let mut tail = self.tail.lock();
+        let before = tail.bytes;
+        let answer = change(&mut tail);
+        self.bounds.memory.changed(before, tail.bytes);
+        answer
+    }
+
+    /// Gives up the entries in memory that are on the disk as well, unless they were used lately.
+    pub(super) fn give_up_unless_used(&self) {
+        if !self.used.swap(false, Ordering::Relaxed) {
+            self.change_tail(|tail| tail.evict(0));
+        }
     }
 
     /// Last log id here, flushed or not.
@@ -180,9 +205,10 @@ impl PeerLog {
 
     /// Called by the writer, after the sync.
     pub(super) fn mark_flushed(&self, index: u64) {
-        let mut tail = self.tail.lock();
-        tail.flushed_index = tail.flushed_index.max(index);
-        tail.evict(self.bounds.tail_bytes_max);
+        self.change_tail(|tail| {
+            tail.flushed_index = tail.flushed_index.max(index);
+            tail.evict(self.bounds.tail_bytes_max);
+        });
     }
 
     /// Entries of `[start, end)` that the log has, up to `bytes_max` but at least one. Blocks on the disk.
@@ -220,6 +246,7 @@ impl PeerLog {
     }
 
     fn find(&self, start: u64, end: u64, bytes_max: usize) -> Found {
+        self.used.store(true, Ordering::Relaxed);
         let tail = self.tail.lock();
         let next = tail.last.map_or(0, |id| id.index + 1);
         let (start, end) = (start.max(tail.first), end.min(next));
@@ -255,6 +282,12 @@ impl PeerLog {
             return Err(missing(self.region, start + entries.len() as u64));
         }
         Ok(entries)
+    }
+}
+
+impl Drop for PeerLog {
+    fn drop(&mut self) {
+        self.bounds.memory.changed(self.tail.get_mut().bytes, 0);
     }
 }
 
@@ -308,6 +341,20 @@ impl Tail {
     }
 }
 
+fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(index) => *index,
+        Bound::Excluded(index) => index + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(index) => index + 1,
+        Bound::Excluded(index) => *index,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
 /// openraft's handle of a [`PeerLog`].
 #[derive(Clone)]
 pub struct LogStore(pub Arc<PeerLog>);
@@ -332,25 +379,56 @@ impl RaftLogReader<TypeConfig> for LogStore {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        let start = match range.start_bound() {
-            Bound::Included(index) => *index,
-            Bound::Excluded(index) => index + 1,
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(index) => index + 1,
-            Bound::Excluded(index) => *index,
-            Bound::Unbounded => u64::MAX,
-        };
+        let (start, end) = half_open(&range);
         self.read(start, end, usize::MAX).await
     }
 
+    /// For followers. What has to be read from the disk waits for room, and takes it until it is sent.
     async fn limited_get_log_entries(
         &mut self,
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.read(start, end, self.0.bounds.read_bytes_max).await
+        let log = &self.0;
+        let first = log.tail.lock().first;
+        if start < first {
+            // Entries that begin later would be a hole in the follower's log.
+            return Err(missing(log.region, start));
+        }
+        let bytes_max = log.bounds.read_bytes_max;
+        if let Found::InMemory(entries) = log.find(start, end, bytes_max) {
+            return Ok(entries);
+        }
+        let taken = log.bounds.memory.catch_up(bytes_max).await;
+        let mut entries = self.read(start, end, bytes_max).await?;
+        let bytes = entries.iter().map(entry_bytes).sum();
+        hold(&mut entries, taken, bytes);
+        Ok(entries)
+    }
+
+    /// For apply, which after a restart may have much before it: a part at a time.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = half_open(&range);
+        let part = (self.clone(), start, Vec::new().into_iter());
+        let parts = stream::try_unfold(part, move |(log, mut next, mut part)| async move {
+            loop {
+                if let Some(entry) = part.next() {
+                    return Ok(Some((entry, (log, next, part))));
+                }
+                let bytes_max = log.0.bounds.read_bytes_max;
+                let entries = log.read(next, end, bytes_max).await?;
+                let Some(last) = entries.last() else { return Ok(None) };
+                next = last.log_id.index + 1;
+                part = entries.into_iter();
+            }
+        });
+        parts.boxed()
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
@@ -399,14 +477,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
-        let mut bytes = 0;
-        {
-            let mut tail = self.0.tail.lock();
+        let bytes = self.0.change_tail(|tail| {
             if let Some(entry) = entries.first()
                 && tail.last.is_none()
             {
                 tail.first = entry.log_id.index;
             }
+            let mut bytes = 0;
             for entry in &entries {
                 let size = entry_bytes(entry);
                 bytes += size;
@@ -414,7 +491,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 tail.entries.push_back((entry.clone(), size));
             }
             tail.bytes += bytes;
-        }
+            bytes
+        });
+        self.0.used.store(true, Ordering::Relaxed);
+        self.0.bounds.memory.make_room();
         let log = Arc::clone(&self.0);
         self.0.writer.append(self.0.region, entries, bytes, log, callback).await
     }
@@ -422,10 +502,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let keep = last_log_id.map_or(0, |id| id.index);
         let from_index = last_log_id.map_or(0, |id| id.index + 1);
-        {
-            let mut tail = self.0.tail.lock();
+        let is_cut = self.0.change_tail(|tail| {
             if tail.last.is_none_or(|last| last.index < from_index) {
-                return Ok(());
+                return false;
             }
             tail.cuts += 1;
             while tail.entries.back().is_some_and(|(entry, _)| entry.log_id.index >= from_index) {
@@ -434,6 +513,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 }
             }
             tail.last = last_log_id;
+            true
+        });
+        if !is_cut {
+            return Ok(());
         }
         self.0.writer.truncate(self.0.region, from_index).await?;
         // Ordering: after the truncation, which is behind every earlier append in the queue; one of
@@ -453,8 +536,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 .map_err(io::Error::other)?;
             self.0.mark_durable_applied(upto.index);
         }
-        {
-            let mut tail = self.0.tail.lock();
+        self.0.change_tail(|tail| {
             while tail.entries.front().is_some_and(|(entry, _)| entry.log_id.index <= upto.index) {
                 if let Some((_, size)) = tail.entries.pop_front() {
                     tail.bytes -= size;
@@ -467,13 +549,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             if tail.last.is_none_or(|last| last.index < upto.index) {
                 tail.last = Some(upto);
             }
-        }
+        });
         fail::fail_point!("log-before-purge");
         self.0.writer.purge(self.0.region, upto).await
     }
 }
 
-fn entry_bytes(entry: &Entry) -> usize {
+pub(super) fn entry_bytes(entry: &Entry) -> usize {
     /// Key, term and the entry's own memory.
     const OVERHEAD: usize = 64;
     match &entry.payload {

@@ -5,6 +5,7 @@
 //! `network.rs` with `transport.rs` (the other nodes).
 
 pub mod convert;
+pub mod log_memory;
 pub mod log_store;
 pub mod log_writer;
 pub mod network;

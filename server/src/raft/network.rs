@@ -1,6 +1,12 @@
 //! openraft's network, over the transport that all regions of the node share.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use flotilla_proto::v1::{self, message::Body};
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::BoxStream};
@@ -13,18 +19,22 @@ use openraft::{
         TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
+use tokio::sync::watch;
 
 use super::{
     LogId, Snapshot, TypeConfig, Vote,
     convert::{entry_to_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto},
+    log_store::entry_bytes,
     pipeline::{Place, pipeline},
+    region_state::range_of,
     snapshot::{self, SnapshotData},
-    transport::{Lane, Transport},
+    transport::{BACKOFF_MAX, Lane, Transport, budget::Gate},
 };
 use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Direction,
     raft::PeerAddress,
+    storage::engine::Family,
 };
 
 /// How much shorter than a Raft heartbeat a commit waits for entries that tell of it as well. A
@@ -63,17 +73,22 @@ impl Network {
             commit_patience: heartbeat_interval / PATIENCE_DIVISOR,
         }
     }
+
+    /// Before the next attempt after so many failures.
+    fn pause_after(&self, failures: u32) -> Duration {
+        (self.retry_min * 2_u32.pow(failures.saturating_sub(1).min(4))).min(self.retry_min * 10)
+    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
 
     async fn new_client(&mut self, target: PeerId, node: &PeerAddress) -> Connection {
-        Connection { network: self.clone(), target, node: node.node, lane: Lane::Bulk }
+        Connection::new(self.clone(), target, node.node, Lane::Bulk)
     }
 
     async fn new_heartbeat_client(&mut self, target: PeerId, node: &PeerAddress) -> Connection {
-        Connection { network: self.clone(), target, node: node.node, lane: Lane::Fast }
+        Connection::new(self.clone(), target, node.node, Lane::Fast)
     }
 }
 
@@ -83,16 +98,48 @@ pub struct Connection {
     target: PeerId,
     node: NodeId,
     lane: Lane,
+    /// Streams of entries that failed since the last answer.
+    failures: AtomicU32,
+    /// Changes when the node can be spoken to, maybe again.
+    reached: watch::Receiver<u64>,
+    sends_snapshots: bool,
 }
 
 impl Connection {
-    /// Queues the request now and answers a future of its answer.
+    fn new(network: Network, target: PeerId, node: NodeId, lane: Lane) -> Self {
+        let reached = network.transport.reached(node);
+        let failures = AtomicU32::new(0);
+        Self { network, target, node, lane, failures, reached, sends_snapshots: false }
+    }
+
+    /// The pause before entries are read for a follower again that failed; ends early when its node can be
+    /// spoken to. Openraft's own would begin once the entries are in memory.
+    fn pause(&self) -> Option<BoxFuture<'static, ()>> {
+        let failures = self.failures.load(Ordering::Relaxed);
+        if failures == 0 {
+            return None;
+        }
+        let pause = self.network.pause_after(failures);
+        let mut reached = self.reached.clone();
+        reached.mark_unchanged();
+        let until = async move {
+            if reached.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            // It was on another lane; the one for entries may be trying to connect for so long.
+            tokio::time::sleep(BACKOFF_MAX).await;
+        };
+        Some(tokio::time::timeout(pause, until).map(drop).boxed())
+    }
+
+    /// Queues the request now and answers a future of its answer. Without a timeout it ends with the stream
+    /// that carries it.
     fn call(
         &self,
         lane: Lane,
         action: RPCTypes,
         body: Body,
-        timeout: Duration,
+        timeout: Option<Duration>,
     ) -> impl Future<Output = Result<Body, RpcError>> + Send + use<> {
         let message = v1::Message {
             request_id: 0,
@@ -104,10 +151,15 @@ impl Connection {
         let answer = self.network.transport.call(self.node, lane, message);
         let (id, target) = (self.network.peer, self.target);
         async move {
-            match tokio::time::timeout(timeout, answer).await {
-                Err(_) => Err(RPCError::Timeout(Timeout { action, id, target, timeout })),
-                Ok(Err(error)) => Err(RPCError::Unreachable(Unreachable::new(&error))),
-                Ok(Ok(message)) => match message.body {
+            let answer = match timeout {
+                None => answer.await,
+                Some(timeout) => tokio::time::timeout(timeout, answer)
+                    .await
+                    .map_err(|_| RPCError::Timeout(Timeout { action, id, target, timeout }))?,
+            };
+            match answer {
+                Err(error) => Err(RPCError::Unreachable(Unreachable::new(&error))),
+                Ok(message) => match message.body {
                     Some(Body::Refused(refused)) => Err(RPCError::Unreachable(
                         Unreachable::from_string(format!("refused: {}", refused.message)),
                     )),
@@ -121,7 +173,7 @@ impl Connection {
     fn append(
         &self,
         request: &AppendEntriesRequest<TypeConfig>,
-        timeout: Duration,
+        timeout: Option<Duration>,
     ) -> impl Future<Output = Result<AppendEntriesResponse<TypeConfig>, RpcError>> + Send + use<>
     {
         let body = Body::Append(v1::AppendEntries {
@@ -165,7 +217,7 @@ impl Connection {
             pre_vote,
         });
         // Ordering: always on the fast lane, so that bulk appends cannot delay an election.
-        match self.call(Lane::Fast, RPCTypes::Vote, body, timeout).await? {
+        match self.call(Lane::Fast, RPCTypes::Vote, body, Some(timeout)).await? {
             Body::VoteResult(result) => Ok(VoteResponse {
                 vote: vote_from_proto(result.vote.as_ref()).map_err(|_| unexpected())?,
                 vote_granted: result.granted,
@@ -182,7 +234,22 @@ fn last_log_id(request: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
 
 fn place(request: &AppendEntriesRequest<TypeConfig>) -> Place<Option<LogId>> {
     let only_tells = request.entries.is_empty() && request.leader_commit >= request.prev_log_id;
-    Place { end: last_log_id(request), only_tells }
+    let bytes = request.entries.iter().map(entry_bytes).sum();
+    Place { end: last_log_id(request), only_tells, bytes }
+}
+
+/// An answer as openraft wants it, and whether it acknowledges all of its request.
+fn judged(
+    answer: AppendEntriesResponse<TypeConfig>,
+    prev: Option<LogId>,
+    last: Option<LogId>,
+) -> (StreamAppendResult<TypeConfig>, bool) {
+    let whole = match &answer {
+        AppendEntriesResponse::Success => true,
+        AppendEntriesResponse::PartialSuccess(upto) => *upto == last,
+        _ => false,
+    };
+    (answer.into_stream_result(prev, last), whole)
 }
 
 fn unexpected() -> RpcError {
@@ -197,7 +264,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        self.append(&request, option.soft_ttl()).await
+        self.append(&request, Some(option.soft_ttl())).await
     }
 
     /// Keeps several requests on their way; answers come back in order, and the stream ends after
@@ -213,30 +280,41 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
+        // Ordering: what of the node's coming back was heard before is no reason not to pause.
+        let pause = self.pause();
         let this = &*self;
-        let timeout = option.soft_ttl();
         async move {
-            let patience = this.network.commit_patience;
-            let answers = pipeline(input, patience, place, move |request| {
-                let prev = request.prev_log_id;
-                let last = last_log_id(&request);
+            let send = move |request: AppendEntriesRequest<TypeConfig>, timeout| {
+                let (prev, last) = (request.prev_log_id, last_log_id(&request));
                 let answer = this.append(&request, timeout);
-                async move {
-                    let answer = answer.await?;
-                    let whole = match &answer {
-                        AppendEntriesResponse::Success => true,
-                        AppendEntriesResponse::PartialSuccess(upto) => *upto == last,
-                        _ => false,
-                    };
-                    Ok((answer.into_stream_result(prev, last), whole))
-                }
-            });
-            let until_failed = answers.scan(true, |go_on, answer: Result<_, RpcError>| {
+                answer.map(move |answer| answer.map(|answer| judged(answer, prev, last)))
+            };
+            let until_failed = |go_on: &mut bool, answer: Result<_, RpcError>| {
                 let item = std::mem::replace(go_on, matches!(&answer, Ok((_, true))))
                     .then(|| answer.map(|(result, _)| result));
                 futures::future::ready(item)
+            };
+            if this.lane == Lane::Fast {
+                // One Raft heartbeat.
+                let timeout = Some(option.soft_ttl());
+                let answers = input.then(move |request| send(request, timeout));
+                return Ok(answers.scan(true, until_failed).boxed());
+            }
+            let mut gate = Gate::new(this.network.transport.budget(this.node, this.lane), pause);
+            let answers = pipeline(
+                input,
+                this.network.commit_patience,
+                place,
+                move |cx| gate.poll(cx),
+                // Bound: the stream that carries it ends when nothing moves on it (`transport/link.rs`).
+                // A timeout from here on would count the wait for its turn.
+                move |request| send(request, None),
+            );
+            let answers = answers.inspect(move |answer| match answer {
+                Ok(_) => this.failures.store(0, Ordering::Relaxed),
+                Err(_) => drop(this.failures.fetch_add(1, Ordering::Relaxed)),
             });
-            Ok(until_failed.boxed())
+            Ok(answers.scan(true, until_failed).boxed())
         }
         .boxed()
     }
@@ -269,12 +347,26 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let SnapshotData::Local(view) = snapshot.snapshot else {
             return Err(failed("only local state is sent".to_owned()));
         };
+        self.sends_snapshots = true;
+        tokio::pin!(cancel);
         let network = &self.network;
+        // Ordering: its turn first. What is pinned keeps the disk from freeing space.
+        let turn = tokio::select! {
+            closed = &mut cancel => return Err(StreamingError::Closed(closed)),
+            turn = network.transport.snapshot_turn() => turn,
+        };
         let under_way = network.transport.metrics().raft.snapshot(Direction::Send);
         let data = Arc::clone(view.data());
-        let sender =
-            snapshot::Sender::open(data.as_ref(), network.region, network.snapshot_chunk_bytes)
-                .map_err(|error| failed(error.to_string()))?;
+        let (region, chunk_bytes) = (network.region, network.snapshot_chunk_bytes);
+        let opening = tokio::task::spawn_blocking(move || {
+            let sender = snapshot::Sender::open(data.as_ref(), region, chunk_bytes)?;
+            let range = range_of(&sender.region().descriptor);
+            Ok::<_, snapshot::Error>((sender, data.approximate_bytes(Family::Default, &range)))
+        });
+        let (sender, bytes) = opening
+            .await
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(error.to_string()))?;
         let identity = network.transport.identity();
         let region = sender.region();
         // The state is as of now: after a loss of leadership it may be of a later leader.
@@ -292,10 +384,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             descriptor: prost::Message::encode_to_vec(&region.descriptor).into(),
             state: Some(region.state.clone()),
             from_incarnation: identity.incarnation,
+            bytes,
         };
-        let sending = network.transport.send_snapshot(self.node, header, sender);
+        let sending = network.transport.send_snapshot(turn, self.node, header, sender);
         let result = tokio::select! {
-            closed = cancel => return Err(StreamingError::Closed(closed)),
+            closed = &mut cancel => return Err(StreamingError::Closed(closed)),
             result = sending => result.map_err(|error| failed(error.to_string()))?,
         };
         if let Some(refused) = result.refused {
@@ -320,7 +413,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             to_peer: request.to_node_id().0,
             last: request.last_log_id().map(log_id_to_proto),
         });
-        match self.call(Lane::Fast, RPCTypes::TransferLeader, body, option.soft_ttl()).await? {
+        match self.call(Lane::Fast, RPCTypes::TransferLeader, body, Some(option.soft_ttl())).await?
+        {
             Body::TransferResult(result) if result.accepted => Ok(Ok(())),
             Body::TransferResult(result) => {
                 Err(RPCError::Network(NetworkError::from_string(result.reason)))
@@ -330,9 +424,12 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        let first = self.network.retry_min;
-        Some(Backoff::new(
-            (0_u32..).map(move |attempt| (first * 2_u32.pow(attempt.min(4))).min(first * 10)),
-        ))
+        if self.sends_snapshots {
+            let network = self.network.clone();
+            let pauses = (1..).map(move |failures| network.pause_after(failures));
+            return Some(Backoff::new(pauses));
+        }
+        // Streams of entries pause by themselves, before they read any.
+        Some(Backoff::new(std::iter::repeat(Duration::ZERO)))
     }
 }

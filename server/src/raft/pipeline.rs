@@ -13,8 +13,15 @@
 //! Entries tell of commits as well. Where writes go on, the next ones are only milliseconds away,
 //! and a commit that goes ahead of them costs a message, its answer and a turn of Raft on both
 //! sides, per follower. So it waits a little for them, and goes alone when none come.
+//!
+//! A request is made by reading it from the log. So none is asked for while so much is under way that it
+//! could not go: to this follower, or to its node.
 
-use std::{collections::VecDeque, task::Poll, time::Duration};
+use std::{
+    collections::VecDeque,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures::{
     Stream, StreamExt,
@@ -22,8 +29,10 @@ use futures::{
 };
 use tokio::time::{Instant, sleep};
 
-/// Bound: requests of one stream that are on their way at a time.
+/// Bounds: requests of one stream that are on their way at a time, and their bytes; one is always sent,
+/// however large.
 const UNDER_WAY_MAX: usize = 32;
+const UNDER_WAY_BYTES_MAX: usize = 4 << 20;
 
 /// What a request is to its stream.
 pub(super) struct Place<End> {
@@ -31,6 +40,8 @@ pub(super) struct Place<End> {
     pub(super) end: End,
     /// It has no entries, and tells that all before its end is committed: nobody waits for its answer.
     pub(super) only_tells: bool,
+    /// Size of its entries.
+    pub(super) bytes: usize,
 }
 
 /// An answer, and whether it acknowledges all of its request.
@@ -38,17 +49,19 @@ pub(super) type Answer<T, E> = Result<(T, bool), E>;
 
 struct UnderWay<End> {
     end: End,
+    bytes: usize,
     /// A later request was made that ends here.
     is_followed: bool,
 }
 
 /// Sends what comes, and gives the answers in the order of the requests, without those that a later
-/// answer stands for. What only tells of a commit waits up to `patience` to be told by entries. `send`
-/// starts a request at once.
+/// answer stands for. What only tells of a commit waits up to `patience` to be told by entries. Nothing
+/// is asked for or sent before `gate` opens. `send` starts a request at once.
 pub(super) fn pipeline<R, End, T, E, F>(
     mut requests: impl Stream<Item = R> + Unpin,
     patience: Duration,
     place: impl Fn(&R) -> Place<End>,
+    mut gate: impl FnMut(&mut Context<'_>) -> Poll<()>,
     mut send: impl FnMut(R) -> F,
 ) -> impl Stream<Item = Answer<T, E>>
 where
@@ -57,54 +70,66 @@ where
 {
     let mut answers = FuturesOrdered::new();
     let mut under_way: VecDeque<UnderWay<End>> = VecDeque::new();
+    let mut under_way_bytes = 0;
     let mut sent_upto: Option<End> = None;
+    // Tells of a commit, and waits for entries that do so as well.
     let mut waiting: Option<R> = None;
+    // To be sent as soon as the gate is open, which may have closed since it was asked for.
+    let mut next_out: Option<R> = None;
     let mut patience_ends = Box::pin(sleep(Duration::ZERO));
     let mut more = true;
     poll_fn(move |cx| {
         loop {
             // Answers first: what is not made yet holds up none.
             if let Poll::Ready(Some(answer)) = answers.poll_next_unpin(cx) {
-                let is_followed = under_way.pop_front().is_some_and(|of| of.is_followed);
+                let answered = under_way.pop_front();
+                under_way_bytes -= answered.as_ref().map_or(0, |of| of.bytes);
+                let is_followed = answered.is_some_and(|of| of.is_followed);
                 if matches!(&answer, Ok((_, true)) if is_followed) {
                     continue;
                 }
                 return Poll::Ready(Some(answer));
             }
-            if under_way.len() < UNDER_WAY_MAX {
-                let next = if more { requests.poll_next_unpin(cx) } else { Poll::Ready(None) };
-                more = !matches!(next, Poll::Ready(None));
-                let to_send = match next {
-                    Poll::Ready(Some(request)) => {
-                        let Place { end, only_tells } = place(&request);
-                        if let Some(last) = under_way.back_mut() {
-                            last.is_followed |= last.end == end;
-                        }
-                        if only_tells && sent_upto.as_ref() == Some(&end) {
-                            if waiting.replace(request).is_none() {
-                                patience_ends.as_mut().reset(Instant::now() + patience);
+            let has_room = under_way.len() < UNDER_WAY_MAX && under_way_bytes < UNDER_WAY_BYTES_MAX;
+            if has_room && gate(cx).is_ready() {
+                if next_out.is_none() {
+                    let next = if more { requests.poll_next_unpin(cx) } else { Poll::Ready(None) };
+                    more = !matches!(next, Poll::Ready(None));
+                    next_out = match next {
+                        Poll::Ready(Some(request)) => {
+                            let Place { end, only_tells, .. } = place(&request);
+                            if let Some(last) = under_way.back_mut() {
+                                last.is_followed |= last.end == end;
                             }
-                            continue;
+                            if only_tells && sent_upto.as_ref() == Some(&end) {
+                                if waiting.replace(request).is_none() {
+                                    patience_ends.as_mut().reset(Instant::now() + patience);
+                                }
+                                continue;
+                            }
+                            waiting = None;
+                            Some(request)
                         }
-                        waiting = None;
-                        Some(request)
+                        Poll::Ready(None) => waiting.take(),
+                        Poll::Pending if waiting.is_none() => None,
+                        Poll::Pending => match patience_ends.as_mut().poll(cx) {
+                            Poll::Ready(()) => waiting.take(),
+                            Poll::Pending => None,
+                        },
+                    };
+                    if next_out.is_some() {
+                        continue;
                     }
-                    Poll::Ready(None) => waiting.take(),
-                    Poll::Pending if waiting.is_none() => None,
-                    Poll::Pending => match patience_ends.as_mut().poll(cx) {
-                        Poll::Ready(()) => waiting.take(),
-                        Poll::Pending => None,
-                    },
-                };
-                if let Some(request) = to_send {
-                    let Place { end, .. } = place(&request);
+                } else if let Some(request) = next_out.take() {
+                    let Place { end, bytes, .. } = place(&request);
                     sent_upto = Some(end.clone());
-                    under_way.push_back(UnderWay { end, is_followed: false });
+                    under_way_bytes += bytes;
+                    under_way.push_back(UnderWay { end, bytes, is_followed: false });
                     answers.push_back(send(request));
                     continue;
                 }
             }
-            let is_over = !more && under_way.is_empty();
+            let is_over = !more && under_way.is_empty() && next_out.is_none() && waiting.is_none();
             return if is_over { Poll::Ready(None) } else { Poll::Pending };
         }
     })
@@ -129,6 +154,7 @@ mod tests {
     struct Request {
         end: u64,
         only_tells: bool,
+        bytes: usize,
         answer: oneshot::Receiver<Told>,
     }
 
@@ -137,28 +163,40 @@ mod tests {
         requests: mpsc::UnboundedSender<Request>,
         answers: S,
         sent: std::rc::Rc<Cell<usize>>,
+        closed: std::rc::Rc<Cell<bool>>,
     }
 
     fn fixture(patience: Duration) -> Fixture<impl Stream<Item = Told> + Unpin> {
         let (requests, receiver) = mpsc::unbounded_channel();
         let sent = std::rc::Rc::new(Cell::new(0));
         let counter = std::rc::Rc::clone(&sent);
+        let closed = std::rc::Rc::new(Cell::new(false));
+        let gate = std::rc::Rc::clone(&closed);
         let answers = pipeline(
             UnboundedReceiverStream::new(receiver),
             patience,
-            |request: &Request| Place { end: request.end, only_tells: request.only_tells },
+            |request: &Request| Place {
+                end: request.end,
+                only_tells: request.only_tells,
+                bytes: request.bytes,
+            },
+            move |_| if gate.get() { Poll::Pending } else { Poll::Ready(()) },
             move |request| {
                 counter.set(counter.get() + 1);
                 request.answer.map(|answer| answer.expect("answered"))
             },
         );
-        Fixture { requests, answers: answers.boxed_local(), sent }
+        Fixture { requests, answers: answers.boxed_local(), sent, closed }
     }
 
     impl<S: Stream<Item = Told> + Unpin> Fixture<S> {
         fn request(&self, end: u64, only_tells: bool) -> oneshot::Sender<Told> {
+            self.request_of(end, only_tells, 0)
+        }
+
+        fn request_of(&self, end: u64, only_tells: bool, bytes: usize) -> oneshot::Sender<Told> {
             let (sender, answer) = oneshot::channel();
-            let request = Request { end, only_tells, answer };
+            let request = Request { end, only_tells, bytes, answer };
             assert!(self.requests.send(request).is_ok(), "taken");
             sender
         }
@@ -279,20 +317,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_than_the_bound_are_under_way() {
-        let started = Cell::new(0);
-        let requests = futures::stream::iter(0..100);
-        let mut answers = pipeline(
-            requests,
-            LONG,
-            |end| Place { end: *end, only_tells: false },
-            |_| {
-                started.set(started.get() + 1);
-                std::future::pending::<Answer<(), ()>>()
-            },
-        )
-        .boxed_local();
-        assert_eq!(answers.next().now_or_never(), None);
-        assert_eq!(started.get(), UNDER_WAY_MAX);
+    async fn no_more_than_the_bounds_are_under_way() {
+        for (why, bytes, most) in [
+            ("small ones", 100, UNDER_WAY_MAX),
+            ("large ones", 1 << 20, UNDER_WAY_BYTES_MAX >> 20),
+            ("one that is larger than the bound", 2 * UNDER_WAY_BYTES_MAX, 1),
+        ] {
+            let mut pipe = fixture(LONG);
+            let mut made: VecDeque<_> =
+                (0..100).map(|end| pipe.request_of(end, false, bytes)).collect();
+            assert_eq!(pipe.now(), None);
+            assert_eq!(pipe.sent.get(), most, "{why}");
+            made.pop_front().expect("a hundred").send(Ok(("first", true))).expect("awaited");
+            assert_eq!(pipe.now(), Some(Ok(("first", true))), "{why}");
+            assert_eq!(pipe.now(), None);
+            assert_eq!(pipe.sent.get(), most + 1, "{why}: an answer makes room");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_asked_for_while_the_gate_is_closed() {
+        let mut pipe = fixture(LONG);
+        let first = pipe.request(5, false);
+        assert_eq!(pipe.now(), None);
+        pipe.closed.set(true);
+        let _second = pipe.request(6, false);
+        drop(pipe.requests);
+        first.send(Ok(("first", true))).expect("awaited");
+        assert_eq!(pipe.answers.next().now_or_never(), Some(Some(Ok(("first", true)))));
+        assert_eq!(pipe.answers.next().now_or_never(), None, "one is left");
+        assert_eq!(pipe.sent.get(), 1);
+        pipe.closed.set(false);
+        assert_eq!(pipe.answers.next().now_or_never(), None, "it is under way");
+        assert_eq!(pipe.sent.get(), 2);
     }
 }

@@ -9,10 +9,17 @@ use std::{
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
 use tonic::{Extensions, transport::server::Connected};
+
+/// What the other side of a connection of HTTP/2 says first.
+const PREFACE_BYTES: usize = 24;
 
 /// A connection of another node, which its requests carry for as long as it is open.
 #[derive(Clone, Debug)]
@@ -55,12 +62,23 @@ impl Presence {
 pub struct Accepted<IO> {
     stream: IO,
     open: Open,
+    opening: Option<Opening>,
+}
+
+/// A connection that has not introduced itself.
+#[derive(Debug)]
+struct Opening {
+    bytes_left: usize,
+    ends: Pin<Box<Sleep>>,
 }
 
 impl<IO> Accepted<IO> {
+    /// Bound: one that does not speak HTTP/2 within `opening_timeout` is closed.
     #[must_use]
-    pub fn new(stream: IO) -> Self {
-        Self { stream, open: Open(Arc::new(())) }
+    pub fn new(stream: IO, opening_timeout: Duration) -> Self {
+        let ends = Box::pin(tokio::time::sleep(opening_timeout));
+        let opening = Opening { bytes_left: PREFACE_BYTES, ends };
+        Self { stream, open: Open(Arc::new(())), opening: Some(opening) }
     }
 }
 
@@ -78,7 +96,19 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Accepted<IO> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some(opening) = &mut self.opening {
+            opening.bytes_left =
+                opening.bytes_left.saturating_sub(buf.filled().len().saturating_sub(before));
+            if opening.bytes_left == 0 {
+                self.opening = None;
+            } else if opening.ends.as_mut().poll(cx).is_ready() {
+                let error = "the connection said nothing";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, error)));
+            }
+        }
+        read
     }
 }
 
@@ -117,4 +147,35 @@ pub(crate) fn pretend() -> (Open, Presence) {
     let open = Open(Arc::new(()));
     let presence = Presence(Some(Arc::downgrade(&open.0)));
     (open, presence)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::raft::fixture::soon;
+
+    #[tokio::test]
+    async fn connection_that_says_nothing_is_closed_and_one_that_has_spoken_is_not() {
+        let patience = Duration::from_millis(50);
+        for (why, said, is_open) in [
+            ("nothing", 0, false),
+            ("not enough", PREFACE_BYTES - 1, false),
+            ("what is said first", PREFACE_BYTES, true),
+        ] {
+            let (mut near, far) = tokio::io::duplex(1024);
+            let mut accepted = Accepted::new(far, patience);
+            near.write_all(&vec![7; said]).await.expect("room");
+            let mut read = Vec::new();
+            let reading = accepted.read_to_end(&mut read);
+            if is_open {
+                assert!(tokio::time::timeout(patience * 4, reading).await.is_err(), "{why}");
+            } else {
+                let error = soon("an end", reading).await.expect_err(why);
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{why}");
+            }
+            assert_eq!(read.len(), said, "{why}");
+        }
+    }
 }

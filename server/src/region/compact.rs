@@ -137,7 +137,10 @@ async fn round(
         });
         marks.extend(found.await.map_err(|error| error.to_string())?);
     }
-    let due: Vec<Due> = peers.into_iter().filter_map(|peer| due(peer, marks)).collect();
+    let Some(first) = peers.first() else { return Ok(()) };
+    let catch_up_bytes = share(&first.env.config, marks);
+    let due: Vec<Due> =
+        peers.into_iter().filter_map(|peer| due(peer, marks, catch_up_bytes)).collect();
     let Some(first) = due.first() else { return Ok(()) };
     // Durability: what is applied so far survives a power cut before any entry of it goes.
     let data = Arc::clone(&first.peer.env.data);
@@ -184,37 +187,45 @@ fn find(peer: &Peer) -> Mark {
 /// A region whose log is to be compacted now.
 struct Due {
     peer: Arc<Peer>,
+    /// What may be kept of its log for followers.
+    catch_up_bytes: u64,
     /// The state that survives once `data` is synced.
     applied: LogId,
     applied_bytes: u64,
     growth: Growth,
 }
 
-fn due(peer: Arc<Peer>, marks: &HashMap<RegionId, Mark>) -> Option<Due> {
+fn due(peer: Arc<Peer>, marks: &HashMap<RegionId, Mark>, catch_up_bytes: u64) -> Option<Due> {
     let applied = peer.view.published().applied?;
     let applied_bytes = peer.view.applied_bytes();
     let mark = marks.get(&peer.region)?;
     let growth = mark.growth(applied.index, applied_bytes);
-    let is_due = growth.is_due(&peer.env.config)
-        || mark.owed.is_some_and(|owed| may_go_upto(&peer, applied.index, growth) >= owed);
-    is_due.then_some(Due { peer, applied, applied_bytes, growth })
+    let upto = |owed| may_go_upto(&peer, applied.index, growth, catch_up_bytes) >= owed;
+    let is_due = growth.is_due(&peer.env.config) || mark.owed.is_some_and(upto);
+    is_due.then_some(Due { peer, catch_up_bytes, applied, applied_bytes, growth })
+}
+
+/// What each region may keep for followers that lack it, with so many that do.
+fn share(config: &RegionConfig, marks: &HashMap<RegionId, Mark>) -> u64 {
+    let owing = marks.values().filter(|mark| mark.owed.is_some()).count() as u64;
+    config.catch_up_bytes.min(config.catch_up_bytes_max / owing.max(1))
 }
 
 /// Up to where all followers that count have the log, or where it is too much to keep it for them.
-fn may_go_upto(peer: &Peer, applied: u64, growth: Growth) -> u64 {
+fn may_go_upto(peer: &Peer, applied: u64, growth: Growth, catch_up_bytes: u64) -> u64 {
     if peer.env.disk.refuse_writes().is_some() {
         return applied;
     }
     let followers = peer.followers().into_iter();
     let matched = followers.filter(|of| of.silent <= AWAY_MAX).map(|of| of.matched).min();
-    let bound = applied.saturating_sub(growth.entries_of(peer.env.config.catch_up_bytes));
+    let bound = applied.saturating_sub(growth.entries_of(catch_up_bytes));
     matched.map_or(applied, |matched| matched.max(bound))
 }
 
 /// Purges the log of a region whose state as of `applied` survives a power cut. Answers up to where
 /// more was to go, if a follower lacks it.
 async fn compact_one(due: &Due) -> Result<Option<u64>, String> {
-    let Due { peer, applied, growth, .. } = due;
+    let Due { peer, catch_up_bytes, applied, growth, .. } = due;
     let raft = &peer.raft;
     raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
     raft.wait(Some(SNAPSHOT_TIMEOUT))
@@ -231,7 +242,7 @@ async fn compact_one(due: &Due) -> Result<Option<u64>, String> {
         .saturating_sub(growth.entries_to_keep(config))
         .max(peer.log.index_within_bytes(keep_bytes).saturating_sub(1))
         .min(applied.index);
-    let upto = wanted.min(may_go_upto(peer, applied.index, *growth));
+    let upto = wanted.min(may_go_upto(peer, applied.index, *growth, *catch_up_bytes));
     if upto > peer.log.purged().map_or(0, |id| id.index) {
         raft.trigger().purge_log(upto).await.map_err(|error| error.to_string())?;
     }
@@ -304,6 +315,20 @@ mod tests {
             let growth = Growth { entries, bytes };
             assert_eq!(growth.is_due(&fixture), due, "{why}");
             assert_eq!(growth.entries_to_keep(&fixture), keep, "{why}");
+        }
+    }
+
+    #[test]
+    fn regions_share_what_is_kept_for_followers() {
+        let settings = RegionConfig { catch_up_bytes: 100, catch_up_bytes_max: 250, ..config() };
+        let marks = |owing: u64| -> HashMap<RegionId, Mark> {
+            let found = Found { purged: 1, applied: 1, bytes: 0 };
+            let mark = Mark::of_found(PEER, found, 0, &settings);
+            let owed = |region| (region < owing).then_some(9);
+            (0..20).map(|region| (RegionId(region), Mark { owed: owed(region), ..mark })).collect()
+        };
+        for (owing, want) in [(0, 100), (1, 100), (2, 100), (3, 83), (10, 25)] {
+            assert_eq!(share(&settings, &marks(owing)), want, "{owing} lag");
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     command::RegionState,
     ids::{ClusterId, NodeId, PeerId, RegionId},
     raft::{
-        fixture::{Probe, WAIT, Writing, metrics},
+        fixture::{Probe, WAIT, Writing, log_bounds, metrics},
         log_store::LogBounds,
         transport::{Directory, Identity, Transport, TransportConfig},
     },
@@ -43,11 +43,18 @@ impl Directory for Nowhere {
     }
 }
 
+/// What the disk of a [`Fixture`] has room for.
+pub(crate) const DISK_BYTES: u64 = 1 << 40;
+
 struct AlwaysRoom;
 
 impl DiskGate for AlwaysRoom {
     fn refuse_writes(&self) -> Option<u64> {
         None
+    }
+
+    fn refuse_bytes(&self, bytes: u64) -> Option<u64> {
+        (bytes > DISK_BYTES).then_some(DISK_BYTES)
     }
 }
 
@@ -70,11 +77,13 @@ impl Fixture {
             heartbeat_interval: Duration::from_millis(50),
             proposals_max: 1024,
             proposal_bytes_max: 64 << 20,
-            log_bounds: LogBounds { tail_bytes_max: 1 << 20, read_bytes_max: 1 << 20 },
+            log_bounds: LogBounds { read_bytes_max: 1 << 20, ..log_bounds() },
             compact_entries: 100,
             compact_bytes: 1 << 20,
             keep_entries: 10,
             catch_up_bytes: 1 << 20,
+            catch_up_bytes_max: 1 << 20,
+            snapshots_received_max: 2,
             snapshot_chunk_bytes: 64 << 10,
             snapshot_idle_timeout: Duration::from_millis(200),
             lease_enabled: false,
@@ -96,6 +105,7 @@ impl Fixture {
                 snapshots_max: 1,
                 snapshot_bytes_per_second: 1 << 30,
                 snapshot_idle_timeout: Duration::from_millis(200),
+                silence_max: Duration::from_millis(600),
             },
             Arc::clone(&metrics),
         );

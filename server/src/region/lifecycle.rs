@@ -219,7 +219,7 @@ fn open_log(env: &Environment, region: RegionId) -> Result<Arc<PeerLog>, engine:
         Arc::clone(&env.log),
         Arc::clone(&env.data),
         env.writer.clone(),
-        env.config.log_bounds,
+        env.config.log_bounds.clone(),
     )
 }
 
@@ -258,8 +258,6 @@ async fn start(
         reads: read::Rounds::default(),
         clock: parking_lot::Mutex::default(),
         silence: Silence::default(),
-        size: super::size::Size::default(),
-        checking: tokio::sync::Mutex::default(),
         leading: parking_lot::Mutex::default(),
         stopped: false.into(),
     }))

@@ -3,7 +3,7 @@
 pub mod clock;
 pub mod compact;
 mod elections;
-pub mod followers;
+mod followers;
 mod hand_over;
 pub mod incarnations;
 pub mod lifecycle;
@@ -17,10 +17,9 @@ pub mod reclaim;
 pub mod recovery;
 mod serve;
 mod silence;
-pub mod size;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 
 use std::{
     sync::{
@@ -74,6 +73,9 @@ pub struct Environment {
 pub trait DiskGate: Send + Sync {
     /// `Some(available bytes)` when writes that need space must be refused.
     fn refuse_writes(&self) -> Option<u64>;
+
+    /// `Some(available bytes)` when there is no room for so much more before writes must be refused.
+    fn refuse_bytes(&self, bytes: u64) -> Option<u64>;
 }
 
 /// Settings of every region on this node.
@@ -90,7 +92,11 @@ pub struct RegionConfig {
     pub compact_bytes: u64,
     pub keep_entries: u64,
     pub catch_up_bytes: u64,
+    /// Bound: of all regions together.
+    pub catch_up_bytes_max: u64,
     pub snapshot_chunk_bytes: usize,
+    /// Bound: snapshots that arrive at a time; further ones are refused.
+    pub snapshots_received_max: usize,
     /// Bound: wait for the next part of a snapshot that arrives, after which it is given up.
     pub snapshot_idle_timeout: Duration,
     pub lease_enabled: bool,
@@ -118,9 +124,6 @@ pub struct Peer {
     reads: read::Rounds,
     clock: Mutex<clock::RegionClock>,
     silence: silence::Silence,
-    size: size::Size,
-    /// Held while a checksum is begun, so that two that ask for one get the same.
-    checking: tokio::sync::Mutex<()>,
     /// The term that this peer was first seen to lead in, and when.
     leading: Mutex<Option<(u64, Instant)>>,
     stopped: AtomicBool,

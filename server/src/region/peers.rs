@@ -410,6 +410,10 @@ pub(super) fn failed(error: impl std::fmt::Display) -> v1::Refused {
 }
 
 impl Inbox for Arc<Peers> {
+    fn identity(&self) -> Option<transport::Identity> {
+        Some(self.env.transport.identity())
+    }
+
     fn admit(&self, batch: &v1::MessageBatch, presence: &Presence) -> Result<(), v1::Refused> {
         let identity = self.env.transport.identity();
         if batch.cluster_id[..] != identity.cluster.0 {

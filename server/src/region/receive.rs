@@ -42,6 +42,7 @@ impl Peers {
         self.admit(&speaker, &presence)?;
         let region = RegionId(header.region_id);
         let _only = Receiving::begin(&self, region)?;
+        self.refuse_without_room(header.bytes)?;
         let under_way = self.env.metrics.raft.snapshot(metrics::Direction::Receive);
         let peer = self.reach(region, PeerId(header.to_peer)).await?;
         let vote = convert::vote_from_proto(header.vote.as_ref()).map_err(failed)?;
@@ -105,6 +106,8 @@ impl Peers {
             match chunk.and_then(|chunk| chunk.body) {
                 Some(Body::Rows(rows)) => {
                     fail::fail_point!("snapshot-while-receiving");
+                    // What was announced is an estimate, and others write as well.
+                    self.refuse_without_room(rows.rows.len() as u64)?;
                     receiver = blocking(move || receiver.rows(&rows).map(|()| receiver)).await?;
                 }
                 Some(Body::End(end)) => return blocking(move || receiver.finish(&end)).await,
@@ -116,6 +119,17 @@ impl Peers {
     async fn drop_stage(&self, stage: String) -> Result<(), v1::Refused> {
         let data = Arc::clone(&self.env.data);
         blocking(move || data.drop_stage(&stage)).await
+    }
+
+    /// A snapshot must not fill the disk to where clients' writes are refused.
+    fn refuse_without_room(&self, bytes: u64) -> Result<(), v1::Refused> {
+        match self.env.disk.refuse_bytes(bytes) {
+            None => Ok(()),
+            Some(available) => Err(refused(
+                Reason::NotReady,
+                format!("the disk is too full for {bytes} bytes more, {available} are available"),
+            )),
+        }
     }
 
     /// No two regions of a node may overlap; the other must apply what makes room first.
@@ -158,9 +172,15 @@ struct Receiving {
 
 impl Receiving {
     fn begin(peers: &Arc<Peers>, region: RegionId) -> Result<Self, v1::Refused> {
-        if !peers.receiving.lock().insert(region) {
+        let mut receiving = peers.receiving.lock();
+        let most = peers.env.config.snapshots_received_max;
+        if receiving.len() >= most && !receiving.contains(&region) {
+            return Err(refused(Reason::Busy, format!("{most} snapshots are being received")));
+        }
+        if !receiving.insert(region) {
             return Err(refused(Reason::NotReady, "another snapshot of the region is under way"));
         }
+        drop(receiving);
         Ok(Self { peers: Arc::clone(peers), region })
     }
 }
@@ -187,7 +207,7 @@ mod tests {
             fixture::{id, region_state, soon},
             transport::{RaftService, endpoint},
         },
-        region::fixture::{Fixture, NODE},
+        region::fixture::{DISK_BYTES, Fixture, NODE},
         storage::engine::Engine as _,
     };
 
@@ -208,7 +228,30 @@ mod tests {
             descriptor: prost::Message::encode_to_vec(&region.descriptor).into(),
             state: Some(region.state),
             from_incarnation: 5,
+            bytes: 1 << 20,
         }
+    }
+
+    #[tokio::test]
+    async fn no_more_snapshots_are_received_than_the_bound() {
+        let fixture = Fixture::new(|config| config.snapshots_received_max = 2);
+        let peers = Peers::open(Arc::clone(&fixture.env), false, None, 0).await.expect("peers");
+        let first = Receiving::begin(&peers, RegionId(8)).expect("the first");
+        let _second = Receiving::begin(&peers, RegionId(9)).expect("the second");
+        let reason = |begun: Result<Receiving, v1::Refused>| begun.err().map(|of| of.reason());
+        assert_eq!(reason(Receiving::begin(&peers, RegionId(10))), Some(Reason::Busy));
+        assert_eq!(reason(Receiving::begin(&peers, RegionId(9))), Some(Reason::NotReady));
+        drop(first);
+        assert!(Receiving::begin(&peers, RegionId(10)).is_ok(), "there is room again");
+    }
+
+    #[tokio::test]
+    async fn snapshot_that_would_fill_the_disk_is_refused() {
+        let fixture = Fixture::new(|_| {});
+        let peers = Peers::open(Arc::clone(&fixture.env), false, None, 0).await.expect("peers");
+        assert_eq!(peers.refuse_without_room(DISK_BYTES), Ok(()));
+        let refused = peers.refuse_without_room(DISK_BYTES + 1).expect_err("more than there is");
+        assert!(refused.message.contains("too full"), "{}", refused.message);
     }
 
     /// The sender is alive and says nothing more: its disk hangs.

@@ -15,9 +15,12 @@ use crate::{
     clock,
     error::Error,
     ids::PeerId,
-    raft::convert::{
-        Malformed, entry_from_proto, log_id, log_id_from_proto, log_id_to_proto, vote_from_proto,
-        vote_to_proto,
+    raft::{
+        TypeConfig,
+        convert::{
+            Malformed, entry_from_proto, log_id, log_id_from_proto, log_id_to_proto,
+            vote_from_proto, vote_to_proto,
+        },
     },
 };
 
@@ -71,7 +74,7 @@ impl Peer {
     }
 
     async fn serve_append(&self, append: v1::AppendEntries) -> Result<Body, v1::Refused> {
-        let request = AppendEntriesRequest {
+        let request: AppendEntriesRequest<TypeConfig> = AppendEntriesRequest {
             vote: vote_from_proto(append.vote.as_ref()).map_err(malformed)?,
             prev_log_id: append.prev.as_ref().map(log_id_from_proto),
             entries: append
@@ -82,6 +85,15 @@ impl Peer {
                 .map_err(malformed)?,
             leader_commit: append.leader_commit.as_ref().map(log_id_from_proto),
         };
+        // A hole would become one in the log: openraft only asserts that there is none, in debug builds.
+        let first = request.prev_log_id.map_or(0, |prev| prev.index + 1);
+        for (next, entry) in (first..).zip(&request.entries) {
+            if entry.log_id.index != next {
+                let found = entry.log_id.index;
+                let message = format!("an append has entry {found} where entry {next} has to be");
+                return Err(refused(Reason::Malformed, message));
+            }
+        }
         self.silence.heard();
         let result = match self.raft.append_entries(request).await.map_err(stopped)? {
             AppendEntriesResponse::Success => AppendAnswer::Success(true),

@@ -23,7 +23,10 @@ use crate::{
     error::Error,
     ids::{NodeId, RegionId},
     placement::directory::NodeDirectory,
-    raft::{region_state::range_of, transport::Lane},
+    raft::{
+        region_state::range_of,
+        transport::{Cause, Lane, MESSAGE_BYTES_MAX},
+    },
     region::{Peer, peers::Peers, propose::epoch_version},
     storage::engine::KeyRange,
 };
@@ -34,6 +37,13 @@ const RETRY_MAX: Duration = Duration::from_millis(200);
 /// How much of the deadline the far side of a passed-on request is not given, so that its answer
 /// arrives in time.
 const HOP: Duration = Duration::from_millis(5);
+
+/// How long a caller is told to wait when too many requests are passed on to the same node.
+const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
+
+fn forwards_busy() -> Error {
+    Error::Busy { queue: "forwards".to_owned(), retry_after: BUSY_RETRY_AFTER }
+}
 
 /// Finds the peer for a request. Cheap to clone.
 #[derive(Clone)]
@@ -179,15 +189,23 @@ impl Router {
         let lost = |message: String| {
             if is_read { Error::NoLeader { region } } else { Error::OutcomeUnknown { message } }
         };
-        match tokio::time::timeout_at(deadline, env.transport.call(node, Lane::Bulk, message)).await
-        {
+        let called = env.transport.call(node, Lane::Forward, message);
+        match tokio::time::timeout_at(deadline, called).await {
             Err(_) => Err(if is_read {
                 Error::DeadlineExceeded { message: format!("node {node} did not answer") }
             } else {
                 Error::OutcomeUnknown { message: format!("node {node} did not answer in time") }
             }),
-            Ok(Err(error)) if error.unsent => Err(Error::NoLeader { region }),
-            Ok(Err(error)) => Err(lost(error.to_string())),
+            Ok(Err(error)) => Err(match error.cause {
+                Cause::Full => forwards_busy(),
+                Cause::TooLarge { .. } => Error::InvalidArgument {
+                    field: "request".to_owned(),
+                    message: format!("it cannot be passed on to node {node}: {}", error.cause),
+                    limit: MESSAGE_BYTES_MAX as u64,
+                },
+                Cause::Unsent(_) => Error::NoLeader { region },
+                Cause::Lost(_) => lost(error.to_string()),
+            }),
             Ok(Ok(answer)) => match answer.body {
                 Some(Body::ForwardResult(v1::ForwardResult { result: Some(result) })) => {
                     match result {
@@ -203,6 +221,16 @@ impl Router {
                         Err(Error::RegionNotFound { region })
                     }
                     Reason::SenderRemoved => Err(Error::NotJoined { removed: true }),
+                    Reason::Busy => Err(forwards_busy()),
+                    // It was handled.
+                    Reason::AnswerTooLarge if is_read => Err(Error::InvalidArgument {
+                        field: "request".to_owned(),
+                        message: refused.message,
+                        limit: MESSAGE_BYTES_MAX as u64,
+                    }),
+                    Reason::AnswerTooLarge => {
+                        Err(Error::OutcomeUnknown { message: refused.message })
+                    }
                     _ => Err(Error::NoLeader { region }),
                 },
                 _ => Err(lost("an answer of another kind".to_owned())),

@@ -100,6 +100,8 @@ pub struct DiskMonitor {
     level: AtomicU8,
     /// [`DiskStatus::available_bytes`] of the newest poll.
     available_bytes: AtomicU64,
+    /// What of them is above the low level.
+    spare_bytes: AtomicU64,
     /// The file of the last probe, for one that cannot open it.
     probe: Mutex<Option<File>>,
 }
@@ -120,6 +122,7 @@ impl DiskMonitor {
             ballast: Mutex::new(ballast),
             level: AtomicU8::new(Level::Normal as u8),
             available_bytes: AtomicU64::new(0),
+            spare_bytes: AtomicU64::new(0),
             probe: Mutex::new(None),
         };
         monitor.poll()?;
@@ -150,6 +153,8 @@ impl DiskMonitor {
         let left = space(&self.dir)?;
         let available_bytes = left.available_bytes.saturating_sub(ballast.owed());
         self.available_bytes.store(available_bytes, Ordering::Relaxed);
+        let spare_bytes = available_bytes.saturating_sub(thresholds.low_bytes);
+        self.spare_bytes.store(spare_bytes, Ordering::Relaxed);
         Ok(DiskStatus {
             level,
             total_bytes: left.total_bytes,
@@ -169,6 +174,12 @@ impl DiskMonitor {
     #[must_use]
     pub fn available_bytes(&self) -> u64 {
         self.available_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What the newest poll found that may be written before clients' writes are refused.
+    #[must_use]
+    pub fn spare_bytes(&self) -> u64 {
+        self.spare_bytes.load(Ordering::Relaxed)
     }
 
     /// How long it took to write and sync a small file. Returns when the device does, which may be

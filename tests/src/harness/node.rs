@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -31,6 +32,7 @@ pub struct Node {
     data_dir: PathBuf,
     log_dir: PathBuf,
     ports: [u16; 3],
+    behind_proxy: bool,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     start: Start,
@@ -52,6 +54,7 @@ impl Node {
             name,
             program,
             ports: [free_port(), free_port(), free_port()],
+            behind_proxy: false,
             arguments,
             environment: Vec::new(),
             start: Start::Alone,
@@ -75,7 +78,7 @@ impl Node {
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(["--client-addr", &self.address(0)])
-            .args(["--peer-addr", &self.address(1)])
+            .args(["--peer-addr", &self.peer_bound().to_string()])
             .args(["--http-addr", &self.address(2)])
             .args(["--advertise-host", "127.0.0.1"])
             .args(&self.arguments)
@@ -171,6 +174,19 @@ impl Node {
     #[must_use]
     pub fn http_address(&self) -> String {
         self.address(2)
+    }
+
+    /// Makes later launches listen for other nodes where they do not dial: they dial
+    /// [`Node::peer_address`], where a proxy has to be.
+    pub fn put_behind_proxy(&mut self) {
+        self.behind_proxy = true;
+    }
+
+    /// Where it listens for other nodes.
+    #[must_use]
+    pub fn peer_bound(&self) -> SocketAddr {
+        let last = if self.behind_proxy { 2 } else { 1 };
+        SocketAddr::from(([127, 0, 0, last], self.ports[1]))
     }
 
     fn address(&self, which: usize) -> String {

@@ -61,8 +61,7 @@ fn check_force(
     config: &PlacementConfig,
     now_ms: u64,
 ) -> Result<(), Error> {
-    let liveness = view.liveness(node, config, now_ms);
-    if matches!(liveness, v1::Liveness::Alive | v1::Liveness::Suspect) {
+    if view.liveness(node, config, now_ms) == v1::Liveness::Alive {
         return Err(refused(format!(
             "node {node} is alive, or was {} ago: force is for dead nodes, without it the node is \
              drained",

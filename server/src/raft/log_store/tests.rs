@@ -3,7 +3,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    super::fixture::{Probe, READ_BYTES_MAX, Writing, append, blank, heavy, id, open_log, soon},
+    super::fixture::{
+        Probe, READ_BYTES_MAX, Writing, append, blank, heavy, id, log_bounds, metrics, open_log,
+        soon,
+    },
     *,
 };
 use crate::storage::{
@@ -38,6 +41,120 @@ impl Bench {
     fn open_region(&self, region: RegionId) -> LogStore {
         let data = Arc::clone(&self.data) as Arc<dyn Engine>;
         open_log(region, &self.log, &data, &self.writing.writer, self.tail_bytes_max)
+    }
+}
+
+/// A log of a node whose logs share `memory`.
+fn open_within(bench: &Bench, region: u64, memory: &Arc<LogMemory>) -> LogStore {
+    let bounds = LogBounds {
+        tail_bytes_max: bench.tail_bytes_max,
+        memory: Arc::clone(memory),
+        ..log_bounds()
+    };
+    let data = Arc::clone(&bench.data) as Arc<dyn Engine>;
+    let (log, writer) = (Arc::clone(&bench.log), bench.writing.writer.clone());
+    LogStore(PeerLog::open(RegionId(region), log, data, writer, bounds).unwrap())
+}
+
+fn in_memory(log: &LogStore) -> usize {
+    log.0.tail.lock().entries.len()
+}
+
+#[tokio::test]
+async fn logs_share_their_memory_and_those_that_are_not_used_give_theirs_up() {
+    let bench = Bench::new(1 << 20);
+    let metrics = metrics();
+    let memory = LogMemory::new(20_000, &metrics.raft);
+    let bytes = || usize::try_from(metrics.raft.log_tail_bytes.get()).unwrap();
+    let mut logs: Vec<_> = (1..=3).map(|region| open_within(&bench, region, &memory)).collect();
+    for log in &mut logs {
+        append(log, (1..=5).map(|index| heavy(1, index, 1000))).await;
+    }
+    assert_eq!(logs.iter().map(in_memory).sum::<usize>(), 15, "there is room for all");
+    let all: usize = logs.iter().map(|log| log.0.tail.lock().bytes).sum();
+    assert_eq!(bytes(), all, "all is counted");
+    // The first is used again and again, the third is what grows.
+    for index in 6..=30 {
+        assert_eq!(indexes(&mut logs[0], 1..).await, [1, 2, 3, 4, 5]);
+        append(&mut logs[2], [heavy(1, index, 1000)]).await;
+        let unflushed = 2000;
+        assert!(bytes() <= 20_000 + unflushed, "{} bytes", bytes());
+    }
+    assert_eq!(in_memory(&logs[1]), 0, "nobody used it");
+    assert_eq!(indexes(&mut logs[1], 1..).await, [1, 2, 3, 4, 5], "they are on the disk");
+    logs[0].truncate_after(Some(id(1, 2))).await.unwrap();
+    logs[2].purge(id(1, 28)).await.unwrap();
+    let all: usize = logs.iter().map(|log| log.0.tail.lock().bytes).sum();
+    assert_eq!(bytes(), all, "what was cut off is given back");
+    drop(logs);
+    // The writer may still have a hand on one of them.
+    drop(bench);
+    for _ in 0..1000 {
+        if bytes() == 0 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("{} bytes are left of nothing", bytes());
+}
+
+#[tokio::test]
+async fn what_is_read_for_followers_waits_for_room_and_gives_it_back_when_it_is_sent() {
+    let bench = Bench::new(0);
+    let metrics = metrics();
+    let memory = LogMemory::with_bounds(1 << 20, READ_BYTES_MAX + 1, &metrics.raft);
+    let mut log = open_within(&bench, 1, &memory);
+    append(&mut log, (1..=9).map(|index| heavy(1, index, 100_000))).await;
+    assert_eq!(in_memory(&log), 0);
+    let bytes = || metrics.raft.log_catch_up_bytes.get();
+
+    let first = log.limited_get_log_entries(1, 10).await.unwrap();
+    assert_eq!(first.len(), 2);
+    assert!((200_000..201_000).contains(&bytes()), "what is read counts: {}", bytes());
+    let second = log.limited_get_log_entries(3, 10).await.unwrap();
+    assert!((400_000..402_000).contains(&bytes()));
+    let mut other = log.clone();
+    let third = other.limited_get_log_entries(5, 10);
+    let mut third = std::pin::pin!(third);
+    let early = tokio::time::timeout(std::time::Duration::from_millis(20), &mut third).await;
+    assert!(early.is_err(), "there is no room");
+    // Apply does not wait: it would hold up what makes room.
+    assert_eq!(indexes(&mut log, 1..).await.len(), 9);
+    // A copy of a single entry is all that is left.
+    let copy = first[1].clone();
+    drop(first);
+    assert!(bytes() > 400_000);
+    drop((copy, second));
+    let third = soon("the third", third).await.unwrap();
+    assert_eq!(third[0].log_id.index, 5);
+    drop(third);
+    assert_eq!(bytes(), 0);
+}
+
+#[tokio::test]
+async fn read_for_a_follower_from_before_the_log_begins_is_an_error() {
+    for tail_bytes_max in [0, 1 << 20] {
+        let bench = Bench::new(tail_bytes_max);
+        let mut log = bench.open();
+        append(&mut log, (1..=10).map(|index| blank(1, index))).await;
+        log.purge(id(1, 6)).await.unwrap();
+        let error = log.limited_get_log_entries(5, 9).await.unwrap_err();
+        assert!(error.to_string().contains("entry 5"), "{error}");
+        assert_eq!(log.limited_get_log_entries(7, 9).await.unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn apply_gets_all_entries_a_part_at_a_time() {
+    for tail_bytes_max in [0, 450_000, 1 << 30] {
+        let bench = Bench::new(tail_bytes_max);
+        let mut log = bench.open();
+        append(&mut log, (1..=12).map(|index| heavy(1, index, 100_000))).await;
+        for (range, want) in [(1..13, 1..13), (3..9, 3..9), (12..13, 12..13), (13..20, 0..0)] {
+            let entries = log.entries_stream(range).await;
+            let found: Vec<u64> = entries.map(|entry| entry.unwrap().log_id.index).collect().await;
+            assert_eq!(found, want.collect::<Vec<_>>(), "cache of {tail_bytes_max} bytes");
+        }
     }
 }
 

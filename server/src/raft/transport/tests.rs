@@ -1,4 +1,9 @@
-use tokio_stream::wrappers::TcpListenerStream;
+use std::sync::atomic::AtomicUsize;
+
+use flotilla_proto::v1::{message::Body, refused::Reason};
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 
 use super::{
     super::{
@@ -6,10 +11,13 @@ use super::{
         region_state::put_state,
         snapshot::Sender,
     },
+    snapshots::INSTALL_IDLE_TIMEOUTS,
     *,
 };
 use crate::{
+    clock,
     ids::{PeerId, RegionId},
+    region::fixture::until,
     storage::{
         batch::WriteBatch,
         engine::{Durability, Engine as _, Family},
@@ -24,6 +32,10 @@ const REGION: RegionId = RegionId(2);
 struct Hung;
 
 impl Inbox for Hung {
+    fn identity(&self) -> Option<Identity> {
+        Some(identity(2))
+    }
+
     fn admit(&self, _: &v1::MessageBatch, _: &Presence) -> Result<(), v1::Refused> {
         Ok(())
     }
@@ -53,10 +65,328 @@ impl Directory for Only {
     }
 }
 
+fn identity(node: u64) -> Identity {
+    Identity { cluster: ClusterId([1; 16]), node: NodeId(node), incarnation: 1 }
+}
+
+/// A transport of node 1, to which every other node is at `address`.
+fn transport_to(address: String) -> Transport {
+    transport_with(Arc::new(Only(address)), Duration::from_secs(60))
+}
+
+fn transport_with(directory: Arc<dyn Directory>, silence_max: Duration) -> Transport {
+    let config = TransportConfig {
+        snapshots_max: 1,
+        snapshot_bytes_per_second: 1 << 40,
+        snapshot_idle_timeout: IDLE,
+        silence_max,
+    };
+    Transport::new(identity(1), directory, config, metrics())
+}
+
+/// What an [`Echo`] does with a message, by its region.
+const ANSWERED: u64 = 1;
+const NEVER_ANSWERED: u64 = 2;
+const ANSWERED_AT_LENGTH: u64 = 3;
+
+/// Answers by what it was asked.
+struct Echo {
+    identity: Identity,
+    delivered: AtomicUsize,
+}
+
+impl Inbox for Echo {
+    fn identity(&self) -> Option<Identity> {
+        Some(self.identity)
+    }
+
+    fn admit(&self, _: &v1::MessageBatch, _: &Presence) -> Result<(), v1::Refused> {
+        Ok(())
+    }
+
+    fn deliver(&self, _: NodeId, message: v1::Message) -> BoxFuture<'static, v1::Message> {
+        self.delivered.fetch_add(1, Ordering::Relaxed);
+        let reason = match message.region_id {
+            ANSWERED => String::new(),
+            ANSWERED_AT_LENGTH => "x".repeat(MESSAGE_BYTES_MAX),
+            _ => return std::future::pending().boxed(),
+        };
+        let done = v1::TransferLeaderResult { accepted: true, reason };
+        async move { answer(&message, Body::TransferResult(done)) }.boxed()
+    }
+
+    fn snapshot(
+        &self,
+        _: v1::SnapshotHeader,
+        _: Presence,
+        _: Streaming<v1::SnapshotChunk>,
+    ) -> BoxFuture<'static, v1::SnapshotResult> {
+        std::future::pending().boxed()
+    }
+}
+
+/// A node that serves an [`Echo`], until it is dropped.
+struct Served {
+    echo: Arc<Echo>,
+    address: String,
+    serving: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl Served {
+    async fn start(identity: Identity) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let echo = Arc::new(Echo { identity, delivered: AtomicUsize::new(0) });
+        let service = RaftService::new(Arc::clone(&echo));
+        let server = tonic::transport::Server::builder().add_service(service);
+        let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        Self { echo, address, serving }
+    }
+
+    fn delivered(&self) -> usize {
+        self.echo.delivered.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+fn message(region: u64, bytes: usize) -> v1::Message {
+    let entry = v1::LogEntry {
+        term: 1,
+        index: 1,
+        payload: Some(v1::log_entry::Payload::Command(vec![7; bytes].into())),
+    };
+    let append = v1::AppendEntries { entries: vec![entry], ..v1::AppendEntries::default() };
+    v1::Message { region_id: region, body: Some(Body::Append(append)), ..v1::Message::default() }
+}
+
+/// A disk or a process that stands still, seen from the node that sends to it.
+#[tokio::test]
+async fn node_that_reads_nothing_is_refused_more_than_the_bound() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let transport = transport_to(listener.local_addr().unwrap().to_string());
+    let mut calls = Vec::new();
+    let refused = loop {
+        let call = transport.call(NodeId(2), Lane::Bulk, message(ANSWERED, 1 << 20));
+        let mut call = Box::pin(call);
+        match call.as_mut().now_or_never() {
+            None => calls.push(call),
+            Some(refused) => break refused.unwrap_err(),
+        }
+        assert!(calls.len() < 100, "no bound");
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(refused.cause, Cause::Full);
+    assert!(refused.is_unsent());
+    assert!((30..=33).contains(&calls.len()), "{} MiB", calls.len());
+    let raft = &transport.metrics().raft;
+    assert_eq!(raft.link_refused_total.get(metrics::LinkLane::Bulk).get(), 1);
+    assert!(raft.link_bytes.get(metrics::LinkLane::Bulk).get() > 30 << 20);
+    // Other lanes have bounds of their own.
+    let mut forward = Box::pin(transport.call(NodeId(2), Lane::Forward, message(ANSWERED, 1)));
+    assert!(forward.as_mut().now_or_never().is_none(), "it is queued");
+    drop(forward);
+
+    // The socket has some of the first ones, maybe. All others surely were not sent.
+    drop(listener);
+    drop(transport);
+    let mut lost = 0;
+    for call in calls {
+        let error = soon("an end", call).await.unwrap_err();
+        lost += usize::from(!error.is_unsent());
+    }
+    assert!(lost <= 10, "{lost} may have been sent, says the transport");
+}
+
+#[tokio::test]
+async fn room_is_given_back_by_answers_and_by_askers_that_go_away() {
+    let node = Served::start(identity(2)).await;
+    let transport = transport_to(node.address.clone());
+    let budget = transport.budget(NodeId(2), Lane::Bulk);
+    let first = transport.call(NodeId(2), Lane::Bulk, message(ANSWERED, 1 << 20));
+    assert!(budget.used() > 1 << 20);
+    soon("an answer", first).await.unwrap();
+    let waiting = transport.call(NodeId(2), Lane::Bulk, message(NEVER_ANSWERED, 1 << 20));
+    until("it to arrive", || node.delivered() == 2).await;
+    assert!(budget.used() > 1 << 20, "it is not answered");
+    drop(waiting);
+    until("all to be given back", || budget.used() == 0).await;
+}
+
+#[tokio::test]
+async fn message_that_is_too_large_is_an_error_of_its_call_alone() {
+    let node = Served::start(identity(2)).await;
+    let transport = transport_to(node.address.clone());
+    let mut bystander =
+        Box::pin(transport.call(NodeId(2), Lane::Forward, message(NEVER_ANSWERED, 1)));
+    let call = |region, bytes| transport.call(NodeId(2), Lane::Forward, message(region, bytes));
+    soon("an answer", call(ANSWERED, 1)).await.unwrap();
+
+    let error = soon("an end", call(ANSWERED, MESSAGE_BYTES_MAX)).await.unwrap_err();
+    assert!(matches!(error.cause, Cause::TooLarge { .. }), "{error}");
+    assert!(error.is_unsent());
+    let answer = soon("an end", call(ANSWERED_AT_LENGTH, 1)).await.unwrap();
+    let Some(Body::Refused(refused)) = answer.body else { panic!("it is too large to be sent") };
+    assert_eq!(refused.reason(), Reason::AnswerTooLarge);
+
+    assert!(bystander.as_mut().now_or_never().is_none(), "the stream goes on");
+    soon("an answer", call(ANSWERED, 1)).await.unwrap();
+    // The largest that there may be does arrive.
+    soon("an answer", call(ANSWERED, MESSAGE_BYTES_MAX - 1024)).await.unwrap();
+}
+
+#[tokio::test]
+async fn message_that_nobody_waits_for_is_not_sent() {
+    let node = Served::start(identity(2)).await;
+    let transport = transport_to(node.address.clone());
+    let given_up: Vec<_> =
+        (0..10).map(|_| transport.call(NodeId(2), Lane::Bulk, message(ANSWERED, 100))).collect();
+    drop(given_up);
+    let call = transport.call(NodeId(2), Lane::Bulk, message(ANSWERED, 100));
+    soon("an answer", call).await.unwrap();
+    assert_eq!(node.delivered(), 1);
+    assert_eq!(transport.budget(NodeId(2), Lane::Bulk).used(), 0);
+}
+
+/// Requests of clients may wait for a leader as long as their deadlines; log entries wait for a disk.
+#[tokio::test]
+async fn node_that_answers_no_log_entries_is_given_up_and_one_that_answers_no_clients_is_not() {
+    let node = Served::start(identity(2)).await;
+    let patience = Duration::from_millis(300);
+    let transport = transport_with(Arc::new(Only(node.address.clone())), patience);
+    let mut forward =
+        Box::pin(transport.call(NodeId(2), Lane::Forward, message(NEVER_ANSWERED, 1)));
+    let stuck = transport.call(NodeId(2), Lane::Bulk, message(NEVER_ANSWERED, 1));
+    let error = soon("an end", stuck).await.unwrap_err();
+    assert!(error.to_string().contains("has answered nothing"), "{error}");
+    assert!(!error.is_unsent());
+    assert!(forward.as_mut().now_or_never().is_none());
+
+    // As long as others are answered it is only slow.
+    let transport = transport_with(Arc::new(Only(node.address.clone())), patience);
+    let mut slow = Box::pin(transport.call(NodeId(2), Lane::Bulk, message(NEVER_ANSWERED, 1)));
+    let started = clock::now();
+    while started.elapsed() < patience * 2 {
+        let call = transport.call(NodeId(2), Lane::Bulk, message(ANSWERED, 1));
+        soon("an answer", call).await.unwrap();
+        tokio::time::sleep(patience / 10).await;
+    }
+    assert!(slow.as_mut().now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn only_the_node_that_was_asked_is_believed() {
+    for (why, answering) in [
+        ("another node", identity(3)),
+        ("another cluster", Identity { cluster: ClusterId([2; 16]), ..identity(2) }),
+    ] {
+        let node = Served::start(answering).await;
+        let transport = transport_to(node.address.clone());
+        let call = transport.call(NodeId(2), Lane::Fast, message(ANSWERED, 1));
+        let error = soon("an end", call).await.unwrap_err();
+        assert!(error.to_string().contains("instead of it"), "{why}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn links_end_with_their_transport() {
+    let node = Served::start(identity(2)).await;
+    let transport = transport_to(node.address.clone());
+    for lane in [Lane::Fast, Lane::Bulk, Lane::Forward] {
+        let call = transport.call(NodeId(2), lane, message(ANSWERED, 1));
+        soon("an answer", call).await.unwrap();
+    }
+    let office = Arc::downgrade(&transport.office);
+    drop(transport);
+    until("the links to end", || office.strong_count() == 0).await;
+}
+
+/// Knows no node.
+struct Nobody;
+
+impl Directory for Nobody {
+    fn peer_address(&self, _: NodeId) -> Option<String> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn link_to_a_node_that_was_removed_goes_away() {
+    let transport = transport_with(Arc::new(Nobody), WAIT);
+    let call = transport.call(NodeId(2), Lane::Fast, message(ANSWERED, 1));
+    let error = soon("an end", call).await.unwrap_err();
+    assert!(error.to_string().contains("address is not known"), "{error}");
+    assert_eq!(transport.links.lock().len(), 1);
+    until("the link to be gone", || transport.links.lock().is_empty()).await;
+    assert_eq!(transport.office.reached.lock().len(), 0);
+}
+
+/// Sends frames as no node of ours would.
+async fn frames(
+    node: &Served,
+    frames: Vec<v1::MessageBatch>,
+) -> Result<Streaming<v1::MessageBatch>, tonic::Status> {
+    let channel = endpoint(&node.address).unwrap().connect().await.unwrap();
+    let mut client = v1::raft_client::RaftClient::new(channel);
+    let (sender, stream) = tokio::sync::mpsc::channel(frames.len());
+    for frame in frames {
+        sender.send(frame).await.unwrap();
+    }
+    // Kept open: a stream that ends takes its answers with it.
+    tokio::spawn(async move { sender.closed().await });
+    client.exchange(ReceiverStream::new(stream)).await.map(tonic::Response::into_inner)
+}
+
+fn frame(lane: Lane, messages: usize) -> v1::MessageBatch {
+    v1::MessageBatch {
+        lane: lane.into(),
+        messages: vec![message(NEVER_ANSWERED, 1); messages],
+        ..v1::MessageBatch::default()
+    }
+}
+
+#[tokio::test]
+async fn frame_with_too_many_messages_is_refused_before_it_is_decoded() {
+    let node = Served::start(identity(2)).await;
+    let mut answers = frames(&node, vec![frame(Lane::Bulk, 2000)]).await.unwrap();
+    let ended = soon("an end", answers.message()).await;
+    assert!(!matches!(ended, Ok(Some(_))), "it is answered: {ended:?}");
+    assert_eq!(node.delivered(), 0);
+}
+
+/// Clients whose requests hang take no more than their share; what comes beyond it is told so at once.
+#[tokio::test]
+async fn clients_requests_beyond_the_bound_are_busy_and_log_entries_wait() {
+    let node = Served::start(identity(2)).await;
+    let many = || vec![1000; 6];
+    let of = |lane| many().into_iter().map(|messages| frame(lane, messages)).collect::<Vec<_>>();
+    let mut answers = frames(&node, of(Lane::Forward)).await.unwrap();
+    let mut busy = 0;
+    while busy < 6000 - 4096 {
+        let batch = soon("refusals", answers.message()).await.unwrap().expect("it is open");
+        for message in batch.messages {
+            let Some(Body::Refused(refused)) = message.body else { panic!("answered") };
+            assert_eq!(refused.reason(), Reason::Busy);
+            busy += 1;
+        }
+    }
+    assert_eq!((busy, node.delivered()), (6000 - 4096, 4096));
+
+    let node = Served::start(identity(2)).await;
+    let mut answers = frames(&node, of(Lane::Bulk)).await.unwrap();
+    until("as many as may be handled", || node.delivered() == 5000).await;
+    assert!(answers.next().now_or_never().is_none(), "nothing is refused");
+    assert_eq!(node.delivered(), 5000, "and one frame beyond the bound is the last");
+}
+
 /// The receiver is alive, as its connection shows, and takes nothing more: its disk hangs.
 #[tokio::test]
 async fn snapshot_that_nobody_takes_is_given_up_and_makes_room() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = tonic::transport::Server::builder().add_service(RaftService::new(Arc::new(Hung)));
     let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -69,21 +399,16 @@ async fn snapshot_that_nobody_takes_is_given_up_and_makes_room() {
         batch.put(Family::Default, format!("k-{row:02}").as_bytes(), &vec![7; 512 << 10]);
     }
     data.write(&batch, Durability::Synced).unwrap();
-    let transport = Transport::new(
-        Identity { cluster: ClusterId([1; 16]), node: NodeId(1), incarnation: 1 },
-        Arc::new(Only(address)),
-        TransportConfig {
-            snapshots_max: 1,
-            snapshot_bytes_per_second: 1 << 40,
-            snapshot_idle_timeout: IDLE,
-        },
-        metrics(),
-    );
+    let transport = transport_to(address);
+    let send = async |header, sender| {
+        let turn = transport.snapshot_turn().await;
+        transport.send_snapshot(turn, NodeId(2), header, sender).await
+    };
     for attempt in 0..2 {
         let sender = Sender::open(data.as_ref(), REGION, 256 << 10).unwrap();
         let header = v1::SnapshotHeader { region_id: REGION.0, ..v1::SnapshotHeader::default() };
-        let sent = soon("an end", transport.send_snapshot(NodeId(2), header, sender)).await;
-        let reason = sent.unwrap_err().reason;
+        let sent = soon("an end", send(header, sender)).await;
+        let reason = sent.unwrap_err().to_string();
         assert!(reason.contains("has taken nothing"), "attempt {attempt}: {reason}");
     }
     // All of it fits the windows, and then no answer comes.
@@ -94,8 +419,8 @@ async fn snapshot_that_nobody_takes_is_given_up_and_makes_room() {
     let sender = Sender::open(data.as_ref(), REGION, 256 << 10).unwrap();
     let header = v1::SnapshotHeader { region_id: REGION.0, ..v1::SnapshotHeader::default() };
     let started = clock::now();
-    let sent = soon("an end", transport.send_snapshot(NodeId(2), header, sender)).await;
-    let reason = sent.unwrap_err().reason;
+    let sent = soon("an end", send(header, sender)).await;
+    let reason = sent.unwrap_err().to_string();
     assert!(reason.contains("does not say"), "{reason}");
     let took = started.elapsed();
     assert!(took >= IDLE * INSTALL_IDLE_TIMEOUTS && took < WAIT, "{took:?}");

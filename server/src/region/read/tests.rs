@@ -13,7 +13,8 @@ use crate::{
     raft::{
         CommandBytes, Entry,
         convert::log_id,
-        log_store::{LogBounds, PeerLog},
+        fixture::log_bounds,
+        log_store::PeerLog,
         log_writer::{LogWriter, LogWriterConfig},
         region_state::put_state,
         state_machine::StateMachine,
@@ -52,7 +53,7 @@ fn open(data: Arc<dyn Engine>) -> StateMachine {
     let on_failure = Box::new(|reason| panic!("{reason}"));
     let (writer, _) =
         LogWriter::start(Arc::clone(&engine), config, Arc::clone(&metrics), on_failure).unwrap();
-    let bounds = LogBounds { tail_bytes_max: 1 << 20, read_bytes_max: 1 << 20 };
+    let bounds = log_bounds();
     let log = PeerLog::open(REGION, engine, Arc::clone(&data), writer.clone(), bounds).unwrap();
     writer.stop();
     StateMachine::open(REGION, PEER, data, log, metrics).unwrap()

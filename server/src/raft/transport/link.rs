@@ -1,0 +1,389 @@
+//! The sending end of one lane to one node: what waits for it, and the stream that carries it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use flotilla_proto::v1;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming, codegen::http::uri::PathAndQuery, transport::Channel};
+
+use super::{
+    Cause, Lane, Office,
+    budget::{Budget, Taken},
+    connect,
+    frame::{FRAME_BYTES_ACCEPTED, FrameCodec, MESSAGE_BYTES_MAX, fits},
+};
+use crate::{clock, handoff, ids::NodeId};
+
+/// Bound: messages that may wait for one stream, if their bytes do not bound them earlier.
+const QUEUE_MAX: usize = 16_384;
+/// Bounds: bytes of requests of one lane to one node that are not answered; more are refused, and log
+/// entries are not read from the log. They lie in this process until the socket takes them.
+const FAST_BYTES_MAX: usize = 8 << 20;
+const BULK_BYTES_MAX: usize = 32 << 20;
+const FORWARD_BYTES_MAX: usize = 32 << 20;
+/// What a client's request counts at least, for its answer; so there are 4096 of them at most.
+const FORWARD_BYTES_MIN: usize = 8 << 10;
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+/// Short: a node that is back is not heard of before, and it may be needed for a quorum.
+pub const BACKOFF_MAX: Duration = Duration::from_millis(200);
+/// How often a link looks whether its node still belongs to the cluster.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+pub(super) const EXCHANGE: &str = "/flotilla.v1.Raft/Exchange";
+
+pub(super) type Links = Mutex<HashMap<(NodeId, Lane), Link>>;
+type Answer = Result<v1::Message, Cause>;
+
+/// A message that waits for its stream.
+struct Outgoing {
+    message: v1::Message,
+    bytes: usize,
+    answer: handoff::Sender<Answer>,
+    _taken: Arc<Taken>,
+}
+
+/// Where messages for one lane of a node are left.
+pub(super) struct Link {
+    queue: mpsc::Sender<Outgoing>,
+    budget: Arc<Budget>,
+}
+
+/// A message that was left, and what it comes to.
+pub(super) struct Called {
+    answer: tokio::sync::oneshot::Receiver<Answer>,
+    /// Given back when it is answered or nobody waits any more, and the message is in the socket or
+    /// nowhere.
+    _taken: Arc<Taken>,
+}
+
+impl Called {
+    pub(super) async fn answered(self) -> Answer {
+        let lost = || Err(Cause::Lost("the connection was given up".to_owned()));
+        self.answer.await.unwrap_or_else(|_| lost())
+    }
+}
+
+impl Link {
+    pub(super) fn open(office: &Arc<Office>, node: NodeId, lane: Lane) -> Self {
+        let bytes_max = match lane {
+            Lane::Bulk => BULK_BYTES_MAX,
+            Lane::Forward => FORWARD_BYTES_MAX,
+            Lane::Fast | Lane::Unspecified => FAST_BYTES_MAX,
+        };
+        let (queue, queued) = mpsc::channel(QUEUE_MAX);
+        let budget =
+            Budget::new(bytes_max, office.metrics.raft.link_bytes.get(lane.into()).clone());
+        let reached = office.reached(node);
+        let run = Run { office: Arc::clone(office), node, lane, reached };
+        tokio::spawn(run.until_dropped(queued));
+        Self { queue, budget }
+    }
+
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Leaves a message. What is refused here surely was not sent.
+    pub(super) fn leave(
+        &self,
+        lane: Lane,
+        message: v1::Message,
+        bytes: usize,
+    ) -> Result<Called, Cause> {
+        if bytes > MESSAGE_BYTES_MAX {
+            return Err(Cause::TooLarge { bytes });
+        }
+        let counted = if lane == Lane::Forward { bytes.max(FORWARD_BYTES_MIN) } else { bytes };
+        let taken = Arc::new(self.budget.try_take(counted).ok_or(Cause::Full)?);
+        let (sender, answer) = handoff::channel();
+        let outgoing = Outgoing { message, bytes, answer: sender, _taken: Arc::clone(&taken) };
+        match self.queue.try_send(outgoing) {
+            Ok(()) => Ok(Called { answer, _taken: taken }),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Cause::Full),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                Err(Cause::Unsent("this node is shutting down".to_owned()))
+            }
+        }
+    }
+}
+
+/// What runs one link.
+struct Run {
+    office: Arc<Office>,
+    node: NodeId,
+    lane: Lane,
+    /// Told when a stream to the node is open.
+    reached: watch::Sender<u64>,
+}
+
+impl Run {
+    /// Owns the stream to one node on one lane, until the transport is dropped or the node is gone.
+    async fn until_dropped(self, mut queued: mpsc::Receiver<Outgoing>) {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let first = tokio::select! {
+                next = queued.recv() => match next {
+                    Some(first) => first,
+                    None => return,
+                },
+                () = tokio::time::sleep(LOOK_INTERVAL) => {
+                    if self.is_unknown() && self.leave_map(&mut queued) {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            if first.answer.is_closed() {
+                continue;
+            }
+            match connect(&self.office, self.node).await {
+                Ok(channel) => {
+                    let began = clock::monotonic();
+                    let error = self.run_stream(channel, first, &mut queued).await;
+                    tracing::debug!(node = %self.node, lane = ?self.lane, error, "stream ended");
+                    if began.elapsed() > BACKOFF_MAX {
+                        backoff = BACKOFF_MIN;
+                    }
+                }
+                Err(reason) => {
+                    tracing::debug!(node = %self.node, lane = ?self.lane, reason, "cannot connect");
+                    fail(first, &reason);
+                }
+            }
+            // What comes while we may not try again fails at once: nobody waits for a dead node.
+            let retry = tokio::time::sleep(clock::jitter(backoff));
+            tokio::pin!(retry);
+            loop {
+                tokio::select! {
+                    () = &mut retry => break,
+                    next = queued.recv() => match next {
+                        Some(outgoing) => fail(outgoing, "waiting to reconnect"),
+                        None => return,
+                    },
+                }
+            }
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.office.directory.peer_address(self.node).is_none()
+    }
+
+    /// Makes nobody find this link any more, unless somebody just did.
+    fn leave_map(&self, queued: &mut mpsc::Receiver<Outgoing>) -> bool {
+        let Some(links) = self.office.links.upgrade() else { return true };
+        // Ordering: messages are left under this lock, so none comes between the look and the end.
+        let mut links = links.lock();
+        if !queued.is_empty() {
+            return false;
+        }
+        links.remove(&(self.node, self.lane));
+        self.office.forget(self.node);
+        tracing::info!(node = %self.node, lane = ?self.lane, "node is gone, its link is closed");
+        true
+    }
+
+    /// Runs one stream until it fails. Whatever was sent and has no answer then fails with it.
+    async fn run_stream(
+        &self,
+        channel: Channel,
+        first: Outgoing,
+        queued: &mut mpsc::Receiver<Outgoing>,
+    ) -> String {
+        let mut pending = Pending::default();
+        pending.push(first);
+        let mut waiting = HashMap::new();
+        let error = self.exchange(channel, &mut pending, &mut waiting, queued).await;
+        // What was not in a frame surely was not sent.
+        for outgoing in pending.messages {
+            fail(outgoing, &error);
+        }
+        for answer in waiting.into_values() {
+            answer.send(Err(Cause::Lost(error.clone())));
+        }
+        error
+    }
+
+    async fn exchange(
+        &self,
+        channel: Channel,
+        pending: &mut Pending,
+        waiting: &mut HashMap<u64, handoff::Sender<Answer>>,
+        queued: &mut mpsc::Receiver<Outgoing>,
+    ) -> String {
+        let mut client = tonic::client::Grpc::new(channel)
+            .max_decoding_message_size(FRAME_BYTES_ACCEPTED)
+            .max_encoding_message_size(FRAME_BYTES_ACCEPTED);
+        let (frames, stream) = mpsc::channel(2);
+        let opening = async {
+            client.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
+            let path = PathAndQuery::from_static(EXCHANGE);
+            client.streaming(Request::new(ReceiverStream::new(stream)), path, FrameCodec).await
+        };
+        tokio::pin!(opening);
+        let mut sweep_at = 4096;
+        let mut answers: Option<Streaming<v1::MessageBatch>> = None;
+        let patience = self.office.config.silence_max;
+        let mut progress = Instant::now();
+        let silence = sleep_until(progress + patience);
+        let look = tokio::time::sleep(LOOK_INTERVAL);
+        tokio::pin!(silence, look);
+        loop {
+            // Answers are read also while there is no room to send. The other side stops reading while
+            // its answers find no room: if both waited for the other to read, both would for ever.
+            tokio::select! {
+                opened = &mut opening, if answers.is_none() => match opened {
+                    Ok(response) => {
+                        answers = Some(response.into_inner());
+                        self.reached.send_modify(|times| *times += 1);
+                    }
+                    Err(status) => return status.to_string(),
+                },
+                answer = next_answer(&mut answers) => match answer {
+                    Ok(Some(batch)) => {
+                        progress = Instant::now();
+                        if let Err(stranger) = self.take_answers(batch, waiting) {
+                            return stranger;
+                        }
+                    }
+                    Ok(None) => return "closed by the other side".to_owned(),
+                    Err(status) => return status.to_string(),
+                },
+                room = frames.reserve(), if !pending.messages.is_empty() => {
+                    let Ok(room) = room else { return "the stream was closed".to_owned() };
+                    progress = Instant::now();
+                    let batch = self.frame(pending, waiting);
+                    if !batch.messages.is_empty() {
+                        self.office.metrics.raft.add_messages(&batch.messages);
+                        room.send(batch);
+                    }
+                    if waiting.len() > sweep_at {
+                        waiting.retain(|_, answer| !answer.is_closed());
+                        sweep_at = waiting.len() * 2 + 4096;
+                    }
+                },
+                next = queued.recv(), if pending.fits() => match next {
+                    Some(outgoing) => {
+                        pending.push(outgoing);
+                        // One turn of the runtime, so that whoever can speak now shares the frame.
+                        tokio::task::yield_now().await;
+                        while pending.fits() {
+                            let Ok(outgoing) = queued.try_recv() else { break };
+                            pending.push(outgoing);
+                        }
+                    }
+                    None => return "shutting down".to_owned(),
+                },
+                // Log entries are answered as soon as they are on the disk, whatever the load; so when
+                // nothing at all gets on, the node is stuck, or what is between. What waits for its turn
+                // in this process does not count, nor do the requests of clients, which may wait for
+                // a leader.
+                () = &mut silence, if self.lane == Lane::Bulk => {
+                    waiting.retain(|_, answer| !answer.is_closed());
+                    let is_idle = waiting.is_empty() && pending.messages.is_empty();
+                    if is_idle {
+                        progress = Instant::now();
+                    }
+                    if progress + patience <= Instant::now() {
+                        return format!("it has answered nothing for {patience:?}");
+                    }
+                    silence.as_mut().reset(progress + patience);
+                }
+                () = &mut look => {
+                    if self.is_unknown() {
+                        return "the node does not belong to the cluster".to_owned();
+                    }
+                    look.as_mut().reset(Instant::now() + LOOK_INTERVAL);
+                }
+            }
+        }
+    }
+
+    /// A frame of what waits, but for what nobody waits for any more.
+    fn frame(
+        &self,
+        pending: &mut Pending,
+        waiting: &mut HashMap<u64, handoff::Sender<Answer>>,
+    ) -> v1::MessageBatch {
+        let identity = &self.office.identity;
+        let mut batch = v1::MessageBatch {
+            cluster_id: bytes::Bytes::copy_from_slice(&identity.cluster.0),
+            to_node: self.node.0,
+            from_node: identity.node.0,
+            from_incarnation: identity.incarnation,
+            lane: self.lane.into(),
+            messages: Vec::with_capacity(pending.messages.len()),
+        };
+        pending.bytes = 0;
+        for Outgoing { message, answer, .. } in pending.messages.drain(..) {
+            if !answer.is_closed() {
+                waiting.insert(message.request_id, answer);
+                batch.messages.push(message);
+            }
+        }
+        batch
+    }
+
+    /// Hands answers to whoever waits for them. A refusal is believed whoever it is from; anything else
+    /// only from the node that was asked.
+    fn take_answers(
+        &self,
+        batch: v1::MessageBatch,
+        waiting: &mut HashMap<u64, handoff::Sender<Answer>>,
+    ) -> Result<(), String> {
+        let identity = &self.office.identity;
+        let is_asked = batch.cluster_id[..] == identity.cluster.0
+            && batch.from_node == self.node.0
+            && batch.to_node == identity.node.0;
+        for message in batch.messages {
+            if !is_asked && !matches!(message.body, Some(v1::message::Body::Refused(_))) {
+                let from = batch.from_node;
+                return Err(format!(
+                    "node {from}, maybe of another cluster, answers instead of it"
+                ));
+            }
+            if let Some(answer) = waiting.remove(&message.request_id) {
+                answer.send(Ok(message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What goes into the next frame.
+#[derive(Default)]
+struct Pending {
+    messages: Vec<Outgoing>,
+    bytes: usize,
+}
+
+impl Pending {
+    fn fits(&self) -> bool {
+        fits(self.messages.len(), self.bytes)
+    }
+
+    fn push(&mut self, outgoing: Outgoing) {
+        if !outgoing.answer.is_closed() {
+            self.bytes += outgoing.bytes;
+            self.messages.push(outgoing);
+        }
+    }
+}
+
+async fn next_answer(
+    answers: &mut Option<Streaming<v1::MessageBatch>>,
+) -> Result<Option<v1::MessageBatch>, Status> {
+    match answers {
+        Some(answers) => answers.message().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn fail(outgoing: Outgoing, reason: &str) {
+    outgoing.answer.send(Err(Cause::Unsent(reason.to_owned())));
+}

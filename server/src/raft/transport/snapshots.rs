@@ -1,0 +1,159 @@
+//! Sending the state of regions, each on a connection of its own, and all of them within one rate.
+
+use std::{sync::Arc, time::Duration};
+
+use flotilla_proto::v1::{self, raft_client::RaftClient};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Response;
+
+use super::{Cause, Transport, Undelivered, connect, frame::FRAME_BYTES_ACCEPTED};
+use crate::{clock, ids::NodeId, raft::snapshot::Sender};
+
+/// Bound: idle timeouts that a receiver may take to install what it has all of.
+pub(super) const INSTALL_IDLE_TIMEOUTS: u32 = 10;
+
+/// What the snapshots that this node sends share.
+pub(super) struct Shipping {
+    turns: Arc<Semaphore>,
+    rate: Arc<Rate>,
+}
+
+impl Shipping {
+    pub(super) fn new(at_once_max: usize, bytes_per_second_max: u64) -> Self {
+        Self {
+            turns: Arc::new(Semaphore::new(at_once_max.max(1))),
+            rate: Arc::new(Rate {
+                bytes_per_second_max: bytes_per_second_max.max(1),
+                paid_until: Mutex::new(clock::monotonic()),
+            }),
+        }
+    }
+}
+
+/// The right to send a snapshot. What is to be sent is pinned once it is there, and not before: who waits
+/// for hours must not keep the disk of what was deleted meanwhile.
+#[derive(Clone)]
+pub struct SnapshotTurn {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// Bytes per second, over all snapshots.
+struct Rate {
+    bytes_per_second_max: u64,
+    /// When all that was sent so far is within the bound.
+    paid_until: Mutex<std::time::Instant>,
+}
+
+impl Rate {
+    /// Time to wait after these bytes were sent.
+    fn pay(&self, bytes: usize) -> Duration {
+        let now = clock::monotonic();
+        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second_max as f64);
+        let mut paid_until = self.paid_until.lock();
+        *paid_until = (*paid_until).max(now) + cost;
+        paid_until.saturating_duration_since(now)
+    }
+}
+
+impl Transport {
+    /// Waits for the right to send a snapshot.
+    ///
+    /// # Cancel safety
+    /// Dropped, the place in the queue is lost.
+    pub async fn snapshot_turn(&self) -> SnapshotTurn {
+        let turn = Arc::clone(&self.shipping.turns).acquire_owned().await;
+        let permit = turn.expect("the semaphore is never closed");
+        SnapshotTurn { _permit: Arc::new(permit) }
+    }
+
+    /// Sends a region's snapshot on a connection of its own.
+    ///
+    /// # Errors
+    /// When the transfer did not complete; the receiver is then as it was.
+    pub async fn send_snapshot(
+        &self,
+        turn: SnapshotTurn,
+        node: NodeId,
+        header: v1::SnapshotHeader,
+        mut sender: Sender,
+    ) -> Result<v1::SnapshotResult, Undelivered> {
+        let lost = |reason: String| Undelivered { node, cause: Cause::Lost(reason) };
+        let channel = connect(&self.office, node).await.map_err(lost)?;
+        let (chunks, stream) = mpsc::channel(2);
+        let rate = Arc::clone(&self.shipping.rate);
+        let idle = self.office.config.snapshot_idle_timeout;
+        let metrics = Arc::clone(&self.office.metrics);
+        let runtime = tokio::runtime::Handle::current();
+        let while_read = turn.clone();
+        let mut reader = tokio::task::spawn_blocking(move || -> Result<(), String> {
+            let _turn = while_read;
+            let header = v1::SnapshotChunk { body: Some(v1::snapshot_chunk::Body::Header(header)) };
+            let mut next = Some(header);
+            while let Some(chunk) = next {
+                let bytes = match &chunk.body {
+                    Some(v1::snapshot_chunk::Body::Rows(rows)) => rows.rows.len(),
+                    _ => 0,
+                };
+                metrics.raft.add_snapshot_bytes(bytes as u64);
+                let taken = runtime.block_on(async {
+                    tokio::time::timeout(idle, chunks.send(chunk))
+                        .await
+                        .map_err(|_| format!("the receiver has taken nothing for {idle:?}"))
+                })?;
+                if taken.is_err() {
+                    return Ok(()); // the receiver answered or went away; its answer decides
+                }
+                pause(rate.pay(bytes));
+                fail::fail_point!("snapshot-while-sending");
+                next =
+                    sender.next_chunk().map_err(|error| format!("read the snapshot: {error}"))?;
+            }
+            Ok(())
+        });
+        let mut client = RaftClient::new(channel)
+            .max_decoding_message_size(FRAME_BYTES_ACCEPTED)
+            .max_encoding_message_size(FRAME_BYTES_ACCEPTED);
+        let read_to_end = |read: Result<Result<(), String>, tokio::task::JoinError>| {
+            read.map_err(|error| lost(format!("read the snapshot: {error}")))?.map_err(lost)
+        };
+        let calling = client.snapshot(ReceiverStream::new(stream));
+        tokio::pin!(calling);
+        let answer = tokio::select! {
+            answer = &mut calling => {
+                read_to_end(reader.await)?;
+                answer
+            }
+            read = &mut reader => {
+                // Given up, the call goes with its stream, and the receiver sees it break off.
+                read_to_end(read)?;
+                tokio::time::timeout(idle * INSTALL_IDLE_TIMEOUTS, calling)
+                    .await
+                    .map_err(|_| lost("it does not say that it has installed it".to_owned()))?
+            }
+        };
+        drop(turn);
+        answer.map(Response::into_inner).map_err(|status| lost(status.to_string()))
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a rate limit, on a thread of its own")]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_share_one_rate() {
+        let shipping = Shipping::new(3, 1_000);
+        let waits: Vec<Duration> = (0..3).map(|_| shipping.rate.pay(500)).collect();
+        for (wait, want) in waits.iter().zip([0.5, 1.0, 1.5]) {
+            let wait = wait.as_secs_f64();
+            assert!(wait <= want && wait > want - 0.2, "{wait} of {want} s");
+        }
+    }
+}
