@@ -26,7 +26,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Series, by the beginning of their names and labels, that may stand still here, and why. What is
 /// not on this list and stays 0 on every node is not fed.
 const STILL: &[(&str, &str)] = &[
-    (r#"flotilla_busy_total{queue="cluster"}"#, "queues that this test does not fill"),
+    (r#"flotilla_busy_total{queue="answers"}"#, "queues that this test does not fill"),
+    (r#"flotilla_busy_total{queue="cluster"}"#, "as above"),
+    (r#"flotilla_busy_total{queue="connections"}"#, "as above"),
     (r#"flotilla_busy_total{queue="forwards"}"#, "as above"),
     (r#"flotilla_busy_total{queue="other"}"#, "for a queue that is not known"),
     (r#"flotilla_busy_total{queue="proposal_bytes"}"#, "as above"),
