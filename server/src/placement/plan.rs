@@ -46,6 +46,8 @@ enum Urgency {
     Move,
     /// There are too many.
     Surplus,
+    /// All is there, and more than need be would be lost with one zone or host.
+    Spread,
 }
 
 /// What a checker wants done to a region.
@@ -60,6 +62,8 @@ struct Wish {
 enum Act {
     /// Add a learner; on which node is chosen when its turn comes.
     Add,
+    /// As [`Act::Add`], for a voter that is to go then.
+    AddInstead(PeerId),
     Change(v1::ChangePeers),
     /// Hand over to the voter that suits best when its turn comes.
     HandOver,
@@ -83,7 +87,7 @@ pub fn plan(
     let mut wishes = Vec::new();
     let mut content = Vec::new();
     for region in view.regions().values() {
-        if ordered.contains(&region.id()) || !region.is_fresh(config, now_ms) {
+        if ordered.contains(&region.id()) || !view.is_fresh(region, config, now_ms) {
             continue;
         }
         let members = Members::of(view, region, nodes.all(), config, now_ms);
@@ -135,6 +139,7 @@ fn wish(
         .or_else(|| repair::vacate(members, replicas, nodes))
         .or_else(|| repair::drop_surplus(members, replicas, nodes))
         .or_else(|| leaders::away(members, nodes))
+        .or_else(|| repair::spread(members, replicas, nodes))
 }
 
 /// The step that fulfils a wish, if it still can be after those before it.
@@ -153,8 +158,11 @@ fn grant(
             nodes.lead_moved(region.leader.map(|leader| leader.node), to.node);
             Some(step(region, reason, transfer(to.peer)))
         }
-        Act::Add => {
-            let node = nodes.best_for(members)?;
+        Act::Add | Act::AddInstead(_) => {
+            let node = match act {
+                Act::AddInstead(old) => nodes.apart_from(members, old)?,
+                _ => nodes.best_for(members)?,
+            };
             let peer = ids()?;
             nodes.learner_added(node);
             let add = v1::AddLearnerPeer { peer_id: peer.0, node_id: node.0 };

@@ -6,7 +6,7 @@ use flotilla_proto::v1::{self, step::Action};
 
 use super::SYSTEM_VOTERS_MAX;
 use crate::{
-    ids::{NodeId, RegionId},
+    ids::{NodeId, PeerId, RegionId},
     placement::{
         config::PlacementConfig,
         peers::{Member, Members, Standing},
@@ -75,15 +75,69 @@ impl Nodes {
     pub(super) fn best_for(&self, members: &Members) -> Option<NodeId> {
         self.all
             .values()
-            .filter(|node| {
-                node.state() == v1::NodeState::Up
-                    && node.is_alive()
-                    && !node.disk_critical
-                    && node.learners < self.learners_per_node_max
-                    && !members.iter().any(|member| member.node == node.id())
-            })
+            .filter(|node| self.may_take(node, members))
             .min_by_key(|node| (self.crowding(node, members), node.peers, node.id()))
             .map(NodeView::id)
+    }
+
+    /// The voter that shares the most failure domains with the others, and with how many of them. Never the
+    /// leader.
+    pub(super) fn most_crowded<'a>(
+        &self,
+        members: &'a Members,
+    ) -> Option<(&'a Member, [usize; DOMAINS.len()])> {
+        members
+            .voters()
+            .filter(|member| !member.leader && member.standing == Standing::Stays)
+            .filter_map(|member| {
+                let node = self.get(member.node)?;
+                Some((member, self.shared(node, members, member.peer)))
+            })
+            .max_by_key(|(member, shared)| (*shared, member.peer))
+    }
+
+    /// How many voters but `old` share each failure domain with `node`: what a peer there in its place
+    /// would be lost together with.
+    pub(super) fn shared(
+        &self,
+        node: &NodeView,
+        members: &Members,
+        old: PeerId,
+    ) -> [usize; DOMAINS.len()] {
+        DOMAINS.map(|domain| {
+            let Some(here) = node.label(domain) else { return 0 };
+            members
+                .voters()
+                .filter(|member| member.peer != old && member.node != node.id())
+                .filter_map(|member| self.get(member.node)?.label(domain))
+                .filter(|there| *there == here)
+                .count()
+        })
+    }
+
+    /// The node where a peer would share fewer failure domains with the other voters than `old` does, if
+    /// there is one.
+    pub(super) fn apart_from(&self, members: &Members, old: PeerId) -> Option<NodeId> {
+        let leaves = members.voters().find(|member| member.peer == old)?;
+        let from = self.get(leaves.node)?;
+        let now = self.shared(from, members, old);
+        let (then, _, node) = self
+            .all
+            .values()
+            .filter(|node| self.may_take(node, members))
+            // Whether a node without a label is apart from the others nobody knows.
+            .filter(|node| {
+                DOMAINS.iter().all(|name| from.label(name).is_none() || node.label(name).is_some())
+            })
+            .map(|node| (self.shared(node, members, old), node.peers, node.id()))
+            .min()?;
+        (then < now).then_some(node)
+    }
+
+    fn may_take(&self, node: &NodeView, members: &Members) -> bool {
+        node.may_receive()
+            && node.learners < self.learners_per_node_max
+            && !members.iter().any(|member| member.node == node.id())
     }
 
     /// The most superfluous of a region's voters: in the most shared failure domains, on the

@@ -127,7 +127,8 @@ pub(super) fn drop_surplus(members: &Members, replicas: usize, nodes: &Nodes) ->
             return wish;
         }
     }
-    let wanted = replicas.saturating_sub(staying(members));
+    let spreads = usize::from(spreading(members, nodes).is_some());
+    let wanted = replicas.saturating_sub(staying(members)) + spreads;
     // The furthest are kept; one on a silent node is kept only while there is no other.
     let mut learners: Vec<&Member> = members.learners().collect();
     learners.sort_by_key(|learner| {
@@ -136,6 +137,49 @@ pub(super) fn drop_surplus(members: &Members, replicas: usize, nodes: &Nodes) ->
     let idle = learners.get(wanted)?;
     let reason = format!("remove learner {}: it is not needed", idle.peer);
     remove(members, idle.peer, Urgency::Surplus, reason)
+}
+
+/// A region that wants nothing else is spread over failure domains: of two voters that one zone or one host
+/// would take together, one moves to where it shares less.
+///
+/// Each move takes a peer from where it shares domains with more of the others to where it shares them with
+/// fewer, so the sum over all pairs falls with every move: it comes to rest and cannot go in circles.
+pub(super) fn spread(members: &Members, replicas: usize, nodes: &Nodes) -> Option<Wish> {
+    if staying(members) != replicas || kept(members) != replicas {
+        return None;
+    }
+    if let Some((learner, old)) = spreading(members, nodes) {
+        if !learner.caught_up {
+            return None;
+        }
+        let reason = format!(
+            "promote peer {} in place of peer {}, which shares a failure domain",
+            learner.peer, old.peer
+        );
+        return promote(members, learner, Some(old.peer), reason);
+    }
+    if members.learners().next().is_some() {
+        return None;
+    }
+    let (old, _) = nodes.most_crowded(members)?;
+    nodes.apart_from(members, old.peer)?;
+    Some(Wish {
+        urgency: Urgency::Spread,
+        reason: format!("move peer {}: it shares a failure domain with another", old.peer),
+        act: Act::AddInstead(old.peer),
+    })
+}
+
+/// A learner that is to take the place of a voter with which others share failure domains, and that voter.
+fn spreading<'a>(members: &'a Members, nodes: &Nodes) -> Option<(&'a Member, &'a Member)> {
+    let (old, now) = nodes.most_crowded(members)?;
+    let learner = members
+        .learners()
+        .filter(|learner| learner.standing == Standing::Stays && is_alive(learner, nodes))
+        .find(|learner| {
+            nodes.get(learner.node).is_some_and(|node| nodes.shared(node, members, old.peer) < now)
+        })?;
+    Some((learner, old))
 }
 
 /// A leader whose node is not in service hands over.

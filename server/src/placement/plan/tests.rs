@@ -53,6 +53,28 @@ fn check(replication_factor: u32, rows: &[(&str, &str, &str, &str)]) {
 }
 
 #[test]
+fn region_that_wants_nothing_else_is_spread_over_failure_domains() {
+    let zones = "1:up@a 2:up@b 3:up@a 4:up@c";
+    check(
+        3,
+        &[
+            ("two in one zone", zones, "1* 2 3", "add 4"),
+            ("the leader stays", zones, "1 2 3*", "add 4"),
+            ("first the learner catches up", zones, "1* 2 3 4l-", ""),
+            ("then they change places", zones, "1* 2 3 4l", "+4 -3"),
+            ("and whoever leads stays", zones, "1 2 3* 4l", "+4 -1"),
+            ("spread as it can be", zones, "1* 2 4", ""),
+            ("nowhere is better", "1:up@a 2:up@b 3:up@a 4:up@b", "1* 2 3", ""),
+            ("by host in one zone", "1:up@a/x 2:up@a/y 3:up@a/y 4:up@a/z", "1* 2 3", "add 4"),
+            ("zone before host", "1:up@a/x 2:up@b/y 3:up@a/z 4:up@c/x", "1* 2 3", "add 4"),
+            ("a node that says not where it is", "1:up@a 2:up@b 3:up@a 4:up", "1* 2 3", ""),
+            ("a node that is not heard", "1:up@a 2:up@b 3:up@a 4:off@c", "1* 2 3", ""),
+            ("what is down is replaced first", "1:up@a 2:up@a 3:down@b 4:up@c", "1* 2 3", "add 4"),
+        ],
+    );
+}
+
+#[test]
 fn healthy_region_is_left_alone() {
     check(
         3,
@@ -366,7 +388,9 @@ fn ordered_region_is_not_planned_again_until_it_moved() {
     assert_eq!(after.orders_for(crate::ids::NodeId(1), &config, NOW_MS), [], "it was done");
 
     let late = NOW_MS + 10_000;
-    view.hear(fixture.heartbeat(1), late);
+    for node in 1..=3 {
+        view.hear(fixture.heartbeat(node), late);
+    }
     assert_eq!(view.orders_for(crate::ids::NodeId(1), &config, late), [], "it was lost");
     view.settle_orders(&config, late);
     let again = plan(&view, &config, late, &mut || Some(PeerId(900_002)));
