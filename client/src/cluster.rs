@@ -1,8 +1,17 @@
 //! Membership, routing and state of the cluster.
 
+use std::time::Duration;
+
 use flotilla_proto::v1;
+use tokio::time::{Instant, sleep};
 
 use crate::{Client, Error, call::Audience};
+
+/// How often a check is asked how far it is; it takes as long as its region is large.
+const CHECK_POLL_MIN: Duration = Duration::from_millis(20);
+const CHECK_POLL_MAX: Duration = Duration::from_secs(1);
+/// Bound: wait for peers of a check that do not answer at all.
+const CHECK_UNANSWERED_MAX: Duration = Duration::from_secs(10);
 
 /// The cluster's own operations, made by [`Client::cluster`].
 ///
@@ -89,20 +98,74 @@ impl Cluster {
         locate(LocateRequest) -> LocateResponse
     }
     operation! {
-        /// Compares the checksums of a region's peers at one applied index.
+        /// Starts to compare the checksums of a region's peers at one applied index, or tells how far
+        /// that is; see [`Cluster::compare_peers`].
         check_region(CheckRegionRequest) -> CheckRegionResponse
     }
 
-    /// The regions that cover a range, with their leaders as last seen. The route table learns them.
+    /// Compares the checksums of a region's peers at one applied index, and waits for all of them: no
+    /// longer than `patience`, nor than a while for peers whose nodes do not answer. Those that were not
+    /// compared by then are still `pending`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn compare_peers(
+        &self,
+        region_id: u64,
+        patience: Duration,
+    ) -> Result<v1::CheckRegionResponse, Error> {
+        let deadline = Instant::now() + patience;
+        let mut request = v1::CheckRegionRequest { region_id, check_id: 0 };
+        let mut response = self.check_region(request).await?;
+        request.check_id = response.check_id;
+        let mut pause = CHECK_POLL_MIN;
+        let mut answered = Instant::now();
+        while !response.done {
+            let now = Instant::now();
+            // Who computes says so; nobody waits long for a peer that says nothing.
+            if response.peers.iter().any(|peer| peer.pending && peer.error.is_empty()) {
+                answered = now;
+            }
+            if now + pause >= deadline || now.duration_since(answered) >= CHECK_UNANSWERED_MAX {
+                break;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(CHECK_POLL_MAX);
+            match self.check_region(request).await {
+                Ok(next) => response = next,
+                Err(error) if now.duration_since(answered) >= CHECK_UNANSWERED_MAX / 2 => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(response)
+    }
+
+    /// The regions that cover a range, as the placement driver knows them; all pages, up to the
+    /// request's limit. The route table learns them.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn list_regions(
         &self,
-        request: v1::ListRegionsRequest,
+        mut request: v1::ListRegionsRequest,
     ) -> Result<v1::ListRegionsResponse, Error> {
-        let response = self.client.call(request).await?;
-        self.client.shared.learn(response.regions.clone());
-        Ok(response)
+        let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+        let mut all = v1::ListRegionsResponse::default();
+        loop {
+            let page = self.client.call(request.clone()).await?;
+            self.client.shared.learn(page.regions.clone());
+            let is_last = page.next_page_token.is_empty() || page.regions.is_empty();
+            all.regions.extend(page.regions);
+            all.told_by_node = all.told_by_node.max(page.told_by_node);
+            if is_last || (limit > 0 && all.regions.len() >= limit) {
+                return Ok(all);
+            }
+            if limit > 0 {
+                request.limit = u32::try_from(limit - all.regions.len()).unwrap_or(u32::MAX);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 }

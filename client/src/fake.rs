@@ -559,6 +559,7 @@ impl cluster_server::Cluster for FakeNode {
             version: 8,
             nodes,
             replication_factor: 1,
+            told_by_node: 0,
         })
         .await
     }
@@ -568,7 +569,11 @@ impl cluster_server::Cluster for FakeNode {
         _: Request<v1::ListRegionsRequest>,
     ) -> Result<Response<v1::ListRegionsResponse>, Status> {
         let regions = self.state.regions.lock().clone();
-        self.serve("list_regions", None, |_| v1::ListRegionsResponse { regions }).await
+        self.serve("list_regions", None, |_| v1::ListRegionsResponse {
+            regions,
+            ..v1::ListRegionsResponse::default()
+        })
+        .await
     }
 
     async fn locate(
@@ -587,6 +592,8 @@ impl cluster_server::Cluster for FakeNode {
         let equal = v1::CheckRegionResponse {
             consistent: true,
             peers: vec![v1::PeerChecksum { node_id: 1, keys: 3, ..v1::PeerChecksum::default() }],
+            check_id: 9,
+            done: true,
         };
         self.serve("check_region", None, |_| check.unwrap_or(equal)).await
     }

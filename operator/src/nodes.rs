@@ -110,7 +110,7 @@ fn peer(status: v1::PeerStatus) -> Peer {
 
 /// The node table, from the placement driver by way of any node.
 pub(crate) async fn table(client: &mut ClusterClient<Channel>) -> Result<(String, Table), String> {
-    let mut request = Request::new(v1::ListNodesRequest { all: true });
+    let mut request = Request::new(v1::ListNodesRequest { all: true, allow_local: false });
     request.set_timeout(ASK);
     let answer = tokio::time::timeout(ASK, client.list_nodes(request))
         .await
@@ -138,7 +138,7 @@ fn row(node: v1::Node) -> Option<Row> {
         node_id: node.node_id,
         state,
         forced: node.forced,
-        alive: node.liveness() == v1::Liveness::Alive,
+        alive: matches!(node.liveness(), v1::Liveness::Alive | v1::Liveness::Suspect),
         leaders: node.leaders,
         peers: node.peers,
         leaders_evicted: node.leaders_evicted,

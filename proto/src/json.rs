@@ -92,6 +92,7 @@ pub fn liveness_name(liveness: v1::Liveness) -> &'static str {
     match liveness {
         v1::Liveness::Unspecified => "unknown",
         v1::Liveness::Alive => "alive",
+        v1::Liveness::Suspect => "suspect",
         v1::Liveness::Disconnected => "disconnected",
         v1::Liveness::Down => "down",
     }
@@ -200,6 +201,7 @@ mod tests {
             version: 8,
             nodes: vec![node(2), node(1)],
             replication_factor: 3,
+            told_by_node: 0,
         };
         let text = serde_json::to_string(&Cluster::from(table)).expect("JSON");
         let node = |id| {

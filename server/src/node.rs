@@ -8,10 +8,12 @@
 mod adopt;
 mod birth;
 mod calls;
+mod clients;
 mod heartbeat;
 mod identity;
 mod join;
 mod joined;
+mod local;
 mod ports;
 mod readiness;
 mod watch;
@@ -71,6 +73,7 @@ pub struct Node {
     log: Arc<dyn Engine>,
     writer: LogWriter,
     directory: Arc<NodeDirectory>,
+    clients: clients::PlacementClients,
     disk: Option<Arc<DiskMonitor>>,
     disk_status: Mutex<Option<crate::storage::disk::DiskStatus>>,
     /// Where regions and everything else but clients' requests run.
@@ -272,6 +275,7 @@ impl Node {
             log,
             writer,
             directory,
+            clients: clients::PlacementClients::default(),
             disk,
             disk_status: Mutex::default(),
             runtime: runtime::Handle::current(),

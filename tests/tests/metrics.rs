@@ -53,6 +53,8 @@ const STILL: &[(&str, &str)] = &[
     ("flotilla_raft_log_catch_up_bytes", "a moment"),
     (r#"flotilla_raft_propose_seconds_count{outcome="rejected"}"#, "needs a leader lost meanwhile"),
     (r#"flotilla_raft_propose_seconds_count{outcome="unknown"}"#, "as above"),
+    ("flotilla_region_leaders_without_quorum", "nobody could go on"),
+    ("flotilla_regions_unheard", "a moment"),
     (r#"flotilla_regions{state="candidate"}"#, "a moment"),
     (r#"flotilla_regions{state="learner"}"#, "a moment"),
     (r#"flotilla_regions{state="quarantined"}"#, "nothing is damaged"),

@@ -238,7 +238,7 @@ async fn without_a_peer(session: &Session) {
     let status = session.status().await.expect("status");
     assert!(status.peers.is_empty(), "three peers each, and here the first nodes have them");
     session.check_regions().await.expect("equal peers, each checked");
-    let unknown = v1::CheckRegionRequest { region_id: 99 };
+    let unknown = v1::CheckRegionRequest { region_id: 99, check_id: 0 };
     let unknown = session.cluster.clone().check_region(session.request(unknown)).await;
     let unknown = reason(&unknown.expect_err("nobody has it"));
     assert_eq!(unknown, Some(Reason::RegionNotFound(v1::RegionNotFound { region_id: 99 })));

@@ -18,6 +18,7 @@ use super::{
     exit::Failure,
     region_keys::show_bound,
     table::{Cell, Table, Tone},
+    told,
 };
 use crate::{Cluster, v1};
 
@@ -31,6 +32,9 @@ const SYSTEM_VOTERS_MAX: usize = 5;
 /// Ends with 5 when something is wrong.
 #[derive(Debug, Args)]
 pub(super) struct Check {
+    /// Wait no longer than this for the peers of a region to sum up its data
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "1h")]
+    wait_timeout: Duration,
     /// Only look at the listings; compare no data
     #[arg(long)]
     fast: bool,
@@ -43,8 +47,10 @@ pub(super) struct Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Severity {
-    /// Safe now, but with less redundancy than asked for.
+    /// Safe now, but with less redundancy than asked for, or not known to be safe.
     Degraded,
+    /// Keys can neither be written nor read now.
+    Unavailable,
     /// The data or its description contradicts itself.
     Inconsistent,
 }
@@ -77,18 +83,18 @@ impl Check {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
         let Context { client, encoding, mut out, .. } = context;
         let cluster = client.cluster();
-        let (nodes, regions, mut findings) = self.look(&cluster, encoding).await?;
+        let Look { nodes, regions, mut findings, told_by_node } =
+            self.look(&cluster, encoding).await?;
         let mut keys = 0;
         let mut regions_compared = 0;
-        if !self.fast {
+        if !self.fast && told_by_node == 0 {
             let progress = ProgressBar::new(regions.len() as u64);
             if let Ok(style) = ProgressStyle::with_template("comparing {pos}/{len} {wide_bar}") {
                 progress.set_style(style);
             }
             for info in &regions {
                 let region_id = info.region.as_ref().map_or(0, |region| region.region_id);
-                let request = v1::CheckRegionRequest { region_id };
-                match cluster.check_region(request).await {
+                match cluster.compare_peers(region_id, self.wait_timeout).await {
                     Ok(response) => {
                         regions_compared += 1;
                         keys += response.peers.iter().map(|peer| peer.keys).max().unwrap_or(0);
@@ -119,19 +125,25 @@ impl Check {
     }
 
     /// The listings, and what is wrong with them also at a second look.
-    async fn look(
-        &self,
-        cluster: &Cluster,
-        encoding: Encoding,
-    ) -> Result<(v1::ListNodesResponse, Vec<v1::RegionInfo>, Vec<Finding>), Failure> {
+    async fn look(&self, cluster: &Cluster, encoding: Encoding) -> Result<Look, Failure> {
         let mut looks = 1;
         loop {
-            let nodes = cluster.list_nodes(v1::ListNodesRequest::default()).await?;
-            let all = v1::ListRegionsRequest { all: true, ..v1::ListRegionsRequest::default() };
-            let mut regions = cluster.list_regions(all).await?.regions;
+            let nodes = v1::ListNodesRequest { all: false, allow_local: true };
+            let nodes = cluster.list_nodes(nodes).await?;
+            let all = v1::ListRegionsRequest {
+                all: true,
+                allow_local: true,
+                ..v1::ListRegionsRequest::default()
+            };
+            let listed = cluster.list_regions(all).await?;
+            let told_by_node = nodes.told_by_node.max(listed.told_by_node);
+            let mut regions = listed.regions;
             regions.sort_by(|a, b| start_key(a).cmp(start_key(b)));
             let mut findings = Vec::new();
-            if self.region.is_none() {
+            if told_by_node != 0 {
+                let message = told::text(told_by_node);
+                findings.push(Finding::new(Severity::Unavailable, None, message));
+            } else if self.region.is_none() {
                 findings.extend(check_tiling(encoding, &regions));
             }
             if let Some(wanted) = self.region {
@@ -146,12 +158,21 @@ impl Check {
                 findings.extend(check_replicas(info, &nodes));
             }
             if findings.is_empty() || looks == LOOKS_MAX {
-                return Ok((nodes, regions, findings));
+                return Ok(Look { nodes, regions, findings, told_by_node });
             }
             looks += 1;
             sleep(SECOND_LOOK_AFTER).await;
         }
     }
+}
+
+/// The listings, and what is wrong with them.
+struct Look {
+    nodes: v1::ListNodesResponse,
+    regions: Vec<v1::RegionInfo>,
+    findings: Vec<Finding>,
+    /// 0: the placement driver.
+    told_by_node: u64,
 }
 
 fn start_key(info: &v1::RegionInfo) -> &[u8] {
@@ -215,14 +236,17 @@ fn check_replicas(info: &v1::RegionInfo, nodes: &v1::ListNodesResponse) -> Vec<F
         findings.push(Finding::new(severity, Some(region.region_id), message));
     };
     let holders = nodes.nodes.iter().filter(|node| node.state() == v1::NodeState::Up).count();
-    let asked_for = usize::try_from(nodes.replication_factor).unwrap_or(usize::MAX);
-    let least = asked_for.min(holders);
-    // A node that is draining still counts, and the system region may have more.
     let is_system = region.region_id == SYSTEM_REGION;
+    let asked_for = usize::try_from(nodes.replication_factor).unwrap_or(usize::MAX);
+    let least = if is_system { asked_for.min(SYSTEM_VOTERS_MAX) } else { asked_for };
+    // A node that is draining still counts, and the system region may have more.
     let most = if is_system { asked_for.max(SYSTEM_VOTERS_MAX) } else { asked_for };
     let voters = region.peers.iter().filter(|peer| peer.role() == v1::PeerRole::Voter).count();
-    if voters < least {
-        report(Severity::Degraded, format!("has {voters} voters, {least} are wanted"));
+    if voters < least && holders < least {
+        let message = format!("has {voters} voters of {least}: {holders} nodes are in service");
+        report(Severity::Degraded, message);
+    } else if voters < least {
+        report(Severity::Degraded, format!("has {voters} voters of {least}"));
     } else if voters > most {
         report(Severity::Degraded, format!("has {voters} voters, {most} are enough"));
     }
@@ -241,26 +265,40 @@ fn check_replicas(info: &v1::RegionInfo, nodes: &v1::ListNodesResponse) -> Vec<F
                 let message = format!("has a peer on node {}, which is unknown", peer.node_id);
                 report(Severity::Inconsistent, message);
             }
-            Some(node) if node.liveness() == v1::Liveness::Down => {
-                let message = format!("has a peer on node {}, which is down", peer.node_id);
+            Some(node) => {
+                let how = match node.liveness() {
+                    v1::Liveness::Down => "down",
+                    v1::Liveness::Disconnected => "not heard of",
+                    v1::Liveness::Suspect => "late to be heard of",
+                    v1::Liveness::Alive | v1::Liveness::Unspecified => continue,
+                };
+                let message = format!("has a peer on node {}, which is {how}", peer.node_id);
                 report(Severity::Degraded, message);
             }
-            Some(_) => {}
         }
     }
+    if info.health() == v1::RegionHealth::NoQuorum {
+        let message = "has lost its quorum: most of its voters do not answer".to_owned();
+        report(Severity::Unavailable, message);
+    }
     match &info.leader {
-        None => report(Severity::Degraded, "has no leader".into()),
+        None if info.health() == v1::RegionHealth::NoQuorum => {}
+        None => report(Severity::Unavailable, "has no leader".into()),
         Some(leader) if !peer_ids.contains(&leader.peer_id) => {
             let message = format!("is led by peer {}, which it does not have", leader.peer_id);
             report(Severity::Inconsistent, message);
         }
         Some(_) => {}
     }
+    let place = |id: u64| match region.peers.iter().find(|peer| peer.peer_id == id) {
+        Some(peer) => format!("peer {id} on node {}", peer.node_id),
+        None => format!("peer {id}"),
+    };
     for peer in &info.down_peers {
-        report(Severity::Degraded, format!("has not heard of peer {peer} for a while"));
+        report(Severity::Degraded, format!("{} does not answer its leader", place(*peer)));
     }
     for peer in &info.pending_peers {
-        report(Severity::Degraded, format!("peer {peer} is behind"));
+        report(Severity::Degraded, format!("{} is behind", place(*peer)));
     }
     findings
 }
@@ -270,7 +308,8 @@ fn compare(region_id: u64, response: &v1::CheckRegionResponse) -> Vec<Finding> {
     let mut findings = Vec::new();
     let id = Some(region_id);
     let sum = |peer: &v1::PeerChecksum| (peer.applied_index, peer.checksum, peer.keys);
-    let answered: Vec<_> = response.peers.iter().filter(|peer| peer.error.is_empty()).collect();
+    let is_missing = |peer: &&v1::PeerChecksum| peer.pending || !peer.error.is_empty();
+    let answered: Vec<_> = response.peers.iter().filter(|peer| !is_missing(peer)).collect();
     let sums: BTreeSet<_> = answered.iter().map(|peer| sum(peer)).collect();
     if sums.len() > 1 {
         let each: Vec<String> = answered
@@ -288,8 +327,9 @@ fn compare(region_id: u64, response: &v1::CheckRegionResponse) -> Vec<Finding> {
         let message = "none of its peers was compared".to_owned();
         findings.push(Finding::new(Severity::Degraded, id, message));
     }
-    for peer in response.peers.iter().filter(|peer| !peer.error.is_empty()) {
-        let message = format!("the peer on node {} was not compared: {}", peer.node_id, peer.error);
+    for peer in response.peers.iter().filter(is_missing) {
+        let why = if peer.error.is_empty() { "it was not done in time" } else { &peer.error };
+        let message = format!("the peer on node {} was not compared: {why}", peer.node_id);
         findings.push(Finding::new(Severity::Degraded, id, message));
     }
     if !response.consistent && findings.is_empty() {
@@ -302,7 +342,9 @@ fn compare(region_id: u64, response: &v1::CheckRegionResponse) -> Vec<Finding> {
 fn table(report: &Report) -> Table {
     if report.findings.is_empty() {
         let mut table = Table::fields();
-        table.field("result", Cell::text("consistent").tone(Tone::Good));
+        let compared = report.regions_compared > 0;
+        let result = if compared { "consistent" } else { "healthy; no data was compared" };
+        table.field("result", Cell::text(result).tone(Tone::Good));
         table.field("nodes", Cell::number(report.nodes));
         table.field("regions", Cell::number(report.regions));
         table.field("regions compared", Cell::number(report.regions_compared));
@@ -313,6 +355,7 @@ fn table(report: &Report) -> Table {
     for finding in &report.findings {
         let (name, tone) = match finding.severity {
             Severity::Degraded => ("degraded", Tone::Warning),
+            Severity::Unavailable => ("unavailable", Tone::Bad),
             Severity::Inconsistent => ("inconsistent", Tone::Bad),
         };
         let region = finding.region_id.map(|id| id.to_string()).unwrap_or_default();
@@ -410,7 +453,7 @@ mod tests {
     fn replicas_must_be_as_many_as_asked_for_and_on_different_nodes() {
         type Change = fn(&mut v1::RegionInfo, &mut v1::ListNodesResponse);
         let peers = |info: &mut v1::RegionInfo| info.region.as_mut().expect("set").peers.len();
-        let changes: [(&str, Change, Option<Severity>); 12] = [
+        let changes: [(&str, Change, Option<Severity>); 14] = [
             ("healthy", |_, _| {}, None),
             (
                 "fewer nodes than replicas",
@@ -418,7 +461,22 @@ mod tests {
                     nodes.nodes.truncate(1);
                     info.region.as_mut().expect("set").peers.truncate(1);
                 },
-                None,
+                Some(Severity::Degraded),
+            ),
+            (
+                "a lost quorum",
+                |info, _| {
+                    info.leader = None;
+                    info.set_health(v1::RegionHealth::NoQuorum);
+                },
+                Some(Severity::Unavailable),
+            ),
+            (
+                "a node that is not heard of",
+                |_, nodes| {
+                    nodes.nodes[1].liveness = v1::Liveness::Disconnected.into();
+                },
+                Some(Severity::Degraded),
             ),
             (
                 "a voter too few",
@@ -473,7 +531,7 @@ mod tests {
                 |_, nodes| nodes.nodes[1].state = v1::NodeState::Draining.into(),
                 None,
             ),
-            ("no leader", |info, _| info.leader = None, Some(Severity::Degraded)),
+            ("no leader", |info, _| info.leader = None, Some(Severity::Unavailable)),
             (
                 "a leader from elsewhere",
                 |info, _| {
@@ -508,8 +566,15 @@ mod tests {
             ("the leader says so", false, vec![sum(1, 7)], Some(Severity::Inconsistent)),
             ("one is missing", true, vec![sum(1, 7), broken.clone()], Some(Severity::Degraded)),
             ("nobody answered", true, vec![broken], Some(Severity::Degraded)),
+            (
+                "one is not done",
+                false,
+                vec![sum(1, 7), v1::PeerChecksum { pending: true, ..sum(2, 0) }],
+                Some(Severity::Degraded),
+            ),
         ] {
-            let found = compare(1, &v1::CheckRegionResponse { consistent, peers });
+            let response = v1::CheckRegionResponse { consistent, peers, ..Default::default() };
+            let found = compare(1, &response);
             assert_eq!(found.into_iter().map(|one| one.severity).max(), want, "{why}");
         }
     }

@@ -14,6 +14,7 @@ use super::{
     nodes,
     output::count,
     table::{Cell, Table, Tone},
+    told,
 };
 use crate::v1;
 
@@ -199,8 +200,17 @@ impl Add {
             };
             version = cluster.change_membership(request).await?.version;
         }
+        // The call converges: the node may have been there, and be more than a learner.
+        let nodes = cluster.list_nodes(v1::ListNodesRequest::default()).await;
+        let nodes = nodes.map(|response| response.nodes).unwrap_or_default();
+        let is_up =
+            nodes.iter().any(|node| node.node_id == node_id && node.state() == v1::NodeState::Up);
         let answer = json!({ "node_id": node_id, "version": version, "promoted": self.promote });
-        let what = if self.promote { "added and promoted" } else { "added as a learner" };
+        let what = match (self.promote, is_up) {
+            (true, _) => "added and promoted",
+            (false, true) => "is in service already",
+            (false, false) => "added as a learner",
+        };
         context.out.say(&answer, &format!("node {node_id} {what}, version {version}"))
     }
 }
@@ -322,12 +332,18 @@ impl EvictLeaders {
 
 #[derive(Debug, Serialize)]
 struct ClusterStatus {
+    /// Node that told this by itself, since no placement driver answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    told_by_node: Option<u64>,
     cluster_id: String,
     version: u64,
     replication_factor: u32,
+    /// In service, and heard of.
     nodes_up: usize,
     regions: usize,
     regions_without_leader: usize,
+    regions_without_quorum: usize,
+    regions_under_replicated: usize,
     regions_with_down_peers: usize,
     regions_with_pending_peers: usize,
     nodes: Vec<json::Node>,
@@ -336,19 +352,32 @@ struct ClusterStatus {
 async fn status(context: Context) -> Result<(), Failure> {
     let Context { client, mut out, .. } = context;
     let cluster = client.cluster();
-    let nodes = cluster.list_nodes(v1::ListNodesRequest::default()).await?;
-    let all = v1::ListRegionsRequest { all: true, ..v1::ListRegionsRequest::default() };
-    let regions = cluster.list_regions(all).await?.regions;
+    let nodes = v1::ListNodesRequest { all: false, allow_local: true };
+    let nodes = cluster.list_nodes(nodes).await?;
+    let all = v1::ListRegionsRequest {
+        all: true,
+        allow_local: true,
+        ..v1::ListRegionsRequest::default()
+    };
+    let response = cluster.list_regions(all).await?;
+    let told_by_node = nodes.told_by_node.max(response.told_by_node);
+    told::note(told_by_node);
+    let regions = response.regions;
     let count = |is: fn(&v1::RegionInfo) -> bool| regions.iter().filter(|info| is(info)).count();
-    let is_up = |node: &&v1::Node| node.state() == v1::NodeState::Up;
+    let is_up = |node: &&v1::Node| {
+        node.state() == v1::NodeState::Up && node.liveness() == v1::Liveness::Alive
+    };
     let table = nodes::table(&nodes.nodes);
     let status = ClusterStatus {
+        told_by_node: (told_by_node != 0).then_some(told_by_node),
         nodes_up: nodes.nodes.iter().filter(is_up).count(),
         cluster_id: nodes.cluster_id,
         version: nodes.version,
         replication_factor: nodes.replication_factor,
         regions: regions.len(),
         regions_without_leader: count(|info| info.leader.is_none()),
+        regions_without_quorum: count(|info| info.health() == v1::RegionHealth::NoQuorum),
+        regions_under_replicated: count(|info| info.health() == v1::RegionHealth::UnderReplicated),
         regions_with_down_peers: count(|info| !info.down_peers.is_empty()),
         regions_with_pending_peers: count(|info| !info.pending_peers.is_empty()),
         nodes: nodes.nodes.into_iter().map(Into::into).collect(),
@@ -373,6 +402,8 @@ fn summary(status: &ClusterStatus) -> Table {
     table.field("nodes up", Cell::text(format!("{} of {}", status.nodes_up, status.nodes.len())));
     table.field("regions", Cell::number(status.regions));
     table.field("without leader", bad(status.regions_without_leader, Tone::Bad));
+    table.field("without quorum", bad(status.regions_without_quorum, Tone::Bad));
+    table.field("under-replicated", bad(status.regions_under_replicated, Tone::Warning));
     table.field("with down peers", bad(status.regions_with_down_peers, Tone::Warning));
     table.field("with pending peers", bad(status.regions_with_pending_peers, Tone::Warning));
     table

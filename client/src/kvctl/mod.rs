@@ -26,6 +26,7 @@ mod regions;
 mod scan;
 mod status;
 mod table;
+mod told;
 mod transfer;
 mod txn;
 mod version;

@@ -8,6 +8,7 @@ use super::{
     Context,
     exit::Failure,
     table::{Cell, Table, Tone},
+    told,
 };
 use crate::v1;
 
@@ -38,7 +39,7 @@ pub(super) fn table(nodes: &[v1::Node]) -> Table {
         };
         let liveness_tone = match node.liveness() {
             v1::Liveness::Alive => Tone::Good,
-            v1::Liveness::Disconnected => Tone::Warning,
+            v1::Liveness::Suspect | v1::Liveness::Disconnected => Tone::Warning,
             v1::Liveness::Down => Tone::Bad,
             v1::Liveness::Unspecified => Tone::Plain,
         };
@@ -70,8 +71,9 @@ pub(super) fn table(nodes: &[v1::Node]) -> Table {
 
 impl Nodes {
     pub(super) async fn run(self, mut context: Context) -> Result<(), Failure> {
-        let request = v1::ListNodesRequest { all: self.all };
+        let request = v1::ListNodesRequest { all: self.all, allow_local: true };
         let response = context.client.cluster().list_nodes(request).await?;
+        told::note(response.told_by_node);
         let table = table(&response.nodes);
         context.out.show(&json::Cluster::from(response), || table)
     }

@@ -10,6 +10,7 @@ use super::{
     exit::Failure,
     region_keys::show_bound,
     table::{Cell, Table, Tone},
+    told,
 };
 use crate::v1;
 
@@ -46,6 +47,8 @@ struct RegionRecord {
     down_peers: Vec<u64>,
     pending_peers: Vec<u64>,
     approximate_bytes: u64,
+    health: &'static str,
+    voters_wanted: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -70,8 +73,21 @@ fn role_name(role: v1::PeerRole) -> &'static str {
     }
 }
 
+/// The word for a region's health.
+pub(super) fn health_name(health: v1::RegionHealth) -> &'static str {
+    match health {
+        v1::RegionHealth::Unspecified => "unknown",
+        v1::RegionHealth::Healthy => "healthy",
+        v1::RegionHealth::Changing => "changing",
+        v1::RegionHealth::UnderReplicated => "under_replicated",
+        v1::RegionHealth::NoQuorum => "no_quorum",
+        v1::RegionHealth::NoLeader => "no_leader",
+    }
+}
+
 impl RegionRecord {
     fn new(encoding: Encoding, info: v1::RegionInfo) -> Self {
+        let health = health_name(info.health());
         let region = info.region.unwrap_or_default();
         let epoch = region.epoch.unwrap_or_default();
         let leader = info.leader.map(|leader| LeaderRecord {
@@ -98,6 +114,8 @@ impl RegionRecord {
             down_peers: info.down_peers,
             pending_peers: info.pending_peers,
             approximate_bytes: info.approximate_bytes,
+            health,
+            voters_wanted: info.voters_wanted,
         }
     }
 
@@ -115,12 +133,8 @@ impl RegionRecord {
             Some(leader) => Cell::text(format!("{} {}", leader.node_id, leader.client_address)),
             None => Cell::text("none").tone(Tone::Bad),
         };
-        let (down, pending) = (self.down_peers.len(), self.pending_peers.len());
-        let health = match (down, pending) {
-            (0, 0) => Cell::text("ok").tone(Tone::Good),
-            (0, _) => Cell::text(format!("{pending} pending")).tone(Tone::Warning),
-            _ => Cell::text(format!("{down} down, {pending} pending")).tone(Tone::Bad),
-        };
+        let (health, tone) = self.health();
+        let health = Cell::text(health).tone(tone);
         vec![
             Cell::number(self.id),
             Cell::text(&self.start),
@@ -131,6 +145,39 @@ impl RegionRecord {
             health,
             Cell::number(HumanBytes(self.approximate_bytes)),
         ]
+    }
+}
+
+impl RegionRecord {
+    /// How it is, in few words, with the nodes that are the reason.
+    fn health(&self) -> (String, Tone) {
+        let nodes = |peers: &[u64]| {
+            let of = |id: &u64| {
+                let peer = self.peers.iter().find(|peer| peer.peer_id == *id);
+                peer.map_or_else(|| format!("peer {id}"), |peer| peer.node_id.to_string())
+            };
+            peers.iter().map(of).collect::<Vec<_>>().join(" ")
+        };
+        let voters = self.peers.iter().filter(|peer| peer.role == "voter");
+        let live = voters.filter(|peer| !self.down_peers.contains(&peer.peer_id)).count();
+        let (mut text, tone) = match self.health {
+            "no_quorum" => ("no quorum".to_owned(), Tone::Bad),
+            "no_leader" => ("no leader".to_owned(), Tone::Bad),
+            "under_replicated" => {
+                (format!("{live} of {} voters", self.voters_wanted), Tone::Warning)
+            }
+            "changing" => ("changing".to_owned(), Tone::Warning),
+            "healthy" if self.pending_peers.is_empty() => ("ok".to_owned(), Tone::Good),
+            "healthy" => ("ok".to_owned(), Tone::Warning),
+            _ => ("unknown".to_owned(), Tone::Plain),
+        };
+        if !self.down_peers.is_empty() {
+            text += &format!(", down: {}", nodes(&self.down_peers));
+        }
+        if !self.pending_peers.is_empty() {
+            text += &format!(", behind: {}", nodes(&self.pending_peers));
+        }
+        (text, tone)
     }
 }
 
@@ -147,13 +194,16 @@ impl Regions {
             end_key: bound(&self.to)?.into(),
             limit: self.limit,
             all: self.all,
+            allow_local: true,
+            ..v1::ListRegionsRequest::default()
         };
-        let regions = client.cluster().list_regions(request).await?.regions;
+        let response = client.cluster().list_regions(request).await?;
+        told::note(response.told_by_node);
         let records: Vec<RegionRecord> =
-            regions.into_iter().map(|info| RegionRecord::new(encoding, info)).collect();
+            response.regions.into_iter().map(|info| RegionRecord::new(encoding, info)).collect();
         out.show(&records, || {
             let mut table =
-                Table::new(&["ID", "START", "END", "EPOCH", "LEADER", "NODES", "PEERS", "SIZE"]);
+                Table::new(&["ID", "START", "END", "EPOCH", "LEADER", "NODES", "HEALTH", "SIZE"]);
             records.iter().for_each(|record| table.row(record.cells()));
             table
         })

@@ -258,6 +258,8 @@ async fn check_fails_when_peers_differ() {
     node.answer_checks(v1::CheckRegionResponse {
         consistent: false,
         peers: vec![sum(1, 7), sum(2, 8)],
+        check_id: 9,
+        done: true,
     });
     let (code, report) = kvctl(&cluster, &["-o", "json", "check"]).await;
     assert_eq!(code, 5);

@@ -664,6 +664,7 @@ impl Membership for FakeMembership {
             version: table.version,
             nodes: table.nodes.clone(),
             replication_factor: 3,
+            told_by_node: 0,
         })
     }
 
@@ -673,6 +674,7 @@ impl Membership for FakeMembership {
     ) -> ClusterAnswer<'_, v1::ListRegionsResponse> {
         self.answer(format!("{request:?}"), None, |_| v1::ListRegionsResponse {
             regions: vec![v1::RegionInfo { term: 7, ..v1::RegionInfo::default() }],
+            ..v1::ListRegionsResponse::default()
         })
     }
 
@@ -687,7 +689,8 @@ impl Membership for FakeMembership {
     ) -> ClusterAnswer<'_, v1::CheckRegionResponse> {
         self.answer(format!("{request:?}"), None, |_| v1::CheckRegionResponse {
             consistent: true,
-            peers: vec![],
+            done: true,
+            ..v1::CheckRegionResponse::default()
         })
     }
 

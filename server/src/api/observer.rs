@@ -23,8 +23,8 @@ pub(super) enum Class {
     Request,
     Scan,
     Cluster,
-    /// Health and reflection: bounded by the connection's streams alone, so that a full node can
-    /// still say how it is.
+    /// Health, reflection and the node's own status, which wait for nobody: bounded by the connection's
+    /// streams alone, so that a node whose queues are full can still say how it is.
     Free,
 }
 
@@ -93,7 +93,7 @@ methods! {
     CancelRemoveNode = Cluster "/flotilla.v1.Cluster/CancelRemoveNode",
     EvictLeaders = Cluster "/flotilla.v1.Cluster/EvictLeaders",
     TransferLeader = Cluster "/flotilla.v1.Cluster/TransferLeader",
-    Status = Cluster "/flotilla.v1.Cluster/Status",
+    Status = Free "/flotilla.v1.Cluster/Status",
     ListNodes = Cluster "/flotilla.v1.Cluster/ListNodes",
     ListRegions = Cluster "/flotilla.v1.Cluster/ListRegions",
     Locate = Cluster "/flotilla.v1.Cluster/Locate",

@@ -21,8 +21,13 @@ label! {
 pub struct RegionMetrics {
     /// Regions by the role of the peer here.
     pub regions: Gauges<PeerRole>,
-    /// Regions led from here. Skew between nodes is the placement driver's input.
+    /// Regions led from here, with a quorum that answers. Skew between nodes is the placement driver's
+    /// input.
     pub leaders: IntGauge,
+    /// Regions whose leader is here and is not answered by a quorum: it can neither write nor read.
+    pub leaders_without_quorum: IntGauge,
+    /// Regions with a peer here that hears no leader.
+    pub unheard: IntGauge,
     /// Peers elsewhere, of regions led from here, that are not caught up.
     pub peers_pending: IntGauge,
 }
@@ -37,7 +42,24 @@ impl RegionMetrics {
                 "flotilla_regions",
                 "Regions with a peer on this node, by the peer's role",
             )?,
-            leaders: add(registry, IntGauge::new("flotilla_region_leaders", "Regions led")?)?,
+            leaders: add(
+                registry,
+                IntGauge::new("flotilla_region_leaders", "Regions led with a quorum that answers")?,
+            )?,
+            leaders_without_quorum: add(
+                registry,
+                IntGauge::new(
+                    "flotilla_region_leaders_without_quorum",
+                    "Regions whose leader is here and is not answered by a quorum",
+                )?,
+            )?,
+            unheard: add(
+                registry,
+                IntGauge::new(
+                    "flotilla_regions_unheard",
+                    "Regions with a peer on this node that hears no leader",
+                )?,
+            )?,
             peers_pending: add(
                 registry,
                 IntGauge::new(

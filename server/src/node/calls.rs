@@ -12,11 +12,11 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Joined, Node,
     adopt::adopt,
+    clients::is_unsent,
     heartbeat::{self, Asking, Unanswered},
     identity,
     join::not_joined,
-    joined::placement_client,
-    readiness,
+    local, readiness,
 };
 use crate::{
     api::{ClusterAnswer, Context, Membership, Requests},
@@ -35,9 +35,13 @@ use crate::{
     },
 };
 
-/// Bound: a checksum of one region over all its peers.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
-const CHECK_POLL: Duration = Duration::from_millis(20);
+/// Bound: wait for a check to be begun.
+const CHECK_START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bound: wait for a peer to say how far its checksum is.
+const CHECK_POLL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a driver is asked for before this node answers a person what it knows itself: an election, as
+/// a rule, takes longer, a driver that is there does not.
+const LOCAL_AFTER: Duration = Duration::from_secs(1);
 
 /// Requests for keys: to the router once the node has joined.
 #[derive(Clone)]
@@ -100,11 +104,8 @@ impl Calls {
         heartbeat::ask_driver(&self.0, &joined, asking, |mut client| {
             let request = request.clone();
             async move {
-                let response = match client.pass(request).await {
-                    Ok(response) => response.into_inner(),
-                    // The calls are idempotent, so a lost answer may be asked for again elsewhere.
-                    Err(status) => return Err(Unanswered::Lost(status.message().to_owned())),
-                };
+                // The calls are idempotent, so a lost answer may be asked for again elsewhere.
+                let response = client.pass(request).await?.into_inner();
                 match response.answer {
                     Some(Answer::Failure(failure)) => {
                         Err(Unanswered::Refused(Error::from_failure(failure)))
@@ -118,29 +119,46 @@ impl Calls {
         .await
     }
 
+    /// What the driver answers, or this node if it may and no driver does.
+    async fn or_local<T>(
+        &self,
+        allowed: bool,
+        driver: impl Future<Output = Result<T, Error>>,
+        local: impl FnOnce(&Joined) -> T,
+    ) -> Result<T, Error> {
+        if !allowed {
+            return driver.await;
+        }
+        match tokio::time::timeout(LOCAL_AFTER, driver).await {
+            Ok(Err(Error::NoLeader { .. } | Error::NotLeader { .. } | Error::NotReady { .. }))
+            | Err(_) => Ok(local(self.joined()?.as_ref())),
+            Ok(answer) => answer,
+        }
+    }
+
+    /// Starts a check of a region, or tells how far one is.
     async fn check(
         &self,
         request: v1::CheckRegionRequest,
     ) -> Result<v1::CheckRegionResponse, Error> {
         let joined = self.joined()?;
         let region = RegionId(request.region_id);
-        let deadline = clock::now() + CHECK_TIMEOUT;
         let route = heartbeat::region(&self.0, &joined, region).await?;
-        let check_id = clock::random();
-        joined.router.propose_checksum(&route, check_id, deadline).await?;
+        let check_id = if request.check_id == 0 {
+            let deadline = clock::now() + CHECK_START_TIMEOUT;
+            joined.router.propose_checksum(&route, clock::random(), deadline).await?
+        } else {
+            request.check_id
+        };
         let asked = route.region.peers.iter().map(|member| {
             let request =
                 v1::PeerChecksumRequest { region_id: region.0, peer_id: member.peer_id, check_id };
             let (peer_id, node_id) = (member.peer_id, member.node_id);
             let joined = Arc::clone(&joined);
             async move {
-                let answer = tokio::time::timeout_at(
-                    deadline,
-                    self.peer_checksum(&joined, node_id, request),
-                )
-                .await
-                .unwrap_or_else(|_| Err("did not answer in time".to_owned()));
-                match answer {
+                let asking = self.peer_checksum(&joined, node_id, request);
+                let answer = tokio::time::timeout(CHECK_POLL_TIMEOUT, asking).await;
+                match answer.unwrap_or_else(|_| Err("its node does not answer".to_owned())) {
                     Ok(sum) => v1::PeerChecksum {
                         peer_id,
                         node_id,
@@ -148,20 +166,74 @@ impl Calls {
                         applied_index: sum.applied_index,
                         checksum: sum.checksum,
                         keys: sum.keys,
+                        pending: !sum.ready,
                     },
-                    Err(error) => {
-                        v1::PeerChecksum { peer_id, node_id, error, ..Default::default() }
-                    }
+                    // It may be asked again.
+                    Err(error) => v1::PeerChecksum {
+                        peer_id,
+                        node_id,
+                        error,
+                        pending: true,
+                        ..Default::default()
+                    },
                 }
             }
         });
         let peers = futures::future::join_all(asked).await;
-        let consistent = peers.iter().all(|peer| peer.error.is_empty())
+        let done = peers.iter().all(|peer| !peer.pending);
+        let consistent = done
+            && peers.iter().all(|peer| peer.error.is_empty())
             && peers.windows(2).all(|pair| {
                 let of = |peer: &v1::PeerChecksum| (peer.applied_index, peer.checksum, peer.keys);
                 of(&pair[0]) == of(&pair[1])
             });
-        Ok(v1::CheckRegionResponse { consistent, peers })
+        Ok(v1::CheckRegionResponse { consistent, peers, check_id, done })
+    }
+
+    fn status_now(&self) -> v1::StatusResponse {
+        let node = &self.0;
+        let reasons = self.is_ready();
+        let disk = *node.disk_status.lock();
+        let mut status = v1::StatusResponse {
+            removed: node.is_removed(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            client_address: node.advertised.client.clone(),
+            peer_address: node.advertised.peer.clone(),
+            http_address: node.advertised.http.clone(),
+            labels: node.labels(),
+            ready: reasons.is_empty(),
+            not_ready_reasons: reasons,
+            disk_level: match disk.map(|disk| disk.level) {
+                None | Some(Level::Normal) => "normal",
+                Some(Level::Low) => "low",
+                Some(Level::Critical) => "critical",
+            }
+            .to_owned(),
+            disk_available_bytes: disk.map_or(0, |disk| disk.available_bytes),
+            disk_used_bytes: disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes),
+            ..v1::StatusResponse::default()
+        };
+        if let Some(joined) = node.joined.get() {
+            status.joined = true;
+            status.cluster_id = joined.cluster.to_string();
+            status.node_id = joined.node.0;
+            status.table_version = node.directory.table().version;
+            status.system_leader_node = joined.driver.system_leader().map_or(0, |leader| leader.0);
+            status.peers = joined.peers.all().iter().map(|peer| peer.status()).collect();
+            for (region, peer, _) in joined.peers.quarantined() {
+                status.peers.push(v1::PeerStatus {
+                    region: Some(v1::Region { region_id: region.0, ..Default::default() }),
+                    peer_id: peer.0,
+                    role: "quarantined".to_owned(),
+                    ..v1::PeerStatus::default()
+                });
+            }
+        } else if let Ok(Some(stored)) = identity::read(node.log.as_ref()) {
+            status.joined = true;
+            status.cluster_id = stored.cluster.to_string();
+            status.node_id = stored.node.0;
+        }
+        status
     }
 
     async fn peer_checksum(
@@ -170,33 +242,13 @@ impl Calls {
         node_id: u64,
         request: v1::PeerChecksumRequest,
     ) -> Result<v1::PeerChecksumResponse, String> {
-        let mut client = None;
-        loop {
-            let answer = if node_id == joined.node.0 {
-                local_checksum(joined, &request)
-            } else {
-                let client = match &mut client {
-                    Some(client) => client,
-                    empty => {
-                        let record = self
-                            .0
-                            .directory
-                            .node(NodeId(node_id))
-                            .ok_or("its node is not known")?;
-                        empty.insert(placement_client(&record.peer_address).await?)
-                    }
-                };
-                client
-                    .peer_checksum(request)
-                    .await
-                    .map_err(|status| status.message().to_owned())?
-                    .into_inner()
-            };
-            if answer.ready {
-                return Ok(answer);
-            }
-            tokio::time::sleep(CHECK_POLL).await;
+        if node_id == joined.node.0 {
+            return Ok(local_checksum(joined, &request));
         }
+        let record = self.0.directory.node(NodeId(node_id)).ok_or("its node is not known")?;
+        let mut client = self.0.clients.get(&record.peer_address)?;
+        let answer = client.peer_checksum(request).await;
+        answer.map(Response::into_inner).map_err(|status| status.message().to_owned())
     }
 }
 
@@ -210,6 +262,8 @@ fn local_checksum(joined: &Joined, request: &v1::PeerChecksumRequest) -> v1::Pee
             ..Default::default()
         };
     };
+    let failed =
+        |error: String| v1::PeerChecksumResponse { ready: true, error, ..Default::default() };
     match peer.view().checksum(request.check_id) {
         Some(sum) => match sum.outcome {
             None => v1::PeerChecksumResponse::default(),
@@ -220,11 +274,15 @@ fn local_checksum(joined: &Joined, request: &v1::PeerChecksumRequest) -> v1::Pee
                 keys,
                 error: String::new(),
             },
-            Some(Err(error)) => {
-                v1::PeerChecksumResponse { ready: true, error, ..Default::default() }
-            }
+            Some(Err(error)) => failed(error),
         },
-        None => v1::PeerChecksumResponse::default(),
+        None => {
+            let applied = peer.view().published().applied.map_or(0, |id| id.index);
+            if applied < request.check_id {
+                return v1::PeerChecksumResponse::default();
+            }
+            failed("it has applied the check by a snapshot or before a restart".to_owned())
+        }
     }
 }
 
@@ -315,56 +373,24 @@ impl Membership for Calls {
     }
 
     fn status(&self, _: v1::StatusRequest) -> ClusterAnswer<'_, v1::StatusResponse> {
-        let node = &self.0;
-        let reasons = self.is_ready();
-        let disk = *node.disk_status.lock();
-        let mut status = v1::StatusResponse {
-            removed: node.is_removed(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            client_address: node.advertised.client.clone(),
-            peer_address: node.advertised.peer.clone(),
-            http_address: node.advertised.http.clone(),
-            labels: node.labels(),
-            ready: reasons.is_empty(),
-            not_ready_reasons: reasons,
-            disk_level: match disk.map(|disk| disk.level) {
-                None | Some(Level::Normal) => "normal",
-                Some(Level::Low) => "low",
-                Some(Level::Critical) => "critical",
-            }
-            .to_owned(),
-            disk_available_bytes: disk.map_or(0, |disk| disk.available_bytes),
-            disk_used_bytes: disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes),
-            ..v1::StatusResponse::default()
-        };
-        if let Some(joined) = node.joined.get() {
-            status.joined = true;
-            status.cluster_id = joined.cluster.to_string();
-            status.node_id = joined.node.0;
-            status.table_version = node.directory.table().version;
-            status.system_leader_node = joined.driver.system_leader().map_or(0, |leader| leader.0);
-            status.peers = joined.peers.all().iter().map(|peer| peer.status()).collect();
-            for (region, peer, _) in joined.peers.quarantined() {
-                status.peers.push(v1::PeerStatus {
-                    region: Some(v1::Region { region_id: region.0, ..Default::default() }),
-                    peer_id: peer.0,
-                    role: "quarantined".to_owned(),
-                    ..v1::PeerStatus::default()
-                });
-            }
-        } else if let Ok(Some(stored)) = identity::read(node.log.as_ref()) {
-            status.joined = true;
-            status.cluster_id = stored.cluster.to_string();
-            status.node_id = stored.node.0;
-        }
-        async move { Ok(status) }.boxed()
+        let calls = Self(Arc::clone(&self.0));
+        // It looks at every region, and perhaps at the disk: nobody else is to wait for that.
+        let looking = tokio::task::spawn_blocking(move || calls.status_now());
+        async move { looking.await.map_err(|error| Error::Internal { message: error.to_string() }) }
+            .boxed()
     }
 
     fn list_nodes(
         &self,
         request: v1::ListNodesRequest,
     ) -> ClusterAnswer<'_, v1::ListNodesResponse> {
-        async move { only!(self.on_driver(Call::ListNodes(request)).await?, ListNodes) }.boxed()
+        async move {
+            let asking =
+                async { only!(self.on_driver(Call::ListNodes(request)).await?, ListNodes) };
+            let local = |joined: &Joined| local::nodes(&self.0, joined, request);
+            self.or_local(request.allow_local, asking, local).await
+        }
+        .boxed()
     }
 
     fn list_regions(
@@ -377,13 +403,27 @@ impl Membership for Calls {
             } else {
                 data::range(keyspace(request.keyspace)?, &request.start_key, &request.end_key)
             };
+            let start_key = range.start.max(request.page_token.clone());
             let asked = v1::RegionsRequest {
-                start_key: range.start,
+                start_key,
                 end_key: range.end,
                 limit: request.limit,
+                ..Default::default()
             };
-            let regions = heartbeat::regions(&self.0, asked).await?;
-            Ok(v1::ListRegionsResponse { regions })
+            let listing = |told_by_node: u64, told: v1::RegionsResponse| {
+                let last = told.regions.last().and_then(|info| info.region.as_ref());
+                let next = last.filter(|_| told.more).map(|region| region.end_key.clone());
+                v1::ListRegionsResponse {
+                    next_page_token: next.unwrap_or_default(),
+                    regions: told.regions,
+                    told_by_node,
+                }
+            };
+            let asking =
+                async { Ok(listing(0, heartbeat::regions(&self.0, asked.clone()).await?)) };
+            let local =
+                |joined: &Joined| listing(joined.node.0, local::regions(&self.0, joined, &asked));
+            self.or_local(request.allow_local, asking, local).await
         }
         .boxed()
     }
@@ -391,12 +431,18 @@ impl Membership for Calls {
     fn locate(&self, request: v1::LocateRequest) -> ClusterAnswer<'_, v1::LocateResponse> {
         async move {
             let keyspace = keyspace(request.keyspace)?;
-            let mut regions = Vec::with_capacity(request.keys.len());
-            for key in &request.keys {
-                let start_key = data::encode(keyspace, key);
-                let end_key = Bytes::from([&start_key[..], &[0]].concat());
-                let asked = v1::RegionsRequest { start_key, end_key, limit: 1 };
-                regions.extend(heartbeat::regions(&self.0, asked).await?);
+            let keys: Vec<Bytes> =
+                request.keys.iter().map(|key| data::encode(keyspace, key)).collect();
+            let wanted = keys.len();
+            if wanted == 0 {
+                return Ok(v1::LocateResponse::default());
+            }
+            let asked = v1::RegionsRequest { keys, ..Default::default() };
+            let regions = heartbeat::regions(&self.0, asked).await?.regions;
+            if regions.len() != wanted {
+                return Err(Error::NotReady {
+                    message: "the regions of some of these keys are not known".to_owned(),
+                });
             }
             Ok(v1::LocateResponse { regions })
         }
@@ -450,11 +496,15 @@ async fn transfer(
     let leader = route.leader.ok_or(Error::NoLeader { region })?;
     let record = node.directory.node(leader).ok_or(Error::NoLeader { region })?;
     let unavailable = |message: String| Error::NotReady { message };
-    let mut client = placement_client(&record.peer_address).await.map_err(unavailable)?;
-    client
-        .transfer(request)
-        .await
-        .map_err(|status| Error::FailedPrecondition { message: status.message().to_owned() })?;
+    let mut client = node.clients.get(&record.peer_address).map_err(unavailable)?;
+    client.transfer(request).await.map_err(|status| {
+        let message = status.message().to_owned();
+        if is_unsent(&status) {
+            Error::NotReady { message }
+        } else {
+            Error::FailedPrecondition { message }
+        }
+    })?;
     Ok(())
 }
 
@@ -522,10 +572,7 @@ impl Placement for PlacementCalls {
         request: Request<v1::RegionsRequest>,
     ) -> Result<Response<v1::RegionsResponse>, Status> {
         let regions = self.joined()?.driver.regions(&request.into_inner()).await;
-        Ok(Response::new(v1::RegionsResponse {
-            accepted: regions.is_some(),
-            regions: regions.unwrap_or_default(),
-        }))
+        Ok(Response::new(regions.unwrap_or_default()))
     }
 
     async fn pass(

@@ -1,7 +1,6 @@
 //! What a node and the placement driver tell each other, about once a second.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -9,19 +8,20 @@ use std::{
 use flotilla_proto::v1::{self, placement_client::PlacementClient};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
-use super::{Joined, Node, joined::placement_client};
+use super::{Joined, Node, clients::is_unsent};
 use crate::{
     clock,
     error::Error,
     ids::{NodeId, PeerId, RegionId},
     placement::{
         driver,
+        reports::{Part, Reports},
         steps::{self, Verdict},
     },
-    raft::presence::Presence,
-    region::incarnations::QUIET,
+    raft::{presence::Presence, transport::Directory as _},
+    region::{Peer, incarnations::QUIET},
     router::Route,
     storage::disk::Level,
 };
@@ -38,6 +38,7 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
     let mut interval = tokio::time::interval(node.config.placement.interval);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut driver = Way::default();
+    let mut reports = Reports::default();
     let mut duplicate_since: Option<Instant> = None;
     loop {
         interval.tick().await;
@@ -45,7 +46,8 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
             return;
         }
         drop_leavers(&joined).await;
-        let request = heartbeat(&node, &joined);
+        let Some((told, request)) = heartbeat(&node, &joined, reports).await else { return };
+        reports = told;
         let response = match driver.heartbeat(&node, &joined, request).await {
             Ok(response) => response,
             Err(reason) => {
@@ -78,6 +80,9 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
             return;
         }
         joined.confirmed.store(true, Ordering::Release);
+        if reports.acknowledged(response.session) {
+            interval.reset_immediately();
+        }
         if let Some(table) = response.table {
             match node.directory.update(table) {
                 Ok(true) => joined.peers.set_removed_nodes(node.directory.removed()),
@@ -129,22 +134,39 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
 /// Destroys peers that have applied their own removal.
 async fn drop_leavers(joined: &Joined) {
     for peer in joined.peers.all() {
-        let published = peer.view().published();
-        let member = published.descriptor.peers.iter().any(|member| member.peer_id == peer.id.0);
-        if published.applied.is_some()
-            && !published.joint
-            && !member
-            && let Err(error) = joined.peers.destroy(peer.region, peer.id).await
-        {
+        let left = peer.view().with(|now| {
+            let peers = &now.descriptor.peers;
+            now.applied.is_some()
+                && !now.joint
+                && !peers.iter().any(|member| member.peer_id == peer.id.0)
+        });
+        if left && let Err(error) = joined.peers.destroy(peer.region, peer.id).await {
             tracing::error!(region = %peer.region, peer = %peer.id, "destroy a removed peer: {error:#}");
         }
     }
 }
 
-fn heartbeat(node: &Node, joined: &Joined) -> v1::HeartbeatRequest {
+/// What to tell now, gathered on a thread that may take its time: a node may lead thousands of regions.
+/// `None` when the process ends.
+async fn heartbeat(
+    node: &Arc<Node>,
+    joined: &Arc<Joined>,
+    mut reports: Reports,
+) -> Option<(Reports, v1::HeartbeatRequest)> {
+    let (node, joined) = (Arc::clone(node), Arc::clone(joined));
+    let gathered = tokio::task::spawn_blocking(move || {
+        let peers = joined.peers.all();
+        let led = peers.iter().filter(|peer| peer.is_leader()).map(|peer| driver::report(peer));
+        let part = reports.next(led, joined.driver.config(), clock::now());
+        let request = gather(&node, &joined, &peers, part);
+        (reports, request)
+    });
+    gathered.await.ok()
+}
+
+fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::HeartbeatRequest {
     let local =
         |region: RegionId, peer: PeerId| v1::LocalPeer { region_id: region.0, peer_id: peer.0 };
-    let peers = joined.peers.all();
     let patience = node.config.raft.election_timeout_max * 2;
     let disk = *node.disk_status.lock();
     v1::HeartbeatRequest {
@@ -155,11 +177,7 @@ fn heartbeat(node: &Node, joined: &Joined) -> v1::HeartbeatRequest {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         disk_available_bytes: disk.map_or(0, |disk| disk.available_bytes),
         disk_used_bytes: disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes),
-        regions: peers
-            .iter()
-            .filter(|peer| peer.is_leader())
-            .map(|peer| driver::report(peer))
-            .collect(),
+        regions: part.regions,
         quarantined: joined
             .peers
             .quarantined()
@@ -171,19 +189,21 @@ fn heartbeat(node: &Node, joined: &Joined) -> v1::HeartbeatRequest {
             .filter(|peer| peer.silent_for() > patience)
             .map(|peer| local(peer.region, peer.id))
             .collect(),
-        peers: peers.iter().map(|peer| local(peer.region, peer.id)).collect(),
         client_address: node.advertised.client.clone(),
         peer_address: node.advertised.peer.clone(),
         http_address: node.advertised.http.clone(),
         disk_critical: disk.is_some_and(|disk| disk.level == Level::Critical),
+        session: part.session,
+        sequence: part.sequence,
+        led_no_more: part.led_no_more,
+        more_reports: part.more,
     }
 }
 
-/// Where the driver was last found, with connections to the nodes on the way.
+/// Where the driver was last found.
 #[derive(Default)]
 pub(super) struct Way {
     node: Option<NodeId>,
-    clients: HashMap<NodeId, (String, PlacementClient<Channel>)>,
 }
 
 impl Way {
@@ -203,7 +223,7 @@ impl Way {
             let response = if target == joined.node {
                 joined.driver.hear(request.clone(), &Presence::default()).await
             } else {
-                match self.ask(node, target, request.clone()).await {
+                match ask(node, target, request.clone()).await {
                     Ok(response) => response,
                     Err(reason) => {
                         tracing::debug!(%target, reason, "asking for the driver");
@@ -219,43 +239,19 @@ impl Way {
         }
         Err("nobody leads region 1 now".to_owned())
     }
+}
 
-    async fn ask(
-        &mut self,
-        node: &Node,
-        target: NodeId,
-        request: v1::HeartbeatRequest,
-    ) -> Result<v1::HeartbeatResponse, String> {
-        let mut client = self.client(node, target).await?;
-        match tokio::time::timeout(TIMEOUT, client.heartbeat(request)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => {
-                self.clients.remove(&target);
-                Err(status.to_string())
-            }
-            Err(_) => {
-                self.clients.remove(&target);
-                Err("no answer".to_owned())
-            }
-        }
-    }
-
-    async fn client(
-        &mut self,
-        node: &Node,
-        target: NodeId,
-    ) -> Result<PlacementClient<Channel>, String> {
-        let address =
-            crate::raft::transport::Directory::peer_address(node.directory.as_ref(), target)
-                .ok_or("its address is not known")?;
-        if let Some((known, client)) = self.clients.get(&target)
-            && *known == address
-        {
-            return Ok(client.clone());
-        }
-        let client = placement_client(&address).await?;
-        self.clients.insert(target, (address, client.clone()));
-        Ok(client)
+async fn ask(
+    node: &Node,
+    target: NodeId,
+    request: v1::HeartbeatRequest,
+) -> Result<v1::HeartbeatResponse, String> {
+    let address = node.directory.peer_address(target).ok_or("its address is not known")?;
+    let mut client = node.clients.get(&address)?;
+    match tokio::time::timeout(TIMEOUT, client.heartbeat(request)).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(status.to_string()),
+        Err(_) => Err("no answer".to_owned()),
     }
 }
 
@@ -290,11 +286,11 @@ where
     let mut failures = Failures { asking, lost: None, last: none() };
     while let Some(target) = targets.pop() {
         let Some(record) = node.directory.node(target) else { continue };
-        let Ok(client) = placement_client(&record.peer_address).await else { continue };
+        let Ok(client) = node.clients.get(&record.peer_address) else { continue };
         let answer = tokio::time::timeout(TIMEOUT * 2, question(client)).await;
         match answer.unwrap_or_else(|_| Err(Unanswered::Lost("it did not answer".to_owned()))) {
             Ok(Some(answer)) => return Ok(answer),
-            Ok(None) => {}
+            Ok(None) | Err(Unanswered::Unsent) => {}
             Err(Unanswered::Lost(reason)) => failures.lost(target, &reason),
             Err(Unanswered::Refused(error)) if error.retryable() && !error.maybe_applied() => {
                 failures.last = error;
@@ -314,6 +310,14 @@ pub(super) enum Unanswered {
     Refused(Error),
     /// The question may have been heard.
     Lost(String),
+    /// There was nobody to hear it.
+    Unsent,
+}
+
+impl From<Status> for Unanswered {
+    fn from(status: Status) -> Self {
+        if is_unsent(&status) { Self::Unsent } else { Self::Lost(status.message().to_owned()) }
+    }
 }
 
 /// What one question has met on its way from node to node.
@@ -340,11 +344,11 @@ impl Failures {
     }
 }
 
-/// Regions that touch a range, from the driver.
+/// Regions as the driver knows them.
 pub(super) async fn regions(
     node: &Arc<Node>,
     request: v1::RegionsRequest,
-) -> Result<Vec<v1::RegionInfo>, Error> {
+) -> Result<v1::RegionsResponse, Error> {
     let joined = node.joined().cloned().ok_or(Error::NotJoined { removed: node.is_removed() })?;
     if let Some(regions) = joined.driver.regions(&request).await {
         return Ok(regions);
@@ -352,13 +356,8 @@ pub(super) async fn regions(
     ask_driver(node, &joined, Asking::Reads, |mut client| {
         let request = request.clone();
         async move {
-            match client.regions(request).await {
-                Ok(response) => {
-                    let response = response.into_inner();
-                    Ok(response.accepted.then_some(response.regions))
-                }
-                Err(status) => Err(Unanswered::Lost(status.message().to_owned())),
-            }
+            let response = client.regions(request).await?.into_inner();
+            Ok(response.accepted.then_some(response))
         }
         .boxed()
     })
@@ -378,11 +377,13 @@ pub(super) async fn region(
         let region = (*peer.view().published().descriptor).clone();
         return Ok(Route { region, leader: peer.leader().map(|(_, node)| node) });
     }
-    let all = regions(node, v1::RegionsRequest::default()).await?;
-    all.into_iter()
-        .filter_map(Route::of)
-        .find(|route| route.region.region_id == id.0)
-        .ok_or(Error::RegionNotFound { region: id })
+    let unknown = || Error::RegionNotFound { region: id };
+    if id.0 == 0 {
+        return Err(unknown());
+    }
+    let asked = v1::RegionsRequest { region_id: id.0, ..Default::default() };
+    let found = regions(node, asked).await?.regions;
+    found.into_iter().find_map(Route::of).ok_or_else(unknown)
 }
 
 #[cfg(test)]

@@ -68,8 +68,11 @@ async fn join_at(node: &Arc<Node>, client: &mut ClusterClient<Channel>) -> Resul
         client.add_learner(add_request(node)).await.map_err(told)?;
     }
     let own = node.joined.get().ok_or("was added but not handed an identity yet")?.node;
-    let listed =
-        client.list_nodes(v1::ListNodesRequest { all: true }).await.map_err(told)?.into_inner();
+    let listed = client
+        .list_nodes(v1::ListNodesRequest { all: true, allow_local: false })
+        .await
+        .map_err(told)?
+        .into_inner();
     let record = listed
         .nodes
         .iter()

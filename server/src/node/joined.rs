@@ -21,9 +21,9 @@ use crate::{
     raft::{
         log_memory::LogMemory,
         log_store::LogBounds,
-        transport::{self, Transport, TransportConfig, endpoint},
+        transport::{self, Transport, TransportConfig},
     },
-    region::{DiskGate, Environment, RegionConfig, compact, peers::Peers, reclaim},
+    region::{DiskGate, Environment, RegionConfig, compact, peers::Peers, reclaim, size},
     router::{Lookup, RouteCache, Router},
     storage::disk::{DiskMonitor, Level},
 };
@@ -178,6 +178,7 @@ impl Joined {
         tasks.push(runtime.spawn(compact::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(compact::run_ticks(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(reclaim::run(Arc::clone(&self.peers))));
+        tasks.push(runtime.spawn(size::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(Arc::clone(&self.driver).run()));
         tasks.push(runtime.spawn(heartbeat::run(Arc::clone(node), Arc::clone(self))));
     }
@@ -222,18 +223,10 @@ fn lookup(node: &Arc<Node>) -> Lookup {
         let node = node.clone();
         async move {
             let node = node.upgrade().ok_or(Error::Draining)?;
-            heartbeat::regions(&node, request).await
+            Ok(heartbeat::regions(&node, request).await?.regions)
         }
         .boxed()
     })
-}
-
-/// A client of the placement service of another node.
-pub(super) async fn placement_client(
-    address: &str,
-) -> Result<v1::placement_client::PlacementClient<tonic::transport::Channel>, String> {
-    let channel = endpoint(address)?.connect().await.map_err(|error| error.to_string())?;
-    Ok(v1::placement_client::PlacementClient::new(channel))
 }
 
 #[cfg(test)]

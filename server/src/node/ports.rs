@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use flotilla_proto::v1::placement_server::PlacementServer;
+use flotilla_proto::{MESSAGE_BYTES_MAX, v1::placement_server::PlacementServer};
 use futures::{Stream, TryStreamExt as _};
 use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -202,7 +202,10 @@ impl Shared {
     fn serve_peers(&self, listener: TcpListener) -> anyhow::Result<JoinHandle<()>> {
         let node = &self.node;
         let raft = RaftService::new(Arc::new(NodeInbox(Arc::clone(node))));
-        let placement = PlacementServer::new(PlacementCalls(Arc::clone(node)));
+        // As the clients of this service (`node/clients.rs`): what one side may send the other takes.
+        let placement = PlacementServer::new(PlacementCalls(Arc::clone(node)))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let incoming = api::listen(listener, Places::new(PEER_CONNECTIONS_MAX));
         let stopped = self.stop.clone().cancelled_owned();
@@ -236,6 +239,7 @@ impl Shared {
     fn serve_http(&self, listener: TcpListener) -> anyhow::Result<JoinHandle<()>> {
         let metrics = {
             let (node, admission) = (Arc::clone(&self.node), self.admission.clone());
+            // On a thread that may block: it asks the disk, and looks at every region.
             Arc::new(move || {
                 readiness::measure(&node);
                 for (queue, total) in admission.refused() {

@@ -1,10 +1,12 @@
 //! Whether the node can serve, and whether it is alive; and what it measures of itself.
 
+use openraft::{ServerState, async_runtime::WatchReceiver as _};
+
 use crate::{
     metrics::{Instance, PeerRole},
+    region::Peer,
     storage::disk::Level,
 };
-use openraft::async_runtime::WatchReceiver as _;
 
 use super::Node;
 
@@ -38,10 +40,11 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
     let (mut behind, mut unheard, mut total) = (0_usize, 0_usize, 0_usize);
     for peer in joined.peers.all() {
         total += 1;
-        let metrics = peer.raft().metrics().borrow_watched().clone();
         if !peer.is_in_touch() {
             unheard += 1;
         }
+        let metrics = peer.raft().metrics();
+        let metrics = metrics.borrow_watched();
         let applied = metrics.last_applied.map_or(0, |id| id.index);
         let committed = metrics.cluster_committed.map_or(0, |id| id.index);
         if !peer.view().is_initialized() || applied + LAG_MAX < committed {
@@ -77,7 +80,8 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
     checks
 }
 
-/// Brings gauges up to date, for whoever reads the metrics now.
+/// Brings gauges up to date, for whoever reads the metrics now. Blocks on the disk, and looks at every
+/// region: not for a thread that others wait for.
 pub(super) fn measure(node: &Node) {
     let metrics = &node.metrics;
     metrics.storage.record(Instance::Log, &node.log.stats());
@@ -93,41 +97,63 @@ pub(super) fn measure(node: &Node) {
         });
     }
     let Some(joined) = node.joined() else { return };
-    let mut roles = [0_i64; 4];
-    let mut lag = 0;
-    let mut pending = 0;
-    for peer in joined.peers.all() {
-        use openraft::ServerState;
-        let raft = peer.raft().metrics().borrow_watched().clone();
+    let mut seen = Seen::default();
+    joined.peers.all().iter().for_each(|peer| seen.look(peer));
+    let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let regions = &metrics.regions;
+    for (role, count) in [
+        (PeerRole::Leader, seen.leads + seen.leads_alone),
+        (PeerRole::Follower, seen.follows),
+        (PeerRole::Candidate, seen.campaigns),
+        (PeerRole::Learner, seen.learns),
+        (PeerRole::Quarantined, joined.peers.quarantined().len()),
+    ] {
+        regions.regions.get(role).set(gauge(count));
+    }
+    regions.leaders.set(gauge(seen.leads));
+    regions.leaders_without_quorum.set(gauge(seen.leads_alone));
+    regions.unheard.set(gauge(seen.unheard));
+    regions.peers_pending.set(gauge(seen.pending));
+    metrics.raft.apply_lag_entries.set(i64::try_from(seen.lag).unwrap_or(i64::MAX));
+}
+
+/// What is counted over the peers of this node.
+#[derive(Debug, Default)]
+struct Seen {
+    leads: usize,
+    /// Leaders that no quorum answers: each may have been replaced without knowing, and serves nothing.
+    leads_alone: usize,
+    follows: usize,
+    campaigns: usize,
+    learns: usize,
+    unheard: usize,
+    pending: usize,
+    lag: u64,
+}
+
+impl Seen {
+    fn look(&mut self, peer: &Peer) {
+        let is_heard = peer.is_in_touch();
+        let metrics = peer.raft().metrics();
+        let raft = metrics.borrow_watched();
         let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
-        lag = lag.max(index(raft.cluster_committed).saturating_sub(index(raft.last_applied)));
-        match raft.state {
-            ServerState::Leader => {
-                roles[0] += 1;
-                let last = raft.last_log_index.unwrap_or(0);
-                pending += raft
-                    .replication
-                    .unwrap_or_default()
-                    .values()
-                    .filter(|matched| index(**matched) + LAG_MAX < last)
-                    .count();
-            }
-            ServerState::Follower => roles[1] += 1,
-            ServerState::Candidate => roles[2] += 1,
-            ServerState::Learner | ServerState::Shutdown => roles[3] += 1,
+        let lag = index(raft.cluster_committed).saturating_sub(index(raft.last_applied));
+        self.lag = self.lag.max(lag);
+        let role = match raft.state {
+            ServerState::Leader if is_heard => &mut self.leads,
+            ServerState::Leader => &mut self.leads_alone,
+            ServerState::Follower => &mut self.follows,
+            ServerState::Candidate => &mut self.campaigns,
+            ServerState::Learner | ServerState::Shutdown => &mut self.learns,
+        };
+        *role += 1;
+        if raft.state == ServerState::Leader {
+            let last = raft.last_log_index.unwrap_or(0);
+            let followers = raft.replication.iter().flatten();
+            self.pending +=
+                followers.filter(|(_, matched)| index(**matched) + LAG_MAX < last).count();
+        } else if !is_heard {
+            self.unheard += 1;
         }
     }
-    let regions = &metrics.regions;
-    regions.leaders.set(roles[0]);
-    for (role, count) in
-        [PeerRole::Leader, PeerRole::Follower, PeerRole::Candidate, PeerRole::Learner]
-            .into_iter()
-            .zip(roles)
-    {
-        regions.regions.get(role).set(count);
-    }
-    let quarantined = joined.peers.quarantined().len();
-    regions.regions.get(PeerRole::Quarantined).set(i64::try_from(quarantined).unwrap_or(i64::MAX));
-    regions.peers_pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
-    metrics.raft.apply_lag_entries.set(i64::try_from(lag).unwrap_or(i64::MAX));
 }

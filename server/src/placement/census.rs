@@ -4,15 +4,10 @@ use flotilla_proto::v1::{self, step::Action};
 
 use super::{
     config::PlacementConfig,
-    peers::{Members, Standing},
-    plan::SYSTEM_VOTERS_MAX,
     steps,
     view::{ClusterView, NodeView},
 };
-use crate::{
-    ids::RegionId,
-    metrics::{NodeStanding, PlacementMetrics, RegionHealth, StepKind, StepResult},
-};
+use crate::metrics::{NodeStanding, PlacementMetrics, RegionHealth, StepKind, StepResult};
 
 impl PlacementMetrics {
     /// Counts steps that ended.
@@ -30,17 +25,11 @@ impl PlacementMetrics {
         self.steps_running
             .count(view.open_orders(config, now_ms).filter_map(|(_, step)| kind(step)));
         self.nodes.count(nodes.values().map(standing));
-        let factor = usize::try_from(view.table().replication_factor).unwrap_or(1).max(1);
-        self.regions.count(view.regions().values().map(|region| {
-            let members = Members::of(view, region, &nodes, config, now_ms);
-            if region.is_fresh(config, now_ms) {
-                let system = region.id() == RegionId::SYSTEM;
-                let wanted = if system { factor.min(SYSTEM_VOTERS_MAX) } else { factor };
-                health(&members, region.joint_since_ms.is_some(), wanted)
-            } else {
-                RegionHealth::NoLeader
-            }
-        }));
+        self.regions.count(
+            view.regions()
+                .values()
+                .map(|region| label(view.health(region, &nodes, config, now_ms))),
+        );
     }
 
     /// This node does not lead region 1 any more.
@@ -65,18 +54,13 @@ fn kind(step: &v1::Step) -> Option<StepKind> {
     })
 }
 
-/// Of a region that a leader reports.
-fn health(members: &Members, joint: bool, wanted: usize) -> RegionHealth {
-    let good = |standing| matches!(standing, Standing::Stays | Standing::Leaving);
-    let live = members.voters().filter(|member| member.live && good(member.standing)).count();
-    if !members.has_quorum() {
-        RegionHealth::NoQuorum
-    } else if live < wanted {
-        RegionHealth::UnderReplicated
-    } else if joint || members.learners().next().is_some() {
-        RegionHealth::Changing
-    } else {
-        RegionHealth::Healthy
+fn label(health: v1::RegionHealth) -> RegionHealth {
+    match health {
+        v1::RegionHealth::NoLeader | v1::RegionHealth::Unspecified => RegionHealth::NoLeader,
+        v1::RegionHealth::NoQuorum => RegionHealth::NoQuorum,
+        v1::RegionHealth::UnderReplicated => RegionHealth::UnderReplicated,
+        v1::RegionHealth::Changing => RegionHealth::Changing,
+        v1::RegionHealth::Healthy => RegionHealth::Healthy,
     }
 }
 
@@ -111,6 +95,7 @@ mod tests {
             ("one is silent", "1:up 2:up 3:off", "1* 2 3", UnderReplicated),
             ("two are silent", "1:up 2:off 3:off", "1* 2 3", NoQuorum),
             ("its leader is silent", "1:off 2:up 3:up", "1* 2 3", NoLeader),
+            ("the leader is silent, and so is another", "1:off 2:off 3:up", "1* 2 3", NoQuorum),
             ("there never were enough", "1:up", "1*", UnderReplicated),
             ("the third is a learner", "1:up 2:up 3:up", "1* 2 3l", UnderReplicated),
             ("a fourth is coming", "1:up 2:up 3:drain 4:up", "1* 2 3 4l", Changing),

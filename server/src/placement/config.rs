@@ -62,6 +62,12 @@ impl Default for PlacementConfig {
 }
 
 impl PlacementConfig {
+    /// Silence after which a node is `SUSPECT`: two heartbeats are missed, and time for one to be late.
+    #[must_use]
+    pub fn node_suspect_after(&self) -> Duration {
+        self.interval * 5 / 2
+    }
+
     /// Every violated constraint as (key, what it must be), so that one failed start shows all.
     #[must_use]
     pub fn problems(&self) -> Vec<(&'static str, &'static str)> {

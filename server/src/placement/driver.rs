@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::{
     config::{self, PlacementConfig},
     directory::NodeDirectory,
+    evictions,
     membership::{self, Decision, TableChange},
     plan, tables,
     view::{ClusterView, Heard},
@@ -28,9 +29,8 @@ use crate::{
     clock,
     error::Error,
     ids::{NodeId, PeerId, RegionId},
-    raft::{presence::Presence, region_state::range_of},
+    raft::presence::Presence,
     region::{Peer, peers::Peers, propose::epoch_version},
-    storage::engine::{Family, KeyRange},
 };
 use openraft::async_runtime::WatchReceiver as _;
 
@@ -177,8 +177,11 @@ impl Driver {
                 return Err(system.not_leader());
             }
             let term = system.term();
-            let table = self.read_table(&system).await?;
-            let view = ClusterView::new(table, self.now_ms());
+            let (table, evictions) = self.read_table(&system).await?;
+            let mut view = ClusterView::new(table, self.now_ms()).in_session(clock::random());
+            for (node, left) in evictions {
+                view.evict_leaders(node, self.now_ms() + config::millis(left));
+            }
             *self.state.lock() = Some(Leading { term, view, peer_ids: VecDeque::new() });
             Ok(())
         }
@@ -188,8 +191,11 @@ impl Driver {
             .unwrap_or(Err(Error::NoLeader { region: RegionId::SYSTEM }))
     }
 
-    /// The node table as of the newest committed change.
-    async fn read_table(&self, system: &Arc<Peer>) -> Result<v1::NodeTable, Error> {
+    /// The node table as of the newest committed change, and what is left of evictions.
+    async fn read_table(
+        &self,
+        system: &Arc<Peer>,
+    ) -> Result<(v1::NodeTable, Vec<(NodeId, Duration)>), Error> {
         let (start, end) = tables::range();
         let read = v1::ReadCommand {
             read_mode: v1::ReadMode::Linearizable.into(),
@@ -200,11 +206,12 @@ impl Driver {
             })),
         };
         let reply = system.read(&read, clock::now() + PROPOSE_TIMEOUT).boxed().await?;
-        let rows = reply.items.into_iter().filter_map(|item| item.kv).map(|kv| (kv.key, kv.value));
-        let table =
-            tables::decode(rows).map_err(|error| Error::DataLoss { message: error.to_string() })?;
+        let rows: Vec<v1::KeyValue> = reply.items.into_iter().filter_map(|item| item.kv).collect();
+        let evictions = evictions::decode(&rows).collect();
+        let table = tables::decode(rows.into_iter().map(|kv| (kv.key, kv.value)))
+            .map_err(|error| Error::DataLoss { message: error.to_string() })?;
         self.adopt_table(&table);
-        Ok(table)
+        Ok((table, evictions))
     }
 
     fn adopt_table(&self, table: &v1::NodeTable) {
@@ -236,7 +243,7 @@ impl Driver {
     /// Learns what became of a change that nobody waited for to its end, or that failed.
     async fn settle(&self, turn: &mut Turn<'_>) -> Result<(), Error> {
         if **turn {
-            let table = self.read_table(&self.system()?).await?;
+            let (table, _) = self.read_table(&self.system()?).await?;
             self.with(|leading| leading.view.set_table(table))?;
             **turn = false;
         }
@@ -293,7 +300,7 @@ impl Driver {
 
     async fn hear_as_leader(
         &self,
-        request: v1::HeartbeatRequest,
+        mut request: v1::HeartbeatRequest,
         presence: &Presence,
     ) -> Result<v1::HeartbeatResponse, Error> {
         self.lead().await?;
@@ -307,8 +314,16 @@ impl Driver {
             response.duplicate = true;
             return Ok(response);
         }
-        match self.with(|leading| leading.view.hear(request.clone(), self.now_ms()))? {
-            Heard::Accepted => {}
+        let told = v1::HeartbeatRequest {
+            regions: std::mem::take(&mut request.regions),
+            led_no_more: std::mem::take(&mut request.led_no_more),
+            ..request.clone()
+        };
+        let (heard, session) =
+            self.with(|leading| (leading.view.hear(told, self.now_ms()), leading.view.session()))?;
+        match heard {
+            Heard::Accepted => response.session = session,
+            Heard::Unfollowed => {}
             Heard::Removed => {
                 response.removed = true;
                 return Ok(response);
@@ -336,7 +351,7 @@ impl Driver {
                 .into_iter()
                 .filter(|local| {
                     leading.view.regions().get(&RegionId(local.region_id)).is_some_and(|region| {
-                        region.is_fresh(&self.config, now_ms)
+                        leading.view.is_fresh(region, &self.config, now_ms)
                             && !region.region.peers.iter().any(|peer| peer.peer_id == local.peer_id)
                     })
                 })
@@ -377,53 +392,11 @@ impl Driver {
         }
     }
 
-    /// The regions that touch a range; `None` when this node does not lead region 1.
-    pub async fn regions(&self, request: &v1::RegionsRequest) -> Option<Vec<v1::RegionInfo>> {
+    /// The regions that are asked for; `None` when this node does not lead region 1.
+    pub async fn regions(&self, request: &v1::RegionsRequest) -> Option<v1::RegionsResponse> {
         self.lead().await.ok()?;
         self.all_heard().await;
-        self.with(|leading| self.regions_in(leading, request)).ok()
-    }
-
-    fn regions_in(&self, leading: &Leading, request: &v1::RegionsRequest) -> Vec<v1::RegionInfo> {
-        let now_ms = self.now_ms();
-        let range = KeyRange::new(request.start_key.clone(), request.end_key.clone());
-        let mut views: Vec<_> = leading
-            .view
-            .regions()
-            .values()
-            .filter(|view| range_of(&view.region).overlaps(&range))
-            .collect();
-        views.sort_by(|left, right| left.region.start_key.cmp(&right.region.start_key));
-        if request.limit > 0 {
-            views.truncate(request.limit as usize);
-        }
-        views
-            .into_iter()
-            .map(|view| {
-                let silent = |peer: &&v1::Peer| {
-                    view.silent_ms(PeerId(peer.peer_id), now_ms).is_some_and(|silent| {
-                        u128::from(silent) > self.config.peer_silent_after.as_millis()
-                    })
-                };
-                let peers = &view.region.peers;
-                v1::RegionInfo {
-                    leader: view.leader.map(|leader| v1::Leader {
-                        peer_id: leader.peer.0,
-                        node_id: leader.node.0,
-                        client_address: self.directory.client_address(leader.node),
-                    }),
-                    term: view.term,
-                    down_peers: peers.iter().filter(silent).map(|peer| peer.peer_id).collect(),
-                    pending_peers: peers
-                        .iter()
-                        .filter(|peer| peer.role() == v1::PeerRole::Learner)
-                        .map(|peer| peer.peer_id)
-                        .collect(),
-                    approximate_bytes: view.approximate_bytes,
-                    region: Some(view.region.clone()),
-                }
-            })
-            .collect()
+        self.with(|leading| leading.view.list(request, &self.config, self.now_ms())).ok()
     }
 
     fn now_ms(&self) -> u64 {
@@ -446,8 +419,6 @@ pub fn report(peer: &Peer) -> v1::RegionReport {
             silent_ms: u64::try_from(follower.silent.as_millis()).unwrap_or(u64::MAX),
         })
         .collect();
-    let data = peer.view().data();
-    let range = peer.view().range();
     v1::RegionReport {
         region: Some((*published.descriptor).clone()),
         term: metrics.current_term,
@@ -455,6 +426,6 @@ pub fn report(peer: &Peer) -> v1::RegionReport {
         joint: published.joint,
         last_index: metrics.last_log_index.unwrap_or(0),
         progress,
-        approximate_bytes: data.approximate_bytes(Family::Default, &range),
+        approximate_bytes: peer.approximate_bytes(),
     }
 }

@@ -8,7 +8,7 @@
 //! them.
 //!
 //! A term of the driver begins with `view::ClusterView::new` of the table read from region 1. A
-//! heartbeat goes to `hear`, then to `membership::heard`, and is answered with the table if the
+//! heartbeat (`reports::Reports` chooses what it tells) goes to `hear`, then to `membership::heard`, and is answered with the table if the
 //! sender's is older and with `orders_for` the sender. Once per interval: `settle_orders`,
 //! `membership::finish_removals`, `plan::plan`, `order` what was planned. `steps::judge` checks
 //! a step on the node that received it, against the report that it would send at that moment.
@@ -25,6 +25,12 @@ pub mod tables;
 
 /// The cluster as last heard: nodes with liveness, regions as their leaders see them.
 pub mod view;
+
+/// What a node tells the driver of the regions it leads.
+pub mod reports;
+
+/// Nodes that leaders are kept away from for a while.
+pub mod evictions;
 
 /// Steps that were given to a leader and not seen through.
 pub mod orders;

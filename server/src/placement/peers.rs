@@ -135,7 +135,7 @@ fn judge(
     let (id, node_id) = (PeerId(peer.peer_id), NodeId(peer.node_id));
     let node = nodes.get(&node_id);
     let leader = region.leader.is_some_and(|leader| leader.peer == id);
-    let silent_ms = if leader { Some(0) } else { region.silent_ms(id, now_ms) };
+    let silent_ms = if leader { Some(0) } else { view.silent_ms(region, id, now_ms) };
     let quarantined = view.is_quarantined(node_id, region.id(), id);
 
     let in_service = match node {

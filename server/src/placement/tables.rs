@@ -258,7 +258,8 @@ pub fn changed(expected: u64, reply: &v1::WriteReply) -> Result<u64, Error> {
     }
 }
 
-fn key(text: &str) -> Bytes {
+/// The encoded key of a row.
+pub(super) fn key(text: &str) -> Bytes {
     [SYSTEM_PREFIX, text.as_bytes()].concat().into()
 }
 

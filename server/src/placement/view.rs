@@ -8,6 +8,12 @@
 //! for regions that tile the whole key space, `ClusterView::confirmed` for a leader that a
 //! majority answers; before that nobody may conclude that a node holds nothing.
 
+mod health;
+mod listing;
+mod regions;
+#[cfg(test)]
+mod scale_tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flotilla_proto::v1;
@@ -18,6 +24,8 @@ use super::{
     peers::{Members, QuorumLoss},
 };
 use crate::ids::{NodeId, PeerId, RegionId};
+
+pub use self::{listing::PAGE_REGIONS_MAX, regions::Regions};
 
 /// Bound: process starts of one node that are remembered to notice a copied disk; older ones are
 /// forgotten, and a copy that was silent for that many restarts is then noticed one heartbeat later.
@@ -31,6 +39,9 @@ const LATE_MS: u64 = 5_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
     Accepted,
+    /// Accepted but for its regions: they are changes to what this view was never told, so the node is
+    /// to tell everything.
+    Unfollowed,
     /// From another cluster; nothing was taken over.
     WrongCluster,
     /// From a node that the table does not have; nothing was taken over.
@@ -61,6 +72,22 @@ pub struct NodeView {
 }
 
 impl NodeView {
+    /// Of a node of which nothing is known but its row.
+    #[must_use]
+    pub fn unheard(record: v1::NodeRecord) -> Self {
+        Self {
+            record,
+            liveness: v1::Liveness::Unspecified,
+            evicted: false,
+            disk_critical: false,
+            disk_available_bytes: 0,
+            disk_used_bytes: 0,
+            peers: 0,
+            learners: 0,
+            leaders: 0,
+        }
+    }
+
     #[must_use]
     pub fn id(&self) -> NodeId {
         NodeId(self.record.node_id)
@@ -71,15 +98,24 @@ impl NodeView {
         self.record.state()
     }
 
+    /// Whether it counts for a quorum: nothing is taken from a node that is only suspect.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.liveness == v1::Liveness::Alive
+        matches!(self.liveness, v1::Liveness::Alive | v1::Liveness::Suspect)
     }
 
-    /// Whether a leader may be placed here: in service, heard of, nothing against it.
+    /// Whether it may get anything new: in service and heard of just now, nothing against it.
+    #[must_use]
+    pub fn may_receive(&self) -> bool {
+        self.state() == v1::NodeState::Up
+            && self.liveness == v1::Liveness::Alive
+            && !self.disk_critical
+    }
+
+    /// Whether a leader may be placed here.
     #[must_use]
     pub fn may_lead(&self) -> bool {
-        self.state() == v1::NodeState::Up && self.is_alive() && !self.evicted && !self.disk_critical
+        self.may_receive() && !self.evicted
     }
 
     /// A label's value; `None` when absent or empty.
@@ -141,6 +177,8 @@ pub struct RegionView {
     pub last_index: u64,
     pub progress: BTreeMap<PeerId, v1::PeerProgress>,
     pub approximate_bytes: u64,
+    /// When this was told. Until something changes it is not told again: that it still holds is what
+    /// the heartbeats of the leader's node say.
     pub reported_at_ms: u64,
 }
 
@@ -155,29 +193,9 @@ impl RegionView {
         self.region.epoch.unwrap_or_default()
     }
 
-    /// How long `peer` has not answered the leader; `None` when the leader did not say.
-    #[must_use]
-    pub fn silent_ms(&self, peer: PeerId, now_ms: u64) -> Option<u64> {
-        let since_report = now_ms.saturating_sub(self.reported_at_ms);
-        self.progress.get(&peer).map(|seen| seen.silent_ms.saturating_add(since_report))
-    }
-
-    /// Whether a leader reported it lately, so that a step would reach it.
-    #[must_use]
-    pub fn is_fresh(&self, config: &PlacementConfig, now_ms: u64) -> bool {
-        let age = now_ms.saturating_sub(self.reported_at_ms);
-        self.leader.is_some() && age <= millis(config.peer_silent_after)
-    }
-
     fn rank(&self) -> (u64, u64, u64) {
         let epoch = self.epoch();
         (epoch.version, epoch.conf_ver, self.term)
-    }
-
-    fn overlaps(&self, other: &Self) -> bool {
-        let (a, b) = (&self.region, &other.region);
-        (b.end_key.is_empty() || a.start_key < b.end_key)
-            && (a.end_key.is_empty() || b.start_key < a.end_key)
     }
 }
 
@@ -192,6 +210,10 @@ struct NodeHeard {
     disk_available_bytes: u64,
     disk_used_bytes: u64,
     quarantined: BTreeSet<(RegionId, PeerId)>,
+    /// Of its last heartbeat.
+    sequence: u64,
+    /// Regions it reported and did not say it leads no more.
+    led: BTreeSet<RegionId>,
 }
 
 impl NodeHeard {
@@ -228,7 +250,9 @@ pub struct ClusterView {
     started_ms: u64,
     table: v1::NodeTable,
     heard: BTreeMap<NodeId, NodeHeard>,
-    regions: BTreeMap<RegionId, RegionView>,
+    regions: Regions,
+    /// See [`ClusterView::session`].
+    session: u64,
     evicted_until_ms: BTreeMap<NodeId, u64>,
     pub(super) orders: Orders,
 }
@@ -241,10 +265,24 @@ impl ClusterView {
             started_ms: now_ms,
             table,
             heard: BTreeMap::new(),
-            regions: BTreeMap::new(),
+            regions: Regions::default(),
+            session: 1,
             evicted_until_ms: BTreeMap::new(),
             orders: Orders::default(),
         }
+    }
+
+    /// As another session than that of any view before it.
+    #[must_use]
+    pub fn in_session(self, session: u64) -> Self {
+        Self { session: session.max(1), ..self }
+    }
+
+    /// Names what this view was told. A node that tells changes names the session that they continue;
+    /// one that this view has not heard the beginning of is asked for everything.
+    #[must_use]
+    pub fn session(&self) -> u64 {
+        self.session
     }
 
     /// How long this driver has listened.
@@ -271,7 +309,8 @@ impl ClusterView {
         find(&self.table, node)
     }
 
-    /// Takes over what a node tells.
+    /// Takes over what a node tells: of its regions what has changed, or, in session 0, everything from
+    /// the beginning.
     pub fn hear(&mut self, request: v1::HeartbeatRequest, now_ms: u64) -> Heard {
         let node = NodeId(request.node_id);
         if request.cluster_id != self.table.cluster_id {
@@ -283,18 +322,50 @@ impl ClusterView {
             Some(_) => {}
         }
         let mut superseded = VecDeque::new();
+        let mut led = BTreeSet::new();
+        let mut continues = false;
         if let Some(before) = self.heard.get_mut(&node) {
             if let Some(verdict) = before.judge_replaced(request.incarnation, now_ms) {
                 return verdict;
             }
-            superseded = std::mem::take(&mut before.superseded);
             let last = before.incarnation;
+            if last == request.incarnation && request.sequence < before.sequence {
+                // It was overtaken on its way: what it tells is over.
+                return Heard::Superseded;
+            }
+            continues = last == request.incarnation && request.session == self.session;
+            led = std::mem::take(&mut before.led);
+            superseded = std::mem::take(&mut before.superseded);
             if last != request.incarnation && superseded.iter().all(|old| old.incarnation != last) {
                 superseded.push_back(Superseded { incarnation: last, heard_since_ms: None });
             }
             while superseded.len() > INCARNATIONS_MAX {
                 superseded.pop_front();
             }
+        }
+        let begins = request.session == 0;
+        let told = || {
+            let told = request.regions.iter().filter_map(|report| report.region.as_ref());
+            told.map(|region| RegionId(region.region_id))
+        };
+        let over: BTreeSet<RegionId> = if continues {
+            request.led_no_more.iter().copied().map(RegionId).collect()
+        } else if begins {
+            let told: BTreeSet<_> = told().collect();
+            led.difference(&told).copied().collect()
+        } else {
+            led.clone()
+        };
+        for id in over {
+            led.remove(&id);
+            if let Some(region) = self.regions.get_mut(id)
+                && region.leader.is_some_and(|leader| leader.node == node)
+            {
+                region.leader = None;
+            }
+        }
+        if continues || begins {
+            led.extend(told());
         }
         let pair = |local: &v1::LocalPeer| (RegionId(local.region_id), PeerId(local.peer_id));
         let heard = NodeHeard {
@@ -305,30 +376,24 @@ impl ClusterView {
             disk_available_bytes: request.disk_available_bytes,
             disk_used_bytes: request.disk_used_bytes,
             quarantined: request.quarantined.iter().map(pair).collect(),
+            sequence: request.sequence,
+            led,
         };
         self.heard.insert(node, heard);
-        self.hear_regions(node, request.regions, now_ms);
-        Heard::Accepted
-    }
-
-    fn hear_regions(&mut self, node: NodeId, reports: Vec<v1::RegionReport>, now_ms: u64) {
-        let led: BTreeSet<RegionId> = reports
-            .iter()
-            .filter_map(|report| report.region.as_ref())
-            .map(|region| RegionId(region.region_id))
-            .collect();
-        for (id, region) in &mut self.regions {
-            if region.leader.is_some_and(|leader| leader.node == node) && !led.contains(id) {
-                region.leader = None;
-            }
+        if !continues && !begins {
+            return Heard::Unfollowed;
         }
-        for report in reports {
+        for report in request.regions {
             self.hear_region(node, report, now_ms);
         }
+        Heard::Accepted
     }
 
     fn hear_region(&mut self, node: NodeId, report: v1::RegionReport, now_ms: u64) {
         let Some(region) = report.region else { return };
+        if !region.end_key.is_empty() && region.end_key <= region.start_key {
+            return;
+        }
         let id = RegionId(region.region_id);
         let leader = LeaderPeer { peer: PeerId(report.leader_peer_id), node };
         let mut new = RegionView {
@@ -361,17 +426,45 @@ impl ClusterView {
         let version = new.epoch().version;
         let overlapping: Vec<(RegionId, u64)> = self
             .regions
-            .iter()
-            .filter(|(other, view)| **other != id && view.overlaps(&new))
-            .map(|(other, view)| (*other, view.epoch().version))
+            .overlapping(&new.region)
+            .map(|other| (other.id(), other.epoch().version))
             .collect();
         if overlapping.iter().any(|(_, other)| *other > version) {
             return;
         }
         for (other, _) in overlapping {
-            self.regions.remove(&other);
+            self.regions.remove(other);
         }
-        self.regions.insert(id, new);
+        self.regions.insert(new);
+    }
+
+    /// How long ago a node was heard; since this driver began, when it never was.
+    fn node_silent_ms(&self, node: NodeId, now_ms: u64) -> u64 {
+        let heard_ms = self.heard.get(&node).map_or(self.started_ms, |heard| heard.at_ms);
+        now_ms.saturating_sub(heard_ms)
+    }
+
+    /// Whether the region's leader is heard, so that a step would reach it.
+    #[must_use]
+    pub fn is_fresh(&self, region: &RegionView, config: &PlacementConfig, now_ms: u64) -> bool {
+        let silent_max = millis(config.peer_silent_after);
+        region.leader.is_some_and(|leader| {
+            self.heard.contains_key(&leader.node)
+                && self.node_silent_ms(leader.node, now_ms) <= silent_max
+        })
+    }
+
+    /// How long `peer` has not answered the region's leader; `None` when the leader did not say.
+    #[must_use]
+    pub fn silent_ms(&self, region: &RegionView, peer: PeerId, now_ms: u64) -> Option<u64> {
+        let told = region.progress.get(&peer)?.silent_ms;
+        // One that answers goes on to answer until the leader says otherwise, as long as that is heard;
+        // one that does not is silent since.
+        let since = match told {
+            0 => region.leader.map_or(0, |leader| self.node_silent_ms(leader.node, now_ms)),
+            _ => now_ms.saturating_sub(region.reported_at_ms),
+        };
+        Some(told.saturating_add(since))
     }
 
     /// Keeps leaders away from a node until then; a time that is past ends it.
@@ -380,18 +473,19 @@ impl ClusterView {
     }
 
     #[must_use]
-    pub fn regions(&self) -> &BTreeMap<RegionId, RegionView> {
+    pub fn regions(&self) -> &Regions {
         &self.regions
     }
 
     #[must_use]
     pub fn liveness(&self, node: NodeId, config: &PlacementConfig, now_ms: u64) -> v1::Liveness {
-        let heard_ms = self.heard.get(&node).map_or(self.started_ms, |heard| heard.at_ms);
-        let silent_ms = now_ms.saturating_sub(heard_ms);
+        let silent_ms = self.node_silent_ms(node, now_ms);
         if silent_ms >= millis(config.node_down_after) {
             v1::Liveness::Down
         } else if silent_ms >= millis(config.node_disconnected_after) {
             v1::Liveness::Disconnected
+        } else if silent_ms >= millis(config.node_suspect_after()) {
+            v1::Liveness::Suspect
         } else {
             v1::Liveness::Alive
         }
@@ -409,27 +503,7 @@ impl ClusterView {
     /// Every node of the table, removed ones too.
     #[must_use]
     pub fn nodes(&self, config: &PlacementConfig, now_ms: u64) -> BTreeMap<NodeId, NodeView> {
-        let mut nodes: BTreeMap<NodeId, NodeView> = self
-            .table
-            .nodes
-            .iter()
-            .map(|record| {
-                let id = NodeId(record.node_id);
-                let heard = self.heard.get(&id);
-                let view = NodeView {
-                    record: record.clone(),
-                    liveness: self.liveness(id, config, now_ms),
-                    evicted: self.evicted_until_ms.get(&id).is_some_and(|until| *until > now_ms),
-                    disk_critical: heard.is_some_and(|heard| heard.disk_critical),
-                    disk_available_bytes: heard.map_or(0, |heard| heard.disk_available_bytes),
-                    disk_used_bytes: heard.map_or(0, |heard| heard.disk_used_bytes),
-                    peers: 0,
-                    learners: 0,
-                    leaders: 0,
-                };
-                (id, view)
-            })
-            .collect();
+        let mut nodes = self.standing_nodes(config, now_ms);
         for region in self.regions.values() {
             for peer in &region.region.peers {
                 if let Some(node) = nodes.get_mut(&NodeId(peer.node_id)) {
@@ -442,6 +516,19 @@ impl ClusterView {
             }
         }
         nodes
+    }
+
+    fn node_view(&self, record: v1::NodeRecord, config: &PlacementConfig, now_ms: u64) -> NodeView {
+        let id = NodeId(record.node_id);
+        let heard = self.heard.get(&id);
+        NodeView {
+            liveness: self.liveness(id, config, now_ms),
+            evicted: self.evicted_until_ms.get(&id).is_some_and(|until| *until > now_ms),
+            disk_critical: heard.is_some_and(|heard| heard.disk_critical),
+            disk_available_bytes: heard.map_or(0, |heard| heard.disk_available_bytes),
+            disk_used_bytes: heard.map_or(0, |heard| heard.disk_used_bytes),
+            ..NodeView::unheard(record)
+        }
     }
 
     /// Regions that have a peer on `node`, and regions led there.
@@ -459,19 +546,7 @@ impl ClusterView {
     /// Whether the known regions tile the whole key space, so that no region is unheard of.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        let mut ranges: Vec<_> = self
-            .regions
-            .values()
-            .map(|view| (&view.region.start_key, &view.region.end_key))
-            .collect();
-        ranges.sort_unstable();
-        let tiles = ranges.windows(2).all(|pair| match pair {
-            [(_, end), (start, _)] => !end.is_empty() && end == start,
-            _ => true,
-        });
-        tiles
-            && ranges.first().is_some_and(|(start, _)| start.is_empty())
-            && ranges.last().is_some_and(|(_, end)| end.is_empty())
+        self.regions.are_complete()
     }
 
     /// That every region is known, and told by a leader which a majority of its voters answers: the
@@ -483,10 +558,10 @@ impl ClusterView {
         if !self.is_complete() {
             return Err(None);
         }
-        let nodes = self.nodes(config, now_ms);
+        let nodes = self.standing_nodes(config, now_ms);
         for region in self.regions.values() {
             let members = Members::of(self, region, &nodes, config, now_ms);
-            if !region.is_fresh(config, now_ms) || !members.has_quorum() {
+            if !self.is_fresh(region, config, now_ms) || !members.has_quorum() {
                 return Err(Some(region.id()));
             }
         }
@@ -506,14 +581,14 @@ impl ClusterView {
         if !self.is_complete() {
             return Err(QuorumLoss::Unknown);
         }
-        let nodes = self.nodes(config, now_ms);
+        let nodes = self.standing_nodes(config, now_ms);
         for region in self.regions.values() {
             let members = Members::of(self, region, &nodes, config, now_ms);
             let Some(lost) = members.voters().find(|member| member.node == node) else { continue };
             if region.joint_since_ms.is_some() {
                 return Err(QuorumLoss::Changing { region: region.id() });
             }
-            if !region.is_fresh(config, now_ms) {
+            if !self.is_fresh(region, config, now_ms) {
                 return Err(QuorumLoss::Leaderless { region: region.id() });
             }
             if lost.leader || !members.keeps_quorum(&[], &[lost.peer]) {
@@ -521,45 +596,6 @@ impl ClusterView {
             }
         }
         Ok(())
-    }
-
-    /// A region for `ListRegions`: where its leader is, which peers are silent or lag.
-    #[must_use]
-    pub fn region_info(
-        &self,
-        region: &RegionView,
-        config: &PlacementConfig,
-        now_ms: u64,
-    ) -> v1::RegionInfo {
-        let silent_max = millis(config.peer_silent_after);
-        let fresh = region.is_fresh(config, now_ms);
-        let leader = region.leader.filter(|_| fresh);
-        let followers = || {
-            let lead = leader.map(|leader| leader.peer.0);
-            region.region.peers.iter().filter(move |peer| Some(peer.peer_id) != lead)
-        };
-        let silent = |peer: &&v1::Peer| {
-            region.silent_ms(PeerId(peer.peer_id), now_ms).is_none_or(|silent| silent > silent_max)
-        };
-        let lags = |peer: &&v1::Peer| {
-            let matched = region.progress.get(&PeerId(peer.peer_id)).map_or(0, |p| p.matched_index);
-            matched == 0 || matched.saturating_add(config.lag_entries_max) < region.last_index
-        };
-        v1::RegionInfo {
-            region: Some(region.region.clone()),
-            leader: leader.map(|leader| v1::Leader {
-                peer_id: leader.peer.0,
-                node_id: leader.node.0,
-                client_address: self
-                    .record(leader.node)
-                    .map(|record| record.client_address.clone())
-                    .unwrap_or_default(),
-            }),
-            term: region.term,
-            down_peers: followers().filter(silent).map(|peer| peer.peer_id).collect(),
-            pending_peers: followers().filter(lags).map(|peer| peer.peer_id).collect(),
-            approximate_bytes: region.approximate_bytes,
-        }
     }
 }
 

@@ -34,6 +34,7 @@ pub struct RegionView {
     /// Odd while a snapshot replaces the range, when rows must not be read; see
     /// [`RegionView::read_consistently`].
     installs: AtomicU64,
+    /// By the index of the entry that asks for one.
     checksums: Mutex<BTreeMap<u64, Checksum>>,
     gate: Arc<Gate>,
     /// As the gate, for readers, who do not wait for writes.
@@ -190,22 +191,29 @@ impl RegionView {
         self.gate.close();
     }
 
-    /// The outcome of a checksum, when the entry has been applied here.
+    /// The checksum that the entry at `index` asks for, once it has been applied here.
     #[must_use]
-    pub fn checksum(&self, check_id: u64) -> Option<Checksum> {
-        self.checksums.lock().get(&check_id).cloned()
+    pub fn checksum(&self, index: u64) -> Option<Checksum> {
+        self.checksums.lock().get(&index).cloned()
     }
 
-    pub(super) fn checksum_begins(&self, check_id: u64, applied_index: u64) {
+    /// Index of a checksum that is being computed.
+    #[must_use]
+    pub fn checksum_under_way(&self) -> Option<u64> {
+        let checksums = self.checksums.lock();
+        checksums.iter().find(|(_, sum)| sum.outcome.is_none()).map(|(index, _)| *index)
+    }
+
+    pub(super) fn checksum_begins(&self, applied_index: u64) {
         let mut checksums = self.checksums.lock();
-        checksums.insert(check_id, Checksum { applied_index, outcome: None });
+        checksums.insert(applied_index, Checksum { applied_index, outcome: None });
         while checksums.len() > CHECKSUMS_MAX {
             checksums.pop_first();
         }
     }
 
-    pub(super) fn checksum_ends(&self, check_id: u64, outcome: Result<(u64, u64), String>) {
-        if let Some(checksum) = self.checksums.lock().get_mut(&check_id) {
+    pub(super) fn checksum_ends(&self, index: u64, outcome: Result<(u64, u64), String>) {
+        if let Some(checksum) = self.checksums.lock().get_mut(&index) {
             checksum.outcome = Some(outcome);
         }
     }

@@ -88,7 +88,7 @@ struct Step {
     replies: Vec<(ApplyResponder<TypeConfig>, Reply)>,
     descriptor_changed: bool,
     /// A checksum is wanted of the state after them.
-    checksum: Option<u64>,
+    checksum: bool,
 }
 
 impl StateMachine {
@@ -139,14 +139,16 @@ impl StateMachine {
             fail::fail_point!("apply-before-write");
             self.write().await?;
             fail::fail_point!("apply-after-write");
+            // Ordering: begun before its entry shows as applied, so that whoever finds the entry applied
+            // and no checksum knows that none will come.
+            if step.checksum {
+                self.start_checksum();
+            }
             // Ordering: published before the proposer is answered, so that a read that follows an
             // acknowledged write on this peer sees it.
             self.view.publish(&self.region, step.descriptor_changed);
             for (responder, reply) in step.replies {
                 responder.send(reply);
-            }
-            if let Some(check_id) = step.checksum {
-                self.start_checksum(check_id);
             }
         }
         self.metrics.raft.observe_apply(started.elapsed());
@@ -259,17 +261,17 @@ impl StateMachine {
     }
 
     /// Computes over a pinned view, beside the apply of later entries.
-    fn start_checksum(&self, check_id: u64) {
+    fn start_checksum(&self) {
         let pinned = self.view.data().view();
         let state = self.region.state.clone();
         let range = range_of(&self.region.descriptor);
-        self.view.checksum_begins(check_id, state.applied_index);
+        self.view.checksum_begins(state.applied_index);
         let view: Weak<RegionView> = Arc::downgrade(&self.view);
         tokio::task::spawn_blocking(move || {
             let outcome = command::checksum(pinned.as_ref(), &range, &state)
                 .map_err(|error| error.to_string());
             if let Some(view) = view.upgrade() {
-                view.checksum_ends(check_id, outcome);
+                view.checksum_ends(state.applied_index, outcome);
             }
         });
     }
@@ -292,7 +294,7 @@ fn gather(
     batch: &mut WriteBatch,
     entries: &mut IntoIter<Committed>,
 ) -> Result<Step, engine::Error> {
-    let mut step = Step { replies: Vec::new(), descriptor_changed: false, checksum: None };
+    let mut step = Step { replies: Vec::new(), descriptor_changed: false, checksum: false };
     batch.clear();
     let mut overlay = command::Overlay::new(data, batch);
     for Committed { id, payload, responder } in entries {
@@ -302,9 +304,7 @@ fn gather(
             Payload::Blank => Reply::Nothing,
             Payload::Command(command) => {
                 let (reply, effect) = command::apply(&command, region, &mut overlay)?;
-                if let command::Effect::Checksum { check_id } = effect {
-                    step.checksum = Some(check_id);
-                }
+                step.checksum |= matches!(effect, command::Effect::Checksum { .. });
                 Reply::Command(reply)
             }
             Payload::Membership(membership) => {
@@ -320,7 +320,7 @@ fn gather(
         if let Some(responder) = responder {
             step.replies.push((responder, reply));
         }
-        if step.checksum.is_some() {
+        if step.checksum {
             break; // the checksum is of the state after exactly this entry
         }
     }

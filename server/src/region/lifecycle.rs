@@ -258,6 +258,8 @@ async fn start(
         reads: read::Rounds::default(),
         clock: parking_lot::Mutex::default(),
         silence: Silence::default(),
+        size: super::size::Size::default(),
+        checking: tokio::sync::Mutex::default(),
         leading: parking_lot::Mutex::default(),
         stopped: false.into(),
     }))

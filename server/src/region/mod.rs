@@ -3,7 +3,7 @@
 pub mod clock;
 pub mod compact;
 mod elections;
-mod followers;
+pub mod followers;
 mod hand_over;
 pub mod incarnations;
 pub mod lifecycle;
@@ -17,6 +17,7 @@ pub mod reclaim;
 pub mod recovery;
 mod serve;
 mod silence;
+pub mod size;
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -124,6 +125,9 @@ pub struct Peer {
     reads: read::Rounds,
     clock: Mutex<clock::RegionClock>,
     silence: silence::Silence,
+    size: size::Size,
+    /// Held while a checksum is begun, so that two that ask for one get the same.
+    checking: tokio::sync::Mutex<()>,
     /// The term that this peer was first seen to lead in, and when.
     leading: Mutex<Option<(u64, Instant)>>,
     stopped: AtomicBool,

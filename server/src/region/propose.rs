@@ -64,9 +64,20 @@ impl Peer {
 
     /// Makes every peer compute a checksum; answers the index of the entry.
     ///
+    /// Bound: one at a time. While this peer computes one, whoever asks for another gets that: each is a
+    /// look at all data of the region on every peer.
+    ///
     /// # Errors
     /// As for [`Peer::propose_write`].
     pub async fn propose_checksum(&self, check_id: u64, deadline: Instant) -> Result<u64, Error> {
+        let waiting = tokio::time::timeout_at(deadline, self.checking.lock()).await;
+        let _checking = waiting.map_err(|_| Error::DeadlineExceeded {
+            message: "while another check of the region was begun".to_owned(),
+        })?;
+        self.leading_term()?;
+        if let Some(index) = self.view.checksum_under_way() {
+            return Ok(index);
+        }
         let version = self.view.with(|published| epoch_version(&published.descriptor));
         let body = Body::Checksum(v1::ChecksumCommand { check_id });
         match self.propose(body, version, deadline).await?.reply {

@@ -12,10 +12,15 @@ use flotilla_proto::{
         error_detail::Reason, kv_client::KvClient,
     },
 };
+use tokio::time::Instant;
 use tonic::{
     Request, Status,
     transport::{Channel, Endpoint},
 };
+
+/// How often a check is asked how far it is, and bound on the wait for it.
+const CHECK_POLL: Duration = Duration::from_millis(20);
+const CHECK_MAX: Duration = Duration::from_secs(20);
 
 /// A client of one node, cheap to clone.
 ///
@@ -140,7 +145,7 @@ impl Session {
     /// # Errors
     /// As the server answers.
     pub async fn nodes(&self) -> Result<v1::ListNodesResponse, Status> {
-        let request = self.request(v1::ListNodesRequest { all: true });
+        let request = self.request(v1::ListNodesRequest { all: true, allow_local: false });
         Ok(self.cluster.clone().list_nodes(request).await?.into_inner())
     }
 
@@ -152,9 +157,18 @@ impl Session {
         let regions = self.regions().await.map_err(|status| status.to_string())?;
         for region in regions.into_iter().filter_map(|info| info.region) {
             let region_id = region.region_id;
-            let request = self.request(v1::CheckRegionRequest { region_id });
-            let answer = self.cluster.clone().check_region(request).await;
-            let answer = answer.map_err(|status| status.to_string())?.into_inner();
+            let mut check = v1::CheckRegionRequest { region_id, check_id: 0 };
+            let deadline = Instant::now() + CHECK_MAX;
+            let answer = loop {
+                let request = self.request(check);
+                let answer = self.cluster.clone().check_region(request).await;
+                let answer = answer.map_err(|status| status.to_string())?.into_inner();
+                if answer.done || Instant::now() >= deadline {
+                    break answer;
+                }
+                check.check_id = answer.check_id;
+                tokio::time::sleep(CHECK_POLL).await;
+            };
             let silent = answer.peers.iter().any(|peer| !peer.error.is_empty());
             if !answer.consistent || silent || answer.peers.len() != region.peers.len() {
                 return Err(format!("region {region_id}: {answer:?}"));

@@ -38,14 +38,15 @@ async fn every_call_reaches_the_membership_and_answers() {
     api.transfer_leader(Request::new(transfer)).await.expect("answered");
     let status = api.status(Request::new(v1::StatusRequest {})).await;
     assert!(status.expect("answered").into_inner().joined);
-    let nodes = api.list_nodes(Request::new(v1::ListNodesRequest { all: true })).await;
+    let nodes =
+        api.list_nodes(Request::new(v1::ListNodesRequest { all: true, allow_local: false })).await;
     assert_eq!(nodes.expect("answered").into_inner().nodes.len(), 2);
     let regions = api.list_regions(Request::new(v1::ListRegionsRequest::default())).await;
     assert_eq!(regions.expect("answered").into_inner().regions[0].term, 7);
     let keys = vec!["a".into(), "b".into()];
     let located = api.locate(Request::new(v1::LocateRequest { keyspace: 0, keys })).await;
     assert_eq!(located.expect("answered").into_inner().regions.len(), 2);
-    let check = v1::CheckRegionRequest { region_id: 2 };
+    let check = v1::CheckRegionRequest { region_id: 2, check_id: 0 };
     let checked = api.check_region(Request::new(check)).await;
     assert!(checked.expect("answered").into_inner().consistent);
     assert_eq!(fake.calls().len(), 12);

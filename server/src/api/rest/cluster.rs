@@ -70,7 +70,8 @@ pub(super) async fn show<R: Requests>(
     rest.run(Method::HttpCluster, async {
         let query = Query::of(&uri, &["all", TIMEOUT])?;
         let all = query.flag("all")?;
-        let call = rest.cluster.membership.list_nodes(v1::ListNodesRequest { all });
+        let call =
+            rest.cluster.membership.list_nodes(v1::ListNodesRequest { all, allow_local: false });
         let table = within(rest.cluster_deadline(&query)?, Kind::Reads, call).await?;
         Ok(with_etag(table.version, Json(json::Cluster::from(table))))
     })

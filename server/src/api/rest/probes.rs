@@ -29,7 +29,11 @@ pub(super) async fn readyz<R: Requests>(
 
 pub(super) async fn metrics<R: Requests>(State(rest): State<Shared<R>>) -> Response {
     let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, content_type)], (rest.metrics)()).into_response()
+    // To measure asks the disk and looks at every region: nobody else is to wait for that.
+    match tokio::task::spawn_blocking(move || (rest.metrics)()).await {
+        Ok(text) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
 }
 
 fn probe(

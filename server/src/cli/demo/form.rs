@@ -102,7 +102,11 @@ fn mends(code: Code) -> bool {
 }
 
 async fn table_version(session: &Session) -> Result<u64, String> {
-    let nodes = session.cluster.clone().list_nodes(request(ListNodesRequest { all: true })).await;
+    let nodes = session
+        .cluster
+        .clone()
+        .list_nodes(request(ListNodesRequest { all: true, allow_local: false }))
+        .await;
     nodes.map(|nodes| nodes.into_inner().version).map_err(|status| session.blame(&status))
 }
 

@@ -138,12 +138,21 @@ pub(super) async fn check_regions(session: &Session) -> anyhow::Result<usize> {
     for region in regions.into_iter().filter_map(|info| info.region) {
         let region_id = region.region_id;
         let what = format!("region {region_id} to be checked");
+        let check_id = Cell::new(0);
         let answer = until(&what, BOUND, async || {
-            let check = request(CheckRegionRequest { region_id });
+            let check = request(CheckRegionRequest { region_id, check_id: check_id.get() });
             let answer = session.cluster.clone().check_region(check).await;
             let answer = answer.map_err(|status| session.blame(&status))?.into_inner();
+            check_id.set(answer.check_id);
+            if !answer.done {
+                return Err(format!("{:?}", answer.peers));
+            }
             match answer.peers.iter().find(|peer| !peer.error.is_empty()) {
-                Some(silent) => Err(format!("node {}: {}", silent.node_id, silent.error)),
+                Some(silent) => {
+                    // One that forgot the check does not remember it again.
+                    check_id.set(0);
+                    Err(format!("node {}: {}", silent.node_id, silent.error))
+                }
                 None => Ok(answer),
             }
         })

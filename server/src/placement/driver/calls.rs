@@ -9,6 +9,7 @@ use flotilla_proto::v1::{
 
 use super::{
     super::{
+        config, evictions,
         membership::{self, AddLearner, Decision},
         tables,
         view::NodeView,
@@ -66,15 +67,19 @@ impl Driver {
                     version,
                 })
             }
-            Call::EvictLeaders(request) => self.with(|leading| {
-                let (node, duration) = membership::evict_leaders(leading.view.table(), &request)?;
-                let until = self.now_ms() + u64::try_from(duration.as_millis()).unwrap_or(0);
-                leading.view.evict_leaders(node, until);
-                let (_, leaders) = leading.view.left_on(node);
-                Ok::<_, Error>(Answer::EvictLeaders(v1::EvictLeadersResponse {
-                    leaders_left: u32::try_from(leaders).unwrap_or(u32::MAX),
-                }))
-            })??,
+            Call::EvictLeaders(request) => {
+                let (node, duration) = self
+                    .with(|leading| membership::evict_leaders(leading.view.table(), &request))??;
+                // Ordering: from the row on whoever drives next keeps the promise, too.
+                self.propose(evictions::evict(node, duration)).await?;
+                Answer::EvictLeaders(self.with(|leading| {
+                    let until_ms = self.now_ms() + config::millis(duration);
+                    leading.view.evict_leaders(node, until_ms);
+                    let (_, leaders) = leading.view.left_on(node);
+                    let leaders_left = u32::try_from(leaders).unwrap_or(u32::MAX);
+                    v1::EvictLeadersResponse { leaders_left }
+                })?)
+            }
             Call::ListNodes(request) => {
                 Answer::ListNodes(self.with(|leading| self.list_nodes(leading, &request))?)
             }
@@ -108,6 +113,7 @@ impl Driver {
                 .map(NodeView::to_node)
                 .collect(),
             replication_factor: table.replication_factor,
+            told_by_node: 0,
         }
     }
 

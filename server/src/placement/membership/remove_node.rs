@@ -61,7 +61,8 @@ fn check_force(
     config: &PlacementConfig,
     now_ms: u64,
 ) -> Result<(), Error> {
-    if view.liveness(node, config, now_ms) == v1::Liveness::Alive {
+    let liveness = view.liveness(node, config, now_ms);
+    if matches!(liveness, v1::Liveness::Alive | v1::Liveness::Suspect) {
         return Err(refused(format!(
             "node {node} is alive, or was {} ago: force is for dead nodes, without it the node is \
              drained",

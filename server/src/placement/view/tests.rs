@@ -61,10 +61,13 @@ fn silence_becomes_disconnected_then_down() {
     view.hear(heartbeat(1, 1, vec![]), NOW_MS + 5_000);
     for (why, node, now_ms, want) in [
         ("just heard", 1, NOW_MS + 5_000, v1::Liveness::Alive),
-        ("almost 20 s", 1, NOW_MS + 24_999, v1::Liveness::Alive),
+        ("a heartbeat is late", 1, NOW_MS + 7_499, v1::Liveness::Alive),
+        ("two are missed", 1, NOW_MS + 7_500, v1::Liveness::Suspect),
+        ("almost 20 s", 1, NOW_MS + 24_999, v1::Liveness::Suspect),
         ("20 s", 1, NOW_MS + 25_000, v1::Liveness::Disconnected),
         ("10 min", 1, NOW_MS + 605_000, v1::Liveness::Down),
-        ("never heard, the driver is new", 2, NOW_MS + 19_999, v1::Liveness::Alive),
+        ("never heard, the driver is new", 2, NOW_MS + 2_499, v1::Liveness::Alive),
+        ("never heard yet", 2, NOW_MS + 19_999, v1::Liveness::Suspect),
         ("never heard", 2, NOW_MS + 20_000, v1::Liveness::Disconnected),
         ("never heard, for long", 2, NOW_MS + 600_000, v1::Liveness::Down),
     ] {
@@ -153,7 +156,8 @@ fn region_that_its_node_reports_no_more_has_no_leader() {
     assert_eq!(leader_node(&view, 5), Some(1));
     view.hear(heartbeat(1, 1, vec![]), NOW_MS);
     assert_eq!(leader_node(&view, 5), None);
-    assert!(!view.regions()[&RegionId(5)].is_fresh(&PlacementConfig::default(), NOW_MS));
+    let region = &view.regions()[&RegionId(5)];
+    assert!(!view.is_fresh(region, &PlacementConfig::default(), NOW_MS));
     view.hear(heartbeat(1, 1, vec![told]), NOW_MS);
     assert_eq!(leader_node(&view, 5), Some(1), "it leads again");
 }
@@ -163,7 +167,7 @@ fn split_and_merge_replace_what_they_overlap() {
     let mut view = three_nodes();
     let mut hear = |reports: Vec<v1::RegionReport>| {
         view.hear(heartbeat(1, 1, reports), NOW_MS);
-        let ids: Vec<u64> = view.regions().keys().map(|id| id.0).collect();
+        let ids: Vec<u64> = view.regions().values().map(|region| region.id().0).collect();
         (ids, view.is_complete())
     };
     let parent = report(5, ("", ""), (1, 1), 3, &[1]);
@@ -242,6 +246,14 @@ fn eviction_ends_by_itself() {
     assert!(!evicted(NOW_MS + 10));
 }
 
+/// What people are shown of the first region.
+fn info(nodes: &str, peers: &str, later_ms: u64) -> v1::RegionInfo {
+    let config = PlacementConfig::default();
+    let view = Fixture::new(3, nodes).region(peers).view();
+    let nodes = view.nodes(&config, NOW_MS + later_ms);
+    view.region_info(&view.regions()[&RegionId(2)], &nodes, &config, NOW_MS + later_ms)
+}
+
 #[test]
 fn quarantine_of_a_peer_whose_id_was_lost_is_of_whichever_the_node_holds() {
     let mut view = three_nodes();
@@ -258,15 +270,122 @@ fn quarantine_of_a_peer_whose_id_was_lost_is_of_whichever_the_node_holds() {
 
 #[test]
 fn region_info_names_silent_and_lagging_peers() {
-    let fixture = Fixture::new(3, "1:up 2:up 3:up 4:off").region("1* 2- 3s 4");
-    let view = fixture.view();
-    let region = &view.regions()[&RegionId(2)];
-    let info = view.region_info(region, &PlacementConfig::default(), NOW_MS);
-    let leader = info.leader.expect("led");
+    let nodes = "1:up 2:up 3:up 4:off";
+    let told = info(nodes, "1* 2- 3s 4", 0);
+    let leader = told.leader.expect("led");
     assert_eq!((leader.peer_id, leader.node_id), (201, 1));
     assert_eq!(leader.client_address, "n1:7420");
-    assert_eq!(info.down_peers, [203, 204]);
-    assert_eq!(info.pending_peers, [202]);
-    let later = view.region_info(region, &PlacementConfig::default(), NOW_MS + 60_000);
-    assert_eq!(later.leader, None, "an old report tells no leader");
+    assert_eq!(told.down_peers, [203, 204]);
+    assert_eq!(told.pending_peers, [202]);
+    assert_eq!(info(nodes, "1* 2- 3s 4", 60_000).leader, None, "an old report tells no leader");
+}
+
+#[test]
+fn listing_says_the_worst_that_is_wrong_with_a_region() {
+    use v1::RegionHealth::{Changing, Healthy, NoLeader, NoQuorum, UnderReplicated};
+    for (why, nodes, peers, health, down) in [
+        ("all is well", "1:up 2:up 3:up", "1* 2 3", Healthy, &[][..]),
+        ("there are no more nodes", "1:up", "1*", UnderReplicated, &[]),
+        ("one is silent", "1:up 2:up 3:off", "1* 2 3", UnderReplicated, &[203]),
+        ("two are silent", "1:up 2:off 3:off", "1* 2 3", NoQuorum, &[202, 203]),
+        // Not the live followers, whom the dead leader has not heard of since it died.
+        ("its leader is dead", "1:off 2:up 3:up", "1* 2 3", NoLeader, &[201]),
+        ("its leader and another are dead", "1:off 2:off 3:up", "1* 2 3", NoQuorum, &[201, 202]),
+        ("a fourth is coming", "1:up 2:up 3:drain 4:up", "1* 2 3 4l", Changing, &[]),
+    ] {
+        let told = info(nodes, peers, 0);
+        assert_eq!((told.health(), &told.down_peers[..]), (health, down), "{why}");
+        assert_eq!(told.voters_wanted, 3, "{why}");
+        assert_eq!(told.leader.is_some(), !matches!(nodes, n if n.starts_with("1:off")), "{why}");
+    }
+}
+
+#[test]
+fn listing_answers_by_range_by_key_and_by_id() {
+    let fixture =
+        Fixture::new(3, "1:up 2:up 3:up").region("1* 2 3").region("2* 1 3").region("3* 1 2");
+    let view = fixture.view();
+    let list = |request: v1::RegionsRequest| {
+        let told = view.list(&request, &PlacementConfig::default(), NOW_MS);
+        let ids = told.regions.iter().filter_map(|info| info.region.as_ref());
+        (ids.map(|region| region.region_id).collect::<Vec<_>>(), told.more)
+    };
+    let range = |start: &'static str, end: &'static str, limit| v1::RegionsRequest {
+        start_key: start.into(),
+        end_key: end.into(),
+        limit,
+        ..Default::default()
+    };
+    for (why, request, want, more) in [
+        ("all", range("", "", 0), &[2, 3, 4][..], false),
+        ("from the middle of one", range("0001x", "", 0), &[3, 4], false),
+        ("up to a border", range("", "0002", 0), &[2, 3], false),
+        ("inside of one", range("0001a", "0001b", 0), &[3], false),
+        ("a page", range("", "", 2), &[2, 3], true),
+        ("just all", range("", "", 3), &[2, 3, 4], false),
+        ("by id", v1::RegionsRequest { region_id: 3, ..Default::default() }, &[3], false),
+        ("none of that id", v1::RegionsRequest { region_id: 9, ..Default::default() }, &[], false),
+        (
+            "by keys, in their order",
+            v1::RegionsRequest {
+                keys: vec!["z".into(), "".into(), "0001".into()],
+                ..Default::default()
+            },
+            &[4, 2, 3],
+            false,
+        ),
+    ] {
+        assert_eq!(list(request), (want.to_vec(), more), "{why}");
+    }
+}
+
+#[test]
+fn heartbeat_that_was_overtaken_is_not_heard() {
+    let mut view = three_nodes();
+    let told = report(5, ("", ""), (1, 1), 3, &[1, 2, 3]);
+    let numbered =
+        |sequence, reports| v1::HeartbeatRequest { sequence, ..heartbeat(1, 1, reports) };
+    assert_eq!(view.hear(numbered(2, vec![]), NOW_MS), Heard::Accepted);
+    assert_eq!(view.hear(numbered(1, vec![told.clone()]), NOW_MS), Heard::Superseded);
+    assert!(view.regions().is_empty(), "the node leads it no more");
+    assert_eq!(view.hear(numbered(3, vec![told]), NOW_MS), Heard::Accepted);
+}
+
+#[test]
+fn changes_are_heard_only_by_a_view_that_heard_the_beginning() {
+    let mut view = three_nodes().in_session(7);
+    let told = |id, range| report(id, range, (1, 1), 3, &[1, 2, 3]);
+    let change = |session, reports, led_no_more: &[u64]| v1::HeartbeatRequest {
+        session,
+        led_no_more: led_no_more.to_vec(),
+        ..heartbeat(1, 1, reports)
+    };
+    let (left, right) = (told(5, ("", "m")), told(6, ("m", "")));
+    assert_eq!(view.hear(change(7, vec![left.clone()], &[]), NOW_MS), Heard::Unfollowed);
+    assert!(view.regions().is_empty());
+    assert_eq!(view.hear(change(0, vec![left.clone()], &[]), NOW_MS), Heard::Accepted);
+    assert_eq!(view.hear(change(7, vec![right], &[]), NOW_MS), Heard::Accepted);
+    assert_eq!((leader_node(&view, 5), leader_node(&view, 6)), (Some(1), Some(1)));
+    assert_eq!(view.hear(change(7, vec![], &[5]), NOW_MS), Heard::Accepted);
+    assert_eq!((leader_node(&view, 5), leader_node(&view, 6)), (None, Some(1)));
+    assert_eq!(view.hear(change(6, vec![left], &[]), NOW_MS), Heard::Unfollowed, "of another view");
+    assert_eq!(leader_node(&view, 6), None, "what it told before may be over");
+}
+
+#[test]
+fn region_is_fresh_while_its_leader_is_heard_though_it_tells_nothing_new() {
+    let config = PlacementConfig::default();
+    let mut view = three_nodes();
+    let mut told = report(5, ("", ""), (1, 1), 3, &[1, 2, 3]);
+    told.progress[0].silent_ms = 0;
+    told.progress[1].silent_ms = 6_000;
+    view.hear(heartbeat(1, 1, vec![told]), NOW_MS);
+    let later = NOW_MS + 60_000;
+    let go_on = v1::HeartbeatRequest { session: view.session(), ..heartbeat(1, 1, vec![]) };
+    view.hear(go_on, later);
+    let region = &view.regions()[&RegionId(5)];
+    assert!(view.is_fresh(region, &config, later + 5_000));
+    assert_eq!(view.silent_ms(region, PeerId(102), later), Some(0), "it answers");
+    assert_eq!(view.silent_ms(region, PeerId(103), later), Some(66_000), "and this one does not");
+    assert!(!view.is_fresh(region, &config, later + 5_001));
 }

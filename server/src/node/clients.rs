@@ -1,0 +1,124 @@
+//! Connections to the placement services of other nodes.
+//!
+//! Every call to the driver, and every call for it to another node, goes over a connection that is
+//! kept: a node that looks up many keys, or polls a check, would dial for each otherwise.
+
+use std::{collections::HashMap, error::Error as _};
+
+use flotilla_proto::{MESSAGE_BYTES_MAX, v1::placement_client::PlacementClient};
+use parking_lot::Mutex;
+use tonic::{ConnectError, Status, transport::Channel};
+
+use crate::raft::transport::endpoint;
+
+/// Bound: addresses with a connection; past it all are let go and made anew as they are needed.
+const CLIENTS_MAX: usize = 2_048;
+
+/// One client per address.
+#[derive(Default)]
+pub(super) struct PlacementClients(Mutex<HashMap<String, PlacementClient<Channel>>>);
+
+impl PlacementClients {
+    /// A client that connects when it is first used, and again after its connection has broken.
+    ///
+    /// # Errors
+    /// When `address` is no `host:port`.
+    pub(super) fn get(&self, address: &str) -> Result<PlacementClient<Channel>, String> {
+        let mut clients = self.0.lock();
+        if let Some(client) = clients.get(address) {
+            return Ok(client.clone());
+        }
+        let client = PlacementClient::new(endpoint(address)?.connect_lazy())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        if clients.len() >= CLIENTS_MAX {
+            clients.clear();
+        }
+        clients.insert(address.to_owned(), client.clone());
+        Ok(client)
+    }
+}
+
+/// Whether a call failed before there was a connection to send it over, so that nobody has heard it.
+pub(super) fn is_unsent(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use flotilla_proto::v1;
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connection_is_kept_over_calls() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        let accepting = async move {
+            // tonic's own server, with an empty set of services: every call is `UNIMPLEMENTED`.
+            let incoming = futures::stream::unfold(listener, move |listener| {
+                let counted = Arc::clone(&counted);
+                async move {
+                    let accepted = listener.accept().await.map(|(stream, _)| stream);
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    Some((accepted, listener))
+                }
+            });
+            let (_, health) = tonic_health::server::health_reporter();
+            tonic::transport::Server::builder()
+                .add_service(health)
+                .serve_with_incoming(incoming)
+                .await
+        };
+        let serving = tokio::spawn(accepting);
+        let clients = PlacementClients::default();
+        for _ in 0..20 {
+            let mut client = clients.get(&address).expect("an address");
+            let answer = client.regions(v1::RegionsRequest::default()).await;
+            let status = answer.expect_err("nobody serves it");
+            assert_eq!(status.code(), tonic::Code::Unimplemented);
+            assert!(!is_unsent(&status));
+        }
+        assert_eq!(connections.load(Ordering::Relaxed), 1);
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn call_without_a_connection_was_not_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        drop(listener);
+        let clients = PlacementClients::default();
+        let mut client = clients.get(&address).expect("an address");
+        let status = client.regions(v1::RegionsRequest::default()).await.expect_err("refused");
+        assert!(is_unsent(&status), "{status:?}");
+
+        // One that takes the call and goes may have done it.
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let cutting = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut read = [0; 64];
+            let _ = stream.read(&mut read).await;
+        });
+        let mut client = clients.get(&address).expect("an address");
+        let status = client.regions(v1::RegionsRequest::default()).await.expect_err("cut");
+        assert!(!is_unsent(&status), "{status:?}");
+        cutting.await.expect("it ends");
+    }
+}

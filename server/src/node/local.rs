@@ -1,0 +1,161 @@
+//! What this node knows of the cluster by itself, for people who look at an outage.
+//!
+//! When no placement driver answers, the question what is wrong matters most. A node then answers what is
+//! true without anybody else: its copy of the node table, and of each region with a peer here whether a
+//! leader is heard. How other nodes are it does not know, and says so.
+
+use std::sync::Arc;
+
+use flotilla_proto::v1::{self, RegionHealth};
+
+use super::{Joined, Node};
+use crate::{
+    ids::{NodeId, RegionId},
+    placement::{
+        plan::SYSTEM_VOTERS_MAX,
+        view::{NodeView, PAGE_REGIONS_MAX},
+    },
+    raft::region_state::range_of,
+    region::{Peer, followers::Follower},
+    storage::engine::KeyRange,
+};
+
+/// The node table as it was last heard; of the nodes only this one is known to live.
+pub(super) fn nodes(
+    node: &Node,
+    joined: &Joined,
+    request: v1::ListNodesRequest,
+) -> v1::ListNodesResponse {
+    let table = node.directory.table();
+    let peers = joined.peers.all();
+    let disk = *node.disk_status.lock();
+    let view = |record: &v1::NodeRecord| {
+        let is_here = NodeId(record.node_id) == joined.node;
+        let mut view = NodeView::unheard(record.clone());
+        if is_here {
+            view.liveness = v1::Liveness::Alive;
+            view.peers = peers.len();
+            view.leaders =
+                peers.iter().filter(|peer| peer.is_leader() && peer.is_in_touch()).count();
+            view.disk_available_bytes = disk.map_or(0, |disk| disk.available_bytes);
+            view.disk_used_bytes = disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes);
+        }
+        view.to_node()
+    };
+    v1::ListNodesResponse {
+        cluster_id: joined.cluster.to_string(),
+        version: table.version,
+        nodes: table
+            .nodes
+            .iter()
+            .filter(|record| request.all || record.state() != v1::NodeState::Removed)
+            .map(view)
+            .collect(),
+        replication_factor: table.replication_factor,
+        told_by_node: joined.node.0,
+    }
+}
+
+/// The regions of a range that have a peer here, in the order of their keys.
+pub(super) fn regions(
+    node: &Node,
+    joined: &Joined,
+    request: &v1::RegionsRequest,
+) -> v1::RegionsResponse {
+    let range = KeyRange::new(request.start_key.clone(), request.end_key.clone());
+    let mut peers: Vec<(Arc<Peer>, Arc<v1::Region>)> = joined
+        .peers
+        .all()
+        .into_iter()
+        .filter(|peer| peer.view().is_initialized())
+        .map(|peer| {
+            let descriptor = peer.view().with(|now| Arc::clone(&now.descriptor));
+            (peer, descriptor)
+        })
+        .filter(|(_, region)| range_of(region).overlaps(&range))
+        .collect();
+    peers.sort_by(|(_, left), (_, right)| left.start_key.cmp(&right.start_key));
+    let wanted = match usize::try_from(request.limit) {
+        Ok(limit @ 1..=PAGE_REGIONS_MAX) => limit,
+        _ => PAGE_REGIONS_MAX,
+    };
+    let more = peers.len() > wanted;
+    let factor = node.directory.table().replication_factor.max(1) as usize;
+    let config = joined.driver.config();
+    let info = |(peer, region): (Arc<Peer>, Arc<v1::Region>)| {
+        let system = peer.region == RegionId::SYSTEM;
+        let wanted = if system { factor.min(SYSTEM_VOTERS_MAX) } else { factor };
+        let is_heard = peer.is_in_touch();
+        let silent = |of: &Follower| of.silent > config.peer_silent_after;
+        let followers = if peer.is_leader() { peer.followers() } else { Vec::new() };
+        let known = if peer.is_leader() {
+            let live = followers.iter().filter(|of| of.is_voter && !silent(of)).count();
+            let learns = followers.iter().any(|of| !of.is_voter);
+            let is_joint = peer.view().with(|now| now.joint);
+            Known::Leads { is_heard, live: live + 1, is_changing: learns || is_joint }
+        } else {
+            Known::Follows { is_heard }
+        };
+        let leader = peer.leader().filter(|_| is_heard).map(|(peer, leader)| v1::Leader {
+            peer_id: peer.0,
+            node_id: leader.0,
+            client_address: node.directory.client_address(leader),
+        });
+        v1::RegionInfo {
+            leader,
+            term: peer.term(),
+            down_peers: followers.iter().filter(|of| silent(of)).map(|of| of.peer.0).collect(),
+            approximate_bytes: peer.approximate_bytes(),
+            health: health(known, wanted).into(),
+            voters_wanted: u32::try_from(wanted).unwrap_or(u32::MAX),
+            region: Some((*region).clone()),
+            ..v1::RegionInfo::default()
+        }
+    };
+    v1::RegionsResponse {
+        accepted: true,
+        regions: peers.into_iter().take(wanted).map(info).collect(),
+        more,
+    }
+}
+
+/// What a peer of this node knows of its region.
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    /// `live`: voters that answer, itself too. `is_heard`: by a quorum.
+    Leads { is_heard: bool, live: usize, is_changing: bool },
+    /// `is_heard`: the leader is.
+    Follows { is_heard: bool },
+}
+
+/// What is certain from here; unspecified when only the leader could tell.
+fn health(known: Known, wanted: usize) -> RegionHealth {
+    match known {
+        Known::Leads { is_heard: false, .. } => RegionHealth::NoQuorum,
+        Known::Leads { live, .. } if live < wanted => RegionHealth::UnderReplicated,
+        Known::Leads { is_changing: true, .. } => RegionHealth::Changing,
+        Known::Leads { .. } => RegionHealth::Healthy,
+        Known::Follows { is_heard: true } => RegionHealth::Unspecified,
+        Known::Follows { is_heard: false } => RegionHealth::NoLeader,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_says_of_a_region_what_it_can_know() {
+        let leads = |is_heard, live, is_changing| Known::Leads { is_heard, live, is_changing };
+        for (why, known, want) in [
+            ("all answer", leads(true, 3, false), RegionHealth::Healthy),
+            ("a learner is filled", leads(true, 3, true), RegionHealth::Changing),
+            ("one is silent", leads(true, 2, false), RegionHealth::UnderReplicated),
+            ("it leads nobody", leads(false, 1, false), RegionHealth::NoQuorum),
+            ("it follows", Known::Follows { is_heard: true }, RegionHealth::Unspecified),
+            ("nobody leads", Known::Follows { is_heard: false }, RegionHealth::NoLeader),
+        ] {
+            assert_eq!(health(known, 3), want, "{why}");
+        }
+    }
+}
