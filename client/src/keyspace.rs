@@ -2,20 +2,19 @@
 //!
 //! The client encodes keys only to find a region in its route table; requests carry user keys.
 
+use flotilla_proto::keyspace::KeyspaceId;
+
 use crate::Error;
 
 /// The keyspace of callers that do not choose one.
-pub const DEFAULT_KEYSPACE: u32 = 1;
+pub const DEFAULT_KEYSPACE: u32 = KeyspaceId::DEFAULT.get();
 
-const KEYSPACE_MAX: u32 = (1 << 24) - 1;
-
-/// Refuses ids that do not fit into three bytes; 0 means the default.
+/// Refuses ids of no keyspace; 0 means the default.
 pub(crate) fn check(keyspace: u32) -> Result<u32, Error> {
-    match keyspace {
-        0 => Ok(DEFAULT_KEYSPACE),
-        1..=KEYSPACE_MAX => Ok(keyspace),
-        _ => Err(Error::configuration("keyspace", format!("at most {KEYSPACE_MAX}"))),
-    }
+    let most = KeyspaceId::MAX;
+    KeyspaceId::named(keyspace)
+        .map(KeyspaceId::get)
+        .ok_or_else(|| Error::configuration("keyspace", format!("at most {most}")))
 }
 
 /// The encoded form of a user key.
@@ -28,10 +27,8 @@ pub(crate) fn encode(keyspace: u32, key: &[u8]) -> Vec<u8> {
 
 /// The encoded form of an exclusive end; an empty one is the end of the keyspace.
 pub(crate) fn encode_end(keyspace: u32, end: &[u8]) -> Vec<u8> {
-    if !end.is_empty() {
-        return encode(keyspace, end);
-    }
-    if keyspace >= KEYSPACE_MAX { Vec::new() } else { encode(keyspace + 1, b"") }
+    // The last keyspace has one after it, to which no key belongs.
+    if end.is_empty() { encode(keyspace + 1, b"") } else { encode(keyspace, end) }
 }
 
 /// The user key of an encoded key of this keyspace.
@@ -67,7 +64,7 @@ mod tests {
     fn an_empty_end_is_the_end_of_the_keyspace() {
         assert_eq!(encode_end(1, b""), [0, 0, 2]);
         assert_eq!(encode_end(1, b"k"), [0, 0, 1, b'k']);
-        assert_eq!(encode_end(KEYSPACE_MAX, b""), b"");
+        assert_eq!(encode_end(KeyspaceId::MAX.get(), b""), [0xff; 3]);
     }
 
     #[test]
@@ -93,6 +90,8 @@ mod tests {
     fn keyspace_zero_is_the_default_and_huge_ids_are_refused() {
         assert_eq!(check(0), Ok(DEFAULT_KEYSPACE));
         assert_eq!(check(9), Ok(9));
-        assert!(check(KEYSPACE_MAX + 1).is_err());
+        assert_eq!(check(0xff_fffe), Ok(0xff_fffe));
+        assert!(check(0xff_ffff).is_err(), "its keys would reach the end of the map");
+        assert!(check(1 << 24).is_err());
     }
 }

@@ -16,6 +16,9 @@ pub mod v1 {
     tonic::include_proto!("flotilla.v1");
 }
 
+/// Keyspaces, and keys as they are inside of the store.
+pub mod keyspace;
+
 /// Details of errors in the form that every library of gRPC knows.
 pub mod status;
 

@@ -2,25 +2,27 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use flotilla_proto::v1;
+use bytes::Bytes;
+use flotilla_proto::{
+    keyspace::{KEYSPACE_LEN, KeyspaceId},
+    v1,
+};
 use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::Context;
-use crate::{error::Error, ids::RegionId, storage::engine::KeyRange};
+use crate::{
+    error::Error,
+    ids::RegionId,
+    storage::{engine::KeyRange, keys::data},
+};
 
-/// A tenant's name space of keys: the first three bytes of an encoded key.
+/// The keyspace of a request: never the system's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keyspace(u32);
-
-/// Bytes that a keyspace takes in front of a user's key.
-const PREFIX_BYTES: usize = 3;
+pub struct Keyspace(KeyspaceId);
 
 impl Keyspace {
-    pub const DEFAULT: Self = Self(1);
-    /// The largest id that three bytes hold.
-    const ID_MAX: u32 = 0x00ff_ffff;
+    pub const DEFAULT: Self = Self(KeyspaceId::DEFAULT);
 
     /// The keyspace that a request names; 0 names the default one, so that the system's own, whose
     /// id is 0, cannot be addressed.
@@ -29,77 +31,52 @@ impl Keyspace {
     ///
     /// `InvalidArgument` when there is no such id.
     pub fn named(id: u32) -> Result<Self, Error> {
-        match id {
-            0 => Ok(Self::DEFAULT),
-            1..=Self::ID_MAX => Ok(Self(id)),
-            _ => Err(Error::InvalidArgument {
-                field: "context.keyspace".into(),
-                message: format!("there is no keyspace {id}"),
-                limit: u64::from(Self::ID_MAX),
-            }),
-        }
+        KeyspaceId::named(id).map(Self).ok_or_else(|| Error::InvalidArgument {
+            field: "context.keyspace".into(),
+            message: format!("there is no keyspace {id}, the largest is {}", KeyspaceId::MAX),
+            limit: u64::from(KeyspaceId::MAX.get()),
+        })
     }
 
     /// The encoded form of a user's key.
     #[must_use]
     pub fn encode(self, key: &[u8]) -> Bytes {
-        let mut encoded = BytesMut::with_capacity(PREFIX_BYTES + key.len());
-        encoded.put_slice(&self.0.to_be_bytes()[1..]);
-        encoded.put_slice(key);
-        encoded.freeze()
+        data::encode(self.0, key)
     }
 
     /// The encoded range `[start, end)`; an empty `end` is the end of the keyspace.
     #[must_use]
     pub fn range(self, start: &[u8], end: &[u8]) -> KeyRange {
-        let end = if end.is_empty() { self.end() } else { self.encode(end) };
-        KeyRange { start: self.encode(start), end }
+        data::range(self.0, start, end)
     }
 
     /// The encoded range of the keys that begin with `prefix`.
     #[must_use]
     pub fn prefix(self, prefix: &[u8]) -> KeyRange {
-        let start = self.encode(prefix);
-        let end = successor_of_prefix(&start);
-        KeyRange { start, end }
+        data::prefix_range(self.0, prefix)
     }
 
     /// The encoded range from a key of this keyspace to the last key of the last keyspace.
     #[must_use]
     pub fn and_all_after(self, start: &[u8]) -> KeyRange {
-        KeyRange { start: self.encode(start), end: Self(Self::ID_MAX).end() }
+        KeyRange { start: self.encode(start), end: KeyspaceId::MAX.end() }
     }
 
     /// The id of the keyspace that an encoded key is in.
     pub(super) fn of(encoded: &Bytes) -> Result<u32, Error> {
-        match encoded.first_chunk::<PREFIX_BYTES>() {
-            Some([high, middle, low]) => Ok(u32::from_be_bytes([0, *high, *middle, *low])),
+        match data::decode(encoded) {
+            Some((keyspace, _)) => Ok(keyspace.get()),
             None => Err(Error::Internal { message: "a stored key has no keyspace".into() }),
         }
-    }
-
-    /// First key after the keyspace; empty if nothing can follow.
-    fn end(self) -> Bytes {
-        successor_of_prefix(&self.encode(&[]))
     }
 }
 
 /// The user's key in an encoded key.
 pub(super) fn user_key(encoded: &Bytes) -> Result<Bytes, Error> {
-    if encoded.len() < PREFIX_BYTES {
+    if encoded.len() < KEYSPACE_LEN {
         return Err(Error::Internal { message: "a stored key has no keyspace".into() });
     }
-    Ok(encoded.slice(PREFIX_BYTES..))
-}
-
-/// The smallest key that is larger than every key that begins with `prefix`; empty if there is none.
-fn successor_of_prefix(prefix: &[u8]) -> Bytes {
-    let Some(last) = prefix.iter().rposition(|byte| *byte != 0xff) else {
-        return Bytes::new();
-    };
-    let mut successor = prefix[..=last].to_vec();
-    successor[last] += 1;
-    successor.into()
+    Ok(encoded.slice(KEYSPACE_LEN..))
 }
 
 /// Takes a request's context apart.
@@ -174,17 +151,24 @@ mod tests {
     fn system_keyspace_cannot_be_addressed() {
         assert_eq!(Keyspace::named(0).expect("the default"), Keyspace::DEFAULT);
         assert_eq!(Keyspace::DEFAULT.encode(b"")[..], [0, 0, 1]);
-        assert!(Keyspace::named(Keyspace::ID_MAX).is_ok());
-        assert!(matches!(
-            Keyspace::named(Keyspace::ID_MAX + 1),
-            Err(Error::InvalidArgument { field, .. }) if field == "context.keyspace"
-        ));
+        assert!(Keyspace::named(0xff_fffe).is_ok());
+        for (why, id) in [("its keys reach the end of the map", 0xff_ffff), ("too large", 1 << 24)]
+        {
+            assert!(
+                matches!(
+                    Keyspace::named(id),
+                    Err(Error::InvalidArgument { field, limit: 0xff_fffe, .. })
+                        if field == "context.keyspace"
+                ),
+                "{why}"
+            );
+        }
     }
 
     #[test]
     fn ranges_end_where_they_should() {
         let first = Keyspace::DEFAULT;
-        let last = Keyspace(Keyspace::ID_MAX);
+        let last = Keyspace(KeyspaceId::MAX);
         for (why, range, start, end) in [
             ("both ends", first.range(b"a", b"b"), &b"\0\0\x01a"[..], &b"\0\0\x01b"[..]),
             ("whole keyspace", first.range(b"", b""), b"\0\0\x01", b"\0\0\x02"),
@@ -196,8 +180,8 @@ mod tests {
                 b"\0\0\x01b",
             ),
             ("prefix of ff alone", first.prefix(b"\xff"), b"\0\0\x01\xff", b"\0\0\x02"),
-            ("last keyspace", last.range(b"a", b""), b"\xff\xff\xffa", b""),
-            ("prefix at the end of the map", last.prefix(b"\xff"), b"\xff\xff\xff\xff", b""),
+            ("last keyspace", last.range(b"a", b""), b"\xff\xff\xfea", b"\xff\xff\xff"),
+            ("last prefix", last.prefix(b"\xff"), b"\xff\xff\xfe\xff", b"\xff\xff\xff"),
         ] {
             assert_eq!((&range.start[..], &range.end[..]), (start, end), "{why}");
         }
@@ -218,7 +202,7 @@ mod tests {
             read_mode: v1::ReadMode::Stale as i32,
         };
         let (keyspace, cx) = open(Some(full), deadline).expect("well-formed");
-        assert_eq!(keyspace, Keyspace(9));
+        assert_eq!(Ok(keyspace), Keyspace::named(9));
         assert_eq!(cx.route, Some((RegionId(5), epoch)));
         assert_eq!(cx.read_mode, v1::ReadMode::Stale);
         assert_eq!(cx.deadline, deadline);

@@ -474,12 +474,11 @@ impl Membership for Calls {
 }
 
 fn keyspace(id: u32) -> Result<KeyspaceId, Error> {
-    match id {
-        0 => Ok(KeyspaceId::DEFAULT),
-        id => {
-            KeyspaceId::new(id).ok_or_else(|| Error::invalid("keyspace", "is above the largest id"))
-        }
-    }
+    KeyspaceId::named(id).ok_or_else(|| Error::InvalidArgument {
+        field: "keyspace".to_owned(),
+        message: format!("there is no keyspace {id}, the largest is {}", KeyspaceId::MAX),
+        limit: KeyspaceId::MAX.get().into(),
+    })
 }
 
 /// Asks the leader of a region, wherever it is, to hand over.

@@ -10,23 +10,8 @@ pub mod data;
 pub mod log;
 pub mod meta;
 
-use bytes::Bytes;
-
 pub use data::KeyspaceId;
-
-/// The smallest key above every key that begins with `prefix`; empty, which as the end of a range
-/// means to the end of the map, when there is none.
-#[must_use]
-pub fn prefix_end(prefix: &[u8]) -> Bytes {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if let Some(next) = last.checked_add(1) {
-            end.push(next);
-            break;
-        }
-    }
-    end.into()
-}
+pub use flotilla_proto::keyspace::prefix_end;
 
 /// Takes eight big-endian bytes off the front of `bytes`.
 fn split_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
@@ -39,18 +24,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::engine::KeyRange, *};
-
-    #[test]
-    fn prefix_end_skips_bytes_that_cannot_grow() {
-        for (why, prefix, want) in [
-            ("nothing is above all keys", &b""[..], &b""[..]),
-            ("the last byte grows", b"ab", b"ac"),
-            ("a full byte carries", b"a\xFF\xFF", b"b"),
-            ("all full: no end", b"\xFF\xFF", b""),
-        ] {
-            assert_eq!(&prefix_end(prefix)[..], want, "{why}");
-        }
-    }
 
     proptest! {
         #[test]

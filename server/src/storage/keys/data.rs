@@ -1,76 +1,14 @@
 //! `data`, family `default`: `[keyspace id: 3][user key]`. Called an *encoded key* elsewhere;
 //! region bounds are such keys.
 
-use std::fmt;
+use super::super::engine::KeyRange;
 
-use bytes::Bytes;
-
-use super::{super::engine::KeyRange, prefix_end};
-
-const KEYSPACE_LEN: usize = 3;
-
-/// A tenant's name space of keys: 24 bits, of which the highest value is never given out (see
-/// [`super::super::engine::END_OF_MAP`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyspaceId(u32);
-
-impl KeyspaceId {
-    /// The cluster's own tables: region 1, out of reach of clients.
-    pub const SYSTEM: Self = Self(0);
-    /// Where a client that names no keyspace lands.
-    pub const DEFAULT: Self = Self(1);
-    /// The largest that may be given out.
-    pub const MAX: Self = Self(0xFF_FFFE);
-
-    /// `None` above [`KeyspaceId::MAX`].
-    #[must_use]
-    pub fn new(id: u32) -> Option<Self> {
-        (id <= Self::MAX.0).then_some(Self(id))
-    }
-
-    #[must_use]
-    pub fn get(self) -> u32 {
-        self.0
-    }
-
-    /// The first encoded key of the keyspace, and the prefix of all of them.
-    #[must_use]
-    pub fn prefix(self) -> [u8; KEYSPACE_LEN] {
-        let [_, prefix @ ..] = self.0.to_be_bytes();
-        prefix
-    }
-}
-
-impl fmt::Display for KeyspaceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// The encoded key.
-#[must_use]
-pub fn encode(keyspace: KeyspaceId, user_key: &[u8]) -> Bytes {
-    [&keyspace.prefix(), user_key].concat().into()
-}
-
-/// Adds the encoded key to `out`.
-pub fn encode_into(out: &mut Vec<u8>, keyspace: KeyspaceId, user_key: &[u8]) {
-    out.extend_from_slice(&keyspace.prefix());
-    out.extend_from_slice(user_key);
-}
-
-/// Keyspace and user key; `None` when `key` is no encoded key.
-#[must_use]
-pub fn decode(key: &[u8]) -> Option<(KeyspaceId, &[u8])> {
-    let ([a, b, c], user_key) = key.split_first_chunk::<KEYSPACE_LEN>()?;
-    Some((KeyspaceId::new(u32::from_be_bytes([0, *a, *b, *c]))?, user_key))
-}
+pub use flotilla_proto::keyspace::{KeyspaceId, decode, encode, prefix_end};
 
 /// All keys of a keyspace.
 #[must_use]
 pub fn keyspace_range(keyspace: KeyspaceId) -> KeyRange {
-    let prefix = keyspace.prefix();
-    KeyRange::new(prefix.to_vec(), prefix_end(&prefix))
+    KeyRange::new(keyspace.prefix().to_vec(), keyspace.end())
 }
 
 /// The keys `[start, end)` of a keyspace; an empty `end` means to the end of the keyspace.
@@ -100,7 +38,7 @@ mod tests {
             Just(KeyspaceId::SYSTEM),
             Just(KeyspaceId::DEFAULT),
             Just(KeyspaceId::MAX),
-            (0..=KeyspaceId::MAX.0).prop_map(KeyspaceId),
+            (0..=KeyspaceId::MAX.get()).prop_filter_map("a keyspace", KeyspaceId::new),
         ]
     }
 
@@ -110,9 +48,6 @@ mod tests {
 
     #[test]
     fn keyspaces_end_below_the_end_of_the_map() {
-        assert_eq!(KeyspaceId::new(0xFF_FFFE), Some(KeyspaceId::MAX));
-        assert_eq!(KeyspaceId::new(0xFF_FFFF), None);
-        assert_eq!(decode(&[0xFF; 9]), None);
         assert!(encode(KeyspaceId::MAX, &[0xFF; 4096])[..] < END_OF_MAP[..]);
         assert!(!keyspace_range(KeyspaceId::MAX).end.is_empty());
         assert_eq!(
@@ -134,9 +69,6 @@ mod tests {
         fn encoded_key_decodes_to_itself(keyspace in keyspaces(), key in user_keys()) {
             let encoded = encode(keyspace, &key);
             prop_assert_eq!(decode(&encoded), Some((keyspace, &key[..])));
-            let mut appended = b"x".to_vec();
-            encode_into(&mut appended, keyspace, &key);
-            prop_assert_eq!(&appended[1..], &encoded[..]);
         }
 
         #[test]
