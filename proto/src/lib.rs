@@ -22,6 +22,9 @@ pub mod keyspace;
 /// Details of errors in the form that every library of gRPC knows.
 pub mod status;
 
+/// What a message would become, told before it is decoded.
+pub mod wire;
+
 /// Nodes and states as JSON, the same over HTTP and from `kvctl`.
 pub mod json;
 

@@ -7,7 +7,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+use flotilla_proto::wire::{FieldCount, TooManyFields};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -33,6 +34,7 @@ pub(super) struct Received<B: Body, E> {
     refuse: fn(&Error) -> E,
     /// For a connection that breaks.
     broken: fn(B::Error) -> E,
+    fields: Option<(FieldCount, usize)>,
 }
 
 impl<B: Body, E> Received<B, E> {
@@ -54,7 +56,25 @@ impl<B: Body, E> Received<B, E> {
             timer: None,
             refuse,
             broken,
+            fields: None,
         }
+    }
+
+    /// Refuses a message of gRPC that has more than `fields_max` fields at its top, before it is decoded.
+    ///
+    /// Bound: an element of a list takes two bytes here and a hundred once it is decoded, and the message
+    /// is held until its client says that it has ended.
+    pub(super) fn with_fields_max(self, fields_max: usize) -> Self {
+        Self { fields: Some((FieldCount::new(fields_max), fields_max)), ..self }
+    }
+
+    fn count(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let Some((fields, max)) = &mut self.fields else { return Ok(()) };
+        fields.take(bytes).map_err(|TooManyFields| Error::InvalidArgument {
+            field: "request".into(),
+            message: format!("the message has more than {max} fields"),
+            limit: *max as u64,
+        })
     }
 
     fn account(&mut self, bytes: usize) -> Result<(), Error> {
@@ -94,8 +114,9 @@ where
         if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
             return Poll::Ready(match frame {
                 Some(Ok(frame)) => {
-                    let bytes = frame.data_ref().map_or(0, Bytes::remaining);
-                    Some(this.account(bytes).map(|()| frame).map_err(|error| (this.refuse)(&error)))
+                    let data = frame.data_ref().map_or(&[][..], |data| data);
+                    let taken = this.account(data.len()).and_then(|()| this.count(data));
+                    Some(taken.map(|()| frame).map_err(|error| (this.refuse)(&error)))
                 }
                 Some(Err(error)) => Some(Err((this.broken)(error))),
                 None => None,
@@ -196,6 +217,25 @@ mod tests {
         let admission = admission(1 << 30);
         let result = collect(received(&[1 << 20, 1], false, &admission)).await;
         assert!(matches!(result, Err(Error::InvalidArgument { limit: 0x10_0000, .. })));
+    }
+
+    #[tokio::test]
+    async fn message_of_many_small_elements_is_refused_while_it_arrives() {
+        let admission = admission(1 << 20);
+        // A frame of gRPC with a thousand empty operations.
+        let operations = [0x1a, 0].repeat(1000);
+        let message = [&[0, 0, 0, 7, 208][..], &operations].concat();
+        for (fields_max, refused) in [(1000, false), (999, true), (10, true)] {
+            let mut body = received(&[], true, &admission).with_fields_max(fields_max);
+            body.inner.frames = message.chunks(300).map(Bytes::copy_from_slice).collect();
+            let error = collect(body).await.expect_err("there is no end");
+            if refused {
+                let limit = fields_max as u64;
+                assert!(matches!(error, Error::InvalidArgument { limit: l, .. } if l == limit));
+            } else {
+                assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error}");
+            }
+        }
     }
 
     #[tokio::test]
