@@ -424,7 +424,9 @@ impl kv_server::Kv for FakeNode {
         self.serve("delete_range", request.context, |data| {
             let before = data.len();
             let is_in = |key: &Bytes| {
-                request.start_key <= *key && (request.end_key.is_empty() || *key < request.end_key)
+                request.start_key <= *key
+                    && (request.end_key.is_empty() || *key < request.end_key)
+                    && key.starts_with(&request.prefix)
             };
             data.retain(|key, _| !is_in(key));
             let deleted = (before - data.len()) as u64;

@@ -9,7 +9,7 @@ use flotilla_proto::{
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
-    keyspace::{encode, encode_end},
+    keyspace::{encode, encode_end, prefix_end},
     routes::Span,
     verdict::Kind,
 };
@@ -113,7 +113,12 @@ kv_rpc!(Write increment(IncrementRequest) -> IncrementResponse, |r, ks| {
     Span::Key(encode(ks, &r.key))
 });
 kv_rpc!(Write delete_range(DeleteRangeRequest) -> DeleteRangeResponse, |r, ks| {
-    Span::Range(encode(ks, &r.start_key), encode_end(ks, &r.end_key))
+    if r.prefix.is_empty() {
+        return Span::Range(encode(ks, &r.start_key), encode_end(ks, &r.end_key));
+    }
+    let start = encode(ks, &r.prefix);
+    let end = prefix_end(&start);
+    Span::Range(start, end)
 });
 
 // Mutating calls converge when they are repeated, but a lost answer is still reported: with

@@ -61,6 +61,9 @@ pub enum Error {
     /// A thing named by the caller does not exist.
     #[error("{message}")]
     NotFound { message: String },
+    /// There is no such method, or none that takes the request in this form.
+    #[error("{message}")]
+    Unimplemented { message: String },
     /// `Increment` on something that is no counter, or past its range.
     #[error("{message}")]
     NotACounter { message: String },
@@ -112,6 +115,7 @@ impl Error {
             | Self::VersionMoved { .. }
             | Self::FailedPrecondition { .. }
             | Self::NotFound { .. }
+            | Self::Unimplemented { .. }
             | Self::NotACounter { .. }
             | Self::DataLoss { .. }
             | Self::Internal { .. } => false,
@@ -127,7 +131,23 @@ impl Error {
             Self::NoLeader { .. } | Self::NotReady { .. } | Self::Draining => {
                 Duration::from_millis(50)
             }
-            _ => Duration::ZERO,
+            Self::InvalidArgument { .. }
+            | Self::NotLeader { .. }
+            | Self::EpochNotMatch { .. }
+            | Self::RegionNotFound { .. }
+            | Self::KeyNotInRegion { .. }
+            | Self::NodeMismatch { .. }
+            | Self::CrossRegion { .. }
+            | Self::NotJoined { .. }
+            | Self::VersionMoved { .. }
+            | Self::FailedPrecondition { .. }
+            | Self::NotFound { .. }
+            | Self::Unimplemented { .. }
+            | Self::NotACounter { .. }
+            | Self::DeadlineExceeded { .. }
+            | Self::OutcomeUnknown { .. }
+            | Self::DataLoss { .. }
+            | Self::Internal { .. } => Duration::ZERO,
         }
     }
 
@@ -187,6 +207,7 @@ impl Error {
             Self::NotReady { .. }
             | Self::FailedPrecondition { .. }
             | Self::NotFound { .. }
+            | Self::Unimplemented { .. }
             | Self::DeadlineExceeded { .. }
             | Self::DataLoss { .. }
             | Self::Internal { .. } => None,
@@ -207,12 +228,24 @@ impl Error {
             | Self::NotReady { message }
             | Self::FailedPrecondition { message }
             | Self::NotFound { message }
+            | Self::Unimplemented { message }
             | Self::NotACounter { message }
             | Self::DeadlineExceeded { message }
             | Self::OutcomeUnknown { message }
             | Self::DataLoss { message }
             | Self::Internal { message } => message.clone(),
-            _ => String::new(),
+            Self::NotLeader { .. }
+            | Self::EpochNotMatch { .. }
+            | Self::RegionNotFound { .. }
+            | Self::KeyNotInRegion { .. }
+            | Self::NodeMismatch { .. }
+            | Self::CrossRegion { .. }
+            | Self::Busy { .. }
+            | Self::NoLeader { .. }
+            | Self::NotJoined { .. }
+            | Self::Draining
+            | Self::VersionMoved { .. }
+            | Self::LowDisk { .. } => String::new(),
         };
         v1::Failure {
             code: self.kind(),
@@ -271,8 +304,11 @@ impl Error {
                 KIND_NOT_READY => Self::NotReady { message },
                 KIND_FAILED_PRECONDITION => Self::FailedPrecondition { message },
                 KIND_NOT_FOUND => Self::NotFound { message },
+                KIND_UNIMPLEMENTED => Self::Unimplemented { message },
                 KIND_DEADLINE => Self::DeadlineExceeded { message },
                 KIND_DATA_LOSS => Self::DataLoss { message },
+                // What only a later version knows; its promise holds all the same.
+                _ if !detail.maybe_applied => Self::FailedPrecondition { message },
                 _ => Self::Internal { message },
             },
         }
@@ -284,6 +320,7 @@ impl Error {
             Self::NotReady { .. } => KIND_NOT_READY,
             Self::FailedPrecondition { .. } => KIND_FAILED_PRECONDITION,
             Self::NotFound { .. } => KIND_NOT_FOUND,
+            Self::Unimplemented { .. } => KIND_UNIMPLEMENTED,
             Self::DeadlineExceeded { .. } => KIND_DEADLINE,
             Self::DataLoss { .. } => KIND_DATA_LOSS,
             _ => 0,
@@ -296,6 +333,7 @@ const KIND_FAILED_PRECONDITION: u32 = 2;
 const KIND_NOT_FOUND: u32 = 3;
 const KIND_DEADLINE: u32 = 4;
 const KIND_DATA_LOSS: u32 = 5;
+const KIND_UNIMPLEMENTED: u32 = 6;
 
 #[cfg(test)]
 mod tests {
@@ -321,6 +359,7 @@ mod tests {
             Error::LowDisk { node: NodeId(1), available_bytes: 5 },
             Error::FailedPrecondition { message: message() },
             Error::NotFound { message: message() },
+            Error::Unimplemented { message: message() },
             Error::NotACounter { message: message() },
             Error::DeadlineExceeded { message: message() },
             Error::OutcomeUnknown { message: message() },
@@ -328,6 +367,16 @@ mod tests {
             Error::Internal { message: message() },
         ] {
             assert_eq!(Error::from_failure(error.to_failure()), error);
+        }
+    }
+
+    #[test]
+    fn the_promise_of_a_later_versions_failure_is_kept() {
+        for maybe_applied in [false, true] {
+            let detail = ErrorDetail { maybe_applied, ..ErrorDetail::default() };
+            let detail = prost::Message::encode_to_vec(&detail).into();
+            let failure = v1::Failure { code: 99, detail, ..v1::Failure::default() };
+            assert_eq!(Error::from_failure(failure).maybe_applied(), maybe_applied);
         }
     }
 

@@ -136,18 +136,38 @@ impl Client {
     }
 
     /// Removes every key in `[start, end)`, region by region; an empty end is the end of the
-    /// keyspace. Not atomic over regions: after [`Error::MaybeApplied`] some may have done their
-    /// part.
+    /// keyspace, and an empty start its start. Not atomic over regions: after
+    /// [`Error::MaybeApplied`] some may have done their part.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// [`Error::InvalidArgument`] when both are empty: see [`Client::delete_all`]. Else see [`Error`].
     pub async fn delete_range(
         &self,
         start: impl Into<Bytes>,
         end: impl Into<Bytes>,
     ) -> Result<RangeDeleted, Error> {
         let (start_key, end_key) = (start.into(), end.into());
-        let request = v1::DeleteRangeRequest { context: None, start_key, end_key };
+        self.delete_keys(v1::DeleteRangeRequest { start_key, end_key, ..Default::default() }).await
+    }
+
+    /// As [`Client::delete_range`], of the keys that begin with `prefix`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when it is empty: see [`Client::delete_all`]. Else see [`Error`].
+    pub async fn delete_prefix(&self, prefix: impl Into<Bytes>) -> Result<RangeDeleted, Error> {
+        let prefix = prefix.into();
+        self.delete_keys(v1::DeleteRangeRequest { prefix, ..Default::default() }).await
+    }
+
+    /// As [`Client::delete_range`], of every key of the keyspace.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete_all(&self) -> Result<RangeDeleted, Error> {
+        self.delete_keys(v1::DeleteRangeRequest { all: true, ..Default::default() }).await
+    }
+
+    async fn delete_keys(&self, request: v1::DeleteRangeRequest) -> Result<RangeDeleted, Error> {
         let v1::DeleteRangeResponse { deleted, regions_done } = self.call(request).await?;
         Ok(RangeDeleted { deleted, regions_done })
     }

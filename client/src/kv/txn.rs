@@ -84,11 +84,26 @@ impl Op {
         v1::op::Op::Delete(v1::DeleteOp { key: key.into(), return_previous: false }).into()
     }
 
-    /// Removes the keys in `[start, end)`; an empty end is the end of the keyspace.
+    /// Removes the keys in `[start, end)`; an empty end is the end of the keyspace, an empty start its
+    /// start. Refused when both are empty.
     #[must_use]
     pub fn delete_range(start: impl Into<Bytes>, end: impl Into<Bytes>) -> Self {
         let (start_key, end_key) = (start.into(), end.into());
-        v1::op::Op::DeleteRange(v1::DeleteRangeOp { start_key, end_key }).into()
+        v1::op::Op::DeleteRange(v1::DeleteRangeOp { start_key, end_key, ..Default::default() })
+            .into()
+    }
+
+    /// Removes the keys that begin with `prefix`. Refused when it is empty.
+    #[must_use]
+    pub fn delete_prefix(prefix: impl Into<Bytes>) -> Self {
+        let prefix = prefix.into();
+        v1::op::Op::DeleteRange(v1::DeleteRangeOp { prefix, ..Default::default() }).into()
+    }
+
+    /// Removes every key of the keyspace.
+    #[must_use]
+    pub fn delete_all() -> Self {
+        v1::op::Op::DeleteRange(v1::DeleteRangeOp { all: true, ..Default::default() }).into()
     }
 
     /// Adds to a counter.

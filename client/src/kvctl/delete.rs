@@ -4,11 +4,10 @@ use clap::{ArgGroup, Args};
 use serde::Serialize;
 
 use super::{Context, exit::Failure, get::Record, output::count};
-use crate::keyspace::prefix_end;
 
 /// Removing what is not there succeeds and says so.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).args(["key", "prefix", "from"]))]
+#[command(group = ArgGroup::new("which").required(true).args(["key", "prefix", "from", "all"]))]
 pub(super) struct Delete {
     /// The key
     key: Option<String>,
@@ -21,6 +20,9 @@ pub(super) struct Delete {
     /// Up to here, exclusive
     #[arg(long, requires = "from")]
     to: Option<String>,
+    /// Remove every key of the keyspace
+    #[arg(long)]
+    all: bool,
     /// Print what was there before (JSON and YAML)
     #[arg(long, requires = "key")]
     previous: bool,
@@ -49,25 +51,25 @@ impl Delete {
             };
             return out.say(&answer, if done.deleted { "deleted" } else { "was not there" });
         }
-        let (start, end) = match (&self.prefix, &self.from, &self.to) {
+        let done = match (&self.prefix, &self.from, &self.to) {
             (Some(prefix), ..) => {
                 let prefix = encoding.decode("prefix", prefix)?;
                 if prefix.is_empty() {
-                    return Err(Failure::Usage("an empty prefix would delete everything".into()));
+                    let message = "an empty prefix is every key: say --all if that is meant";
+                    return Err(Failure::Usage(message.into()));
                 }
-                let end = prefix_end(&prefix);
-                (prefix, end)
+                client.delete_prefix(prefix).await?
             }
             (None, Some(from), Some(to)) => {
                 let to = encoding.decode("end", to)?;
                 if to.is_empty() {
                     return Err(Failure::Usage("--to must not be empty".into()));
                 }
-                (encoding.decode("start", from)?, to)
+                client.delete_range(encoding.decode("start", from)?, to).await?
             }
-            _ => return Err(Failure::Usage("a key, --prefix or --from is needed".into())),
+            _ if self.all => client.delete_all().await?,
+            _ => return Err(Failure::Usage("a key, --prefix, --from or --all is needed".into())),
         };
-        let done = client.delete_range(start, end).await?;
         let answer = Answer { deleted: done.deleted, revision: None, previous: None };
         out.say(&answer, &format!("deleted {}", count(done.deleted, "key")))
     }

@@ -80,6 +80,8 @@ async fn commands_end_with_their_exit_codes() {
         ("nothing to delete", &["delete"], 2),
         ("an empty prefix", &["delete", "--prefix", ""], 2),
         ("half a range", &["delete", "--from", "a"], 2),
+        ("everything, and a prefix", &["delete", "--all", "--prefix", "a"], 2),
+        ("everything", &["delete", "--all"], 0),
         ("no such file", &["txn", "/nonexistent/file"], 2),
         ("a region that is not there", &["check", "--region", "9"], 3),
         ("a timeout of nothing", &["--timeout", "0s", "get", "k"], 2),
@@ -221,6 +223,7 @@ async fn scans_are_lines_for_people() {
         kvctl(&cluster, &["delete", "--prefix", "a/"]).await,
         (0, "deleted 2 keys\n".into())
     );
+    assert_eq!(kvctl(&cluster, &["delete", "--all"]).await, (0, "deleted 1 key\n".into()));
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ else those of `failure`, in one step. All keys must belong to one region.
       - add: {key: sold, delta: 1}
       - append: {key: log, value: "sold "}
       - delete: {key: reserved, previous: true}
-      - delete_range: {from: cart/1, to: cart/2}
+      - delete_range: {from: cart/1, to: cart/2}     # or: prefix: cart/
     failure:
       - get: {key: stock}
 
@@ -93,8 +93,9 @@ struct DeleteEntry {
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RangeEntry {
-    from: String,
-    to: String,
+    from: Option<String>,
+    to: Option<String>,
+    prefix: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -179,7 +180,14 @@ impl OpEntry {
             })));
         }
         if let Some(range) = self.delete_range {
-            ops.push(Op::delete_range(key(&range.from)?, key(&range.to)?));
+            ops.push(match (range.from, range.to, range.prefix) {
+                (Some(from), Some(to), None) => Op::delete_range(key(&from)?, key(&to)?),
+                (None, None, Some(prefix)) => Op::delete_prefix(key(&prefix)?),
+                _ => {
+                    let message = "delete_range takes from and to, or prefix";
+                    return Err(Failure::Usage(message.into()));
+                }
+            });
         }
         if let Some(add) = self.add {
             ops.push(Op::add(key(&add.key)?, add.delta));

@@ -3,7 +3,9 @@
 use flotilla_proto::v1::{self, op::Op, op_result::Result as Outcome};
 use tokio::time::Instant;
 
-use super::{Requests, context, kv::KvApi, regions, retry::Backoff};
+use super::{
+    Requests, context, kv::KvApi, ops::Deleted, refused::Entries, regions, retry::Backoff,
+};
 use crate::{error::Error, storage::engine::KeyRange};
 
 impl<R: Requests> KvApi<R> {
@@ -16,15 +18,14 @@ impl<R: Requests> KvApi<R> {
         deadline: Instant,
         request: v1::DeleteRangeRequest,
     ) -> Result<v1::DeleteRangeResponse, Error> {
-        let v1::DeleteRangeRequest { context, start_key, end_key } = request;
-        self.limits.check_bound("start_key", &start_key)?;
-        self.limits.check_bound("end_key", &end_key)?;
+        let v1::DeleteRangeRequest { context, start_key, end_key, all, prefix } = request;
         let (keyspace, cx) = context::open(context, deadline)?;
+        let asked = Deleted { start_key, end_key, all, prefix };
+        let mut rest = asked.resolve(&self.limits, keyspace, "")?;
         let mut response = v1::DeleteRangeResponse::default();
-        if !end_key.is_empty() && start_key >= end_key {
-            return if start_key == end_key { Ok(response) } else { Err(backwards()) };
+        if rest.is_empty() {
+            return Ok(response);
         }
-        let mut rest = keyspace.range(&start_key, &end_key);
         let mut backoff = Backoff::until(deadline);
         loop {
             let (region, part) = match cx.route {
@@ -51,10 +52,14 @@ impl<R: Requests> KvApi<R> {
     }
 
     async fn delete_part(&self, cx: &super::Context, part: &KeyRange) -> Result<u64, Error> {
-        let range = v1::DeleteRangeOp { start_key: part.start.clone(), end_key: part.end.clone() };
+        let range = v1::DeleteRangeOp {
+            start_key: part.start.clone(),
+            end_key: part.end.clone(),
+            ..v1::DeleteRangeOp::default()
+        };
         let success = vec![v1::Op { op: Some(Op::DeleteRange(range)) }];
         let command = v1::WriteCommand { success, ..v1::WriteCommand::default() };
-        let mut reply = self.apply(cx.clone(), command).await?;
+        let mut reply = self.apply(cx.clone(), command, Entries::One).await?;
         match reply.results.pop().and_then(|result| result.result) {
             Some(Outcome::DeleteRange(result)) => Ok(result.deleted),
             _ => Err(Error::Internal { message: "a range deletion answered oddly".into() }),
@@ -73,17 +78,21 @@ fn partly(done: &v1::DeleteRangeResponse, error: Error) -> Error {
     }
 }
 
-fn backwards() -> Error {
-    Error::invalid("end_key", "must not come before start_key")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::api::fake::{FakeRequests, api, region_context, soon};
 
     fn request(start: &'static str, end: &'static str) -> v1::DeleteRangeRequest {
-        v1::DeleteRangeRequest { context: None, start_key: start.into(), end_key: end.into() }
+        v1::DeleteRangeRequest {
+            start_key: start.into(),
+            end_key: end.into(),
+            ..v1::DeleteRangeRequest::default()
+        }
+    }
+
+    fn all() -> v1::DeleteRangeRequest {
+        v1::DeleteRangeRequest { all: true, ..v1::DeleteRangeRequest::default() }
     }
 
     fn filled(splits: &[&'static str]) -> FakeRequests {
@@ -97,7 +106,8 @@ mod tests {
         for (why, start, end, deleted, left) in [
             ("part of one region", "a", "b", 1, &["b", "h", "q", "z"][..]),
             ("across regions", "b", "r", 3, &["a", "z"]),
-            ("everything", "", "", 5, &[]),
+            ("to the end", "b", "", 4, &["a"]),
+            ("from the start", "", "h", 2, &["h", "q", "z"]),
             ("nothing there", "c", "d", 0, &["a", "b", "h", "q", "z"]),
             ("no range", "b", "b", 0, &["a", "b", "h", "q", "z"]),
         ] {
@@ -108,7 +118,7 @@ mod tests {
             assert_eq!(requests.keys(), left, "{why}");
         }
         let requests = filled(&["g", "p"]);
-        let response = api(&requests).delete_range(soon(), request("", "")).await.expect("all");
+        let response = api(&requests).delete_range(soon(), all()).await.expect("all");
         assert_eq!(response.regions_done, requests.user_region_ids());
     }
 
@@ -117,7 +127,7 @@ mod tests {
         let requests = filled(&["g"]);
         requests.split_unnoticed("b");
         requests.split_unnoticed("q");
-        let response = api(&requests).delete_range(soon(), request("", "")).await.expect("all");
+        let response = api(&requests).delete_range(soon(), all()).await.expect("all");
         assert_eq!((response.deleted, requests.keys().len()), (5, 0));
     }
 
@@ -125,11 +135,11 @@ mod tests {
     async fn error_after_a_part_was_done_says_maybe_applied() {
         let requests = filled(&["g", "p"]);
         requests.fail_write(0, Error::Draining);
-        let error = api(&requests).delete_range(soon(), request("", "")).await.expect_err("first");
+        let error = api(&requests).delete_range(soon(), all()).await.expect_err("first");
         assert_eq!(error, Error::Draining, "nothing was done, and it says so");
 
         requests.fail_write(1, Error::Draining);
-        let error = api(&requests).delete_range(soon(), request("", "")).await.expect_err("second");
+        let error = api(&requests).delete_range(soon(), all()).await.expect_err("second");
         assert!(error.maybe_applied(), "{error:?}");
         assert_eq!(requests.keys(), ["h", "q", "z"]);
     }
@@ -138,12 +148,44 @@ mod tests {
     async fn caller_that_routes_gets_its_region_alone() {
         let requests = filled(&["g"]);
         let context = Some(region_context(&requests, "a"));
-        let whole = v1::DeleteRangeRequest { context, ..request("", "") };
+        let whole = v1::DeleteRangeRequest { context, ..all() };
         let error = api(&requests).delete_range(soon(), whole).await.expect_err("two regions");
         assert!(matches!(error, Error::KeyNotInRegion { .. }), "{error:?}");
         let part = v1::DeleteRangeRequest { context, ..request("", "g") };
         let response = api(&requests).delete_range(soon(), part).await.expect("its own");
         assert_eq!((response.deleted, response.regions_done.len()), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_says_nothing_deletes_nothing() {
+        let requests = filled(&["g"]);
+        for (why, request, field) in [
+            ("no field at all", request("", ""), "all"),
+            ("a range and all", v1::DeleteRangeRequest { all: true, ..request("a", "b") }, "all"),
+            (
+                "a prefix and a range",
+                v1::DeleteRangeRequest { prefix: "a".into(), ..request("a", "") },
+                "prefix",
+            ),
+        ] {
+            match api(&requests).delete_range(soon(), request).await {
+                Err(Error::InvalidArgument { field: actual, .. }) => {
+                    assert_eq!(actual, field, "{why}")
+                }
+                other => panic!("{why}: {other:?}"),
+            }
+        }
+        assert_eq!((requests.writes(), requests.keys().len()), (0, 5));
+    }
+
+    #[tokio::test]
+    async fn a_prefix_is_its_keys_over_all_regions() {
+        let requests = filled(&["b\u{1}", "g"]);
+        requests.fill(&[("b1", "1"), ("ba", "2"), ("bz", "3"), ("c", "4")]);
+        let prefix = v1::DeleteRangeRequest { prefix: "b".into(), ..request("", "") };
+        let response = api(&requests).delete_range(soon(), prefix).await.expect("a prefix");
+        assert_eq!((response.deleted, response.regions_done.len()), (4, 2));
+        assert_eq!(requests.keys(), ["a", "c", "h", "q", "z"]);
     }
 
     #[tokio::test]

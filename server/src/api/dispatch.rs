@@ -16,7 +16,7 @@ use bytes::Bytes;
 use flotilla_proto::{
     MESSAGE_BYTES_MAX,
     kv::kv_service_server::KvServiceServer,
-    v1::{ErrorDetail, cluster_server::ClusterServer, kv_server::KvServer},
+    v1::{cluster_server::ClusterServer, kv_server::KvServer},
 };
 use http::{HeaderMap, HeaderValue, Request, Response, response};
 use hyper::body::{Body as _, Incoming};
@@ -35,7 +35,7 @@ use super::{
     health::{self, HealthApi},
     kv::KvApi,
     limits::Limits,
-    observer::{Method, Observer},
+    observer::{Class, Method, Observer},
     seed::SeedApi,
     status::status,
 };
@@ -43,6 +43,9 @@ use crate::error::Error;
 
 /// Bytes that a request's message is wrapped in, generously.
 const FRAMING_BYTES: usize = 64;
+
+/// Bytes of a message that lists nodes: a multiple of the most ids that it may have.
+const IDS_BYTES_MAX: usize = 64 << 10;
 
 /// Bound: bytes read of a request that is refused, and the wait for them.
 const UNREAD_BYTES_MAX: usize = 256 << 10;
@@ -131,15 +134,24 @@ impl<R: Requests> hyper::service::Service<Request<Incoming>> for Services<R> {
         if let Some(status) = compressed(request.headers()) {
             return Call::refused(tracked, status, request.into_body());
         }
+        // Bound: streams of small messages, of which there may be any number, are not counted.
+        let fields_max = match method.class() {
+            Class::Free => usize::MAX,
+            Class::Request | Class::Scan | Class::Cluster => shared.limits.message_fields_max(),
+        };
+        // Bound: ids are packed, a byte each, and become eight.
+        let bytes_max =
+            if method == Method::ChangeMembership { IDS_BYTES_MAX } else { MESSAGE_BYTES_MAX };
         let request = request.map(|body| {
             Received::new(
                 body,
                 Arc::clone(shared.admission.receive()),
-                MESSAGE_BYTES_MAX + FRAMING_BYTES,
+                bytes_max + FRAMING_BYTES,
                 tracked.started + shared.limits.request_timeout_max,
                 status,
                 |error| Status::from_error(Box::new(error)),
             )
+            .with_fields_max(fields_max)
         });
         match shared.route(method, request) {
             Ok(answer) => Call::running(tracked, answer, shared.admission.answers()),
@@ -154,7 +166,7 @@ impl<R: Requests> Shared<R> {
         &self,
         method: Method,
         request: Request<RequestBody>,
-    ) -> Result<Answering, RequestBody> {
+    ) -> Result<Answering, Box<RequestBody>> {
         Ok(match method {
             Method::Get
             | Method::BatchGet
@@ -192,7 +204,7 @@ impl<R: Requests> Shared<R> {
             | Method::HttpDelete
             | Method::HttpList
             | Method::HttpCluster
-            | Method::Unknown => return Err(request.into_body()),
+            | Method::Unknown => return Err(Box::new(request.into_body())),
         })
     }
 }
@@ -398,8 +410,7 @@ pub(super) fn code_of(headers: &HeaderMap) -> Option<Code> {
 
 /// What this version does not do, and has not done: without a detail the outcome of a write would be open.
 fn unimplemented(message: &str) -> Status {
-    let detail = ErrorDetail { maybe_applied: false, retryable: false, ..ErrorDetail::default() };
-    flotilla_proto::status::with_detail(Code::Unimplemented, message.to_owned(), &detail)
+    status(&Error::Unimplemented { message: message.to_owned() })
 }
 
 /// The refusal of a compressed message. Reading one would need a bound on what it becomes, before it is
@@ -428,6 +439,11 @@ fn unreadable(code: Code, headers: &HeaderMap) -> Option<Error> {
             message: format!("the message is larger than {MESSAGE_BYTES_MAX} bytes"),
             limit: MESSAGE_BYTES_MAX as u64,
         }),
+        Code::Unimplemented => {
+            let why = Status::from_header_map(headers);
+            let why = why.as_ref().map_or("", Status::message);
+            Some(Error::Unimplemented { message: format!("the message was not read: {why}") })
+        }
         Code::Internal => {
             let why = Status::from_header_map(headers);
             let why = why.as_ref().map_or("", Status::message);

@@ -1,15 +1,25 @@
 //! A router over one map, cut into regions, with errors and splits on demand; and a membership that
-//! answers from a table. For tests of this hop alone.
+//! answers from a table. For tests of this hop alone. What commands and reads do is not restated:
+//! it is `command/` over an engine in memory.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_proto::v1::{self, compare::Condition, op::Op, op_result::Result as Outcome};
+use flotilla_proto::v1::{self, command::Body, command_reply::Reply};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{ClusterAnswer, Context, Keyspace, Limits, Membership, Requests, kv::KvApi};
-use crate::{error::Error, ids::RegionId, storage::engine::KeyRange};
+use crate::{
+    command::{self, AsOf, Overlay, POINTS_BYTES_MAX, RegionState, StoredValue, touched},
+    error::Error,
+    ids::RegionId,
+    storage::{
+        batch::WriteBatch,
+        engine::{Direction, Durability, Engine as _, Family, KeyRange, Read as _},
+        memory::MemoryEngine,
+    },
+};
 
 /// A deadline that no test reaches unless it fails.
 pub(super) fn soon() -> Instant {
@@ -35,16 +45,10 @@ pub(super) fn region_context(requests: &FakeRequests, key: &str) -> v1::RequestC
 #[derive(Clone)]
 pub(super) struct FakeRequests(Arc<Mutex<State>>);
 
-#[derive(Clone, Debug)]
-struct Stored {
-    value: Bytes,
-    revision: u64,
-    ttl_ms: u64,
-}
-
 struct State {
-    map: BTreeMap<Bytes, Stored>,
-    revision: u64,
+    data: Arc<MemoryEngine>,
+    /// All regions as one: its time stands still.
+    applied: RegionState,
     /// What the regions are.
     actual: Vec<v1::Region>,
     /// What `regions_of` answers until a refusal teaches better.
@@ -80,8 +84,8 @@ impl FakeRequests {
             split(&mut regions, &Bytes::copy_from_slice(key));
         }
         Self(Arc::new(Mutex::new(State {
-            map: BTreeMap::new(),
-            revision: 0,
+            data: MemoryEngine::new(),
+            applied: RegionState::default(),
             actual: regions.clone(),
             known: regions,
             reads: 0,
@@ -114,23 +118,30 @@ impl FakeRequests {
     pub(super) fn fill_encoded(&self, pairs: impl IntoIterator<Item = (Bytes, Bytes)>) {
         let mut state = self.0.lock();
         for (key, value) in pairs {
-            state.revision += 1;
-            let revision = state.revision;
-            state.map.insert(key, Stored { value, revision, ttl_ms: 0 });
+            let put = v1::PutOp { key, value, ..v1::PutOp::default() };
+            let success = vec![v1::Op { op: Some(v1::op::Op::Put(put)) }];
+            state.apply(v1::WriteCommand { success, ..v1::WriteCommand::default() });
         }
     }
 
     /// Keys of the default keyspace, as text.
     pub(super) fn keys(&self) -> Vec<String> {
         let state = self.0.lock();
-        let prefix = Keyspace::DEFAULT.encode(b"");
-        let keys = state.map.keys().filter(|key| key.starts_with(&prefix));
-        keys.map(|key| String::from_utf8_lossy(&key[3..]).into_owned()).collect()
+        let range = Keyspace::DEFAULT.range(b"", b"");
+        let mut cursor = state.data.scan(Family::Default, &range, Direction::Forward);
+        let mut keys = Vec::new();
+        while let Some((key, _)) = cursor.next().expect("the memory does not fail") {
+            keys.push(String::from_utf8_lossy(&key[3..]).into_owned());
+        }
+        keys
     }
 
     /// The stored value of an encoded key.
     pub(super) fn stored(&self, key: &[u8]) -> Option<(Bytes, u64)> {
-        self.0.lock().map.get(key).map(|stored| (stored.value.clone(), stored.ttl_ms))
+        let stored =
+            self.0.lock().data.get(Family::Default, key).expect("the memory does not fail")?;
+        let value = StoredValue::decode(&stored).expect("what apply wrote");
+        Some((value.payload, value.expires_at_ms))
     }
 
     pub(super) fn user_region_ids(&self) -> Vec<u64> {
@@ -216,12 +227,8 @@ impl Requests for FakeRequests {
         state.writes += 1;
         let event = state.before_write.remove(&number);
         state.happen(event)?;
-        let ranges: Vec<KeyRange> = command
-            .compare
-            .iter()
-            .map(|compare| point(&compare.key))
-            .chain(command.success.iter().chain(&command.failure).map(touched))
-            .collect();
+        let ranges: Vec<KeyRange> =
+            touched::of_write(&command).map(|touched| touched.range()).collect();
         state.check(&cx, &ranges)?;
         Ok(state.apply(command))
     }
@@ -230,47 +237,28 @@ impl Requests for FakeRequests {
         self.wait_while_hanging().await;
         let mut state = self.0.lock();
         state.begin_read(&cx)?;
-        state.check(&cx, &keys.iter().map(point).collect::<Vec<_>>())?;
-        let max = state.points_max;
-        let items = keys.into_iter().take(max).map(|key| match state.get(&key) {
-            Some(kv) => v1::ReadItem { present: true, kv: Some(kv) },
-            None => v1::ReadItem {
-                present: false,
-                kv: Some(v1::KeyValue { key, ..v1::KeyValue::default() }),
-            },
-        });
-        let items = items.collect();
-        Ok(v1::ReadReply { items, applied_revision: state.revision, more: false })
+        let ranges: Vec<KeyRange> =
+            keys.iter().map(|key| touched::Touched::Key(key).range()).collect();
+        state.check(&cx, &ranges)?;
+        let keys = keys.into_iter().take(state.points_max).collect();
+        let points = v1::PointReads { keys };
+        let read = state.data.read_view();
+        let reply = command::read_points(&*read, &points, state.as_of(), POINTS_BYTES_MAX);
+        Ok(reply.expect("the memory does not fail"))
     }
 
     async fn read_range(&self, cx: Context, range: v1::RangeRead) -> Result<v1::ReadReply, Error> {
         self.wait_while_hanging().await;
         let mut state = self.0.lock();
         state.begin_read(&cx)?;
-        let asked = KeyRange { start: range.start_key, end: range.end_key };
-        assert!(asked.end.is_empty() || asked.start < asked.end, "an empty range: {asked:?}");
+        let asked = KeyRange { start: range.start_key.clone(), end: range.end_key.clone() };
+        assert!(!asked.is_empty(), "an empty range: {asked:?}");
         state.check(&cx, std::slice::from_ref(&asked))?;
-        let mut keys: Vec<Bytes> =
-            state.map.keys().filter(|key| asked.contains(key)).cloned().collect();
-        if range.reverse {
-            keys.reverse();
-        }
-        let max = range.limit.min(state.page_max);
-        let (mut items, mut bytes) = (Vec::new(), 0);
-        let total = keys.len();
-        for key in keys {
-            if items.len() as u64 >= max || (bytes >= range.bytes_max && !items.is_empty()) {
-                break;
-            }
-            let mut kv = state.get(&key).expect("it was just seen");
-            bytes += (kv.key.len() + kv.value.len()) as u64;
-            if range.keys_only {
-                kv.value = Bytes::new();
-            }
-            items.push(v1::ReadItem { present: true, kv: Some(kv) });
-        }
-        let more = items.len() < total;
-        Ok(v1::ReadReply { items, applied_revision: state.revision, more })
+        let limit = range.limit.min(state.page_max);
+        let read = state.data.read_view();
+        let page = v1::RangeRead { limit, ..range };
+        let reply = command::read_range(&*read, &page, state.as_of());
+        Ok(reply.expect("the memory does not fail"))
     }
 
     fn regions_of(&self, range: &KeyRange) -> Result<Vec<v1::Region>, Error> {
@@ -329,111 +317,22 @@ impl State {
         Ok(())
     }
 
-    fn get(&self, key: &Bytes) -> Option<v1::KeyValue> {
-        let stored = self.map.get(key)?;
-        Some(v1::KeyValue {
-            key: key.clone(),
-            value: stored.value.clone(),
-            revision: stored.revision,
-            ttl_ms: (stored.ttl_ms != 0).then_some(stored.ttl_ms),
-        })
+    fn as_of(&self) -> AsOf {
+        let state = &self.applied.state;
+        AsOf { time_ms: state.time_ms, revision: state.revision }
     }
 
-    fn apply(&mut self, command: v1::WriteCommand) -> v1::WriteReply {
-        let succeeded = command.compare.iter().all(|compare| {
-            let stored = self.map.get(&compare.key);
-            match compare.condition.as_ref().expect("checked by the API") {
-                Condition::Absent(_) => stored.is_none(),
-                Condition::Present(_) => stored.is_some(),
-                Condition::ValueEquals(value) => stored.is_some_and(|s| s.value == *value),
-                Condition::RevisionEquals(revision) => {
-                    stored.is_some_and(|s| s.revision == *revision)
-                }
-            }
-        });
-        let before = (self.map.clone(), self.revision);
-        self.revision += 1;
-        let ops = if succeeded { command.success } else { command.failure };
-        let mut results = Vec::new();
-        for op in ops {
-            match self.apply_op(op) {
-                Ok(result) => results.push(v1::OpResult { result: Some(result) }),
-                Err(refused) => {
-                    (self.map, self.revision) = before;
-                    return v1::WriteReply { refused, ..v1::WriteReply::default() };
-                }
-            }
+    fn apply(&mut self, write: v1::WriteCommand) -> v1::WriteReply {
+        let command = v1::Command { body: Some(Body::Write(write)), ..v1::Command::default() };
+        let mut batch = WriteBatch::new();
+        let mut overlay = Overlay::new(self.data.as_ref(), &mut batch);
+        let applied = command::apply(&command, &mut self.applied, &mut overlay);
+        let (reply, _) = applied.expect("the memory does not fail");
+        self.data.write(&batch, Durability::Buffered).expect("the memory does not fail");
+        match reply.reply {
+            Some(Reply::Write(reply)) => reply,
+            other => panic!("not the answer to a write: {other:?}"),
         }
-        v1::WriteReply { succeeded, revision: self.revision, results, refused: String::new() }
-    }
-
-    fn apply_op(&mut self, op: v1::Op) -> Result<Outcome, String> {
-        let revision = self.revision;
-        Ok(match op.op.expect("checked by the API") {
-            Op::Put(put) => {
-                let previous = self.get(&put.key).filter(|_| put.return_previous);
-                let kept = self.map.get(&put.key).map_or(0, |stored| stored.ttl_ms);
-                let ttl_ms = if put.keep_ttl { kept } else { put.ttl_ms };
-                self.map.insert(put.key, Stored { value: put.value, revision, ttl_ms });
-                Outcome::Put(v1::PutResult { previous })
-            }
-            Op::Delete(delete) => {
-                let previous = self.get(&delete.key);
-                self.map.remove(&delete.key);
-                Outcome::Delete(v1::DeleteResult {
-                    deleted: u64::from(previous.is_some()),
-                    previous: previous.filter(|_| delete.return_previous),
-                })
-            }
-            Op::DeleteRange(range) => {
-                let range = KeyRange { start: range.start_key, end: range.end_key };
-                let before = self.map.len();
-                self.map.retain(|key, _| !range.contains(key));
-                let deleted = (before - self.map.len()) as u64;
-                Outcome::DeleteRange(v1::DeleteResult { deleted, previous: None })
-            }
-            Op::Add(add) => {
-                let stored = self.map.get(&add.key);
-                let text = stored.map_or_else(|| Bytes::from("0"), |stored| stored.value.clone());
-                let ttl_ms = stored.map_or(0, |stored| stored.ttl_ms);
-                let start: i64 = std::str::from_utf8(&text)
-                    .ok()
-                    .and_then(|text| text.parse().ok())
-                    .ok_or("the value is not a counter")?;
-                let end = start.checked_add(add.delta).ok_or("the counter would overflow")?;
-                let value = end.to_string().into();
-                self.map.insert(add.key, Stored { value, revision, ttl_ms });
-                Outcome::Add(v1::AddResult { start, end })
-            }
-            Op::Append(append) => {
-                let stored = self.map.get(&append.key);
-                let mut value = stored.map_or_else(Vec::new, |stored| stored.value.to_vec());
-                let ttl_ms = stored.map_or(0, |stored| stored.ttl_ms);
-                value.extend_from_slice(&append.value);
-                let value_bytes = value.len() as u64;
-                let value = value.into();
-                self.map.insert(append.key, Stored { value, revision, ttl_ms });
-                Outcome::Append(v1::AppendResult { value_bytes })
-            }
-            Op::Get(get) => Outcome::Get(v1::GetResult { kv: self.get(&get.key) }),
-        })
-    }
-}
-
-fn point(key: &Bytes) -> KeyRange {
-    let mut end = key.to_vec();
-    end.push(0);
-    KeyRange::new(key.clone(), end)
-}
-
-fn touched(op: &v1::Op) -> KeyRange {
-    match op.op.as_ref().expect("checked by the API") {
-        Op::Put(op) => point(&op.key),
-        Op::Delete(op) => point(&op.key),
-        Op::Add(op) => point(&op.key),
-        Op::Append(op) => point(&op.key),
-        Op::Get(op) => point(&op.key),
-        Op::DeleteRange(op) => KeyRange::new(op.start_key.clone(), op.end_key.clone()),
     }
 }
 

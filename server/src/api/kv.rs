@@ -17,6 +17,7 @@ use super::{
     Context, Requests, context,
     limits::Limits,
     ops::{self, Gets},
+    refused::{self, Entries},
 };
 use crate::error::Error;
 
@@ -99,9 +100,9 @@ impl<R: Requests> KvApi<R> {
             + ops::encode_ops(limits, keyspace, "success", Gets::Allowed, &mut success)?
             + ops::encode_ops(limits, keyspace, "failure", Gets::Allowed, &mut failure)?;
         limits.check_request_bytes(bytes)?;
-        let command = v1::WriteCommand { compare, success, failure };
+        let command = v1::WriteCommand { compare, success, failure, ..v1::WriteCommand::default() };
         let v1::WriteReply { succeeded, revision, mut results, .. } =
-            self.apply(cx, command).await?;
+            self.apply(cx, command, Entries::Txn).await?;
         ops::decode_results(&mut results)?;
         Ok(v1::TxnResponse { succeeded, revision, results })
     }
@@ -205,8 +206,9 @@ impl<R: Requests> KvApi<R> {
             compare: vec![compare],
             success: vec![v1::Op { op: Some(Op::Put(put)) }],
             failure: vec![v1::Op { op: Some(Op::Get(get)) }],
+            ..v1::WriteCommand::default()
         };
-        let mut reply = self.apply(cx, command).await?;
+        let mut reply = self.apply(cx, command, Entries::One).await?;
         if reply.succeeded {
             return Ok((true, reply.revision, None));
         }
@@ -217,20 +219,25 @@ impl<R: Requests> KvApi<R> {
 
     async fn apply_one(&self, cx: Context, op: Op) -> Result<v1::WriteReply, Error> {
         let success = vec![v1::Op { op: Some(op) }];
-        self.apply(cx, v1::WriteCommand { success, ..v1::WriteCommand::default() }).await
+        let command = v1::WriteCommand { success, ..v1::WriteCommand::default() };
+        self.apply(cx, command, Entries::One).await
     }
 
-    /// Has a command applied; one that was refused at apply is an error.
+    /// Has a command applied; one that was refused at apply is an error, in the words of the request
+    /// whose `entries` it has.
     pub(super) async fn apply(
         &self,
         cx: Context,
-        command: v1::WriteCommand,
+        mut command: v1::WriteCommand,
+        entries: Entries<'_>,
     ) -> Result<v1::WriteReply, Error> {
-        let reply = self.requests.write(cx, command).await?;
-        if !reply.refused.is_empty() {
-            return Err(Error::NotACounter { message: reply.refused });
+        // What may be put may be made by appending, and no more, whichever node applies it.
+        command.value_bytes_max = self.limits.value_bytes_max as u64;
+        let mut reply = self.requests.write(cx, command).await?;
+        match reply.refused.take() {
+            Some(refusal) => Err(refused::error(refusal, entries)),
+            None => Ok(reply),
         }
-        Ok(reply)
     }
 
     fn check_pair(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::error::Error;
+use crate::{command, error::Error};
 
 /// Bounds of requests. Past one: `INVALID_ARGUMENT` that names the field and the limit, or
 /// `ServerIsBusy` where other requests are the reason.
@@ -18,7 +18,8 @@ pub struct Limits {
     pub request_bytes_max: usize,
     /// Comparisons and operations of a transaction, mutations of a write, keys of a batch.
     pub txn_ops_max: usize,
-    /// Values that one `BatchGet` answers. Below the message limit of both sides.
+    /// Keys and values that one `BatchGet` or `Write` answers, as apply allows a command. Below the
+    /// message limit of both sides, so that what was done can always be told.
     pub answer_bytes_max: usize,
     /// Keys in one page of a scan.
     pub scan_page_keys_max: u64,
@@ -49,7 +50,7 @@ impl Default for Limits {
             value_bytes_max: 8 << 20,
             request_bytes_max: 16 << 20,
             txn_ops_max: 1024,
-            answer_bytes_max: 16 << 20,
+            answer_bytes_max: command::ANSWER_BYTES_MAX,
             scan_page_keys_max: 4096,
             scan_page_bytes_max: 512 << 10,
             request_timeout_default: Duration::from_secs(15),
@@ -147,6 +148,15 @@ impl Limits {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Fields at the top of one message: each element of a list is one.
+    pub(super) fn message_fields_max(&self) -> usize {
+        /// Labels of a node, which are as many in one request at most.
+        const LABELS_MAX: usize = 1024;
+        /// More than any message has beside its lists.
+        const OTHERS: usize = 32;
+        self.txn_ops_max.max(LABELS_MAX) + OTHERS
     }
 
     /// All keys of a batch: their number, each one, and their sum.

@@ -30,6 +30,7 @@ mod kv;
 mod limits;
 mod observer;
 mod ops;
+mod refused;
 mod regions;
 mod rest;
 mod retry;
@@ -40,7 +41,11 @@ mod status;
 mod write;
 
 #[cfg(test)]
+mod accepted_tests;
+#[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod routed_tests;
 
 pub use self::{
     admission::{Admission, Places},

@@ -1,12 +1,13 @@
 //! Comparisons and operations of a transaction: checked, and moved into their keyspace.
 
+use bytes::Bytes;
 use flotilla_proto::v1::{self, compare::Condition, op::Op, op_result::Result as Outcome};
 
 use super::{
     context::{Keyspace, user_key},
     limits::Limits,
 };
-use crate::error::Error;
+use crate::{error::Error, storage::engine::KeyRange};
 
 /// Whether a list of operations may hold a `get`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,14 +78,15 @@ pub(super) fn encode_ops(
                 return Err(Error::invalid(format!("{list}[{index}]"), message));
             }
             Some(Op::DeleteRange(range)) => {
-                limits.check_bound(format_args!("{list}[{index}].start_key"), &range.start_key)?;
-                limits.check_bound(format_args!("{list}[{index}].end_key"), &range.end_key)?;
-                if !range.end_key.is_empty() && range.start_key >= range.end_key {
+                let v1::DeleteRangeOp { start_key, end_key, all, prefix } = std::mem::take(range);
+                let parent = format_args!("{list}[{index}].");
+                bytes += start_key.len() + end_key.len() + prefix.len();
+                let asked = Deleted { start_key, end_key, all, prefix };
+                let encoded = asked.resolve(limits, keyspace, parent)?;
+                if encoded.is_empty() {
                     let field = format!("{list}[{index}].end_key");
                     return Err(Error::invalid(field, "must come after start_key"));
                 }
-                bytes += range.start_key.len() + range.end_key.len();
-                let encoded = keyspace.range(&range.start_key, &range.end_key);
                 (range.start_key, range.end_key) = (encoded.start, encoded.end);
                 continue;
             }
@@ -95,6 +97,53 @@ pub(super) fn encode_ops(
         *key = keyspace.encode(key);
     }
     Ok(bytes)
+}
+
+/// What a deletion of a range names.
+pub(super) struct Deleted {
+    pub(super) start_key: Bytes,
+    pub(super) end_key: Bytes,
+    pub(super) all: bool,
+    pub(super) prefix: Bytes,
+}
+
+impl Deleted {
+    /// The encoded range, which may be empty.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a key past its limit, ends that are the wrong way round, and anything but
+    /// exactly one of range, prefix and all: a request that lost its fields must not delete
+    /// everything.
+    pub(super) fn resolve(
+        &self,
+        limits: &Limits,
+        keyspace: Keyspace,
+        parent: impl std::fmt::Display,
+    ) -> Result<KeyRange, Error> {
+        let Self { start_key, end_key, all, prefix } = self;
+        let bounded = !start_key.is_empty() || !end_key.is_empty();
+        let refused = |field: &str, why: &str| Err(Error::invalid(format!("{parent}{field}"), why));
+        match (bounded, !prefix.is_empty(), *all) {
+            (true, false, false) => {
+                limits.check_bound(format_args!("{parent}start_key"), start_key)?;
+                limits.check_bound(format_args!("{parent}end_key"), end_key)?;
+                if !end_key.is_empty() && start_key > end_key {
+                    return refused("end_key", "must not come before start_key");
+                }
+                Ok(keyspace.range(start_key, end_key))
+            }
+            (false, true, false) => {
+                limits.check_bound(format_args!("{parent}prefix"), prefix)?;
+                Ok(keyspace.prefix(prefix))
+            }
+            (false, false, true) => Ok(keyspace.range(b"", b"")),
+            (false, false, false) => {
+                refused("all", "must be true where neither a range nor a prefix is named")
+            }
+            (_, _, true) => refused("all", "excludes start_key, end_key and prefix"),
+            (true, true, false) => refused("prefix", "excludes start_key and end_key"),
+        }
+    }
 }
 
 /// A time to live is given or kept, not both.
@@ -127,8 +176,6 @@ pub(super) fn decode_results(results: &mut [v1::OpResult]) -> Result<(), Error> 
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn limits() -> Limits {
@@ -140,7 +187,16 @@ mod tests {
     }
 
     fn range(start: &'static str, end: &'static str) -> Op {
-        Op::DeleteRange(v1::DeleteRangeOp { start_key: start.into(), end_key: end.into() })
+        Op::DeleteRange(v1::DeleteRangeOp {
+            start_key: start.into(),
+            end_key: end.into(),
+            ..v1::DeleteRangeOp::default()
+        })
+    }
+
+    fn deleted(start: &'static str, end: &'static str, all: bool, prefix: &'static str) -> Op {
+        let (start_key, end_key, prefix) = (start.into(), end.into(), prefix.into());
+        Op::DeleteRange(v1::DeleteRangeOp { start_key, end_key, all, prefix })
     }
 
     fn refused_field<T: std::fmt::Debug>(result: Result<T, Error>) -> Option<String> {
@@ -171,7 +227,15 @@ mod tests {
             ("long appendix", Some(append("k", "vvvvv")), Some("ops[1].value")),
             ("two times to live", Some(Op::Put(both_ttls)), Some("ops[1].keep_ttl")),
             ("delete of no key", Some(delete), Some("ops[1].key")),
-            ("whole keyspace", Some(range("", "")), None),
+            ("a range that says nothing", Some(range("", "")), Some("ops[1].all")),
+            ("to the end", Some(range("a", "")), None),
+            ("from the start", Some(range("", "a")), None),
+            ("whole keyspace", Some(deleted("", "", true, "")), None),
+            ("prefix", Some(deleted("", "", false, "p")), None),
+            ("long prefix", Some(deleted("", "", false, "prefix")), Some("ops[1].prefix")),
+            ("prefix and all", Some(deleted("", "", true, "p")), Some("ops[1].all")),
+            ("range and all", Some(deleted("a", "", true, "")), Some("ops[1].all")),
+            ("range and prefix", Some(deleted("", "b", false, "p")), Some("ops[1].prefix")),
             ("empty range", Some(range("b", "b")), Some("ops[1].end_key")),
             ("range backwards", Some(range("b", "a")), Some("ops[1].end_key")),
             ("get", Some(get("k")), Some("ops[1]")),
@@ -187,21 +251,32 @@ mod tests {
         let mut ops = [
             v1::Op { op: Some(put("k", "value")) },
             v1::Op { op: Some(range("a", "")) },
+            v1::Op { op: Some(deleted("", "", true, "")) },
+            v1::Op { op: Some(deleted("", "", false, "p")) },
             v1::Op { op: Some(Op::Get(v1::GetOp { key: "g".into() })) },
         ];
         let bytes =
             encode_ops(&Limits::default(), Keyspace::DEFAULT, "success", Gets::Allowed, &mut ops);
-        assert_eq!(bytes, Ok(8));
+        assert_eq!(bytes, Ok(9));
         let keys: Vec<Bytes> = ops
             .into_iter()
             .flat_map(|op| match op.op {
                 Some(Op::Put(op)) => vec![op.key],
-                Some(Op::DeleteRange(op)) => vec![op.start_key, op.end_key],
+                Some(Op::DeleteRange(op)) => {
+                    assert!(!op.all && op.prefix.is_empty(), "resolved: {op:?}");
+                    vec![op.start_key, op.end_key]
+                }
                 Some(Op::Get(op)) => vec![op.key],
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(keys, ["\0\0\x01k", "\0\0\x01a", "\0\0\x02", "\0\0\x01g"]);
+        let want = ["k", "a", "", "p", "q", "g"];
+        let want =
+            want.map(|key| if key.is_empty() { "".into() } else { format!("\0\0\x01{key}") });
+        let [put, to_the_end, _, prefix, prefix_end, get] = want;
+        let (start, end) = ("\0\0\x01".to_owned(), "\0\0\x02".to_owned());
+        let want = [put, to_the_end, end.clone(), start, end, prefix, prefix_end, get];
+        assert_eq!(keys, want);
     }
 
     #[test]

@@ -61,6 +61,7 @@ pub(super) fn mends(error: &Error) -> bool {
         | Error::LowDisk { .. }
         | Error::FailedPrecondition { .. }
         | Error::NotFound { .. }
+        | Error::Unimplemented { .. }
         | Error::NotACounter { .. }
         | Error::DeadlineExceeded { .. }
         | Error::OutcomeUnknown { .. }

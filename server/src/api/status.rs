@@ -33,6 +33,7 @@ pub fn code(error: &Error) -> Code {
         Error::Busy { .. } | Error::LowDisk { .. } => Code::ResourceExhausted,
         Error::VersionMoved { .. } => Code::Aborted,
         Error::NotFound { .. } => Code::NotFound,
+        Error::Unimplemented { .. } => Code::Unimplemented,
         Error::DeadlineExceeded { .. } | Error::OutcomeUnknown { .. } => Code::DeadlineExceeded,
         Error::DataLoss { .. } => Code::DataLoss,
         Error::Internal { .. } => Code::Internal,
@@ -65,6 +66,7 @@ pub(super) fn http_code(error: &Error) -> StatusCode {
         Error::LowDisk { .. } => StatusCode::INSUFFICIENT_STORAGE,
         Error::VersionMoved { .. } => StatusCode::PRECONDITION_FAILED,
         Error::NotFound { .. } => StatusCode::NOT_FOUND,
+        Error::Unimplemented { .. } => StatusCode::NOT_IMPLEMENTED,
         Error::DeadlineExceeded { .. } | Error::OutcomeUnknown { .. } => {
             StatusCode::GATEWAY_TIMEOUT
         }
@@ -106,84 +108,143 @@ pub(super) fn code_name(code: Code) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use flotilla_proto::v1;
 
     use super::*;
     use crate::ids::{NodeId, RegionId};
 
-    fn text() -> String {
-        "why".into()
+    /// What docs/api.md says of an error.
+    struct Row {
+        grpc: String,
+        http: String,
+        applied: String,
+        repeat: String,
     }
 
-    /// One of each variant, with its row of the table: code, HTTP, may it have been applied, may it
-    /// be repeated.
-    fn table() -> Vec<(Error, Code, u16, bool, bool)> {
+    /// The table of errors in docs/api.md, by the names in its first column.
+    fn documented() -> BTreeMap<String, Row> {
+        let page = include_str!("../../../docs/api.md");
+        let (_, table) = page.split_once("| error | gRPC |").expect("the table of errors");
+        let mut rows = BTreeMap::new();
+        for line in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let ["", what, grpc, http, applied, repeat, ""] = &cells[..] else { panic!("{line}") };
+            let (names, _) = what.split_once(':').unwrap_or((what, ""));
+            for name in names.split('`').skip(1).step_by(2) {
+                let row = Row {
+                    grpc: grpc.trim_matches('`').to_owned(),
+                    http: (*http).to_owned(),
+                    applied: (*applied).to_owned(),
+                    repeat: (*repeat).to_owned(),
+                };
+                assert!(rows.insert(name.to_owned(), row).is_none(), "{name} has two rows");
+            }
+        }
+        rows
+    }
+
+    /// The error's name on the page. No `_`: a new error does not compile until it has one.
+    fn name(error: &Error) -> &'static str {
+        match error {
+            Error::InvalidArgument { .. } => "InvalidArgument",
+            Error::NotLeader { .. } => "NotLeader",
+            Error::EpochNotMatch { .. } => "EpochNotMatch",
+            Error::RegionNotFound { .. } => "RegionNotFound",
+            Error::KeyNotInRegion { .. } => "KeyNotInRegion",
+            Error::NodeMismatch { .. } => "NodeMismatch",
+            Error::CrossRegion { .. } => "CrossRegion",
+            Error::Busy { .. } => "ServerIsBusy",
+            Error::NoLeader { .. } => "NoLeader",
+            Error::NotJoined { .. } => "NotJoined",
+            Error::Draining => "Draining",
+            Error::NotReady { .. } => "NotReady",
+            Error::VersionMoved { .. } => "VersionMoved",
+            Error::LowDisk { .. } => "LowDisk",
+            Error::FailedPrecondition { .. } => "FailedPrecondition",
+            Error::NotFound { .. } => "NotFound",
+            Error::Unimplemented { .. } => "Unimplemented",
+            Error::NotACounter { .. } => "NotACounter",
+            Error::DeadlineExceeded { .. } => "DeadlineExceeded",
+            Error::OutcomeUnknown { .. } => "OutcomeUnknown",
+            Error::DataLoss { .. } => "DataLoss",
+            Error::Internal { .. } => "Internal",
+        }
+    }
+
+    /// At least one of each.
+    fn errors() -> Vec<Error> {
         let region = RegionId(2);
+        let message = || "why".to_owned();
         let invalid = |field: &str, limit| Error::InvalidArgument {
             field: field.into(),
-            message: text(),
+            message: message(),
             limit,
         };
-        let key_not_in_region = Error::KeyNotInRegion { region: Box::default() };
-        let busy = Error::Busy { queue: text(), retry_after: Duration::from_millis(50) };
-        let low_disk = Error::LowDisk { node: NodeId(1), available_bytes: 7 };
-        let mismatch = Error::NodeMismatch { asked: NodeId(1), actual: NodeId(2) };
         vec![
-            (invalid("key", 0), Code::InvalidArgument, 400, false, false),
-            (invalid("value", 8), Code::InvalidArgument, 413, false, false),
-            (Error::NotLeader { region, leader: None }, Code::FailedPrecondition, 503, false, true),
-            (Error::EpochNotMatch { regions: vec![] }, Code::FailedPrecondition, 503, false, true),
-            (Error::RegionNotFound { region }, Code::FailedPrecondition, 503, false, true),
-            (key_not_in_region, Code::FailedPrecondition, 503, false, true),
-            (mismatch, Code::FailedPrecondition, 503, false, true),
-            (
-                Error::CrossRegion { regions: vec![region] },
-                Code::FailedPrecondition,
-                409,
-                false,
-                false,
-            ),
-            (busy, Code::ResourceExhausted, 503, false, true),
-            (Error::NoLeader { region }, Code::Unavailable, 503, false, true),
-            (Error::NotJoined { removed: false }, Code::Unavailable, 503, false, false),
-            (Error::NotJoined { removed: true }, Code::Unavailable, 503, false, false),
-            (Error::Draining, Code::Unavailable, 503, false, true),
-            (Error::NotReady { message: text() }, Code::Unavailable, 503, false, true),
-            (Error::VersionMoved { expected: 1, actual: 2 }, Code::Aborted, 412, false, false),
-            (low_disk, Code::ResourceExhausted, 507, false, true),
-            (
-                Error::FailedPrecondition { message: text() },
-                Code::FailedPrecondition,
-                409,
-                false,
-                false,
-            ),
-            (Error::NotFound { message: text() }, Code::NotFound, 404, false, false),
-            (Error::NotACounter { message: text() }, Code::FailedPrecondition, 409, false, false),
-            (Error::DeadlineExceeded { message: text() }, Code::DeadlineExceeded, 504, false, true),
-            (Error::OutcomeUnknown { message: text() }, Code::DeadlineExceeded, 504, true, true),
-            (Error::DataLoss { message: text() }, Code::DataLoss, 500, false, false),
-            (Error::Internal { message: text() }, Code::Internal, 500, true, false),
+            invalid("key", 0),
+            invalid("value", 0),
+            invalid("value", 8),
+            Error::NotLeader { region, leader: None },
+            Error::EpochNotMatch { regions: vec![] },
+            Error::RegionNotFound { region },
+            Error::KeyNotInRegion { region: Box::default() },
+            Error::NodeMismatch { asked: NodeId(1), actual: NodeId(2) },
+            Error::CrossRegion { regions: vec![region] },
+            Error::Busy { queue: message(), retry_after: Duration::from_millis(50) },
+            Error::NoLeader { region },
+            Error::NotJoined { removed: false },
+            Error::NotJoined { removed: true },
+            Error::Draining,
+            Error::NotReady { message: message() },
+            Error::VersionMoved { expected: 1, actual: 2 },
+            Error::LowDisk { node: NodeId(1), available_bytes: 7 },
+            Error::FailedPrecondition { message: message() },
+            Error::NotFound { message: message() },
+            Error::Unimplemented { message: message() },
+            Error::NotACounter { message: message() },
+            Error::DeadlineExceeded { message: message() },
+            Error::OutcomeUnknown { message: message() },
+            Error::DataLoss { message: message() },
+            Error::Internal { message: message() },
         ]
     }
 
     #[test]
-    fn every_error_has_its_row() {
-        for (error, code, http, maybe_applied, retryable) in table() {
+    fn every_error_is_what_the_page_says_of_it() {
+        let mut rows = documented();
+        let documented = rows.keys().cloned().collect::<BTreeSet<_>>();
+        let mut met = BTreeSet::new();
+        for error in errors() {
+            let name = name(&error);
+            met.insert(name.to_owned());
+            let row = rows.get_mut(name).unwrap_or_else(|| panic!("{name} has no row"));
             let status = status(&error);
-            assert_eq!(status.code(), code, "{error:?}");
+            assert_eq!(code_name(status.code()), row.grpc, "{error:?}");
             assert_eq!(status.message(), error.to_string(), "{error:?}");
             let detail = flotilla_proto::status::detail(&status).expect("an ErrorDetail");
             assert_eq!(detail, error.detail(), "{error:?}");
-            assert_eq!(detail.maybe_applied, maybe_applied, "{error:?}");
-            assert_eq!(detail.retryable, retryable, "{error:?}");
-            assert_eq!(http_code(&error).as_u16(), http, "{error:?}");
-            assert_eq!(
-                retry_after_seconds(&error).is_some(),
-                http == 503 || http == 507,
-                "{error:?}"
+            let applied = if detail.maybe_applied { "**maybe**" } else { "no" };
+            assert_eq!(applied, row.applied, "{error:?}");
+            let no = row.repeat == "no"
+                || row.repeat.starts_with("no,")
+                || row.repeat.starts_with("no;");
+            assert_eq!(detail.retryable, !no, "{error:?}: {}", row.repeat);
+            let http = http_code(&error).as_u16();
+            let http = match http {
+                413 => "413 for a value".to_owned(),
+                http => http.to_string(),
+            };
+            assert!(
+                row.http.split("; ").any(|said| said == http),
+                "{error:?}: {http}, {}",
+                row.http
             );
+            let waits = matches!(http_code(&error).as_u16(), 503 | 507);
+            assert_eq!(retry_after_seconds(&error).is_some(), waits, "{error:?}");
         }
+        assert_eq!(met, documented, "the page has all of them and no other");
     }
 
     #[test]

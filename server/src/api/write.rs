@@ -11,10 +11,19 @@ use super::{
     context,
     kv::KvApi,
     ops::{self, Gets},
+    refused::Entries,
     regions::RegionMap,
     retry::{Backoff, mends},
 };
-use crate::{error::Error, ids::RegionId, storage::engine::KeyRange};
+use crate::{
+    command::{RESULT_BYTES, touched},
+    error::Error,
+    ids::RegionId,
+    storage::engine::KeyRange,
+};
+
+/// What an operation's index, and its share of a region's head, take in an answer.
+const PIECE_BYTES: usize = 32;
 
 /// An operation, or the part of a range deletion that lies in one region.
 #[derive(Clone, Debug)]
@@ -44,7 +53,8 @@ impl<R: Requests> KvApi<R> {
         self.limits.check_request_bytes(bytes)?;
         let pieces: Vec<Piece> = (0..).zip(list).map(|(index, op)| Piece { index, op }).collect();
         if let Some((region, _)) = cx.route {
-            let result = self.write_group(&cx, &Group { region, pieces }).await?;
+            let group = Group { region, pieces };
+            let result = self.write_group(&cx, &group, self.limits.answer_bytes_max).await?;
             return Ok(v1::WriteResponse { atomic: true, regions: vec![result] });
         }
         self.write_regions(&cx, pieces, require_atomic).await
@@ -63,6 +73,7 @@ impl<R: Requests> KvApi<R> {
         let mut backoff = Backoff::until(cx.deadline);
         let mut done = Vec::new();
         let mut failed: Vec<(Group, Error)> = Vec::new();
+        let mut answer_left = self.limits.answer_bytes_max;
         loop {
             let groups = match self.cut(open) {
                 Ok(groups) => groups,
@@ -77,15 +88,37 @@ impl<R: Requests> KvApi<R> {
                 let regions = groups.iter().map(|group| group.region).collect();
                 return Err(Error::CrossRegion { regions });
             }
-            let writes: Vec<_> = groups
-                .into_iter()
-                .map(|group| async move { (self.write_group(cx, &group).await, group) })
-                .collect();
+            // Bound: what all regions answer together fits into one message, or it could not be told
+            // that they have applied it.
+            let Some(shares) = share(answer_left, &groups) else {
+                let error = Error::InvalidArgument {
+                    field: "answer".into(),
+                    message: "the regions of these operations would answer too much".into(),
+                    limit: self.limits.answer_bytes_max as u64,
+                };
+                if done.is_empty() && failed.is_empty() {
+                    return Err(error);
+                }
+                failed.extend(groups.into_iter().map(|group| (group, error.clone())));
+                break;
+            };
+            let writes: Vec<_> =
+                groups
+                    .into_iter()
+                    .zip(shares)
+                    .map(|(group, share)| async move {
+                        (self.write_group(cx, &group, share).await, group)
+                    })
+                    .collect();
             let mut writes = stream::iter(writes).buffer_unordered(REGIONS_IN_PARALLEL);
             let mut moved: Vec<(Group, Error)> = Vec::new();
             while let Some((result, group)) = writes.next().await {
                 match result {
-                    Ok(result) => done.push(result),
+                    Ok(result) => {
+                        let bytes = result.results.iter().map(prost::Message::encoded_len);
+                        answer_left = answer_left.saturating_sub(bytes.sum());
+                        done.push(result);
+                    }
                     Err(error) if mends(&error) => moved.push((group, error)),
                     Err(error) => failed.push((group, error)),
                 }
@@ -119,14 +152,17 @@ impl<R: Requests> KvApi<R> {
         &self,
         cx: &Context,
         group: &Group,
+        answer_bytes_max: usize,
     ) -> Result<v1::RegionWriteResult, Error> {
         let success = group.pieces.iter().map(|piece| piece.op.clone()).collect();
-        let command = v1::WriteCommand { success, ..v1::WriteCommand::default() };
-        let mut reply = self.apply(cx.clone(), command).await?;
+        let answer_bytes_max = answer_bytes_max as u64;
+        let command = v1::WriteCommand { success, answer_bytes_max, ..v1::WriteCommand::default() };
+        let op_indexes = group.indexes();
+        let mut reply = self.apply(cx.clone(), command, Entries::Ops(&op_indexes)).await?;
         ops::decode_results(&mut reply.results)?;
         Ok(v1::RegionWriteResult {
             region_id: group.region.0,
-            op_indexes: group.indexes(),
+            op_indexes,
             revision: reply.revision,
             results: reply.results,
             ..v1::RegionWriteResult::default()
@@ -152,6 +188,27 @@ impl Group {
     }
 }
 
+/// What each group may answer of `left` bytes: its results without values, and of the rest as much as it
+/// has operations that ask for values. `None` when there is not even room for the former.
+fn share(left: usize, groups: &[Group]) -> Option<Vec<usize>> {
+    let plain = |group: &Group| group.pieces.len() * (RESULT_BYTES + PIECE_BYTES);
+    let asking =
+        |group: &Group| group.pieces.iter().filter(|piece| answers_value(&piece.op)).count();
+    let rest = left.checked_sub(groups.iter().map(plain).sum())?;
+    let all = groups.iter().map(asking).sum::<usize>().max(1);
+    // Each below `left`, which is far from the end of the numbers.
+    Some(groups.iter().map(|group| plain(group) + rest / all * asking(group)).collect())
+}
+
+fn answers_value(op: &v1::Op) -> bool {
+    match &op.op {
+        Some(Op::Put(put)) => put.return_previous,
+        Some(Op::Delete(delete)) => delete.return_previous,
+        Some(Op::Get(_)) => true,
+        Some(Op::DeleteRange(_) | Op::Add(_) | Op::Append(_)) | None => false,
+    }
+}
+
 fn cut_by(map: &RegionMap, pieces: &[Piece]) -> Result<Vec<Group>, Error> {
     let mut groups: Vec<Group> =
         map.ids().into_iter().map(|region| Group { region, pieces: Vec::new() }).collect();
@@ -162,7 +219,11 @@ fn cut_by(map: &RegionMap, pieces: &[Piece]) -> Result<Vec<Group>, Error> {
             continue;
         }
         for (index, part) in map.split(&range)? {
-            let part = v1::DeleteRangeOp { start_key: part.start, end_key: part.end };
+            let part = v1::DeleteRangeOp {
+                start_key: part.start,
+                end_key: part.end,
+                ..v1::DeleteRangeOp::default()
+            };
             let op = v1::Op { op: Some(Op::DeleteRange(part)) };
             groups[index].pieces.push(Piece { index: piece.index, op });
         }
@@ -186,20 +247,7 @@ fn span(pieces: &[Piece]) -> Option<KeyRange> {
 
 /// The keys that an operation touches.
 fn range_of(op: &v1::Op) -> KeyRange {
-    let key = match &op.op {
-        Some(Op::DeleteRange(range)) => {
-            return KeyRange { start: range.start_key.clone(), end: range.end_key.clone() };
-        }
-        Some(Op::Put(put)) => &put.key,
-        Some(Op::Delete(delete)) => &delete.key,
-        Some(Op::Add(add)) => &add.key,
-        Some(Op::Append(append)) => &append.key,
-        Some(Op::Get(get)) => &get.key,
-        None => return KeyRange::default(),
-    };
-    let mut end = key.to_vec();
-    end.push(0);
-    KeyRange { start: key.clone(), end: end.into() }
+    touched::of_op(op).map_or_else(KeyRange::default, |part| part.range())
 }
 
 fn no_outcome() -> Error {

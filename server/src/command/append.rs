@@ -2,40 +2,35 @@
 
 use flotilla_proto::v1::{AppendOp, AppendResult};
 
-use super::{
-    refusal::Refusal,
-    write::{Stop, Transaction},
-};
-
-/// Bound: a value does not grow past this by appending; the command is refused. A constant and no
-/// setting, since every peer must decide alike. It is the default limit of a value, so that what
-/// was appended can also be read and put.
-pub const APPENDED_VALUE_BYTES_MAX: usize = 8 << 20;
+use super::write::{Stop, Transaction};
 
 /// Keeps the key's expiry. An absent key counts as empty.
+///
+/// Bound: a value does not grow past the largest that may be put, by the setting of the node that
+/// took the request, which is part of the command.
 pub(super) fn apply(
     op: &AppendOp,
     transaction: &mut Transaction<'_, '_>,
 ) -> Result<AppendResult, Stop> {
     let present = transaction.live(&op.key)?.unwrap_or_default();
     let bytes = present.payload.len() + op.value.len();
-    if bytes > APPENDED_VALUE_BYTES_MAX {
-        return Err(Refusal::ValueTooLong { bytes }.into());
-    }
+    transaction.budget.check_appended(bytes)?;
     let payload = if present.payload.is_empty() {
         op.value.clone()
     } else {
         [&present.payload[..], &op.value].concat().into()
     };
-    transaction.put(&op.key, payload, present.expires_at_ms);
+    transaction.put(&op.key, payload, present.expires_at_ms)?;
     Ok(AppendResult { value_bytes: bytes as u64 })
 }
 
 #[cfg(test)]
 mod tests {
-    use flotilla_proto::v1::{AppendResult, op_result::Result as Answer};
+    use flotilla_proto::v1::{
+        AppendResult, WriteCommand, op_result::Result as Answer, write_refusal::Kind,
+    };
 
-    use super::{super::fixture::*, *};
+    use super::super::{bounds::VALUE_BYTES_CEILING, fixture::*};
 
     #[test]
     fn appended_bytes_follow_those_that_are_there() {
@@ -78,12 +73,27 @@ mod tests {
 
     #[test]
     fn a_value_does_not_outgrow_its_bound() {
-        let full = vec![b'x'; APPENDED_VALUE_BYTES_MAX];
-        let mut region = Fixture::new();
-        assert_eq!(region.write(vec![append_bytes("a", &full[1..])]).refused, "");
-        assert_eq!(region.write(vec![append("a", "y")]).refused, "");
-        let answer = region.write(vec![append("a", "z")]);
-        assert!(answer.refused.contains(&APPENDED_VALUE_BYTES_MAX.to_string()), "{answer:?}");
-        assert_eq!(region.live("a").map(|value| value.len()), Some(APPENDED_VALUE_BYTES_MAX));
+        let ceiling = VALUE_BYTES_CEILING;
+        for (why, asked, limit) in [
+            ("the setting of who took the request", 1 << 10, 1 << 10),
+            ("no setting", 0, ceiling),
+            ("a setting above what apply allows", u64::MAX, ceiling),
+        ] {
+            let full = vec![b'x'; limit];
+            let mut region = Fixture::new();
+            let append = |region: &mut Fixture, op| {
+                region.write_command(WriteCommand {
+                    success: vec![op],
+                    value_bytes_max: asked,
+                    ..WriteCommand::default()
+                })
+            };
+            assert_eq!(append(&mut region, append_bytes("a", &full[1..])).refused, None, "{why}");
+            assert_eq!(append(&mut region, super::super::fixture::append("a", "y")).refused, None);
+            let answer = append(&mut region, super::super::fixture::append("a", "z"));
+            let refused = answer.refused.expect(why);
+            assert_eq!((refused.kind(), refused.limit), (Kind::ValueTooLarge, limit as u64));
+            assert_eq!(region.live("a").map(|value| value.len()), Some(limit), "{why}");
+        }
     }
 }

@@ -9,6 +9,8 @@ pub(super) fn apply(
     op: &DeleteOp,
     transaction: &mut Transaction<'_, '_>,
 ) -> Result<DeleteResult, Stop> {
+    // Whether or not it is there: an expired row may be gone from another disk.
+    transaction.budget.charge_effect(op.key.len())?;
     let Some(stored) = transaction.overlay.get(&op.key)? else {
         return Ok(DeleteResult::default());
     };
@@ -16,8 +18,7 @@ pub(super) fn apply(
     if !stored.is_live(transaction.time_ms) {
         return Ok(DeleteResult::default());
     }
-    let previous =
-        op.return_previous.then(|| stored.key_value(op.key.clone(), transaction.time_ms));
+    let previous = op.return_previous.then(|| transaction.answer(&op.key, stored)).transpose()?;
     Ok(DeleteResult { deleted: 1, previous })
 }
 

@@ -7,7 +7,11 @@ use crate::storage::engine::KeyRange;
 
 /// Whether no key can be in the range: a range turned round is empty, not an error.
 pub(super) fn is_empty(op: &DeleteRangeOp) -> bool {
-    !op.end_key.is_empty() && op.start_key >= op.end_key
+    range(op).is_empty()
+}
+
+fn range(op: &DeleteRangeOp) -> KeyRange {
+    KeyRange { start: op.start_key.clone(), end: op.end_key.clone() }
 }
 
 /// Counts exactly the keys that clients could see. An empty `end_key` is the end of the region.
@@ -20,8 +24,9 @@ pub(super) fn apply(
     if is_empty(op) {
         return Ok(DeleteResult::default());
     }
-    let range = KeyRange { start: op.start_key.clone(), end: op.end_key.clone() };
-    let deleted = transaction.overlay.delete_range(&range, transaction.time_ms)?;
+    // Not by what is found: expired rows may be gone from another disk.
+    transaction.budget.charge_effect(op.start_key.len() + op.end_key.len())?;
+    let deleted = transaction.overlay.delete_range(&range(op), transaction.time_ms)?;
     Ok(DeleteResult { deleted, previous: None })
 }
 

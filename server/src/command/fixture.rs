@@ -236,7 +236,7 @@ pub(super) fn put_keep_ttl(key: &'static str, value: &'static str) -> Op {
     op(Kind::Put(PutOp { key, value, keep_ttl: true, ..PutOp::default() }))
 }
 
-pub(super) fn get_and_put(key: &'static str, value: &'static str) -> Op {
+pub(super) fn get_and_put(key: &'static str, value: impl Into<Bytes>) -> Op {
     let (key, value) = (key.into(), value.into());
     op(Kind::Put(PutOp { key, value, return_previous: true, ..PutOp::default() }))
 }
@@ -250,7 +250,11 @@ pub(super) fn delete_and_get(key: &'static str) -> Op {
 }
 
 pub(super) fn delete_range(start: &'static str, end: &'static str) -> Op {
-    op(Kind::DeleteRange(DeleteRangeOp { start_key: start.into(), end_key: end.into() }))
+    op(Kind::DeleteRange(DeleteRangeOp {
+        start_key: start.into(),
+        end_key: end.into(),
+        ..DeleteRangeOp::default()
+    }))
 }
 
 pub(super) fn add(key: &'static str, delta: i64) -> Op {

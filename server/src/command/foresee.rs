@@ -91,6 +91,7 @@ mod tests {
             compare: vec![compare("c"), compare("d")],
             success: vec![delete("s"), put("blind", "1")],
             failure: vec![append("f", "x")],
+            ..WriteCommand::default()
         };
         assert_eq!(foreseen(&command(0, Body::Write(write))), ["c", "d", "s", "f"]);
     }

@@ -7,7 +7,8 @@ use super::write::{Stop, Transaction};
 /// Sees the operations before it.
 pub(super) fn apply(op: &GetOp, transaction: &mut Transaction<'_, '_>) -> Result<GetResult, Stop> {
     let present = transaction.live(&op.key)?;
-    Ok(GetResult { kv: present.map(|value| value.key_value(op.key.clone(), transaction.time_ms)) })
+    let kv = present.map(|value| transaction.answer(&op.key, value)).transpose()?;
+    Ok(GetResult { kv })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use flotilla_proto::v1::{
     AddOp, AppendOp, ApplyState, ChecksumCommand, Command, CommandReply, Compare, DeleteOp,
-    DeleteRangeOp, GetOp, Op, PutOp, TickCommand, WriteCommand, command::Body,
+    DeleteRangeOp, GetOp, Op, PutOp, TickCommand, WriteCommand, WriteRefusal, command::Body,
     command_reply::Reply, compare::Condition, op::Op as Kind,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -61,7 +61,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (key(), any::<bool>())
             .prop_map(|(key, return_previous)| Kind::Delete(DeleteOp { key, return_previous })),
         2 => (key(), range_end).prop_map(|(start_key, end_key)| {
-            Kind::DeleteRange(DeleteRangeOp { start_key, end_key })
+            Kind::DeleteRange(DeleteRangeOp { start_key, end_key, ..DeleteRangeOp::default() })
         }),
         2 => (key(), prop_oneof![9 => -3..4_i64, 1 => Just(i64::MAX), 1 => Just(i64::MIN)])
             .prop_map(|(key, delta)| Kind::Add(AddOp { key, delta })),
@@ -91,7 +91,11 @@ fn branch() -> impl Strategy<Value = Vec<Op>> {
             .collect()
     });
     let clear = Just(vec![Op {
-        op: Some(Kind::DeleteRange(DeleteRangeOp { start_key: "k".into(), end_key: "l".into() })),
+        op: Some(Kind::DeleteRange(DeleteRangeOp {
+            start_key: "k".into(),
+            end_key: "l".into(),
+            ..DeleteRangeOp::default()
+        })),
     }]);
     let empty_op = Just(vec![Op { op: None }]);
     prop_oneof![40 => vec(op(), 0..5), 4 => bulk, 4 => clear, 1 => empty_op]
@@ -100,7 +104,7 @@ fn branch() -> impl Strategy<Value = Vec<Op>> {
 fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         20 => (vec(compare(), 0..3), branch(), branch()).prop_map(|(compare, success, failure)| {
-            Body::Write(WriteCommand { compare, success, failure })
+            Body::Write(WriteCommand { compare, success, failure, ..WriteCommand::default() })
         }),
         1 => Just(Body::Tick(TickCommand {})),
         1 => any::<u64>().prop_map(|check_id| Body::Checksum(ChecksumCommand { check_id })),
@@ -154,12 +158,12 @@ fn sum(replica: &Fixture) -> (u64, u64) {
     checksum(&replica.store, &KeyRange::new("a", "z"), &replica.region.state).expect("reads")
 }
 
-/// A refusal's words are for people; the model has none.
+/// The model does not say why it refuses.
 fn without_words(mut reply: CommandReply) -> CommandReply {
     if let Some(Reply::Write(write)) = &mut reply.reply
-        && !write.refused.is_empty()
+        && write.refused.is_some()
     {
-        write.refused = "refused".to_owned();
+        write.refused = Some(WriteRefusal::default());
     }
     reply
 }

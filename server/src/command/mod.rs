@@ -14,6 +14,7 @@
 mod add;
 mod append;
 mod apply;
+mod bounds;
 mod checksum;
 mod codec;
 mod compare;
@@ -26,6 +27,7 @@ mod overlay;
 mod put;
 mod read;
 mod refusal;
+pub mod touched;
 mod value;
 mod write;
 
@@ -40,8 +42,10 @@ mod reclaim_test;
 
 use flotilla_proto::v1;
 
-pub use append::APPENDED_VALUE_BYTES_MAX;
 pub use apply::{Effect, RegionState, apply};
+pub use bounds::{
+    ANSWER_BYTES_MAX, EFFECT_BYTES_MAX, ENCODED_KEY_BYTES_MAX, RESULT_BYTES, VALUE_BYTES_CEILING,
+};
 pub use checksum::checksum;
 pub use codec::{DecodeError, decode, encode};
 pub use foresee::reads_quickly;
@@ -51,6 +55,7 @@ pub use read::{
 };
 pub use refusal::Refusal;
 pub use value::{Garbage, StoredRef, StoredValue, ValueHead, expires_at_ms};
+pub use write::{only_reads, read_transaction};
 
 /// Whether a write only takes away (or reads), so that it is let in when the disk is low.
 #[must_use]

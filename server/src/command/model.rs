@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use flotilla_proto::v1::{
     AddResult, AppendResult, Command, CommandReply, DeleteResult, Done, EpochChanged, GetResult,
-    KeyValue, Op, OpResult, PutResult, Region, WriteCommand, WriteReply, command::Body,
-    command_reply::Reply, compare::Condition, op::Op as Kind, op_result::Result as Answer,
+    KeyValue, Op, OpResult, PutResult, Region, WriteCommand, WriteRefusal, WriteReply,
+    command::Body, command_reply::Reply, compare::Condition, op::Op as Kind,
+    op_result::Result as Answer,
 };
 
 #[derive(Clone, Debug)]
@@ -26,7 +27,7 @@ impl Model {
         Self { descriptor, live: BTreeMap::new(), revision: 0, time_ms: 0 }
     }
 
-    /// The answer to `command`; a refusal says only "refused".
+    /// The answer to `command`; a refusal does not say why.
     pub(super) fn apply(&mut self, command: &Command) -> CommandReply {
         self.time_ms = self.time_ms.max(command.time_ms);
         let now = self.time_ms;
@@ -40,7 +41,7 @@ impl Model {
                 let before = self.clone();
                 Reply::Write(self.write(write).unwrap_or_else(|()| {
                     *self = before;
-                    WriteReply { refused: "refused".to_owned(), ..WriteReply::default() }
+                    WriteReply { refused: Some(WriteRefusal::default()), ..WriteReply::default() }
                 }))
             }
             Body::Tick(_) | Body::Checksum(_) => Reply::Done(Done { index: 0 }),
@@ -93,7 +94,7 @@ impl Model {
             self.revision += 1;
         }
         let results = branch.iter().map(|op| self.op(op)).collect::<Result<_, _>>()?;
-        Ok(WriteReply { succeeded, revision: self.revision, results, refused: String::new() })
+        Ok(WriteReply { succeeded, revision: self.revision, results, refused: None })
     }
 
     fn inside(&self, key: &Bytes) -> Result<(), ()> {

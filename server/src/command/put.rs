@@ -18,8 +18,9 @@ pub(super) fn apply(op: &PutOp, transaction: &mut Transaction<'_, '_>) -> Result
     };
     let previous = present
         .filter(|_| op.return_previous)
-        .map(|value| value.key_value(op.key.clone(), transaction.time_ms));
-    transaction.put(&op.key, op.value.clone(), expires_at_ms);
+        .map(|value| transaction.answer(&op.key, value))
+        .transpose()?;
+    transaction.put(&op.key, op.value.clone(), expires_at_ms)?;
     Ok(PutResult { previous })
 }
 

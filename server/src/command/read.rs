@@ -188,7 +188,7 @@ mod tests {
         };
         let c = item("c", "3", Some(20));
         let items = vec![item("d", "", None), absent("b"), absent("none"), c.clone(), c];
-        assert_eq!(reply, ReadReply { items, applied_revision: 77, more: false });
+        assert_eq!(reply, ReadReply { items, applied_revision: 77, ..ReadReply::default() });
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct LimitsConfig {
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]
     pub key_bytes_max: usize,
-    /// Longest value.
+    /// Longest value, whether put or made by appending.
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]
     pub value_bytes_max: usize,

@@ -10,7 +10,7 @@ use std::{
 
 use flotilla_proto::v1;
 use futures::FutureExt;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{Node, heartbeat, identity::Identity};
 use crate::{
@@ -23,7 +23,10 @@ use crate::{
         log_store::LogBounds,
         transport::{self, Transport, TransportConfig},
     },
-    region::{DiskGate, Environment, RegionConfig, compact, peers::Peers, reclaim, size},
+    region::{
+        DiskGate, Environment, RegionConfig, compact, peers::Peers, read::DISK_READS_MAX, reclaim,
+        size,
+    },
     router::{Lookup, RouteCache, Router},
     storage::disk::{DiskMonitor, Level},
 };
@@ -149,6 +152,7 @@ impl Joined {
             metrics: raft_metrics,
             runtime: node.runtime.clone(),
             proposal_bytes: Arc::default(),
+            disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
             disk: Arc::new(Gate(node.disk.clone())),
         });
         let peers = Peers::open(env, restarted, node.sentinel_sequence, node.log_sequence).await?;

@@ -199,6 +199,7 @@ impl Driver {
         let (start, end) = tables::range();
         let read = v1::ReadCommand {
             read_mode: v1::ReadMode::Linearizable.into(),
+            epoch_version: system.view().with(|now| epoch_version(&now.descriptor)),
             body: Some(v1::read_command::Body::Range(v1::RangeRead {
                 start_key: start,
                 end_key: end,
@@ -225,7 +226,12 @@ impl Driver {
     async fn propose(&self, command: v1::WriteCommand) -> Result<v1::WriteReply, Error> {
         let system = self.system()?;
         let version = system.view().with(|now| epoch_version(&now.descriptor));
-        system.propose_write(command, version, clock::now() + PROPOSE_TIMEOUT).boxed().await
+        let deadline = clock::now() + PROPOSE_TIMEOUT;
+        let reply = system.propose_write(command, version, deadline).boxed().await?;
+        match reply.refused {
+            Some(refused) => Err(Error::FailedPrecondition { message: refused.message }),
+            None => Ok(reply),
+        }
     }
 
     /// Waits for the right to change the table.

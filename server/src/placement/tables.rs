@@ -196,8 +196,8 @@ pub fn take_ids(counter: Counter, count: u32) -> v1::WriteCommand {
 /// would be given.
 pub fn taken(reply: &v1::WriteReply) -> Result<Range<u64>, Error> {
     let broken = |message: String| Error::Internal { message: format!("take ids: {message}") };
-    if !reply.refused.is_empty() {
-        return Err(broken(reply.refused.clone()));
+    if let Some(refused) = &reply.refused {
+        return Err(broken(refused.message.clone()));
     }
     let [v1::OpResult { result: Some(OpOutcome::Add(added)) }] = &reply.results[..] else {
         return Err(broken("the reply holds no counter".to_owned()));
@@ -232,6 +232,7 @@ pub fn change_nodes(
             .chain(factor)
             .collect(),
         failure: vec![op(Op::Get(v1::GetOp { key: version_key() }))],
+        ..Default::default()
     }
 }
 
@@ -240,8 +241,8 @@ pub fn change_nodes(
 /// # Errors
 /// `VersionMoved`: another change came first and nothing was written. `Internal`: not such a reply.
 pub fn changed(expected: u64, reply: &v1::WriteReply) -> Result<u64, Error> {
-    if !reply.refused.is_empty() {
-        return Err(Error::Internal { message: format!("change nodes: {}", reply.refused) });
+    if let Some(refused) = &reply.refused {
+        return Err(Error::Internal { message: format!("change nodes: {}", refused.message) });
     }
     if reply.succeeded {
         return Ok(expected + 1);

@@ -66,6 +66,8 @@ pub(crate) struct Probe {
 struct State {
     held: bool,
     reads_held: bool,
+    /// Calls that wait for the disk.
+    readers: usize,
     /// Writes that were begun, each with what is in it.
     writes: Vec<Vec<String>>,
     /// Changing calls so far.
@@ -100,9 +102,16 @@ impl Probe {
 
     fn wait_for_disk(&self) {
         let mut state = self.state.lock();
+        state.readers += 1;
         while state.reads_held {
             self.changed.wait(&mut state);
         }
+        state.readers -= 1;
+    }
+
+    /// How many reads stand still now, each on a thread.
+    pub(crate) fn readers(&self) -> usize {
+        self.state.lock().readers
     }
 
     /// The changing call number `call` fails, counted from now.

@@ -43,7 +43,8 @@ use crate::{
     },
 };
 
-/// Bytes of commands that go into one write; a longer run of entries is cut.
+/// Bound: bytes of commands that go into one write, and of what they write and answer, which may be far
+/// more; a longer run of entries is cut. One command may exceed it, by what `command/` allows.
 const APPLY_BYTES_MAX: usize = 4 << 20;
 
 /// A larger write goes to a thread that may block, as does one that RocksDB would hold up.
@@ -287,7 +288,8 @@ impl StateMachine {
     }
 }
 
-/// Makes the batch of the next entries, up to and with one that wants a checksum.
+/// Makes the batch of the next entries, up to and with one that wants a checksum or that makes the batch,
+/// or the answers, large.
 fn gather(
     data: &dyn Engine,
     region: &mut command::RegionState,
@@ -297,6 +299,7 @@ fn gather(
     let mut step = Step { replies: Vec::new(), descriptor_changed: false, checksum: false };
     batch.clear();
     let mut overlay = command::Overlay::new(data, batch);
+    let mut reply_bytes = 0;
     for Committed { id, payload, responder } in entries {
         region.state.applied_term = *id.leader_id;
         region.state.applied_index = id.index;
@@ -318,10 +321,16 @@ fn gather(
             }
         };
         if let Some(responder) = responder {
+            if let Reply::Command(reply) = &reply {
+                reply_bytes += prost::Message::encoded_len(reply);
+            }
             step.replies.push((responder, reply));
         }
         if step.checksum {
             break; // the checksum is of the state after exactly this entry
+        }
+        if overlay.batch().bytes_len().max(reply_bytes) >= APPLY_BYTES_MAX {
+            break;
         }
     }
     Ok(step)

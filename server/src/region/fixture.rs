@@ -9,6 +9,7 @@ use openraft::ServerState;
 use super::{
     DiskGate, Environment, Peer, RegionConfig,
     lifecycle::{self, Opened},
+    read,
 };
 use crate::{
     clock,
@@ -120,6 +121,7 @@ impl Fixture {
             metrics,
             runtime: tokio::runtime::Handle::current(),
             proposal_bytes: Arc::default(),
+            disk_reads: Arc::new(tokio::sync::Semaphore::new(read::DISK_READS_MAX)),
             disk: Arc::new(AlwaysRoom),
         });
         Self { log, data, env, _writing: writing }
@@ -128,6 +130,16 @@ impl Fixture {
     /// Writes the region to the disk, with all keys in it.
     pub(crate) fn bear(&self) {
         self.bear_with(WriteBatch::new());
+    }
+
+    /// Writes two regions to the disk, that of [`Fixture::bear`] cut at `border`.
+    pub(crate) fn bear_cut(&self, border: &Bytes) {
+        let left = lifecycle::newborn(REGION, Bytes::new(), border.clone(), PEER, NODE);
+        let (region, peer) = (RegionId(REGION.0 + 1), PeerId(PEER.0 + 1));
+        let right = lifecycle::newborn(region, border.clone(), Bytes::new(), peer, NODE);
+        let regions = [left, right];
+        lifecycle::birth(self.log.as_ref(), self.data.as_ref(), &regions, WriteBatch::new())
+            .expect("a birth in memory");
     }
 
     /// As [`Fixture::bear`], with further voters, each on a node of its own that nobody knows.

@@ -34,7 +34,7 @@ use std::{
 use flotilla_proto::v1;
 use openraft::ServerState;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     error::Error,
@@ -66,6 +66,8 @@ pub struct Environment {
     pub runtime: tokio::runtime::Handle,
     /// Bytes of commands that are proposed and not yet answered, over all regions.
     pub proposal_bytes: Arc<AtomicUsize>,
+    /// Turns of clients' reads that wait for the disk: [`read::DISK_READS_MAX`] of them.
+    pub disk_reads: Arc<Semaphore>,
     /// Client writes are refused while the disk is low.
     pub disk: Arc<dyn DiskGate>,
 }

@@ -29,7 +29,9 @@ use openraft::async_runtime::WatchReceiver as _;
 const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
 
 impl Peer {
-    /// Replicates and applies a write; answers what apply answered.
+    /// Replicates and applies a write; answers what apply answered, which may be a refusal
+    /// (`WriteReply.refused`). One that only reads is served by [`Peer::read`], and costs no peer
+    /// but this one.
     ///
     /// # Errors
     /// See [`Error::maybe_applied`].
@@ -47,12 +49,13 @@ impl Peer {
         {
             return Err(Error::LowDisk { node: self.env.node, available_bytes });
         }
+        if command::only_reads(&write) {
+            let message = "a transaction that only reads is not proposed";
+            return Err(Error::invalid("txn", message));
+        }
         let reply = self.propose(Body::Write(write), epoch_version, deadline).await?;
         match reply.reply {
-            Some(command_reply::Reply::Write(reply)) if reply.refused.is_empty() => Ok(reply),
-            Some(command_reply::Reply::Write(reply)) => {
-                Err(Error::NotACounter { message: reply.refused })
-            }
+            Some(command_reply::Reply::Write(reply)) => Ok(reply),
             Some(command_reply::Reply::EpochChanged(changed)) => {
                 Err(Error::EpochNotMatch { regions: changed.region.into_iter().collect() })
             }

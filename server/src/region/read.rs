@@ -12,7 +12,8 @@
 //! log.
 //!
 //! An answer is of one state. Rows are read from a pinned view, and so are the time by which values
-//! expire and the revision: apply writes them together with the rows. Pinning takes a lock of the
+//! expire, the revision, and the epoch, which must be that by which the read was routed: apply writes
+//! them together with the rows. A transaction that only reads is such a read. Pinning takes a lock of the
 //! engine, so one key that is in memory is read without: the row is then of some state between the
 //! published one and now, each of which answers the read rightly, and the revision that is told is
 //! never below the row's.
@@ -29,24 +30,29 @@ use openraft::{
     raft::linearizable_read::LinearizerOption,
 };
 use parking_lot::Mutex;
-use prost::Message as _;
 use tokio::time::Instant;
 
-use super::Peer;
+use super::{Peer, propose::epoch_version};
 use crate::{
     clock, command,
     error::Error,
     handoff,
     ids::{NodeId, PeerId, RegionId},
-    raft::{region_view::RegionView, transport::Lane},
-    storage::{
-        engine::{self, Engine, Family},
-        keys,
+    raft::{
+        region_state::read_state,
+        region_view::{Published, RegionView},
+        transport::Lane,
     },
+    storage::engine::{self, Engine, Family},
 };
 
 /// Bound: reads that wait for one region's rounds; more are `Busy`.
 const WAITING_MAX: usize = 65_536;
+
+/// Bound: reads of clients on threads that may block, over all regions of a node. The pool has 512, which
+/// apply and the log's reads need too. Further ones wait for a turn, no longer than their callers do, and
+/// leave nothing behind in the pool's queue.
+pub const DISK_READS_MAX: usize = 128;
 
 type Answer = Result<u64, Error>;
 
@@ -206,8 +212,14 @@ impl Peer {
         if let Some(reply) = read_in_memory(&self.view, read)? {
             return Ok(reply);
         }
+        let turn = Arc::clone(&self.env.disk_reads).acquire_owned();
+        let turn = tokio::time::timeout_at(deadline, turn).await.map_err(|_| late())?;
         let (view, read) = (Arc::clone(&self.view), read.clone());
-        let reading = tokio::task::spawn_blocking(move || read_rows(&view, &read));
+        let reading = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            // Nobody waits for it any more.
+            if clock::now() >= deadline { Err(late()) } else { read_rows(&view, &read) }
+        });
         let read = tokio::time::timeout_at(deadline, reading).await.map_err(|_| late())?;
         read.map_err(|error| Error::Internal { message: error.to_string() })?
     }
@@ -224,14 +236,29 @@ fn read_in_memory(
 ) -> Result<Option<v1::ReadReply>, Error> {
     let Some(read_command::Body::Points(points)) = &read.body else { return Ok(None) };
     let [key] = &points.keys[..] else { return Ok(None) };
+    let published = |published: &Published| {
+        check_epoch(read, &published.descriptor)?;
+        Ok(command::AsOf { time_ms: published.time_ms, revision: published.revision })
+    };
     read_initialized(view, |data| {
-        let as_of = view.with(|published| command::AsOf {
-            time_ms: published.time_ms,
-            revision: published.revision,
-        });
-        let stored = data.get_if_quick(Family::Default, key)?;
-        stored.map(|stored| command::read_point(key, stored, as_of)).transpose()
+        let as_of = view.with(published)?;
+        let stored = data.get_if_quick(Family::Default, key).map_err(storage_error)?;
+        // The row is of some state between the two: in each the key was this region's.
+        view.with(published)?;
+        stored
+            .map(|stored| command::read_point(key, stored, as_of))
+            .transpose()
+            .map_err(storage_error)
     })
+}
+
+/// Whether `region`, of the state that is read, is the one that the read was routed by: else the keys may
+/// be another region's by now, and what is here of them old.
+fn check_epoch(read: &v1::ReadCommand, region: &v1::Region) -> Result<(), Error> {
+    if epoch_version(region) == read.epoch_version {
+        return Ok(());
+    }
+    Err(Error::EpochNotMatch { regions: vec![region.clone()] })
 }
 
 /// Reads the rows of a region as of one state that is applied. Blocks on the disk.
@@ -239,21 +266,33 @@ fn read_rows(view: &RegionView, read: &v1::ReadCommand) -> Result<v1::ReadReply,
     read_initialized(view, |data| {
         let pinned = data.read_view();
         let rows = pinned.as_ref();
-        let as_of = as_of(rows, view.region)?;
+        let command::RegionState { descriptor, state } = state(rows, view.region)?;
+        check_epoch(read, &descriptor)?;
+        let as_of = command::AsOf { time_ms: state.time_ms, revision: state.revision };
         match &read.body {
             Some(read_command::Body::Points(points)) => {
                 command::read_points(rows, points, as_of, command::POINTS_BYTES_MAX)
             }
             Some(read_command::Body::Range(range)) => command::read_range(rows, range, as_of),
+            Some(read_command::Body::Txn(write)) if command::only_reads(write) => {
+                command::read_transaction(rows, write, &descriptor, as_of).map(|reply| {
+                    let applied_revision = as_of.revision;
+                    v1::ReadReply { txn: Some(reply), applied_revision, ..Default::default() }
+                })
+            }
+            Some(read_command::Body::Txn(_)) => {
+                return Err(Error::invalid("txn", "a transaction that writes is no read"));
+            }
             None => Ok(v1::ReadReply::default()),
         }
+        .map_err(storage_error)
     })
 }
 
 /// Runs a read of a region that has rows, and keeps having them meanwhile.
 fn read_initialized<T>(
     view: &RegionView,
-    read: impl FnOnce(&dyn Engine) -> Result<T, engine::Error>,
+    read: impl FnOnce(&dyn Engine) -> Result<T, Error>,
 ) -> Result<T, Error> {
     if !view.is_initialized() {
         return Err(Error::NotReady {
@@ -262,19 +301,13 @@ fn read_initialized<T>(
     }
     view.read_consistently(|| read(view.data().as_ref()))
         .map_err(|unreadable| Error::NotReady { message: unreadable.to_string() })?
-        .map_err(storage_error)
 }
 
 /// The state that the rows of a view are of.
-fn as_of(pinned: &dyn engine::View, region: RegionId) -> Result<command::AsOf, engine::Error> {
-    let corrupt = |what| engine::Error::Corrupt {
-        message: format!("the apply state of region {region} {what}"),
-    };
-    let state = pinned
-        .get(Family::Meta, &keys::meta::apply_state(region))?
-        .ok_or_else(|| corrupt("is missing"))?;
-    let state = v1::ApplyState::decode(state).map_err(|_| corrupt("does not decode"))?;
-    Ok(command::AsOf { time_ms: state.time_ms, revision: state.revision })
+fn state(pinned: &dyn engine::View, region: RegionId) -> Result<command::RegionState, Error> {
+    let missing =
+        || Error::DataLoss { message: format!("the state of region {region} is missing") };
+    read_state(pinned, region).map_err(storage_error)?.ok_or_else(missing)
 }
 
 /// A failed read of the disk, in a client's terms.

@@ -10,9 +10,10 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest,
 };
 
-use super::Peer;
+use super::{Peer, propose::epoch_version};
 use crate::{
     clock,
+    command::touched,
     error::Error,
     ids::PeerId,
     raft::{
@@ -21,7 +22,9 @@ use crate::{
             Malformed, entry_from_proto, log_id, log_id_from_proto, log_id_to_proto,
             vote_from_proto, vote_to_proto,
         },
+        region_state::range_of,
     },
+    storage::keys::data::{self, KeyspaceId},
 };
 
 /// Longest that work for another node's client goes on without a word of its deadline.
@@ -141,6 +144,31 @@ impl Peer {
         Ok(Body::TransferResult(result))
     }
 
+    /// Whether another node may have taken this from a client: its keys are raw. No client can name a
+    /// key of the system's keyspace, or one that is in no keyspace, and the router there has
+    /// checked against a descriptor of this version that all keys are the region's.
+    fn check_forwarded<'a>(
+        &self,
+        version: u64,
+        touched: impl Iterator<Item = touched::Touched<'a>>,
+    ) -> Result<(), Error> {
+        let descriptor = self.view.published().descriptor;
+        if epoch_version(&descriptor) != version {
+            return Err(Error::EpochNotMatch { regions: vec![(*descriptor).clone()] });
+        }
+        let range = range_of(&descriptor);
+        for touched in touched {
+            match data::decode(touched.start()) {
+                Some((keyspace, _)) if keyspace != KeyspaceId::SYSTEM => {}
+                _ => return Err(Error::invalid("key", "is in no keyspace of clients")),
+            }
+            if !touched.lies_in(&range) {
+                return Err(Error::KeyNotInRegion { region: Box::new((*descriptor).clone()) });
+            }
+        }
+        Ok(())
+    }
+
     /// Serves another node's client here; never passes it on.
     async fn serve_forward(
         self: &Arc<Self>,
@@ -148,12 +176,17 @@ impl Peer {
     ) -> Result<forward_result::Result, Error> {
         let left = Duration::from_millis(forward.deadline_ms).min(FORWARD_DEADLINE_MAX);
         let deadline = clock::now() + left;
+        let version = forward.epoch_version;
         match forward.request {
-            Some(forward::Request::Write(write)) => self
-                .propose_write(write, forward.epoch_version, deadline)
-                .await
-                .map(forward_result::Result::Write),
+            Some(forward::Request::Write(write)) => {
+                self.check_forwarded(version, touched::of_write(&write))?;
+                self.propose_write(write, version, deadline)
+                    .await
+                    .map(forward_result::Result::Write)
+            }
             Some(forward::Request::Read(read)) => {
+                self.check_forwarded(version, touched::of_read(&read))?;
+                let read = v1::ReadCommand { epoch_version: version, ..read };
                 self.read(&read, deadline).await.map(forward_result::Result::Read)
             }
             Some(forward::Request::Checksum(checksum)) => self
@@ -161,6 +194,75 @@ impl Peer {
                 .await
                 .map(|index| forward_result::Result::Done(v1::Done { index })),
             None => Err(Error::invalid("forward", "not a request this version knows")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::region::fixture::{Fixture, put};
+
+    fn forward(epoch_version: u64, request: forward::Request) -> Body {
+        let request = Some(request);
+        Body::Forward(v1::Forward { epoch_version, deadline_ms: 20_000, request })
+    }
+
+    fn read(key: &[u8]) -> forward::Request {
+        let keys = vec![bytes::Bytes::copy_from_slice(key)];
+        let body = Some(v1::read_command::Body::Points(v1::PointReads { keys }));
+        forward::Request::Read(v1::ReadCommand { body, ..v1::ReadCommand::default() })
+    }
+
+    fn write(key: &[u8]) -> forward::Request {
+        let mut write = put("", "1");
+        let Some(v1::op::Op::Put(put)) = &mut write.success[0].op else { unreachable!() };
+        put.key = bytes::Bytes::copy_from_slice(key);
+        forward::Request::Write(write)
+    }
+
+    /// The keys of a forwarded request are raw: what the API of the other node refuses has to be refused
+    /// here as well.
+    #[tokio::test]
+    async fn a_forwarded_request_is_checked_where_it_is_served() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear_cut(&[0, 0, 1, b'm'][..].into());
+        let peer = fixture.open().await;
+        crate::region::fixture::lead(&peer).await;
+        let applied = peer.view().published().applied;
+        let end_of_map = [0xff; 8];
+        for (why, version, key, want) in [
+            ("the system's keyspace", 1, &b"\0\0\0nodes/1"[..], "invalid"),
+            ("no keyspace", 1, b"\0", "invalid"),
+            ("no key", 1, b"", "invalid"),
+            ("the end of the map", 1, &end_of_map, "invalid"),
+            ("another region's", 1, b"\0\0\x01z", "not in region"),
+            ("an old epoch", 0, b"\0\0\x01a", "epoch"),
+            ("a later epoch", 2, b"\0\0\x01a", "epoch"),
+        ] {
+            for request in [read(key), write(key)] {
+                let answer = Arc::clone(&peer).serve(forward(version, request)).await;
+                let Ok(Body::ForwardResult(result)) = answer else { panic!("{why}: {answer:?}") };
+                let Some(forward_result::Result::Failure(failure)) = result.result else {
+                    panic!("{why}: {result:?}")
+                };
+                let error = Error::from_failure(failure);
+                let kind = match &error {
+                    Error::InvalidArgument { .. } => "invalid",
+                    Error::KeyNotInRegion { .. } => "not in region",
+                    Error::EpochNotMatch { .. } => "epoch",
+                    other => panic!("{why}: {other:?}"),
+                };
+                assert_eq!(kind, want, "{why}");
+                assert!(!error.maybe_applied(), "{why}");
+            }
+        }
+        assert_eq!(peer.view().published().applied, applied, "nothing was proposed");
+        for request in [write(b"\0\0\x01a"), read(b"\0\0\x01a")] {
+            let answer = Arc::clone(&peer).serve(forward(1, request)).await;
+            let Ok(Body::ForwardResult(result)) = answer else { panic!("{answer:?}") };
+            let failed = matches!(result.result, Some(forward_result::Result::Failure(_)) | None);
+            assert!(!failed, "{result:?}");
         }
     }
 }

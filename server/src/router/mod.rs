@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::v1::{
-    self, forward, forward_result, message::Body, op::Op as OpKind, read_command, refused::Reason,
+    self, forward, forward_result, message::Body, read_command, refused::Reason,
 };
 use tokio::time::Instant;
 
@@ -20,6 +20,7 @@ pub use self::cache::{Lookup, Route, RouteCache};
 use crate::{
     api::{Context, Requests},
     clock,
+    command::{self, touched},
     error::Error,
     ids::{NodeId, RegionId},
     placement::directory::NodeDirectory,
@@ -272,15 +273,39 @@ impl Router {
         }
     }
 
+    /// A transaction that only reads: with the proof that the caller asks for, and without the log.
+    async fn read_txn_at(
+        &self,
+        cx: &Context,
+        target: Target,
+        command: v1::WriteCommand,
+    ) -> Result<v1::WriteReply, Error> {
+        match &target {
+            Target::Here(peer) => {
+                self.check_keys(&command, &peer.view().published().descriptor)?;
+            }
+            Target::There { region, .. } => self.check_keys(&command, region)?,
+        }
+        let read = v1::ReadCommand {
+            read_mode: cx.read_mode.into(),
+            body: Some(read_command::Body::Txn(command)),
+            ..v1::ReadCommand::default()
+        };
+        let reply = self.read_at(cx, target, read).await?;
+        reply.txn.ok_or_else(|| Error::Internal { message: "an answer of another kind".to_owned() })
+    }
+
     async fn read_at(
         &self,
         cx: &Context,
         target: Target,
-        read: v1::ReadCommand,
+        mut read: v1::ReadCommand,
     ) -> Result<v1::ReadReply, Error> {
         match target {
             Target::Here(peer) => {
-                check_read(&read, &peer.view().published().descriptor)?;
+                let descriptor = peer.view().published().descriptor;
+                check_read(&read, &descriptor)?;
+                read.epoch_version = epoch_version(&descriptor);
                 peer.read(&read, cx.deadline).await
             }
             Target::There { region, leader } => {
@@ -308,13 +333,12 @@ impl Router {
     /// Refuses a command whose keys are not all in `region`.
     fn check_keys(&self, command: &v1::WriteCommand, region: &v1::Region) -> Result<(), Error> {
         let range = range_of(region);
-        if command_keys(command).all(|key| range.contains(key)) {
+        if touched::of_write(command).all(|part| part.lies_in(&range)) {
             return Ok(());
         }
         let mut regions = Vec::new();
-        for key in command_keys(command) {
-            let single = KeyRange::new(key.clone(), [&key[..], &[0]].concat());
-            for region in self.regions_of(&single)? {
+        for part in touched::of_write(command) {
+            for region in self.regions_of(&part.range())? {
                 let id = RegionId(region.region_id);
                 if !regions.contains(&id) {
                     regions.push(id);
@@ -349,44 +373,22 @@ impl Router {
     }
 }
 
-/// Every key that a command touches; for a range, its first key (its end is checked by apply).
-fn command_keys(command: &v1::WriteCommand) -> impl Iterator<Item = &Bytes> {
-    let compared = command.compare.iter().map(|compare: &v1::Compare| &compare.key);
-    let written = command.success.iter().chain(&command.failure).filter_map(|op| {
-        Some(match op.op.as_ref()? {
-            OpKind::Put(op) => &op.key,
-            OpKind::Delete(op) => &op.key,
-            OpKind::DeleteRange(op) => &op.start_key,
-            OpKind::Add(op) => &op.key,
-            OpKind::Append(op) => &op.key,
-            OpKind::Get(op) => &op.key,
-        })
-    });
-    compared.chain(written)
-}
-
 fn check_read(read: &v1::ReadCommand, region: &v1::Region) -> Result<(), Error> {
     let range = range_of(region);
-    let inside = match &read.body {
-        Some(read_command::Body::Points(points)) => {
-            points.keys.iter().all(|key| range.contains(key))
-        }
-        Some(read_command::Body::Range(asked)) => {
-            range.contains(&asked.start_key)
-                && (range.end.is_empty()
-                    || (!asked.end_key.is_empty() && asked.end_key <= range.end))
-        }
-        None => false,
-    };
+    let inside = read.body.is_some() && touched::of_read(read).all(|part| part.lies_in(&range));
     if inside { Ok(()) } else { Err(Error::EpochNotMatch { regions: vec![region.clone()] }) }
 }
 
 impl Requests for Router {
     async fn write(&self, cx: Context, command: v1::WriteCommand) -> Result<v1::WriteReply, Error> {
-        let key = command_keys(&command)
+        let key = touched::of_write(&command)
             .next()
-            .cloned()
+            .map(|part| part.start().clone())
             .ok_or_else(|| Error::invalid("ops", "there is nothing to do"))?;
+        if command::only_reads(&command) {
+            let attempt = |target| self.read_txn_at(&cx, target, command.clone());
+            return self.run(&cx, &key, attempt).await;
+        }
         self.run(&cx, &key, |target| self.write_at(&cx, target, command.clone())).await
     }
 
@@ -395,6 +397,7 @@ impl Requests for Router {
         let read = v1::ReadCommand {
             read_mode: cx.read_mode.into(),
             body: Some(read_command::Body::Points(v1::PointReads { keys })),
+            ..v1::ReadCommand::default()
         };
         self.run(&cx, &key, |target| self.read_at(&cx, target, read.clone())).await
     }
@@ -404,6 +407,7 @@ impl Requests for Router {
         let read = v1::ReadCommand {
             read_mode: cx.read_mode.into(),
             body: Some(read_command::Body::Range(range)),
+            ..v1::ReadCommand::default()
         };
         self.run(&cx, &key, |target| self.read_at(&cx, target, read.clone())).await
     }

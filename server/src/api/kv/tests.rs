@@ -217,6 +217,8 @@ async fn compare_and_put_is_one_command() {
         }],
         success: vec![v1::Op { op: Some(Op::Put(put)) }],
         failure: vec![v1::Op { op: Some(Op::Get(v1::GetOp { key })) }],
+        value_bytes_max: Limits::default().value_bytes_max as u64,
+        answer_bytes_max: 0,
     };
     assert_eq!(requests.last_command(), want);
 }
@@ -273,6 +275,44 @@ async fn append_and_increment_answer_where_they_got() {
     requests.fill(&[("n", &i64::MAX.to_string())]);
     let error = api.increment(soon(), add(1)).await.expect_err("overflow");
     assert!(matches!(error, Error::NotACounter { .. }));
+}
+
+#[tokio::test]
+async fn the_setting_of_values_bounds_what_appending_makes() {
+    let requests = requests();
+    let limits = Limits { value_bytes_max: 8, ..Limits::default() };
+    let api = KvApi::new(requests.clone(), limits.into());
+    let append =
+        |value: &str| v1::AppendRequest { context: None, key: bytes("k"), value: bytes(value) };
+    api.append(soon(), append("123456")).await.expect("fits");
+    let error = api.append(soon(), append("789")).await.expect_err("9 bytes");
+    let Error::InvalidArgument { field, limit, .. } = &error else { panic!("{error:?}") };
+    assert_eq!((&field[..], *limit), ("value", 8));
+    assert_eq!(requests.stored(b"\0\0\x01k"), Some((bytes("123456"), 0)));
+
+    let op = v1::AppendOp { key: bytes("k"), value: bytes("789") };
+    let get = v1::GetOp { key: bytes("k") };
+    let success = [Op::Get(get), Op::Append(op)].map(|op| v1::Op { op: Some(op) }).to_vec();
+    let txn = v1::TxnRequest { success, ..v1::TxnRequest::default() };
+    let (field, limit) = refused_field(api.txn(soon(), txn).await);
+    assert_eq!((&field[..], limit), ("success[1].value", 8));
+}
+
+#[tokio::test]
+async fn an_answer_that_could_not_be_sent_is_refused_before_it_is_made() {
+    let requests = requests();
+    let large = "x".repeat(8 << 20);
+    requests.fill(&[("big", &large[..])]);
+    let get = || v1::Op { op: Some(Op::Get(v1::GetOp { key: bytes("big") })) };
+    let add = v1::AddOp { key: bytes("count"), delta: 1 };
+    let add = v1::Op { op: Some(Op::Add(add)) };
+    let txn = |success| v1::TxnRequest { success, ..v1::TxnRequest::default() };
+    let answer = api(&requests).txn(soon(), txn(vec![get(), get()])).await.expect("two fit");
+    assert!(prost::Message::encoded_len(&answer) < flotilla_proto::MESSAGE_BYTES_MAX);
+    let (field, limit) =
+        refused_field(api(&requests).txn(soon(), txn(vec![add, get(), get(), get()])).await);
+    assert_eq!((&field[..], limit), ("answer", crate::command::ANSWER_BYTES_MAX as u64));
+    assert_eq!(requests.stored(b"\0\0\x01count"), None, "and nothing was counted");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Failure;
 use crate::{
-    api::{Requests, context, kv::KvApi},
+    api::{Requests, context, kv::KvApi, refused::Entries},
     error::Error,
 };
 
@@ -219,7 +219,8 @@ impl<R: Requests> KvApi<R> {
         };
         let (op, nothing) = (vec![v1::Op { op: Some(op) }], vec![]);
         let (success, failure) = if wanted { (op, nothing) } else { (nothing, op) };
-        let reply = self.apply(cx, v1::WriteCommand { compare, success, failure }).await?;
+        let command = v1::WriteCommand { compare, success, failure, ..v1::WriteCommand::default() };
+        let reply = self.apply(cx, command, Entries::One).await?;
         if reply.succeeded == wanted { Ok(reply.revision) } else { Err(failed()) }
     }
 

@@ -192,7 +192,28 @@ async fn unknown_methods_are_unimplemented() {
         let codec = tonic_codec();
         let path = path.parse().expect("a path");
         let result = grpc.unary(Request::new(get("k")), path, codec).await;
-        assert_eq!(result.expect_err("there is no such").code(), Code::Unimplemented);
+        let status = result.expect_err("there is no such");
+        assert_eq!(status.code(), Code::Unimplemented);
+        let detail = flotilla_proto::status::detail(&status).expect("an ErrorDetail");
+        assert!(!detail.maybe_applied);
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_very_many_elements_is_refused_before_it_is_decoded() {
+    let server = Server::start(Limits { txn_ops_max: 4, ..Limits::default() }).await;
+    let mut kv = KvClient::new(server.channel().await);
+    for (ops, field) in [(5, "txn"), (5000, "request")] {
+        let success = vec![v1::Op::default(); ops];
+        let txn = v1::TxnRequest { success, ..v1::TxnRequest::default() };
+        let status = kv.txn(txn).await.expect_err("too many");
+        assert_eq!(status.code(), Code::InvalidArgument, "{ops}");
+        let detail = flotilla_proto::status::detail(&status).expect("an ErrorDetail");
+        let Some(v1::error_detail::Reason::InvalidArgument(reason)) = detail.reason else {
+            panic!("{ops}: {status:?}")
+        };
+        assert_eq!(reason.field, field, "{ops}");
+        assert!(!detail.maybe_applied, "{ops}");
     }
 }
 

@@ -10,8 +10,19 @@ fn put(key: &'static str) -> v1::Op {
 }
 
 fn delete_range(start: &'static str, end: &'static str) -> v1::Op {
-    let range = v1::DeleteRangeOp { start_key: start.into(), end_key: end.into() };
+    let (start_key, end_key) = (start.into(), end.into());
+    let range = v1::DeleteRangeOp { start_key, end_key, ..v1::DeleteRangeOp::default() };
     v1::Op { op: Some(Op::DeleteRange(range)) }
+}
+
+fn delete_all() -> v1::Op {
+    let range = v1::DeleteRangeOp { all: true, ..v1::DeleteRangeOp::default() };
+    v1::Op { op: Some(Op::DeleteRange(range)) }
+}
+
+fn swap(key: &'static str) -> v1::Op {
+    let put = v1::PutOp { key: key.into(), return_previous: true, ..v1::PutOp::default() };
+    v1::Op { op: Some(Op::Put(put)) }
 }
 
 fn request(ops: Vec<v1::Op>) -> v1::WriteRequest {
@@ -79,10 +90,8 @@ async fn atomic_request_is_refused_when_a_split_comes_first() {
 async fn range_deletion_is_cut_at_the_borders_of_regions() {
     let requests = FakeRequests::with_user_regions(&["g", "p"]);
     requests.fill(&[("a", "1"), ("h", "2"), ("z", "3")]);
-    let response = api(&requests)
-        .write(soon(), request(vec![delete_range("", ""), put("h")]))
-        .await
-        .expect("written");
+    let response =
+        api(&requests).write(soon(), request(vec![delete_all(), put("h")])).await.expect("written");
     assert_eq!(indexes(&response), [vec![0], vec![0], vec![0, 1]]);
     assert_eq!(requests.keys(), ["h"], "the put came after the deletion");
 }
@@ -177,4 +186,31 @@ async fn limits_are_kept() {
         }
     }
     assert_eq!(requests.writes(), 0);
+}
+
+#[tokio::test]
+async fn what_all_regions_answer_together_is_bounded() {
+    let requests = FakeRequests::with_user_regions(&["g", "p"]);
+    let large: &'static str = Box::leak("x".repeat(1000).into_boxed_str());
+    requests.fill(&[("a", large), ("h", large), ("z", large)]);
+    let limits = Limits { answer_bytes_max: 2500, ..Limits::default() };
+    let api = KvApi::new(requests.clone(), limits.into());
+    let write = |ops| api.write(soon(), request(ops));
+
+    let response = write(vec![swap("a"), put("h"), put("z")]).await.expect("one asks for a value");
+    assert!(response.regions.iter().all(|region| region.error.is_empty()), "{response:?}");
+    requests.fill(&[("a", large), ("h", large), ("z", large)]);
+    let before = requests.stored(b"\0\0\x01a");
+    let error = write(vec![swap("a"), swap("h"), swap("z")]).await.expect_err("each could be");
+    assert!(
+        matches!(&error, Error::InvalidArgument { field, .. } if field == "answer"),
+        "{error:?}"
+    );
+    assert_eq!(requests.stored(b"\0\0\x01a"), before, "nothing was applied");
+
+    let writes = requests.writes();
+    let many = (0..30).map(|_| put("a")).collect();
+    let error = write(many).await.expect_err("not even room to say that they were applied");
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error:?}");
+    assert_eq!(requests.writes(), writes, "and so they were not");
 }

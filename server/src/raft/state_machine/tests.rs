@@ -323,7 +323,11 @@ async fn read_that_stalls_holds_up_nobody_else() {
     };
     let delete = v1::DeleteOp { key: "k-002".into(), ..v1::DeleteOp::default() };
     let append = v1::AppendOp { key: "k-003".into(), value: "x".into() };
-    let range = v1::DeleteRangeOp { start_key: "k-004".into(), end_key: "k-005".into() };
+    let range = v1::DeleteRangeOp {
+        start_key: "k-004".into(),
+        end_key: "k-005".into(),
+        ..v1::DeleteRangeOp::default()
+    };
     for (why, entries) in [
         ("a delete among puts", vec![entry(6), write(7, Op::Delete(delete)), entry(8)]),
         ("an append", vec![write(9, Op::Append(append))]),

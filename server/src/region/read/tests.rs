@@ -27,6 +27,7 @@ use crate::{
         batch::WriteBatch,
         config::StorageConfig,
         engine::{Durability, Engine},
+        keys,
         memory::MemoryEngine,
         rocks::{Kind, RocksEngine},
     },
@@ -84,14 +85,18 @@ fn entry(index: u64) -> Entry {
 fn points(keys: &[&'static str]) -> v1::ReadCommand {
     let keys = keys.iter().map(|key| Bytes::from(*key)).collect();
     let body = Some(read_command::Body::Points(v1::PointReads { keys }));
-    v1::ReadCommand { body, ..v1::ReadCommand::default() }
+    routed(body)
+}
+
+/// As the router sends it: by the epoch of the newborn.
+fn routed(body: Option<read_command::Body>) -> v1::ReadCommand {
+    v1::ReadCommand { body, epoch_version: 1, ..v1::ReadCommand::default() }
 }
 
 fn range() -> v1::ReadCommand {
     let range =
         v1::RangeRead { start_key: "a".into(), end_key: "z".into(), ..v1::RangeRead::default() };
-    let body = Some(read_command::Body::Range(range));
-    v1::ReadCommand { body, ..v1::ReadCommand::default() }
+    routed(Some(read_command::Body::Range(range)))
 }
 
 /// Calls `check` with answers to `read`, over and over, while transactions are applied.
@@ -223,4 +228,99 @@ async fn reads_that_wait_for_the_disk_hold_up_nobody_else() {
         let items = answer.expect("an answer once the disk goes on").items;
         assert_eq!(items[0].kv.as_ref().expect("a row").value, "1");
     }
+}
+
+/// A read that was routed by a descriptor which has changed since: the keys may be another region's.
+#[tokio::test]
+async fn a_read_is_of_the_epoch_that_it_was_routed_by() {
+    let mut machine = open(MemoryEngine::new());
+    machine.apply(futures::stream::iter([Ok((entry(2), None))])).await.unwrap();
+    let view = machine.view();
+    let txn = read_command::Body::Txn(v1::WriteCommand {
+        success: vec![v1::Op { op: Some(v1::op::Op::Get(v1::GetOp { key: "a".into() })) }],
+        ..v1::WriteCommand::default()
+    });
+    for (why, read) in [
+        ("a key in memory", points(&["a"])),
+        ("several keys", points(&["a", "b"])),
+        ("a range", range()),
+        ("a transaction", routed(Some(txn))),
+    ] {
+        let answer = |read: &v1::ReadCommand| match read_in_memory(&view, read)? {
+            Some(reply) => Ok(reply),
+            None => read_rows(&view, read),
+        };
+        answer(&read).expect(why);
+        for version in [0, 2] {
+            let read = v1::ReadCommand { epoch_version: version, ..read.clone() };
+            let error = answer(&read).expect_err(why);
+            let Error::EpochNotMatch { regions } = &error else { panic!("{why}: {error:?}") };
+            assert_eq!(regions[0].region_id, REGION.0, "{why}");
+        }
+    }
+}
+
+/// The state that is pinned decides, not what was published when the read came.
+#[tokio::test]
+async fn a_read_is_refused_by_the_view_that_it_is_served_from() {
+    let data = MemoryEngine::new() as Arc<dyn Engine>;
+    let machine = open(Arc::clone(&data));
+    let mut changed = newborn(REGION, "a".into(), "b".into(), PEER, NodeId(1));
+    changed.descriptor.epoch = Some(v1::RegionEpoch { conf_ver: 1, version: 2 });
+    let mut batch = WriteBatch::new();
+    put_state(&mut batch, &changed, true);
+    data.write(&batch, Durability::Synced).unwrap();
+    for read in [points(&["a", "c"]), range()] {
+        let error = read_rows(&machine.view(), &read).expect_err("the region was cut meanwhile");
+        let want = Error::EpochNotMatch { regions: vec![changed.descriptor.clone()] };
+        assert_eq!(error, want);
+    }
+}
+
+/// Reads whose callers have left must not fill the pool that apply and the log read by.
+#[tokio::test]
+async fn reads_that_nobody_waits_for_leave_nothing_in_the_pool() {
+    let fixture = Fixture::new(|_| {});
+    let peer = fixture.leader().await;
+    peer.propose_write(put("a", "1"), 1, clock::now() + BOUND).await.expect("a write");
+    fixture.data.hold_reads();
+    let read = points(&["a", "b"]);
+    let soon = clock::now() + Duration::from_millis(200);
+    let reads = (0..4 * DISK_READS_MAX).map(|_| peer.read(&read, soon));
+    for answer in futures::future::join_all(reads).await {
+        let error = answer.expect_err("the disk stands still");
+        assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error}");
+    }
+    let threads = fixture.data.readers();
+    assert!((1..=DISK_READS_MAX).contains(&threads), "{threads} threads wait for the disk");
+    // Others have threads that may block meanwhile.
+    tokio::task::spawn_blocking(|| {}).await.expect("a thread");
+    let late = || clock::now() + BOUND;
+    peer.propose_write(put("b", "2"), 1, late()).await.expect("a write");
+    fixture.data.release();
+    peer.read(&read, late()).await.expect("turns are given back");
+}
+
+#[tokio::test]
+async fn a_transaction_that_only_reads_takes_no_entry() {
+    let fixture = Fixture::new(|_| {});
+    let peer = fixture.leader().await;
+    let late = || clock::now() + BOUND;
+    peer.propose_write(put("a", "1"), 1, late()).await.expect("a write");
+    let before = peer.view().published();
+    let txn = v1::WriteCommand {
+        success: vec![v1::Op { op: Some(v1::op::Op::Get(v1::GetOp { key: "a".into() })) }],
+        ..v1::WriteCommand::default()
+    };
+    let error = peer.propose_write(txn.clone(), 1, late()).await.expect_err("it is a read");
+    assert!(!error.maybe_applied(), "{error}");
+    let reply = peer.read(&routed(Some(read_command::Body::Txn(txn))), late()).await.expect("it");
+    let reply = reply.txn.expect("the answer to a transaction");
+    assert_eq!((reply.succeeded, reply.revision, reply.results.len()), (true, before.revision, 1));
+    assert_eq!(peer.view().published().applied, before.applied);
+    let error = peer
+        .read(&routed(Some(read_command::Body::Txn(put("a", "2")))), late())
+        .await
+        .expect_err("it writes");
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
 }
