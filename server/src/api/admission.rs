@@ -23,6 +23,7 @@ pub struct Admission {
     cluster: Arc<Gate>,
     receive: Arc<Gate>,
     answers: Arc<Gate>,
+    pages: Arc<Gate>,
     client_connections: Arc<Gate>,
     http_connections: Arc<Gate>,
 }
@@ -36,6 +37,7 @@ impl Admission {
             cluster: Gate::new("cluster", limits.cluster_in_flight_max),
             receive: Gate::new("receive", limits.receive_bytes_max),
             answers: Gate::new("answers", limits.answers_held_bytes_max),
+            pages: Gate::new("scans", limits.pages_held_bytes_max),
             client_connections: Gate::new("connections", limits.connections.connections_max),
             http_connections: Gate::new("connections", limits.connections.connections_max),
         }
@@ -66,6 +68,11 @@ impl Admission {
         &self.answers
     }
 
+    /// Bytes of pages of scans that their clients have not read yet.
+    pub(super) fn pages(&self) -> &Arc<Gate> {
+        &self.pages
+    }
+
     /// The places of the gRPC port, whichever thread serves a connection.
     #[must_use]
     pub fn client_connections(&self) -> Places {
@@ -86,6 +93,7 @@ impl Admission {
         let [requests, scans, cluster, receive, answers] =
             [&self.requests, &self.scans, &self.cluster, &self.receive, &self.answers]
                 .map(|gate| (gate.name, refused(gate)));
+        let scans = (scans.0, scans.1 + refused(&self.pages));
         [requests, scans, cluster, receive, answers, ("connections", connections)]
     }
 }
@@ -120,13 +128,18 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    fn new(name: &'static str, max: usize) -> Arc<Self> {
+    pub(super) fn new(name: &'static str, max: usize) -> Arc<Self> {
         Arc::new(Self { name, max, taken: AtomicUsize::new(0), refused: AtomicU64::new(0) })
     }
 
     pub(super) fn take(self: &Arc<Self>, count: usize) -> Result<Permit, Error> {
         self.reserve(count)?;
         Ok(Permit { gate: Arc::clone(self), count })
+    }
+
+    /// How much could be taken now.
+    pub(super) fn room(&self) -> usize {
+        self.max.saturating_sub(self.taken.load(Ordering::Relaxed))
     }
 
     /// As [`Gate::take`] for somebody who is refused last: whose work is done already and would be lost.

@@ -85,7 +85,7 @@ impl<R: Requests> Services<R> {
         admission: Admission,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        let kv = KvApi::new(requests, Arc::clone(&limits));
+        let kv = KvApi::sharing(requests, Arc::clone(&limits), &admission);
         let cluster =
             ClusterApi { membership: Arc::clone(&membership), limits: Arc::clone(&limits) };
         let draining = CancellationToken::new();

@@ -14,7 +14,9 @@ use flotilla_proto::v1::{
 use tokio::time::Instant;
 
 use super::{
-    Context, Requests, context,
+    Admission, Context, Requests,
+    admission::Gate,
+    context,
     limits::Limits,
     ops::{self, Gets},
     refused::{self, Entries},
@@ -26,11 +28,20 @@ use crate::error::Error;
 pub(super) struct KvApi<R> {
     pub(super) requests: R,
     pub(super) limits: Arc<Limits>,
+    /// Pages of scans that are not read yet.
+    pub(super) pages: Arc<Gate>,
 }
 
 impl<R: Requests> KvApi<R> {
+    /// With a bound of its own on pages of scans.
+    #[cfg(test)]
     pub(super) fn new(requests: R, limits: Arc<Limits>) -> Self {
-        Self { requests, limits }
+        let admission = Admission::new(&limits);
+        Self::sharing(requests, limits, &admission)
+    }
+
+    pub(super) fn sharing(requests: R, limits: Arc<Limits>, admission: &Admission) -> Self {
+        Self { requests, limits, pages: Arc::clone(admission.pages()) }
     }
 
     pub(super) async fn get(

@@ -40,6 +40,9 @@ pub struct Limits {
     /// Answers that their clients have not read yet, over all requests but scans, which hold a page each.
     /// Past it: busy, queue `answers`.
     pub answers_held_bytes_max: usize,
+    /// Pages of scans that their clients have not read yet. Pages become smaller as it fills; one that finds
+    /// no room because of a single large value: busy, queue `scans`.
+    pub pages_held_bytes_max: usize,
     pub connections: ConnectionLimits,
 }
 
@@ -60,6 +63,7 @@ impl Default for Limits {
             cluster_in_flight_max: 64,
             receive_bytes_max: 128 << 20,
             answers_held_bytes_max: 48 << 20,
+            pages_held_bytes_max: 64 << 20,
             connections: ConnectionLimits::default(),
         }
     }

@@ -13,6 +13,7 @@ use tonic::Status;
 
 use super::{
     Context, Requests,
+    admission::{Gate, Permit},
     context::{self, Keyspace, user_key},
     kv::KvApi,
     limits::Limits,
@@ -22,7 +23,12 @@ use super::{
 };
 use crate::{error::Error, storage::engine::KeyRange};
 
-/// A scan under way. It holds no page: memory is that of the page its caller holds.
+/// What each page may hold without asking: the number of scans already bounds it.
+const FREE_BYTES: usize = 64 << 10;
+
+/// A scan under way. It holds no page: memory is that of the page its caller holds until it asks for the next.
+///
+/// Bound: `pages_held_bytes_max` of pages beyond their first 64 KiB, over all scans.
 #[derive(Debug)]
 pub(super) struct Pager<R> {
     requests: R,
@@ -39,6 +45,9 @@ pub(super) struct Pager<R> {
     all_keyspaces: bool,
     /// Keys still wanted.
     limit: u64,
+    pages: Arc<Gate>,
+    /// Of the page that the caller has.
+    held: Option<Permit>,
 }
 
 impl<R: Requests> KvApi<R> {
@@ -91,6 +100,8 @@ impl<R: Requests> KvApi<R> {
             keys_only,
             all_keyspaces,
             limit: if limit == 0 { u64::MAX } else { limit },
+            pages: Arc::clone(&self.pages),
+            held: None,
         })
     }
 }
@@ -111,6 +122,7 @@ impl<R: Requests> Pager<R> {
     ///
     /// Dropping the future loses no key: the cursor has not moved.
     async fn next_page(&mut self) -> Result<Option<v1::ScanResponse>, Error> {
+        self.held = None;
         while let Some(rest) = self.rest.take() {
             let page_deadline = Instant::now() + self.limits.request_timeout_default;
             self.cx.deadline = self.deadline.map_or(page_deadline, |end| end.min(page_deadline));
@@ -141,7 +153,19 @@ impl<R: Requests> Pager<R> {
                 }
                 false => self.after(rest, part),
             };
-            return self.page(reply.items).map(Some);
+            let page = self.page(reply.items)?;
+            let bytes: usize = page.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+            self.held = match bytes.saturating_sub(FREE_BYTES) {
+                0 => None,
+                more => match self.pages.take(more) {
+                    Ok(held) => Some(held),
+                    Err(full) => {
+                        self.rest = None;
+                        return Err(full);
+                    }
+                },
+            };
+            return Ok(Some(page));
         }
         Ok(None)
     }
@@ -161,6 +185,9 @@ impl<R: Requests> Pager<R> {
     /// Reads a page from the near end of `rest`; answers which part of it the page is about.
     async fn read_page(&self, rest: &KeyRange) -> Result<(KeyRange, v1::ReadReply), Error> {
         let mut backoff = Backoff::until(self.cx.deadline);
+        // Smaller pages while many scans hold theirs, so that none has to be refused.
+        let bytes_max = ((self.pages.room() / 8).max(FREE_BYTES / 2) as u64)
+            .min(self.limits.scan_page_bytes_max);
         loop {
             let part = match self.cx.route {
                 Some(_) => rest.clone(),
@@ -172,7 +199,7 @@ impl<R: Requests> Pager<R> {
                 reverse: self.reverse,
                 keys_only: self.keys_only,
                 limit: self.limit.min(self.limits.scan_page_keys_max),
-                bytes_max: self.limits.scan_page_bytes_max,
+                bytes_max,
             };
             match self.requests.read_range(self.cx.clone(), range).await {
                 Ok(reply) => return Ok((part, reply)),

@@ -61,7 +61,7 @@ pub fn router<R: Requests>(
     hosts: Hosts,
 ) -> Router {
     let cluster = ClusterApi { membership, limits: Arc::clone(&limits) };
-    let kv = KvApi::new(requests, limits);
+    let kv = KvApi::sharing(requests, limits, &admission);
     let rest = Arc::new(Rest { kv, cluster, admission, observer, metrics });
     Router::new()
         .route("/kv", get(listing::list::<R>))

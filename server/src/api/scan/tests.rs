@@ -286,3 +286,40 @@ async fn malformed_scans_are_refused() {
         assert!(matches!(error, Error::InvalidArgument { field: f, .. } if f == field));
     }
 }
+
+/// Whoever reads none of his pages leaves room for those of others.
+#[tokio::test]
+async fn pages_that_are_not_read_are_bounded_over_all_scans() {
+    const ROOM: usize = 1 << 20;
+    let requests = FakeRequests::with_user_regions(&[]);
+    let value = "x".repeat(16 << 10);
+    let keys: Vec<String> = (0..100).map(|number| format!("{number:03}")).collect();
+    let pairs: Vec<(&str, &str)> = keys.iter().map(|key| (&key[..], &value[..])).collect();
+    requests.fill(&pairs);
+    let limits = Limits { pages_held_bytes_max: ROOM, ..Limits::default() };
+    let api = KvApi::new(requests.clone(), Arc::new(limits));
+    let all = v1::ScanRequest::default();
+    let (mut unread, mut bytes) = (Vec::new(), 0);
+    for _ in 0..100 {
+        let mut pager = api.scan(None, all.clone()).expect("begun");
+        let page = pager.next().await.expect("a page, if a small one").expect("not the end");
+        bytes += page.len() * value.len();
+        unread.push(pager);
+    }
+    assert!(bytes <= ROOM + 100 * (FREE_BYTES + value.len()), "{bytes} bytes");
+    let large = "x".repeat(ROOM / 4 * 3);
+    requests.fill(&[("large", &large)]);
+    let only = v1::ScanRequest { prefix: "large".into(), ..v1::ScanRequest::default() };
+    let mut pager = api.scan(None, only.clone()).expect("begun");
+    assert!(matches!(pager.next().await, Err(Error::Busy { queue, .. }) if queue == "scans"));
+    drop(unread);
+    let mut pager = api.scan(None, only).expect("begun");
+    assert_eq!(pager.next().await.expect("room").expect("there").len(), 1);
+    drop(pager);
+    let mut pager = api.scan(None, all).expect("begun");
+    let mut seen = 0;
+    while let Some(page) = pager.next().await.expect("each page gives back the one before") {
+        seen += page.len();
+    }
+    assert_eq!(seen, 101);
+}
