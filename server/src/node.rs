@@ -51,6 +51,7 @@ use crate::{
         memory::MemoryEngine,
         rocks,
         sentinel::Sentinel,
+        vital::Vital,
     },
 };
 
@@ -249,13 +250,15 @@ impl Node {
         )
         .context("look at the disk")?;
         let incarnation = identity::begin(log.as_ref()).context("count this start")?;
-        let on_failure = {
+        let on_failure = || {
             let failure = failure.clone();
             Box::new(move |reason: String| {
                 // When nobody listens any more the node is ending already.
                 let _ = failure.send(reason);
             })
         };
+        // A failed write of the log is told by its writer.
+        let data: Arc<dyn Engine> = Arc::new(Vital::new(data, "the data", on_failure()));
         let writer_config = LogWriterConfig {
             queue_bytes_max: usize::try_from(config.log.queue_bytes_max).unwrap_or(usize::MAX),
             sentinel_dir: on_disk.then(|| config.data_dir.clone()),
@@ -263,7 +266,7 @@ impl Node {
         };
         let raft_metrics = Arc::new(metrics.clone());
         let (writer, thread) =
-            LogWriter::start(Arc::clone(&log), writer_config, raft_metrics, on_failure)?;
+            LogWriter::start(Arc::clone(&log), writer_config, raft_metrics, on_failure())?;
         let directory = Arc::new(NodeDirectory::open(Arc::clone(&data))?);
         let node = Arc::new(Self {
             config,

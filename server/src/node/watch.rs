@@ -10,7 +10,13 @@ use std::{
 };
 
 use super::Node;
-use crate::clock;
+use crate::{
+    clock,
+    storage::{
+        batch::WriteBatch,
+        engine::{Durability, Engine},
+    },
+};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -38,7 +44,11 @@ pub(super) fn start(node: &Arc<Node>) {
     let watcher = Arc::clone(node);
     let timeout = node.config.disk.probe_timeout.as_secs();
     let watching = thread::Builder::new().name("disk-watch".to_owned()).spawn(move || {
+        let mut errors = [0; 2];
         loop {
+            for (engine, met) in [&watcher.log, &watcher.data].into_iter().zip(&mut errors) {
+                look_after(&watcher, engine.as_ref(), met);
+            }
             match disk.poll() {
                 Ok(status) => *watcher.disk_status.lock() = Some(status),
                 Err(error) => tracing::warn!(%error, "looking at the disk"),
@@ -55,6 +65,19 @@ pub(super) fn start(node: &Arc<Node>) {
         if let Err(error) = thread {
             node.fail(format!("start the watch of the disk: {error}"));
         }
+    }
+}
+
+/// Tries whether an engine that has met errors in the background still takes writes: one that was mended
+/// does, and else nobody would notice before the next write of a client.
+fn look_after(node: &Node, engine: &dyn Engine, met: &mut u64) {
+    let errors = engine.background_errors();
+    if errors == std::mem::replace(met, errors) {
+        return;
+    }
+    tracing::error!(?engine, errors, "the storage has met an error in the background");
+    if let Err(error) = engine.write(&WriteBatch::new(), Durability::Buffered) {
+        node.fail(format!("write after an error in the background: {error}"));
     }
 }
 

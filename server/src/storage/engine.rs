@@ -251,5 +251,11 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     /// Bytes in `range`, estimated from file properties.
     fn approximate_bytes(&self, family: Family, range: &KeyRange) -> u64;
 
+    /// Errors that the engine has met in the background so far. After one it may refuse all writes, or
+    /// have mended it.
+    fn background_errors(&self) -> u64 {
+        0
+    }
+
     fn stats(&self) -> EngineStats;
 }

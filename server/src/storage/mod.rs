@@ -14,6 +14,8 @@ pub mod config;
 
 pub mod reclaim;
 
+pub mod vital;
+
 pub mod keys;
 
 pub mod rocks;

@@ -304,6 +304,10 @@ impl Engine for RocksEngine {
         files.iter().sum::<u64>() + self.memtable_bytes(of, range)
     }
 
+    fn background_errors(&self) -> u64 {
+        stats::background_errors(self)
+    }
+
     fn stats(&self) -> EngineStats {
         stats::collect(self)
     }

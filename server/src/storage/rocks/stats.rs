@@ -23,13 +23,19 @@ pub(super) fn collect(engine: &RocksEngine) -> EngineStats {
         live_data_bytes: both(properties::ESTIMATE_LIVE_DATA_SIZE),
         pending_compaction_bytes: both(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
         write_stopped: of(Family::Default, properties::IS_WRITE_STOPPED) > 0,
-        background_errors: of(Family::Default, properties::BACKGROUND_ERRORS),
+        background_errors: background_errors(engine),
         wal_bytes: wal_bytes(engine),
         reclaimed_rows: engine.reclaim.dropped_rows(),
         stall_micros: engine.options.get_ticker_count(Ticker::StallMicros),
         level_files,
         level_bytes,
     }
+}
+
+/// Counted over both families.
+pub(super) fn background_errors(engine: &RocksEngine) -> u64 {
+    let count = engine.db.property_int_value(properties::BACKGROUND_ERRORS);
+    count.ok().flatten().unwrap_or(0)
 }
 
 /// Number and size of the files per level, of both families.
