@@ -25,7 +25,7 @@ pub use self::{
         Direction, ElectionResult, LinkLane, MessageKind, ProposeOutcome, RaftMetrics,
         SnapshotResult, SnapshotUnderWay,
     },
-    region::{PeerRole, RegionMetrics},
+    region::{PeerLoss, PeerRole, RegionMetrics},
     request::{BusyQueue, MethodMetrics, RequestMetrics},
     runtime::RuntimeMetrics,
     slow::SlowLog,

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use flotilla_tests::{
-    harness::{Builder, Cluster, cut_short, eventually, flip_bit, newest_wal, tear_tail},
+    harness::{
+        Builder, Cluster, copy_dir, cut_short, eventually, flip_bit, http, newest_wal, tear_tail,
+    },
     workload::Writers,
 };
 
@@ -184,6 +186,123 @@ async fn flipped_bit_in_the_log_is_refused_with_words_and_the_node_rejoins_empty
     let ledger = writers.stop().await;
     for session in &sessions {
         ledger.verify(session).await;
+    }
+}
+
+/// A volume that was set back to what it held before, log and sentinel alike: nothing on it is damaged.
+/// Nobody writes any more, so that it is noticed by the leader's heartbeats alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_that_was_set_back_is_noticed_and_its_peers_are_replaced() {
+    let mut cluster = quick_to_replace().await;
+    for words in ["lost what it had acknowledged", "does not take part any more", "quarantine"] {
+        cluster.allow(words);
+    }
+    let sessions = cluster.sessions();
+    let victim = (cluster.leader(b"back").await + 1) % 3;
+    let writers = Writers::start(&sessions, 4, 300, "back");
+    writers.progress(100, BOUND).await;
+    cluster.nodes[victim].kill9();
+    let before = cluster.scratch().join("before");
+    copy_dir(cluster.nodes[victim].data_dir(), &before);
+    cluster.nodes[victim].relaunch();
+    cluster.wait_whole(BOUND).await;
+    writers.progress(200, BOUND).await;
+    let ledger = writers.stop().await;
+    // Leaders may have been balanced meanwhile.
+    let mut leader = cluster.leader(b"back").await;
+    while leader == victim {
+        let to_node_id = cluster.node_id((victim + 1) % 3).await;
+        let hand_over = flotilla_proto::v1::TransferLeaderRequest { region_id: 2, to_node_id };
+        let hand_over = sessions[victim].request(hand_over);
+        sessions[victim].cluster.clone().transfer_leader(hand_over).await.expect("handed over");
+        leader = cluster.leader(b"back").await;
+    }
+    eventually("the follower to have acknowledged all", BOUND, async || {
+        let last = async |index: usize| {
+            let status = sessions[index].status().await.map_err(|error| error.to_string())?;
+            let peers = status.peers.into_iter();
+            let has = |region: &flotilla_proto::v1::PeerStatus| {
+                region.region.as_ref().is_some_and(|region| region.region_id == 2)
+            };
+            Ok::<_, String>(peers.filter(has).map(|peer| peer.last_index).max())
+        };
+        let (ahead, own) = (last(leader).await?, last(victim).await?);
+        if own == ahead { Ok(()) } else { Err(format!("{own:?} of {ahead:?}")) }
+    })
+    .await;
+
+    cluster.nodes[victim].kill9();
+    cluster.nodes[victim].wipe();
+    copy_dir(&before, cluster.nodes[victim].data_dir());
+    cluster.nodes[victim].relaunch();
+    eventually("the node to say that its disk was set back", BOUND, async || {
+        let said = cluster.nodes[victim].output();
+        if said.contains("was set back") { Ok(()) } else { Err("not a word") }
+    })
+    .await;
+    let mut counted = false;
+    for index in 0..3 {
+        let address = cluster.nodes[index].http_address();
+        let reply = http(&address, "GET", "/metrics", &[], b"").await.expect("an answer");
+        counted |= String::from_utf8_lossy(&reply.body).lines().any(|line| {
+            line.strip_prefix("flotilla_region_followers_reverted_total ")
+                .is_some_and(|count| count.trim() != "0")
+        });
+    }
+    assert!(counted, "the leader counts it");
+    cluster.wait_whole(Duration::from_secs(90)).await;
+    for session in &sessions {
+        ledger.verify(session).await;
+    }
+}
+
+/// What was applied can no longer be read, and so nothing more can be applied to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn region_that_cannot_go_on_is_served_by_others_and_replaced() {
+    let mut cluster = quick_to_replace().await;
+    for words in ["does not take part any more", "RaftCore", "state machine", "quarantine"] {
+        cluster.allow(words);
+    }
+    let sessions = cluster.sessions();
+    for number in 0..200 {
+        let put = sessions[0].put(format!("rot/{number:03}"), vec![b'x'; 500]).await;
+        put.expect("a write");
+    }
+    let victim = (cluster.leader(b"rot").await + 1) % 3;
+    // A start puts what the log of `data` holds into files.
+    cluster.nodes[victim].terminate(BOUND).await;
+    cluster.nodes[victim].relaunch();
+    cluster.wait_whole(BOUND).await;
+    cluster.nodes[victim].kill9();
+    let files = std::fs::read_dir(cluster.nodes[victim].data_dir().join("data"));
+    let files = files.expect("the data").map(|entry| entry.expect("a file").path());
+    let tables = files.filter(|path| path.extension().is_some_and(|extension| extension == "sst"));
+    let size = |path: &std::path::PathBuf| path.metadata().map(|of| of.len()).unwrap_or(0);
+    let largest = tables.max_by_key(size).expect("a table");
+    // Its blocks of rows come first.
+    for sixteenth in 0..8 {
+        flip_bit(&largest, sixteenth * 2 + 1, 32);
+    }
+    cluster.nodes[victim].relaunch();
+    // A compaction may meet the damage first, and then the process ends with words.
+    cluster.nodes[victim].expect_exit();
+    cluster.wait_serving(BOUND).await;
+
+    // Each of them reads what it removes, on every replica.
+    for number in 0..200 {
+        sessions[(victim + 1) % 3].delete(format!("rot/{number:03}")).await.expect("a write");
+    }
+    eventually("the node to say what happened", BOUND, async || {
+        let said = cluster.nodes[victim].output();
+        let named = said.contains("does not take part any more") || said.contains("write the data");
+        if named { Ok(()) } else { Err("not a word") }
+    })
+    .await;
+    if cluster.nodes[victim].is_running() {
+        let session = cluster.nodes[victim].session().patient(Duration::from_secs(10));
+        session.put("rot/after", "yes").await.expect("others lead");
+        let read = session.get("rot/after").await.expect("others lead");
+        assert_eq!(read.as_deref(), Some(&b"yes"[..]));
     }
 }
 

@@ -297,6 +297,11 @@ fn check_replicas(info: &v1::RegionInfo, nodes: &v1::ListNodesResponse) -> Vec<F
     for peer in &info.down_peers {
         report(Severity::Degraded, format!("{} does not answer its leader", place(*peer)));
     }
+    for peer in &info.lost_peers {
+        let message =
+            format!("peer {peer} has ended or lost what it promised, and is to be replaced");
+        report(Severity::Degraded, message);
+    }
     for peer in &info.pending_peers {
         report(Severity::Degraded, format!("{} is behind", place(*peer)));
     }

@@ -46,6 +46,7 @@ struct RegionRecord {
     peers: Vec<PeerRecord>,
     down_peers: Vec<u64>,
     pending_peers: Vec<u64>,
+    lost_peers: Vec<u64>,
     approximate_bytes: u64,
     health: &'static str,
     voters_wanted: u32,
@@ -113,6 +114,7 @@ impl RegionRecord {
             peers: peers.collect(),
             down_peers: info.down_peers,
             pending_peers: info.pending_peers,
+            lost_peers: info.lost_peers,
             approximate_bytes: info.approximate_bytes,
             health,
             voters_wanted: info.voters_wanted,
@@ -173,6 +175,9 @@ impl RegionRecord {
         };
         if !self.down_peers.is_empty() {
             text += &format!(", down: {}", nodes(&self.down_peers));
+        }
+        if !self.lost_peers.is_empty() {
+            text += &format!(", lost: {}", nodes(&self.lost_peers));
         }
         if !self.pending_peers.is_empty() {
             text += &format!(", behind: {}", nodes(&self.pending_peers));

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,8 @@ pub struct RaftConfig {
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]
     pub append_bytes_max: u64,
-    /// Length of each internal queue of a peer. A full one holds its sender up.
+    /// Most requests of one peer that wait for its turn: proposals, messages of other nodes. A full queue holds
+    /// up whoever asks.
     pub queue_messages_max: u64,
 }
 
@@ -51,6 +52,9 @@ impl Default for RaftConfig {
 }
 
 impl RaftConfig {
+    /// What `raft.queue_messages_max` may be.
+    pub const QUEUE_MESSAGES: RangeInclusive<u64> = 256..=65_536;
+
     /// Collects every violated constraint.
     pub fn check(&self, errors: &mut Vec<ConfigError>) {
         let heartbeat = Duration::from_millis(10)..=Duration::from_secs(60);
@@ -79,6 +83,11 @@ impl RaftConfig {
         duration_within(errors, "raft.election_timeout_max", self.election_timeout_max, timeout);
         count_within(errors, "raft.append_entries_max", self.append_entries_max, 1..=65_536);
         bytes_within(errors, "raft.append_bytes_max", self.append_bytes_max, 64 << 10..=16 << 20);
-        count_within(errors, "raft.queue_messages_max", self.queue_messages_max, 16..=65_536);
+        count_within(
+            errors,
+            "raft.queue_messages_max",
+            self.queue_messages_max,
+            Self::QUEUE_MESSAGES,
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! The regions of this node.
 
-use prometheus::{IntGauge, Registry};
+use prometheus::{IntCounter, IntGauge, Registry};
 
-use super::{Gauges, add, label::label};
+use super::{Counters, Gauges, add, label::label};
 
 label! {
     /// What a peer of this node is in its region.
@@ -11,8 +11,20 @@ label! {
         Follower = "follower",
         Candidate = "candidate",
         Learner = "learner",
-        /// Its log lost its end: it neither votes nor acknowledges, and waits to be replaced.
+        /// It ended, or its log lost its end: it neither votes nor acknowledges, and waits to be replaced.
         Quarantined = "quarantined",
+    }
+}
+
+label! {
+    /// Why a peer of this node does not take part any more.
+    PeerLoss, "cause" {
+        /// Openraft ended it: it could not apply, or read, or write what it had to.
+        Ended = "ended",
+        /// It does not have what it once acknowledged: its disk was set back.
+        Reverted = "reverted",
+        /// Its leader has another entry in the place of one that was applied here: it was lost elsewhere.
+        Contradicted = "contradicted",
     }
 }
 
@@ -30,6 +42,10 @@ pub struct RegionMetrics {
     pub unheard: IntGauge,
     /// Peers elsewhere, of regions led from here, that are not caught up.
     pub peers_pending: IntGauge,
+    /// Peers of this node that were set aside while it ran.
+    pub peers_lost_total: Counters<PeerLoss>,
+    /// Peers elsewhere, of regions led from here, that were found not to have what they had acknowledged.
+    pub followers_reverted_total: IntCounter,
 }
 
 impl RegionMetrics {
@@ -65,6 +81,18 @@ impl RegionMetrics {
                 IntGauge::new(
                     "flotilla_region_peers_pending",
                     "Peers of led regions that are not caught up",
+                )?,
+            )?,
+            peers_lost_total: Counters::register(
+                registry,
+                "flotilla_region_peers_lost_total",
+                "Peers of this node that do not take part any more, by cause",
+            )?,
+            followers_reverted_total: add(
+                registry,
+                IntCounter::new(
+                    "flotilla_region_followers_reverted_total",
+                    "Followers of led regions that lost what they had acknowledged",
                 )?,
             )?,
         })

@@ -29,7 +29,8 @@ pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result
     lifecycle::wipe(node.log.as_ref(), node.data.as_ref()).map_err(storage)?;
     // Ordering: the table first, so that a node with an identity knows whom to ask.
     if let Some(table) = request.table {
-        node.directory.update(table).map_err(storage)?;
+        node.directory.update(table);
+        node.directory.keep().map_err(storage)?;
     }
     let stored = v1::NodeIdentity {
         cluster_id: request.cluster_id,

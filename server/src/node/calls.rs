@@ -220,11 +220,12 @@ impl Calls {
             status.table_version = node.directory.table().version;
             status.system_leader_node = joined.driver.system_leader().map_or(0, |leader| leader.0);
             status.peers = joined.peers.all().iter().map(|peer| peer.status()).collect();
-            for (region, peer, _) in joined.peers.quarantined() {
+            for (region, peer, reason) in joined.peers.quarantined() {
                 status.peers.push(v1::PeerStatus {
                     region: Some(v1::Region { region_id: region.0, ..Default::default() }),
                     peer_id: peer.0,
                     role: "quarantined".to_owned(),
+                    reason,
                     ..v1::PeerStatus::default()
                 });
             }

@@ -45,7 +45,7 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
         if node.is_removed() {
             return;
         }
-        drop_leavers(&joined).await;
+        drop_leavers(&joined);
         let Some((told, request)) = heartbeat(&node, &joined, reports).await else { return };
         reports = told;
         let response = match driver.heartbeat(&node, &joined, request).await {
@@ -83,17 +83,16 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
         if reports.acknowledged(response.session) {
             interval.reset_immediately();
         }
-        if let Some(table) = response.table {
-            match node.directory.update(table) {
-                Ok(true) => joined.peers.set_removed_nodes(node.directory.removed()),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "keeping the node table"),
-            }
+        if let Some(table) = response.table
+            && node.directory.update(table)
+        {
+            joined.peers.set_removed_nodes(node.directory.removed());
         }
         for step in response.steps {
             let Some(peer) = joined.peers.get(RegionId(step.region_id)) else { continue };
             // Judged again by what the leader itself knows, right before it is carried out.
-            match steps::judge(&step, &driver::report(&peer), joined.driver.config()) {
+            let Some(report) = driver::report(&peer) else { continue };
+            match steps::judge(&step, &report, joined.driver.config()) {
                 Verdict::Apply => {}
                 Verdict::Done => continue,
                 verdict => {
@@ -123,25 +122,16 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
             });
         }
         for gone in response.gone {
-            let (region, peer) = (RegionId(gone.region_id), PeerId(gone.peer_id));
-            if let Err(error) = joined.peers.destroy(region, peer).await {
-                node.fail(format!("destroy peer {peer} of region {region}: {error:#}"));
-            }
+            joined.peers.give_up(RegionId(gone.region_id), PeerId(gone.peer_id));
         }
     }
 }
 
-/// Destroys peers that have applied their own removal.
-async fn drop_leavers(joined: &Joined) {
+/// Has peers destroyed that have applied their own removal.
+fn drop_leavers(joined: &Joined) {
     for peer in joined.peers.all() {
-        let left = peer.view().with(|now| {
-            let peers = &now.descriptor.peers;
-            now.applied.is_some()
-                && !now.joint
-                && !peers.iter().any(|member| member.peer_id == peer.id.0)
-        });
-        if left && let Err(error) = joined.peers.destroy(peer.region, peer.id).await {
-            tracing::error!(region = %peer.region, peer = %peer.id, "destroy a removed peer: {error:#}");
+        if peer.has_left() {
+            joined.peers.give_up(peer.region, peer.id);
         }
     }
 }
@@ -156,7 +146,8 @@ async fn heartbeat(
     let (node, joined) = (Arc::clone(node), Arc::clone(joined));
     let gathered = tokio::task::spawn_blocking(move || {
         let peers = joined.peers.all();
-        let led = peers.iter().filter(|peer| peer.is_leader()).map(|peer| driver::report(peer));
+        let led = peers.iter().filter(|peer| peer.is_leader());
+        let led = led.filter_map(|peer| driver::report(peer));
         let part = reports.next(led, joined.driver.config(), clock::now());
         let request = gather(&node, &joined, &peers, part);
         (reports, request)
@@ -167,6 +158,14 @@ async fn heartbeat(
 fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::HeartbeatRequest {
     let local =
         |region: RegionId, peer: PeerId| v1::LocalPeer { region_id: region.0, peer_id: peer.0 };
+    // Of one whose id was lost nobody could say whether it was removed.
+    let is_known = |local: &&v1::LocalPeer| local.peer_id != PeerId::UNKNOWN.0;
+    let quarantined: Vec<v1::LocalPeer> = joined
+        .peers
+        .quarantined()
+        .into_iter()
+        .map(|(region, peer, _)| local(region, peer))
+        .collect();
     let patience = node.config.raft.election_timeout_max * 2;
     let disk = *node.disk_status.lock();
     v1::HeartbeatRequest {
@@ -178,16 +177,13 @@ fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::
         disk_available_bytes: disk.map_or(0, |disk| disk.available_bytes),
         disk_used_bytes: disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes),
         regions: part.regions,
-        quarantined: joined
-            .peers
-            .quarantined()
-            .into_iter()
-            .map(|(region, peer, _)| local(region, peer))
-            .collect(),
+        quarantined: quarantined.clone(),
+        // One in quarantine hears nobody, and stays until it is removed or replaced.
         silent: peers
             .iter()
             .filter(|peer| peer.silent_for() > patience)
             .map(|peer| local(peer.region, peer.id))
+            .chain(quarantined.iter().filter(is_known).copied())
             .collect(),
         client_address: node.advertised.client.clone(),
         peer_address: node.advertised.peer.clone(),

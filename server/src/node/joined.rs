@@ -21,6 +21,7 @@ use crate::{
     raft::{
         log_memory::LogMemory,
         log_store::LogBounds,
+        settings,
         transport::{self, Transport, TransportConfig},
     },
     region::{
@@ -93,31 +94,8 @@ impl Joined {
             },
             Arc::clone(&raft_metrics),
         );
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let raft = &config.raft;
-        let raft_config = openraft::Config {
-            cluster_name: identity.cluster.to_string(),
-            heartbeat_interval: millis(raft.heartbeat_interval),
-            // Openraft campaigns after its lease, which is its longest timeout, and then a random one of
-            // its timeouts. So these two make a follower campaign not before `raft.election_timeout_min`
-            // nor before three quarters of `raft.election_timeout_max`, and not after the whole of it.
-            election_timeout_min: millis(raft.election_timeout_min)
-                .saturating_sub(millis(raft.election_timeout_max / 2))
-                .max(millis(raft.election_timeout_max / 4))
-                .max(millis(raft.heartbeat_interval) * 3 / 2),
-            election_timeout_max: millis(raft.election_timeout_max / 2),
-            enable_pre_vote: Some(true),
-            enable_leader_restore: Some(false),
-            max_payload_entries: raft.append_entries_max,
-            snapshot_policy: openraft::SnapshotPolicy::Never,
-            api_channel_size: Some(raft.queue_messages_max),
-            notification_channel_size: Some(raft.queue_messages_max),
-            state_machine_channel_size: Some(raft.queue_messages_max),
-            // Ours decides (`region/compact.rs`).
-            max_in_snapshot_log_to_keep: u64::MAX,
-            ..openraft::Config::default()
-        }
-        .validate()?;
+        let raft_config = settings::openraft(identity.cluster.to_string(), raft).validate()?;
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let env = Arc::new(Environment {
             node: identity.node,
@@ -181,6 +159,7 @@ impl Joined {
         let runtime = &node.runtime;
         tasks.push(runtime.spawn(compact::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(compact::run_ticks(Arc::clone(&self.peers))));
+        tasks.push(runtime.spawn(Arc::clone(&self.peers).run_destroyer()));
         tasks.push(runtime.spawn(reclaim::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(size::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(Arc::clone(&self.driver).run()));

@@ -105,6 +105,7 @@ pub(super) fn regions(
             leader,
             term: peer.term(),
             down_peers: followers.iter().filter(|of| silent(of)).map(|of| of.peer.0).collect(),
+            lost_peers: followers.iter().filter(|of| of.reverted).map(|of| of.peer.0).collect(),
             approximate_bytes: peer.approximate_bytes(),
             health: health(known, wanted).into(),
             voters_wanted: u32::try_from(wanted).unwrap_or(u32::MAX),

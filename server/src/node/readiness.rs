@@ -1,6 +1,6 @@
 //! Whether the node can serve, and whether it is alive; and what it measures of itself.
 
-use openraft::{ServerState, async_runtime::WatchReceiver as _};
+use openraft::ServerState;
 
 use crate::{
     metrics::{Instance, PeerRole},
@@ -12,6 +12,9 @@ use super::Node;
 
 /// Entries a peer may lag its leader by and still count as caught up.
 const LAG_MAX: u64 = 1000;
+
+/// Bound: peers in quarantine that are named; of more, the number.
+const NAMED_MAX: usize = 8;
 
 /// One named check.
 pub(super) type Check = (&'static str, Result<String, String>);
@@ -40,11 +43,14 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
     let (mut behind, mut unheard, mut total) = (0_usize, 0_usize, 0_usize);
     for peer in joined.peers.all() {
         total += 1;
+        // One that ended this moment is in quarantine the next.
+        let Some(metrics) = peer.metrics() else {
+            unheard += 1;
+            continue;
+        };
         if !peer.is_in_touch() {
             unheard += 1;
         }
-        let metrics = peer.raft().metrics();
-        let metrics = metrics.borrow_watched();
         let applied = metrics.last_applied.map_or(0, |id| id.index);
         let committed = metrics.cluster_committed.map_or(0, |id| id.index);
         if !peer.view().is_initialized() || applied + LAG_MAX < committed {
@@ -64,8 +70,16 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
         if behind == 0 { Ok("yes".to_owned()) } else { Err(format!("{behind} peers are behind")) },
     ));
     let quarantined = joined.peers.quarantined();
-    if let Some((region, _, reason)) = quarantined.first() {
-        checks.push(("quarantine", Err(format!("region {region}: {reason}"))));
+    if !quarantined.is_empty() {
+        let mut named: Vec<String> = quarantined
+            .iter()
+            .take(NAMED_MAX)
+            .map(|(region, peer, reason)| format!("peer {peer} of region {region}: {reason}"))
+            .collect();
+        if quarantined.len() > NAMED_MAX {
+            named.push(format!("and {} more", quarantined.len() - NAMED_MAX));
+        }
+        checks.push(("quarantine", Err(named.join("; "))));
     }
     if let Some(disk) = &node.disk {
         checks.push((
@@ -134,8 +148,7 @@ struct Seen {
 impl Seen {
     fn look(&mut self, peer: &Peer) {
         let is_heard = peer.is_in_touch();
-        let metrics = peer.raft().metrics();
-        let raft = metrics.borrow_watched();
+        let Some(raft) = peer.metrics() else { return };
         let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
         let lag = index(raft.cluster_committed).saturating_sub(index(raft.last_applied));
         self.lag = self.lag.max(lag);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flotilla_proto::v1;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prost::Message as _;
 
 use crate::{
@@ -21,6 +21,8 @@ use crate::{
 pub struct NodeDirectory {
     table: RwLock<Arc<v1::NodeTable>>,
     data: Arc<dyn Engine>,
+    /// Held while the copy is written.
+    keeping: Mutex<()>,
 }
 
 impl NodeDirectory {
@@ -35,7 +37,7 @@ impl NodeDirectory {
             })?,
             None => v1::NodeTable::default(),
         };
-        Ok(Self { table: RwLock::new(Arc::new(table)), data })
+        Ok(Self { table: RwLock::new(Arc::new(table)), data, keeping: Mutex::default() })
     }
 
     #[must_use]
@@ -43,22 +45,35 @@ impl NodeDirectory {
         Arc::clone(&self.table.read())
     }
 
-    /// Takes a newer table over. The copy on the disk is for the next start, so it is not synced.
-    ///
-    /// # Errors
-    /// When the disk fails; the table counts all the same.
-    pub fn update(&self, table: v1::NodeTable) -> Result<bool, engine::Error> {
+    /// Takes a newer table over, and answers whether it is newer. The copy on the disk is for the next
+    /// start; it is written by a thread that may wait, since those of regions must not.
+    pub fn update(self: &Arc<Self>, table: v1::NodeTable) -> bool {
         {
             let mut current = self.table.write();
             if table.version <= current.version {
-                return Ok(false);
+                return false;
             }
-            *current = Arc::new(table.clone());
+            *current = Arc::new(table);
         }
+        let this = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = this.keep() {
+                tracing::warn!(%error, "keeping the node table");
+            }
+        });
+        true
+    }
+
+    /// Writes the copy. Blocks on the disk; whoever needs it there syncs after it.
+    ///
+    /// # Errors
+    /// When the disk fails; the table counts all the same.
+    pub fn keep(&self) -> Result<(), engine::Error> {
+        // Ordering: the table is looked at when its turn has come, so that the newest is written last.
+        let _one = self.keeping.lock();
         let mut batch = WriteBatch::new();
-        batch.put(Family::Meta, &keys::meta::node_table(), &table.encode_to_vec());
-        self.data.write(&batch, Durability::Buffered)?;
-        Ok(true)
+        batch.put(Family::Meta, &keys::meta::node_table(), &self.table().encode_to_vec());
+        self.data.write(&batch, Durability::Buffered)
     }
 
     #[must_use]
@@ -102,5 +117,34 @@ impl Directory for NodeDirectory {
             .filter(|record| record.state() != v1::NodeState::Removed)
             .map(|record| record.peer_address)
             .filter(|address| !address.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::fixture::{Probe, soon};
+
+    fn table(version: u64) -> v1::NodeTable {
+        v1::NodeTable { version, ..v1::NodeTable::default() }
+    }
+
+    /// The threads that tell of the table carry the heartbeats of all regions.
+    #[tokio::test]
+    async fn table_is_taken_over_while_the_disk_stands_still() {
+        let data = Probe::new();
+        let open = || NodeDirectory::open(Arc::clone(&data) as Arc<dyn Engine>).expect("a disk");
+        let directory = Arc::new(open());
+        data.hold();
+        assert!(directory.update(table(2)) && directory.update(table(3)));
+        assert!(!directory.update(table(3)), "not newer");
+        assert_eq!(directory.table().version, 3);
+        data.release();
+        soon("the newest on the disk", async {
+            while open().table().version != 3 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 }

@@ -32,7 +32,6 @@ use crate::{
     raft::presence::Presence,
     region::{Peer, peers::Peers, propose::epoch_version},
 };
-use openraft::async_runtime::WatchReceiver as _;
 
 /// Peer ids taken from the table at a time.
 const PEER_IDS: u32 = 32;
@@ -151,11 +150,10 @@ impl Driver {
     fn with<T>(&self, decide: impl FnOnce(&mut Leading) -> T) -> Result<T, Error> {
         let system = self.system()?;
         let mut state = self.state.lock();
-        if !system.is_leader() {
+        let Some(term) = system.leads() else {
             *state = None;
             return Err(system.not_leader());
-        }
-        let term = system.term();
+        };
         match state.as_mut().filter(|leading| leading.term == term) {
             Some(leading) => Ok(decide(leading)),
             None => Err(Error::NoLeader { region: RegionId::SYSTEM }),
@@ -173,10 +171,7 @@ impl Driver {
                 return Ok(());
             }
             let system = self.system()?;
-            if !system.is_leader() {
-                return Err(system.not_leader());
-            }
-            let term = system.term();
+            let term = system.leads().ok_or_else(|| system.not_leader())?;
             let (table, evictions) = self.read_table(&system).await?;
             let mut view = ClusterView::new(table, self.now_ms()).in_session(clock::random());
             for (node, left) in evictions {
@@ -216,10 +211,8 @@ impl Driver {
     }
 
     fn adopt_table(&self, table: &v1::NodeTable) {
-        match self.directory.update(table.clone()) {
-            Ok(true) => self.peers.set_removed_nodes(self.directory.removed()),
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "keeping the node table"),
+        if self.directory.update(table.clone()) {
+            self.peers.set_removed_nodes(self.directory.removed());
         }
     }
 
@@ -411,10 +404,10 @@ impl Driver {
     }
 }
 
-/// What a region's leader reports of it.
+/// What a region's leader reports of it; `None` of one that does not run any more.
 #[must_use]
-pub fn report(peer: &Peer) -> v1::RegionReport {
-    let metrics = peer.raft().metrics().borrow_watched().clone();
+pub fn report(peer: &Peer) -> Option<v1::RegionReport> {
+    let metrics = peer.metrics()?;
     let published = peer.view().published();
     let progress = peer
         .followers()
@@ -423,9 +416,10 @@ pub fn report(peer: &Peer) -> v1::RegionReport {
             peer_id: follower.peer.0,
             matched_index: follower.matched,
             silent_ms: u64::try_from(follower.silent.as_millis()).unwrap_or(u64::MAX),
+            reverted: follower.reverted,
         })
         .collect();
-    v1::RegionReport {
+    Some(v1::RegionReport {
         region: Some((*published.descriptor).clone()),
         term: metrics.current_term,
         leader_peer_id: peer.id.0,
@@ -433,5 +427,5 @@ pub fn report(peer: &Peer) -> v1::RegionReport {
         last_index: metrics.last_log_index.unwrap_or(0),
         progress,
         approximate_bytes: peer.approximate_bytes(),
-    }
+    })
 }

@@ -96,7 +96,8 @@ impl Fixture {
 
     /// Adds a region, from id 2 on; the key space is cut evenly among them. Words for peers, by the
     /// node they are on: `1*` leader, `1` voter, `1l` learner, then any of `-` lags, `0` has no
-    /// data, `s` silent for a while, `S` silent for long, `q` quarantined; a last word `joint`.
+    /// data, `s` silent for a while, `S` silent for long, `q` quarantined, `r` found reverted by
+    /// the leader; a last word `joint`.
     pub(super) fn region(mut self, peers: &str) -> Self {
         let id = 2 + self.reports.len() as u64;
         let mut report = v1::RegionReport {
@@ -122,6 +123,7 @@ impl Fixture {
                 peer_id: peer,
                 matched_index: LAST_INDEX - 1,
                 silent_ms: self.silent_ms.get(&node).copied().unwrap_or(u64::MAX),
+                reverted: false,
             };
             let mut role = PeerRole::Voter;
             for flag in flags.chars() {
@@ -131,6 +133,7 @@ impl Fixture {
                     '-' => progress.matched_index = LAST_INDEX / 2,
                     '0' => progress.matched_index = 0,
                     's' => progress.silent_ms = 30_000,
+                    'r' => progress.reverted = true,
                     'S' => progress.silent_ms = 3_000_000,
                     'q' => {
                         let local = v1::LocalPeer { region_id: id, peer_id: peer };

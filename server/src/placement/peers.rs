@@ -34,7 +34,7 @@ pub enum Standing {
     Leaving,
     /// Silent for so long that it is rebuilt elsewhere, adding first: it may still come back.
     Down,
-    /// Its data is given up (removed node, forced removal, quarantine): it may leave before it is
+    /// Its data is given up (removed node, forced removal, quarantine, lost what it had acknowledged): it may leave before it is
     /// replaced.
     Gone,
 }
@@ -136,10 +136,10 @@ fn judge(
     let node = nodes.get(&node_id);
     let leader = region.leader.is_some_and(|leader| leader.peer == id);
     let silent_ms = if leader { Some(0) } else { view.silent_ms(region, id, now_ms) };
-    let quarantined = view.is_quarantined(node_id, region.id(), id);
+    let lost = view.is_lost(region, node_id, id);
 
     let in_service = match node {
-        Some(node) if !quarantined && !node.record.forced => match node.state() {
+        Some(node) if !lost && !node.record.forced => match node.state() {
             v1::NodeState::Up => Some(true),
             v1::NodeState::Joining | v1::NodeState::NodeLearner | v1::NodeState::Draining => {
                 Some(false)
@@ -161,8 +161,8 @@ fn judge(
 
     // What was given up by force and answers all the same still has its vote.
     let answers = silent_ms.is_some_and(|silent| silent <= millis(config.peer_silent_after));
-    let trusted = !quarantined
-        && node.is_some_and(|node| node.is_alive() && node.state() != v1::NodeState::Removed);
+    let trusted =
+        !lost && node.is_some_and(|node| node.is_alive() && node.state() != v1::NodeState::Removed);
     let live = answers && trusted;
     let matched_index = if leader {
         region.last_index

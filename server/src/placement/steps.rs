@@ -231,7 +231,12 @@ mod tests {
             leader_peer_id: 1,
             last_index: 5_000,
             progress: (2..=4)
-                .map(|id| v1::PeerProgress { peer_id: id, matched_index: 4_999, silent_ms: 10 })
+                .map(|id| v1::PeerProgress {
+                    peer_id: id,
+                    matched_index: 4_999,
+                    silent_ms: 10,
+                    ..v1::PeerProgress::default()
+                })
                 .collect(),
             ..Default::default()
         }

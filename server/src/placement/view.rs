@@ -597,6 +597,22 @@ impl ClusterView {
         }
         Ok(())
     }
+
+    /// Whether a peer cannot be trusted: its node says so, or the leader found it without what it had
+    /// acknowledged.
+    #[must_use]
+    pub fn is_lost(&self, region: &RegionView, node: NodeId, peer: PeerId) -> bool {
+        self.is_quarantined(node, region.id(), peer)
+            || region.progress.get(&peer).is_some_and(|progress| progress.reverted)
+    }
+
+    /// The peers of a region that cannot be trusted.
+    #[must_use]
+    pub fn lost_peers(&self, region: &RegionView) -> Vec<u64> {
+        let lost =
+            |peer: &&v1::Peer| self.is_lost(region, NodeId(peer.node_id), PeerId(peer.peer_id));
+        region.region.peers.iter().filter(lost).map(|peer| peer.peer_id).collect()
+    }
 }
 
 /// A node's row of `table`.

@@ -68,6 +68,8 @@ struct State {
     reads_held: bool,
     /// Calls that wait for the disk.
     readers: usize,
+    /// So many stages are still dropped, then the disk stands still.
+    drops_left: Option<usize>,
     /// Writes that were begun, each with what is in it.
     writes: Vec<Vec<String>>,
     /// Changing calls so far.
@@ -96,8 +98,32 @@ impl Probe {
 
     pub(crate) fn release(&self) {
         let mut state = self.state.lock();
-        (state.held, state.reads_held) = (false, false);
+        (state.held, state.reads_held, state.drops_left) = (false, false, None);
         self.changed.notify_all();
+    }
+
+    /// Stages are dropped `count` times from now on, and then no more until [`Probe::release`].
+    pub(crate) fn hold_drops_after(&self, count: usize) {
+        self.state.lock().drops_left = Some(count);
+    }
+
+    /// Waits until the drop of a stage stands still.
+    pub(crate) async fn drop_is_held(&self) {
+        while self.state.lock().drops_left != Some(usize::MAX) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn wait_to_drop(&self) {
+        let mut state = self.state.lock();
+        match &mut state.drops_left {
+            Some(0) => state.drops_left = Some(usize::MAX),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        while state.drops_left == Some(usize::MAX) {
+            self.changed.wait(&mut state);
+        }
     }
 
     fn wait_for_disk(&self) {
@@ -232,6 +258,7 @@ impl Engine for Probe {
     }
 
     fn drop_stage(&self, name: &str) -> Result<(), Error> {
+        self.wait_to_drop();
         self.change(|| self.inner.drop_stage(name))
     }
 

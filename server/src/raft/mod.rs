@@ -14,6 +14,8 @@ pub mod presence;
 pub mod proposal;
 pub mod region_state;
 pub mod region_view;
+pub mod reversion;
+pub mod settings;
 pub mod snapshot;
 pub mod state_machine;
 pub mod transport;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use flotilla_proto::v1::{self, message::Body};
+use flotilla_proto::v1::{self, message::Body, refused::Reason};
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::BoxStream};
 use openraft::{
     AnyError, OptionalSend, RaftNetworkFactory, RaftNetworkV2,
@@ -23,10 +23,14 @@ use tokio::sync::watch;
 
 use super::{
     LogId, Snapshot, TypeConfig, Vote,
-    convert::{entry_to_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto},
+    convert::{
+        self, entry_to_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto,
+    },
     log_store::entry_bytes,
     pipeline::{Place, pipeline},
     region_state::range_of,
+    region_view::RegionView,
+    reversion::{Reversions, is_reversion},
     snapshot::{self, SnapshotData},
     transport::{BACKOFF_MAX, Lane, Transport, budget::Gate},
 };
@@ -50,6 +54,7 @@ pub struct Network {
     transport: Transport,
     region: RegionId,
     peer: PeerId,
+    reversions: Reversions,
     snapshot_chunk_bytes: usize,
     retry_min: Duration,
     commit_patience: Duration,
@@ -61,6 +66,7 @@ impl Network {
         transport: Transport,
         region: RegionId,
         peer: PeerId,
+        reversions: Reversions,
         snapshot_chunk_bytes: usize,
         heartbeat_interval: Duration,
     ) -> Self {
@@ -68,6 +74,7 @@ impl Network {
             transport,
             region,
             peer,
+            reversions,
             snapshot_chunk_bytes,
             retry_min: heartbeat_interval,
             commit_patience: heartbeat_interval / PATIENCE_DIVISOR,
@@ -77,6 +84,16 @@ impl Network {
     /// Before the next attempt after so many failures.
     fn pause_after(&self, failures: u32) -> Duration {
         (self.retry_min * 2_u32.pow(failures.saturating_sub(1).min(4))).min(self.retry_min * 10)
+    }
+}
+
+impl Network {
+    /// To openraft a follower that lacks what it acknowledged is not there, so that it is tried again after
+    /// pauses, and counts for no lease.
+    fn reverted(&self, term: u64, target: PeerId, node: NodeId) -> RpcError {
+        self.reversions.found(term, target, node, self.transport.metrics());
+        let reason = "it lost what it had acknowledged".to_owned();
+        RPCError::Unreachable(Unreachable::from_string(reason))
     }
 }
 
@@ -106,6 +123,20 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Whether the state has the peer as a member, for which no peer is sent another; waits a little for
+    /// that. A peer is sent to as soon as the entry that adds it is in the log.
+    async fn is_applied(&self, view: &RegionView) -> bool {
+        let is_named =
+            || view.with(|now| now.descriptor.peers.iter().any(|of| of.peer_id == self.target.0));
+        let applied = async {
+            while !is_named() {
+                let next = view.with(|now| now.applied.map_or(0, |id| id.index)) + 1;
+                view.wait_applied(next).await;
+            }
+        };
+        tokio::time::timeout(self.network.retry_min, applied).await.is_ok()
+    }
+
     fn new(network: Network, target: PeerId, node: NodeId, lane: Lane) -> Self {
         let reached = network.transport.reached(node);
         let failures = AtomicU32::new(0);
@@ -159,13 +190,7 @@ impl Connection {
             };
             match answer {
                 Err(error) => Err(RPCError::Unreachable(Unreachable::new(&error))),
-                Ok(message) => match message.body {
-                    Some(Body::Refused(refused)) => Err(RPCError::Unreachable(
-                        Unreachable::from_string(format!("refused: {}", refused.message)),
-                    )),
-                    Some(body) => Ok(body),
-                    None => Err(unexpected()),
-                },
+                Ok(message) => message.body.ok_or_else(unexpected),
             }
         }
     }
@@ -176,20 +201,38 @@ impl Connection {
         timeout: Option<Duration>,
     ) -> impl Future<Output = Result<AppendEntriesResponse<TypeConfig>, RpcError>> + Send + use<>
     {
+        let (term, prev) = (request.vote.leader_id.term, request.prev_log_id);
+        let acknowledged = self.network.reversions.acknowledged(term, self.target);
+        let last = last_log_id(request);
         let body = Body::Append(v1::AppendEntries {
             vote: Some(vote_to_proto(&request.vote)),
             prev: request.prev_log_id.as_ref().map(log_id_to_proto),
             entries: request.entries.iter().map(entry_to_proto).collect(),
             leader_commit: request.leader_commit.as_ref().map(log_id_to_proto),
+            acknowledged: acknowledged.as_ref().map(log_id_to_proto),
         });
         let answer = self.call(self.lane, RPCTypes::AppendEntries, body, timeout);
+        let (network, target, node) = (self.network.clone(), self.target, self.node);
         async move {
             use v1::append_entries_result::Result as Answer;
-            let Body::AppendResult(v1::AppendEntriesResult { result: Some(result) }) =
-                answer.await?
-            else {
-                return Err(unexpected());
+            let result = match answer.await? {
+                Body::AppendResult(v1::AppendEntriesResult { result: Some(result) }) => result,
+                Body::Refused(refused) if refused.reason() == Reason::Reverted => {
+                    return Err(network.reverted(term, target, node));
+                }
+                Body::Refused(refused) => return Err(refusal(&refused)),
+                _ => return Err(unexpected()),
             };
+            match &result {
+                Answer::Success(_) => network.reversions.note(term, target, last),
+                Answer::Partial(id) => {
+                    network.reversions.note(term, target, Some(log_id_from_proto(id)));
+                }
+                Answer::Conflict(_) if is_reversion(acknowledged.as_ref(), prev.as_ref()) => {
+                    return Err(network.reverted(term, target, node));
+                }
+                _ => {}
+            }
             Ok(match result {
                 Answer::Success(_) => AppendEntriesResponse::Success,
                 Answer::Partial(id) => {
@@ -223,9 +266,15 @@ impl Connection {
                 vote_granted: result.granted,
                 last_log_id: result.last.as_ref().map(log_id_from_proto),
             }),
+            Body::Refused(refused) => Err(refusal(&refused)),
             _ => Err(unexpected()),
         }
     }
+}
+
+fn refusal(refused: &v1::Refused) -> RpcError {
+    let reason = format!("refused: {}", refused.message);
+    RPCError::Unreachable(Unreachable::from_string(reason))
 }
 
 fn last_log_id(request: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
@@ -350,6 +399,9 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         self.sends_snapshots = true;
         tokio::pin!(cancel);
         let network = &self.network;
+        if !self.is_applied(&view).await {
+            return Err(failed("the entry that adds the peer is not applied yet".to_owned()));
+        }
         // Ordering: its turn first. What is pinned keeps the disk from freeing space.
         let turn = tokio::select! {
             closed = &mut cancel => return Err(StreamingError::Closed(closed)),
@@ -373,6 +425,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         if region.state.applied_term > vote.leader_id.term {
             return Err(failed("leadership was lost".to_owned()));
         }
+        let sent = convert::applied(&region.state);
         let header = v1::SnapshotHeader {
             cluster_id: bytes::Bytes::copy_from_slice(&identity.cluster.0),
             to_node: self.node.0,
@@ -392,12 +445,16 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             result = sending => result.map_err(|error| failed(error.to_string()))?,
         };
         if let Some(refused) = result.refused {
+            if refused.reason() == Reason::Reverted {
+                network.reverted(vote.leader_id.term, self.target, self.node);
+            }
             return Err(failed(format!("refused: {}", refused.message)));
         }
         let answered =
             vote_from_proto(result.vote.as_ref()).map_err(|error| failed(error.to_string()))?;
         // A later vote turns the snapshot down.
         if answered == vote {
+            network.reversions.note(vote.leader_id.term, self.target, sent);
             under_way.done();
         }
         Ok(SnapshotResponse::new(answered))
@@ -419,6 +476,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             Body::TransferResult(result) => {
                 Err(RPCError::Network(NetworkError::from_string(result.reason)))
             }
+            Body::Refused(refused) => Err(refusal(&refused)),
             _ => Err(unexpected()),
         }
     }

@@ -12,13 +12,14 @@ mod tests;
 
 use std::{
     io,
+    panic::AssertUnwindSafe,
     sync::{Arc, Weak},
     time::Duration,
     vec::IntoIter,
 };
 
 use flotilla_proto::v1;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt as _, Stream, StreamExt};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
@@ -154,6 +155,19 @@ impl StateMachine {
         }
         self.metrics.raft.observe_apply(started.elapsed());
         Ok(())
+    }
+
+    /// As [`Self::apply_entries`]. A panic is a failure like any other: openraft ends the peer for it, as it
+    /// would not notice a state machine that is no more before the next commit.
+    async fn apply_or_fail(
+        &mut self,
+        entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>,
+    ) -> Result<(), io::Error> {
+        let applying = AssertUnwindSafe(self.apply_entries(entries)).catch_unwind();
+        match applying.await {
+            Ok(applied) => applied.map_err(io::Error::other),
+            Err(_) => Err(io::Error::other("applying panicked")),
+        }
     }
 
     fn decode(
@@ -359,12 +373,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             chunk.push((entry, responder));
             if bytes >= APPLY_BYTES_MAX {
                 self.view.add_applied_bytes(bytes as u64);
-                self.apply_entries(std::mem::take(&mut chunk)).await.map_err(io::Error::other)?;
+                self.apply_or_fail(std::mem::take(&mut chunk)).await?;
                 bytes = 0;
             }
         }
         self.view.add_applied_bytes(bytes as u64);
-        self.apply_entries(chunk).await.map_err(io::Error::other)
+        self.apply_or_fail(chunk).await
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {

@@ -19,7 +19,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 
-use super::{Peer, RegionConfig, peers::Peers};
+use super::{Peer, RegionConfig, followers::Follower, peers::Peers};
 use crate::{
     ids::{PeerId, RegionId},
     raft::LogId,
@@ -123,7 +123,8 @@ async fn round(
     mut peers: Vec<Arc<Peer>>,
     marks: &mut HashMap<RegionId, Mark>,
 ) -> Result<(), String> {
-    peers.retain(|peer| peer.view().is_initialized());
+    // One that has ended purges nothing, and would be due in every round.
+    peers.retain(|peer| peer.runs() && peer.view().is_initialized());
     if marks.len() > peers.len() {
         let here: HashMap<RegionId, PeerId> =
             peers.iter().map(|peer| (peer.region, peer.id)).collect();
@@ -217,7 +218,8 @@ fn may_go_upto(peer: &Peer, applied: u64, growth: Growth, catch_up_bytes: u64) -
         return applied;
     }
     let followers = peer.followers().into_iter();
-    let matched = followers.filter(|of| of.silent <= AWAY_MAX).map(|of| of.matched).min();
+    let lacks = |of: &Follower| of.silent <= AWAY_MAX && !of.reverted;
+    let matched = followers.filter(lacks).map(|of| of.matched).min();
     let bound = applied.saturating_sub(growth.entries_of(catch_up_bytes));
     matched.map_or(applied, |matched| matched.max(bound))
 }

@@ -89,10 +89,15 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_proto::v1;
+    use std::{sync::Arc, time::Duration};
+
+    use flotilla_proto::v1::{self, message::Body};
 
     use super::*;
-    use crate::raft::convert::vote_from_proto;
+    use crate::{
+        raft::{convert::vote_from_proto, fixture::soon},
+        region::fixture::Fixture,
+    };
 
     const OWN: PeerId = PeerId(1);
 
@@ -148,5 +153,30 @@ mod tests {
             &[(2, 2, true), (3, 2, true), (4, 3, false), (4, 3, true)],
             &[(None, true), (None, false), (None, false), (None, true)],
         );
+    }
+
+    /// It hears of its timer by a queue that nobody else empties, and waits for room in it.
+    #[tokio::test]
+    async fn peer_answers_after_its_disk_stood_still_during_a_vote() {
+        let fixture = Fixture::new(|config| {
+            config.heartbeat_interval = Duration::from_millis(10);
+            config.election_timeout_max = Duration::from_millis(200);
+        });
+        fixture.bear_with_voters(&[PeerId(70), PeerId(71), PeerId(72)]);
+        let peer = fixture.open().await;
+        peer.raft().runtime_config().elect(false);
+        let vote = |term| {
+            let vote = Some(v1::VoteState { term, voted_for: 71, committed: false });
+            let last = Some(v1::LogId { term: 1, index: 1 });
+            Body::Vote(v1::Vote { vote, last, ..v1::Vote::default() })
+        };
+        fixture.log.hold();
+        let asked = tokio::spawn(Arc::clone(&peer).serve(vote(5)));
+        // The timer goes off about five hundred times.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!asked.is_finished(), "the vote is not on the disk");
+        fixture.log.release();
+        soon("an answer", asked).await.expect("no panic").expect("an answer");
+        soon("another", Arc::clone(&peer).serve(vote(6))).await.expect("an answer");
     }
 }

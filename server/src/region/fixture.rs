@@ -14,10 +14,12 @@ use super::{
 use crate::{
     clock,
     command::RegionState,
+    config::RaftConfig,
     ids::{ClusterId, NodeId, PeerId, RegionId},
     raft::{
         fixture::{Probe, WAIT, Writing, log_bounds, metrics},
         log_store::LogBounds,
+        settings,
         transport::{Directory, Identity, Transport, TransportConfig},
     },
     storage::batch::WriteBatch,
@@ -90,14 +92,14 @@ impl Fixture {
             lease_enabled: false,
         };
         change(&mut config);
-        let raft_config = openraft::Config {
-            heartbeat_interval: 50,
-            election_timeout_min: 150,
-            election_timeout_max: 300,
-            snapshot_policy: openraft::SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: u64::MAX,
-            ..openraft::Config::default()
+        let raft = RaftConfig {
+            heartbeat_interval: config.heartbeat_interval,
+            election_timeout_max: config.election_timeout_max,
+            election_timeout_min: config.election_timeout_max * 3 / 4,
+            queue_messages_max: *RaftConfig::QUEUE_MESSAGES.start(),
+            ..RaftConfig::default()
         };
+        let raft_config = settings::openraft("test".to_owned(), &raft);
         let identity = Identity { cluster: ClusterId([1; 16]), node: NODE, incarnation: 1 };
         let transport = Transport::new(
             identity,

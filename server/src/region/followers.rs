@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use openraft::{Instant as _, async_runtime::WatchReceiver as _};
+use openraft::Instant as _;
 
 use super::Peer;
 use crate::ids::PeerId;
@@ -16,13 +16,15 @@ pub struct Follower {
     pub matched: u64,
     /// Since its last answer; since the lead began when it has not answered yet.
     pub silent: Duration,
+    /// It lost what it had acknowledged.
+    pub reverted: bool,
 }
 
 impl Peer {
     /// None while this peer does not lead.
     #[must_use]
     pub fn followers(&self) -> Vec<Follower> {
-        let metrics = self.raft.metrics().borrow_watched().clone();
+        let Some(metrics) = self.metrics() else { return Vec::new() };
         let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
         let led = self.leading_for(metrics.current_term);
         let heard = metrics.heartbeat.unwrap_or_default();
@@ -35,6 +37,7 @@ impl Peer {
                 peer,
                 is_voter: voters.contains(&peer),
                 matched: matched.map_or(0, |id| id.index),
+                reverted: self.reversions.has_reverted(metrics.current_term, peer),
                 silent: heard.get(&peer).copied().flatten().map_or(led, |at| at.elapsed()),
             })
             .collect()

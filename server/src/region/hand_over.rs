@@ -9,7 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use openraft::{ServerState, async_runtime::WatchReceiver as _};
+use openraft::async_runtime::WatchReceiver as _;
 use tokio::time::Instant;
 
 use super::{Peer, followers::Follower};
@@ -54,7 +54,7 @@ impl Peer {
         if !self.is_leader() {
             return Err(self.not_leader());
         }
-        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let metrics = self.server().ok_or_else(|| self.has_stopped())?;
         let membership = metrics.membership_config.membership();
         let target = membership
             .voter_ids()
@@ -109,11 +109,11 @@ impl Peer {
     }
 
     async fn tell_until_followed(&self, order: &[PeerId], deadline: Instant) -> bool {
-        let mut metrics = self.raft.server_metrics();
+        let mut changes = self.raft.server_metrics();
         for successor in order.iter().cycle() {
             let mut pause = AGAIN_MIN;
             for _ in 0..TOLD_MAX {
-                if metrics.borrow_watched().state != ServerState::Leader {
+                if !self.is_leader() {
                     return true;
                 }
                 if clock::now() >= deadline {
@@ -124,8 +124,8 @@ impl Peer {
                 }
                 let until = deadline.min(clock::now() + pause);
                 let followed = async {
-                    while metrics.borrow_watched().state == ServerState::Leader {
-                        if metrics.changed().await.is_err() {
+                    while self.is_leader() {
+                        if changes.changed().await.is_err() {
                             return;
                         }
                     }
@@ -139,7 +139,8 @@ impl Peer {
     }
 
     fn candidates(&self) -> Vec<Follower> {
-        self.followers().into_iter().filter(|follower| follower.is_voter).collect()
+        let fit = |follower: &Follower| follower.is_voter && !follower.reverted;
+        self.followers().into_iter().filter(fit).collect()
     }
 }
 
@@ -163,6 +164,7 @@ mod tests {
             is_voter: true,
             matched,
             silent: Duration::from_millis(silent_ms),
+            reverted: false,
         };
         let check = |why: &str, candidates: &[Follower], want: &[u64]| {
             let order = by_fitness(candidates.to_vec(), Duration::from_secs(3));

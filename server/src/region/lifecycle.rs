@@ -3,9 +3,8 @@
 //! Every region is born *seeded*: descriptor and apply state as of `(term 1, index 1)`, and a log
 //! that is marked as purged up to there. So a further peer can only be initialized by snapshot, and
 //! nobody replays from an unknown beginning. A peer comes to a node in two ways: from the disk at
-//! start, or by the first message of a leader that has the node in its membership (then it has no
-//! range and waits for a snapshot). It goes in an order that survives a crash: tombstone, stop,
-//! range, log.
+//! start, or by a snapshot of a leader that has the node in its membership (`receive.rs`). It goes in
+//! an order that survives a crash: tombstone, stop, range, log.
 
 use std::sync::Arc;
 
@@ -13,9 +12,10 @@ use bytes::Bytes;
 use flotilla_proto::v1;
 
 use super::{
-    Environment, Peer, elections,
+    Environment, Peer,
     promises::{self, Promises},
     read, recovery,
+    running::Running,
     silence::Silence,
 };
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
         network::Network,
         proposal::Admissions,
         region_state::{put_state, range_of, read_reached, read_state},
+        reversion::Reversions,
         state_machine::StateMachine,
     },
     storage::{
@@ -167,7 +168,7 @@ fn judge_disk(
     }
 }
 
-/// Creates a peer that has no range yet, on the word of a leader.
+/// Creates a peer that has no range yet, for a snapshot that is about to be installed.
 ///
 /// Durability: its id is on the disk before it can promise anything to anybody, so that it keeps its
 /// promises after a restart and is never taken for a new one.
@@ -231,10 +232,12 @@ async fn start(
     machine: StateMachine,
 ) -> anyhow::Result<Arc<Peer>> {
     let view = machine.view();
+    let reversions = Reversions::new(region);
     let network = Network::new(
         env.transport.clone(),
         region,
         id,
+        reversions.clone(),
         env.config.snapshot_chunk_bytes,
         env.config.heartbeat_interval,
     );
@@ -246,22 +249,22 @@ async fn start(
         env.config.proposal_bytes_max,
         Arc::clone(&env.proposal_bytes),
     );
-    env.runtime.spawn(elections::watch(id, raft.server_metrics(), env.metrics.raft.clone()));
     Ok(Arc::new(Peer {
         region,
         id,
         env: Arc::clone(env),
+        running: Running::of(&raft),
         raft,
         view,
         log,
         proposals,
+        reversions,
         reads: read::Rounds::default(),
         clock: parking_lot::Mutex::default(),
         silence: Silence::default(),
         size: super::size::Size::default(),
         checking: tokio::sync::Mutex::default(),
         leading: parking_lot::Mutex::default(),
-        stopped: false.into(),
     }))
 }
 

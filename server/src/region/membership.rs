@@ -5,7 +5,6 @@ use std::{collections::BTreeSet, sync::Arc};
 use flotilla_proto::v1::{self, step::Action};
 use openraft::{
     ChangeMembers,
-    async_runtime::WatchReceiver as _,
     errors::{ClientWriteError, RaftError},
 };
 
@@ -56,7 +55,7 @@ impl Peer {
     }
 
     async fn change_peers(&self, change: &v1::ChangePeers) -> Result<(), String> {
-        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let metrics = self.server().ok_or_else(|| self.has_stopped().to_string())?;
         let membership = metrics.membership_config.membership();
         // The newest of the configurations: a joint change that was left half done ends there.
         let mut voters: BTreeSet<PeerId> =

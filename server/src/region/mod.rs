@@ -1,12 +1,15 @@
 //! One peer of one Raft group: what it may propose, what it may read, how it lives and dies.
 
+mod arrival;
 pub mod clock;
 pub mod compact;
+mod destroyer;
 mod elections;
 pub mod followers;
 mod hand_over;
 pub mod incarnations;
 pub mod lifecycle;
+mod lost;
 pub mod membership;
 pub mod peers;
 pub mod promises;
@@ -15,6 +18,7 @@ pub mod read;
 mod receive;
 pub mod reclaim;
 pub mod recovery;
+mod running;
 mod serve;
 mod silence;
 pub mod size;
@@ -23,11 +27,7 @@ pub mod size;
 pub(crate) mod fixture;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    task::Poll,
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -37,7 +37,6 @@ use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
-    error::Error,
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
     raft::{
@@ -46,6 +45,7 @@ use crate::{
         log_writer::LogWriter,
         proposal::Admissions,
         region_view::RegionView,
+        reversion::Reversions,
         transport::Transport,
     },
     storage::engine::Engine,
@@ -124,6 +124,7 @@ pub struct Peer {
     view: Arc<RegionView>,
     log: Arc<PeerLog>,
     proposals: Arc<Admissions>,
+    reversions: Reversions,
     reads: read::Rounds,
     clock: Mutex<clock::RegionClock>,
     silence: silence::Silence,
@@ -132,35 +133,10 @@ pub struct Peer {
     checking: tokio::sync::Mutex<()>,
     /// The term that this peer was first seen to lead in, and when.
     leading: Mutex<Option<(u64, Instant)>>,
-    stopped: AtomicBool,
+    running: running::Running,
 }
 
 impl Peer {
-    /// Ends the peer in order. Its calls that are under way end unanswered; later ones are refused.
-    pub async fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
-        // It may have failed before; what counts is that it does not run.
-        let _ = self.raft.shutdown().await;
-    }
-
-    /// The outcome of a call of openraft; `None` when the peer was stopped meanwhile, which openraft
-    /// would log as an error of whoever calls.
-    async fn unless_stopped<T>(&self, call: impl Future<Output = T>) -> Option<T> {
-        let mut call = std::pin::pin!(call);
-        // Openraft wakes those that wait for it when it ends.
-        std::future::poll_fn(|cx| {
-            if self.stopped.load(Ordering::Acquire) {
-                return Poll::Ready(None);
-            }
-            call.as_mut().poll(cx).map(Some)
-        })
-        .await
-    }
-
-    fn has_stopped(&self) -> Error {
-        Error::NotReady { message: format!("region {} has stopped", self.region) }
-    }
-
     #[must_use]
     pub fn view(&self) -> &Arc<RegionView> {
         &self.view
@@ -176,18 +152,6 @@ impl Peer {
         &self.log
     }
 
-    /// Whether this peer believes that it leads. Only a proof (`read.rs`) or a commit shows it.
-    #[must_use]
-    pub fn is_leader(&self) -> bool {
-        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
-    }
-
-    /// The term of the vote that this peer last gave or won.
-    #[must_use]
-    pub fn term(&self) -> u64 {
-        self.raft.server_metrics().borrow_watched().vote.leader_id.term
-    }
-
     /// How long this peer has led in `term`, as far as it was looked at.
     pub(crate) fn leading_for(&self, term: u64) -> Duration {
         let now = crate::clock::now();
@@ -201,53 +165,6 @@ impl Peer {
         }
     }
 
-    /// Peer and node that lead as far as known here.
-    #[must_use]
-    pub fn leader(&self) -> Option<(PeerId, NodeId)> {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        let leader = metrics.current_leader?;
-        let address = metrics.membership_config.get_node(&leader)?;
-        Some((leader, address.node))
-    }
-
-    /// The refusal of a request that only the leader can serve.
-    pub(crate) fn not_leader(&self) -> Error {
-        match self.leader() {
-            Some((peer, _)) if peer == self.id => Error::NoLeader { region: self.region },
-            Some((peer, node)) => Error::NotLeader {
-                region: self.region,
-                leader: Some(v1::Leader {
-                    peer_id: peer.0,
-                    node_id: node.0,
-                    client_address: String::new(), // filled in at the edge, from the node table
-                }),
-            },
-            None => Error::NoLeader { region: self.region },
-        }
-    }
-
-    /// Whether somebody else could lead.
-    #[must_use]
-    pub fn has_other_voters(&self) -> bool {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.voter_ids().any(|voter| voter != self.id)
-    }
-
-    /// As [`Peer::has_other_voters`], from openraft itself: its metrics tell of no members at all until it
-    /// has begun to run, so a peer that was just opened would seem to be alone. `None` when it has
-    /// stopped.
-    async fn knows_other_voters(&self) -> Option<bool> {
-        let own = self.id;
-        let others = self.raft.with_raft_state(move |state| {
-            let memberships =
-                [state.membership_state.effective(), state.membership_state.committed()];
-            memberships.iter().any(|membership| membership.voter_ids().any(|voter| voter != own))
-        });
-        self.unless_stopped(others).await?.ok()
-    }
-
     /// Number of proposals without an answer, also of those that nobody waits for any more.
     #[must_use]
     pub fn proposals_in_flight(&self) -> usize {
@@ -257,9 +174,11 @@ impl Peer {
     /// The peer as `Cluster.Status` shows it.
     #[must_use]
     pub fn status(&self) -> v1::PeerStatus {
+        let runs = self.runs();
         let metrics = self.raft.metrics().borrow_watched().clone();
         let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
         let role = match metrics.state {
+            _ if !runs => "stopped",
             ServerState::Leader => "leader",
             ServerState::Follower => "follower",
             ServerState::Candidate => "candidate",
@@ -277,6 +196,7 @@ impl Peer {
             applied_index: index(metrics.last_applied),
             snapshot_index: index(metrics.snapshot),
             purged_index: index(metrics.purged),
+            reason: String::new(),
         }
     }
 }

@@ -18,6 +18,7 @@ use tonic::Streaming;
 
 use super::{
     Environment, Peer,
+    destroyer::Destroyer,
     incarnations::Incarnations,
     lifecycle::{self, Opened},
     promises::{self, Fate, Promises},
@@ -38,12 +39,15 @@ use crate::{
 /// Peers that run here, peers that must not, and peers that are gone.
 pub struct Peers {
     pub(super) env: Arc<Environment>,
-    map: RwLock<Map>,
+    /// Invariant: changed only under its lock, and what is taken out or moved is told by itself, not by
+    /// its region: another peer of the region may have come in its place.
+    pub(super) map: RwLock<Map>,
     /// Serializes creation and destruction.
-    changing: tokio::sync::Mutex<()>,
+    pub(super) changing: tokio::sync::Mutex<()>,
+    pub(super) destroyer: Destroyer,
     /// Largest buried peer of each region.
     tombstones: RwLock<HashMap<RegionId, PeerId>>,
-    quarantined: RwLock<BTreeMap<RegionId, (PeerId, String)>>,
+    pub(super) quarantined: RwLock<BTreeMap<RegionId, Quarantined>>,
     /// Before this no vote is given, because a lease that this node granted before its restart may
     /// still run.
     vote_gate: Instant,
@@ -54,10 +58,56 @@ pub struct Peers {
 }
 
 #[derive(Default)]
-struct Map {
+pub(super) struct Map {
     by_id: BTreeMap<RegionId, Arc<Peer>>,
     /// First key of each initialized region.
     by_start: BTreeMap<Bytes, RegionId>,
+}
+
+/// A peer that must not take part.
+pub(super) struct Quarantined {
+    pub(super) peer: PeerId,
+    pub(super) reason: String,
+    /// What is left of one that ran: it may still write, until it is closed.
+    pub(super) remains: Option<Arc<Peer>>,
+}
+
+impl Map {
+    fn insert(&mut self, peer: Arc<Peer>) {
+        let region = peer.region;
+        self.by_id.insert(region, peer);
+        self.index(region);
+    }
+
+    /// Finds a peer by the range that it has now, if it is still here.
+    pub(super) fn reindex(&mut self, peer: &Arc<Peer>) {
+        if self.has(peer) {
+            self.by_start.retain(|_, region| *region != peer.region);
+            self.index(peer.region);
+        }
+    }
+
+    fn index(&mut self, region: RegionId) {
+        if let Some(peer) = self.by_id.get(&region)
+            && peer.view().is_initialized()
+        {
+            self.by_start.insert(peer.view().range().start, region);
+        }
+    }
+
+    fn has(&self, peer: &Arc<Peer>) -> bool {
+        self.by_id.get(&peer.region).is_some_and(|here| Arc::ptr_eq(here, peer))
+    }
+
+    /// Whether it was here.
+    pub(super) fn take_out(&mut self, peer: &Arc<Peer>) -> bool {
+        if !self.has(peer) {
+            return false;
+        }
+        self.by_id.remove(&peer.region);
+        self.by_start.retain(|_, region| *region != peer.region);
+        true
+    }
 }
 
 impl Peers {
@@ -76,6 +126,7 @@ impl Peers {
         let peers = Self {
             map: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
+            destroyer: Destroyer::default(),
             tombstones: RwLock::default(),
             quarantined: RwLock::default(),
             vote_gate: clock::now() + gate,
@@ -97,7 +148,7 @@ impl Peers {
                         Opened::Running(peer) => {
                             // Ordering: before its first timeout, however many are still to be opened.
                             peer.raft().runtime_config().elect(false);
-                            peers.insert(peer);
+                            peers.map.write().insert(peer);
                         }
                         Opened::Quarantined { region, peer, reason } => {
                             peers.note_quarantine(region, peer, reason);
@@ -119,6 +170,7 @@ impl Peers {
             peers.env.writer.restate_sentinel().await?;
         }
         let peers = Arc::new(peers);
+        peers.all().iter().for_each(|peer| peers.watch_over(peer));
         peers.begin_elections().await;
         Ok(peers)
     }
@@ -179,7 +231,8 @@ impl Peers {
 
     fn note_quarantine(&self, region: RegionId, peer: PeerId, reason: String) {
         tracing::error!(%region, %peer, reason, "peer is quarantined");
-        self.quarantined.write().insert(region, (peer, reason));
+        let quarantined = Quarantined { peer, reason, remains: None };
+        self.quarantined.write().insert(region, quarantined);
     }
 
     #[must_use]
@@ -218,7 +271,7 @@ impl Peers {
         self.quarantined
             .read()
             .iter()
-            .map(|(region, (peer, reason))| (*region, *peer, reason.clone()))
+            .map(|(region, of)| (*region, of.peer, of.reason.clone()))
             .collect()
     }
 
@@ -227,75 +280,16 @@ impl Peers {
         *self.removed_nodes.write() = removed.into_iter().collect();
     }
 
-    pub(super) fn insert(&self, peer: Arc<Peer>) {
-        let mut map = self.map.write();
-        if peer.view().is_initialized() {
-            map.by_start.insert(peer.view().range().start, peer.region);
-        }
-        map.by_id.insert(peer.region, peer);
-    }
-
-    /// The peer that a leader's message is for, created if need be.
-    pub(super) async fn reach(
+    /// The caller holds `changing`, and has seen that nothing of the region is here.
+    pub(super) async fn create_locked(
         self: &Arc<Self>,
-        region: RegionId,
-        peer: PeerId,
-    ) -> Result<Arc<Peer>, v1::Refused> {
-        if let Some(here) = self.get(region)
-            && here.id == peer
-        {
-            return Ok(here);
-        }
-        // Ordering: on its own, to its end. Of a sender that goes away, work on the disk would be
-        // left behind that the next peer of the region would meet.
-        let peers = Arc::clone(self);
-        self.env
-            .runtime
-            .spawn(async move { peers.make(region, peer).await })
-            .await
-            .unwrap_or_else(|error| Err(failed(error)))
-    }
-
-    async fn make(&self, region: RegionId, peer: PeerId) -> Result<Arc<Peer>, v1::Refused> {
-        let _changing = self.changing.lock().await;
-        if self.is_buried(region, peer) {
-            return Err(refused(Reason::Tombstone, format!("peer {peer} was removed here")));
-        }
-        match self.get(region) {
-            Some(here) if here.id == peer => Ok(here),
-            // Peer ids only grow, and a node has one peer of a region: ours was removed.
-            Some(here) if here.id < peer => {
-                self.destroy_locked(region, here.id).await.map_err(failed)?;
-                self.create_locked(region, peer).await
-            }
-            Some(here) => Err(refused(
-                Reason::Tombstone,
-                format!("peer {peer} was followed by peer {}", here.id),
-            )),
-            None => {
-                let quarantined = self.quarantined.read().get(&region).map(|(peer, _)| *peer);
-                match quarantined {
-                    Some(old) if old < peer => {
-                        self.destroy_locked(region, old).await.map_err(failed)?;
-                    }
-                    Some(_) => {
-                        return Err(refused(Reason::NotReady, "the peer is quarantined"));
-                    }
-                    None => {}
-                }
-                self.create_locked(region, peer).await
-            }
-        }
-    }
-
-    async fn create_locked(
-        &self,
         region: RegionId,
         peer: PeerId,
     ) -> Result<Arc<Peer>, v1::Refused> {
         tracing::info!(%region, %peer, "creating a peer, to be initialized by snapshot");
         let peer = lifecycle::create(&self.env, region, peer).await.map_err(failed)?;
-        self.insert(Arc::clone(&peer));
+        self.map.write().insert(Arc::clone(&peer));
+        self.watch_over(&peer);
         Ok(peer)
     }
 
@@ -315,22 +309,25 @@ impl Peers {
         self.env.runtime.spawn(destroying).await?
     }
 
-    async fn destroy_locked(&self, region: RegionId, peer: PeerId) -> anyhow::Result<()> {
+    pub(super) async fn destroy_locked(
+        &self,
+        region: RegionId,
+        peer: PeerId,
+    ) -> anyhow::Result<()> {
         let here = self.get(region).filter(|here| here.id == peer);
-        let is_quarantined =
-            self.quarantined.read().get(&region).is_some_and(|(here, _)| *here == peer);
-        if here.is_none() && !is_quarantined {
-            return Ok(());
-        }
+        let remains = || {
+            let quarantined = self.quarantined.read();
+            quarantined.get(&region).filter(|here| here.peer == peer).map(|of| of.remains.clone())
+        };
+        let here = match (here, remains()) {
+            (None, None) => return Ok(()),
+            (here, remains) => here.or_else(|| remains.flatten()),
+        };
         tracing::info!(%region, %peer, "destroying a peer");
         lifecycle::bury(&self.env, region, peer).await?;
         self.note_tombstone(region, peer);
-        {
-            let mut map = self.map.write();
-            map.by_id.remove(&region);
-            map.by_start.retain(|_, id| *id != region);
-        }
         if let Some(here) = here {
+            self.map.write().take_out(&here);
             here.stop().await;
             let view = Arc::clone(here.view());
             tokio::task::spawn_blocking(move || view.close()).await?;
@@ -339,7 +336,7 @@ impl Peers {
         lifecycle::erase(&self.env, region).await
     }
 
-    fn is_buried(&self, region: RegionId, peer: PeerId) -> bool {
+    pub(super) fn is_buried(&self, region: RegionId, peer: PeerId) -> bool {
         self.tombstones.read().get(&region).is_some_and(|buried| peer <= *buried)
     }
 
@@ -357,9 +354,9 @@ impl Peers {
         };
         let result = async {
             let peer = match &body {
-                Body::Append(_) => match self.get(region) {
+                Body::Append(append) => match self.get(region) {
                     Some(peer) if peer.id == to => peer,
-                    _ => self.reach(region, to).await?,
+                    _ => return self.answer_for_absent(region, to, append),
                 },
                 Body::Forward(_) => self
                     .get(region)
@@ -378,7 +375,13 @@ impl Peers {
                     "restarted within a lease: a promise of before may still hold",
                 ));
             }
-            peer.serve(body).await
+            let served = Arc::clone(&peer).serve(body).await;
+            if let Err(refused) = &served
+                && refused.reason() == Reason::Reverted
+            {
+                self.quarantine(peer, refused.message.clone());
+            }
+            served
         }
         .await;
         match result {
@@ -468,6 +471,16 @@ mod tests {
         Peers::open(Arc::clone(&fixture.env), true, None, 0).await.expect("a disk that can be read")
     }
 
+    /// The peer as a snapshot for it finds or makes it.
+    async fn reach(peers: &Arc<Peers>) -> Result<Arc<Peer>, v1::Refused> {
+        let _changing = peers.changing.lock().await;
+        peers.refuse_gone(REGION, PEER)?;
+        match peers.get(REGION) {
+            Some(here) => Ok(here),
+            None => peers.create_locked(REGION, PEER).await,
+        }
+    }
+
     fn promised(fixture: &Fixture) -> Promises {
         promises::read(fixture.log.as_ref(), REGION).expect("a log that can be read")
     }
@@ -491,7 +504,7 @@ mod tests {
         let peers = opened(&fixture).await;
         let [(region, peer, _)] = &peers.quarantined()[..] else { panic!("not in quarantine") };
         assert_eq!((*region, *peer), (REGION, PEER));
-        let refused = peers.reach(REGION, PEER).await.err().expect("it must not begin anew");
+        let refused = reach(&peers).await.err().expect("it must not begin anew");
         assert_eq!(refused.reason(), Reason::NotReady, "{}", refused.message);
         assert!(has_vote(&fixture), "its vote is kept");
 
@@ -503,7 +516,7 @@ mod tests {
     async fn peer_without_a_state_yet_keeps_its_vote_over_a_restart_that_lost_the_data() {
         let fixture = Fixture::new(|_| {});
         let peers = opened(&fixture).await;
-        let peer = peers.reach(REGION, PEER).await.expect("a new peer");
+        let peer = reach(&peers).await.expect("a new peer");
         let request = openraft::raft::VoteRequest::new(openraft::Vote::new(5, PeerId(71)), None);
         peer.raft().vote(request).await.expect("a vote");
         let voted = peer.raft().with_raft_state(|state| *state.vote_ref()).await.expect("it runs");
@@ -511,7 +524,7 @@ mod tests {
 
         let fixture = after_data_fell_back(&fixture);
         let peers = opened(&fixture).await;
-        let peer = peers.reach(REGION, PEER).await.expect("the same peer");
+        let peer = reach(&peers).await.expect("the same peer");
         let vote = peer.raft().with_raft_state(|state| *state.vote_ref()).await.expect("it runs");
         assert_eq!(vote, voted);
     }
@@ -538,7 +551,7 @@ mod tests {
         let promised = |log: &Probe| {
             promises::read(log.inner.crash(0).as_ref(), REGION).expect("a log that can be read")
         };
-        peers.reach(REGION, PEER).await.expect("a new peer");
+        reach(&peers).await.expect("a new peer");
         assert_eq!(promised(&fixture.log).own, Some(PEER));
         lifecycle::quarantine(&fixture.env, REGION, PEER, "a test").await.expect("a mark");
         assert_eq!(promised(&fixture.log).quarantined, Some((PEER, "a test".to_owned())));

@@ -23,7 +23,6 @@ use crate::{
         proposal::{Admitted, Answerer, Full},
     },
 };
-use openraft::async_runtime::WatchReceiver as _;
 
 /// How long a caller is told to wait when a queue is full.
 const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -169,13 +168,7 @@ impl Peer {
 impl Peer {
     /// The term in which this peer leads.
     fn leading_term(&self) -> Result<u64, Error> {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        if metrics.state == openraft::ServerState::Leader {
-            return Ok(metrics.vote.leader_id.term);
-        }
-        drop(metrics);
-        Err(self.not_leader())
+        self.leads().ok_or_else(|| self.not_leader())
     }
 
     fn admit(&self, bytes: usize) -> Result<Admitted, Error> {

@@ -7,6 +7,8 @@ use openraft::raft::SnapshotResponse;
 use tonic::Streaming;
 
 use super::{
+    Peer,
+    arrival::{Act, Arrival, Here},
     peers::{Peers, failed},
     serve::refused,
 };
@@ -14,18 +16,23 @@ use crate::{
     ids::{PeerId, RegionId},
     metrics,
     raft::{
-        Snapshot, SnapshotMeta, convert,
+        Snapshot, SnapshotMeta, Vote, convert,
         presence::Presence,
+        region_state::{range_of, read_state},
         snapshot::{Received, Receiver, SnapshotData, stage_name},
         transport::Inbox as _,
     },
 };
 
+/// Bound: peers of this node that wait for their first state; while so many do, no further one is made.
+const UNINITIALIZED_MAX: usize = 64;
+
 impl Peers {
-    /// Takes a snapshot for a peer, which is created if need be.
+    /// Takes a snapshot for a peer, which is made if need be, in the place of an earlier one if that was
+    /// removed (`arrival.rs`).
     ///
     /// # Errors
-    /// The peer is as it was.
+    /// The peer is as it was. Until all of the snapshot is here nothing was made or destroyed.
     pub(super) async fn take_snapshot(
         self: Arc<Self>,
         header: v1::SnapshotHeader,
@@ -44,36 +51,90 @@ impl Peers {
         let _only = Receiving::begin(&self, region)?;
         self.refuse_without_room(header.bytes)?;
         let under_way = self.env.metrics.raft.snapshot(metrics::Direction::Receive);
-        let peer = self.reach(region, PeerId(header.to_peer)).await?;
-        let vote = convert::vote_from_proto(header.vote.as_ref()).map_err(failed)?;
-        if header.state.as_ref().is_some_and(|state| state.applied_term > vote.leader_id.term) {
-            return Err(refused(Reason::Malformed, "the state is of a later term than its sender"));
-        }
-        self.refuse_overlap(region, &header)?;
+        let arrival = Arrival::of(&header, self.env.node)?;
+        self.judge(&arrival).await?;
         let received = self.collect(&header, chunks).await?;
+        let stage = received.stage.clone();
+        let installed = self.install(&arrival, received).await;
+        // One that was turned down is of no use; after an install it is gone already.
+        self.drop_stage(stage).await?;
+        let vote = installed?;
+        // A later vote turns the snapshot down.
+        if vote == arrival.vote {
+            under_way.done();
+        }
+        Ok(v1::SnapshotResult { vote: Some(convert::vote_to_proto(&vote)), refused: None })
+    }
+
+    /// Makes what was received the state of its peer. Answers the peer's vote.
+    async fn install(
+        self: &Arc<Self>,
+        arrival: &Arrival,
+        received: Received,
+    ) -> Result<Vote, v1::Refused> {
+        let peer = self.make(arrival).await?;
         let state = &received.region.state;
         let meta = SnapshotMeta {
             last_log_id: convert::applied(state),
             last_membership: convert::stored_membership(state).map_err(failed)?,
         };
-        // Again: somebody may have come into the range meanwhile.
-        self.refuse_overlap(region, &header)?;
-        let stage = received.stage.clone();
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(received)) };
-        let installing = peer.raft().install_full_snapshot(vote, snapshot);
-        let SnapshotResponse { vote: answered, .. } = peer
+        let installing = peer.raft().install_full_snapshot(arrival.vote, snapshot);
+        let SnapshotResponse { vote, .. } = peer
             .unless_stopped(installing)
             .await
             .ok_or_else(|| refused(Reason::NotReady, "the peer has stopped"))?
             .map_err(failed)?;
-        // A later vote turns the snapshot down.
-        if answered == vote {
-            under_way.done();
+        // It may have a range now, and it may have been destroyed meanwhile.
+        self.map.write().reindex(&peer);
+        Ok(vote)
+    }
+
+    /// The peer that a snapshot which is here as a whole is for.
+    async fn make(self: &Arc<Self>, arrival: &Arrival) -> Result<Arc<Peer>, v1::Refused> {
+        let _changing = self.changing.lock().await;
+        let region = RegionId(arrival.descriptor.region_id);
+        // Again: somebody may have come meanwhile, into the region or into its range.
+        let act = self.judge(arrival).await?;
+        if act == Act::Feed {
+            let gone = || refused(Reason::NotReady, format!("peer {} has stopped", arrival.to));
+            return self.get(region).filter(|here| here.id == arrival.to).ok_or_else(gone);
         }
-        // One that openraft turned down is of no use; after an install it is gone already.
-        self.drop_stage(stage).await?;
-        self.insert(peer); // it may have a range now
-        Ok(v1::SnapshotResult { vote: Some(convert::vote_to_proto(&answered)), refused: None })
+        let waits = |peer: &&Arc<Peer>| !peer.view().is_initialized();
+        if self.all().iter().filter(waits).count() >= UNINITIALIZED_MAX {
+            let message = format!("{UNINITIALIZED_MAX} peers here wait for their first state");
+            return Err(refused(Reason::Busy, message));
+        }
+        if let Act::Replace(old) = act {
+            self.destroy_locked(region, old).await.map_err(failed)?;
+        }
+        self.create_locked(region, arrival.to).await
+    }
+
+    /// What a snapshot may do here.
+    async fn judge(&self, arrival: &Arrival) -> Result<Act, v1::Refused> {
+        let region = RegionId(arrival.descriptor.region_id);
+        self.refuse_gone(region, arrival.to)?;
+        self.refuse_overlap(&arrival.descriptor)?;
+        let runs = self.get(region).map(|peer| Here {
+            peer: peer.id,
+            conf_ver: peer.view().with(|now| conf_ver(&now.descriptor)),
+            quarantined: false,
+        });
+        let here = match runs {
+            Some(here) => Some(here),
+            None => self.find_quarantined(region).await?,
+        };
+        arrival.act(here)
+    }
+
+    async fn find_quarantined(&self, region: RegionId) -> Result<Option<Here>, v1::Refused> {
+        let quarantined = self.quarantined.read().get(&region).map(|here| here.peer);
+        let Some(peer) = quarantined else { return Ok(None) };
+        let data = Arc::clone(&self.env.data);
+        let state = blocking(move || read_state(data.as_ref(), region)).await?;
+        let conf_ver = state.map_or(0, |state| conf_ver(&state.descriptor));
+        Ok(Some(Here { peer, conf_ver, quarantined: true }))
     }
 
     /// Collects a transfer. Of one that breaks off nothing is left.
@@ -133,16 +194,10 @@ impl Peers {
     }
 
     /// No two regions of a node may overlap; the other must apply what makes room first.
-    fn refuse_overlap(
-        &self,
-        region: RegionId,
-        header: &v1::SnapshotHeader,
-    ) -> Result<(), v1::Refused> {
-        let descriptor: v1::Region =
-            prost::Message::decode(header.descriptor.clone()).map_err(failed)?;
-        let range = crate::raft::region_state::range_of(&descriptor);
+    fn refuse_overlap(&self, descriptor: &v1::Region) -> Result<(), v1::Refused> {
+        let range = range_of(descriptor);
         for other in self.all() {
-            if other.region != region
+            if other.region.0 != descriptor.region_id
                 && other.view().is_initialized()
                 && other.view().range().overlaps(&range)
             {
@@ -154,6 +209,10 @@ impl Peers {
         }
         Ok(())
     }
+}
+
+fn conf_ver(descriptor: &v1::Region) -> u64 {
+    descriptor.epoch.as_ref().map_or(0, |epoch| epoch.conf_ver)
 }
 
 /// Work that waits for the disk, on a thread that may.
@@ -195,38 +254,43 @@ impl Drop for Receiving {
 mod tests {
     use std::time::Duration;
 
-    use flotilla_proto::v1::raft_client::RaftClient;
+    use flotilla_proto::v1::{self, raft_client::RaftClient};
     use openraft::vote::RaftLeaderId;
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+    use tonic::transport::Channel;
 
     use super::*;
     use crate::{
         raft::{
-            Vote,
             fixture::{id, region_state, soon},
             transport::{RaftService, endpoint},
         },
-        region::fixture::{DISK_BYTES, Fixture, NODE},
+        region::fixture::{DISK_BYTES, Fixture, NODE, PEER, REGION, until},
         storage::engine::Engine as _,
     };
 
-    const REGION: RegionId = RegionId(8);
-    const PEER: PeerId = PeerId(80);
+    /// A peer that is yet to come.
+    const NEW: PeerId = PeerId(80);
 
-    fn header() -> v1::SnapshotHeader {
-        let region = region_state(REGION, PEER, ("a", "z"), id(3, 9));
+    /// From peer 81 on node 2, with the given configuration version, for a learner `to`.
+    fn header(region: RegionId, to: PeerId, conf_ver: u64) -> v1::SnapshotHeader {
+        let mut state = region_state(region, to, ("", ""), id(3, 9));
+        state.descriptor.epoch = Some(v1::RegionEpoch { conf_ver, version: 1 });
+        state.descriptor.peers[0].set_role(v1::PeerRole::Learner);
+        let role = v1::PeerRole::Voter.into();
+        state.descriptor.peers.push(v1::Peer { peer_id: 81, node_id: 2, role });
         let vote = Vote { leader_id: RaftLeaderId::new(3, PeerId(81)), committed: true };
         v1::SnapshotHeader {
             cluster_id: vec![1; 16].into(),
             to_node: NODE.0,
             from_node: 2,
-            region_id: REGION.0,
+            region_id: region.0,
             from_peer: 81,
-            to_peer: PEER.0,
+            to_peer: to.0,
             vote: Some(convert::vote_to_proto(&vote)),
-            descriptor: prost::Message::encode_to_vec(&region.descriptor).into(),
-            state: Some(region.state),
+            descriptor: prost::Message::encode_to_vec(&state.descriptor).into(),
+            state: Some(state.state),
             from_incarnation: 5,
             bytes: 1 << 20,
         }
@@ -254,33 +318,157 @@ mod tests {
         assert!(refused.message.contains("too full"), "{}", refused.message);
     }
 
+    fn rows(crc32c: u32) -> Body {
+        Body::Rows(v1::SnapshotRows { rows: bytes::Bytes::new(), crc32c })
+    }
+
+    fn end() -> Body {
+        Body::End(v1::SnapshotEnd { rows: 0, crc32c: 0 })
+    }
+
+    /// The peers of a node, with their port.
+    struct Port {
+        peers: Arc<Peers>,
+        client: RaftClient<Channel>,
+        serving: tokio::task::JoinHandle<()>,
+    }
+
+    impl Port {
+        async fn open(fixture: &Fixture) -> Self {
+            let peers = Peers::open(Arc::clone(&fixture.env), false, None, 0).await.expect("peers");
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let service = RaftService::new(Arc::new(Arc::clone(&peers)));
+            let server = tonic::transport::Server::builder().add_service(service);
+            let serving = tokio::spawn(async move {
+                let _ = server.serve_with_incoming(TcpListenerStream::new(listener)).await;
+            });
+            let channel = endpoint(&address.to_string()).expect("an address").connect().await;
+            let client = RaftClient::new(channel.expect("a connection"));
+            Self { peers, client, serving }
+        }
+
+        /// Sends a header and what follows, and says nothing more, while it holds the sender that it answers.
+        async fn send(
+            &mut self,
+            header: v1::SnapshotHeader,
+            bodies: impl IntoIterator<Item = Body>,
+        ) -> Result<v1::VoteState, v1::Refused> {
+            let (chunks, stream) = mpsc::channel(4);
+            for body in std::iter::once(Body::Header(header)).chain(bodies) {
+                let chunk = v1::SnapshotChunk { body: Some(body) };
+                chunks.send(chunk).await.expect("room for it");
+            }
+            let answer = soon("an answer", self.client.snapshot(ReceiverStream::new(stream))).await;
+            drop(chunks);
+            let answer = answer.expect("an answer").into_inner();
+            match answer.refused {
+                Some(refused) => Err(refused),
+                None => Ok(answer.vote.expect("a vote")),
+            }
+        }
+
+        fn here(&self) -> Vec<PeerId> {
+            self.peers.all().iter().map(|peer| peer.id).collect()
+        }
+    }
+
+    impl Drop for Port {
+        fn drop(&mut self) {
+            self.serving.abort();
+        }
+    }
+
     /// The sender is alive and says nothing more: its disk hangs.
     #[tokio::test]
     async fn transfer_without_progress_is_given_up_and_leaves_nothing() {
         let fixture = Fixture::new(|config| {
             config.snapshot_idle_timeout = Duration::from_millis(100);
         });
-        let peers = Peers::open(Arc::clone(&fixture.env), false, None, 0).await.expect("peers");
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let service = RaftService::new(Arc::new(Arc::clone(&peers)));
-        let server = tonic::transport::Server::builder().add_service(service);
-        let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        let channel = endpoint(&address.to_string()).expect("an address").connect().await;
-        let mut client = RaftClient::new(channel.expect("a connection"));
+        let mut port = Port::open(&fixture).await;
         for attempt in 0..2 {
-            let (chunks, stream) = mpsc::channel(4);
-            let rows = v1::SnapshotRows { rows: bytes::Bytes::new(), crc32c: 0 };
-            for body in [Body::Header(header()), Body::Rows(rows)] {
-                let chunk = v1::SnapshotChunk { body: Some(body) };
-                chunks.send(chunk).await.expect("room for it");
-            }
-            let answer = soon("an answer", client.snapshot(ReceiverStream::new(stream))).await;
-            let refused = answer.expect("an answer").into_inner().refused.expect("a refusal");
+            let refused = port.send(header(REGION, NEW, 2), [rows(0)]).await.expect_err("silence");
             assert!(refused.message.contains("silent"), "attempt {attempt}: {refused:?}");
             assert!(fixture.data.stages().expect("stages").is_empty(), "attempt {attempt}");
-            drop(chunks);
+            assert!(port.here().is_empty(), "attempt {attempt}");
         }
-        serving.abort();
+    }
+
+    /// The region's peer here was removed while its node was away, and another was added.
+    #[tokio::test]
+    async fn whole_and_newer_snapshot_takes_the_place_of_an_earlier_peer() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear();
+        let mut port = Port::open(&fixture).await;
+        let old = port.peers.get(REGION).expect("the peer");
+        for (why, header, bodies) in [
+            ("a damaged one", header(REGION, NEW, 2), vec![rows(7)]),
+            ("totals that differ", header(REGION, NEW, 2), vec![rows(0), rows(0)]),
+            ("as new as what is here", header(REGION, NEW, 1), vec![end()]),
+        ] {
+            let bodies = bodies.into_iter().chain(
+                (why == "totals that differ")
+                    .then(|| Body::End(v1::SnapshotEnd { rows: 1, crc32c: 0 })),
+            );
+            port.send(header, bodies).await.expect_err(why);
+            assert_eq!(port.here(), [PEER], "{why}");
+            assert!(old.runs() && old.view().is_initialized(), "{why}");
+        }
+        port.send(header(REGION, NEW, 2), [rows(0), end()]).await.expect("taken");
+        assert_eq!(port.here(), [NEW]);
+        assert!(!old.runs() && port.peers.is_buried(REGION, PEER));
+        assert_eq!(port.peers.route(b"a").expect("it is initialized").id, NEW);
+        assert!(fixture.data.stages().expect("stages").is_empty());
+    }
+
+    /// It learnt from the placement driver that it was removed.
+    #[tokio::test]
+    async fn peer_comes_to_a_node_whose_earlier_one_is_gone() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear();
+        let mut port = Port::open(&fixture).await;
+        let destroying = tokio::spawn(Arc::clone(&port.peers).run_destroyer());
+        port.peers.give_up(REGION, PEER);
+        until("it to be gone", || port.here().is_empty()).await;
+        let refused = port.send(header(REGION, PEER, 2), [end()]).await.expect_err("it is buried");
+        assert_eq!(refused.reason(), Reason::Tombstone);
+        port.send(header(REGION, NEW, 2), [end()]).await.expect("taken");
+        assert_eq!(port.here(), [NEW]);
+        destroying.abort();
+    }
+
+    /// The end of a snapshot takes a while, and much can happen meanwhile.
+    #[tokio::test]
+    async fn peer_that_was_destroyed_during_its_snapshot_stays_gone() {
+        let fixture = Fixture::new(|_| {});
+        let mut port = Port::open(&fixture).await;
+        let peers = Arc::clone(&port.peers);
+        // The install drops its stage, and then whoever received it does.
+        fixture.data.hold_drops_after(1);
+        let sending = port.send(header(REGION, NEW, 2), [end()]);
+        let destroying = async {
+            soon("the end of the snapshot", fixture.data.drop_is_held()).await;
+            peers.destroy(REGION, NEW).await.expect("destroyed");
+            fixture.data.release();
+        };
+        let (sent, ()) = tokio::join!(sending, destroying);
+        sent.expect("installed");
+        assert!(port.here().is_empty() && port.peers.route(b"a").is_none());
+    }
+
+    /// Of one that is destroyed nothing may take the place of who came after it.
+    #[tokio::test]
+    async fn map_is_changed_by_identity() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear();
+        let mut port = Port::open(&fixture).await;
+        let old = port.peers.get(REGION).expect("the peer");
+        port.send(header(REGION, NEW, 2), [end()]).await.expect("taken");
+        let mut map = port.peers.map.write();
+        map.reindex(&old);
+        assert!(!map.take_out(&old));
+        drop(map);
+        assert_eq!(port.here(), [NEW]);
+        assert_eq!(port.peers.route(b"a").expect("the new one").id, NEW);
     }
 }

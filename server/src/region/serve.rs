@@ -16,6 +16,7 @@ use crate::{
     command::touched,
     error::Error,
     ids::PeerId,
+    metrics::PeerLoss,
     raft::{
         TypeConfig,
         convert::{
@@ -23,6 +24,7 @@ use crate::{
             vote_from_proto, vote_to_proto,
         },
         region_state::range_of,
+        reversion::{contradiction, is_reversion},
     },
     storage::keys::data::{self, KeyspaceId},
 };
@@ -97,8 +99,20 @@ impl Peer {
                 return Err(refused(Reason::Malformed, message));
             }
         }
-        self.silence.heard();
-        let result = match self.raft.append_entries(request).await.map_err(stopped)? {
+        self.refuse_contradiction(&request)?;
+        let prev = request.prev_log_id;
+        let acknowledged = append.acknowledged.as_ref().map(log_id_from_proto);
+        let answer = self.raft.append_entries(request).await.map_err(stopped)?;
+        // Whom a later leader was heard of before is no leader.
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.silence.heard();
+        }
+        let result = match answer {
+            AppendEntriesResponse::Conflict
+                if is_reversion(acknowledged.as_ref(), prev.as_ref()) =>
+            {
+                return Err(self.reverted(acknowledged.map_or(0, |id| id.index)));
+            }
             AppendEntriesResponse::Success => AppendAnswer::Success(true),
             AppendEntriesResponse::PartialSuccess(Some(id)) => {
                 AppendAnswer::Partial(log_id_to_proto(&id))
@@ -110,6 +124,42 @@ impl Peer {
             }
         };
         Ok(Body::AppendResult(v1::AppendEntriesResult { result: Some(result) }))
+    }
+
+    /// Invariant: openraft has found the leader's vote to be the newest that this peer knows of, so no
+    /// later leader has had the entries removed.
+    fn reverted(&self, acknowledged: u64) -> v1::Refused {
+        let last = self.log.last().map_or(0, |id| id.index);
+        let message = format!(
+            "the log ends at index {last} but was acknowledged up to {acknowledged}: the disk was set \
+             back"
+        );
+        refused(Reason::Reverted, message)
+    }
+
+    /// Of a leader that lacks what was applied here nothing is taken: openraft supposes that there is none,
+    /// and would leave the two states beside each other for ever.
+    fn refuse_contradiction(
+        &self,
+        request: &AppendEntriesRequest<TypeConfig>,
+    ) -> Result<(), v1::Refused> {
+        let Some(applied) = self.view.with(|now| now.applied) else { return Ok(()) };
+        let Some(other) = contradiction(&applied, request) else { return Ok(()) };
+        // A leader of before may well have other entries; openraft tells it so.
+        let term = request.vote.leader_id.term;
+        if self.server().is_none_or(|told| told.vote.leader_id.term > term) {
+            return Ok(());
+        }
+        let message = format!(
+            "the leader of term {term} has an entry of term {other} at index {}, where one of term {} \
+             was applied here: a committed entry was lost elsewhere",
+            applied.index, *applied.leader_id
+        );
+        if self.running.note_contradiction() {
+            self.env.metrics.regions.peers_lost_total.get(PeerLoss::Contradicted).inc();
+            tracing::error!(region = %self.region, peer = %self.id, node = %self.env.node, message);
+        }
+        Err(refused(Reason::Failed, message))
     }
 
     async fn serve_vote(&self, vote: v1::Vote) -> Result<Body, v1::Refused> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver as _};
+use openraft::{Instant as _, ServerState};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -43,15 +43,19 @@ impl Peer {
     }
 
     /// Whether a leader was heard of lately, and since the peer was opened: whom the disk names as the
-    /// leader may be gone, or not reach this node. A leader must have been heard by a quorum.
+    /// leader may be gone, or not reach this node. A leader must have been heard by a quorum. Who does not
+    /// run is in touch with nobody.
     #[must_use]
     pub fn is_in_touch(&self) -> bool {
         let bound = 2 * self.env.config.election_timeout_max;
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        let Some(metrics) = self.metrics() else { return false };
         if metrics.state == ServerState::Leader {
             let alone = metrics.membership_config.voter_ids().all(|voter| voter == self.id);
             return alone || metrics.last_quorum_acked.is_some_and(|at| at.elapsed() <= bound);
+        }
+        // What a leader says that lacks what was applied here is no company.
+        if self.running.is_contradicted() {
+            return false;
         }
         let heard = *self.silence.heard.lock();
         metrics.current_leader.is_some() && heard.is_some() && self.silence.since(heard) <= bound

@@ -364,6 +364,7 @@ fn force_is_for_the_dead_whose_regions_keep_a_live_quorum() {
         ("another is silent", 3, three, &["1* 2s 3"], 3, true, "refused"),
         ("another is dead", 3, "1:up 2:off 3:off", &["1* 2 3"], 3, true, "refused"),
         ("another is quarantined", 3, three, &["1* 2q 3"], 3, true, "refused"),
+        ("another lost what it acknowledged", 3, three, &["1* 2r 3"], 3, true, "refused"),
         ("only a learner is on it", 3, three, &["1* 2 3l-"], 3, true, "3 DRAINING forced"),
         ("nothing is on it", 3, three, &["1* 2"], 3, true, "3 DRAINING forced"),
         ("its region is not heard", 3, three, &["1 2 3", "1* 2 3"], 3, true, "not ready"),

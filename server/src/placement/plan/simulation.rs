@@ -248,6 +248,7 @@ impl Sim {
                     peer_id: peer.peer_id,
                     matched_index: region.matched.get(&peer.peer_id).copied().unwrap_or(0),
                     silent_ms: self.silent_ms(region, peer.peer_id),
+                    reverted: false,
                 })
                 .collect(),
             approximate_bytes: 0,

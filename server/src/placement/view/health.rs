@@ -93,6 +93,7 @@ impl ClusterView {
             approximate_bytes: region.approximate_bytes,
             health: self.health(region, nodes, config, now_ms).into(),
             voters_wanted: u32::try_from(self.voters_wanted(region.id())).unwrap_or(u32::MAX),
+            lost_peers: self.lost_peers(region),
         }
     }
 }

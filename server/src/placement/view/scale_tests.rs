@@ -31,7 +31,11 @@ fn report(id: u64, term: u64) -> v1::RegionReport {
         leader_peer_id: peers[0].peer_id,
         progress: peers[1..]
             .iter()
-            .map(|peer| v1::PeerProgress { peer_id: peer.peer_id, matched_index: 9, silent_ms: 0 })
+            .map(|peer| v1::PeerProgress {
+                peer_id: peer.peer_id,
+                matched_index: 9,
+                ..v1::PeerProgress::default()
+            })
             .collect(),
         region: Some(v1::Region {
             region_id: id,

@@ -1,5 +1,8 @@
 use super::*;
-use crate::placement::fixture::{Fixture, NOW_MS, record, table};
+use crate::placement::{
+    fixture::{Fixture, NOW_MS, record, table},
+    peers::{Member, Standing},
+};
 
 fn report(
     id: u64,
@@ -29,7 +32,12 @@ fn report(
         last_index: 10,
         progress: peers[1..]
             .iter()
-            .map(|node| v1::PeerProgress { peer_id: node + 100, matched_index: 10, silent_ms: 10 })
+            .map(|node| v1::PeerProgress {
+                peer_id: node + 100,
+                matched_index: 10,
+                silent_ms: 10,
+                ..v1::PeerProgress::default()
+            })
             .collect(),
         ..Default::default()
     }
@@ -388,4 +396,20 @@ fn region_is_fresh_while_its_leader_is_heard_though_it_tells_nothing_new() {
     assert_eq!(view.silent_ms(region, PeerId(102), later), Some(0), "it answers");
     assert_eq!(view.silent_ms(region, PeerId(103), later), Some(66_000), "and this one does not");
     assert!(!view.is_fresh(region, &config, later + 5_001));
+}
+
+/// Whoever finds it out: the node that holds the peer, or the leader.
+#[test]
+fn peers_that_lost_what_they_promised_are_named_and_not_counted() {
+    let fixture = Fixture::new(4, "1:up 2:up 3:up 4:up").region("1* 2q 3r 4");
+    let view = fixture.view();
+    let config = PlacementConfig::default();
+    let region = &view.regions()[&RegionId(2)];
+    let nodes = view.nodes(&config, NOW_MS);
+    assert_eq!(view.region_info(region, &nodes, &config, NOW_MS).lost_peers, [202, 203]);
+    let members = Members::of(&view, region, &nodes, &config, NOW_MS);
+    let of = |member: &Member| (member.peer.0, member.live, member.standing == Standing::Gone);
+    let judged: Vec<_> = members.iter().map(of).collect();
+    let want = [(201, true, false), (202, false, true), (203, false, true), (204, true, false)];
+    assert_eq!(judged, want);
 }
