@@ -44,6 +44,7 @@ use crate::{
     metrics::Metrics,
     placement::directory::NodeDirectory,
     raft::log_writer::{LogWriter, LogWriterConfig},
+    region::recovery,
     signals::StopSignals,
     storage::{
         disk::DiskMonitor,
@@ -86,8 +87,8 @@ pub struct Node {
     draining: AtomicBool,
     /// Tells why the node must end.
     failure: mpsc::UnboundedSender<String>,
-    sentinel_sequence: Option<u64>,
-    log_sequence: u64,
+    /// What the log was found to lack at the start.
+    loss: Option<recovery::Loss>,
 }
 
 /// Runs a node until it is told to stop.
@@ -242,13 +243,12 @@ impl Node {
             let (log, data) = (MemoryEngine::new(), MemoryEngine::new());
             (log as Arc<dyn Engine>, data as Arc<dyn Engine>, None, None)
         };
-        let log_sequence = log.sequence();
-        identity::check_whole(
-            log.as_ref(),
-            data.as_ref(),
-            sentinel.is_some_and(|sentinel| log_sequence < sentinel.log_sequence),
-        )
-        .context("look at the disk")?;
+        // Ordering: before anything is written to the log.
+        let sentinel_sequence = sentinel.map(|sentinel| sentinel.log_sequence);
+        let loss = recovery::find_loss(log.as_ref(), sentinel_sequence)
+            .context("look for a loss of the log's end")?;
+        identity::check_whole(log.as_ref(), data.as_ref(), loss.is_some())
+            .context("look at the disk")?;
         let incarnation = identity::begin(log.as_ref()).context("count this start")?;
         let on_failure = || {
             let failure = failure.clone();
@@ -262,7 +262,7 @@ impl Node {
         let writer_config = LogWriterConfig {
             queue_bytes_max: usize::try_from(config.log.queue_bytes_max).unwrap_or(usize::MAX),
             sentinel_dir: on_disk.then(|| config.data_dir.clone()),
-            sentinel_sequence: sentinel.map_or(0, |sentinel| sentinel.log_sequence),
+            sentinel_sequence: sentinel_sequence.unwrap_or(0),
         };
         let raft_metrics = Arc::new(metrics.clone());
         let (writer, thread) =
@@ -287,8 +287,7 @@ impl Node {
             removed: CancellationToken::new(),
             draining: AtomicBool::new(false),
             failure,
-            sentinel_sequence: sentinel.map(|sentinel| sentinel.log_sequence),
-            log_sequence,
+            loss,
         });
         Ok((node, thread))
     }

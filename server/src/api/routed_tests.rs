@@ -29,7 +29,7 @@ impl Product {
     async fn start(limits: Limits) -> Self {
         let fixture = Fixture::new(|_| {});
         fixture.bear_cut(&Keyspace::DEFAULT.encode(b"m"));
-        let peers = Peers::open(Arc::clone(&fixture.env), false, None, 0).await.expect("peers");
+        let peers = Peers::open(Arc::clone(&fixture.env), false, None).await.expect("peers");
         for region in peers.all() {
             until("a leader of each region", || region.is_leader()).await;
         }

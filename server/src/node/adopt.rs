@@ -21,16 +21,19 @@ pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result
     if let Some(stored) = stored {
         let same = stored.cluster_id == request.cluster_id && stored.node_id == request.node_id;
         return if same && !stored.removed {
+            request.table.map(|table| node.directory.update(table));
             Ok(())
         } else {
             Err(Status::failed_precondition("this disk belongs to another node"))
         };
     }
     lifecycle::wipe(node.log.as_ref(), node.data.as_ref()).map_err(storage)?;
-    // Ordering: the table first, so that a node with an identity knows whom to ask.
+    // Ordering: the table first, so that a node with an identity knows whom to ask; they are in two
+    // instances, so that the second does not carry the first to the disk.
     if let Some(table) = request.table {
         node.directory.update(table);
         node.directory.keep().map_err(storage)?;
+        node.data.sync().map_err(storage)?;
     }
     let stored = v1::NodeIdentity {
         cluster_id: request.cluster_id,

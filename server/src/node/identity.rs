@@ -11,7 +11,10 @@ use prost::Message as _;
 use crate::{
     clock,
     ids::{ClusterId, NodeId},
-    region::incarnations::incarnation,
+    region::{
+        incarnations::incarnation,
+        promises::{self, Promises},
+    },
     storage::{
         batch::WriteBatch,
         engine::{self, Direction, Durability, Engine, Family, KeyRange},
@@ -52,7 +55,8 @@ pub(super) fn read(log: &dyn Engine) -> Result<Option<Identity>, engine::Error> 
 }
 
 /// Refuses a disk that has lost its identity: whoever went on would take it for a new one, and it may
-/// have made promises. `is_cut` tells whether the log ends before its sentinel.
+/// have made promises. What an interrupted birth leaves is no promise yet: seeds of logs, and a state.
+/// `is_cut` tells whether the log was found to lack its end.
 pub(super) fn check_whole(
     log: &dyn Engine,
     data: &dyn Engine,
@@ -61,15 +65,26 @@ pub(super) fn check_whole(
     if read_stored(log)?.is_some() {
         return Ok(());
     }
-    let is_empty = |engine: &dyn Engine| {
-        let mut cursor = engine.scan(Family::Default, &KeyRange::default(), Direction::Forward);
-        Ok::<_, engine::Error>(cursor.next()?.is_none())
+    let promised = promises::read_all(log)?;
+    let is_seed = |promises: &Promises| {
+        promises.own.is_some() && promises.buried.is_none() && promises.quarantined.is_none()
     };
-    if is_cut || (is_empty(log)? && !is_empty(data)?) {
+    let mut is_birth = promised.values().all(is_seed);
+    for region in promised.keys() {
+        let entries = keys::log::all_entries(*region);
+        let mut cursor = log.scan(Family::Default, &entries, Direction::Forward);
+        is_birth &= cursor.next()?.is_none();
+    }
+    let has_values = {
+        let mut cursor = data.scan(Family::Default, &KeyRange::default(), Direction::Forward);
+        cursor.next()?.is_some()
+    };
+    if is_cut || !is_birth || (promised.is_empty() && has_values) {
         return Err(engine::Error::Corrupt {
             message:
-                "the log of this disk is lost, and with it whose disk it is; empty the disk to \
-                      join as a new node"
+                "the disk does not say whose it is, but has been used: its log is lost, or it was \
+                      written by another version. Empty the whole data directory to join as a new \
+                      node"
                     .to_owned(),
         });
     }
@@ -166,16 +181,24 @@ mod tests {
         let check = |is_cut| check_whole(log.as_ref(), data.as_ref(), is_cut);
         let lost = |is_cut| {
             let error = check(is_cut).expect_err("nobody's disk").to_string();
-            assert!(error.contains("the log of this disk is lost"), "{error}");
+            assert!(error.contains("does not say whose it is"), "{error}");
+        };
+        let put = |engine: &MemoryEngine, key: &[u8], value: &[u8]| {
+            let mut batch = WriteBatch::new();
+            batch.put(Family::Default, key, value);
+            engine.write(&batch, Durability::Synced).expect("a write");
         };
         check(false).expect("an empty disk");
         lost(true);
-        let mut batch = WriteBatch::new();
-        batch.put(Family::Default, b"key", b"value");
-        data.write(&batch, Durability::Synced).expect("a write");
+        put(&data, b"key", b"value");
         lost(false);
-        log.write(&batch, Durability::Synced).expect("a write");
+        let region = crate::ids::RegionId(1);
+        let own = promises::encode(crate::ids::PeerId(1), "");
+        put(&log, &keys::log::own_peer(region), &own);
+        put(&log, &keys::log::purged(region), b"a mark");
         check(false).expect("a birth that did not come to its end");
+        put(&log, &keys::log::entry(region, 2), b"an entry");
+        lost(false);
         write(log.as_ref(), &v1::NodeIdentity::default()).expect("a write");
         check(true).expect("a joined disk, whose peers are judged one by one");
     }

@@ -133,7 +133,7 @@ impl Joined {
             disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
             disk: Arc::new(Gate(node.disk.clone())),
         });
-        let peers = Peers::open(env, restarted, node.sentinel_sequence, node.log_sequence).await?;
+        let peers = Peers::open(env, restarted, node.loss).await?;
         peers.set_removed_nodes(node.directory.removed());
         let driver = Driver::new(
             Arc::clone(&peers),

@@ -377,7 +377,10 @@ impl Worker {
                     durability = Durability::Synced;
                     batch.put(Family::Default, key, value);
                 }
-                Change::Restate { .. } => durability = Durability::Synced,
+                Change::Restate { .. } => {
+                    durability = Durability::Synced;
+                    batch.delete(Family::Default, &keys::log::loss());
+                }
             }
         }
         fail::fail_point!("log-before-write");

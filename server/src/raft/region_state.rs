@@ -8,7 +8,7 @@ use crate::{
     ids::RegionId,
     storage::{
         batch::WriteBatch,
-        engine::{self, Family, KeyRange},
+        engine::{self, Durability, Engine, Family, KeyRange},
         keys,
     },
 };
@@ -65,4 +65,33 @@ pub fn put_state(batch: &mut WriteBatch, region: &command::RegionState, with_des
         batch.put(Family::Meta, &keys::meta::descriptor(id), &value);
     }
     batch.put(Family::Meta, &keys::meta::apply_state(id), &region.state.encode_to_vec());
+}
+
+/// Removes all that `data` has of a region: its rows, also those in `more`, and what is known of them.
+/// Blocks on the disk.
+///
+/// # Errors
+/// When the disk fails; what is there is then told by the next start.
+pub fn erase_state(
+    data: &dyn Engine,
+    region: RegionId,
+    more: Option<&KeyRange>,
+) -> Result<(), engine::Error> {
+    let state = read_state(data, region)?;
+    let own = state.map(|state| range_of(&state.descriptor));
+    let mut batch = WriteBatch::new();
+    for range in own.iter().chain(more) {
+        // Ordering: the next peer of these keys may start from an older state (`storage/reclaim.rs`).
+        data.withdraw_claims(range);
+        batch.delete_range(Family::Default, &range.start, &range.end);
+    }
+    for key in [
+        keys::meta::descriptor(region),
+        keys::meta::apply_state(region),
+        keys::meta::reached(region),
+        keys::meta::install(region),
+    ] {
+        batch.delete(Family::Meta, &key);
+    }
+    data.write(&batch, Durability::Synced)
 }

@@ -19,7 +19,7 @@ use prost::Message as _;
 
 use super::{
     convert::{self, Malformed},
-    region_state::{put_state, range_of, read_state},
+    region_state::{erase_state, put_state, range_of, read_state},
     region_view::RegionView,
 };
 use crate::{
@@ -304,9 +304,17 @@ pub fn resume(data: &dyn Engine) -> Result<Vec<RegionId>, engine::Error> {
         }
     }
     let mut resumed = Vec::new();
+    let stages = data.stages()?;
     for received in records {
-        let region = redo(data, received)?;
-        resumed.push(RegionId(region.descriptor.region_id));
+        let region = RegionId(received.region.descriptor.region_id);
+        if !stages.contains(&received.stage) {
+            // The install was finished, and its stage dropped; then `data` fell back to before its end.
+            tracing::error!(%region, "the state of a region is lost: its snapshot is there no more");
+            erase_state(data, region, Some(&range_of(&received.region.descriptor)))?;
+            continue;
+        }
+        redo(data, received)?;
+        resumed.push(region);
     }
     for stage in data.stages()? {
         data.drop_stage(&stage)?;

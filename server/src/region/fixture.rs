@@ -177,9 +177,11 @@ impl Fixture {
 
     /// The region's peer, from the disk.
     pub(crate) async fn open(&self) -> Arc<Peer> {
-        match lifecycle::open(&self.env, REGION, PEER, None, 0).await.expect("open a peer") {
+        match lifecycle::open(&self.env, REGION, PEER, None).await.expect("open a peer") {
             Opened::Running(peer) => peer,
-            Opened::Quarantined { reason, .. } => panic!("quarantined: {reason}"),
+            Opened::Quarantined { reason, .. } | Opened::Unreadable { reason, .. } => {
+                panic!("it does not run: {reason}")
+            }
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{
         log_store::{LogStore, PeerLog},
         network::Network,
         proposal::Admissions,
-        region_state::{put_state, range_of, read_reached, read_state},
+        region_state::{erase_state, put_state, read_reached},
         reversion::Reversions,
         state_machine::StateMachine,
     },
@@ -46,6 +46,20 @@ pub enum Opened {
         peer: PeerId,
         reason: String,
     },
+    /// Its state cannot be read or its core does not start: it has broken no promise, and the next start
+    /// tries again.
+    Unreadable {
+        region: RegionId,
+        peer: PeerId,
+        reason: String,
+    },
+}
+
+/// What the disk says of a peer.
+enum Judged {
+    Whole(Arc<PeerLog>, Box<StateMachine>),
+    Lost(String),
+    Unreadable(String),
 }
 
 /// A new region as it lies on the disk of its first node.
@@ -130,42 +144,51 @@ pub async fn open(
     env: &Arc<Environment>,
     region: RegionId,
     peer: PeerId,
-    sentinel_sequence: Option<u64>,
-    log_sequence: u64,
+    loss: Option<recovery::Loss>,
 ) -> anyhow::Result<Opened> {
     let blocking = Arc::clone(env);
-    let judged =
-        on_disk(move || judge_disk(&blocking, region, peer, sentinel_sequence, log_sequence));
+    let judged = on_disk(move || judge_disk(&blocking, region, peer, loss));
     match judged.await? {
-        Ok((log, machine)) => Ok(Opened::Running(start(env, region, peer, log, machine).await?)),
-        Err(reason) => {
+        Judged::Whole(log, machine) => match start(env, region, peer, log, *machine).await {
+            Ok(peer) => Ok(Opened::Running(peer)),
+            Err(error) => {
+                Ok(Opened::Unreadable { region, peer, reason: format!("start it: {error:#}") })
+            }
+        },
+        Judged::Unreadable(reason) => Ok(Opened::Unreadable { region, peer, reason }),
+        Judged::Lost(reason) => {
             quarantine(env, region, peer, &reason).await?;
             Ok(Opened::Quarantined { region, peer, reason })
         }
     }
 }
 
-/// What a peer has on the disk, or why it must not run.
+/// What a peer has on the disk, or why it must not run. A log that cannot be read is an error: it is
+/// damaged, and all peers have theirs in it.
 fn judge_disk(
     env: &Environment,
     region: RegionId,
     peer: PeerId,
-    sentinel_sequence: Option<u64>,
-    log_sequence: u64,
-) -> Result<Result<(Arc<PeerLog>, StateMachine), String>, engine::Error> {
-    let (log, machine) = open_disk(env, region, peer)?;
+    loss: Option<recovery::Loss>,
+) -> Result<Judged, engine::Error> {
+    let log = open_log(env, region)?;
+    let machine = open_machine(env, region, peer, &log);
+    let read = machine.and_then(|machine| Ok((machine, read_reached(env.data.as_ref(), region)?)));
+    let (machine, reached) = match read {
+        Ok(read) => read,
+        Err(error) => return Ok(Judged::Unreadable(format!("read its state: {error}"))),
+    };
     let evidence = recovery::Evidence {
         log_last: log.last().map_or(0, |id| id.index),
         log_purged: log.purged().map_or(0, |id| id.index),
         applied: machine.view().published().applied.map_or(0, |id| id.index),
-        reached: read_reached(env.data.as_ref(), region)?,
-        sentinel_sequence,
-        log_sequence,
+        reached,
+        loss,
     };
-    match recovery::judge(evidence) {
-        Some(reason) => Ok(Err(reason)),
-        None => Ok(Ok((log, machine))),
-    }
+    Ok(match recovery::judge(evidence) {
+        Some(reason) => Judged::Lost(reason),
+        None => Judged::Whole(log, Box::new(machine)),
+    })
 }
 
 /// Creates a peer that has no range yet, for a snapshot that is about to be installed.
@@ -186,7 +209,7 @@ pub async fn create(
         anyhow::bail!("peer {peer} of region {region} cannot begin on what is here: {here:?}");
     }
     let blocking = Arc::clone(env);
-    on_disk(move || erase_data(blocking.data.as_ref(), region)).await?;
+    on_disk(move || erase_state(blocking.data.as_ref(), region, None)).await?;
     env.writer.promise(keys::log::own_peer(region), promises::encode(peer, "")).await?;
     let blocking = Arc::clone(env);
     let (log, machine) = on_disk(move || open_disk(&blocking, region, peer)).await?;
@@ -204,14 +227,23 @@ fn open_disk(
     peer: PeerId,
 ) -> Result<(Arc<PeerLog>, StateMachine), engine::Error> {
     let log = open_log(env, region)?;
-    let machine = StateMachine::open(
+    let machine = open_machine(env, region, peer, &log)?;
+    Ok((log, machine))
+}
+
+fn open_machine(
+    env: &Environment,
+    region: RegionId,
+    peer: PeerId,
+    log: &Arc<PeerLog>,
+) -> Result<StateMachine, engine::Error> {
+    StateMachine::open(
         region,
         peer,
         Arc::clone(&env.data),
-        Arc::clone(&log),
+        Arc::clone(log),
         Arc::clone(&env.metrics),
-    )?;
-    Ok((log, machine))
+    )
 }
 
 fn open_log(env: &Environment, region: RegionId) -> Result<Arc<PeerLog>, engine::Error> {
@@ -274,31 +306,9 @@ async fn start(
 /// When the disk fails; the next start repeats it, since the tombstone is there.
 pub async fn erase(env: &Environment, region: RegionId) -> anyhow::Result<()> {
     let data = Arc::clone(&env.data);
-    on_disk(move || erase_data(data.as_ref(), region)).await?;
+    on_disk(move || erase_state(data.as_ref(), region, None)).await?;
     env.writer.clear(region).await?;
     Ok(())
-}
-
-fn erase_data(data: &dyn Engine, region: RegionId) -> Result<(), engine::Error> {
-    let state = read_state(data, region)?;
-    let mut batch = WriteBatch::new();
-    if let Some(state) = state {
-        let range = range_of(&state.descriptor);
-        // Ordering: the next peer of these keys may start from an older state (`storage/reclaim.rs`).
-        data.withdraw_claims(&range);
-        // No key begins with four bytes of 0xff: keyspace ids end below.
-        let end = if range.end.is_empty() { Bytes::from_static(&[0xff; 4]) } else { range.end };
-        batch.delete_range(Family::Default, &range.start, &end);
-    }
-    for key in [
-        keys::meta::descriptor(region).to_vec(),
-        keys::meta::apply_state(region).to_vec(),
-        keys::meta::reached(region).to_vec(),
-        keys::meta::install(region).to_vec(),
-    ] {
-        batch.delete(Family::Meta, &key);
-    }
-    data.write(&batch, Durability::Synced)
 }
 
 /// Notes for ever that a peer, and with it every earlier one of the region, is gone from this node.

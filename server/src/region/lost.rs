@@ -138,7 +138,7 @@ mod tests {
     };
 
     async fn open(fixture: &Fixture) -> Arc<Peers> {
-        Peers::open(Arc::clone(&fixture.env), false, None, 0).await.expect("peers")
+        Peers::open(Arc::clone(&fixture.env), false, None).await.expect("peers")
     }
 
     /// Opens the region's only peer, and waits until it leads.

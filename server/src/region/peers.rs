@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use flotilla_proto::v1::{self, message::Body, refused::Reason};
 use futures::{FutureExt, future::BoxFuture};
@@ -22,6 +21,7 @@ use super::{
     incarnations::Incarnations,
     lifecycle::{self, Opened},
     promises::{self, Fate, Promises},
+    recovery::Loss,
     serve::refused,
 };
 use crate::{
@@ -112,15 +112,14 @@ impl Map {
 
 impl Peers {
     /// Opens every peer that the disk knows. `restarted` tells whether the node may have granted
-    /// leases before.
+    /// leases before, `loss` what its log was found to lack.
     ///
     /// # Errors
     /// When the disk cannot be read.
     pub async fn open(
         env: Arc<Environment>,
         restarted: bool,
-        sentinel_sequence: Option<u64>,
-        log_sequence: u64,
+        loss: Option<Loss>,
     ) -> anyhow::Result<Arc<Self>> {
         let gate = if restarted { env.config.lease() } else { Duration::ZERO };
         let peers = Self {
@@ -142,15 +141,15 @@ impl Peers {
             }
             match promises.fate(described) {
                 Fate::Open(peer) => {
-                    let opened =
-                        lifecycle::open(&peers.env, region, peer, sentinel_sequence, log_sequence);
+                    let opened = lifecycle::open(&peers.env, region, peer, loss);
                     match opened.await? {
                         Opened::Running(peer) => {
                             // Ordering: before its first timeout, however many are still to be opened.
                             peer.raft().runtime_config().elect(false);
                             peers.map.write().insert(peer);
                         }
-                        Opened::Quarantined { region, peer, reason } => {
+                        Opened::Quarantined { region, peer, reason }
+                        | Opened::Unreadable { region, peer, reason } => {
                             peers.note_quarantine(region, peer, reason);
                         }
                     }
@@ -164,7 +163,7 @@ impl Peers {
                 Fate::Nothing => {}
             }
         }
-        if sentinel_sequence.is_some_and(|sentinel| log_sequence < sentinel) {
+        if loss.is_some() {
             // Ordering: every peer was judged, and what was found is on the disk. Told again, it would
             // condemn those that have begun since.
             peers.env.writer.restate_sentinel().await?;
@@ -213,8 +212,8 @@ impl Peers {
             let Some(keys::meta::MetaKey::Descriptor(region)) = keys::meta::decode(key) else {
                 anyhow::bail!("the key of a descriptor does not decode: {key:02x?}");
             };
-            let descriptor = v1::Region::decode(value)
-                .with_context(|| format!("read the descriptor of region {region}"))?;
+            // One that does not decode is found by whoever opens the peer.
+            let descriptor = v1::Region::decode(value).unwrap_or_default();
             let own = descriptor.peers.iter().find(|peer| peer.node_id == self.env.node.0);
             described.insert(region, own.map_or(PeerId::UNKNOWN, |peer| PeerId(peer.peer_id)));
         }
@@ -468,7 +467,7 @@ mod tests {
     };
 
     async fn opened(fixture: &Fixture) -> Arc<Peers> {
-        Peers::open(Arc::clone(&fixture.env), true, None, 0).await.expect("a disk that can be read")
+        Peers::open(Arc::clone(&fixture.env), true, None).await.expect("a disk that can be read")
     }
 
     /// The peer as a snapshot for it finds or makes it.
@@ -587,7 +586,7 @@ mod tests {
     async fn restarted_peer_with_other_voters_does_not_campaign_before_the_vote_gate() {
         let fixture = Fixture::new(|_| {});
         fixture.bear_with_voters(&[PEER, PeerId(71), PeerId(72)]);
-        let peers = Peers::open(Arc::clone(&fixture.env), true, None, 0).await.expect("opened");
+        let peers = Peers::open(Arc::clone(&fixture.env), true, None).await.expect("opened");
         let peer = peers.get(REGION).expect("the peer");
         let vote = async || peer.raft().with_raft_state(|state| *state.vote_ref()).await;
         let before = vote().await.expect("it runs");
@@ -605,7 +604,7 @@ mod tests {
             config.election_timeout_max = Duration::from_secs(3600);
         });
         fixture.bear();
-        let peers = Peers::open(Arc::clone(&fixture.env), true, None, 0).await.expect("opened");
+        let peers = Peers::open(Arc::clone(&fixture.env), true, None).await.expect("opened");
         let peer = peers.get(REGION).expect("the peer");
         until("it to lead", || peer.is_leader()).await;
     }

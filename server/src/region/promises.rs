@@ -62,18 +62,31 @@ impl Promises {
         }
         match (self.own, described) {
             (Some(own), _) if self.covers(own) => Fate::Erase,
+            // A peer is in the log before it has a state.
+            (Some(own), Some(described)) if described > own && described != PeerId::UNKNOWN => {
+                let reason = format!(
+                    "the state is of peer {described}, but the log knows of peer {own} alone: its end \
+                     is lost"
+                );
+                Fate::Quarantine(described, reason)
+            }
             (Some(own), _) => Fate::Open(own),
             (None, _) if self.has_log => Fate::Quarantine(
                 described.unwrap_or(PeerId::UNKNOWN),
                 "the log has entries or a vote of the region, but not of which peer".to_owned(),
             ),
-            // `data` fell back to before a destruction.
-            (None, Some(described)) if self.covers(described) => Fate::Erase,
+            // `data` fell back to before a destruction; or the peer had applied that it was removed, and
+            // was no voter.
+            (None, Some(described)) if self.covers(described) || described == PeerId::UNKNOWN => {
+                Fate::Erase
+            }
             (None, Some(described)) => Fate::Quarantine(
                 described,
                 "the region is on this disk, but its log does not know of it: the log's end is lost"
                     .to_owned(),
             ),
+            // Killed in the middle of a destruction.
+            (None, None) if self.quarantined.is_some() => Fate::Erase,
             (None, None) => Fate::Nothing,
         }
     }
@@ -187,6 +200,14 @@ mod tests {
             ("in quarantine", marked(own(9)), Some(9), "quarantined 9"),
             ("buried out of quarantine", buried(9, marked(own(9))), Some(9), "erase"),
             (
+                "killed between erasing the state and the log of one known by its state alone",
+                buried(9, marked(nothing.clone())),
+                None,
+                "erase",
+            ),
+            ("the log lost that a later peer came", own(8), Some(9), "quarantine 9"),
+            ("the state is of an earlier peer", own(9), Some(8), "open 9"),
+            (
                 "a vote without an owner",
                 Promises { has_log: true, ..Promises::default() },
                 None,
@@ -201,10 +222,19 @@ mod tests {
             ("the log lost its end", nothing.clone(), Some(9), "quarantine 9"),
             ("the state fell back to before its end", buried(9, nothing.clone()), Some(9), "erase"),
             ("the state is of a later peer", buried(8, nothing.clone()), Some(9), "quarantine 9"),
-            ("destroyed", buried(9, nothing), None, "nothing"),
+            ("destroyed", buried(9, nothing.clone()), None, "nothing"),
+            (
+                "the state fell back to before its end, and had applied its removal",
+                buried(9, nothing),
+                Some(PeerId::UNKNOWN.0),
+                "erase",
+            ),
         ] {
             let fate = promises.fate(described.map(PeerId));
             assert_eq!(lives(&fate), want, "{why}: {promises:?}");
+            if fate == Fate::Nothing {
+                assert!(promises.is_free(), "{why}: another peer may come");
+            }
         }
     }
 

@@ -299,7 +299,7 @@ mod tests {
     #[tokio::test]
     async fn no_more_snapshots_are_received_than_the_bound() {
         let fixture = Fixture::new(|config| config.snapshots_received_max = 2);
-        let peers = Peers::open(Arc::clone(&fixture.env), false, None, 0).await.expect("peers");
+        let peers = Peers::open(Arc::clone(&fixture.env), false, None).await.expect("peers");
         let first = Receiving::begin(&peers, RegionId(8)).expect("the first");
         let _second = Receiving::begin(&peers, RegionId(9)).expect("the second");
         let reason = |begun: Result<Receiving, v1::Refused>| begun.err().map(|of| of.reason());
@@ -312,7 +312,7 @@ mod tests {
     #[tokio::test]
     async fn snapshot_that_would_fill_the_disk_is_refused() {
         let fixture = Fixture::new(|_| {});
-        let peers = Peers::open(Arc::clone(&fixture.env), false, None, 0).await.expect("peers");
+        let peers = Peers::open(Arc::clone(&fixture.env), false, None).await.expect("peers");
         assert_eq!(peers.refuse_without_room(DISK_BYTES), Ok(()));
         let refused = peers.refuse_without_room(DISK_BYTES + 1).expect_err("more than there is");
         assert!(refused.message.contains("too full"), "{}", refused.message);
@@ -335,7 +335,7 @@ mod tests {
 
     impl Port {
         async fn open(fixture: &Fixture) -> Self {
-            let peers = Peers::open(Arc::clone(&fixture.env), false, None, 0).await.expect("peers");
+            let peers = Peers::open(Arc::clone(&fixture.env), false, None).await.expect("peers");
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address");
             let service = RaftService::new(Arc::new(Arc::clone(&peers)));

@@ -18,6 +18,7 @@ const PURGED: u8 = 4;
 const QUARANTINE: u8 = 5;
 const TOMBSTONE: u8 = 6;
 const IDENTITY: u8 = 7;
+const LOSS: u8 = 8;
 
 /// Where the rows of the node itself lie.
 const NODE: RegionId = RegionId(0);
@@ -48,6 +49,8 @@ pub enum LogPart {
     Tombstone,
     /// Cluster id and node id of this disk. Not of a region.
     Identity,
+    /// That the log was found to end before its sentinel. Not of a region.
+    Loss,
 }
 
 /// Key of an entry.
@@ -102,6 +105,12 @@ pub fn identity() -> [u8; 9] {
     of_kind(NODE, IDENTITY)
 }
 
+/// Key of the note that the log has lost its end.
+#[must_use]
+pub fn loss() -> [u8; 9] {
+    of_kind(NODE, LOSS)
+}
+
 /// What openraft keeps of `region`: entries, vote and marks.
 #[must_use]
 pub fn raft_range(region: RegionId) -> KeyRange {
@@ -149,6 +158,7 @@ pub fn decode(key: &[u8]) -> Option<LogKey> {
         (&QUARANTINE, []) => LogPart::Quarantine,
         (&TOMBSTONE, []) => LogPart::Tombstone,
         (&IDENTITY, []) if region == NODE.0 => LogPart::Identity,
+        (&LOSS, []) if region == NODE.0 => LogPart::Loss,
         _ => return None,
     };
     Some(LogKey { region: RegionId(region), part })
@@ -178,9 +188,10 @@ mod tests {
             Just(LogPart::Quarantine),
             Just(LogPart::Tombstone),
             Just(LogPart::Identity),
+            Just(LogPart::Loss),
         ];
         (number, part).prop_map(|(region, part)| match part {
-            LogPart::Identity => LogKey { region: NODE, part },
+            LogPart::Identity | LogPart::Loss => LogKey { region: NODE, part },
             _ => LogKey { region: RegionId(region), part },
         })
     }
@@ -195,6 +206,7 @@ mod tests {
             LogPart::Quarantine => quarantine(key.region).to_vec(),
             LogPart::Tombstone => tombstone(key.region).to_vec(),
             LogPart::Identity => identity().to_vec(),
+            LogPart::Loss => loss().to_vec(),
         }
     }
 
@@ -210,6 +222,7 @@ mod tests {
         assert_eq!(quarantine(region), [0, 0, 0, 0, 0, 0, 1, 2, 5]);
         assert_eq!(tombstone(region), [0, 0, 0, 0, 0, 0, 1, 2, 6]);
         assert_eq!(identity(), [0, 0, 0, 0, 0, 0, 0, 0, 7]);
+        assert_eq!(loss(), [0, 0, 0, 0, 0, 0, 0, 0, 8]);
     }
 
     proptest! {
@@ -249,7 +262,7 @@ mod tests {
         }
 
         #[test]
-        fn decode_takes_any_bytes(bytes in prop::collection::vec(0u8..9, 0..20)) {
+        fn decode_takes_any_bytes(bytes in prop::collection::vec(0u8..10, 0..20)) {
             if let Some(key) = decode(&bytes) {
                 prop_assert_eq!(encode(key), bytes);
             }
