@@ -55,16 +55,18 @@ impl Client {
     ) -> Result<R::Response, Error> {
         let span = request.span(self.settings.keyspace);
         let mut progress = Progress::new(self, R::KIND, audience, span);
+        progress.learn_cluster().await?;
         loop {
             let aim = progress.aim()?;
             request.set_context(self.context(R::KIND, aim.route.as_ref()));
-            let failure = match attempt(&aim, request.clone(), progress.attempt_timeout()).await {
-                Ok(response) => {
-                    self.shared.nodes.trust(&aim.node);
-                    return Ok(response);
-                }
-                Err(failure) => failure,
-            };
+            let failure =
+                match attempt(self, &aim, request.clone(), progress.attempt_timeout()).await {
+                    Ok(response) => {
+                        self.shared.nodes.trust(&aim.node);
+                        return Ok(response);
+                    }
+                    Err(failure) => failure,
+                };
             progress.recover(failure, &aim).await?;
         }
     }
@@ -84,6 +86,7 @@ impl Client {
 }
 
 async fn attempt<R: Rpc>(
+    client: &Client,
     aim: &Aim,
     request: R,
     time_left: Duration,
@@ -92,6 +95,7 @@ async fn attempt<R: Rpc>(
     let connection = connect(&aim.node, until).await?;
     let mut request = tonic::Request::new(request);
     request.set_timeout(until.saturating_duration_since(Instant::now()));
+    client.shared.pin.name(request.metadata_mut());
     let failure = match timeout_at(until, R::send(connection.channel.clone(), request)).await {
         Ok(Ok(response)) => {
             connection.answered();
@@ -145,6 +149,12 @@ impl<'a> Progress<'a> {
             unjoined: Vec::new(),
             backoff: Backoff::new(),
         }
+    }
+
+    /// See [`crate::pin`].
+    pub(crate) async fn learn_cluster(&self) -> Result<(), Error> {
+        let shared = &self.client.shared;
+        shared.pin.learn(&shared.nodes, self.deadline).await
     }
 
     /// Chooses the node of the next attempt.

@@ -18,6 +18,7 @@ use crate::{
     call::Audience,
     keyspace::{self, DEFAULT_KEYSPACE},
     node_pool::{Dialling, NodePool},
+    pin::Pin,
     routes::{RouteTable, Span},
 };
 
@@ -84,6 +85,7 @@ pub(crate) struct Settings {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) nodes: NodePool,
+    pub(crate) pin: Pin,
     pub(crate) routes: RwLock<RouteTable>,
     pub(crate) routing: bool,
     pub(crate) rng: Mutex<StdRng>,
@@ -95,7 +97,8 @@ pub(crate) struct Shared {
 
 impl Client {
     /// A client of the cluster that these nodes belong to. One reachable node is enough; the others
-    /// are learnt. Nothing is dialled yet, so the cluster need not be up.
+    /// are learnt. Nothing is dialled yet, so the cluster need not be up. Calls fail with
+    /// [`Error::Configuration`] when the first one finds that the endpoints belong to different clusters.
     ///
     /// # Errors
     /// [`Error::Configuration`] when an endpoint is not `host:port` or `http://host:port`.
@@ -111,8 +114,10 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Configuration`] when an endpoint or an option is out of range.
-    // Async because a later version may verify the identity of the cluster here.
-    #[expect(clippy::unused_async, reason = "the signature leaves room for a handshake")]
+    #[expect(
+        clippy::unused_async,
+        reason = "callers await it already, and a handshake may come here"
+    )]
     pub async fn connect_with<I>(endpoints: I, options: Options) -> Result<Self, Error>
     where
         I: IntoIterator,
@@ -126,6 +131,7 @@ impl Client {
         };
         let shared = Shared {
             nodes: NodePool::new(&endpoints, dialling)?,
+            pin: Pin::default(),
             routes: RwLock::default(),
             routing: options.routing,
             rng: Mutex::new(StdRng::from_os_rng()),

@@ -44,6 +44,9 @@ struct State {
     regions: Mutex<Vec<v1::RegionInfo>>,
     nodes: Mutex<Vec<v1::Node>>,
     check: Mutex<Option<v1::CheckRegionResponse>>,
+    cluster: Mutex<String>,
+    /// Methods, with the cluster that each request named.
+    named: Mutex<Vec<(&'static str, String)>>,
     stop: Notify,
 }
 
@@ -150,6 +153,18 @@ impl FakeNode {
 
     pub(crate) fn answer_checks(&self, response: v1::CheckRegionResponse) {
         *self.state.check.lock() = Some(response);
+    }
+
+    /// Answers that it is of this cluster.
+    pub(crate) fn belong_to(&self, cluster: &str) {
+        cluster.clone_into(&mut self.state.cluster.lock());
+    }
+
+    /// The clusters that puts named.
+    pub(crate) fn named(&self, method: &str) -> Vec<String> {
+        let named = self.state.named.lock();
+        let of_method = named.iter().filter(|(other, _)| *other == method);
+        of_method.map(|(_, cluster)| cluster.clone()).collect()
     }
 
     pub(crate) fn leader(&self) -> v1::Leader {
@@ -266,6 +281,10 @@ impl kv_server::Kv for FakeNode {
         &self,
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutResponse>, Status> {
+        let named = request.metadata().get(flotilla_proto::CLUSTER_ID_METADATA);
+        if let Some(named) = named.and_then(|named| named.to_str().ok()) {
+            self.state.named.lock().push(("put", named.to_owned()));
+        }
         let request = request.into_inner();
         self.serve("put", request.context, |data| v1::PutResponse {
             previous: find(data, &request.key).filter(|_| request.return_previous),
@@ -540,9 +559,13 @@ impl cluster_server::Cluster for FakeNode {
         &self,
         _: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
+        let cluster_id = match &**self.state.cluster.lock() {
+            "" => "c1".to_owned(),
+            other => other.to_owned(),
+        };
         self.serve("status", None, |_| v1::StatusResponse {
             joined: true,
-            cluster_id: "c1".into(),
+            cluster_id,
             ready: true,
             node_id: 1,
             client_address: self.address.clone(),

@@ -31,6 +31,7 @@ mod verdict;
 
 mod keyspace;
 mod node_pool;
+mod pin;
 mod routes;
 
 #[doc(hidden)]

@@ -192,7 +192,9 @@ fn judge_answer(kind: Kind, code: Code, message: String, detail: ErrorDetail) ->
             None => Remedy::ForgetRegion(reason.region_id),
         },
         Some(Reason::RegionNotFound(reason)) => Remedy::ForgetRegion(reason.region_id),
-        Some(Reason::NodeMismatch(_) | Reason::Draining(_)) => Remedy::OtherNode,
+        Some(Reason::NodeMismatch(_) | Reason::WrongCluster(_) | Reason::Draining(_)) => {
+            Remedy::OtherNode
+        }
         Some(
             Reason::ServerIsBusy(_)
             | Reason::LowDisk(_)

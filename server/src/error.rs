@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flotilla_proto::v1::{self, ErrorDetail, error_detail::Reason};
 
-use crate::ids::{NodeId, RegionId};
+use crate::ids::{ClusterId, NodeId, RegionId};
 
 /// A refusal or a failure of one request.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -31,6 +31,9 @@ pub enum Error {
     /// The message was for another node.
     #[error("asked for node {asked}, this is node {actual}")]
     NodeMismatch { asked: NodeId, actual: NodeId },
+    /// The call was for another cluster.
+    #[error("asked for cluster {asked}, this node is of cluster {actual}")]
+    WrongCluster { asked: ClusterId, actual: ClusterId },
     /// The keys of an atomic request lie in several regions.
     #[error("the keys belong to {} regions, an atomic request must stay in one", regions.len())]
     CrossRegion { regions: Vec<RegionId> },
@@ -102,6 +105,7 @@ impl Error {
             | Self::RegionNotFound { .. }
             | Self::KeyNotInRegion { .. }
             | Self::NodeMismatch { .. }
+            | Self::WrongCluster { .. }
             | Self::Busy { .. }
             | Self::NoLeader { .. }
             | Self::Draining
@@ -137,6 +141,7 @@ impl Error {
             | Self::RegionNotFound { .. }
             | Self::KeyNotInRegion { .. }
             | Self::NodeMismatch { .. }
+            | Self::WrongCluster { .. }
             | Self::CrossRegion { .. }
             | Self::NotJoined { .. }
             | Self::VersionMoved { .. }
@@ -178,6 +183,10 @@ impl Error {
             Self::NodeMismatch { asked, actual } => Some(Reason::NodeMismatch(v1::NodeMismatch {
                 asked_node_id: asked.0,
                 actual_node_id: actual.0,
+            })),
+            Self::WrongCluster { asked, actual } => Some(Reason::WrongCluster(v1::WrongCluster {
+                asked_cluster_id: asked.to_string(),
+                actual_cluster_id: actual.to_string(),
             })),
             Self::CrossRegion { regions } => Some(Reason::CrossRegion(v1::CrossRegion {
                 region_ids: regions.iter().map(|region| region.0).collect(),
@@ -239,6 +248,7 @@ impl Error {
             | Self::RegionNotFound { .. }
             | Self::KeyNotInRegion { .. }
             | Self::NodeMismatch { .. }
+            | Self::WrongCluster { .. }
             | Self::CrossRegion { .. }
             | Self::Busy { .. }
             | Self::NoLeader { .. }
@@ -280,6 +290,15 @@ impl Error {
             }
             Some(Reason::NodeMismatch(v1::NodeMismatch { asked_node_id, actual_node_id })) => {
                 Self::NodeMismatch { asked: NodeId(asked_node_id), actual: NodeId(actual_node_id) }
+            }
+            Some(Reason::WrongCluster(v1::WrongCluster {
+                asked_cluster_id,
+                actual_cluster_id,
+            })) => {
+                match (ClusterId::parse(&asked_cluster_id), ClusterId::parse(&actual_cluster_id)) {
+                    (Some(asked), Some(actual)) => Self::WrongCluster { asked, actual },
+                    _ => Self::NotReady { message },
+                }
             }
             Some(Reason::CrossRegion(v1::CrossRegion { region_ids })) => {
                 Self::CrossRegion { regions: region_ids.into_iter().map(RegionId).collect() }
@@ -349,6 +368,7 @@ mod tests {
             Error::RegionNotFound { region: RegionId(3) },
             Error::KeyNotInRegion { region: Box::default() },
             Error::NodeMismatch { asked: NodeId(1), actual: NodeId(2) },
+            Error::WrongCluster { asked: ClusterId([1; 16]), actual: ClusterId([2; 16]) },
             Error::CrossRegion { regions: vec![RegionId(1), RegionId(2)] },
             Error::Busy { queue: "proposals".to_owned(), retry_after: Duration::from_millis(7) },
             Error::NoLeader { region: RegionId(4) },

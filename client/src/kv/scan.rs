@@ -222,6 +222,7 @@ impl State {
         let client = self.client.clone();
         let first = Span::Key(encode(client.settings.keyspace, &self.rest.first_key()));
         let mut progress = Progress::new(&client, Kind::Read, Audience::Anyone, first);
+        progress.learn_cluster().await?;
         loop {
             let until = Instant::now() + progress.attempt_timeout();
             let mut open = match self.open.take() {
@@ -296,6 +297,8 @@ impl State {
         // A scan crosses regions, so it is never bound to one: the route only chooses the node.
         let mut request = self.rest.request();
         request.context = Some(self.client.context(Kind::Read, None));
+        let mut request = tonic::Request::new(request);
+        self.client.shared.pin.name(request.metadata_mut());
         let connection = match connect(&aim.node, until).await {
             Ok(connection) => connection,
             Err(failure) => return Err((failure, aim)),

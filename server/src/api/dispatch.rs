@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_proto::{
-    MESSAGE_BYTES_MAX,
+    CLUSTER_ID_METADATA, MESSAGE_BYTES_MAX,
     kv::kv_service_server::KvServiceServer,
     v1::{cluster_server::ClusterServer, kv_server::KvServer},
 };
@@ -39,7 +39,7 @@ use super::{
     seed::SeedApi,
     status::status,
 };
-use crate::error::Error;
+use crate::{error::Error, ids::ClusterId};
 
 /// Bytes that a request's message is wrapped in, generously.
 const FRAMING_BYTES: usize = 64;
@@ -69,6 +69,7 @@ struct Shared<R: Requests> {
     limits: Arc<Limits>,
     observer: Arc<dyn Observer>,
     draining: CancellationToken,
+    membership: Arc<dyn Membership>,
 }
 
 impl<R: Requests> Clone for Services<R> {
@@ -89,7 +90,7 @@ impl<R: Requests> Services<R> {
         let cluster =
             ClusterApi { membership: Arc::clone(&membership), limits: Arc::clone(&limits) };
         let draining = CancellationToken::new();
-        let health = HealthApi::new(membership, draining.clone());
+        let health = HealthApi::new(Arc::clone(&membership), draining.clone());
         Self(Arc::new(Shared {
             kv: KvServer::new(kv.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -107,6 +108,7 @@ impl<R: Requests> Services<R> {
             limits,
             observer,
             draining,
+            membership,
         }))
     }
 
@@ -125,7 +127,9 @@ impl<R: Requests> hyper::service::Service<Request<Incoming>> for Services<R> {
         let shared = &*self.0;
         let method = Method::from_path(request.uri().path());
         let mut tracked = Tracked::start(&shared.observer, method);
-        match shared.admission.admit(method.class()) {
+        let admitted = check_cluster(request.headers(), &*shared.membership)
+            .and_then(|()| shared.admission.admit(method.class()));
+        match admitted {
             Ok(permit) => tracked.hold(permit),
             Err(error) => {
                 return Call::refused(tracked, status(&error), request.into_body());
@@ -206,6 +210,25 @@ impl<R: Requests> Shared<R> {
             | Method::HttpCluster
             | Method::Unknown => return Err(Box::new(request.into_body())),
         })
+    }
+}
+
+/// Refuses a call that names another cluster than ours.
+///
+/// Addresses outlive clusters: a caller that knows its cluster's id is not answered by whoever has its
+/// address now.
+///
+/// # Errors
+/// `WrongCluster`; `InvalidArgument` when what it names is no id.
+pub fn check_cluster(headers: &HeaderMap, membership: &dyn Membership) -> Result<(), Error> {
+    let Some(named) = headers.get(CLUSTER_ID_METADATA) else { return Ok(()) };
+    let asked = named.to_str().ok().and_then(ClusterId::parse).ok_or_else(|| {
+        Error::invalid(CLUSTER_ID_METADATA, "the metadata must be 32 hexadecimal digits")
+    })?;
+    match membership.cluster_id() {
+        Some(actual) if actual != asked => Err(Error::WrongCluster { asked, actual }),
+        // A node that is of no cluster says so by itself.
+        _ => Ok(()),
     }
 }
 

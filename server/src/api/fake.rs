@@ -13,7 +13,7 @@ use super::{ClusterAnswer, Context, Keyspace, Limits, Membership, Requests, kv::
 use crate::{
     command::{self, AsOf, Overlay, POINTS_BYTES_MAX, RegionState, StoredValue, touched},
     error::Error,
-    ids::RegionId,
+    ids::{ClusterId, RegionId},
     storage::{
         batch::WriteBatch,
         engine::{Direction, Durability, Engine as _, Family, KeyRange, Read as _},
@@ -368,6 +368,9 @@ fn merge(regions: &mut Vec<v1::Region>, key: &Bytes) {
     left.epoch.as_mut().expect("set at birth").version += 1;
 }
 
+/// The cluster that [`FakeMembership`] is of.
+pub(super) const FAKE_CLUSTER: ClusterId = ClusterId([7; 16]);
+
 /// Remembers what it was asked and answers from a table.
 #[derive(Default)]
 pub(super) struct FakeMembership(Mutex<Table>);
@@ -449,6 +452,10 @@ impl Table {
 }
 
 impl Membership for FakeMembership {
+    fn cluster_id(&self) -> Option<ClusterId> {
+        Some(FAKE_CLUSTER)
+    }
+
     fn initialize(
         &self,
         request: v1::InitializeRequest,

@@ -14,7 +14,11 @@ use flotilla_proto::v1;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::{error::Error, ids::RegionId, storage::engine::KeyRange};
+use crate::{
+    error::Error,
+    ids::{ClusterId, RegionId},
+    storage::engine::KeyRange,
+};
 
 mod admission;
 mod answer;
@@ -50,7 +54,7 @@ mod routed_tests;
 pub use self::{
     admission::{Admission, Places},
     context::Keyspace,
-    dispatch::{Call, Services},
+    dispatch::{Call, Services, check_cluster},
     limits::{ConnectionLimits, Limits},
     observer::{Method, Observer, Unobserved},
     rest::{Hosts, Metrics, router as http_router},
@@ -160,6 +164,11 @@ pub trait Membership: Send + Sync + 'static {
         &self,
         request: v1::CheckRegionRequest,
     ) -> ClusterAnswer<'_, v1::CheckRegionResponse>;
+
+    /// The cluster that this node is of; `None` while it is of none.
+    fn cluster_id(&self) -> Option<ClusterId> {
+        None
+    }
 
     /// Why this node can neither serve nor redirect requests; empty when it can.
     fn is_ready(&self) -> Vec<String>;

@@ -53,6 +53,7 @@ pub(super) fn mends(error: &Error) -> bool {
         | Error::NoLeader { .. } => true,
         Error::InvalidArgument { .. }
         | Error::NodeMismatch { .. }
+        | Error::WrongCluster { .. }
         | Error::Busy { .. }
         | Error::NotJoined { .. }
         | Error::Draining

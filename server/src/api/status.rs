@@ -23,6 +23,7 @@ pub fn code(error: &Error) -> Code {
         | Error::RegionNotFound { .. }
         | Error::KeyNotInRegion { .. }
         | Error::NodeMismatch { .. }
+        | Error::WrongCluster { .. }
         | Error::CrossRegion { .. }
         | Error::FailedPrecondition { .. }
         | Error::NotACounter { .. } => Code::FailedPrecondition,
@@ -55,6 +56,7 @@ pub(super) fn http_code(error: &Error) -> StatusCode {
         | Error::RegionNotFound { .. }
         | Error::KeyNotInRegion { .. }
         | Error::NodeMismatch { .. }
+        | Error::WrongCluster { .. }
         | Error::NoLeader { .. }
         | Error::NotJoined { .. }
         | Error::Draining
@@ -113,7 +115,7 @@ mod tests {
     use flotilla_proto::v1;
 
     use super::*;
-    use crate::ids::{NodeId, RegionId};
+    use crate::ids::{ClusterId, NodeId, RegionId};
 
     /// What docs/api.md says of an error.
     struct Row {
@@ -154,6 +156,7 @@ mod tests {
             Error::RegionNotFound { .. } => "RegionNotFound",
             Error::KeyNotInRegion { .. } => "KeyNotInRegion",
             Error::NodeMismatch { .. } => "NodeMismatch",
+            Error::WrongCluster { .. } => "WrongCluster",
             Error::CrossRegion { .. } => "CrossRegion",
             Error::Busy { .. } => "ServerIsBusy",
             Error::NoLeader { .. } => "NoLeader",
@@ -191,6 +194,7 @@ mod tests {
             Error::RegionNotFound { region },
             Error::KeyNotInRegion { region: Box::default() },
             Error::NodeMismatch { asked: NodeId(1), actual: NodeId(2) },
+            Error::WrongCluster { asked: ClusterId([1; 16]), actual: ClusterId([2; 16]) },
             Error::CrossRegion { regions: vec![region] },
             Error::Busy { queue: message(), retry_after: Duration::from_millis(50) },
             Error::NoLeader { region },

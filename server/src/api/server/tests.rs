@@ -24,7 +24,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use super::*;
 use crate::api::{
     Admission, Hosts, Limits, Membership, Method, Observer,
-    fake::{FakeMembership, FakeRequests},
+    fake::{FAKE_CLUSTER, FakeMembership, FakeRequests},
     http_router,
 };
 
@@ -154,6 +154,32 @@ async fn all_services_answer_on_one_connection() {
         server.finished(method, code).await;
     }
     assert_eq!(server.recorder.started.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn call_for_another_cluster_is_refused_with_both_ids() {
+    use flotilla_proto::v1::error_detail::Reason;
+    let server = Server::start(Limits::default()).await;
+    let mut kv = server.kv().await;
+    let mut call = async |cluster: &str| {
+        let mut request = Request::new(put("k", b"v".to_vec()));
+        let named = cluster.parse().expect("text");
+        request.metadata_mut().insert(flotilla_proto::CLUSTER_ID_METADATA, named);
+        kv.put(request).await
+    };
+    call(&FAKE_CLUSTER.to_string()).await.expect("the node's own");
+    let other = "00112233445566778899aabbccddeeff";
+    let refused = call(other).await.expect_err("another's");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    let detail = flotilla_proto::status::detail(&refused).expect("a detail");
+    let want = v1::WrongCluster {
+        asked_cluster_id: other.to_owned(),
+        actual_cluster_id: FAKE_CLUSTER.to_string(),
+    };
+    assert_eq!(detail.reason, Some(Reason::WrongCluster(want)));
+    assert!(!detail.maybe_applied, "nothing was done");
+    let refused = call("mine").await.expect_err("no id");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
 }
 
 #[tokio::test]

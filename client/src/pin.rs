@@ -1,0 +1,174 @@
+//! Which cluster a client speaks to.
+//!
+//! Addresses outlive clusters: a node that was wiped and made a cluster of its own, or a second cluster on
+//! the same names, would serve some of the calls with another truth. So the first call of a client asks
+//! the endpoints that its caller named for their cluster, all at once. When they differ the client is
+//! refused; else what they say is pinned, and every request names it from then on: a node of another
+//! cluster refuses it, wherever the client heard of that node. Later calls cost a header.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use flotilla_proto::{CLUSTER_ID_METADATA, v1};
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout_at},
+};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
+
+use crate::{
+    Error,
+    call::connect,
+    node_pool::{Node, NodePool},
+    rpc::Rpc as _,
+};
+
+/// Bound: wait for any endpoint to answer; the call then goes on without.
+const ASK_MAX: Duration = Duration::from_secs(1);
+/// Bound: wait for the others once one has answered. A dead endpoint costs the first call as much.
+const OTHERS_MAX: Duration = Duration::from_millis(250);
+/// When nobody answered, calls go on without for so long.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The cluster that all clones of a client speak to, once it is known.
+#[derive(Debug, Default)]
+pub(crate) struct Pin {
+    cluster: OnceLock<MetadataValue<Ascii>>,
+    /// Held by the call that asks; when it was last asked in vain.
+    asking: Mutex<Option<Instant>>,
+}
+
+impl Pin {
+    /// Learns the cluster, unless it is known, before `deadline`.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] when the endpoints belong to different clusters: which they are, in words.
+    pub(crate) async fn learn(&self, nodes: &NodePool, deadline: Instant) -> Result<(), Error> {
+        if self.cluster.get().is_some() {
+            return Ok(());
+        }
+        let mut in_vain = self.asking.lock().await;
+        let now = Instant::now();
+        let asked_lately =
+            in_vain.is_some_and(|at| now.saturating_duration_since(at) < AGAIN_AFTER);
+        if self.cluster.get().is_some() || asked_lately {
+            return Ok(());
+        }
+        let until = now + (deadline.saturating_duration_since(now) / 2).min(ASK_MAX);
+        match agree(&ask(nodes, until).await)? {
+            Some(cluster) => {
+                // The lock is held: nobody was faster.
+                let _ = self.cluster.set(cluster);
+            }
+            None => *in_vain = Some(Instant::now()),
+        }
+        Ok(())
+    }
+
+    /// Names the cluster in a request.
+    pub(crate) fn name(&self, metadata: &mut MetadataMap) {
+        if let Some(cluster) = self.cluster.get() {
+            metadata.insert(CLUSTER_ID_METADATA, cluster.clone());
+        }
+    }
+}
+
+/// What each endpoint says that its cluster is, of those that answer and belong to one.
+async fn ask(nodes: &NodePool, mut until: Instant) -> Vec<(Arc<str>, String)> {
+    let mut asked: FuturesUnordered<_> = nodes
+        .seeds()
+        .iter()
+        .filter_map(|address| nodes.get(address).ok())
+        .map(|node| async move {
+            let cluster = cluster_of(&node, until).await;
+            (node.address.clone(), cluster)
+        })
+        .collect();
+    let mut told = Vec::new();
+    while let Ok(Some((address, cluster))) = timeout_at(until, asked.next()).await {
+        if let Some(cluster) = cluster {
+            told.push((address, cluster));
+            until = until.min(Instant::now() + OTHERS_MAX);
+        }
+    }
+    told
+}
+
+async fn cluster_of(node: &Node, until: Instant) -> Option<String> {
+    let connection = connect(node, until).await.ok()?;
+    let request = tonic::Request::new(v1::StatusRequest {});
+    let asking = v1::StatusRequest::send(connection.channel.clone(), request);
+    let status = timeout_at(until, asking).await.ok()?.ok()?.into_inner();
+    connection.answered();
+    // A node that was removed speaks for nobody.
+    (!status.removed && !status.cluster_id.is_empty()).then_some(status.cluster_id)
+}
+
+/// The one cluster that all name; `None` when nobody names one.
+fn agree(told: &[(Arc<str>, String)]) -> Result<Option<MetadataValue<Ascii>>, Error> {
+    let Some((first, cluster)) = told.first() else { return Ok(None) };
+    if let Some((other, theirs)) = told.iter().find(|(_, theirs)| theirs != cluster) {
+        let message = format!(
+            "{first} is of cluster {cluster}, {other} of cluster {theirs}: name the nodes of one cluster"
+        );
+        return Err(Error::configuration("endpoints", message));
+    }
+    Ok(cluster.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Client, fake::FakeCluster};
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn endpoints_of_different_clusters_are_refused_by_both_ids() {
+        let (ours, theirs) = (FakeCluster::start(1).await, FakeCluster::start(1).await);
+        ours.nodes[0].belong_to("1111111111111111");
+        theirs.nodes[0].belong_to("2222222222222222");
+        let endpoints = [&ours.nodes[0].address, &theirs.nodes[0].address];
+        let client = Client::connect(endpoints).await.expect("well-formed");
+        for _ in 0..2 {
+            let error = client.put("k", "v").await.expect_err("two clusters");
+            let Error::Configuration { what, message } = &error else { panic!("{error:?}") };
+            assert_eq!(what, "endpoints");
+            for part in ["1111111111111111", "2222222222222222", endpoints[0], endpoints[1]] {
+                assert!(message.contains(part), "{message}");
+            }
+        }
+        assert_eq!(ours.count("put") + theirs.count("put"), 0, "nothing was sent");
+    }
+
+    #[tokio::test]
+    async fn every_request_names_the_cluster_once_it_is_known() {
+        let cluster = FakeCluster::start(2).await;
+        cluster.nodes.iter().for_each(|node| node.belong_to("1111111111111111"));
+        let client = cluster.client(TIMEOUT).await;
+        client.put("k", "v").await.expect("put");
+        let asked = cluster.count("status");
+        assert_eq!(asked, 2, "each endpoint, once");
+        client.get("k").await.expect("get");
+        let named: Vec<_> = cluster.nodes.iter().flat_map(|node| node.named("put")).collect();
+        assert_eq!(named, ["1111111111111111"]);
+        assert_eq!(cluster.count("status"), asked, "it is known");
+    }
+
+    #[tokio::test]
+    async fn endpoint_that_does_not_answer_holds_up_nobody_for_long() {
+        let cluster = FakeCluster::start(2).await;
+        cluster.nodes.iter().for_each(|node| node.belong_to("1111111111111111"));
+        cluster.nodes[1]
+            .script(|seen| (seen.method == "status").then_some(crate::fake::Fault::Hang));
+        let client = cluster.client(TIMEOUT).await;
+        let begun = Instant::now();
+        client.put("k", "v").await.expect("put");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        let named: Vec<_> = cluster.nodes.iter().flat_map(|node| node.named("put")).collect();
+        assert_eq!(named, ["1111111111111111"]);
+    }
+}
