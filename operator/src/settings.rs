@@ -16,8 +16,16 @@ use crate::{
 
 const DOCUMENTATION: &str = include_str!("../../docs/configuration.md");
 /// What the operator alone decides.
-const RESERVED: [&str; 7] =
-    ["data_dir", "client_addr", "peer_addr", "http_addr", "advertise_host", "init", "join"];
+const RESERVED: [&str; 8] = [
+    "data_dir",
+    "client_addr",
+    "peer_addr",
+    "http_addr",
+    "advertise_host",
+    "init",
+    "bootstrap_expect",
+    "join",
+];
 /// Where the volume is mounted.
 pub const DATA_DIR: &str = "/var/lib/flotilla";
 /// How long a node may be silent before its peers are made anew, unless the spec says otherwise.

@@ -34,10 +34,6 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// Largest message either side of a connection between client and server accepts, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 20 << 20;
 
-/// Largest message that one node sends another, in bytes: a frame, one message of the largest command
-/// beyond it, and room for headers. Both sides of every service on the peer port accept as much.
-pub const PEER_MESSAGE_BYTES_MAX: usize = 64 << 20;
-
 /// Metadata of a call that names the cluster it is meant for, 32 hexadecimal digits. A node of another
 /// cluster refuses it; without it any node answers.
 pub const CLUSTER_ID_METADATA: &str = "flotilla-cluster-id";

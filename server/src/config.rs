@@ -45,7 +45,7 @@ pub use self::{
 };
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -55,6 +55,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::{check::duration_within, human_duration::HumanDuration};
+
+/// Bound: nodes that a cluster is made of at once.
+pub const BOOTSTRAP_EXPECT_MAX: usize = 32;
 
 /// The settings of one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -74,10 +77,17 @@ pub struct Config {
     /// three addresses. Without it the IP of `client_addr` is used, which must then not be
     /// `0.0.0.0` or `::`.
     pub advertise_host: Option<String>,
-    /// Make an empty disk the first node of a new cluster. Harmless on a disk that has joined one.
+    /// Make an empty disk a cluster of this node alone, to which others are added. Refused when anybody
+    /// named by `join` answers. It belongs to one start, of one node: an empty disk that is started with it
+    /// again, as after the loss of a disk, is another cluster. For several nodes take `bootstrap_expect`.
     pub init: bool,
-    /// Client addresses, `HOST:PORT`, of any joined nodes. An empty disk asks them to be added
-    /// and promoted, and waits for those that are not up yet. Harmless on a disk that has joined.
+    /// Make a cluster of so many nodes, the same number on each, together with those named by `join`: when
+    /// all named nodes answer and none is of a cluster. A disk that is empty while others have
+    /// a cluster joins that. 0: never make one. The same at every start.
+    pub bootstrap_expect: u32,
+    /// Client addresses, `HOST:PORT`, of nodes of the cluster, the same on each; this node may be among
+    /// them. An empty disk asks them to be added and promoted, and waits for those that are not up yet.
+    /// A disk that has a cluster is refused when those who answer belong to another one.
     #[serde(deserialize_with = "layers::list_or_text")]
     #[schemars(with = "Vec<String>")]
     pub join: Vec<String>,
@@ -123,6 +133,7 @@ impl Default for Config {
             http_addr: local(7422),
             advertise_host: None,
             init: false,
+            bootstrap_expect: 0,
             join: Vec::new(),
             http_allowed_hosts: Vec::new(),
             labels: BTreeMap::new(),
@@ -206,10 +217,7 @@ impl Config {
             errors.push(ConfigError::new("data_dir", "is required: give --data-dir DIR"));
         }
         self.check_addresses(errors);
-        if self.init && !self.join.is_empty() {
-            let problem = "a node either starts a cluster (init) or joins one (join), not both";
-            errors.push(ConfigError::new("init", problem));
-        }
+        self.check_birth(errors);
         for address in &self.join {
             if let Err(problem) = addresses::check_host_port(address) {
                 errors.push(ConfigError::new("join", format!("{address:?}: {problem}")));
@@ -235,6 +243,25 @@ impl Config {
         self.snapshot.check(errors);
         self.placement.check(errors);
         self.runtime.check(errors);
+    }
+
+    fn check_birth(&self, errors: &mut Vec<ConfigError>) {
+        let expects = self.bootstrap_expect as usize;
+        if expects == 0 {
+            return;
+        }
+        let mut add = |problem: String| errors.push(ConfigError::new("bootstrap_expect", problem));
+        if self.init {
+            add("makes a cluster of several nodes, init of this one alone: not both".to_owned());
+        }
+        if expects > BOOTSTRAP_EXPECT_MAX {
+            add(format!("is {expects}, the most is {BOOTSTRAP_EXPECT_MAX}: add the others later"));
+        }
+        // Named or not, this node is one of them.
+        let named = self.join.iter().collect::<BTreeSet<_>>().len();
+        if expects > named + 1 {
+            add(format!("is {expects}, but join names {named} nodes: name all of them"));
+        }
     }
 
     fn check_addresses(&self, errors: &mut Vec<ConfigError>) {

@@ -1,6 +1,6 @@
 //! Builds every part of a node in dependency order, owns its tasks, and drains them.
 //!
-//! A node starts *unjoined*: ports open, no regions. `Initialize` here or `Adopt` by another node
+//! A node starts *unjoined*: ports open, no regions. A birth (`node/birth.rs`) or `Adopt` by another node
 //! gives it an identity, which is on the disk before anybody is answered; from then on it is joined
 //! for good, over restarts, until it is removed. What must be true before the first vote (a log that
 //! did not lose its end, a lease that ran out) is checked by `region/`.
@@ -41,6 +41,7 @@ use self::{identity::Identity, ports::Ports};
 use crate::{
     clock,
     config::{Advertised, Config, EngineKind},
+    feature_level,
     metrics::Metrics,
     placement::directory::NodeDirectory,
     raft::log_writer::{LogWriter, LogWriterConfig},
@@ -82,6 +83,7 @@ pub struct Node {
     runtime: runtime::Handle,
     joined: OnceLock<Arc<Joined>>,
     joining: tokio::sync::Mutex<()>,
+    births: birth::Births,
     /// Cancelled when the node was removed from its cluster.
     removed: CancellationToken,
     draining: AtomicBool,
@@ -250,6 +252,11 @@ impl Node {
         identity::check_whole(log.as_ref(), data.as_ref(), loss.is_some())
             .context("look at the disk")?;
         let incarnation = identity::begin(log.as_ref()).context("count this start")?;
+        // Ordering: after the look at whether the log is whole, which takes an empty one for lost.
+        let births = birth::Births::open(log.as_ref()).context("look at the disk")?;
+        if let Some(stored) = identity::read_stored(log.as_ref())? {
+            births.note_birth(&stored.birth_id);
+        }
         let on_failure = || {
             let failure = failure.clone();
             Box::new(move |reason: String| {
@@ -268,6 +275,12 @@ impl Node {
         let (writer, thread) =
             LogWriter::start(Arc::clone(&log), writer_config, raft_metrics, on_failure())?;
         let directory = Arc::new(NodeDirectory::open(Arc::clone(&data))?);
+        let level = directory.table().feature_level;
+        anyhow::ensure!(
+            level <= feature_level::OURS,
+            "this program is of feature level {}, its cluster uses {level}: start a newer one",
+            feature_level::OURS
+        );
         let node = Arc::new(Self {
             config,
             advertised,
@@ -284,6 +297,7 @@ impl Node {
             runtime: runtime::Handle::current(),
             joined: OnceLock::new(),
             joining: tokio::sync::Mutex::default(),
+            births,
             removed: CancellationToken::new(),
             draining: AtomicBool::new(false),
             failure,

@@ -54,6 +54,9 @@ pub(super) struct Init {
     /// Repeating with the same token answers the first result
     #[arg(long, default_value = "")]
     token: String,
+    /// Client addresses, host:port, of all nodes that the cluster begins with; without it, of this one alone
+    #[arg(long = "first-nodes", value_delimiter = ',', value_name = "ADDRESS")]
+    first_nodes: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +174,7 @@ impl Init {
             split_keys: self.split_keys.iter().map(decode).collect::<Result<_, _>>()?,
             replication_factor: self.replicas,
             token: self.token,
+            first_nodes: self.first_nodes,
             ..v1::InitializeRequest::default()
         };
         let v1::InitializeResponse { cluster_id, node_id } =

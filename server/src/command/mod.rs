@@ -42,6 +42,8 @@ mod reclaim_test;
 
 use flotilla_proto::v1;
 
+use crate::feature_level;
+
 pub use apply::{Effect, RegionState, apply};
 pub use bounds::{
     ANSWER_BYTES_MAX, EFFECT_BYTES_MAX, ENCODED_KEY_BYTES_MAX, RESULT_BYTES, VALUE_BYTES_CEILING,
@@ -66,4 +68,13 @@ pub fn frees_space(write: &v1::WriteCommand) -> bool {
         .iter()
         .chain(&write.failure)
         .all(|op| matches!(op.op, Some(Op::Delete(_) | Op::DeleteRange(_) | Op::Get(_))))
+}
+
+/// The feature level from which on a command may be proposed: below it some peer would have to stop.
+#[must_use]
+pub fn feature_level(body: &v1::command::Body) -> u32 {
+    use v1::command::Body;
+    match body {
+        Body::Write(_) | Body::Tick(_) | Body::Checksum(_) => feature_level::FIRST,
+    }
 }

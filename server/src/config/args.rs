@@ -102,10 +102,13 @@ pub struct SettingArgs {
     /// Name or IP that others reach this node by. [default: the IP of --client-addr]
     #[arg(long, value_name = "HOST")]
     pub advertise_host: Option<String>,
-    /// Make an empty disk the first node of a new cluster.
-    #[arg(long, conflicts_with = "join")]
+    /// Make an empty disk a cluster of this node alone. For one start only.
+    #[arg(long, conflicts_with = "bootstrap_expect")]
     pub init: bool,
-    /// Client addresses of joined nodes, which an empty disk asks to be added.
+    /// Make a cluster of so many nodes with those of --join, or join theirs; the same on each.
+    #[arg(long, value_name = "N")]
+    pub bootstrap_expect: Option<u32>,
+    /// Client addresses of the cluster's nodes, which an empty disk asks to be added; the same on each.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub join: Vec<String>,
     /// Where this node runs, such as zone=a; repeatable.
@@ -146,6 +149,8 @@ impl SettingArgs {
         add("http_addr", address(&self.http_addr), "--http-addr");
         add("advertise_host", self.advertise_host.clone(), "--advertise-host");
         add("init", self.init.then(|| "true".to_owned()), "--init");
+        let expects = self.bootstrap_expect.map(|expects| expects.to_string());
+        add("bootstrap_expect", expects, "--bootstrap-expect");
         add("join", (!self.join.is_empty()).then(|| self.join.join(",")), "--join");
         for (key, value) in &self.labels {
             add(&format!("labels.{key}"), Some(value.clone()), "--label");

@@ -178,7 +178,20 @@ fn contradictions_are_refused() {
             "raft.election_timeout_max",
         ),
         ("0 does nothing", |c| c.raft.append_entries_max = 0, "raft.append_entries_max"),
-        ("start or join", |c| (c.init, c.join) = (true, vec!["a:1".into()]), "init"),
+        ("alone or with others", |c| (c.init, c.bootstrap_expect) = (true, 1), "bootstrap_expect"),
+        (
+            "somebody is not named",
+            |c| (c.bootstrap_expect, c.join) = (3, vec!["a:1".into(), "a:1".into()]),
+            "bootstrap_expect",
+        ),
+        (
+            "more than a cluster begins with",
+            |c| {
+                c.bootstrap_expect = 33;
+                c.join = (1..40).map(|n| format!("n{n}:1")).collect();
+            },
+            "bootstrap_expect",
+        ),
         ("no port", |c| c.join = vec!["a".into()], "join"),
         ("one port twice", |c| c.peer_addr = c.client_addr, "peer_addr"),
         (
@@ -282,7 +295,9 @@ fn command_line_is_well_formed() {
     Args::command().debug_assert();
     for (why, line, ok) in [
         ("nothing", vec![], true),
-        ("start and join", vec!["--init", "--join=a:1"], false),
+        ("start, unless one of these answers", vec!["--init", "--join=a:1"], true),
+        ("alone and with others", vec!["--init", "--bootstrap-expect=3"], false),
+        ("with others", vec!["--bootstrap-expect=2", "--join=a:1,b:1"], true),
         ("a setting without value", vec!["--set=raft"], false),
         ("print with flags", vec!["config", "print", "--set=a=b"], true),
         ("too few nodes to lose one", vec!["demo", "--nodes=2"], false),

@@ -27,6 +27,11 @@ pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result
             Err(Status::failed_precondition("this disk belongs to another node"))
         };
     }
+    if node.births.promised().is_some() {
+        return Err(Status::failed_precondition(
+            "it has promised itself to the birth of another cluster",
+        ));
+    }
     lifecycle::wipe(node.log.as_ref(), node.data.as_ref()).map_err(storage)?;
     // Ordering: the table first, so that a node with an identity knows whom to ask; they are in two
     // instances, so that the second does not carry the first to the disk.

@@ -1,29 +1,157 @@
-//! The first node of a cluster, and what it is born with.
+//! How a cluster is born: whole, once.
+//!
+//! A cluster that begins as one node and grows has a time in which one disk holds everything that was
+//! acknowledged; and a node that may make a cluster whenever its disk is empty makes a second one
+//! when its disk is lost. So a cluster is made of all its first nodes at a time, by nodes that see
+//! each other without one. They are told how many they are (`--bootstrap-expect`) and where (`--join`),
+//! all the same, and each asks the others who they are (`birth/meeting.rs`):
+//!
+//! - When anybody answers as a member of a cluster, that one is joined. So a wiped first node joins its
+//!   neighbours, in whatever order they start.
+//! - When *all* answer and none is a member, the one with the smallest disk number is the *founder*.
+//!   Somebody who is silent may be a member: then nobody makes a cluster.
+//!
+//! `Initialize` names the nodes instead; the one that is called is the founder.
+//!
+//! 1. The founder draws up the birth (`birth/plan.rs`): ids, regions with their voters, the node table. All
+//!    that any node writes later follows from it.
+//! 2. It asks each of the others to promise itself (`PromiseBirth`). A promised node has the birth on its
+//!    disk before it answers, and from then on is of no other and joins nothing.
+//! 3. When all have promised, the founder decides by being born: its regions and its identity are synced
+//!    to its disk. That write is the decision; before it nobody acts.
+//! 4. A promised node is born when it hears that anybody was born by this birth, which it asks for all the
+//!    time. Then it writes what follows from the birth, too, and takes part in its regions.
+//!
+//! Invariant: a peer that votes is one of a birth that all its nodes have on their disks, and each of them
+//! holds the same descriptor, state and log mark of a region. So no two majorities are counted from
+//! different sets of voters.
+//!
+//! Who dies in the middle comes back to one of two ends. A founder that has not decided remembers nothing
+//! of the birth: it has its disk's number and no birth, which tells the promised that it will never be
+//! decided; they are free again. One that has decided is a member, which tells them that it was. A
+//! promised node that dies has its promise on the disk and goes on asking. Until the founder is back the
+//! promised wait, for it may have decided; that costs nobody anything, since without one of them no
+//! majority is there and nothing was acknowledged. If its disk is lost as well, they are free
+//! once all others tell that they were not born.
 
-use std::sync::Arc;
+pub(super) mod meeting;
+pub(super) mod newcomer;
+mod plan;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{MESSAGE_BYTES_MAX, v1};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tonic::Status;
 
-use super::{calls::Calls, identity};
+use self::plan::Newborn;
+use super::{Joined, Node, calls::Calls, identity, join};
 use crate::{
-    clock, command,
-    error::Error,
-    ids::{ClusterId, NodeId, PeerId, RegionId},
-    placement::tables,
-    region::lifecycle,
-    storage::{
-        batch::WriteBatch,
-        engine::Family,
-        keys::data::{self, KeyspaceId},
-    },
+    api, clock, error::Error, feature_level, ids::ClusterId, raft::transport::endpoint,
+    region::lifecycle, storage::engine,
 };
 
-const REPLICATION_FACTOR: u32 = 3;
-const REPLICATION_FACTOR_MAX: u32 = 7;
-/// Bound: regions of birth.
-const SPLIT_KEYS_MAX: usize = 10_000;
-const SYSTEM_REGIONS: u64 = 1;
+/// Bound: wait for one node's promise.
+const PROMISE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bound: wait for another change of who this node is. Shorter than a promise is waited for, so that two
+/// founders that ask each other are both refused, and not both silent.
+const TURN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often, and how long, a newborn peer that is first of its region asks to lead it. After that the
+/// region's election timeouts do.
+const CAMPAIGN_INTERVAL: Duration = Duration::from_millis(50);
+const CAMPAIGN_MAX: Duration = Duration::from_secs(10);
+
+/// What a node knows of births.
+pub(super) struct Births {
+    /// As on the disk.
+    newcomer: Mutex<v1::Newcomer>,
+    /// The birth that this node is the founder of, unless it gave it up.
+    founding: Mutex<Option<Bytes>>,
+    /// The birth that its identity is of; empty if it is of none.
+    born_by: Mutex<Bytes>,
+    /// The node was promised.
+    pub(super) changed: Notify,
+    /// Why the node is of no cluster yet; empty when it was not told to find one.
+    waits: Mutex<String>,
+}
+
+impl Births {
+    pub(super) fn open(log: &dyn engine::Engine) -> Result<Self, engine::Error> {
+        Ok(Self {
+            newcomer: Mutex::new(newcomer::open(log)?),
+            founding: Mutex::default(),
+            born_by: Mutex::default(),
+            changed: Notify::new(),
+            waits: Mutex::default(),
+        })
+    }
+
+    pub(super) fn promised(&self) -> Option<v1::Birth> {
+        self.newcomer.lock().promised.clone()
+    }
+
+    pub(super) fn note_wait(&self, reason: &str) {
+        reason.clone_into(&mut self.waits.lock());
+    }
+
+    /// Why the node is of no cluster, in words.
+    pub(super) fn waits(&self) -> String {
+        let reason = self.waits.lock();
+        if reason.is_empty() { "not joined".to_owned() } else { format!("not joined: {reason}") }
+    }
+
+    pub(super) fn disk_id(&self) -> Bytes {
+        self.newcomer.lock().disk_id.clone()
+    }
+
+    /// The identity of this node is of this birth; empty: of none.
+    pub(super) fn note_birth(&self, birth_id: &Bytes) {
+        self.born_by.lock().clone_from(birth_id);
+    }
+
+    /// As told to others: see `StatusResponse.birth_id`.
+    ///
+    /// Ordering: `joined` must be read before. A founder of which it is not true yet tells the birth that it
+    /// is founding, also when it is decided meanwhile.
+    pub(super) fn birth_id(&self, joined: bool) -> Bytes {
+        if joined {
+            return self.born_by.lock().clone();
+        }
+        if let Some(founding) = self.founding.lock().clone() {
+            return founding;
+        }
+        self.promised().map(|birth| birth.birth_id).unwrap_or_default()
+    }
+}
+
+/// Tells others that this node is about to decide on a birth. Dropped before it decides, it tells that it
+/// never will.
+struct Founding<'a> {
+    births: &'a Births,
+    may_be_decided: bool,
+}
+
+impl<'a> Founding<'a> {
+    fn of(births: &'a Births, birth: &v1::Birth) -> Self {
+        *births.founding.lock() = Some(birth.birth_id.clone());
+        Self { births, may_be_decided: false }
+    }
+
+    /// Ordering: before the first write of the decision. From here on nobody may hear that it was given up.
+    fn decide(mut self) {
+        self.may_be_decided = true;
+    }
+}
+
+impl Drop for Founding<'_> {
+    fn drop(&mut self) {
+        if !self.may_be_decided {
+            *self.births.founding.lock() = None;
+        }
+    }
+}
 
 impl Calls {
     pub(super) async fn initialize_here(
@@ -32,9 +160,6 @@ impl Calls {
     ) -> Result<v1::InitializeResponse, Error> {
         let node = &self.0;
         let _joining = node.joining.lock().await;
-        let storage = |error: crate::storage::engine::Error| Error::Internal {
-            message: format!("initialize: {error}"),
-        };
         if let Some(stored) = identity::read_stored(node.log.as_ref()).map_err(storage)? {
             let id = ClusterId::from_bytes(&stored.cluster_id).map(|id| id.to_string());
             if stored.initialized_here && stored.initialize_token == request.token {
@@ -43,135 +168,275 @@ impl Calls {
                     node_id: stored.node_id,
                 });
             }
-            return Err(Error::FailedPrecondition {
-                message: format!("this node already belongs to cluster {}", id.unwrap_or_default()),
-            });
+            return Err(refused(format!(
+                "this node already belongs to cluster {}",
+                id.unwrap_or_default()
+            )));
         }
-        if !node.config.join.is_empty() {
-            return Err(Error::FailedPrecondition {
-                message: "this node was told to join a cluster (--join)".to_owned(),
-            });
-        }
-        let (batch, regions, stored) = self.birth(&request)?;
-        let (log, data) = (Arc::clone(&node.log), Arc::clone(&node.data));
-        let own = stored.clone();
-        // Durability: the identity last. Without it the disk is nobody's, and what is on it goes before
-        // anything else is written.
-        tokio::task::spawn_blocking(move || {
-            lifecycle::wipe(log.as_ref(), data.as_ref())?;
-            lifecycle::birth(log.as_ref(), data.as_ref(), &regions, batch)?;
-            identity::write(log.as_ref(), &own)
-        })
-        .await
-        .map_err(|error| Error::Internal { message: error.to_string() })?
-        .map_err(storage)?;
-        let identity = identity::read(node.log.as_ref())
-            .map_err(storage)?
-            .ok_or_else(|| Error::Internal { message: "the identity is gone".to_owned() })?;
-        node.activate(identity, false).await.map_err(|error| Error::Internal {
-            message: format!("start the first regions: {error:#}"),
-        })?;
-        Ok(v1::InitializeResponse {
-            cluster_id: identity.cluster.to_string(),
-            node_id: stored.node_id,
-        })
-    }
-
-    /// Everything that the first node of a cluster is born with.
-    fn birth(
-        &self,
-        request: &v1::InitializeRequest,
-    ) -> Result<(WriteBatch, Vec<command::RegionState>, v1::NodeIdentity), Error> {
-        let node = &self.0;
-        let factor = match request.replication_factor {
-            0 => REPLICATION_FACTOR,
-            factor if factor % 2 == 1 && factor <= REPLICATION_FACTOR_MAX => factor,
-            _ => {
-                return Err(Error::InvalidArgument {
-                    field: "replication_factor".to_owned(),
-                    message: format!("must be odd and at most {REPLICATION_FACTOR_MAX}"),
-                    limit: REPLICATION_FACTOR_MAX.into(),
-                });
-            }
-        };
-        let borders = borders(&request.split_keys, node.config.limits.key_bytes_max)?;
-        let first = NodeId(1);
-        let mut regions = Vec::new();
-        for (index, pair) in borders.windows(2).enumerate() {
-            let id = SYSTEM_REGIONS + index as u64;
-            regions.push(lifecycle::newborn(
-                RegionId(id),
-                pair[0].clone(),
-                pair[1].clone(),
-                PeerId(id),
-                first,
+        if !node.config.join.is_empty() || node.config.bootstrap_expect > 0 {
+            return Err(refused(
+                "this node was told to find its cluster by itself (--join, --bootstrap-expect)",
             ));
         }
-        let next = SYSTEM_REGIONS + regions.len() as u64;
-        let cluster_id = match request.cluster_id.as_str() {
-            "" => ClusterId(clock::random_bytes()),
-            text => ClusterId::parse(text)
-                .ok_or_else(|| Error::invalid("cluster_id", "must be 32 hexadecimal digits"))?,
-        };
-        let mut labels = node.labels();
-        labels.extend(request.labels.clone());
-        let seed = tables::Seed {
-            cluster_id,
-            replication_factor: factor,
-            token: request.token.clone(),
-            first: v1::NodeRecord {
-                node_id: first.0,
-                client_address: node.advertised.client.clone(),
-                peer_address: node.advertised.peer.clone(),
-                http_address: node.advertised.http.clone(),
-                state: v1::NodeState::Up.into(),
-                labels,
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                forced: false,
-            },
-            next_region: RegionId(next),
-            next_peer: PeerId(next),
-        };
-        let mut batch = WriteBatch::new();
-        let head = command::ValueHead::new(1, 0);
-        for (key, payload) in tables::seed(seed) {
-            batch.put_parts(Family::Default, &key, &[head.as_bytes(), &payload]);
-        }
-        let stored = v1::NodeIdentity {
-            cluster_id: Bytes::copy_from_slice(&cluster_id.0),
-            node_id: first.0,
-            removed: false,
-            initialize_token: request.token.clone(),
-            initialized_here: true,
-            starts: 0,
-        };
-        Ok((batch, regions, stored))
+        let nodes = first_nodes(node, &request.first_nodes).await?;
+        let identity = found(node, &request, &nodes).await?;
+        Ok(v1::InitializeResponse {
+            cluster_id: identity.cluster.to_string(),
+            node_id: identity.node.0,
+        })
     }
 }
 
-/// Borders of the regions of birth, in encoded keys, ends of the key space included.
-fn borders(split_keys: &[Bytes], key_bytes_max: usize) -> Result<Vec<Bytes>, Error> {
-    if split_keys.len() > SPLIT_KEYS_MAX {
+/// Makes a cluster of this node and `others`, which it has just met.
+///
+/// # Errors
+/// When one of them does not promise itself: then nothing has happened.
+pub(super) async fn found_with(
+    node: &Arc<Node>,
+    nodes: &[v1::StatusResponse],
+) -> Result<ClusterId, Error> {
+    let _joining = node.joining.lock().await;
+    if identity::read_stored(node.log.as_ref()).map_err(storage)?.is_some() {
+        return Err(refused("this node belongs to a cluster"));
+    }
+    let identity = found(node, &v1::InitializeRequest::default(), nodes).await?;
+    Ok(identity.cluster)
+}
+
+/// This node first, then those at `addresses`, asked who they are.
+async fn first_nodes(node: &Node, addresses: &[String]) -> Result<Vec<v1::StatusResponse>, Error> {
+    if addresses.len() > plan::FIRST_NODES_MAX {
         return Err(Error::InvalidArgument {
-            field: "split_keys".to_owned(),
-            message: format!("has {} keys", split_keys.len()),
-            limit: SPLIT_KEYS_MAX as u64,
+            field: "first_nodes".to_owned(),
+            message: format!("{} nodes", addresses.len()),
+            limit: plan::FIRST_NODES_MAX as u64,
         });
     }
-    let mut borders = vec![Bytes::new(), data::keyspace_range(KeyspaceId::DEFAULT).start];
-    let mut sorted = split_keys.to_vec();
-    sorted.sort();
-    sorted.dedup();
-    for key in sorted {
-        if key.is_empty() || key.len() > key_bytes_max {
-            return Err(Error::InvalidArgument {
-                field: "split_keys".to_owned(),
-                message: format!("a key of {} bytes", key.len()),
-                limit: key_bytes_max as u64,
-            });
+    let own = node.introduce();
+    let mut seen = HashSet::from([own.disk_id.clone()]);
+    let mut nodes = vec![own];
+    let others = addresses.iter().filter(|address| **address != node.advertised.client);
+    let asked = futures::future::join_all(others.map(|address| join::ask(address))).await;
+    for asked in asked {
+        let meeting::Asked { address, answer } = asked;
+        let status = answer.map_err(|why| refused(format!("{address}: {why}")))?;
+        if !seen.insert(status.disk_id.clone()) {
+            continue;
         }
-        borders.push(data::encode(KeyspaceId::DEFAULT, &key));
+        if status.joined || status.removed {
+            let cluster = &status.cluster_id;
+            return Err(refused(format!("the node at {address} belongs to cluster {cluster}")));
+        }
+        if !status.birth_id.is_empty() || status.disk_id.is_empty() {
+            return Err(refused(format!("the node at {address} takes part in another birth")));
+        }
+        nodes.push(status);
     }
-    borders.push(Bytes::new());
-    Ok(borders)
+    Ok(nodes)
+}
+
+/// Founds a cluster: see the module. To be called with `Node::joining` held, on a node without an identity.
+async fn found(
+    node: &Arc<Node>,
+    request: &v1::InitializeRequest,
+    nodes: &[v1::StatusResponse],
+) -> Result<identity::Identity, Error> {
+    let births = &node.births;
+    if births.promised().is_some() {
+        return Err(refused("this node has promised itself to the birth of another cluster"));
+    }
+    let birth = plan::plan(request, nodes, node.config.limits.key_bytes_max)?;
+    let founding = Founding::of(births, &birth);
+    fail::fail_point!("birth-before-promises");
+    let others = birth.nodes.iter().filter(|other| other.disk_id != births.disk_id());
+    for promised in futures::future::join_all(others.map(|other| ask_promise(&birth, other))).await
+    {
+        promised?;
+    }
+    fail::fail_point!("birth-before-decision");
+    founding.decide();
+    let identity = be_born(node, &birth).await?;
+    fail::fail_point!("birth-after-decision");
+    Ok(identity)
+}
+
+async fn ask_promise(birth: &v1::Birth, node: &v1::FirstNode) -> Result<(), Error> {
+    let address = node.record.as_ref().map_or("", |record| &record.peer_address);
+    let failed = |why: String| refused(format!("the node at {address} is not of it: {why}"));
+    let asking = async {
+        let channel = endpoint(address)?.connect().await.map_err(|error| error.to_string())?;
+        let mut client = v1::placement_client::PlacementClient::new(channel)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let request =
+            v1::PromiseBirthRequest { birth: Some(birth.clone()), disk_id: node.disk_id.clone() };
+        client.promise_birth(request).await.map_err(|status| status.message().to_owned())
+    };
+    match tokio::time::timeout(PROMISE_TIMEOUT, asking).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(why)) => Err(failed(why)),
+        Err(_) => Err(failed("it does not answer".to_owned())),
+    }
+}
+
+/// Promises this node to a birth.
+///
+/// Durability: on the disk before it is answered; doing it again does nothing.
+pub(super) async fn promise(
+    node: &Arc<Node>,
+    request: v1::PromiseBirthRequest,
+) -> Result<(), Status> {
+    let refuse = |why: &str| Err(Status::failed_precondition(why.to_owned()));
+    let internal = |error: engine::Error| Status::internal(error.to_string());
+    let Ok(_joining) = tokio::time::timeout(TURN_TIMEOUT, node.joining.lock()).await else {
+        return refuse("it is about to become somebody else");
+    };
+    let birth = request.birth.ok_or_else(|| Status::invalid_argument("no birth"))?;
+    let before = node.births.newcomer.lock().clone();
+    if request.disk_id != before.disk_id {
+        return refuse("it has another disk than the one that was asked");
+    }
+    if let Some(stored) = identity::read_stored(node.log.as_ref()).map_err(internal)? {
+        return if stored.birth_id == birth.birth_id {
+            Ok(())
+        } else {
+            refuse("it belongs to a cluster")
+        };
+    }
+    let key_bytes_max = node.config.limits.key_bytes_max;
+    match plan::newborn(&birth, &before.disk_id, key_bytes_max) {
+        Ok(Some(_)) => {}
+        Ok(None) => return Err(Status::invalid_argument("a birth without the one that is asked")),
+        Err(error) => return Err(api::status(&error)),
+    }
+    if let Some(promised) = &before.promised
+        && promised.birth_id != birth.birth_id
+    {
+        // A founder knows of one birth at a time: with this it says that it gave up the one before.
+        let founder = |birth: &v1::Birth| birth.nodes.first().map(|node| node.disk_id.clone());
+        if founder(promised) != founder(&birth) {
+            return refuse("it has promised itself to the birth of another cluster");
+        }
+    }
+    fail::fail_point!("promise-before-write");
+    let promised = v1::Newcomer { promised: Some(birth), ..before };
+    newcomer::write(node.log.as_ref(), &promised).map_err(internal)?;
+    *node.births.newcomer.lock() = promised;
+    node.births.changed.notify_one();
+    fail::fail_point!("promise-after-write");
+    Ok(())
+}
+
+/// The birth that this node was promised to will never take place.
+pub(super) async fn release(node: &Arc<Node>, birth: &v1::Birth) -> Result<(), Error> {
+    let _joining = node.joining.lock().await;
+    let before = node.births.newcomer.lock().clone();
+    if before.promised.as_ref() != Some(birth) {
+        return Ok(());
+    }
+    let free = v1::Newcomer { promised: None, ..before };
+    newcomer::write(node.log.as_ref(), &free).map_err(storage)?;
+    *node.births.newcomer.lock() = free;
+    Ok(())
+}
+
+/// The birth that this node was promised to has taken place: it is born, too.
+pub(super) async fn follow(node: &Arc<Node>, birth: &v1::Birth) -> Result<ClusterId, Error> {
+    let _joining = node.joining.lock().await;
+    if identity::read_stored(node.log.as_ref()).map_err(storage)?.is_some()
+        || node.births.promised().as_ref() != Some(birth)
+    {
+        return Err(refused("it is somebody else by now"));
+    }
+    Ok(be_born(node, birth).await?.cluster)
+}
+
+/// Writes what this node is born with, and lets it act. To be called with `Node::joining` held, on a node
+/// without an identity.
+///
+/// # Errors
+/// When the disk fails in the middle nobody knows whether it is born: the process ends, and the next
+/// start finds out.
+async fn be_born(node: &Arc<Node>, birth: &v1::Birth) -> Result<identity::Identity, Error> {
+    let disk_id = node.births.disk_id();
+    let Newborn { identity: stored, table, regions, rows } =
+        plan::newborn(birth, &disk_id, node.config.limits.key_bytes_max)?
+            .ok_or_else(|| Error::Internal { message: "a birth without this node".to_owned() })?;
+    let internal = |message: String| Error::Internal { message };
+    // Ordering: before the identity is there. Whoever hears that this node is a member hears by which birth.
+    node.births.note_birth(&stored.birth_id);
+    let writer = Arc::clone(node);
+    // Durability: the identity last. Without it the disk is nobody's, and what is on it goes before anything
+    // else is written.
+    let written = tokio::task::spawn_blocking(move || {
+        let (log, data) = (writer.log.as_ref(), writer.data.as_ref());
+        lifecycle::wipe(log, data)?;
+        // So that a node with an identity knows whom to ask.
+        writer.directory.update(table);
+        writer.directory.keep()?;
+        lifecycle::birth(log, data, &regions, rows)?;
+        identity::write(log, &stored)
+    })
+    .await;
+    match written.map_err(|error| internal(error.to_string())).map(|done| done.map_err(storage)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) | Err(error) => {
+            node.fail(format!("write what this node is born with: {error}"));
+            return Err(error);
+        }
+    }
+    let identity = identity::read(node.log.as_ref())
+        .map_err(storage)?
+        .ok_or_else(|| internal("the identity is gone".to_owned()))?;
+    let activated = node.activate(identity, false).await;
+    activated.map_err(|error| internal(format!("start the first regions: {error:#}")))?;
+    if let Some(joined) = node.joined() {
+        lead_first(node, joined);
+    }
+    Ok(identity)
+}
+
+/// Each region's first peer asks to lead it, until somebody does: nobody has an election timeout to wait
+/// for. By a pre-vote, which moves no term while too few others are born.
+fn lead_first(node: &Node, joined: &Joined) {
+    for peer in joined.peers.all() {
+        let first = peer.view().with(|now| now.descriptor.peers.first().map(|first| first.peer_id));
+        if first != Some(peer.id.0) || !peer.has_other_voters() {
+            continue;
+        }
+        node.runtime.spawn(async move {
+            let until = clock::now() + CAMPAIGN_MAX;
+            while peer.leader().is_none() && clock::now() < until {
+                if !peer.ask_to_lead().await {
+                    return;
+                }
+                tokio::time::sleep(CAMPAIGN_INTERVAL).await;
+            }
+        });
+    }
+}
+
+impl Node {
+    /// Who this node is before it has an identity, as it answers to `Status`.
+    pub(super) fn introduce(&self) -> v1::StatusResponse {
+        v1::StatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            feature_level: feature_level::OURS,
+            client_address: self.advertised.client.clone(),
+            peer_address: self.advertised.peer.clone(),
+            http_address: self.advertised.http.clone(),
+            labels: self.labels(),
+            disk_id: self.births.disk_id(),
+            bootstrap_expect: self.config.bootstrap_expect,
+            birth_id: self.births.birth_id(self.joined.get().is_some()),
+            ..v1::StatusResponse::default()
+        }
+    }
+}
+
+fn refused(message: impl Into<String>) -> Error {
+    Error::FailedPrecondition { message: message.into() }
+}
+
+fn storage(error: engine::Error) -> Error {
+    Error::Internal { message: format!("the disk of a newcomer: {error}") }
 }

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Joined, Node,
     adopt::adopt,
+    birth,
     clients::is_unsent,
     heartbeat::{self, Asking, Unanswered},
     identity,
@@ -22,7 +23,7 @@ use crate::{
     api::{ClusterAnswer, Context, Membership, Requests},
     clock,
     error::Error,
-    ids::{NodeId, RegionId},
+    ids::{ClusterId, NodeId, RegionId},
     raft::{
         presence::Presence,
         transport::{Identity, Inbox},
@@ -196,11 +197,6 @@ impl Calls {
         let disk = *node.disk_status.lock();
         let mut status = v1::StatusResponse {
             removed: node.is_removed(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            client_address: node.advertised.client.clone(),
-            peer_address: node.advertised.peer.clone(),
-            http_address: node.advertised.http.clone(),
-            labels: node.labels(),
             ready: reasons.is_empty(),
             not_ready_reasons: reasons,
             disk_level: match disk.map(|disk| disk.level) {
@@ -211,13 +207,15 @@ impl Calls {
             .to_owned(),
             disk_available_bytes: disk.map_or(0, |disk| disk.available_bytes),
             disk_used_bytes: disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes),
-            ..v1::StatusResponse::default()
+            ..node.introduce()
         };
         if let Some(joined) = node.joined.get() {
             status.joined = true;
             status.cluster_id = joined.cluster.to_string();
             status.node_id = joined.node.0;
-            status.table_version = node.directory.table().version;
+            let table = node.directory.table();
+            (status.table_version, status.cluster_feature_level) =
+                (table.version, table.feature_level);
             status.system_leader_node = joined.driver.system_leader().map_or(0, |leader| leader.0);
             status.peers = joined.peers.all().iter().map(|peer| peer.status()).collect();
             for (region, peer, reason) in joined.peers.quarantined() {
@@ -234,6 +232,7 @@ impl Calls {
             status.cluster_id = stored.cluster.to_string();
             status.node_id = stored.node.0;
         }
+        status.birth_id = node.births.birth_id(status.joined);
         status
     }
 
@@ -247,7 +246,7 @@ impl Calls {
             return Ok(local_checksum(joined, &request));
         }
         let record = self.0.directory.node(NodeId(node_id)).ok_or("its node is not known")?;
-        let mut client = self.0.clients.get(&record.peer_address)?;
+        let mut client = self.0.clients.get(joined.cluster, &record.peer_address)?;
         let answer = client.peer_checksum(request).await;
         answer.map(Response::into_inner).map_err(|status| status.message().to_owned())
     }
@@ -457,6 +456,10 @@ impl Membership for Calls {
         self.check(request).boxed()
     }
 
+    fn cluster_id(&self) -> Option<ClusterId> {
+        self.0.joined.get().map(|joined| joined.cluster)
+    }
+
     fn is_ready(&self) -> Vec<String> {
         readiness::checks(&self.0)
             .into_iter()
@@ -496,7 +499,7 @@ async fn transfer(
     let leader = route.leader.ok_or(Error::NoLeader { region })?;
     let record = node.directory.node(leader).ok_or(Error::NoLeader { region })?;
     let unavailable = |message: String| Error::NotReady { message };
-    let mut client = node.clients.get(&record.peer_address).map_err(unavailable)?;
+    let mut client = node.clients.get(joined.cluster, &record.peer_address).map_err(unavailable)?;
     client.transfer(request).await.map_err(|status| {
         let message = status.message().to_owned();
         if is_unsent(&status) {
@@ -525,7 +528,16 @@ impl Placement for PlacementCalls {
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let joined = self.joined()?;
         let presence = Presence::of(request.extensions());
-        Ok(Response::new(joined.driver.hear(request.into_inner(), &presence).await))
+        let request = request.into_inner();
+        let (from, incarnation) = (NodeId(request.node_id), request.incarnation);
+        if request.cluster_id[..] == joined.cluster.0
+            && self.0.directory.node(from).is_some()
+            && joined.peers.recognize(from, incarnation, &presence).is_ok()
+        {
+            // Whether this node leads region 1 or not: it may be the only one that the other finds.
+            self.0.directory.see(from, &request.peer_address);
+        }
+        Ok(Response::new(joined.driver.hear(request, &presence).await))
     }
 
     async fn adopt(
@@ -541,6 +553,21 @@ impl Placement for PlacementCalls {
             .await
             .map_err(|error| Status::internal(error.to_string()))??;
         Ok(Response::new(v1::AdoptResponse {}))
+    }
+
+    async fn promise_birth(
+        &self,
+        request: Request<v1::PromiseBirthRequest>,
+    ) -> Result<Response<v1::PromiseBirthResponse>, Status> {
+        let node = Arc::clone(&self.0);
+        let request = request.into_inner();
+        // Once begun it is finished, also when the caller goes.
+        self.0
+            .runtime
+            .spawn(async move { birth::promise(&node, request).await })
+            .await
+            .map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(v1::PromiseBirthResponse {}))
     }
 
     async fn peer_checksum(

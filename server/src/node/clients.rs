@@ -5,30 +5,53 @@
 
 use std::{collections::HashMap, error::Error as _};
 
-use flotilla_proto::{MESSAGE_BYTES_MAX, v1::placement_client::PlacementClient};
+use flotilla_proto::{CLUSTER_ID_METADATA, MESSAGE_BYTES_MAX, v1::placement_client};
 use parking_lot::Mutex;
-use tonic::{ConnectError, Status, transport::Channel};
+use tonic::{
+    ConnectError, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 
-use crate::raft::transport::endpoint;
+use crate::{ids::ClusterId, raft::transport::endpoint};
 
 /// Bound: addresses with a connection; past it all are let go and made anew as they are needed.
 const CLIENTS_MAX: usize = 2_048;
 
-/// One client per address.
+/// A client of the placement service of a node of this cluster.
+pub(super) type PlacementClient =
+    placement_client::PlacementClient<InterceptedService<Channel, Naming>>;
+
+/// Names the cluster that a call is meant for. Addresses outlive clusters: whoever answers at one may be of
+/// another, which neither the numbers of nodes nor those of regions would show.
+#[derive(Clone)]
+pub(super) struct Naming(MetadataValue<Ascii>);
+
+impl Interceptor for Naming {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert(CLUSTER_ID_METADATA, self.0.clone());
+        Ok(request)
+    }
+}
+
+/// One client per address, for the one cluster that a node is of.
 #[derive(Default)]
-pub(super) struct PlacementClients(Mutex<HashMap<String, PlacementClient<Channel>>>);
+pub(super) struct PlacementClients(Mutex<HashMap<String, PlacementClient>>);
 
 impl PlacementClients {
     /// A client that connects when it is first used, and again after its connection has broken.
     ///
     /// # Errors
     /// When `address` is no `host:port`.
-    pub(super) fn get(&self, address: &str) -> Result<PlacementClient<Channel>, String> {
+    pub(super) fn get(&self, cluster: ClusterId, address: &str) -> Result<PlacementClient, String> {
         let mut clients = self.0.lock();
         if let Some(client) = clients.get(address) {
             return Ok(client.clone());
         }
-        let client = PlacementClient::new(endpoint(address)?.connect_lazy())
+        let naming = Naming(cluster.to_string().parse().expect("hexadecimal digits are ASCII"));
+        let channel = endpoint(address)?.connect_lazy();
+        let client = placement_client::PlacementClient::with_interceptor(channel, naming)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         if clients.len() >= CLIENTS_MAX {
@@ -88,7 +111,7 @@ mod tests {
         let serving = tokio::spawn(accepting);
         let clients = PlacementClients::default();
         for _ in 0..20 {
-            let mut client = clients.get(&address).expect("an address");
+            let mut client = clients.get(ClusterId([1; 16]), &address).expect("an address");
             let answer = client.regions(v1::RegionsRequest::default()).await;
             let status = answer.expect_err("nobody serves it");
             assert_eq!(status.code(), tonic::Code::Unimplemented);
@@ -104,7 +127,7 @@ mod tests {
         let address = listener.local_addr().expect("bound").to_string();
         drop(listener);
         let clients = PlacementClients::default();
-        let mut client = clients.get(&address).expect("an address");
+        let mut client = clients.get(ClusterId([1; 16]), &address).expect("an address");
         let status = client.regions(v1::RegionsRequest::default()).await.expect_err("refused");
         assert!(is_unsent(&status), "{status:?}");
 
@@ -116,7 +139,7 @@ mod tests {
             let mut read = [0; 64];
             let _ = stream.read(&mut read).await;
         });
-        let mut client = clients.get(&address).expect("an address");
+        let mut client = clients.get(ClusterId([1; 16]), &address).expect("an address");
         let status = client.regions(v1::RegionsRequest::default()).await.expect_err("cut");
         assert!(!is_unsent(&status), "{status:?}");
         cutting.await.expect("it ends");

@@ -5,15 +5,19 @@ use std::{
     time::Duration,
 };
 
-use flotilla_proto::v1::{self, placement_client::PlacementClient};
+use flotilla_proto::v1;
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
-use super::{Joined, Node, clients::is_unsent};
+use super::{
+    Joined, Node,
+    clients::{PlacementClient, is_unsent},
+};
 use crate::{
     clock,
     error::Error,
+    feature_level,
     ids::{NodeId, PeerId, RegionId},
     placement::{
         driver,
@@ -86,7 +90,7 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
         if let Some(table) = response.table
             && node.directory.update(table)
         {
-            joined.peers.set_removed_nodes(node.directory.removed());
+            joined.peers.set_nodes(&node.directory.table());
         }
         for step in response.steps {
             let Some(peer) = joined.peers.get(RegionId(step.region_id)) else { continue };
@@ -174,6 +178,7 @@ fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::
         incarnation: node.incarnation,
         table_version: node.directory.table().version,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        feature_level: feature_level::OURS,
         disk_available_bytes: disk.map_or(0, |disk| disk.available_bytes),
         disk_used_bytes: disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes),
         regions: part.regions,
@@ -219,7 +224,7 @@ impl Way {
             let response = if target == joined.node {
                 joined.driver.hear(request.clone(), &Presence::default()).await
             } else {
-                match ask(node, target, request.clone()).await {
+                match ask(node, joined, target, request.clone()).await {
                     Ok(response) => response,
                     Err(reason) => {
                         tracing::debug!(%target, reason, "asking for the driver");
@@ -232,6 +237,11 @@ impl Way {
                 return Ok(response);
             }
             hint = Some(NodeId(response.leader_node_id)).filter(|node| node.0 != 0);
+            if let Some(leader) = hint
+                && !response.leader_peer_address.is_empty()
+            {
+                node.directory.see(leader, &response.leader_peer_address);
+            }
         }
         Err("nobody leads region 1 now".to_owned())
     }
@@ -239,12 +249,17 @@ impl Way {
 
 async fn ask(
     node: &Node,
+    joined: &Joined,
     target: NodeId,
     request: v1::HeartbeatRequest,
 ) -> Result<v1::HeartbeatResponse, String> {
     let address = node.directory.peer_address(target).ok_or("its address is not known")?;
-    let mut client = node.clients.get(&address)?;
+    let mut client = node.clients.get(joined.cluster, &address)?;
     match tokio::time::timeout(TIMEOUT, client.heartbeat(request)).await {
+        // Ordering: before anything it says is looked at. That a node was removed, or is a copy, ends it.
+        Ok(Ok(response)) if response.get_ref().cluster_id[..] != joined.cluster.0 => {
+            Err("a node of another cluster answers at its address".to_owned())
+        }
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(status.to_string()),
         Err(_) => Err("no answer".to_owned()),
@@ -271,7 +286,7 @@ pub(super) async fn ask_driver<T, F>(
     question: F,
 ) -> Result<T, Error>
 where
-    F: Fn(PlacementClient<Channel>) -> BoxFuture<'static, Result<Option<T>, Unanswered>>,
+    F: Fn(PlacementClient) -> BoxFuture<'static, Result<Option<T>, Unanswered>>,
 {
     let none = || Error::NoLeader { region: RegionId::SYSTEM };
     let mut targets: Vec<NodeId> = node.directory.others(joined.node);
@@ -282,7 +297,7 @@ where
     let mut failures = Failures { asking, lost: None, last: none() };
     while let Some(target) = targets.pop() {
         let Some(record) = node.directory.node(target) else { continue };
-        let Ok(client) = node.clients.get(&record.peer_address) else { continue };
+        let Ok(client) = node.clients.get(joined.cluster, &record.peer_address) else { continue };
         let answer = tokio::time::timeout(TIMEOUT * 2, question(client)).await;
         match answer.unwrap_or_else(|_| Err(Unanswered::Lost("it did not answer".to_owned()))) {
             Ok(Some(answer)) => return Ok(answer),

@@ -1,78 +1,286 @@
-//! `--init` and `--join`: an empty disk finds its cluster by itself. Both are harmless later.
+//! How an empty disk finds its cluster by itself, and what a disk that has one does with `--join`.
+//!
+//! `--bootstrap-expect` and `--join` are the same at every start, and on every node. What they lead to is
+//! decided anew each time on what the others answer (`birth/meeting.rs`).
 
 use std::{sync::Arc, time::Duration};
 
 use flotilla_proto::v1::{self, cluster_client::ClusterClient};
 use tonic::transport::Channel;
 
-use super::{Node, calls::Calls};
-use crate::{api::Membership as _, clock, error::Error, raft::transport::endpoint};
+use super::{
+    Node,
+    birth::{
+        self,
+        meeting::{self, Asked, Next, Own},
+    },
+};
+use crate::{clock, error::Error, ids::NodeId, raft::transport::endpoint};
 
 const RETRY: Duration = Duration::from_millis(500);
+/// A promised node asks more often: the others are about to serve without it.
+const RETRY_PROMISED: Duration = Duration::from_millis(100);
 /// Bound: one call to a node of the cluster.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Bound: one question to a node that may be nobody's.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+/// A reason to wait that stays is told again after so long.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Does what the command line asks, beside everything else, until it is done.
 pub(super) fn start(node: &Arc<Node>) {
     let node = Arc::clone(node);
-    if node.config.init {
-        node.runtime.clone().spawn(async move {
-            if node.joined.get().is_some() || node.is_removed() {
-                return;
+    node.runtime.clone().spawn(async move {
+        if node.is_removed() {
+            return;
+        }
+        if node.joined.get().is_none() {
+            if node.config.init {
+                return initialize(&node).await;
             }
-            match Calls(Arc::clone(&node)).initialize(v1::InitializeRequest::default()).await {
-                Ok(answer) => {
-                    tracing::info!(cluster = answer.cluster_id, "initialized a new cluster");
-                }
-                Err(error) => node.fail(format!("initialize the cluster: {error}")),
+            find_cluster(&node).await;
+            if !node.births.birth_id(true).is_empty() {
+                return; // born, and in service from the first moment
             }
-        });
-    } else if !node.config.join.is_empty() {
-        node.runtime.clone().spawn(async move {
-            while let Err(reason) = join(&node).await {
-                if node.is_removed() {
-                    return;
-                }
-                tracing::info!(reason, "waiting to join");
-                tokio::time::sleep(clock::jitter(RETRY)).await;
-            }
-        });
+        }
+        if !node.config.join.is_empty() {
+            settle(&node).await;
+        }
+    });
+}
+
+/// `--init`: a cluster of this node alone, unless somebody answers with whom it could be one.
+async fn initialize(node: &Arc<Node>) {
+    for Asked { address, answer } in ask_all(node, &node.config.join).await {
+        let Ok(status) = answer else { continue };
+        if status.disk_id == node.births.disk_id() {
+            continue;
+        }
+        let whose = match status.cluster_id.as_str() {
+            "" => "it is up and of no cluster: start all nodes with --bootstrap-expect".to_owned(),
+            cluster => format!("it is of cluster {cluster}: start without --init to join it"),
+        };
+        return node.fail(format!(
+            "this node was told to make a cluster of its own (--init), but {address} answers, and {whose}"
+        ));
+    }
+    let alone = [node.introduce()];
+    match birth::found_with(node, &alone).await {
+        Ok(cluster) => tracing::info!(%cluster, "initialized a new cluster"),
+        Err(error) => node.fail(format!("initialize the cluster: {error}")),
     }
 }
 
-/// One attempt: is added, then promoted. Done when the node's own row says that it is in service.
-async fn join(node: &Arc<Node>) -> Result<(), String> {
-    let mut last = "no address was given".to_owned();
-    for address in &node.config.join {
+/// Runs until the node is of a cluster, by whatever way.
+async fn find_cluster(node: &Arc<Node>) {
+    let mut told = Told::new("a cluster");
+    while node.joined.get().is_none() && !node.is_removed() {
+        let promised = node.births.promised();
+        let has_flags = !node.config.join.is_empty() || node.config.bootstrap_expect > 0;
+        if promised.is_none() && !has_flags {
+            node.births.changed.notified().await;
+            continue;
+        }
+        let reason = step(node, promised).await;
+        if let Err(reason) = &reason {
+            node.births.note_wait(reason);
+            told.wait(reason);
+        }
+        let pause = if node.births.promised().is_some() { RETRY_PROMISED } else { RETRY };
+        let pause = tokio::time::timeout(clock::jitter(pause), node.births.changed.notified());
+        // Promised meanwhile, it asks at once.
+        let _ = pause.await;
+    }
+}
+
+/// One round: ask, decide, act. `Err` is why nothing came of it yet.
+async fn step(node: &Arc<Node>, promised: Option<v1::Birth>) -> Result<(), String> {
+    let said = |error: Error| error.to_string();
+    let mut addresses = node.config.join.clone();
+    for member in promised.iter().flat_map(|birth| &birth.nodes) {
+        let address = member.record.as_ref().map(|record| &record.client_address);
+        addresses.extend(address.filter(|address| !addresses.contains(address)).cloned());
+    }
+    let own = Own { status: node.introduce(), promised };
+    let asked = ask_all(node, &addresses).await;
+    match (meeting::next(&own, &asked), own.promised) {
+        (Next::Join(members), _) => add(node, &members).await,
+        (Next::Found(nodes), _) => {
+            let cluster = birth::found_with(node, &nodes).await.map_err(said)?;
+            tracing::info!(%cluster, nodes = nodes.len(), "made a new cluster");
+            Ok(())
+        }
+        (Next::BeBorn, Some(promised)) => {
+            let cluster = birth::follow(node, &promised).await.map_err(said)?;
+            tracing::info!(%cluster, "of a new cluster");
+            Ok(())
+        }
+        (Next::Release(why), Some(promised)) => {
+            tracing::info!(why, "the birth of a cluster that this node was promised to is off");
+            birth::release(node, &promised).await.map_err(said)
+        }
+        (Next::Wait(why), _) => Err(why),
+        (Next::BeBorn | Next::Release(_), None) => Err("it was promised to nothing".to_owned()),
+    }
+}
+
+/// Asks members, one after the other, to be added.
+async fn add(node: &Arc<Node>, members: &[String]) -> Result<(), String> {
+    let mut last = "nobody answers".to_owned();
+    for address in members {
         let attempt = async {
-            let channel = endpoint(address)?
-                .connect()
-                .await
-                .map_err(|error| format!("connect to {address}: {error}"))?;
-            join_at(node, &mut ClusterClient::new(channel))
-                .await
-                .map_err(|error| format!("{address}: {error}"))
+            let channel = endpoint(address)?.connect().await.map_err(|error| error.to_string())?;
+            let mut client = ClusterClient::new(channel);
+            let added = client.add_learner(add_request(node)).await;
+            added.map(drop).map_err(|status| status.message().to_owned())
         };
         match tokio::time::timeout(TIMEOUT, attempt).await {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => last = error,
+            Ok(Err(why)) => last = format!("{address}: {why}"),
             Err(_) => last = format!("{address} does not answer"),
         }
     }
     Err(last)
 }
 
-async fn join_at(node: &Arc<Node>, client: &mut ClusterClient<Channel>) -> Result<(), String> {
-    let told = |status: tonic::Status| status.message().to_owned();
-    if node.joined.get().is_none() {
-        client.add_learner(add_request(node)).await.map_err(told)?;
-    }
-    let own = node.joined.get().ok_or("was added but not handed an identity yet")?.node;
-    let listed = client
-        .list_nodes(v1::ListNodesRequest { all: true, allow_local: false })
+/// Asks all of them at once who they are; itself not.
+async fn ask_all(node: &Node, addresses: &[String]) -> Vec<Asked> {
+    let others = addresses.iter().filter(|address| **address != node.advertised.client);
+    futures::future::join_all(others.map(|address| ask(address))).await
+}
+
+/// Asks the node behind a client address who it is.
+pub(super) async fn ask(address: &str) -> Asked {
+    let asking = async {
+        let channel = endpoint(address)?
+            .connect()
+            .await
+            .map_err(|error| format!("cannot connect: {}", root_cause(&error)))?;
+        let status = ClusterClient::new(channel).status(v1::StatusRequest {}).await;
+        status.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
+    };
+    let answer = tokio::time::timeout(ASK_TIMEOUT, asking)
         .await
-        .map_err(told)?
-        .into_inner();
+        .unwrap_or_else(|_| Err("does not answer".to_owned()));
+    Asked { address: address.to_owned(), answer }
+}
+
+/// "connection refused" says more than the layers around it.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Tells why a node waits when that changes, and now and then while it does not.
+struct Told {
+    what: &'static str,
+    last: Option<(String, tokio::time::Instant)>,
+}
+
+impl Told {
+    fn new(what: &'static str) -> Self {
+        Self { what, last: None }
+    }
+
+    fn wait(&mut self, reason: &str) {
+        let now = clock::now();
+        let is_old = self.last.as_ref().is_some_and(|(last, at)| {
+            last == reason && now.saturating_duration_since(*at) < TOLD_EVERY
+        });
+        if !is_old {
+            tracing::info!(reason, "waiting for {}", self.what);
+            self.last = Some((reason.to_owned(), now));
+        }
+    }
+}
+
+/// Why an attempt to settle came to nothing.
+enum Refusal {
+    /// Time may help.
+    NotYet(String),
+    /// The disk belongs to one cluster, and those who answer to another.
+    OtherCluster(String),
+}
+
+/// Sees to it that the node's own row says that it is in service, if it was taken in by `--join`.
+async fn settle(node: &Arc<Node>) {
+    let mut told = Told::new("its place in the cluster");
+    loop {
+        match settle_once(node).await {
+            Ok(()) => return,
+            Err(_) if node.is_removed() => return,
+            // One that its own cluster has heard since its start is where it belongs, whoever else has
+            // come to the addresses.
+            Err(Refusal::OtherCluster(words))
+                if node.joined.get().is_some_and(|joined| joined.is_confirmed()) =>
+            {
+                told.wait(&words);
+            }
+            Err(Refusal::OtherCluster(words)) => return node.fail(words),
+            Err(Refusal::NotYet(reason)) => told.wait(&reason),
+        }
+        tokio::time::sleep(clock::jitter(RETRY)).await;
+    }
+}
+
+/// One attempt.
+///
+/// A disk that belongs to another cluster than everybody who answers is refused. One of its own
+/// cluster that answers is enough: then whoever else has an address of it came there by mistake.
+async fn settle_once(node: &Arc<Node>) -> Result<(), Refusal> {
+    let Some(joined) = node.joined.get() else { return Ok(()) };
+    let asked = ask_all(node, &node.config.join).await;
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let ours = joined.cluster.to_string();
+    let mut last = Refusal::NotYet("nobody of this cluster answers".to_owned());
+    let mut members = Vec::new();
+    for Asked { address, answer } in asked {
+        match answer {
+            Ok(status) if status.cluster_id == ours && !status.removed => {
+                // It may have moved, as this one may: so they find each other.
+                node.directory.see(NodeId(status.node_id), &status.peer_address);
+                members.push(address);
+            }
+            Ok(status) if !status.cluster_id.is_empty() && status.cluster_id != ours => {
+                last = Refusal::OtherCluster(format!(
+                    "this disk belongs to cluster {ours}, but {address}, which it was told to join \
+                     (--join), to cluster {}: give it the addresses of its own cluster, or an empty \
+                     disk to join the other",
+                    status.cluster_id
+                ));
+            }
+            Ok(_) => {}
+            Err(why) if matches!(last, Refusal::NotYet(_)) => {
+                last = Refusal::NotYet(format!("{address}: {why}"));
+            }
+            Err(_) => {}
+        }
+    }
+    for address in members {
+        let attempt = async {
+            let channel =
+                endpoint(&address)?.connect().await.map_err(|error| root_cause(&error))?;
+            settle_at(node, &mut ClusterClient::new(channel)).await
+        };
+        last = match tokio::time::timeout(TIMEOUT, attempt).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => Refusal::NotYet(format!("{address}: {error}")),
+            Err(_) => Refusal::NotYet(format!("{address} does not answer")),
+        };
+    }
+    Err(last)
+}
+
+async fn settle_at(node: &Arc<Node>, client: &mut ClusterClient<Channel>) -> Result<(), String> {
+    let told = |status: tonic::Status| status.message().to_owned();
+    let own = node.joined.get().ok_or("it was not handed an identity yet")?.node;
+    let listed =
+        client.list_nodes(v1::ListNodesRequest { all: true, allow_local: false }).await.map_err(told)?.into_inner();
     let record = listed
         .nodes
         .iter()

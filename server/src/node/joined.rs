@@ -16,7 +16,8 @@ use super::{Node, heartbeat, identity::Identity};
 use crate::{
     clock,
     error::Error,
-    ids::NodeId,
+    feature_level,
+    ids::{ClusterId, NodeId},
     placement::driver::Driver,
     raft::{
         log_memory::LogMemory,
@@ -44,7 +45,7 @@ const SILENCE_MIN: Duration = Duration::from_secs(10);
 /// Peers, router and driver of a joined node.
 pub struct Joined {
     pub node: NodeId,
-    pub cluster: crate::ids::ClusterId,
+    pub cluster: ClusterId,
     pub peers: Arc<Peers>,
     pub router: Router,
     pub driver: Arc<Driver>,
@@ -132,9 +133,10 @@ impl Joined {
             proposal_bytes: Arc::default(),
             disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
             disk: Arc::new(Gate(node.disk.clone())),
+            feature_level: feature_level::FIRST.into(),
         });
         let peers = Peers::open(env, restarted, node.loss).await?;
-        peers.set_removed_nodes(node.directory.removed());
+        peers.set_nodes(&node.directory.table());
         let driver = Driver::new(
             Arc::clone(&peers),
             Arc::clone(&node.directory),

@@ -20,6 +20,7 @@ use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tonic::{Request, service::interceptor::InterceptedService};
 
 use super::{
     Node,
@@ -206,6 +207,12 @@ impl Shared {
         let placement = PlacementServer::new(PlacementCalls(Arc::clone(node)))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let calls = Arc::clone(&self.calls);
+        let placement = InterceptedService::new(placement, move |request: Request<()>| {
+            let headers = request.metadata().clone().into_headers();
+            api::check_cluster(&headers, &*calls).map_err(|error| api::status(&error))?;
+            Ok(request)
+        });
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let incoming = api::listen(listener, Places::new(PEER_CONNECTIONS_MAX));
         let stopped = self.stop.clone().cancelled_owned();

@@ -26,9 +26,13 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
         "draining",
         if node.is_draining() { Err("shutting down".to_owned()) } else { Ok("no".to_owned()) },
     ));
+    let expects = node.config.bootstrap_expect as usize;
     let Some(joined) = node.joined() else {
-        let why = if node.is_removed() { "removed from its cluster" } else { "not joined" };
-        checks.push(("joined", Err(why.to_owned())));
+        let why = match node.is_removed() {
+            true => "removed from its cluster".to_owned(),
+            false => node.births.waits(),
+        };
+        checks.push(("joined", Err(why)));
         return checks;
     };
     checks.push(("joined", Ok(format!("node {} of cluster {}", joined.node, joined.cluster))));
@@ -40,6 +44,19 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
             Err("the placement driver has not answered since the start".to_owned())
         },
     ));
+    if expects > 0 {
+        // Everybody who ever was: a row stays when its node goes, so that a cluster that was complete once
+        // is not incomplete again.
+        let known = node.directory.table().nodes.len();
+        checks.push((
+            "expected",
+            if known >= expects {
+                Ok(format!("{known} nodes have joined, {expects} were expected"))
+            } else {
+                Err(format!("{known} of {expects} expected nodes have joined"))
+            },
+        ));
+    }
     let (mut behind, mut unheard, mut total) = (0_usize, 0_usize, 0_usize);
     for peer in joined.peers.all() {
         total += 1;

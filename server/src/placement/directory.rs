@@ -1,11 +1,17 @@
-//! The node table as this node last heard it.
+//! The node table as this node last heard it, and where nodes were seen since.
+//!
+//! Who has moved cannot be found by the table alone: a change of it needs a leader of region 1, and that
+//! one needs a majority that finds each other. So wherever a node of the cluster is seen, by what it
+//! says of itself on a connection or at an address that this node was told to ask, that counts more than
+//! the row of it, until the row says something new.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use flotilla_proto::v1;
 use parking_lot::{Mutex, RwLock};
 use prost::Message as _;
 
+use super::{membership::check_address, view::find};
 use crate::{
     ids::NodeId,
     raft::transport::Directory,
@@ -20,6 +26,8 @@ use crate::{
 /// ask. May be old; a newer version replaces it whole.
 pub struct NodeDirectory {
     table: RwLock<Arc<v1::NodeTable>>,
+    /// Peer addresses that differ from the table's. Bound: only of nodes of the table.
+    seen: RwLock<HashMap<NodeId, String>>,
     data: Arc<dyn Engine>,
     /// Held while the copy is written.
     keeping: Mutex<()>,
@@ -37,7 +45,8 @@ impl NodeDirectory {
             })?,
             None => v1::NodeTable::default(),
         };
-        Ok(Self { table: RwLock::new(Arc::new(table)), data, keeping: Mutex::default() })
+        let (table, keeping) = (RwLock::new(Arc::new(table)), Mutex::default());
+        Ok(Self { table, seen: RwLock::default(), data, keeping })
     }
 
     #[must_use]
@@ -53,6 +62,13 @@ impl NodeDirectory {
             if table.version <= current.version {
                 return false;
             }
+            let address = |table: &v1::NodeTable, node: NodeId| {
+                find(table, node).map(|record| record.peer_address.clone())
+            };
+            self.seen.write().retain(|node, seen| {
+                let now = address(&table, *node);
+                now == address(&current, *node) && now.as_ref() != Some(seen)
+            });
             *current = Arc::new(table);
         }
         let this = Arc::clone(self);
@@ -76,26 +92,35 @@ impl NodeDirectory {
         self.data.write(&batch, Durability::Buffered)
     }
 
+    /// A node's row, with the address where it was last seen.
     #[must_use]
     pub fn node(&self, node: NodeId) -> Option<v1::NodeRecord> {
-        self.table.read().nodes.iter().find(|record| record.node_id == node.0).cloned()
+        let mut record = find(&self.table.read(), node).cloned()?;
+        if let Some(seen) = self.seen.read().get(&node) {
+            record.peer_address.clone_from(seen);
+        }
+        Some(record)
+    }
+
+    /// A node of this cluster was seen at this peer address.
+    pub fn see(&self, node: NodeId, peer_address: &str) {
+        let table = self.table.read();
+        let Some(record) = find(&table, node) else { return };
+        let mut seen = self.seen.write();
+        if record.peer_address == peer_address {
+            seen.remove(&node);
+        } else if check_address("peer_address", peer_address).is_ok() {
+            let before = seen.insert(node, peer_address.to_owned());
+            if before.as_deref() != Some(peer_address) {
+                tracing::info!(%node, peer_address, "seen at another address than the table has");
+            }
+        }
     }
 
     /// `host:port` of a node's client port; empty when it is not known.
     #[must_use]
     pub fn client_address(&self, node: NodeId) -> String {
         self.node(node).map(|record| record.client_address).unwrap_or_default()
-    }
-
-    #[must_use]
-    pub fn removed(&self) -> Vec<NodeId> {
-        self.table
-            .read()
-            .nodes
-            .iter()
-            .filter(|record| record.state() == v1::NodeState::Removed)
-            .map(|record| NodeId(record.node_id))
-            .collect()
     }
 
     /// Nodes that may be asked for something, this one not among them.
@@ -123,7 +148,10 @@ impl Directory for NodeDirectory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::fixture::{Probe, soon};
+    use crate::{
+        placement::fixture::{record, table as table_of},
+        raft::fixture::{Probe, soon},
+    };
 
     fn table(version: u64) -> v1::NodeTable {
         v1::NodeTable { version, ..v1::NodeTable::default() }
@@ -146,5 +174,33 @@ mod tests {
             }
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn where_a_node_was_seen_counts_until_its_row_says_something_new() {
+        let directory = Arc::new(NodeDirectory::open(Probe::new()).expect("empty"));
+        let up = v1::NodeState::Up;
+        let told = |version: u64, address: &str| {
+            let moved = v1::NodeRecord { peer_address: address.to_owned(), ..record(2, up) };
+            let table = v1::NodeTable { version, ..table_of(3, vec![record(1, up), moved]) };
+            assert!(directory.update(table), "version {version} is newer");
+        };
+        let at = || directory.peer_address(NodeId(2)).expect("an address");
+        told(11, "n2:7421");
+        assert_eq!(at(), "n2:7421");
+        directory.see(NodeId(2), "m2:7421");
+        assert_eq!(at(), "m2:7421");
+        assert_eq!(directory.node(NodeId(2)).expect("known").peer_address, "m2:7421");
+        told(12, "n2:7421");
+        assert_eq!(at(), "m2:7421", "a change of something else");
+        told(13, "k2:7421");
+        assert_eq!(at(), "k2:7421", "it has told its address since");
+        directory.see(NodeId(2), "m2:7421");
+        directory.see(NodeId(2), "k2:7421");
+        assert_eq!(at(), "k2:7421", "back where the table has it");
+        directory.see(NodeId(2), "nowhere");
+        assert_eq!(at(), "k2:7421", "no address");
+        directory.see(NodeId(9), "m9:7421");
+        assert_eq!(directory.peer_address(NodeId(9)), None, "not of this cluster");
     }
 }

@@ -9,9 +9,12 @@
 //! does not answer, holds up neither heartbeats nor plans.
 
 mod calls;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use flotilla_proto::v1;
 use futures::FutureExt as _;
 use parking_lot::Mutex;
@@ -118,6 +121,13 @@ impl Driver {
             if let Some(change) = finished {
                 self.change(&mut turn, change).await?;
             }
+            let raised =
+                self.with(|leading| membership::raise_feature_level(leading.view.table()))?;
+            if let Some(change) = raised {
+                let level = change.table.feature_level;
+                self.change(&mut turn, change).await?;
+                tracing::info!(level, "all nodes can do more: the feature level is raised");
+            }
         }
         if self.with(|leading| leading.peer_ids.len())? < PEER_IDS as usize / 2 {
             let reply = self.propose(tables::take_ids(tables::Counter::Peer, PEER_IDS)).await?;
@@ -212,7 +222,7 @@ impl Driver {
 
     fn adopt_table(&self, table: &v1::NodeTable) {
         if self.directory.update(table.clone()) {
-            self.peers.set_removed_nodes(self.directory.removed());
+            self.peers.set_nodes(&self.directory.table());
         }
     }
 
@@ -289,12 +299,22 @@ impl Driver {
     ) -> v1::HeartbeatResponse {
         match self.hear_as_leader(request, presence).await {
             Ok(response) => response,
-            Err(_) => v1::HeartbeatResponse {
-                accepted: false,
-                leader_node_id: self.system_leader().map_or(0, |node| node.0),
-                ..v1::HeartbeatResponse::default()
-            },
+            Err(_) => {
+                let leader = self.system_leader();
+                let address = leader.and_then(|leader| self.directory.node(leader));
+                v1::HeartbeatResponse {
+                    accepted: false,
+                    leader_node_id: leader.map_or(0, |node| node.0),
+                    leader_peer_address: address.map(|node| node.peer_address).unwrap_or_default(),
+                    cluster_id: self.cluster_id(),
+                    ..v1::HeartbeatResponse::default()
+                }
+            }
         }
+    }
+
+    fn cluster_id(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.peers.environment().transport.identity().cluster.0)
     }
 
     async fn hear_as_leader(
@@ -307,9 +327,16 @@ impl Driver {
         let mut response = v1::HeartbeatResponse {
             accepted: true,
             leader_node_id: self.peers.environment().node.0,
+            cluster_id: self.cluster_id(),
             ..v1::HeartbeatResponse::default()
         };
-        if self.peers.recognize(node, request.incarnation, presence).is_err() {
+        // Ordering: cluster and table before the process is recognized. A node of another cluster at an
+        // address of ours would else pass for the node of ours that has its number, which would then be
+        // refused as its copy, and end.
+        let refusal = self.with(|leading| leading.view.refuses(&request))?;
+        if refusal.is_none()
+            && self.peers.recognize(node, request.incarnation, presence).is_err()
+        {
             response.duplicate = true;
             return Ok(response);
         }
@@ -318,8 +345,11 @@ impl Driver {
             led_no_more: std::mem::take(&mut request.led_no_more),
             ..request.clone()
         };
-        let (heard, session) =
-            self.with(|leading| (leading.view.hear(told, self.now_ms()), leading.view.session()))?;
+        let (heard, session) = match refusal {
+            Some(refusal) => (refusal, 0),
+            None => self
+                .with(|leading| (leading.view.hear(told, self.now_ms()), leading.view.session()))?,
+        };
         match heard {
             Heard::Accepted => response.session = session,
             Heard::Unfollowed => {}

@@ -38,12 +38,19 @@ pub(super) fn record(node: u64, state: NodeState) -> v1::NodeRecord {
         http_address: format!("n{node}:7422"),
         state: state as i32,
         version: "0.1.0".to_owned(),
+        feature_level: 1,
         ..Default::default()
     }
 }
 
 pub(super) fn table(replication_factor: u32, nodes: Vec<v1::NodeRecord>) -> v1::NodeTable {
-    v1::NodeTable { version: 10, nodes, replication_factor, cluster_id: CLUSTER.to_vec().into() }
+    v1::NodeTable {
+        version: 10,
+        nodes,
+        replication_factor,
+        cluster_id: CLUSTER.to_vec().into(),
+        feature_level: 1,
+    }
 }
 
 impl Fixture {

@@ -14,7 +14,9 @@ mod add_learner;
 mod address;
 mod change_membership;
 mod evict_leaders;
+mod feature_level;
 mod heard;
+mod record;
 mod remove_node;
 
 #[cfg(test)]
@@ -27,7 +29,9 @@ pub use self::{
     address::check_address,
     change_membership::change_membership,
     evict_leaders::evict_leaders,
+    feature_level::raise_feature_level,
     heard::heard,
+    record::{check_record, check_table},
     remove_node::{cancel_remove_node, finish_removals, removal, remove_node},
 };
 use super::{tables, view::find};
@@ -53,18 +57,19 @@ pub enum Decision {
 impl TableChange {
     /// Replaces or adds `records`.
     fn new(table: &v1::NodeTable, records: &[v1::NodeRecord]) -> Self {
-        Self::with_factor(table, records, None)
+        Self::with_settings(table, records, tables::Settings::default())
     }
 
-    /// As [`TableChange::new`], and another replication factor if one is given.
-    fn with_factor(
+    /// As [`TableChange::new`], with other settings.
+    fn with_settings(
         table: &v1::NodeTable,
         records: &[v1::NodeRecord],
-        replication_factor: Option<u32>,
+        settings: tables::Settings,
     ) -> Self {
         let mut after = table.clone();
         after.version += 1;
-        after.replication_factor = replication_factor.unwrap_or(after.replication_factor);
+        after.replication_factor = settings.replication_factor.unwrap_or(after.replication_factor);
+        after.feature_level = settings.feature_level.unwrap_or(after.feature_level);
         for record in records {
             match after.nodes.iter_mut().find(|node| node.node_id == record.node_id) {
                 Some(node) => node.clone_from(record),
@@ -72,7 +77,7 @@ impl TableChange {
             }
         }
         after.nodes.sort_unstable_by_key(|node| node.node_id);
-        let command = tables::change_nodes(table.version, records, replication_factor);
+        let command = tables::change_nodes(table.version, records, settings);
         Self { command, table: after }
     }
 }

@@ -14,6 +14,7 @@ use prost::Message as _;
 
 use crate::{
     error::Error,
+    feature_level,
     ids::{ClusterId, NodeId, PeerId, RegionId},
 };
 
@@ -23,6 +24,7 @@ const CLUSTER: &str = "cluster";
 const NODES_VERSION: &str = "nodes/version";
 const NODE_PREFIX: &str = "node/";
 const REPLICATION_FACTOR: &str = "replication_factor";
+const FEATURE_LEVEL: &str = "feature_level";
 
 /// The range that holds every table, `[start, end)` in encoded keys: what to read for [`decode`].
 #[must_use]
@@ -88,14 +90,27 @@ pub fn replication_factor_key() -> Bytes {
     key(REPLICATION_FACTOR)
 }
 
+/// The encoded key of the cluster's feature level.
+#[must_use]
+pub fn feature_level_key() -> Bytes {
+    key(FEATURE_LEVEL)
+}
+
+/// What a change of the node table changes beside rows of nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    pub replication_factor: Option<u32>,
+    pub feature_level: Option<u32>,
+}
+
 /// What a new cluster is seeded with.
 #[derive(Clone, Debug)]
 pub struct Seed {
     pub cluster_id: ClusterId,
     pub replication_factor: u32,
     pub token: String,
-    /// Node 1; it is `UP` from the start.
-    pub first: v1::NodeRecord,
+    /// In the order of their ids; they are `UP` from the start.
+    pub nodes: Vec<v1::NodeRecord>,
     /// The first ids that the regions and peers of birth have not taken.
     pub next_region: RegionId,
     pub next_peer: PeerId,
@@ -104,21 +119,28 @@ pub struct Seed {
 /// The rows of a new cluster's tables as (encoded key, value), keys ascending. Version 1.
 #[must_use]
 pub fn seed(seed: Seed) -> Vec<(Bytes, Bytes)> {
-    let node = NodeId(seed.first.node_id);
-    let first = v1::NodeRecord { state: v1::NodeState::Up as i32, ..seed.first };
+    let feature_level = seed.nodes.iter().map(|node| node.feature_level).min();
+    let feature_level = feature_level.unwrap_or_default().max(feature_level::FIRST);
+    let next_node = seed.nodes.iter().map(|node| node.node_id).max().unwrap_or(0) + 1;
+    let nodes = seed.nodes.into_iter().map(|node| {
+        let up = v1::NodeRecord { state: v1::NodeState::Up as i32, ..node };
+        (node_key(NodeId(up.node_id)), up.encode_to_vec().into())
+    });
     let cluster = ClusterRecord {
         cluster_id: Bytes::copy_from_slice(&seed.cluster_id.0),
         replication_factor: seed.replication_factor,
         token: seed.token,
     };
-    vec![
+    let mut rows = vec![
         (cluster_key(), cluster.encode_to_vec().into()),
-        (Counter::Node.key(), decimal(node.0 + 1)),
+        (feature_level_key(), decimal(feature_level.into())),
+        (Counter::Node.key(), decimal(next_node)),
         (Counter::Peer.key(), decimal(seed.next_peer.0)),
         (Counter::Region.key(), decimal(seed.next_region.0)),
-        (node_key(node), first.encode_to_vec().into()),
-        (version_key(), decimal(1)),
-    ]
+    ];
+    rows.extend(nodes);
+    rows.push((version_key(), decimal(1)));
+    rows
 }
 
 /// Rows of the system tables that make no sense.
@@ -145,6 +167,7 @@ where
     let mut cluster = None;
     let mut version = None;
     let mut replication_factor = None;
+    let mut feature_level = feature_level::FIRST;
     let mut nodes = Vec::new();
     for (key, value) in rows {
         let (key, value) = (key.as_ref(), value.as_ref());
@@ -164,6 +187,9 @@ where
         } else if text == REPLICATION_FACTOR.as_bytes() {
             let factor = parse_decimal(value).and_then(|factor| u32::try_from(factor).ok());
             replication_factor = Some(factor.ok_or_else(|| bad("not a number".to_owned()))?);
+        } else if text == FEATURE_LEVEL.as_bytes() {
+            let level = parse_decimal(value).and_then(|level| u32::try_from(level).ok());
+            feature_level = level.ok_or_else(|| bad("not a number".to_owned()))?;
         } else if text.starts_with(NODE_PREFIX.as_bytes()) {
             let record = v1::NodeRecord::decode(value).map_err(|error| bad(error.to_string()))?;
             if key != node_key(NodeId(record.node_id)) {
@@ -179,6 +205,7 @@ where
         nodes,
         replication_factor: replication_factor.unwrap_or(cluster.replication_factor),
         cluster_id: cluster.cluster_id,
+        feature_level,
     })
 }
 
@@ -208,13 +235,13 @@ pub fn taken(reply: &v1::WriteReply) -> Result<Range<u64>, Error> {
     }
 }
 
-/// Stores `records`, and the replication factor if one is given, and raises the table's version, if
-/// the version is still `version`; see [`changed`] for the answer.
+/// Stores `records` and `settings`, and raises the table's version, if the version is still `version`; see
+/// [`changed`] for the answer.
 #[must_use]
 pub fn change_nodes(
     version: u64,
     records: &[v1::NodeRecord],
-    replication_factor: Option<u32>,
+    settings: Settings,
 ) -> v1::WriteCommand {
     let unmoved = v1::Compare {
         key: version_key(),
@@ -223,13 +250,14 @@ pub fn change_nodes(
     let puts = records
         .iter()
         .map(|record| put(node_key(NodeId(record.node_id)), record.encode_to_vec().into()));
-    let factor =
-        replication_factor.map(|factor| put(replication_factor_key(), decimal(factor.into())));
+    let setting =
+        |key: Bytes, value: Option<u32>| value.map(|value| put(key, decimal(value.into())));
     v1::WriteCommand {
         compare: vec![unmoved],
         success: std::iter::once(put(version_key(), decimal(version + 1)))
             .chain(puts)
-            .chain(factor)
+            .chain(setting(replication_factor_key(), settings.replication_factor))
+            .chain(setting(feature_level_key(), settings.feature_level))
             .collect(),
         failure: vec![op(Op::Get(v1::GetOp { key: version_key() }))],
         ..Default::default()
@@ -301,7 +329,7 @@ mod tests {
             cluster_id: ClusterId([7; 16]),
             replication_factor: 3,
             token: "once".to_owned(),
-            first: record(1, v1::NodeState::Joining),
+            nodes: vec![record(1, v1::NodeState::Joining)],
             next_region: RegionId(3),
             next_peer: PeerId(3),
         })
@@ -384,8 +412,12 @@ mod tests {
     #[test]
     fn second_of_two_racing_changes_is_refused_and_told_the_version() {
         let mut rows = seeded();
-        let first = change_nodes(1, &[record(2, v1::NodeState::Joining)], None);
-        let second = change_nodes(1, &[record(2, v1::NodeState::Up)], Some(5));
+        let first = change_nodes(1, &[record(2, v1::NodeState::Joining)], Settings::default());
+        let second = change_nodes(
+            1,
+            &[record(2, v1::NodeState::Up)],
+            Settings { replication_factor: Some(5), feature_level: Some(4) },
+        );
         assert_eq!(changed(1, &apply(&mut rows, &first)), Ok(2));
         assert_eq!(
             changed(1, &apply(&mut rows, &second)),
@@ -405,7 +437,11 @@ mod tests {
     fn replication_factor_of_birth_holds_until_it_is_changed() {
         let mut rows = seeded();
         for (version, factor, want) in [(1, Some(5), 5), (2, None, 5), (3, Some(1), 1)] {
-            let change = change_nodes(version, &[], factor);
+            let change = change_nodes(
+                version,
+                &[],
+                Settings { replication_factor: factor, ..Settings::default() },
+            );
             assert_eq!(changed(version, &apply(&mut rows, &change)), Ok(version + 1));
             let table = decode(&rows).expect("decodes");
             assert_eq!((table.version, table.replication_factor), (version + 1, want));
@@ -419,6 +455,7 @@ mod tests {
             ("cluster id of the wrong length", cluster_key(), b""),
             ("version is no number", version_key(), b"one"),
             ("replication factor is no number", replication_factor_key(), b"many"),
+            ("feature level is no number", feature_level_key(), b"high"),
             ("node record is no message", node_key(NodeId(1)), b"\xff"),
             ("record under another node's key", node_key(NodeId(1)), b"\x08\x05"),
         ] {

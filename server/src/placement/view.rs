@@ -136,6 +136,7 @@ impl NodeView {
             labels,
             version,
             forced,
+            feature_level: _,
         } = self.record.clone();
         v1::Node {
             node_id,
@@ -309,18 +310,26 @@ impl ClusterView {
         find(&self.table, node)
     }
 
+    /// Why a node is not heard, by who it says it is; `None` for a node of this cluster's table.
+    #[must_use]
+    pub fn refuses(&self, request: &v1::HeartbeatRequest) -> Option<Heard> {
+        if request.cluster_id != self.table.cluster_id {
+            return Some(Heard::WrongCluster);
+        }
+        match self.record(NodeId(request.node_id)).map(v1::NodeRecord::state) {
+            None => Some(Heard::Unknown),
+            Some(v1::NodeState::Removed) => Some(Heard::Removed),
+            Some(_) => None,
+        }
+    }
+
     /// Takes over what a node tells: of its regions what has changed, or, in session 0, everything from
     /// the beginning.
     pub fn hear(&mut self, request: v1::HeartbeatRequest, now_ms: u64) -> Heard {
+        if let Some(refusal) = self.refuses(&request) {
+            return refusal;
+        }
         let node = NodeId(request.node_id);
-        if request.cluster_id != self.table.cluster_id {
-            return Heard::WrongCluster;
-        }
-        match self.record(node).map(v1::NodeRecord::state) {
-            None => return Heard::Unknown,
-            Some(v1::NodeState::Removed) => return Heard::Removed,
-            Some(_) => {}
-        }
         let mut superseded = VecDeque::new();
         let mut led = BTreeSet::new();
         let mut continues = false;

@@ -125,6 +125,7 @@ impl Fixture {
             proposal_bytes: Arc::default(),
             disk_reads: Arc::new(tokio::sync::Semaphore::new(read::DISK_READS_MAX)),
             disk: Arc::new(AlwaysRoom),
+            feature_level: crate::feature_level::FIRST.into(),
         });
         Self { log, data, env, _writing: writing }
     }
@@ -136,42 +137,30 @@ impl Fixture {
 
     /// Writes two regions to the disk, that of [`Fixture::bear`] cut at `border`.
     pub(crate) fn bear_cut(&self, border: &Bytes) {
-        let left = lifecycle::newborn(REGION, Bytes::new(), border.clone(), PEER, NODE);
+        let left = lifecycle::newborn(REGION, Bytes::new(), border.clone(), &[(PEER, NODE)]);
         let (region, peer) = (RegionId(REGION.0 + 1), PeerId(PEER.0 + 1));
-        let right = lifecycle::newborn(region, border.clone(), Bytes::new(), peer, NODE);
-        let regions = [left, right];
+        let right = lifecycle::newborn(region, border.clone(), Bytes::new(), &[(peer, NODE)]);
+        let regions = [(PEER, left), (peer, right)];
         lifecycle::birth(self.log.as_ref(), self.data.as_ref(), &regions, WriteBatch::new())
             .expect("a birth in memory");
     }
 
     /// As [`Fixture::bear`], with further voters, each on a node of its own that nobody knows.
     pub(crate) fn bear_with_voters(&self, voters: &[PeerId]) {
-        let mut region = lifecycle::newborn(REGION, Bytes::new(), Bytes::new(), PEER, NODE);
-        let nodes = voters.iter().zip(NODE.0..);
-        region.descriptor.peers = nodes
-            .clone()
-            .map(|(peer, node_id)| v1::Peer {
-                peer_id: peer.0,
-                node_id,
-                role: v1::PeerRole::Voter.into(),
-            })
-            .collect();
-        region.state.membership = Some(v1::Membership {
-            voters: vec![v1::VoterSet { peer_ids: voters.iter().map(|peer| peer.0).collect() }],
-            peers: nodes
-                .map(|(peer, node_id)| v1::MemberPeer { peer_id: peer.0, node_id })
-                .collect(),
-        });
+        let voters: Vec<(PeerId, NodeId)> =
+            voters.iter().zip(NODE.0..).map(|(peer, node)| (*peer, NodeId(node))).collect();
+        let region = lifecycle::newborn(REGION, Bytes::new(), Bytes::new(), &voters);
         self.write(region, WriteBatch::new());
     }
 
     /// As [`Fixture::bear`], with rows.
     pub(crate) fn bear_with(&self, rows: WriteBatch) {
-        self.write(lifecycle::newborn(REGION, Bytes::new(), Bytes::new(), PEER, NODE), rows);
+        let voters = [(PEER, NODE)];
+        self.write(lifecycle::newborn(REGION, Bytes::new(), Bytes::new(), &voters), rows);
     }
 
     fn write(&self, region: RegionState, rows: WriteBatch) {
-        lifecycle::birth(self.log.as_ref(), self.data.as_ref(), &[region], rows)
+        lifecycle::birth(self.log.as_ref(), self.data.as_ref(), &[(PEER, region)], rows)
             .expect("a birth in memory");
     }
 

@@ -101,6 +101,13 @@ impl Incarnations {
     }
 }
 
+#[cfg(test)]
+impl Incarnations {
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+}
+
 /// An incarnation's number: the starts of its disk and, where two copies have the same, a random part.
 #[must_use]
 pub fn incarnation(starts: u32, random: u64) -> u64 {

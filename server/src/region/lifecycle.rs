@@ -62,23 +62,28 @@ enum Judged {
     Unreadable(String),
 }
 
-/// A new region as it lies on the disk of its first node.
+/// A new region with these voters, as it lies on the disk of each of them.
 #[must_use]
 pub fn newborn(
     region: RegionId,
     start_key: Bytes,
     end_key: Bytes,
-    peer: PeerId,
-    node: NodeId,
+    voters: &[(PeerId, NodeId)],
 ) -> command::RegionState {
-    let voter = v1::Peer { peer_id: peer.0, node_id: node.0, role: v1::PeerRole::Voter.into() };
+    let peers = voters.iter().map(|(peer, node)| v1::Peer {
+        peer_id: peer.0,
+        node_id: node.0,
+        role: v1::PeerRole::Voter.into(),
+    });
+    let members = voters.iter();
+    let members = members.map(|(peer, node)| v1::MemberPeer { peer_id: peer.0, node_id: node.0 });
     command::RegionState {
         descriptor: v1::Region {
             region_id: region.0,
             start_key,
             end_key,
             epoch: Some(v1::RegionEpoch { conf_ver: 1, version: 1 }),
-            peers: vec![voter],
+            peers: peers.collect(),
         },
         state: v1::ApplyState {
             applied_term: 1,
@@ -87,8 +92,10 @@ pub fn newborn(
             time_ms: 1,
             expiry_max_ms: 0,
             membership: Some(v1::Membership {
-                voters: vec![v1::VoterSet { peer_ids: vec![peer.0] }],
-                peers: vec![v1::MemberPeer { peer_id: peer.0, node_id: node.0 }],
+                voters: vec![v1::VoterSet {
+                    peer_ids: voters.iter().map(|(peer, _)| peer.0).collect(),
+                }],
+                peers: members.collect(),
             }),
             membership_term: 1,
             membership_index: 1,
@@ -96,8 +103,9 @@ pub fn newborn(
     }
 }
 
-/// Writes new regions, with `data` holding whatever else must be there with them. The caller then
-/// makes them his by an identity; a disk without one is wiped before anything else is written to it.
+/// Writes new regions, each with the peer of it that lives here, with `data` holding whatever else must be
+/// there with them. The caller then makes them his by an identity; a disk without one is wiped before anything
+/// else is written to it.
 ///
 /// Durability: the logs first, then everything in `data` at once.
 ///
@@ -106,15 +114,16 @@ pub fn newborn(
 pub fn birth(
     log: &dyn Engine,
     data: &dyn Engine,
-    regions: &[command::RegionState],
+    regions: &[(PeerId, command::RegionState)],
     mut with: WriteBatch,
 ) -> Result<(), engine::Error> {
     let mut logs = WriteBatch::new();
-    for region in regions {
+    for (own, region) in regions {
         let id = RegionId(region.descriptor.region_id);
-        let peer = region.descriptor.peers.first().map_or(PeerId(0), |peer| PeerId(peer.peer_id));
-        log_store::seed(&mut logs, id, peer);
-        logs.put(Family::Default, &keys::log::own_peer(id), &promises::encode(peer, ""));
+        // The same on all disks, as all else of a newborn region but which peer is here.
+        let first = region.descriptor.peers.first().map_or(PeerId(0), |peer| PeerId(peer.peer_id));
+        log_store::seed(&mut logs, id, first);
+        logs.put(Family::Default, &keys::log::own_peer(id), &promises::encode(*own, ""));
         put_state(&mut with, region, true);
     }
     log.write(&logs, Durability::Synced)?;
@@ -132,7 +141,10 @@ pub fn wipe(log: &dyn Engine, data: &dyn Engine) -> Result<(), engine::Error> {
     batch.delete_range(Family::Meta, &keys::meta::all_descriptors().start, &[]);
     data.write(&batch, Durability::Synced)?;
     let mut batch = WriteBatch::new();
-    batch.delete_range(Family::Default, &[], &[]);
+    // The disk stays who it is, and promised to what it was.
+    let kept = keys::log::newcomer();
+    batch.delete_range(Family::Default, &[], &kept);
+    batch.delete_range(Family::Default, &[&kept[..], &[0]].concat(), &[]);
     log.write(&batch, Durability::Synced)
 }
 

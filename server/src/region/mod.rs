@@ -27,7 +27,10 @@ pub mod size;
 pub(crate) mod fixture;
 
 use std::{
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize},
+    },
     time::Duration,
 };
 
@@ -70,6 +73,8 @@ pub struct Environment {
     pub disk_reads: Arc<Semaphore>,
     /// Client writes are refused while the disk is low.
     pub disk: Arc<dyn DiskGate>,
+    /// Of the cluster, by the newest node table; see `feature_level.rs`.
+    pub feature_level: AtomicU32,
 }
 
 /// Whether the disk has room for more.
@@ -137,6 +142,14 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Asks the other voters for the leadership, if a quorum of them would give it: nothing moves otherwise.
+    /// False once the peer has stopped.
+    pub async fn ask_to_lead(&self) -> bool {
+        let trigger = self.raft.trigger();
+        let asking = trigger.elect(true);
+        self.unless_stopped(asking).await.is_some_and(|result| result.is_ok())
+    }
+
     #[must_use]
     pub fn view(&self) -> &Arc<RegionView> {
         &self.view

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -52,9 +52,17 @@ pub struct Peers {
     /// still run.
     vote_gate: Instant,
     incarnations: Mutex<Incarnations>,
-    removed_nodes: RwLock<HashSet<NodeId>>,
+    nodes: RwLock<Nodes>,
     /// Regions of which a snapshot is being received or installed.
     pub(super) receiving: Mutex<HashSet<RegionId>>,
+}
+
+/// Who is in the node table, as last heard.
+#[derive(Default)]
+struct Nodes {
+    known: HashSet<NodeId>,
+    /// Of `known`: those that were removed.
+    removed: HashSet<NodeId>,
 }
 
 #[derive(Default)]
@@ -130,7 +138,7 @@ impl Peers {
             quarantined: RwLock::default(),
             vote_gate: clock::now() + gate,
             incarnations: Mutex::default(),
-            removed_nodes: RwLock::default(),
+            nodes: RwLock::default(),
             receiving: Mutex::default(),
             env,
         };
@@ -274,9 +282,15 @@ impl Peers {
             .collect()
     }
 
-    /// Nodes that were removed from the cluster: nothing they say is heard.
-    pub fn set_removed_nodes(&self, removed: impl IntoIterator<Item = NodeId>) {
-        *self.removed_nodes.write() = removed.into_iter().collect();
+    /// Takes over the node table: who is in the cluster and who was (nothing that a removed node says is
+    /// heard), and what all of them can do.
+    pub fn set_nodes(&self, table: &v1::NodeTable) {
+        let known = table.nodes.iter().map(|record| NodeId(record.node_id)).collect();
+        let is_removed = |record: &&v1::NodeRecord| record.state() == v1::NodeState::Removed;
+        let removed = table.nodes.iter().filter(is_removed);
+        let removed = removed.map(|record| NodeId(record.node_id)).collect();
+        *self.nodes.write() = Nodes { known, removed };
+        self.env.feature_level.fetch_max(table.feature_level, Ordering::Relaxed);
     }
 
     /// The caller holds `changing`, and has seen that nothing of the region is here.
@@ -407,6 +421,14 @@ impl Peers {
     }
 }
 
+#[cfg(test)]
+impl Peers {
+    /// How many nodes processes are remembered of.
+    pub(crate) fn recognized(&self) -> usize {
+        self.incarnations.lock().len()
+    }
+}
+
 pub(super) fn failed(error: impl std::fmt::Display) -> v1::Refused {
     refused(Reason::Failed, error.to_string())
 }
@@ -425,8 +447,16 @@ impl Inbox for Arc<Peers> {
             return Err(refused(Reason::WrongNode, format!("this is node {}", identity.node)));
         }
         let from = NodeId(batch.from_node);
-        if self.removed_nodes.read().contains(&from) {
-            return Err(refused(Reason::SenderRemoved, format!("node {from} was removed")));
+        {
+            let nodes = self.nodes.read();
+            if nodes.removed.contains(&from) {
+                return Err(refused(Reason::SenderRemoved, format!("node {from} was removed")));
+            }
+            // Bound: processes are remembered of nodes of the table only. One that is not in this copy of
+            // it may have joined since and be needed for a quorum, without which there is no newer copy.
+            if !nodes.known.contains(&from) {
+                return Ok(());
+            }
         }
         self.recognize(from, batch.from_incarnation, presence)
     }

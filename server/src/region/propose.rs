@@ -7,7 +7,7 @@
 //! it is answered, also when nobody waits any more (`raft/proposal.rs`). The entry comes back in
 //! `raft/state_machine.rs`.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use flotilla_proto::v1::{self, command::Body, command_reply};
 use openraft::{errors::ClientWriteError, raft::ClientWriteResult};
@@ -105,6 +105,15 @@ impl Peer {
             return Err(Error::DeadlineExceeded { message: "before the proposal".to_owned() });
         }
         self.leading_term()?;
+        let cluster = self.env.feature_level.load(Ordering::Relaxed);
+        let needed = command::feature_level(&body);
+        if needed > cluster {
+            return Err(Error::FailedPrecondition {
+                message: format!(
+                    "it needs feature level {needed}, the cluster is at {cluster}: upgrade all nodes"
+                ),
+            });
+        }
         // What it will have at most: the time is stamped when its turn has come.
         let mut command = v1::Command { epoch_version, time_ms: u64::MAX, body: Some(body) };
         let mut admitted = self.admit(prost::Message::encoded_len(&command))?;
@@ -206,7 +215,7 @@ mod tests {
         let fixture = Fixture::new(|config| config.proposals_max = 3);
         let peer = fixture.leader().await;
         let late = || clock::now() + Duration::from_secs(60);
-        let bytes = || fixture.env.proposal_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let bytes = || fixture.env.proposal_bytes.load(Ordering::Relaxed);
         peer.propose_write(put("a", "1"), 1, late()).await.expect("a write");
         until("the first place to be free", || peer.proposals_in_flight() == 0).await;
 

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use flotilla_proto::v1::{
-    self, cluster_client::ClusterClient, pass_request::Call, pass_response::Answer,
-    placement_client::PlacementClient,
+use flotilla_proto::{
+    MESSAGE_BYTES_MAX,
+    v1::{
+        self, cluster_client::ClusterClient, pass_request::Call, pass_response::Answer,
+        placement_client::PlacementClient,
+    },
 };
 
 use super::{
@@ -152,14 +155,42 @@ impl Driver {
         status: &v1::StatusResponse,
     ) -> Result<(NodeId, bool), Error> {
         let mut turn = self.turn().await?;
-        let next = self.with(|leading| {
-            membership::add_learner(leading.view.table(), request, status, VERSION)
-        })??;
-        match next {
+        let next = || {
+            self.with(|leading| {
+                membership::add_learner(leading.view.table(), request, status, VERSION)
+            })?
+        };
+        let mut decided = next()?;
+        if let AddLearner::Replace { lost } = decided {
+            self.give_up(&mut turn, lost, &request.address).await?;
+            decided = next()?;
+        }
+        match decided {
             AddLearner::Known { node } | AddLearner::Confirm { node } => Ok((node, false)),
             AddLearner::Adopt { node } => Ok((node, true)),
             AddLearner::Join { record } => Ok((self.join(&mut turn, record).await?, true)),
+            AddLearner::Replace { lost } => Err(Error::Internal {
+                message: format!("node {lost} was given up and holds its address"),
+            }),
         }
+    }
+
+    /// Gives up a node at whose address an empty disk answers, as one whose volume is lost: its number and
+    /// what it held are gone, and its regions make new peers elsewhere, if they have a quorum without it.
+    async fn give_up(&self, turn: &mut Turn<'_>, lost: NodeId, address: &str) -> Result<(), Error> {
+        let request =
+            v1::RemoveNodeRequest { node_id: lost.0, force: true, expected_version: None };
+        let decided = self.with(|leading| {
+            membership::remove_node(&leading.view, &request, &self.config, self.now_ms())
+        })?;
+        let decision = decided.map_err(|error| Error::FailedPrecondition {
+            message: format!(
+                "{address} is the address of node {lost}, but its disk is empty, and: {error}"
+            ),
+        })?;
+        self.carry_out(turn, decision).await?;
+        tracing::warn!(node = %lost, address, "given up: an empty disk answers at its address");
+        Ok(())
     }
 
     async fn join(&self, turn: &mut Turn<'_>, record: v1::NodeRecord) -> Result<NodeId, Error> {
@@ -187,7 +218,9 @@ impl Driver {
                 .connect()
                 .await
                 .map_err(|error| error.to_string())?;
-            let mut client = PlacementClient::new(channel);
+            let mut client = PlacementClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX);
             client.adopt(request).await.map_err(|status| status.message().to_owned())
         };
         tokio::time::timeout(DIAL_TIMEOUT, adopting)

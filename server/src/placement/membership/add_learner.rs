@@ -7,7 +7,9 @@
 
 use flotilla_proto::v1;
 
-use super::{Decision, TableChange, check_address, check_version, record, refused};
+use super::{
+    Decision, TableChange, check_address, check_record, check_table, check_version, record, refused,
+};
 use crate::{
     error::Error,
     ids::{ClusterId, NodeId},
@@ -25,15 +27,18 @@ pub enum AddLearner {
     Adopt { node: NodeId },
     /// Take an id, [`join`] with this record, then as `Adopt`.
     Join { record: v1::NodeRecord },
+    /// Its address is that of a node whose disk is gone, since this disk is empty: give that node up
+    /// (`remove_node` with force), if it can be, then ask again.
+    Replace { lost: NodeId },
 }
 
 /// Decides on `status`, which the address of `request` answered with, for a cluster whose driver is
 /// of version `our_version`.
 ///
 /// # Errors
-/// `VersionMoved`. `InvalidArgument`: an address that cannot be dialled. `FailedPrecondition`: the
-/// node belongs to another cluster, was removed, is of a version that cannot be mixed with ours, or
-/// its address is that of a member that is not gone.
+/// `VersionMoved`. `InvalidArgument`: an address that cannot be dialled, or a row over its budget. `FailedPrecondition`: the
+/// node belongs to another cluster or is about to, was removed, is of a version that cannot be mixed with
+/// ours, or has the peer address of a member.
 pub fn add_learner(
     table: &v1::NodeTable,
     request: &v1::AddLearnerRequest,
@@ -51,10 +56,31 @@ pub fn add_learner(
     if status.joined {
         return joined(table, address, status);
     }
+    if !status.birth_id.is_empty() {
+        return Err(refused(format!(
+            "the node at {address} takes part in the birth of another cluster"
+        )));
+    }
 
-    check_address("client_address", &status.client_address)?;
-    check_address("peer_address", &status.peer_address)?;
-    check_address("http_address", &status.http_address)?;
+    let mut labels = status.labels.clone();
+    labels.extend(request.labels.clone());
+    let record = v1::NodeRecord {
+        client_address: status.client_address.clone(),
+        peer_address: status.peer_address.clone(),
+        http_address: status.http_address.clone(),
+        state: v1::NodeState::Joining as i32,
+        labels,
+        version: status.version.clone(),
+        feature_level: status.feature_level,
+        ..v1::NodeRecord::default()
+    };
+    check_record(&record)?;
+    if status.feature_level < table.feature_level {
+        return Err(refused(format!(
+            "the node at {address} is of feature level {}, this cluster uses {}: upgrade it first",
+            status.feature_level, table.feature_level
+        )));
+    }
     if !may_mix(our_version, &status.version) {
         return Err(refused(format!(
             "the node at {address} is of version {:?}, which cannot be mixed with {our_version:?}",
@@ -72,27 +98,14 @@ pub fn add_learner(
         Some(holder) if holder.state() == v1::NodeState::Joining => {
             Ok(AddLearner::Adopt { node: NodeId(holder.node_id) })
         }
-        Some(holder) => Err(refused(format!(
-            "{address} is the address of node {}, but its disk is empty: remove node {} with force \
-             first",
-            holder.node_id, holder.node_id
-        ))),
-        None => {
-            let mut labels = status.labels.clone();
-            labels.extend(request.labels.clone());
-            Ok(AddLearner::Join {
-                record: v1::NodeRecord {
-                    node_id: 0,
-                    client_address: status.client_address.clone(),
-                    peer_address: status.peer_address.clone(),
-                    http_address: status.http_address.clone(),
-                    state: v1::NodeState::Joining as i32,
-                    labels,
-                    version: status.version.clone(),
-                    forced: false,
-                },
-            })
+        Some(holder) if holder.client_address == status.client_address => {
+            Ok(AddLearner::Replace { lost: NodeId(holder.node_id) })
         }
+        Some(holder) => Err(refused(format!(
+            "{address} has the peer address of node {}, {}, but not its client address",
+            holder.node_id, holder.peer_address
+        ))),
+        None => Ok(AddLearner::Join { record }),
     }
 }
 
@@ -127,7 +140,7 @@ fn joined(
 ///
 /// # Errors
 /// `Internal` when the id has been used: the counter went back, and a second node would pass for
-/// the first.
+/// the first. `InvalidArgument` or `FailedPrecondition` when the row or the table is over its budget.
 pub fn join(
     table: &v1::NodeTable,
     record: v1::NodeRecord,
@@ -142,7 +155,10 @@ pub fn join(
         forced: false,
         ..record
     };
-    Ok(TableChange::new(table, &[record]))
+    check_record(&record)?;
+    let change = TableChange::new(table, &[record]);
+    check_table(&change.table)?;
+    Ok(change)
 }
 
 /// The node has its identity on its disk: from `JOINING` to learner.

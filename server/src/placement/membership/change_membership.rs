@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use flotilla_proto::v1;
 
 use super::{Decision, TableChange, check_enough, check_version, record, refused, up_nodes};
-use crate::{error::Error, ids::NodeId};
+use crate::{error::Error, ids::NodeId, placement::tables};
 
 /// Promotes learners to `UP`, demotes nodes in service to learners, and changes the replication
 /// factor, all or none.
@@ -78,5 +78,6 @@ pub fn change_membership(
     if changed.is_empty() && factor.is_none() {
         return Ok(Decision::Nothing);
     }
-    Ok(Decision::Write(TableChange::with_factor(table, &changed, factor)))
+    let settings = tables::Settings { replication_factor: factor, ..tables::Settings::default() };
+    Ok(Decision::Write(TableChange::with_settings(table, &changed, settings)))
 }

@@ -147,6 +147,8 @@ pub fn finish_removals(
         .map(|node| {
             let mut removed = node.clone();
             removed.set_state(v1::NodeState::Removed);
+            // Bound: its row stays for ever.
+            removed.labels.clear();
             removed
         })
         .collect();

@@ -59,7 +59,10 @@ fn change_promises_what_its_command_writes() {
         "in the order of ids"
     );
     assert_eq!(text(&Ok(Decision::Write(change.clone()))), "2 JOINING, 4 UP");
-    assert_eq!(change.command, tables::change_nodes(10, &change.table.nodes[1..], None));
+    assert_eq!(
+        change.command,
+        tables::change_nodes(10, &change.table.nodes[1..], tables::Settings::default())
+    );
 }
 
 #[test]
@@ -106,6 +109,7 @@ fn unjoined(host: &str) -> v1::StatusResponse {
         client_address: format!("{host}:7420"),
         peer_address: format!("{host}:7421"),
         http_address: format!("{host}:7422"),
+        feature_level: 1,
         labels: [("zone".to_owned(), "a".to_owned()), ("disk".to_owned(), "ssd".to_owned())].into(),
         ..Default::default()
     }
@@ -159,6 +163,13 @@ fn add_learner_goes_on_from_wherever_it_was_cut_off() {
     let removed = v1::StatusResponse { removed: true, ..unjoined("n5") };
     let foreign = v1::StatusResponse { cluster_id: "00".repeat(16), ..joined("n9", 1) };
     let old = v1::StatusResponse { version: "2.0.0".to_owned(), ..unjoined("n9") };
+    let shares_peer = v1::StatusResponse { peer_address: "n1:7421".to_owned(), ..unjoined("n9") };
+    let promised = v1::StatusResponse { birth_id: vec![1; 16].into(), ..unjoined("n9") };
+    let simple = v1::StatusResponse { feature_level: 0, ..unjoined("n9") };
+    let labelled = v1::StatusResponse {
+        labels: [("zone".to_owned(), "z".repeat(1 << 20))].into(),
+        ..unjoined("n9")
+    };
     let mute = v1::StatusResponse { peer_address: String::new(), ..unjoined("n9") };
     for (why, address, status, want) in [
         ("new", "n9:7420", unjoined("n9"), "join"),
@@ -168,9 +179,13 @@ fn add_learner_goes_on_from_wherever_it_was_cut_off() {
         ("in service already", "n1:7420", joined("n1", 1), "known 1"),
         ("by another name of the same node", "10.0.0.1:7420", joined("n1", 1), "known 1"),
         ("drains", "n4:7420", joined("n4", 4), "known 4"),
-        ("lost disk in service", "n1:7420", unjoined("n1"), "refused"),
-        ("lost disk of a learner", "n3:7420", unjoined("n3"), "refused"),
-        ("lost disk, by another name", "10.0.0.1:7420", unjoined("n1"), "refused"),
+        ("lost disk in service", "n1:7420", unjoined("n1"), "replace 1"),
+        ("lost disk of a learner", "n3:7420", unjoined("n3"), "replace 3"),
+        ("lost disk, by another name", "10.0.0.1:7420", unjoined("n1"), "replace 1"),
+        ("peer address of a member, another client address", "n9:7420", shares_peer, "refused"),
+        ("about to be of another cluster", "n9:7420", promised, "refused"),
+        ("below the cluster's feature level", "n9:7420", simple, "refused"),
+        ("labels over their budget", "n9:7420", labelled, "invalid"),
         ("lost disk that was given up", "n6:7420", unjoined("n6"), "join"),
         ("address of a removed node", "n5:7420", unjoined("n5"), "join"),
         ("disk of a removed node", "n5:7420", joined("n5", 5), "refused"),
@@ -186,6 +201,7 @@ fn add_learner_goes_on_from_wherever_it_was_cut_off() {
             Ok(AddLearner::Known { node }) => format!("known {node}"),
             Ok(AddLearner::Confirm { node }) => format!("confirm {node}"),
             Ok(AddLearner::Adopt { node }) => format!("adopt {node}"),
+            Ok(AddLearner::Replace { lost }) => format!("replace {lost}"),
             Ok(AddLearner::Join { .. }) => "join".to_owned(),
             Err(error) => kind(&error).to_owned(),
         };
@@ -220,6 +236,9 @@ fn heartbeat_confirms_and_brings_new_addresses() {
     };
     let moved = v1::HeartbeatRequest { client_address: "m1:7420".to_owned(), ..told(1) };
     let upgraded = v1::HeartbeatRequest { version: "0.2.0".to_owned(), ..told(1) };
+    let undialable = v1::HeartbeatRequest { peer_address: "m1".to_owned(), ..told(1) };
+    let endless = v1::HeartbeatRequest { http_address: "a".repeat(1 << 20), ..told(1) };
+    let wordy = v1::HeartbeatRequest { version: "0".repeat(1 << 20), ..told(1) };
     let mute = v1::HeartbeatRequest { node_id: 1, ..Default::default() };
     let table = table_of(
         3,
@@ -230,6 +249,9 @@ fn heartbeat_confirms_and_brings_new_addresses() {
         ("says nothing", mute, "nothing"),
         ("restarted elsewhere", moved, "1 UP"),
         ("upgraded", upgraded, "1 UP"),
+        ("an address that is none", undialable, "nothing"),
+        ("an address without end", endless, "nothing"),
+        ("a version without end", wordy, "nothing"),
         ("has its identity", told(2), "2 NODE_LEARNER"),
         ("removed", told(3), "nothing"),
         ("unknown", told(9), "nothing"),

@@ -43,7 +43,7 @@ const BOUND: Duration = Duration::from_secs(60);
 
 /// The state of a region `[a, z)` over `data`, and a log that nobody writes to.
 fn open(data: Arc<dyn Engine>) -> StateMachine {
-    let state = newborn(REGION, "a".into(), "z".into(), PEER, NodeId(1));
+    let state = newborn(REGION, "a".into(), "z".into(), &[(PEER, NodeId(1))]);
     let mut batch = WriteBatch::new();
     put_state(&mut batch, &state, true);
     data.write(&batch, Durability::Synced).unwrap();
@@ -265,7 +265,7 @@ async fn a_read_is_of_the_epoch_that_it_was_routed_by() {
 async fn a_read_is_refused_by_the_view_that_it_is_served_from() {
     let data = MemoryEngine::new() as Arc<dyn Engine>;
     let machine = open(Arc::clone(&data));
-    let mut changed = newborn(REGION, "a".into(), "b".into(), PEER, NodeId(1));
+    let mut changed = newborn(REGION, "a".into(), "b".into(), &[(PEER, NodeId(1))]);
     changed.descriptor.epoch = Some(v1::RegionEpoch { conf_ver: 1, version: 2 });
     let mut batch = WriteBatch::new();
     put_state(&mut batch, &changed, true);

@@ -19,6 +19,7 @@ const QUARANTINE: u8 = 5;
 const TOMBSTONE: u8 = 6;
 const IDENTITY: u8 = 7;
 const LOSS: u8 = 8;
+const NEWCOMER: u8 = 9;
 
 /// Where the rows of the node itself lie.
 const NODE: RegionId = RegionId(0);
@@ -51,6 +52,8 @@ pub enum LogPart {
     Identity,
     /// That the log was found to end before its sentinel. Not of a region.
     Loss,
+    /// What the disk knows of itself before it has an identity. Not of a region.
+    Newcomer,
 }
 
 /// Key of an entry.
@@ -142,6 +145,12 @@ pub fn entries(region: RegionId, indexes: Range<u64>) -> KeyRange {
     KeyRange::new(entry(region, indexes.start).to_vec(), entry(region, indexes.end).to_vec())
 }
 
+/// Key of what the disk knows before it has an identity. Not of a region.
+#[must_use]
+pub fn newcomer() -> [u8; 9] {
+    of_kind(NODE, NEWCOMER)
+}
+
 /// `None` when `key` is no key of the log.
 #[must_use]
 pub fn decode(key: &[u8]) -> Option<LogKey> {
@@ -159,6 +168,7 @@ pub fn decode(key: &[u8]) -> Option<LogKey> {
         (&TOMBSTONE, []) => LogPart::Tombstone,
         (&IDENTITY, []) if region == NODE.0 => LogPart::Identity,
         (&LOSS, []) if region == NODE.0 => LogPart::Loss,
+        (&NEWCOMER, []) if region == NODE.0 => LogPart::Newcomer,
         _ => return None,
     };
     Some(LogKey { region: RegionId(region), part })
@@ -189,9 +199,10 @@ mod tests {
             Just(LogPart::Tombstone),
             Just(LogPart::Identity),
             Just(LogPart::Loss),
+            Just(LogPart::Newcomer),
         ];
         (number, part).prop_map(|(region, part)| match part {
-            LogPart::Identity | LogPart::Loss => LogKey { region: NODE, part },
+            LogPart::Identity | LogPart::Loss | LogPart::Newcomer => LogKey { region: NODE, part },
             _ => LogKey { region: RegionId(region), part },
         })
     }
@@ -207,6 +218,7 @@ mod tests {
             LogPart::Tombstone => tombstone(key.region).to_vec(),
             LogPart::Identity => identity().to_vec(),
             LogPart::Loss => loss().to_vec(),
+            LogPart::Newcomer => newcomer().to_vec(),
         }
     }
 
@@ -223,6 +235,7 @@ mod tests {
         assert_eq!(tombstone(region), [0, 0, 0, 0, 0, 0, 1, 2, 6]);
         assert_eq!(identity(), [0, 0, 0, 0, 0, 0, 0, 0, 7]);
         assert_eq!(loss(), [0, 0, 0, 0, 0, 0, 0, 0, 8]);
+        assert_eq!(newcomer(), [0, 0, 0, 0, 0, 0, 0, 0, 9]);
     }
 
     proptest! {

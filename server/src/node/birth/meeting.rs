@@ -1,0 +1,318 @@
+//! What a node without a cluster does next, decided on what the nodes it was told of answer. Pure.
+
+use std::collections::BTreeMap;
+
+use flotilla_proto::v1;
+
+/// The node itself, as it was before it asked.
+///
+/// Ordering: its promise is read before anybody is asked. An answer from before the promise says nothing
+/// about what became of it.
+#[derive(Clone, Debug)]
+pub(in crate::node) struct Own {
+    /// What it answers to others.
+    pub(in crate::node) status: v1::StatusResponse,
+    pub(in crate::node) promised: Option<v1::Birth>,
+}
+
+/// What an address answered.
+#[derive(Clone, Debug)]
+pub(in crate::node) struct Asked {
+    pub(in crate::node) address: String,
+    pub(in crate::node) answer: Result<v1::StatusResponse, String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::node) enum Next {
+    /// Be added to the cluster of the nodes at these addresses.
+    Join(Vec<String>),
+    /// Make the cluster, with these.
+    Found(Vec<v1::StatusResponse>),
+    /// The birth that it was promised to has taken place.
+    BeBorn,
+    /// The birth that it was promised to will never take place.
+    Release(String),
+    Wait(String),
+}
+
+/// See the module. The protocol is described in `node/birth.rs`.
+pub(in crate::node) fn next(own: &Own, asked: &[Asked]) -> Next {
+    match &own.promised {
+        Some(birth) => next_of_promised(own, birth, asked),
+        None => next_of_free(own, asked),
+    }
+}
+
+fn answers(asked: &[Asked]) -> impl Iterator<Item = (&str, &v1::StatusResponse)> {
+    asked.iter().filter_map(|asked| Some((&*asked.address, asked.answer.as_ref().ok()?)))
+}
+
+fn next_of_promised(own: &Own, birth: &v1::Birth, asked: &[Asked]) -> Next {
+    if answers(asked).any(|(_, status)| status.joined && status.birth_id == birth.birth_id) {
+        return Next::BeBorn;
+    }
+    let Some((founder, members)) = birth.nodes.split_first() else {
+        return Next::Release("nobody is of it".to_owned());
+    };
+    // The founder alone decides, and knows of one birth at a time. One that goes on with another, or with
+    // none after a restart, has not decided on this one and never will.
+    let of_founder = answers(asked).find(|(_, status)| status.disk_id == founder.disk_id);
+    if let Some((address, status)) = of_founder {
+        if status.birth_id == birth.birth_id {
+            return Next::Wait(format!("{address} is about to make the cluster"));
+        }
+        return Next::Release(format!("{address} has given it up"));
+    }
+    // A founder whose disk is gone may have decided. Whoever heard of it before would be born of it, and
+    // without anybody else nothing was ever acknowledged.
+    let other_disk_at = |node: &v1::FirstNode| {
+        let address = node.record.as_ref().map_or("", |record| &record.client_address);
+        answers(asked)
+            .any(|(_, status)| status.client_address == address && status.disk_id != node.disk_id)
+    };
+    let accounted = |node: &v1::FirstNode| {
+        node.disk_id == own.status.disk_id
+            || answers(asked).any(|(_, status)| status.disk_id == node.disk_id)
+            || other_disk_at(node)
+    };
+    if other_disk_at(founder) && members.iter().all(accounted) {
+        return Next::Release("the disk of the node that was to decide is gone".to_owned());
+    }
+    let address = founder.record.as_ref().map_or("", |record| &record.client_address);
+    Next::Wait(format!("{address}, which makes the cluster, does not answer"))
+}
+
+fn next_of_free(own: &Own, asked: &[Asked]) -> Next {
+    let is_member = |status: &v1::StatusResponse| status.joined && !status.removed;
+    let members: Vec<String> = answers(asked)
+        .filter(|(_, status)| is_member(status))
+        .map(|(address, _)| address.to_owned())
+        .collect();
+    if !members.is_empty() {
+        return Next::Join(members);
+    }
+    let expects = own.status.bootstrap_expect;
+    if expects == 0 {
+        let silent = asked.iter().find_map(|asked| {
+            asked.answer.as_ref().err().map(|why| format!("{}: {why}", asked.address))
+        });
+        return Next::Wait(silent.unwrap_or_else(|| {
+            "none of those it was told to join (--join) is a member of a cluster".to_owned()
+        }));
+    }
+    // A node that does not answer may be of a cluster: then this one is to join it.
+    let mut here = BTreeMap::from([(own.status.disk_id.clone(), own.status.clone())]);
+    for Asked { address, answer } in asked {
+        let status = match answer {
+            Ok(status) => status,
+            Err(why) => return Next::Wait(format!("{address}: {why}")),
+        };
+        if status.disk_id == own.status.disk_id {
+            continue;
+        }
+        if let Some(why) = not_free(own, status) {
+            return Next::Wait(format!("{address} {why}"));
+        }
+        here.insert(status.disk_id.clone(), status.clone());
+    }
+    if here.len() < expects as usize {
+        return Next::Wait(format!("{} of {expects} expected nodes are here", here.len()));
+    }
+    let first: Vec<v1::StatusResponse> = here.into_values().take(expects as usize).collect();
+    match first.first() {
+        Some(founder) if founder.disk_id == own.status.disk_id => Next::Found(first),
+        Some(founder) => {
+            Next::Wait(format!("all are here; {} makes the cluster", founder.client_address))
+        }
+        None => Next::Wait("nobody is here".to_owned()),
+    }
+}
+
+/// Why no cluster can be made with this node.
+fn not_free(own: &Own, status: &v1::StatusResponse) -> Option<String> {
+    if status.removed {
+        return Some("was removed from a cluster".to_owned());
+    }
+    if status.disk_id.len() != own.status.disk_id.len() {
+        return Some("does not tell the number of its disk".to_owned());
+    }
+    if status.bootstrap_expect != own.status.bootstrap_expect {
+        return Some(format!(
+            "was told to expect {} nodes, this one {} (--bootstrap-expect)",
+            status.bootstrap_expect, own.status.bootstrap_expect
+        ));
+    }
+    (!status.birth_id.is_empty()).then(|| "takes part in the birth of a cluster".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u8) -> bytes::Bytes {
+        vec![number; 16].into()
+    }
+
+    /// An unjoined node `n<number>` that expects three.
+    fn unjoined(number: u8) -> v1::StatusResponse {
+        v1::StatusResponse {
+            disk_id: id(number),
+            client_address: format!("n{number}:7420"),
+            bootstrap_expect: 3,
+            ..v1::StatusResponse::default()
+        }
+    }
+
+    fn own(number: u8) -> Own {
+        Own { status: unjoined(number), promised: None }
+    }
+
+    fn at(status: v1::StatusResponse) -> Asked {
+        Asked { address: status.client_address.clone(), answer: Ok(status) }
+    }
+
+    fn silent(number: u8) -> Asked {
+        Asked { address: format!("n{number}:7420"), answer: Err("does not answer".to_owned()) }
+    }
+
+    fn change(number: u8, change: impl Fn(&mut v1::StatusResponse)) -> Asked {
+        let mut status = unjoined(number);
+        change(&mut status);
+        at(status)
+    }
+
+    fn word(next: &Next) -> String {
+        match next {
+            Next::Join(members) => format!("join {}", members.join(" ")),
+            Next::Found(nodes) => {
+                let names: Vec<&str> = nodes.iter().map(|node| &*node.client_address).collect();
+                format!("found {}", names.join(" "))
+            }
+            Next::BeBorn => "be born".to_owned(),
+            Next::Release(_) => "release".to_owned(),
+            Next::Wait(_) => "wait".to_owned(),
+        }
+    }
+
+    #[test]
+    fn smallest_of_as_many_as_are_expected_makes_the_cluster_when_all_answer_without_one() {
+        let found = "found n1:7420 n2:7420 n3:7420";
+        let all = || vec![at(unjoined(1)), at(unjoined(2)), at(unjoined(3))];
+        let but_last = |last: Asked| vec![at(unjoined(1)), at(unjoined(2)), last];
+        for (why, own, asked, want) in [
+            ("the smallest", own(1), all(), found),
+            ("another one", own(2), all(), "wait"),
+            ("it does not reach itself", own(1), vec![at(unjoined(3)), at(unjoined(2))], found),
+            ("one is missing", own(1), but_last(silent(3)), "wait"),
+            ("one address twice", own(1), but_last(at(unjoined(2))), "wait"),
+            (
+                "more than expected: the largest is added later",
+                own(1),
+                [all(), vec![at(unjoined(4))]].concat(),
+                found,
+            ),
+            (
+                "more than expected, and one that is silent may be of a cluster",
+                own(1),
+                [all(), vec![silent(4)]].concat(),
+                "wait",
+            ),
+            (
+                "a wiped first node whose neighbours have a cluster",
+                own(1),
+                vec![change(2, |it| it.joined = true), silent(3)],
+                "join n2:7420",
+            ),
+            ("a wiped first node that is alone", own(1), vec![silent(2), silent(3)], "wait"),
+            ("one was removed", own(1), but_last(change(3, |it| it.removed = true)), "wait"),
+            (
+                "one that was removed speaks for no cluster",
+                own(1),
+                but_last(change(3, |it| (it.joined, it.removed) = (true, true))),
+                "wait",
+            ),
+            (
+                "one expects another number",
+                own(1),
+                but_last(change(3, |it| it.bootstrap_expect = 5)),
+                "wait",
+            ),
+            (
+                "one was only told to join",
+                own(1),
+                but_last(change(3, |it| it.bootstrap_expect = 0)),
+                "wait",
+            ),
+            (
+                "one is of another birth",
+                own(1),
+                but_last(change(3, |it| it.birth_id = id(9))),
+                "wait",
+            ),
+            (
+                "one is of an older version",
+                own(1),
+                but_last(change(3, |it| it.disk_id = bytes::Bytes::new())),
+                "wait",
+            ),
+        ] {
+            assert_eq!(word(&next(&own, &asked)), want, "{why}");
+        }
+        let mut alone = own(1);
+        alone.status.bootstrap_expect = 1;
+        assert_eq!(word(&next(&alone, &[])), "found n1:7420", "one that expects itself");
+        let mut joins = own(1);
+        joins.status.bootstrap_expect = 0;
+        assert_eq!(
+            word(&next(&joins, &[at(unjoined(2))])),
+            "wait",
+            "told to join, not to make one"
+        );
+    }
+
+    #[test]
+    fn promised_node_goes_on_with_what_the_birth_has_come_to() {
+        let birth = v1::Birth {
+            birth_id: id(99),
+            nodes: (1..=3)
+                .map(|number| v1::FirstNode {
+                    disk_id: id(number),
+                    record: Some(v1::NodeRecord {
+                        client_address: format!("n{number}:7420"),
+                        ..v1::NodeRecord::default()
+                    }),
+                })
+                .collect(),
+            ..v1::Birth::default()
+        };
+        // Node 3 was promised; node 1 decides.
+        let own = Own { status: unjoined(3), promised: Some(birth) };
+        let of_it = |number| change(number, |it| it.birth_id = id(99));
+        let born = |number| change(number, |it| (it.joined, it.birth_id) = (true, id(99)));
+        let wiped = |number: u8| change(number, |it| it.disk_id = id(it.disk_id[0] + 100));
+        let elsewhere = |number| change(number, |it| it.joined = true);
+        for (why, asked, want) in [
+            ("the founder was born", vec![born(1), silent(2)], "be born"),
+            ("another was, so the founder had decided", vec![silent(1), born(2)], "be born"),
+            ("another was, and the founder's disk is gone", vec![wiped(1), born(2)], "be born"),
+            ("the founder is about to decide", vec![of_it(1), of_it(2)], "wait"),
+            ("the founder is silent: it may have decided", vec![silent(1), of_it(2)], "wait"),
+            ("the founder has begun anew", vec![at(unjoined(1)), of_it(2)], "release"),
+            (
+                "the founder is in another birth",
+                vec![change(1, |it| it.birth_id = id(98)), silent(2)],
+                "release",
+            ),
+            ("the founder went elsewhere", vec![elsewhere(1), silent(2)], "release"),
+            ("its disk is gone, and nobody was born", vec![wiped(1), of_it(2)], "release"),
+            ("its disk is gone, and the other's too", vec![wiped(1), wiped(2)], "release"),
+            (
+                "its disk is gone, and the other may have been born",
+                vec![wiped(1), silent(2)],
+                "wait",
+            ),
+        ] {
+            assert_eq!(word(&next(&own, &asked)), want, "{why}");
+        }
+    }
+}

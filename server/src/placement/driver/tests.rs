@@ -1,0 +1,117 @@
+use bytes::Bytes;
+use flotilla_proto::v1;
+
+use super::*;
+use crate::{
+    ids::ClusterId,
+    raft::presence::pretend,
+    region::{
+        fixture::{Fixture, NODE, until},
+        lifecycle,
+    },
+    storage::batch::WriteBatch,
+};
+
+/// The cluster of [`Fixture`].
+const OURS: ClusterId = ClusterId([1; 16]);
+
+/// A driver that leads, of a cluster with two nodes of which the second is not there.
+struct Leader {
+    driver: Arc<Driver>,
+    _fixture: Fixture,
+}
+
+impl Leader {
+    async fn start() -> Self {
+        let fixture = Fixture::new(|_| {});
+        let record = |node: u64| v1::NodeRecord {
+            node_id: node,
+            client_address: format!("n{node}:7420"),
+            peer_address: format!("n{node}:7421"),
+            http_address: format!("n{node}:7422"),
+            state: v1::NodeState::Up.into(),
+            version: "0.1.0".to_owned(),
+            ..v1::NodeRecord::default()
+        };
+        let seed = tables::Seed {
+            cluster_id: OURS,
+            replication_factor: 1,
+            token: String::new(),
+            nodes: vec![record(NODE.0), record(2)],
+            next_region: RegionId(2),
+            next_peer: PeerId(2),
+        };
+        let mut rows = WriteBatch::new();
+        let head = crate::command::ValueHead::new(1, 0);
+        for (key, value) in tables::seed(seed) {
+            rows.put_parts(Family::Default, &key, &[head.as_bytes(), &value]);
+        }
+        let voters = [(PeerId(1), NODE)];
+        let region = lifecycle::newborn(RegionId::SYSTEM, Bytes::new(), Bytes::new(), &voters);
+        let regions = [(PeerId(1), region)];
+        lifecycle::birth(fixture.log.as_ref(), fixture.data.as_ref(), &regions, rows)
+            .expect("a birth in memory");
+        let peers = Peers::open(Arc::clone(&fixture.env), true, None).await.expect("opened");
+        let directory = NodeDirectory::open(Arc::clone(&fixture.data) as _).expect("a directory");
+        let driver = Driver::new(peers, Arc::new(directory), PlacementConfig::default());
+        until("it to lead", || driver.system().is_ok_and(|system| system.is_leader())).await;
+        driver.lead().await.expect("it reads the table");
+        Self { driver, _fixture: fixture }
+    }
+
+    async fn hear(
+        &self,
+        cluster: ClusterId,
+        node: u64,
+        incarnation: u64,
+        presence: &Presence,
+    ) -> v1::HeartbeatResponse {
+        let request = v1::HeartbeatRequest {
+            cluster_id: Bytes::copy_from_slice(&cluster.0),
+            node_id: node,
+            incarnation,
+            ..v1::HeartbeatRequest::default()
+        };
+        self.driver.hear(request, presence).await
+    }
+}
+
+/// Two clusters on the same names: each calls the other's nodes, by numbers that both have.
+#[tokio::test]
+async fn node_of_another_cluster_is_never_taken_for_ours() {
+    let leader = Leader::start().await;
+    let ((_theirs, by_theirs), (_ours, by_ours)) = (pretend(), pretend());
+    let theirs = ClusterId([9; 16]);
+    for _ in 0..2 {
+        let answer = leader.hear(theirs, 2, 77, &by_theirs).await;
+        assert!(!answer.accepted && !answer.duplicate && !answer.removed, "{answer:?}");
+        assert_eq!(answer.cluster_id[..], OURS.0, "it says whose answer it is");
+        let answer = leader.hear(OURS, 2, 5, &by_ours).await;
+        assert!(answer.accepted && !answer.duplicate, "ours is heard: {answer:?}");
+    }
+    // A second process of our own is still noticed.
+    let answer = leader.hear(OURS, 2, 6, &by_theirs).await;
+    assert!(answer.duplicate, "{answer:?}");
+}
+
+#[tokio::test]
+async fn numbers_that_are_not_in_the_table_leave_nothing_behind() {
+    let leader = Leader::start().await;
+    let (_open, presence) = pretend();
+    for node in 100..200 {
+        let answer = leader.hear(OURS, node, 1, &presence).await;
+        assert!(!answer.accepted && !answer.duplicate, "{answer:?}");
+    }
+    let batch = v1::MessageBatch {
+        cluster_id: Bytes::copy_from_slice(&OURS.0),
+        to_node: NODE.0,
+        ..v1::MessageBatch::default()
+    };
+    for node in 200..300 {
+        let batch = v1::MessageBatch { from_node: node, from_incarnation: 1, ..batch.clone() };
+        // It may have joined since this copy of the table.
+        crate::raft::transport::Inbox::admit(&leader.driver.peers, &batch, &presence)
+            .expect("admitted");
+    }
+    assert_eq!(leader.driver.peers.recognized(), 0);
+}
