@@ -119,6 +119,7 @@ async fn cut_cluster() -> (Cluster, v1::InitializeRequest) {
         token: "birth".to_owned(),
         cluster_id: CHOSEN.to_owned(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
+        first_nodes: Vec::new(),
     };
     eventually("the first node to be initialized", BOUND, async || {
         first.cluster.clone().initialize(first.request(initialize.clone())).await

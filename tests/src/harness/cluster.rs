@@ -57,6 +57,14 @@ impl Cluster {
         self.wait_whole(FORM).await;
     }
 
+    /// Starts all nodes by one command, as nodes that make a cluster together. Waits for nothing.
+    pub fn launch_together(&mut self) {
+        let start = Start::Together(self.addresses());
+        for node in &mut self.nodes {
+            node.launch(start.clone());
+        }
+    }
+
     /// A directory for the test's own files.
     #[must_use]
     pub fn scratch(&self) -> &std::path::Path {

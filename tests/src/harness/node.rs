@@ -19,6 +19,8 @@ pub enum Start {
     Init,
     /// `--join` these client addresses.
     Join(Vec<String>),
+    /// `--bootstrap-expect` as many as there are client addresses, and `--join` these.
+    Together(Vec<String>),
     /// Neither: an empty disk waits for somebody to add it.
     Alone,
 }
@@ -100,6 +102,11 @@ impl Node {
             Start::Join(addresses) => {
                 command.args(["--join", &addresses.join(",")]);
             }
+            Start::Together(addresses) => {
+                command
+                    .args(["--bootstrap-expect", &addresses.len().to_string()])
+                    .args(["--join", &addresses.join(",")]);
+            }
             Start::Alone => {}
         }
         self.start = start;
@@ -110,6 +117,11 @@ impl Node {
     /// Starts the process as it was started last.
     pub fn relaunch(&mut self) {
         self.launch(self.start.clone());
+    }
+
+    /// Takes other ports from the next launch on.
+    pub fn move_away(&mut self) {
+        self.ports = [free_port(), free_port(), free_port()];
     }
 
     /// Takes any free ports at the next launch. Where it listens is then told by [`Node::bound`] only.

@@ -1,0 +1,255 @@
+//! A cluster that is made of all its nodes at once, by the same command on each.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::Bytes;
+use flotilla_proto::v1::{self, NodeState, PeerRole};
+use flotilla_tests::harness::{Builder, Cluster, Start, elapse, eventually, say};
+
+const BOUND: Duration = Duration::from_secs(60);
+
+/// The first acknowledged write is on a majority: the node that took it may be lost the moment after. And
+/// a node that comes back with an empty disk makes no second cluster, it joins, in its own place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_write_outlives_the_node_that_took_it() {
+    let mut cluster =
+        Builder::new(3).set("placement.node_disconnected_after", "2s").prepare().await;
+    cluster.launch_together();
+    for node in &mut cluster.nodes {
+        node.bound(BOUND).await;
+    }
+    let sessions = cluster.sessions();
+    let first = eventually("any node to acknowledge a write", BOUND, async || {
+        let mut last = "nobody answers".to_owned();
+        for (index, session) in sessions.iter().enumerate() {
+            let session = session.clone().patient(Duration::from_millis(500));
+            match session.put("first", "write").await {
+                Ok(_) => return Ok(index),
+                Err(error) => last = error.to_string(),
+            }
+        }
+        Err(last)
+    })
+    .await;
+    cluster.nodes[first].kill9();
+    let second = (first + 1) % 3;
+    let read = eventually("another node to have it", BOUND, async || {
+        sessions[second].get("first").await.map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!(read, Some(Bytes::from("write")));
+    let born = sessions[second].status().await.expect("status").cluster_id;
+
+    // Wiped, and started by the same command.
+    // The region of the node table may have been led by the one that died.
+    let nodes = eventually("the node table", BOUND, async || {
+        sessions[second].nodes().await.map_err(|error| error.to_string())
+    });
+    let nodes = nodes.await.nodes;
+    let address = cluster.nodes[first].client_address();
+    let old = nodes.iter().find(|node| node.client_address == address).expect("it is known");
+    cluster.nodes[first].wipe();
+    cluster.nodes[first].relaunch();
+    cluster.nodes[first].bound(BOUND).await;
+    let own = cluster.node_id(first).await;
+    assert_ne!(own, old.node_id, "an empty disk is somebody new");
+    let status = sessions[first].status().await.expect("status");
+    assert_eq!(status.cluster_id, born, "it made no cluster of its own");
+    cluster.wait_whole(BOUND).await;
+    let nodes = sessions[second].nodes().await.expect("nodes").nodes;
+    let holders: Vec<(u64, bool)> = nodes
+        .iter()
+        .filter(|node| node.client_address == address && node.state() != NodeState::Removed)
+        .map(|node| (node.node_id, node.forced))
+        .collect();
+    assert!(holders.contains(&(own, false)), "{nodes:?}");
+    assert!(holders.iter().all(|(id, forced)| *id == own || *forced), "given up: {nodes:?}");
+    let read = sessions[first].get("first").await.expect("read through the new one");
+    assert_eq!(read, Some(Bytes::from("write")));
+}
+
+/// At every line of a birth all nodes that come to it stand still, and all are killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crash_at_any_line_of_a_birth_ends_in_one_whole_cluster() {
+    for point in [
+        "birth-before-promises",
+        "promise-before-write",
+        "promise-after-write",
+        "birth-before-decision",
+        "birth-between",
+        "birth-after-decision",
+    ] {
+        let Some(builder) = Builder::with_failpoints(3) else { return };
+        let mut cluster = builder.prepare().await;
+        cluster.nodes.iter_mut().for_each(|node| node.stand_still_at(point, 0));
+        cluster.launch_together();
+        // Long enough to get there; a kill elsewhere is a kill all the same.
+        elapse(Duration::from_millis(1_500)).await;
+        cluster.kill9_all();
+        cluster.nodes.iter_mut().for_each(flotilla_tests::harness::Node::go_on);
+        cluster.relaunch_all();
+        for node in &mut cluster.nodes {
+            node.bound(BOUND).await;
+        }
+        is_one_cluster(&mut cluster, point).await;
+    }
+}
+
+/// One of the nodes that were promised stays away over the decision.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promised_node_that_was_away_is_born_when_it_is_back() {
+    let Some(builder) = Builder::with_failpoints(3) else { return };
+    let mut cluster = builder.prepare().await;
+    // Whoever is not the founder stands still with the promise on its disk; one of them is killed there.
+    cluster.nodes.iter_mut().for_each(|node| node.stand_still_at("promise-after-write", 0));
+    cluster.launch_together();
+    elapse(Duration::from_millis(1_500)).await;
+    cluster.kill9_all();
+    cluster.nodes.iter_mut().for_each(flotilla_tests::harness::Node::go_on);
+    for index in [0, 1] {
+        cluster.nodes[index].relaunch();
+    }
+    // Two of three: nobody makes a cluster without the third, which was promised to the same.
+    elapse(Duration::from_secs(2)).await;
+    for index in [0, 1] {
+        let status = cluster.nodes[index].session().status().await.expect("status");
+        assert!(!status.joined, "two made a cluster without the third: {status:?}");
+        assert!(!status.not_ready_reasons.is_empty(), "it says why it waits");
+    }
+    cluster.nodes[2].relaunch();
+    cluster.nodes[2].bound(BOUND).await;
+    is_one_cluster(&mut cluster, "one was away").await;
+}
+
+/// `Initialize` that names the others: the way of a program that starts nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn initialize_makes_a_cluster_of_all_that_it_names() {
+    let mut cluster = Builder::new(3).prepare().await;
+    for node in &mut cluster.nodes {
+        node.launch(Start::Alone);
+    }
+    for node in &mut cluster.nodes {
+        node.bound(BOUND).await;
+    }
+    let session = cluster.nodes[1].session();
+    let request = |first_nodes: Vec<String>| v1::InitializeRequest {
+        split_keys: vec!["m".into()],
+        token: "once".to_owned(),
+        first_nodes,
+        ..v1::InitializeRequest::default()
+    };
+    // Nobody listens there: all or nothing.
+    let nowhere = [cluster.addresses(), vec!["127.0.0.1:1".to_owned()]].concat();
+    let refused = session.cluster.clone().initialize(request(nowhere)).await;
+    let refused = refused.expect_err("one does not answer");
+    assert!(refused.message().contains("127.0.0.1:1"), "{refused:?}");
+    for node in &cluster.nodes {
+        assert!(!node.session().status().await.expect("status").joined, "nothing has happened");
+    }
+    let all = request(cluster.addresses());
+    let made = session.cluster.clone().initialize(all.clone()).await.expect("made").into_inner();
+    let again = session.cluster.clone().initialize(all).await.expect("the same").into_inner();
+    assert_eq!(made, again);
+    is_one_cluster(&mut cluster, "initialized").await;
+    let regions = session.regions().await.expect("regions");
+    assert_eq!(regions.len(), 3, "the system's and two: {regions:?}");
+}
+
+/// The majority is where it was not, in turn because most have moved and because all have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_come_back_on_other_addresses_find_each_other() {
+    let mut cluster = Builder::new(3).prepare().await;
+    cluster.launch_together();
+    cluster.wait_whole(BOUND).await;
+    let old = cluster.addresses();
+    cluster.sessions()[0].put("kept", "yes").await.expect("put");
+    for (why, moved, join) in [
+        // These know the third where it is, and it only hears from them.
+        ("two moved, and were told nothing new", vec![0, 1], false),
+        ("all moved, and were told", vec![0, 1, 2], true),
+    ] {
+        cluster.kill9_all();
+        for index in moved {
+            cluster.nodes[index].kill9();
+            cluster.nodes[index].move_away();
+        }
+        let join = if join { cluster.addresses() } else { old.clone() };
+        for node in &mut cluster.nodes {
+            node.kill9();
+            node.launch(Start::Together(join.clone()));
+        }
+        for node in &mut cluster.nodes {
+            node.bound(BOUND).await;
+        }
+        cluster.wait_whole(BOUND).await;
+        for session in cluster.sessions() {
+            let read = session.get("kept").await.expect("read");
+            assert_eq!(read, Some(Bytes::from("yes")), "{why}");
+        }
+        let nodes = cluster.sessions()[0].nodes().await.expect("nodes").nodes;
+        let mut known: Vec<String> = nodes.into_iter().map(|node| node.client_address).collect();
+        let mut now = cluster.addresses();
+        known.sort();
+        now.sort();
+        assert_eq!(known, now, "{why}: the table has followed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_of_another_cluster_is_refused_with_both_ids() {
+    let mut cluster = Builder::new(2).prepare().await;
+    for node in &mut cluster.nodes {
+        node.launch(Start::Init);
+    }
+    for node in &mut cluster.nodes {
+        node.bound(BOUND).await;
+    }
+    let mut ids = Vec::new();
+    for session in cluster.sessions() {
+        let id = eventually("an id", BOUND, async || match session.status().await {
+            Ok(status) if status.joined => Ok(status.cluster_id),
+            other => Err(format!("{other:?}")),
+        });
+        ids.push(id.await);
+    }
+    // `--init` is refused where somebody answers, `--join` where that one is of another cluster.
+    cluster.nodes[1].kill9();
+    let other = cluster.nodes[0].client_address();
+    cluster.nodes[1].launch(Start::Join(vec![other]));
+    cluster.nodes[1].expect_exit();
+    let ended = cluster.nodes[1].exited(BOUND).await;
+    assert!(!ended.success(), "{ended}");
+    let said = cluster.nodes[1].output();
+    assert!(ids.iter().all(|id| said.contains(id)), "{ids:?}: {said}");
+}
+
+/// All three are of one cluster, which has no other node, and every region has its three voters.
+async fn is_one_cluster(cluster: &mut Cluster, why: &str) {
+    cluster.wait_whole(BOUND).await;
+    let mut seen = BTreeSet::new();
+    let mut ids = BTreeSet::new();
+    for session in cluster.sessions() {
+        let status = session.status().await.expect("status");
+        seen.insert(status.cluster_id);
+        ids.insert(status.node_id);
+    }
+    assert_eq!(seen.len(), 1, "{why}: {seen:?}");
+    assert_eq!(ids, BTreeSet::from([1, 2, 3]), "{why}: born, not added");
+    let session = cluster.nodes[0].session();
+    let nodes = session.nodes().await.expect("nodes").nodes;
+    assert_eq!(nodes.len(), 3, "{why}: {nodes:?}");
+    for info in session.regions().await.expect("regions") {
+        let region = info.region.expect("a descriptor");
+        let voters = region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter);
+        assert_eq!(voters.count(), 3, "{why}: {region:?}");
+        assert_eq!(
+            region.epoch.expect("an epoch").conf_ver,
+            1,
+            "{why}: nobody was added: {region:?}"
+        );
+    }
+    cluster.wait_serving(BOUND).await;
+    eventually("all peers to have the same state", BOUND, async || session.check_regions().await)
+        .await;
+    say(format!("{why}: one cluster"));
+}
