@@ -279,8 +279,11 @@ async fn settle_once(node: &Arc<Node>) -> Result<(), Refusal> {
 async fn settle_at(node: &Arc<Node>, client: &mut ClusterClient<Channel>) -> Result<(), String> {
     let told = |status: tonic::Status| status.message().to_owned();
     let own = node.joined.get().ok_or("it was not handed an identity yet")?.node;
-    let listed =
-        client.list_nodes(v1::ListNodesRequest { all: true, allow_local: false }).await.map_err(told)?.into_inner();
+    let listed = client
+        .list_nodes(v1::ListNodesRequest { all: true, allow_local: false })
+        .await
+        .map_err(told)?
+        .into_inner();
     let record = listed
         .nodes
         .iter()

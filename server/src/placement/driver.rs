@@ -334,9 +334,7 @@ impl Driver {
         // address of ours would else pass for the node of ours that has its number, which would then be
         // refused as its copy, and end.
         let refusal = self.with(|leading| leading.view.refuses(&request))?;
-        if refusal.is_none()
-            && self.peers.recognize(node, request.incarnation, presence).is_err()
-        {
+        if refusal.is_none() && self.peers.recognize(node, request.incarnation, presence).is_err() {
             response.duplicate = true;
             return Ok(response);
         }

@@ -26,9 +26,12 @@ impl Fleet {
     /// # Errors
     /// When there are not enough free ports.
     pub(super) fn new(count: usize, place: &Path) -> anyhow::Result<Self> {
-        let ports = Ports::free(count)?.into_iter();
-        let servers: Vec<_> =
-            ports.enumerate().map(|(index, ports)| Server::new(index + 1, ports, place)).collect();
+        let ports = Ports::free(count)?;
+        let addresses: Vec<String> = ports.iter().map(|ports| ports.client()).collect();
+        let numbered = (1..).zip(ports);
+        let servers: Vec<_> = numbered
+            .map(|(number, ports)| Server::new(number, ports, place, addresses.clone()))
+            .collect();
         let sessions = servers.iter().map(|server| Session::new(server.ports.client())).collect();
         Ok(Self { servers, sessions })
     }

@@ -1,113 +1,40 @@
-//! From processes with empty disks to a cluster, through the same calls that an operator makes.
+//! From processes with empty disks to a cluster, which they make together.
 
 use std::time::Duration;
 
-use flotilla_proto::v1::{
-    AddLearnerRequest, ChangeMembershipRequest, InitializeRequest, ListNodesRequest, PeerRole,
-};
-use tonic::Code;
+use flotilla_proto::v1::PeerRole;
 
-use super::{
-    fleet::Fleet,
-    session::{Session, request},
-    until,
-};
+use super::{fleet::Fleet, session::Session, until};
 
 /// Longest time for each of the steps below.
 const BOUND: Duration = Duration::from_secs(30);
 /// Voters of a region.
 pub(super) const REPLICAS: usize = 3;
 
-/// Waits until every process answers, joined to nothing.
+/// Waits until every process answers, and has become a node of the one cluster that they make together.
 ///
 /// # Errors
 /// When one does not.
-pub(super) async fn wait_for_processes(fleet: &mut Fleet) -> anyhow::Result<()> {
+pub(super) async fn wait_for_cluster(fleet: &mut Fleet) -> anyhow::Result<()> {
+    let mut cluster = None;
     for index in 0..fleet.servers.len() {
         let session = fleet.sessions[index].clone();
-        let what = format!("node {} to answer", index + 1);
+        let what = format!("node {} to be of the cluster", index + 1);
         let server = &mut fleet.servers[index];
         let status = until(&what, BOUND, async || match server.ended() {
             Some(status) => Ok(Err(format!("it ended: {status}"))),
-            None => session.status().await.map(Ok),
+            None => match session.status().await? {
+                status if status.joined => Ok(Ok(status)),
+                status => Err(format!("{:?}", status.not_ready_reasons)),
+            },
         })
         .await?;
         let status = status.map_err(|ended| anyhow::anyhow!("node {}: {ended}", index + 1))?;
-        anyhow::ensure!(!status.joined, "{} belongs to a cluster already", session.address);
+        server.node_id = status.node_id;
+        let cluster = cluster.get_or_insert_with(|| status.cluster_id.clone());
+        anyhow::ensure!(*cluster == status.cluster_id, "{} is of another cluster", session.address);
     }
     Ok(())
-}
-
-/// Makes node 1 a cluster.
-///
-/// # Errors
-/// When it refuses.
-pub(super) async fn initialize(fleet: &mut Fleet) -> anyhow::Result<()> {
-    let mut cluster = fleet.sessions[0].cluster.clone();
-    let answer = cluster.initialize(request(InitializeRequest::default())).await?.into_inner();
-    fleet.servers[0].node_id = answer.node_id;
-    Ok(())
-}
-
-/// Adds all other nodes as learners, then promotes them.
-///
-/// Each change names the version of the node table that it was decided on; when that has moved
-/// meanwhile, it is refused, and decided anew.
-///
-/// # Errors
-/// When a node is not taken.
-pub(super) async fn add_and_promote(fleet: &mut Fleet) -> anyhow::Result<()> {
-    let first = fleet.sessions[0].clone();
-    for index in 1..fleet.servers.len() {
-        let address = fleet.servers[index].ports.client();
-        let what = format!("node {} to be added", index + 1);
-        let node_id = until(&what, BOUND, async || {
-            let expected_version = Some(table_version(&first).await?);
-            let add = AddLearnerRequest {
-                address: address.clone(),
-                labels: Default::default(),
-                expected_version,
-            };
-            match first.cluster.clone().add_learner(request(add)).await {
-                Ok(answer) => Ok(Ok(answer.into_inner().node_id)),
-                Err(status) if mends(status.code()) => Err(first.blame(&status)),
-                Err(status) => Ok(Err(status)),
-            }
-        })
-        .await??;
-        fleet.servers[index].node_id = node_id;
-    }
-    let promote: Vec<u64> = fleet.servers[1..].iter().map(|server| server.node_id).collect();
-    until("the learners to be promoted", BOUND, async || {
-        let expected_version = Some(table_version(&first).await?);
-        let change = ChangeMembershipRequest {
-            promote: promote.clone(),
-            demote: vec![],
-            expected_version,
-            ..Default::default()
-        };
-        match first.cluster.clone().change_membership(request(change)).await {
-            Ok(_) => Ok(Ok(())),
-            Err(status) if mends(status.code()) => Err(first.blame(&status)),
-            Err(status) => Ok(Err(status)),
-        }
-    })
-    .await??;
-    Ok(())
-}
-
-/// Whether the call may be made again: it is idempotent.
-fn mends(code: Code) -> bool {
-    matches!(code, Code::Aborted | Code::Unavailable | Code::DeadlineExceeded)
-}
-
-async fn table_version(session: &Session) -> Result<u64, String> {
-    let nodes = session
-        .cluster
-        .clone()
-        .list_nodes(request(ListNodesRequest { all: true, allow_local: false }))
-        .await;
-    nodes.map(|nodes| nodes.into_inner().version).map_err(|status| session.blame(&status))
 }
 
 /// Waits until every node sees every region with a leader and three voters, and answers how many

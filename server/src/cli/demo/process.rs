@@ -73,17 +73,20 @@ pub(super) struct Server {
     /// What the cluster calls it; 0 until it has joined.
     pub(super) node_id: u64,
     pub(super) ports: Ports,
+    /// Client addresses of all nodes of the demo.
+    addresses: Vec<String>,
     data_dir: PathBuf,
     log: PathBuf,
     child: Option<Child>,
 }
 
 impl Server {
-    pub(super) fn new(number: usize, ports: Ports, place: &Path) -> Self {
+    pub(super) fn new(number: usize, ports: Ports, place: &Path, addresses: Vec<String>) -> Self {
         Self {
             number,
             node_id: 0,
             ports,
+            addresses,
             data_dir: place.join(format!("node-{number}")),
             log: place.join(format!("node-{number}.log")),
             child: None,
@@ -107,7 +110,9 @@ impl Server {
             .args(["--client-addr", &self.ports.client()])
             .args(["--peer-addr", &self.ports.peer()])
             .args(["--http-addr", &self.ports.http()])
-            .args(["--advertise-host", "127.0.0.1"]);
+            .args(["--advertise-host", "127.0.0.1"])
+            .args(["--bootstrap-expect", &self.addresses.len().to_string()])
+            .args(["--join", &self.addresses.join(",")]);
         for (key, value) in SETTINGS {
             command.args(["--set", &format!("{key}={value}")]);
         }

@@ -85,7 +85,6 @@ async fn start(fleet: &mut Fleet) -> anyhow::Result<()> {
     for server in &mut fleet.servers {
         server.launch()?;
     }
-    form::wait_for_processes(fleet).await?;
     for (index, server) in fleet.servers.iter().enumerate() {
         let label = if index == 0 { "start" } else { "" };
         let (client, http) = (server.ports.client(), server.ports.http());
@@ -97,12 +96,11 @@ async fn start(fleet: &mut Fleet) -> anyhow::Result<()> {
 
 async fn form(fleet: &mut Fleet) -> anyhow::Result<()> {
     let begun = clock::now();
-    form::initialize(fleet).await?;
-    form::add_and_promote(fleet).await?;
+    form::wait_for_cluster(fleet).await?;
     let regions = form::wait_whole(&fleet.sessions).await?;
     let took = time(clock::now() - begun);
-    let others = list(fleet.servers[1..].iter().map(|server| server.number));
-    say("form", format!("node 1 initialized; nodes {others} added as learners, then promoted"));
+    let numbers = list(fleet.servers.iter().map(|server| server.number));
+    say("form", format!("nodes {numbers}, started alike, found each other and are one cluster"));
     say("", format!("{regions} regions, each with {} voters ({took})", form::REPLICAS));
     Ok(())
 }
