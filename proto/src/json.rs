@@ -55,6 +55,8 @@ pub struct Status {
     pub disk_available_bytes: u64,
     pub disk_used_bytes: u64,
     pub system_leader_node: u64,
+    pub feature_level: u32,
+    pub cluster_feature_level: u32,
     pub peers: Vec<Peer>,
 }
 
@@ -151,6 +153,8 @@ impl From<v1::StatusResponse> for Status {
             disk_available_bytes: status.disk_available_bytes,
             disk_used_bytes: status.disk_used_bytes,
             system_leader_node: status.system_leader_node,
+            feature_level: status.feature_level,
+            cluster_feature_level: status.cluster_feature_level,
             peers: status.peers.into_iter().map(Peer::from).collect(),
         }
     }
@@ -231,7 +235,8 @@ mod tests {
             r#"{"joined":true,"removed":false,"cluster_id":"","node_id":1,"version":"","#,
             r#""client_address":"","peer_address":"","http_address":"","labels":{},"#,
             r#""table_version":0,"ready":true,"not_ready_reasons":[],"disk_level":"normal","#,
-            r#""disk_available_bytes":0,"disk_used_bytes":0,"system_leader_node":0,"peers":["#,
+            r#""disk_available_bytes":0,"disk_used_bytes":0,"system_leader_node":0,"#,
+            r#""feature_level":0,"cluster_feature_level":0,"peers":["#,
             r#"{"region_id":0,"peer_id":0,"role":"leader","term":0,"leader_peer_id":0,"#,
             r#""last_index":0,"committed_index":0,"applied_index":0,"snapshot_index":0,"#,
             r#""purged_index":0}]}"#

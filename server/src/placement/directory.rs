@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+/// First byte of the copy on the disk.
+const FORMAT: u8 = 1;
+
 /// Addresses and states of all nodes; a copy is on the disk, so that a restarted node knows whom to
 /// ask. May be old; a newer version replaces it whole.
 pub struct NodeDirectory {
@@ -40,9 +43,14 @@ impl NodeDirectory {
     /// When the disk cannot be read.
     pub fn open(data: Arc<dyn Engine>) -> Result<Self, engine::Error> {
         let table = match data.get(Family::Meta, &keys::meta::node_table())? {
-            Some(bytes) => v1::NodeTable::decode(bytes).map_err(|_| engine::Error::Corrupt {
-                message: "the node table does not decode".to_owned(),
-            })?,
+            Some(row) => row
+                .split_first()
+                .filter(|(format, _)| **format == FORMAT)
+                .and_then(|(_, table)| v1::NodeTable::decode(table).ok())
+                .ok_or_else(|| engine::Error::Corrupt {
+                    message: "the node table is of a form that this version does not know"
+                        .to_owned(),
+                })?,
             None => v1::NodeTable::default(),
         };
         let (table, keeping) = (RwLock::new(Arc::new(table)), Mutex::default());
@@ -88,7 +96,8 @@ impl NodeDirectory {
         // Ordering: the table is looked at when its turn has come, so that the newest is written last.
         let _one = self.keeping.lock();
         let mut batch = WriteBatch::new();
-        batch.put(Family::Meta, &keys::meta::node_table(), &self.table().encode_to_vec());
+        let row = [&[FORMAT][..], &self.table().encode_to_vec()].concat();
+        batch.put(Family::Meta, &keys::meta::node_table(), &row);
         self.data.write(&batch, Durability::Buffered)
     }
 
@@ -174,6 +183,24 @@ mod tests {
             }
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn copy_on_the_disk_is_read_back_and_another_form_is_refused() {
+        let data = Probe::new();
+        let open = || NodeDirectory::open(Arc::clone(&data) as Arc<dyn Engine>);
+        let kept = table_of(3, vec![record(1, v1::NodeState::Up)]);
+        let directory = Arc::new(open().expect("empty"));
+        directory.update(kept.clone());
+        directory.keep().expect("kept");
+        assert_eq!(*open().expect("a copy").table(), kept);
+        // Nothing is written later that would hide the next.
+        let keeping = directory.keeping.lock();
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Meta, &keys::meta::node_table(), &kept.encode_to_vec());
+        data.write(&batch, Durability::Synced).expect("a write");
+        assert!(open().is_err(), "without the byte that names its form");
+        drop(keeping);
     }
 
     #[tokio::test]

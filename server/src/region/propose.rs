@@ -240,6 +240,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn command_above_the_level_of_the_cluster_is_not_proposed() {
+        let fixture = Fixture::new(|_| {});
+        let peer = fixture.leader().await;
+        let late = || clock::now() + Duration::from_secs(60);
+        fixture.env.feature_level.store(0, Ordering::Relaxed);
+        let error = peer.propose_write(put("a", "1"), 1, late()).await.expect_err("too new");
+        assert!(matches!(error, Error::FailedPrecondition { .. }), "{error}");
+        fixture.env.feature_level.store(crate::feature_level::FIRST, Ordering::Relaxed);
+        peer.propose_write(put("a", "1"), 1, late()).await.expect("all have it");
+    }
+
+    #[tokio::test]
     async fn deadline_that_passes_before_its_turn_is_certain() {
         let fixture = Fixture::new(|_| {});
         let peer = fixture.leader().await;

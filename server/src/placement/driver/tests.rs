@@ -9,7 +9,7 @@ use crate::{
         fixture::{Fixture, NODE, until},
         lifecycle,
     },
-    storage::batch::WriteBatch,
+    storage::{batch::WriteBatch, engine::Family},
 };
 
 /// The cluster of [`Fixture`].
