@@ -149,7 +149,7 @@ pub fn only_reads(write: &WriteCommand) -> bool {
     !write.success.iter().chain(&write.failure).any(writes)
 }
 
-/// Answers `write`, of which neither branch writes, as [`apply`] would: from `read`, which is the
+/// Answers `write`, of which neither branch writes, as `apply` would: from `read`, which is the
 /// state `as_of` of `region`.
 ///
 /// # Errors
