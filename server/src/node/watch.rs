@@ -32,7 +32,11 @@ pub(super) fn start(node: &Arc<Node>) {
 
     let (probed, probe_disk, prober) = (Arc::clone(&probes), Arc::clone(&disk), Arc::clone(node));
     let probing = thread::Builder::new().name("disk-probe".to_owned()).spawn(move || {
+        let mut errors = [0; 2];
         loop {
+            for (engine, met) in [&prober.log, &prober.data].into_iter().zip(&mut errors) {
+                look_after(&prober, engine.as_ref(), met);
+            }
             match probe_disk.probe() {
                 Ok(_) | Err(crate::storage::engine::Error::Full { .. }) => {}
                 Err(error) => return prober.fail(format!("probe the disk: {error}")),
@@ -44,11 +48,8 @@ pub(super) fn start(node: &Arc<Node>) {
     let watcher = Arc::clone(node);
     let timeout = node.config.disk.probe_timeout.as_secs();
     let watching = thread::Builder::new().name("disk-watch".to_owned()).spawn(move || {
-        let mut errors = [0; 2];
+        // It writes nothing itself: a disk that hangs is seen by nobody who waits for it.
         loop {
-            for (engine, met) in [&watcher.log, &watcher.data].into_iter().zip(&mut errors) {
-                look_after(&watcher, engine.as_ref(), met);
-            }
             match disk.poll() {
                 Ok(status) => *watcher.disk_status.lock() = Some(status),
                 Err(error) => tracing::warn!(%error, "looking at the disk"),
