@@ -22,7 +22,7 @@ use super::{
 use crate::{Client, DEFAULT_KEYSPACE, Error, KeyValue, Scan, keyspace::prefix_end};
 
 /// Writes every key of every keyspace, with its value and what is left of its time to live: a line of
-/// JSON each. Each region is read as of one moment, not all as of one.
+/// JSON each. Each page is read as of one moment, not all as of one.
 #[derive(Debug, Args)]
 pub(super) struct Export {
     /// The file, which must not exist; `-` is standard output
@@ -71,7 +71,7 @@ impl Export {
             (true, true) => {
                 return Err(Failure::Usage("--resume needs a file, not standard output".into()));
             }
-            (true, false) => match resume(&self.file)? {
+            (true, false) => match resume(&self.file, &cluster_id(&context.client).await?)? {
                 Some(begun) => begun,
                 None => {
                     context.out.tell(&format!("{} is complete", self.file.display()));
@@ -186,8 +186,8 @@ fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
     }
 }
 
-/// Opens a file behind its last whole line; `None` when it is complete.
-fn resume(path: &Path) -> Result<Option<Begun>, Failure> {
+/// Opens a file of this cluster behind its last whole line; `None` when it is complete.
+fn resume(path: &Path, cluster_id: &str) -> Result<Option<Begun>, Failure> {
     let shown = path.display();
     let wrong = |number: u64, why: &str| Failure::Failed(format!("{shown}, line {number}: {why}"));
     let opened = OpenOptions::new().read(true).write(true).open(path);
@@ -214,6 +214,12 @@ fn resume(path: &Path) -> Result<Option<Begun>, Failure> {
     let Some(head) = head else {
         return Err(Failure::Usage(format!("{shown} was not written by an export")));
     };
+    if head.cluster_id != cluster_id {
+        return Err(Failure::Usage(format!(
+            "{shown} is of cluster {}, this is cluster {cluster_id}",
+            head.cluster_id
+        )));
+    }
     file.set_len(end)?;
     file.seek(io::SeekFrom::Start(end))?;
     let sink = Box::new(BufWriter::with_capacity(1 << 20, file));

@@ -149,6 +149,18 @@ async fn import_goes_on_until_it_is_certain_that_everything_is_stored() {
 }
 
 #[tokio::test]
+async fn export_of_one_cluster_does_not_go_on_with_another() {
+    let cluster = FakeCluster::start(1).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("part.jsonl");
+    let part = "{\"flotilla_export\":1,\"cluster_id\":\"another\",\"unix_ms\":1}\n{\"key\":";
+    std::fs::write(&file, part).expect("write a file");
+    let shown = file.to_str().expect("a path");
+    assert_eq!(kvctl(&cluster, &["export", "--resume", shown]).await.0, 2);
+    assert_eq!(std::fs::read_to_string(&file).expect("read it"), part, "it is as it was");
+}
+
+#[tokio::test]
 async fn import_that_did_not_come_out_as_the_file_says_fails() {
     let cluster = FakeCluster::start(1).await;
     let folder = tempfile::tempdir().expect("a folder");
