@@ -329,7 +329,9 @@ impl Node {
             self.removed.cancel();
             return Ok(());
         }
-        let joined = Joined::open(self, identity, restarted).await?;
+        let opened = Joined::open(self, identity, restarted).await;
+        // It has an identity, and does nothing with it: only another start can help.
+        let joined = opened.inspect_err(|error| self.fail(format!("open the node: {error:#}")))?;
         if self.joined.set(Arc::clone(&joined)).is_err() {
             anyhow::bail!("the node has joined already");
         }

@@ -186,12 +186,16 @@ async fn nodes_that_come_back_on_other_addresses_find_each_other() {
             let read = session.get("kept").await.expect("read");
             assert_eq!(read, Some(Bytes::from("yes")), "{why}");
         }
-        let nodes = cluster.sessions()[0].nodes().await.expect("nodes").nodes;
-        let mut known: Vec<String> = nodes.into_iter().map(|node| node.client_address).collect();
+        let session = cluster.nodes[0].session();
         let mut now = cluster.addresses();
-        known.sort();
         now.sort();
-        assert_eq!(known, now, "{why}: the table has followed");
+        eventually(&format!("the table to follow ({why})"), BOUND, async || {
+            let nodes = session.nodes().await.map_err(|status| status.to_string())?.nodes;
+            let mut known: Vec<_> = nodes.into_iter().map(|node| node.client_address).collect();
+            known.sort();
+            if known == now { Ok(()) } else { Err(format!("{known:?} instead of {now:?}")) }
+        })
+        .await;
     }
 }
 

@@ -36,8 +36,7 @@ pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result
     // Ordering: the table first, so that a node with an identity knows whom to ask; they are in two
     // instances, so that the second does not carry the first to the disk.
     if let Some(table) = request.table {
-        node.directory.update(table);
-        node.directory.keep().map_err(storage)?;
+        node.directory.begin(table).map_err(storage)?;
         node.data.sync().map_err(storage)?;
     }
     let stored = v1::NodeIdentity {

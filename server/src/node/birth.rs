@@ -311,11 +311,9 @@ pub(super) async fn promise(
     if let Some(promised) = &before.promised
         && promised.birth_id != birth.birth_id
     {
-        // A founder knows of one birth at a time: with this it says that it gave up the one before.
-        let founder = |birth: &v1::Birth| birth.nodes.first().map(|node| node.disk_id.clone());
-        if founder(promised) != founder(&birth) {
-            return refuse("it has promised itself to the birth of another cluster");
-        }
+        // Also where both are of one founder: the request may be an old one that was long on its way. This
+        // node asks the founder of the other by itself, and is free as soon as that was given up.
+        return refuse("it has promised itself to another birth");
     }
     fail::fail_point!("promise-before-write");
     let promised = v1::Newcomer { promised: Some(birth), ..before };
@@ -371,8 +369,7 @@ async fn be_born(node: &Arc<Node>, birth: &v1::Birth) -> Result<identity::Identi
         let (log, data) = (writer.log.as_ref(), writer.data.as_ref());
         lifecycle::wipe(log, data)?;
         // So that a node with an identity knows whom to ask.
-        writer.directory.update(table);
-        writer.directory.keep()?;
+        writer.directory.begin(table)?;
         lifecycle::birth(log, data, &regions, rows)?;
         identity::write(log, &stored)
     })

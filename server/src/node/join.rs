@@ -228,8 +228,9 @@ async fn settle(node: &Arc<Node>) {
 
 /// One attempt.
 ///
-/// A disk that belongs to another cluster than everybody who answers is refused. One of its own
-/// cluster that answers is enough: then whoever else has an address of it came there by mistake.
+/// A disk that belongs to another cluster than all whom it was told to join is refused. One of its own
+/// cluster that answers is enough: then whoever else has an address of it came there by mistake. And one
+/// that is silent may be of its own, and so may one that is of none yet.
 async fn settle_once(node: &Arc<Node>) -> Result<(), Refusal> {
     let Some(joined) = node.joined.get() else { return Ok(()) };
     let asked = ask_all(node, &node.config.join).await;
@@ -237,7 +238,7 @@ async fn settle_once(node: &Arc<Node>) -> Result<(), Refusal> {
         return Ok(());
     }
     let ours = joined.cluster.to_string();
-    let mut last = Refusal::NotYet("nobody of this cluster answers".to_owned());
+    let (mut other, mut unknown) = (None, None);
     let mut members = Vec::new();
     for Asked { address, answer } in asked {
         match answer {
@@ -246,21 +247,27 @@ async fn settle_once(node: &Arc<Node>) -> Result<(), Refusal> {
                 node.directory.see(NodeId(status.node_id), &status.peer_address);
                 members.push(address);
             }
-            Ok(status) if !status.cluster_id.is_empty() && status.cluster_id != ours => {
-                last = Refusal::OtherCluster(format!(
+            Ok(status)
+                if !status.removed
+                    && !status.cluster_id.is_empty()
+                    && status.cluster_id != ours =>
+            {
+                other = Some(format!(
                     "this disk belongs to cluster {ours}, but {address}, which it was told to join \
                      (--join), to cluster {}: give it the addresses of its own cluster, or an empty \
                      disk to join the other",
                     status.cluster_id
                 ));
             }
-            Ok(_) => {}
-            Err(why) if matches!(last, Refusal::NotYet(_)) => {
-                last = Refusal::NotYet(format!("{address}: {why}"));
-            }
-            Err(_) => {}
+            Ok(_) => unknown = Some(format!("{address}: of no cluster")),
+            Err(why) => unknown = Some(format!("{address}: {why}")),
         }
     }
+    let mut last = match (other, unknown) {
+        (Some(words), None) => Refusal::OtherCluster(words),
+        (_, Some(why)) => Refusal::NotYet(why),
+        (None, None) => Refusal::NotYet("nobody of this cluster answers".to_owned()),
+    };
     for address in members {
         let attempt = async {
             let channel =

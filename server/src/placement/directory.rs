@@ -62,6 +62,17 @@ impl NodeDirectory {
         Arc::clone(&self.table.read())
     }
 
+    /// Begins with a table, whatever was known before: of a birth that did not come to its end, or of
+    /// another cluster, whose versions say nothing here. Blocks on the disk; the caller syncs.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn begin(&self, table: v1::NodeTable) -> Result<(), engine::Error> {
+        *self.table.write() = Arc::new(table);
+        self.seen.write().clear();
+        self.keep()
+    }
+
     /// Takes a newer table over, and answers whether it is newer. The copy on the disk is for the next
     /// start; it is written by a thread that may wait, since those of regions must not.
     pub fn update(self: &Arc<Self>, table: v1::NodeTable) -> bool {

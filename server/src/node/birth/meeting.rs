@@ -64,18 +64,18 @@ fn next_of_promised(own: &Own, birth: &v1::Birth, asked: &[Asked]) -> Next {
         return Next::Release(format!("{address} has given it up"));
     }
     // A founder whose disk is gone may have decided. Whoever heard of it before would be born of it, and
-    // without anybody else nothing was ever acknowledged.
-    let other_disk_at = |node: &v1::FirstNode| {
+    // without anybody else nothing was ever acknowledged, if no region has but one voter. So each of the
+    // others must say by itself that it was not born: another disk at its address says nothing of its own.
+    let is_gone = |node: &v1::FirstNode| {
         let address = node.record.as_ref().map_or("", |record| &record.client_address);
         answers(asked)
             .any(|(_, status)| status.client_address == address && status.disk_id != node.disk_id)
     };
-    let accounted = |node: &v1::FirstNode| {
+    let tells = |node: &v1::FirstNode| {
         node.disk_id == own.status.disk_id
             || answers(asked).any(|(_, status)| status.disk_id == node.disk_id)
-            || other_disk_at(node)
     };
-    if other_disk_at(founder) && members.iter().all(accounted) {
+    if birth.replication_factor > 1 && is_gone(founder) && members.iter().all(tells) {
         return Next::Release("the disk of the node that was to decide is gone".to_owned());
     }
     let address = founder.record.as_ref().map_or("", |record| &record.client_address);
@@ -274,6 +274,7 @@ mod tests {
     fn promised_node_goes_on_with_what_the_birth_has_come_to() {
         let birth = v1::Birth {
             birth_id: id(99),
+            replication_factor: 3,
             nodes: (1..=3)
                 .map(|number| v1::FirstNode {
                     disk_id: id(number),
@@ -286,6 +287,7 @@ mod tests {
             ..v1::Birth::default()
         };
         // Node 3 was promised; node 1 decides.
+        let lone_voter = v1::Birth { replication_factor: 1, ..birth.clone() };
         let own = Own { status: unjoined(3), promised: Some(birth) };
         let of_it = |number| change(number, |it| it.birth_id = id(99));
         let born = |number| change(number, |it| (it.joined, it.birth_id) = (true, id(99)));
@@ -305,7 +307,11 @@ mod tests {
             ),
             ("the founder went elsewhere", vec![elsewhere(1), silent(2)], "release"),
             ("its disk is gone, and nobody was born", vec![wiped(1), of_it(2)], "release"),
-            ("its disk is gone, and the other's too", vec![wiped(1), wiped(2)], "release"),
+            (
+                "its disk is gone, and at the address of the other, which may be born, is somebody else",
+                vec![wiped(1), wiped(2)],
+                "wait",
+            ),
             (
                 "its disk is gone, and the other may have been born",
                 vec![wiped(1), silent(2)],
@@ -314,5 +320,8 @@ mod tests {
         ] {
             assert_eq!(word(&next(&own, &asked)), want, "{why}");
         }
+        let own = Own { promised: Some(lone_voter), ..own };
+        let asked = vec![wiped(1), of_it(2)];
+        assert_eq!(word(&next(&own, &asked)), "wait", "the founder alone may have acknowledged");
     }
 }
