@@ -48,6 +48,9 @@ const PATIENCE_DIVISOR: u32 = 20;
 
 type RpcError = RPCError<TypeConfig>;
 
+/// Whether a peer is a voter, by the state that was applied here.
+pub type IsVoter = Arc<dyn Fn(PeerId) -> bool + Send + Sync>;
+
 /// Makes the connections of one region's peer; in truth they all share the node's transport.
 #[derive(Clone)]
 pub struct Network {
@@ -55,6 +58,7 @@ pub struct Network {
     region: RegionId,
     peer: PeerId,
     reversions: Reversions,
+    is_voter: IsVoter,
     snapshot_chunk_bytes: usize,
     retry_min: Duration,
     commit_patience: Duration,
@@ -67,6 +71,7 @@ impl Network {
         region: RegionId,
         peer: PeerId,
         reversions: Reversions,
+        is_voter: IsVoter,
         snapshot_chunk_bytes: usize,
         heartbeat_interval: Duration,
     ) -> Self {
@@ -75,6 +80,7 @@ impl Network {
             region,
             peer,
             reversions,
+            is_voter,
             snapshot_chunk_bytes,
             retry_min: heartbeat_interval,
             commit_patience: heartbeat_interval / PATIENCE_DIVISOR,
@@ -231,6 +237,11 @@ impl Connection {
                 Answer::Conflict(_) if is_reversion(acknowledged.as_ref(), prev.as_ref()) => {
                     return Err(network.reverted(term, target, node));
                 }
+                // Only one that had its first state has ever been made a voter. Openraft would count a
+                // conflict for its lease, and for its proof that it still leads.
+                Answer::Absent(_) if acknowledged.is_some() || (network.is_voter)(target) => {
+                    return Err(network.reverted(term, target, node));
+                }
                 _ => {}
             }
             Ok(match result {
@@ -239,7 +250,7 @@ impl Connection {
                     AppendEntriesResponse::PartialSuccess(Some(log_id_from_proto(&id)))
                 }
                 Answer::PartialNone(_) => AppendEntriesResponse::PartialSuccess(None),
-                Answer::Conflict(_) => AppendEntriesResponse::Conflict,
+                Answer::Conflict(_) | Answer::Absent(_) => AppendEntriesResponse::Conflict,
                 Answer::HigherVote(vote) => AppendEntriesResponse::HigherVote(
                     vote_from_proto(Some(&vote)).map_err(|_| unexpected())?,
                 ),

@@ -212,8 +212,12 @@ mod tests {
         assert!(!reversions.has_reverted(3, PeerId(72)) && !reversions.has_reverted(4, FOLLOWER));
     }
 
-    /// Acknowledges what it is sent, and has nothing of it when it is asked again.
+    /// Acknowledges what it is sent, and has nothing of it when it is asked again. Of two others nothing
+    /// is there.
     struct Forgetful;
+
+    const VOTER: PeerId = PeerId(72);
+    const LEARNER: PeerId = PeerId(73);
 
     impl Inbox for Forgetful {
         fn identity(&self) -> Option<Identity> {
@@ -228,6 +232,7 @@ mod tests {
             Box::pin(async move {
                 let Some(Body::Append(append)) = &message.body else { panic!("{message:?}") };
                 let result = match append.acknowledged {
+                    _ if message.to_peer != FOLLOWER.0 => Answer::Absent(true),
                     None => Answer::Success(true),
                     Some(_) => Answer::Conflict(true),
                 };
@@ -278,7 +283,9 @@ mod tests {
         let reversions = Reversions::new(RegionId(7));
         let heartbeat = Duration::from_secs(10);
         let (own, told) = (PeerId(70), reversions.clone());
-        let mut network = Network::new(transport.clone(), RegionId(7), own, told, 1024, heartbeat);
+        let is_voter = Arc::new(|peer| peer != LEARNER);
+        let mut network =
+            Network::new(transport.clone(), RegionId(7), own, told, is_voter, 1024, heartbeat);
         let node = PeerAddress { node: NodeId(2) };
         let mut bulk = network.new_client(FOLLOWER, &node).await;
         let mut fast = network.new_heartbeat_client(FOLLOWER, &node).await;
@@ -297,12 +304,19 @@ mod tests {
             "it never had that: {answer:?}"
         );
         assert!(!reversions.has_reverted(3, FOLLOWER));
+        let mut absent = network.new_client(LEARNER, &node).await;
+        let answer = soon("an answer", absent.append_entries(request(9), option())).await;
+        assert!(matches!(answer, Ok(AppendEntriesResponse::Conflict)), "it is yet to come");
+        let mut absent = network.new_heartbeat_client(VOTER, &node).await;
+        let answer = soon("an answer", absent.append_entries(request(9), option())).await;
+        assert!(matches!(answer, Err(RPCError::Unreachable(_))), "no sign of life: {answer:?}");
+        assert!(reversions.has_reverted(3, VOTER) && !reversions.has_reverted(3, LEARNER));
         for connection in [&mut bulk, &mut fast] {
             let answer = soon("an answer", connection.append_entries(request(9), option())).await;
             assert!(matches!(answer, Err(RPCError::Unreachable(_))), "{answer:?}");
         }
         assert!(reversions.has_reverted(3, FOLLOWER));
-        assert_eq!(transport.metrics().regions.followers_reverted_total.get(), 1);
+        assert_eq!(transport.metrics().regions.followers_reverted_total.get(), 2);
         serving.abort();
     }
 }

@@ -277,11 +277,19 @@ async fn start(
 ) -> anyhow::Result<Arc<Peer>> {
     let view = machine.view();
     let reversions = Reversions::new(region);
+    let members = Arc::clone(&view);
+    let is_voter = move |peer: PeerId| {
+        members.with(|now| {
+            let mut peers = now.descriptor.peers.iter();
+            peers.any(|of| of.peer_id == peer.0 && of.role() != v1::PeerRole::Learner)
+        })
+    };
     let network = Network::new(
         env.transport.clone(),
         region,
         id,
         reversions.clone(),
+        Arc::new(is_voter),
         env.config.snapshot_chunk_bytes,
         env.config.heartbeat_interval,
     );

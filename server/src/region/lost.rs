@@ -85,8 +85,8 @@ impl Peers {
     ///
     /// Nothing is made or destroyed on the word of an append, which says nothing of who is a member. A
     /// peer that is yet to come has an empty log, and so it does not have the entry before the first
-    /// that is sent: with this the leader goes back until it sends a snapshot, and that is checked before
-    /// it makes a peer (`receive.rs`).
+    /// that is sent: with this the leader of a learner goes back until it sends a snapshot, and that is
+    /// checked before it makes a peer (`receive.rs`). To a leader that has it as a voter it is no answer.
     pub(super) fn answer_for_absent(
         &self,
         region: RegionId,
@@ -97,8 +97,8 @@ impl Peers {
         if append.prev.is_none() {
             return Err(refused(Reason::UnknownPeer, format!("peer {to} is not here yet")));
         }
-        let conflict = v1::append_entries_result::Result::Conflict(true);
-        Ok(Body::AppendResult(v1::AppendEntriesResult { result: Some(conflict) }))
+        let absent = v1::append_entries_result::Result::Absent(true);
+        Ok(Body::AppendResult(v1::AppendEntriesResult { result: Some(absent) }))
     }
 
     /// Refuses what is for a peer that is no more, or in quarantine.
@@ -236,17 +236,17 @@ mod tests {
     /// One message of anybody would else cost a region its replica, and a node its memory.
     #[tokio::test]
     async fn append_neither_makes_nor_destroys_a_peer() {
-        use v1::append_entries_result::Result::Conflict;
+        use v1::append_entries_result::Result::Absent;
         let fixture = Fixture::new(|_| {});
         fixture.bear();
         let peers = open(&fixture).await;
         let writes = fixture.data.writes().len();
         for (why, region, to, prev, want) in [
-            ("a later peer of a live one", REGION, 71, Some(9), Ok(Conflict(true))),
-            ("the last that could be", REGION, u64::MAX, Some(9), Ok(Conflict(true))),
+            ("a later peer of a live one", REGION, 71, Some(9), Ok(Absent(true))),
+            ("the last that could be", REGION, u64::MAX, Some(9), Ok(Absent(true))),
             ("a heartbeat for it", REGION, 71, None, Err(Reason::UnknownPeer)),
             ("an earlier one", REGION, 69, Some(9), Err(Reason::Tombstone)),
-            ("a region that is not here", RegionId(99), 5, Some(9), Ok(Conflict(true))),
+            ("a region that is not here", RegionId(99), 5, Some(9), Ok(Absent(true))),
         ] {
             let answer = deliver(&peers, region, to, append(prev)).await;
             assert_eq!(answer, want, "{why}");
@@ -408,5 +408,12 @@ mod tests {
         assert!(!peer.is_in_touch() && peer.runs());
         let lost = &fixture.env.metrics.regions.peers_lost_total;
         assert_eq!(lost.get(PeerLoss::Contradicted).get(), 1, "told once");
+
+        let rightful = v1::AppendEntries {
+            vote: Some(v1::VoteState { term: 7, voted_for: 71, committed: true }),
+            ..append(Some(2))
+        };
+        deliver(&peers, REGION, PEER.0, rightful).await.expect("taken");
+        assert!(peer.is_in_touch(), "a later leader has it");
     }
 }

@@ -7,7 +7,7 @@
 
 use std::{
     ops::Deref,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     task::Poll,
 };
 
@@ -33,8 +33,8 @@ pub(super) struct Running {
     server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     /// It was told to stop.
     stopped: AtomicBool,
-    /// A leader has another entry where one was applied here.
-    contradicted: AtomicBool,
+    /// Term of a leader that has another entry where one was applied here; 0 if there is none.
+    contradicted: AtomicU64,
     /// Openraft has ended, and could perhaps not say so: it does not when it panics.
     ended: AtomicBool,
 }
@@ -45,7 +45,7 @@ impl Running {
             all: raft.metrics(),
             server: raft.server_metrics(),
             stopped: false.into(),
-            contradicted: false.into(),
+            contradicted: 0.into(),
             ended: false.into(),
         }
     }
@@ -63,13 +63,20 @@ impl Running {
         self.runs().then_some(told)
     }
 
-    /// Answers whether it is new.
-    pub(super) fn note_contradiction(&self) -> bool {
-        !self.contradicted.swap(true, Ordering::AcqRel)
+    /// The leader of `term` contradicts what was applied here. Answers whether it is new.
+    pub(super) fn note_contradiction(&self, term: u64) -> bool {
+        self.contradicted.swap(term, Ordering::AcqRel) == 0
+    }
+
+    /// What the leader of `term` sent was taken: if it is a later one, the one before is past.
+    pub(super) fn end_contradiction(&self, term: u64) {
+        let past = |of: u64| (of != 0 && of < term).then_some(0);
+        // Nothing is done where there is none, or a later one.
+        let _ = self.contradicted.fetch_update(Ordering::AcqRel, Ordering::Acquire, past);
     }
 
     pub(super) fn is_contradicted(&self) -> bool {
-        self.contradicted.load(Ordering::Acquire)
+        self.contradicted.load(Ordering::Acquire) != 0
     }
 
     /// Openraft has ended.

@@ -99,7 +99,8 @@ impl Peer {
                 return Err(refused(Reason::Malformed, message));
             }
         }
-        self.refuse_contradiction(&request)?;
+        let term = request.vote.leader_id.term;
+        self.refuse_contradiction(&request).await?;
         let prev = request.prev_log_id;
         let acknowledged = append.acknowledged.as_ref().map(log_id_from_proto);
         let answer = self.raft.append_entries(request).await.map_err(stopped)?;
@@ -113,7 +114,10 @@ impl Peer {
             {
                 return Err(self.reverted(acknowledged.map_or(0, |id| id.index)));
             }
-            AppendEntriesResponse::Success => AppendAnswer::Success(true),
+            AppendEntriesResponse::Success => {
+                self.running.end_contradiction(term);
+                AppendAnswer::Success(true)
+            }
             AppendEntriesResponse::PartialSuccess(Some(id)) => {
                 AppendAnswer::Partial(log_id_to_proto(&id))
             }
@@ -139,15 +143,17 @@ impl Peer {
 
     /// Of a leader that lacks what was applied here nothing is taken: openraft supposes that there is none,
     /// and would leave the two states beside each other for ever.
-    fn refuse_contradiction(
+    async fn refuse_contradiction(
         &self,
         request: &AppendEntriesRequest<TypeConfig>,
     ) -> Result<(), v1::Refused> {
         let Some(applied) = self.view.with(|now| now.applied) else { return Ok(()) };
         let Some(other) = contradiction(&applied, request) else { return Ok(()) };
-        // A leader of before may well have other entries; openraft tells it so.
+        // A leader of before may well have other entries; openraft tells it so. It is asked in its own order,
+        // since what it shows may be older than what was applied.
         let term = request.vote.leader_id.term;
-        if self.server().is_none_or(|told| told.vote.leader_id.term > term) {
+        let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(stopped)?;
+        if vote.leader_id.term > term {
             return Ok(());
         }
         let message = format!(
@@ -155,7 +161,7 @@ impl Peer {
              was applied here: a committed entry was lost elsewhere",
             applied.index, *applied.leader_id
         );
-        if self.running.note_contradiction() {
+        if self.running.note_contradiction(term) {
             self.env.metrics.regions.peers_lost_total.get(PeerLoss::Contradicted).inc();
             tracing::error!(region = %self.region, peer = %self.id, node = %self.env.node, message);
         }
