@@ -12,6 +12,7 @@ use super::{
     },
     Error,
     options::Plan,
+    status,
 };
 
 /// Whether there is nothing in `dir`, or no `dir`.
@@ -29,7 +30,12 @@ pub(super) fn create(dir: &Path, plan: &Plan) -> Result<(), Error> {
     create_dir_all(parent)?;
     let nascent = with_suffix(dir, ".new");
     remove_dir_all(&nascent)?;
-    drop(plan.create(&nascent)?);
+    let db = plan.create(&nascent)?;
+    // Ordering: a first write before any view. RocksDB takes the sequence number of an instance that
+    // nothing was written to, 0, for the absence of a snapshot, and a compaction then drops rows
+    // that a view pinned at it (taken in from staged files) still has. A removal leaves no row.
+    db.delete([]).map_err(|e| status::failed("write first to", e))?;
+    drop(db);
     // Durability: contents, then names, then the name of the whole.
     for file in fs::read_dir(&nascent).map_err(|e| failed("list directory", &nascent, &e))? {
         file.and_then(|file| fs::File::open(file.path())?.sync_all())

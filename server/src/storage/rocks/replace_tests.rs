@@ -60,6 +60,23 @@ fn open(dir: &tempfile::TempDir) -> Arc<RocksEngine> {
 const OLD: &str = "a1 a2 b1 b2 b3 b4 c1 c2 c3 d d1 d2 d3";
 
 #[test]
+fn view_of_an_instance_that_was_only_taken_in_keeps_rows_that_are_removed_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = open(&dir);
+    let mut stage = data.stage("install").unwrap();
+    stage.put(b"b", b"old").unwrap();
+    stage.finish().unwrap();
+    data.replace_range(&range(), "install").unwrap();
+    let view = data.view();
+    let mut removal = crate::storage::batch::WriteBatch::new();
+    removal.delete(Family::Default, b"b");
+    data.write(&removal, Durability::Buffered).unwrap();
+    data.compact();
+    assert_eq!(keys(view.as_ref(), &KeyRange::default()), "b");
+    assert_eq!(keys(data.as_ref(), &KeyRange::default()), "");
+}
+
+#[test]
 fn replace_puts_exactly_the_staged_rows_into_the_range() {
     let f = Fixture::new();
     assert_eq!(f.keys(), OLD);
