@@ -11,7 +11,7 @@
 # make setup     installs what a Debian machine lacks; the others do it by themselves
 #
 # What is built lands in CARGO_TARGET_DIR, by default outside of the checkout, so that a fresh clone
-# finds RocksDB compiled (16 minutes on two cores).
+# finds RocksDB compiled, which is most of the first build.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -31,7 +31,7 @@ OPERATOR := --release --locked --package flotilla-operator --package flotilla-ku
 
 # As command:package of Debian. The second line is for the tests: file systems of fixed size,
 # jumping clocks, networks with faults, a client in another language.
-NEEDS := cc:build-essential make:build-essential pkg-config:pkg-config clang:clang git:git \
+NEEDS := cc:build-essential make:build-essential pkg-config:pkg-config clang++:clang git:git \
   curl:curl python3:python3 mkfs.ext4:e2fsprogs losetup:mount ip:iproute2 faketime:faketime
 
 setup:
