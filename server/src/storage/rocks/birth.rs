@@ -6,11 +6,13 @@
 
 use std::{fs, io, path::Path};
 
+use rocksdb::{BottommostLevelCompaction, CompactOptions, DB};
+
 use super::{
     super::durable_file::{
         create_dir_all, failed, parent_of, remove_dir_all, sync_dir, with_suffix,
     },
-    Error,
+    Error, Family, family,
     options::Plan,
     status,
 };
@@ -31,10 +33,7 @@ pub(super) fn create(dir: &Path, plan: &Plan) -> Result<(), Error> {
     let nascent = with_suffix(dir, ".new");
     remove_dir_all(&nascent)?;
     let db = plan.create(&nascent)?;
-    // Ordering: a first write before any view. RocksDB takes the sequence number of an instance that
-    // nothing was written to, 0, for the absence of a snapshot, and a compaction then drops rows
-    // that a view pinned at it (taken in from staged files) still has. A removal leaves no row.
-    db.delete([]).map_err(|e| status::failed("write first to", e))?;
+    write_first(&db)?;
     drop(db);
     // Durability: contents, then names, then the name of the whole.
     for file in fs::read_dir(&nascent).map_err(|e| failed("list directory", &nascent, &e))? {
@@ -44,4 +43,18 @@ pub(super) fn create(dir: &Path, plan: &Plan) -> Result<(), Error> {
     sync_dir(&nascent)?;
     fs::rename(&nascent, dir).map_err(|e| failed("rename into place", dir, &e))?;
     sync_dir(parent)
+}
+
+/// Ordering: a first write before any view. RocksDB takes the sequence number of an instance that nothing
+/// was written to, 0, for the absence of a snapshot, and a compaction then drops rows that a view pinned
+/// at it (taken in from staged files) still has. Nothing is left of this write but its number.
+fn write_first(db: &DB) -> Result<(), Error> {
+    let meta = family(db, Family::Meta);
+    db.delete_cf(meta, [])
+        .and_then(|()| db.flush_cf(meta))
+        .map_err(|e| status::failed("write first to a new instance", e))?;
+    let mut options = CompactOptions::default();
+    options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+    db.compact_range_cf_opt(meta, None::<&[u8]>, None::<&[u8]>, &options);
+    Ok(())
 }

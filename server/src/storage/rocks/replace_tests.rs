@@ -68,7 +68,7 @@ fn view_of_an_instance_that_was_only_taken_in_keeps_rows_that_are_removed_later(
     stage.finish().unwrap();
     data.replace_range(&range(), "install").unwrap();
     let view = data.view();
-    let mut removal = crate::storage::batch::WriteBatch::new();
+    let mut removal = WriteBatch::new();
     removal.delete(Family::Default, b"b");
     data.write(&removal, Durability::Buffered).unwrap();
     data.compact();
