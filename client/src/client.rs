@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::{
     Cluster, Error,
+    bounds::Bounds,
     call::Audience,
     keyspace::{self, DEFAULT_KEYSPACE},
     node_pool::{Dialling, NodePool},
@@ -89,6 +90,7 @@ pub(crate) struct Shared {
     pub(crate) routes: RwLock<RouteTable>,
     pub(crate) routing: bool,
     pub(crate) rng: Mutex<StdRng>,
+    pub(crate) bounds: Bounds,
     refreshing: AtomicBool,
     /// In milliseconds since `born`.
     refreshed_at: AtomicU64,
@@ -135,6 +137,7 @@ impl Client {
             routes: RwLock::default(),
             routing: options.routing,
             rng: Mutex::new(StdRng::from_os_rng()),
+            bounds: Bounds::default(),
             refreshing: AtomicBool::new(false),
             refreshed_at: AtomicU64::new(0),
             born: Instant::now(),

@@ -1,6 +1,15 @@
 //! Nodes that do as a test tells them, over real connections.
 
-use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flotilla_proto::v1::{
@@ -47,6 +56,8 @@ struct State {
     cluster: Mutex<String>,
     /// Methods, with the cluster that each request named.
     named: Mutex<Vec<(&'static str, String)>>,
+    /// Operations or keys of one request; 0 is no limit.
+    entries_max: AtomicUsize,
     stop: Notify,
 }
 
@@ -140,6 +151,22 @@ impl FakeNode {
     /// From now on each request is shown to this first.
     pub(crate) fn script(&self, script: impl Fn(&Seen) -> Option<Fault> + Send + Sync + 'static) {
         *self.state.script.lock() = Some(Box::new(script));
+    }
+
+    /// Refuses writes and batch reads of more operations or keys, as `limits.txn_ops_max` does.
+    pub(crate) fn take_at_most(&self, entries: usize) {
+        self.state.entries_max.store(entries, Relaxed);
+    }
+
+    fn check_count(&self, field: &str, count: usize) -> Result<(), Status> {
+        let limit = self.state.entries_max.load(Relaxed);
+        if limit == 0 || count <= limit {
+            return Ok(());
+        }
+        let (field, limit) = (field.to_owned(), limit as u64);
+        let reason = Some(Reason::InvalidArgument(v1::InvalidArgument { field, limit }));
+        let detail = ErrorDetail { reason, ..ErrorDetail::default() };
+        Err(typed(Code::InvalidArgument, detail))
     }
 
     /// Shuts down as a node does on SIGTERM: finishes what it has, takes nothing new.
@@ -271,6 +298,7 @@ impl kv_server::Kv for FakeNode {
         request: Request<v1::BatchGetRequest>,
     ) -> Result<Response<v1::BatchGetResponse>, Status> {
         let v1::BatchGetRequest { context, keys } = request.into_inner();
+        self.check_count("keys", keys.len())?;
         self.serve("batch_get", context, |data| v1::BatchGetResponse {
             kvs: keys.iter().filter_map(|key| find(data, key)).collect(),
         })
@@ -311,6 +339,7 @@ impl kv_server::Kv for FakeNode {
         request: Request<v1::WriteRequest>,
     ) -> Result<Response<v1::WriteResponse>, Status> {
         let request = request.into_inner();
+        self.check_count("ops", request.ops.len())?;
         self.serve("write", request.context, |data| {
             for op in request.ops {
                 if let Some(v1::op::Op::Put(put)) = op.op {

@@ -25,6 +25,7 @@ mod kv;
 mod value;
 
 mod backoff;
+mod bounds;
 mod call;
 mod rpc;
 mod verdict;

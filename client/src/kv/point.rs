@@ -16,8 +16,6 @@ use crate::{
 
 /// Bound: requests that one batch read has under way.
 const REQUESTS_AT_ONCE: usize = 16;
-/// Bound: keys of one request, as many as the server takes unless it is told otherwise.
-const KEYS_PER_REQUEST: usize = 1024;
 
 /// What a put may do besides storing the value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,16 +51,34 @@ impl Client {
         let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
         let groups = self.group_by_region(&keys);
         let found: HashMap<Bytes, v1::KeyValue> = futures::stream::iter(groups)
-            .map(|keys| self.call(v1::BatchGetRequest { context: None, keys }))
+            .map(|keys| self.read_group(keys))
             .buffer_unordered(REQUESTS_AT_ONCE)
-            .map_ok(|response| {
-                let present = response.kvs.into_iter().map(|kv| Ok((kv.key.clone(), kv)));
+            .map_ok(|kvs| {
+                let present = kvs.into_iter().map(|kv| Ok((kv.key.clone(), kv)));
                 futures::stream::iter(present)
             })
             .try_flatten()
             .try_collect()
             .await?;
         Ok(keys.iter().map(|key| found.get(key).cloned().map(Into::into)).collect())
+    }
+
+    /// The present ones of some keys, in one request, or in several if the server wants fewer in each.
+    async fn read_group(&self, keys: Vec<Bytes>) -> Result<Vec<v1::KeyValue>, Error> {
+        let mut found = Vec::new();
+        let mut groups = vec![keys];
+        while let Some(keys) = groups.pop() {
+            let count = keys.len();
+            let request = v1::BatchGetRequest { context: None, keys: keys.clone() };
+            match self.call(request).await {
+                Ok(response) => found.extend(response.kvs),
+                Err(error) => match self.shared.bounds.fewer(&error, count) {
+                    Some(fewer) => groups.extend(keys.chunks(fewer).map(<[Bytes]>::to_vec)),
+                    None => return Err(error),
+                },
+            }
+        }
+        Ok(found)
     }
 
     /// Keys of one region together, so that each group goes straight to a leader; those without a route
@@ -74,7 +90,8 @@ impl Client {
             let region = routes.region_of(&encode(self.settings.keyspace, key));
             groups.entry(region).or_default().push(key.clone());
         }
-        let requests = groups.values().flat_map(|keys| keys.chunks(KEYS_PER_REQUEST));
+        let keys_max = self.shared.bounds.entries();
+        let requests = groups.values().flat_map(|keys| keys.chunks(keys_max));
         requests.map(<[Bytes]>::to_vec).collect()
     }
 

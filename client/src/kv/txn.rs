@@ -1,5 +1,7 @@
 //! Many operations at once.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use flotilla_proto::v1;
 use prost::Message as _;
@@ -163,24 +165,23 @@ impl Txn {
     }
 }
 
-/// Bound: operations of one request, as many as the server takes unless it is told otherwise; and their
-/// bytes, half of what it takes, unless one operation alone is more.
-const OPS_PER_REQUEST: usize = 1024;
+/// Bound: bytes of one request, half of what a server takes unless it is told otherwise, or one operation
+/// that is more by itself. How many operations it has, see [`crate::bounds`].
 const BYTES_PER_REQUEST: usize = 8 << 20;
 
 /// The operations, cut into requests that a server takes.
-fn requests(ops: impl Iterator<Item = v1::Op>) -> Vec<Vec<v1::Op>> {
-    let mut requests: Vec<Vec<v1::Op>> = Vec::new();
+fn requests(ops: impl Iterator<Item = v1::Op>, ops_max: usize) -> VecDeque<Vec<v1::Op>> {
+    let mut requests: VecDeque<Vec<v1::Op>> = VecDeque::new();
     let mut bytes = 0;
     for op in ops {
         let size = op.encoded_len();
-        match requests.last_mut() {
-            Some(last) if last.len() < OPS_PER_REQUEST && bytes + size <= BYTES_PER_REQUEST => {
+        match requests.back_mut() {
+            Some(last) if last.len() < ops_max && bytes + size <= BYTES_PER_REQUEST => {
                 last.push(op);
                 bytes += size;
             }
             _ => {
-                requests.push(vec![op]);
+                requests.push_back(vec![op]);
                 bytes = size;
             }
         }
@@ -209,15 +210,26 @@ impl Client {
     where
         I: IntoIterator<Item = Op>,
     {
-        let mut requests = requests(ops.into_iter().map(|op| op.0)).into_iter();
-        let first = requests.next().unwrap_or_default();
-        let mut done = first.len();
-        let mut answer = self.write_ops(first, false).await?;
+        let bounds = &self.shared.bounds;
+        let mut requests = requests(ops.into_iter().map(|op| op.0), bounds.entries());
+        let mut answer: Option<v1::WriteResponse> = None;
+        let mut done = 0;
         // Ordering: one after the other, so that of two operations on a key the later one wins.
-        for ops in requests {
+        while let Some(ops) = requests.pop_front().or_else(|| answer.is_none().then(Vec::new)) {
+            let outcome = self.write_ops(ops.clone(), false).await;
+            // Nothing of it was applied, so it may be cut and sent again.
+            let fewer = outcome.as_ref().err().and_then(|error| bounds.fewer(error, ops.len()));
+            if let Some(fewer) = fewer {
+                ops.rchunks(fewer).for_each(|part| requests.push_front(part.to_vec()));
+                continue;
+            }
             let indexes = done..done + ops.len();
             done = indexes.end;
-            let regions = match self.write_ops(ops, false).await {
+            let Some(answer) = &mut answer else {
+                answer = Some(outcome?);
+                continue;
+            };
+            let regions = match outcome {
                 Ok(part) => part.regions,
                 Err(error) => vec![v1::RegionWriteResult {
                     op_indexes: (0..u32::try_from(indexes.len()).unwrap_or(u32::MAX)).collect(),
@@ -233,7 +245,7 @@ impl Client {
                 region
             }));
         }
-        Ok(answer)
+        Ok(answer.unwrap_or_default())
     }
 
     /// Applies many operations in one step, or refuses.
@@ -266,7 +278,7 @@ mod tests {
     #[test]
     fn a_request_is_bounded_in_operations_and_in_bytes() {
         let lengths = |ops: Vec<Op>| {
-            let requests = requests(ops.into_iter().map(|op| op.0));
+            let requests = requests(ops.into_iter().map(|op| op.0), 1024);
             requests.iter().map(Vec::len).collect::<Vec<_>>()
         };
         assert_eq!(lengths(Vec::new()), [0_usize; 0]);
@@ -306,5 +318,22 @@ mod tests {
         assert!(failed.maybe_applied, "{failed:?}");
         assert_eq!((failed.op_indexes[0], failed.op_indexes.len()), (1024, 1024));
         assert_eq!(cluster.data.lock().len(), 2500 - 1024);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_fewer_operations_and_keys_gets_fewer() {
+        let cluster = FakeCluster::start(1).await;
+        cluster.nodes[0].take_at_most(100);
+        let client = cluster.client(Duration::from_secs(20)).await;
+        let key = |number: usize| format!("k{number:05}");
+        let ops = (0..1000).map(|number| Op::put(key(number), "v"));
+        let answer = client.write(ops).await.expect("written");
+        assert!(answer.regions.iter().all(|region| region.error.is_empty()), "{answer:?}");
+        assert_eq!((cluster.count("write"), cluster.data.lock().len()), (10, 1000));
+        let found = client.batch_get((0..1000).map(key)).await.expect("read");
+        assert_eq!((found.iter().flatten().count(), cluster.count("batch_get")), (1000, 10));
+        cluster.nodes[0].take_at_most(30);
+        let found = client.batch_get((0..1000).map(key)).await.expect("read");
+        assert_eq!(found.iter().flatten().count(), 1000);
     }
 }
