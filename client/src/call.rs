@@ -50,6 +50,18 @@ impl Client {
     /// A dropped call stops retrying; an attempt that was under way may still be applied.
     pub(crate) async fn call_for<R: Rpc>(
         &self,
+        request: R,
+        audience: Audience<'_>,
+    ) -> Result<R::Response, Error> {
+        let outcome = self.attempts(request, audience).await;
+        if R::KIND == Kind::Write {
+            self.shared.written.note(&outcome);
+        }
+        outcome
+    }
+
+    async fn attempts<R: Rpc>(
+        &self,
         mut request: R,
         audience: Audience<'_>,
     ) -> Result<R::Response, Error> {

@@ -21,6 +21,7 @@ use crate::{
     node_pool::{Dialling, NodePool},
     pin::Pin,
     routes::{RouteTable, Span},
+    written::Written,
 };
 
 /// Regions fetched at once, from the first key without a route on.
@@ -90,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) routes: RwLock<RouteTable>,
     pub(crate) routing: bool,
     pub(crate) rng: Mutex<StdRng>,
+    pub(crate) written: Written,
     pub(crate) bounds: Bounds,
     refreshing: AtomicBool,
     /// In milliseconds since `born`.
@@ -137,6 +139,7 @@ impl Client {
             routes: RwLock::default(),
             routing: options.routing,
             rng: Mutex::new(StdRng::from_os_rng()),
+            written: Written::default(),
             bounds: Bounds::default(),
             refreshing: AtomicBool::new(false),
             refreshed_at: AtomicU64::new(0),

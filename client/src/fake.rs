@@ -53,6 +53,7 @@ struct State {
     regions: Mutex<Vec<v1::RegionInfo>>,
     nodes: Mutex<Vec<v1::Node>>,
     check: Mutex<Option<v1::CheckRegionResponse>>,
+    removal: Mutex<Option<v1::RemoveNodeResponse>>,
     cluster: Mutex<String>,
     /// Methods, with the cluster that each request named.
     named: Mutex<Vec<(&'static str, String)>>,
@@ -101,12 +102,17 @@ impl FakeCluster {
 
     /// Makes every node list all of them as up.
     pub(crate) fn list_nodes(&self) {
+        self.list_nodes_as(v1::NodeState::Up);
+    }
+
+    /// Makes every node list all of them in this state.
+    pub(crate) fn list_nodes_as(&self, state: v1::NodeState) {
         let list: Vec<_> = (1..)
             .zip(&self.nodes)
             .map(|(node_id, node)| v1::Node {
                 node_id,
                 client_address: node.address.clone(),
-                state: v1::NodeState::Up.into(),
+                state: state.into(),
                 liveness: v1::Liveness::Alive.into(),
                 ..v1::Node::default()
             })
@@ -180,6 +186,10 @@ impl FakeNode {
 
     pub(crate) fn answer_checks(&self, response: v1::CheckRegionResponse) {
         *self.state.check.lock() = Some(response);
+    }
+
+    pub(crate) fn answer_removals(&self, response: v1::RemoveNodeResponse) {
+        *self.state.removal.lock() = Some(response);
     }
 
     /// Answers that it is of this cluster.
@@ -552,11 +562,12 @@ impl cluster_server::Cluster for FakeNode {
         &self,
         _: Request<v1::RemoveNodeRequest>,
     ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
-        self.serve("remove_node", None, |_| v1::RemoveNodeResponse {
+        let removed = v1::RemoveNodeResponse {
             state: v1::NodeState::Removed.into(),
             ..v1::RemoveNodeResponse::default()
-        })
-        .await
+        };
+        let removal = self.state.removal.lock().unwrap_or(removed);
+        self.serve("remove_node", None, |_| removal).await
     }
 
     async fn cancel_remove_node(

@@ -34,6 +34,7 @@ mod keyspace;
 mod node_pool;
 mod pin;
 mod routes;
+mod written;
 
 #[doc(hidden)]
 pub mod kvctl;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Context,
-    exit::Failure,
+    exit::{Failure, Part},
     nodes,
     output::count,
     table::{Cell, Table, Tone},
@@ -193,6 +193,8 @@ impl Add {
             labels: self.labels.into_iter().collect::<BTreeMap<_, _>>(),
             expected_version: self.expected.expected_version,
         };
+        // Only what was there before tells what the call has changed.
+        let before = cluster.list_nodes(v1::ListNodesRequest::default()).await?.nodes;
         let v1::AddLearnerResponse { node_id, mut version } = cluster.add_learner(request).await?;
         if self.promote {
             let request = v1::ChangeMembershipRequest {
@@ -202,18 +204,27 @@ impl Add {
                 expected_version: self.expected.expected_version.map(|_| version),
                 ..Default::default()
             };
-            version = cluster.change_membership(request).await?.version;
+            let changed = cluster.change_membership(request).await;
+            version = changed
+                .map_err(|error| {
+                    Failure::from(error).after_part(&context.client, || Part {
+                        done: format!("node {node_id} is in the cluster, at version {version}"),
+                        next: format!("`kvctl cluster promote {node_id}` lets it hold data"),
+                    })
+                })?
+                .version;
         }
         // The call converges: the node may have been there, and be more than a learner.
-        let nodes = cluster.list_nodes(v1::ListNodesRequest::default()).await;
-        let nodes = nodes.map(|response| response.nodes).unwrap_or_default();
-        let is_up =
-            nodes.iter().any(|node| node.node_id == node_id && node.state() == v1::NodeState::Up);
+        let was = before.iter().find(|node| node.node_id == node_id).map(v1::Node::state);
         let answer = json!({ "node_id": node_id, "version": version, "promoted": self.promote });
-        let what = match (self.promote, is_up) {
-            (true, _) => "added and promoted",
-            (false, true) => "is in service already",
-            (false, false) => "added as a learner",
+        let what = match (was, self.promote) {
+            (Some(v1::NodeState::Up), _) => "is in service already".to_owned(),
+            (Some(v1::NodeState::NodeLearner), true) => "was a learner, promoted".to_owned(),
+            (Some(state), false) if state != v1::NodeState::Joining => {
+                format!("is in the cluster already: {}", state_name(state))
+            }
+            (_, true) => "added and promoted".to_owned(),
+            (_, false) => "added as a learner".to_owned(),
         };
         context.out.say(&answer, &format!("node {node_id} {what}, version {version}"))
     }
@@ -269,8 +280,29 @@ impl Remove {
             expected_version: self.expected.expected_version,
         };
         let spinner = indicatif::ProgressBar::new_spinner();
+        let begun = |told: Option<&v1::RemoveNodeResponse>| Part {
+            done: match told {
+                Some(told) => format!(
+                    "node {} is {}, with {} peers left, {} of them leaders",
+                    self.node,
+                    state_name(told.state()),
+                    told.peers_left,
+                    told.leaders_left
+                ),
+                None => format!("node {} may be draining", self.node),
+            },
+            next: format!(
+                "it goes on by itself; `kvctl cluster remove {node}{force}` tells how far it is, \
+                 `kvctl cluster cancel-remove {node}` takes it back",
+                node = self.node,
+                force = if self.force { " --force" } else { "" },
+            ),
+        };
+        let mut told = None;
         let done = loop {
-            let done = cluster.remove_node(request).await?;
+            let done = cluster.remove_node(request).await.map_err(|error| {
+                Failure::from(error).after_part(&context.client, || begun(told.as_ref()))
+            })?;
             let is_removed = done.state() == v1::NodeState::Removed;
             if is_removed || !self.wait || Instant::now() + REMOVE_POLL >= deadline {
                 break done;
@@ -279,6 +311,7 @@ impl Remove {
             spinner.tick();
             // The table moves because of the removal itself; from here on the call only asks.
             request.expected_version = None;
+            told = Some(done);
             sleep(REMOVE_POLL).await;
         };
         spinner.finish_and_clear();
@@ -299,7 +332,8 @@ impl Remove {
         context.out.say(&answer, &line)?;
         if self.wait && done.state() != v1::NodeState::Removed {
             let waited = humantime::format_duration(self.wait_timeout);
-            return Err(Failure::Failed(format!("not removed after {waited}")));
+            let failure = Failure::Failed(format!("not removed after {waited}"));
+            return Err(failure.after_part(&context.client, || begun(Some(&done))));
         }
         Ok(())
     }

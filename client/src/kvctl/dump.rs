@@ -2,8 +2,10 @@
 //!
 //! The first line says what the file is, then comes a line for each key, and the last one says how many
 //! there were: a file that was cut off has no last line, so that nobody takes a part for the whole.
-//! Keys and values are base64, whatever is in them. Lines without a first and a last one are read too,
-//! so that `GET /kv` of the HTTP API, or a program of one's own, can be imported.
+//! Keys and values are base64, whatever is in them, and their fields are named for that: `key_base64`,
+//! `value_base64`. `GET /kv` of the HTTP API writes the same lines, with `text=true` also `key` and `value`,
+//! which are text. So a listing, or what a program of one's own writes, is read as what it is. It needs no
+//! first line, but a last one.
 
 use std::{
     borrow::Cow,
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::exit::Failure;
 
 /// The form of file that this program writes, and the only one it reads.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bound: longer lines are refused. Room for a value of 24 MiB, three times the server's usual limit.
 const LINE_BYTES_MAX: u64 = 32 << 20;
 
@@ -79,22 +81,36 @@ pub(super) enum Line {
     End(u64),
 }
 
-/// A line of keys, as written.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A line of keys, as written. The name of a field says how it is written.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     keyspace: Option<u32>,
-    #[serde(borrow)]
-    key: Cow<'a, str>,
-    #[serde(borrow)]
-    value: Cow<'a, str>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    key: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    key_base64: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    value: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    value_base64: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl_ms: Option<u64>,
     /// The HTTP API tells it; it cannot be put back.
-    #[serde(default, skip_serializing)]
-    #[expect(dead_code, reason = "known, so that it is not refused")]
+    #[serde(skip_serializing)]
     revision: Option<u64>,
+}
+
+/// Instead of the last line, where a listing broke off.
+#[derive(Deserialize)]
+struct Broken {
+    error: Why,
+}
+
+#[derive(Deserialize)]
+struct Why {
+    message: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -130,15 +146,26 @@ impl Line {
             let End { end } = serde_json::from_slice(text).map_err(said)?;
             return Ok(Self::End(end.keys));
         }
+        if starts_with("\"error\"") {
+            let Broken { error } = serde_json::from_slice(text).map_err(said)?;
+            return Err(format!("the listing broke off here: {}", error.message));
+        }
         let record: Record<'_> = serde_json::from_slice(text).map_err(said)?;
-        let decode = |what: &str, text: &str| match BASE64_STANDARD.decode(text) {
-            Ok(bytes) => Ok(Bytes::from(bytes)),
-            Err(error) => Err(format!("{what}: not base64: {error}")),
+        let part = |name: &str, text: Option<Cow<'_, str>>, base64: Option<Cow<'_, str>>| match (
+            text, base64,
+        ) {
+            (Some(text), None) => Ok(Bytes::copy_from_slice(text.as_bytes())),
+            (None, Some(base64)) => match BASE64_STANDARD.decode(&*base64) {
+                Ok(bytes) => Ok(Bytes::from(bytes)),
+                Err(error) => Err(format!("{name}_base64: not base64: {error}")),
+            },
+            (Some(_), Some(_)) => Err(format!("has both {name} and {name}_base64")),
+            (None, None) => Err(format!("has neither {name} nor {name}_base64")),
         };
         Ok(Self::Entry(Entry {
             keyspace: record.keyspace,
-            key: decode("key", &record.key)?,
-            value: decode("value", &record.value)?,
+            key: part("key", record.key, record.key_base64)?,
+            value: part("value", record.value, record.value_base64)?,
             ttl_ms: record.ttl_ms,
         }))
     }
@@ -149,10 +176,10 @@ impl Line {
             Self::Head(head) => serde_json::to_vec(head)?,
             Self::Entry(entry) => serde_json::to_vec(&Record {
                 keyspace: entry.keyspace,
-                key: BASE64_STANDARD.encode(&entry.key).into(),
-                value: BASE64_STANDARD.encode(&entry.value).into(),
+                key_base64: Some(BASE64_STANDARD.encode(&entry.key).into()),
+                value_base64: Some(BASE64_STANDARD.encode(&entry.value).into()),
                 ttl_ms: entry.ttl_ms,
-                revision: None,
+                ..Record::default()
             })?,
             Self::End(keys) => serde_json::to_vec(&End { end: Count { keys: *keys } })?,
         };
@@ -222,19 +249,37 @@ mod tests {
 
     #[test]
     fn listing_of_the_http_api_is_read() {
-        let text = br#"{"key":"aw==","value":"dg==","revision":7,"ttl_ms":90}"#;
-        assert_eq!(Line::parse(text), Ok(entry(None, b"k", b"v", Some(90))));
+        let base64 = br#"{"key_base64":"aw==","value_base64":"dg==","revision":7,"ttl_ms":90}"#;
+        assert_eq!(Line::parse(base64), Ok(entry(None, b"k", b"v", Some(90))));
+        // A word of four letters is base64 too, so only the name can tell.
+        let text = br#"{"key":"abcd","value":"line\n","revision":7}"#;
+        assert_eq!(Line::parse(text), Ok(entry(None, b"abcd", b"line\n", None)));
+        let mixed = br#"{"key":"abcd","value_base64":"/g==","revision":7}"#;
+        assert_eq!(Line::parse(mixed), Ok(entry(None, b"abcd", b"\xfe", None)));
+        assert_eq!(Line::parse(br#"{"end":{"keys":3}}"#), Ok(Line::End(3)));
     }
 
     #[test]
     fn what_is_wrong_with_a_line_is_said() {
         for (why, text, want) in [
             ("not JSON", "key value", "expected value"),
-            ("cut off", r#"{"key":"aw==","val"#, "EOF"),
-            ("misspelt", r#"{"key":"aw==","value":"","tll_ms":1}"#, "tll_ms"),
-            ("no value", r#"{"key":"aw=="}"#, "value"),
-            ("not base64", r#"{"key":"k","value":""}"#, "key: not base64"),
-            ("of the future", r#"{"flotilla_export":2,"cluster_id":"","unix_ms":1}"#, "form 2"),
+            ("cut off", r#"{"key_base64":"aw==","val"#, "EOF"),
+            ("misspelt", r#"{"key_base64":"aw==","value":"","tll_ms":1}"#, "tll_ms"),
+            ("of keys only", r#"{"key_base64":"aw=="}"#, "has neither value nor value_base64"),
+            ("no key", r#"{"value":""}"#, "has neither key nor key_base64"),
+            (
+                "two keys",
+                r#"{"key":"k","key_base64":"aw==","value":""}"#,
+                "both key and key_base64",
+            ),
+            ("not base64", r#"{"key_base64":"k","value":""}"#, "key_base64: not base64"),
+            (
+                "the end of a listing",
+                r#"{"error":{"code":"X","message":"bad block"}}"#,
+                "bad block",
+            ),
+            ("of the future", r#"{"flotilla_export":3,"cluster_id":"","unix_ms":1}"#, "form 3"),
+            ("of the past", r#"{"flotilla_export":1,"cluster_id":"","unix_ms":1}"#, "form 1"),
         ] {
             let said = Line::parse(text.as_bytes()).expect_err(why);
             assert!(said.contains(want), "{why}: {said}");

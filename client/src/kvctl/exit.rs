@@ -4,8 +4,8 @@ use std::io;
 
 use serde::Serialize;
 
-use super::output::Format;
-use crate::Error;
+use super::output::{Format, count};
+use crate::{Client, Error};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -22,12 +22,30 @@ pub(super) enum Failure {
     /// It was done, and the answer is no.
     #[error("{0}")]
     No(String),
+    /// It failed after a part of it was done, or may have been.
+    #[error("{why}; before that: {part}")]
+    Partly {
+        /// Why it did not go on.
+        why: Box<Failure>,
+        /// How far it had come.
+        part: Part,
+    },
     /// The cluster refused or could not.
     #[error(transparent)]
     Cluster(#[from] Error),
     /// Reading the input or writing the output failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// What a command had done when it failed.
+#[derive(Debug, Serialize, thiserror::Error)]
+#[error("{done}; {next}")]
+pub(super) struct Part {
+    /// What is changed already.
+    pub(super) done: String,
+    /// How to go on from there, or back.
+    pub(super) next: String,
 }
 
 impl From<serde_json::Error> for Failure {
@@ -43,30 +61,78 @@ impl From<serde_yaml::Error> for Failure {
 }
 
 impl Failure {
+    /// The failure of a command that has made these calls, with what they changed: `part` puts that into
+    /// the command's words. As it is, when they changed nothing.
+    ///
+    /// Invariant: every failure passes here before it is told, if only with the words of
+    /// [`Failure::after`], so none promises that nothing was changed when something was.
+    pub(super) fn after_part(self, client: &Client, part: impl FnOnce() -> Part) -> Self {
+        let written = &client.shared.written;
+        let says_all = match &self {
+            Self::No(_) | Self::Partly { .. } => true,
+            // The one call whose outcome is not known.
+            Self::Cluster(error) if error.maybe_applied() => written.done() == 0,
+            failure => failure.is_closed_pipe(),
+        };
+        if says_all || (written.done() == 0 && written.in_doubt() == 0) {
+            return self;
+        }
+        Self::Partly { why: Box::new(self), part: part() }
+    }
+
+    /// As [`Failure::after_part`], for commands that have no better words.
+    pub(super) fn after(self, client: &Client) -> Self {
+        self.after_part(client, || {
+            let written = &client.shared.written;
+            let done = count(written.done(), "write");
+            let done = match written.in_doubt() {
+                0 => format!("{done} had been answered"),
+                in_doubt => format!("{done} had been answered, {in_doubt} more may be applied"),
+            };
+            Part { done, next: "read what is there before you repeat it".into() }
+        })
+    }
+
     /// What to tell, if there is somebody to tell it to: a line for people, an object for programs.
     pub(super) fn text(&self, format: Format) -> Option<String> {
         if self.is_closed_pipe() {
             return None;
         }
-        let maybe_applied = matches!(self, Self::Cluster(error) if error.maybe_applied());
-        let told = Told {
-            error: Message { message: self.to_string(), exit_code: self.code(), maybe_applied },
+        let (message, part) = match self {
+            Self::Partly { why, part } => (why.to_string(), Some(part)),
+            failure => (failure.to_string(), None),
         };
+        let (exit_code, maybe_applied) = (self.code(), self.maybe_applied());
+        let told = Told { error: Message { message, exit_code, maybe_applied, part } };
         let text = match format {
             Format::Table => None,
             Format::Json => serde_json::to_string(&told).ok(),
             Format::Yaml => serde_yaml::to_string(&told).ok(),
         };
-        Some(text.unwrap_or_else(|| format!("kvctl: {self}")))
+        Some(text.unwrap_or_else(|| match self {
+            Self::Partly { why, part: Part { done, next } } => {
+                format!("kvctl: {why}\nkvctl: before that: {done}\nkvctl: {next}")
+            }
+            failure => format!("kvctl: {failure}"),
+        }))
+    }
+
+    /// False is a promise: nothing was changed, or all of it, as asked.
+    fn maybe_applied(&self) -> bool {
+        match self {
+            Self::Partly { .. } => true,
+            Self::Cluster(error) => error.maybe_applied(),
+            _ => false,
+        }
     }
 
     fn code(&self) -> u8 {
         match self {
+            failure if failure.maybe_applied() => 4,
             Self::Usage(_) | Self::Cluster(Error::Configuration { .. }) => 2,
             Self::NotFound(_) | Self::Cluster(Error::NotFound { .. }) => 3,
-            Self::Cluster(error) if error.maybe_applied() => 4,
             Self::No(_) => 5,
-            Self::Failed(_) | Self::Cluster(_) | Self::Io(_) => 1,
+            Self::Failed(_) | Self::Partly { .. } | Self::Cluster(_) | Self::Io(_) => 1,
         }
     }
 
@@ -78,19 +144,22 @@ impl Failure {
 
 /// A failure, for programs.
 #[derive(Serialize)]
-struct Told {
-    error: Message,
+struct Told<'a> {
+    error: Message<'a>,
 }
 
 #[derive(Serialize)]
-struct Message {
+struct Message<'a> {
     message: String,
     exit_code: u8,
     /// False is a promise: nothing was changed.
     maybe_applied: bool,
+    /// Absent when nothing is known to be done.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    part: Option<&'a Part>,
 }
 
-/// The exit code: 0 done, 1 failed, 2 usage, 3 not found, 4 maybe applied, 5 no.
+/// The exit code: 0 done, 1 failed, 2 usage, 3 not found, 4 maybe or partly applied, 5 no.
 pub(super) fn code(outcome: &Result<(), Failure>) -> u8 {
     match outcome {
         Ok(()) => 0,
@@ -114,7 +183,7 @@ mod tests {
         for (why, outcome, want) in [
             ("done", Ok(()), 0),
             ("the reader went away", Err(Failure::Io(closed)), 0),
-            ("half done", Err(Failure::Failed(text())), 1),
+            ("not done", Err(Failure::Failed(text())), 1),
             ("the answer is no", Err(Failure::No(text())), 5),
             ("the disk is full", Err(Failure::Io(io::ErrorKind::StorageFull.into())), 1),
             ("certainly not applied", Err(timed_out.into()), 1),

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     Context,
     dump::{Entry, Line, Lines},
-    exit::Failure,
+    exit::{Failure, Part},
     output::Output,
     pace::Pace,
 };
@@ -37,7 +37,8 @@ const NAMED_MAX: u64 = 10;
 
 /// Stores every key of an exported file, with its value, and with the time to live that was left when it
 /// was exported. Replaces what is there under the same keys, and leaves all others alone. Each key
-/// is read back; ends with 1 when one is not as in the file, or the file is not whole.
+/// is read back; ends with 4 when one is not as in the file, or the file is not whole and its keys are
+/// stored up to there. `GET /kv` of the HTTP API is such a file too.
 #[derive(Debug, Args)]
 pub(super) struct Import {
     /// The file; `-` is standard input
@@ -75,7 +76,6 @@ struct Position {
     /// Where the last of these lines begins, and its key: how the file is known again.
     last_line_at: u64,
     last_key: Vec<u8>,
-    has_head: bool,
     keys: u64,
     equal: u64,
     expired: u64,
@@ -85,6 +85,8 @@ struct Position {
 /// An entry that is to be stored, and the line it is from.
 struct Pending {
     line: u64,
+    /// Where the line begins and ends.
+    span: (u64, u64),
     entry: Entry,
 }
 
@@ -124,9 +126,12 @@ impl Import {
             batch_bytes: 0,
             pace: Pace::new(if self.dry_run { "read" } else { "imported" }),
         };
-        let promised = run.all(&mut lines).await?;
+        let ended = run.all(&mut lines).await;
         run.pace.end();
-        let Position { keys, equal, expired, different, has_head, .. } = run.position;
+        let position = &run.position;
+        let part = || position.part(resumed_keys, self.checkpoint.is_some());
+        let promised = ended.map_err(|failure| failure.after_part(&client, part))?;
+        let &Position { keys, equal, expired, different, .. } = position;
         let answer = Answer { keys, resumed_keys, equal, expired, different };
         let line = match self.dry_run {
             true => format!("{keys} keys in the file"),
@@ -136,23 +141,55 @@ impl Import {
             ),
         };
         out.say(&answer, &line)?;
-        match promised {
-            Some(promised) if promised != keys => Err(Failure::Failed(format!(
-                "the file says that it has {promised} keys, and has {keys}"
-            ))),
-            None if has_head => {
-                let message = "the file has no end: the export was cut off, or the copy of it";
-                Err(Failure::Failed(message.into()))
+        let wrong = match promised {
+            Some(promised) if promised != keys => {
+                format!("the file says that it has {promised} keys, and has {keys}")
             }
-            _ if different > 0 => {
-                Err(Failure::Failed(format!("{different} keys are not as in the file")))
+            None => {
+                "the file has no last line {\"end\": …}: it was cut off when it was made, or copied"
+                    .to_owned()
             }
-            _ => match &self.checkpoint {
-                // It would make the next import of another file fail.
-                Some(checkpoint) => Ok(std::fs::remove_file(checkpoint).or_else(absent_is_fine)?),
-                None => Ok(()),
-            },
-        }
+            Some(_) => {
+                // There is nothing to go on with: it would make the next import of another file fail, and
+                // of this one do nothing.
+                if let Some(checkpoint) = &self.checkpoint {
+                    std::fs::remove_file(checkpoint).or_else(absent_is_fine)?;
+                }
+                if different == 0 {
+                    return Ok(());
+                }
+                let failure = Failure::Failed(format!("{different} keys are not as in the file"));
+                return Err(failure.after_part(&client, || Part {
+                    done: format!(
+                        "every key of the file was stored, {equal} were read back as such"
+                    ),
+                    next: "somebody else writes them: the same command stores all of them again"
+                        .into(),
+                }));
+            }
+        };
+        Err(Failure::Failed(wrong).after_part(&client, part))
+    }
+}
+
+impl Position {
+    /// What an import that does not come further has done.
+    fn part(&self, resumed_keys: u64, has_checkpoint: bool) -> Part {
+        let Self { lines, keys, equal, expired, different, .. } = self;
+        let now = keys - resumed_keys;
+        let done = format!(
+            "the first {keys} keys of the file, to line {lines}, were stored, {now} of them by this run: \
+             {equal} read back as in the file, {expired} expired, {different} different; \
+             of the batch behind that line some may be stored"
+        );
+        let next = match has_checkpoint {
+            true => "the same command goes on from that line",
+            false => {
+                "the same command stores all of them again, which does no harm; \
+                      with --checkpoint it would go on"
+            }
+        };
+        Part { done, next: next.into() }
     }
 }
 
@@ -164,7 +201,6 @@ impl Run<'_> {
     /// Imports every line; answers how many keys the last one says there are.
     async fn all<R: BufRead>(&mut self, lines: &mut Lines<R>) -> Result<Option<u64>, Failure> {
         let mut promised = None;
-        let mut at = self.position.bytes;
         while let Some(text) = lines.next()? {
             let parsed = Line::parse(text);
             let number = lines.number;
@@ -175,24 +211,22 @@ impl Run<'_> {
             match parsed {
                 Err(why) => {
                     // What came before it is whole.
-                    self.flush(number - 1, at).await?;
+                    self.flush().await?;
                     return Err(wrong(&why));
                 }
-                Ok(Line::Head(_)) if number == 1 => self.position.has_head = true,
+                Ok(Line::Head(_)) if number == 1 => {}
                 Ok(Line::Head(_)) => return Err(wrong("a second beginning")),
                 Ok(Line::End(keys)) => promised = Some(keys),
                 Ok(Line::Entry(entry)) => {
                     if self.must_flush_before(&entry) {
-                        self.flush(number - 1, at).await?;
+                        self.flush().await?;
                     }
                     self.batch_bytes += entry.key.len() + entry.value.len();
-                    self.position.last_line_at = lines.span.0;
-                    self.batch.push(Pending { line: number, entry });
+                    self.batch.push(Pending { line: number, span: lines.span, entry });
                 }
             }
-            at = lines.span.1;
         }
-        self.flush(lines.number, at).await?;
+        self.flush().await?;
         Ok(promised)
     }
 
@@ -205,24 +239,27 @@ impl Run<'_> {
             || last.entry.key >= entry.key
     }
 
-    /// Stores the batch, compares, and notes that so many lines and bytes are done.
-    async fn flush(&mut self, lines: u64, bytes: u64) -> Result<(), Failure> {
+    /// Stores the batch, compares, and notes that the lines up to its last one are done.
+    async fn flush(&mut self) -> Result<(), Failure> {
         let batch = std::mem::take(&mut self.batch);
         let batch_bytes = std::mem::take(&mut self.batch_bytes);
         let Some(last) = batch.last() else { return Ok(()) };
-        self.position.last_key = last.entry.key.to_vec();
-        (self.position.lines, self.position.bytes) = (lines, bytes);
-        self.position.keys += batch.len() as u64;
         if !self.is_dry {
             let keyspace = last.entry.keyspace.unwrap_or(self.client.settings.keyspace);
             let client = self.client.with_keyspace(keyspace)?;
             let (alive, over): (Vec<_>, Vec<_>) =
                 batch.iter().partition(|pending| pending.entry.ttl_ms != Some(0));
-            self.position.expired += over.len() as u64;
             let began = Instant::now();
             store(&client, &alive).await?;
             self.compare(&client, &alive, began).await?;
+            self.position.expired += over.len() as u64;
         }
+        // Ordering: after that, so that a position never tells of what is not done. It is that of an entry,
+        // by which the file is known again; what follows, the last line too, is read again.
+        self.position.last_key = last.entry.key.to_vec();
+        (self.position.last_line_at, self.position.bytes) = last.span;
+        self.position.lines = last.line;
+        self.position.keys += batch.len() as u64;
         self.pace.add(batch.len() as u64, batch_bytes);
         match self.checkpoint {
             Some(checkpoint) => save(checkpoint, &self.position),

@@ -48,7 +48,7 @@ use crate::{Client, DEFAULT_KEYSPACE, Options, ReadMode};
     name = "kvctl",
     version,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the write may have \
-                  been applied, 5 the answer is no."
+                  been applied, or a part of it, 5 the answer is no."
 )]
 struct Cli {
     #[command(flatten)]
@@ -220,12 +220,14 @@ async fn run(cli: Cli, out: impl FnOnce(Format) -> Output) -> Result<(), Failure
         Command::Version => return version::run(out),
         Command::Bench(command) => {
             let context = Context::new(&global, out, command.options()).await?;
-            return command.run(context).await;
+            let client = context.client.clone();
+            return command.run(context).await.map_err(|failure| failure.after(&client));
         }
         _ => {}
     }
     let context = Context::new(&global, out, options).await?;
-    match command {
+    let client = context.client.clone();
+    let outcome = match command {
         Command::Get(command) => command.run(context).await,
         Command::Put(command) => command.run(context).await,
         Command::Delete(command) => command.run(context).await,
@@ -245,7 +247,8 @@ async fn run(cli: Cli, out: impl FnOnce(Format) -> Output) -> Result<(), Failure
         Command::Bench(_) | Command::Completions(_) | Command::Version => {
             unreachable!("these returned above")
         }
-    }
+    };
+    outcome.map_err(|failure| failure.after(&client))
 }
 
 #[cfg(test)]

@@ -39,6 +39,15 @@ async fn kvctl(cluster: &FakeCluster, args: &[&str]) -> (u8, String) {
     (exit::code(&outcome), text)
 }
 
+/// Runs `kvctl` with these arguments, which are well-formed: why it fails.
+async fn failed(cluster: &FakeCluster, args: &[&str]) -> Failure {
+    let address = cluster.nodes[0].address.as_str();
+    let all = ["kvctl", "--timeout", "10s", "--endpoints", address];
+    let cli = Cli::try_parse_from(all.iter().chain(args)).expect("well-formed");
+    let sink = Box::new(Captured::default());
+    run(cli, |format| Output::captured(format, sink)).await.expect_err("it fails")
+}
+
 fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
@@ -153,7 +162,7 @@ async fn export_of_one_cluster_does_not_go_on_with_another() {
     let cluster = FakeCluster::start(1).await;
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("part.jsonl");
-    let part = "{\"flotilla_export\":1,\"cluster_id\":\"another\",\"unix_ms\":1}\n{\"key\":";
+    let part = "{\"flotilla_export\":2,\"cluster_id\":\"another\",\"unix_ms\":1}\n{\"key\":";
     std::fs::write(&file, part).expect("write a file");
     let shown = file.to_str().expect("a path");
     assert_eq!(kvctl(&cluster, &["export", "--resume", shown]).await.0, 2);
@@ -165,8 +174,9 @@ async fn import_that_did_not_come_out_as_the_file_says_fails() {
     let cluster = FakeCluster::start(1).await;
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("some.jsonl");
-    let head = r#"{"flotilla_export":1,"cluster_id":"c1","unix_ms":1}"#;
-    let (one, two) = (r#"{"key":"YQ==","value":"MQ=="}"#, r#"{"key":"Yg==","value":"Mg=="}"#);
+    let head = r#"{"flotilla_export":2,"cluster_id":"c1","unix_ms":1}"#;
+    let (one, two) = (r#"{"key":"a","value":"1"}"#, r#"{"key_base64":"Yg==","value":"2"}"#);
+    let end = r#"{"end":{"keys":1}}"#;
     // Somebody writes meanwhile: what is read back is not what was stored.
     let data = cluster.data.clone();
     cluster.nodes[0].script(move |seen| {
@@ -176,20 +186,142 @@ async fn import_that_did_not_come_out_as_the_file_says_fails() {
         None
     });
     for (why, lines, want) in [
-        ("whole", vec![head, one, r#"{"end":{"keys":1}}"#], 0),
-        ("without first and last line", vec![one], 0),
-        ("cut off", vec![head, one], 1),
-        ("more is promised", vec![head, one, r#"{"end":{"keys":2}}"#], 1),
-        ("less is promised", vec![head, one, one, r#"{"end":{"keys":1}}"#], 1),
+        ("whole", vec![head, one, end], 0),
+        ("a listing, without first line", vec![one, end], 0),
+        ("cut off", vec![head, one], 4),
+        ("a listing that was cut off", vec![one], 4),
+        ("nothing", vec![], 1),
+        ("more is promised", vec![head, one, r#"{"end":{"keys":2}}"#], 4),
+        ("less is promised", vec![head, one, one, end], 4),
         ("something comes after the end", vec![head, r#"{"end":{"keys":0}}"#, one], 1),
-        ("malformed", vec![one, "{"], 1),
-        ("gone when it is read back", vec![two], 1),
+        ("malformed", vec![one, "{"], 4),
+        ("malformed from the beginning", vec!["{", one], 1),
+        ("a listing that broke off", vec![one, r#"{"error":{"code":"X","message":"y"}}"#], 4),
+        ("gone when it is read back", vec![two, end], 4),
     ] {
         std::fs::write(&file, lines.join("\n")).expect("written");
         let path = file.to_str().expect("ASCII");
         let (code, said) = kvctl(&cluster, &["import", path]).await;
         assert_eq!(code, want, "{why}: {said}");
     }
+}
+
+/// A command that fails after it has changed something says so, and no command has to remember that.
+#[tokio::test]
+async fn failure_after_a_part_was_done_tells_what_was_done_and_how_to_go_on() {
+    let cluster = FakeCluster::start(4).await;
+    cluster.list_nodes();
+    for node in &cluster.nodes {
+        node.script(|seen| {
+            let fails = match seen.method {
+                "change_membership" => true,
+                // Draining, and then nobody drives.
+                "remove_node" => seen.nth > 0,
+                "write" => seen.nth > 0,
+                _ => false,
+            };
+            fails.then(|| Fault::Refuse(typed(Code::FailedPrecondition, ErrorDetail::default())))
+        });
+        node.answer_removals(v1::RemoveNodeResponse {
+            state: v1::NodeState::Draining.into(),
+            peers_left: 3,
+            leaders_left: 1,
+            version: 12,
+        });
+    }
+    let one = FakeCluster { nodes: vec![cluster.nodes[0].clone()], data: cluster.data.clone() };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("some.jsonl");
+    let line = |number| format!("{{\"key\":\"k{number:04}\",\"value\":\"v\"}}\n");
+    std::fs::write(&file, (0..600).map(line).collect::<String>()).expect("written");
+    let file = file.to_str().expect("ASCII");
+    for (args, done, next) in [
+        (&["cluster", "add", "n:1", "--promote"][..], "node 4 is in the cluster", "promote 4"),
+        (&["cluster", "remove", "4", "--wait"], "node 4 is draining, with 3 peers", "remove 4`"),
+        (&["import", file], "the first 512 keys of the file, to line 512", "with --checkpoint"),
+    ] {
+        let failure = failed(&one, args).await;
+        let told = json(&failure.text(Format::Json).expect("somebody listens"));
+        let told = &told["error"];
+        assert_eq!(exit::code(&Err(failure)), 4, "kvctl {args:?}");
+        assert_eq!((&told["exit_code"], &told["maybe_applied"]), (&4.into(), &true.into()));
+        let text = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
+        assert!(text("done").contains(done) && text("next").contains(next), "{args:?}: {told}");
+    }
+    // What changed nothing promises that nothing was changed.
+    let failure = failed(&one, &["cluster", "promote", "4"]).await;
+    let told = json(&failure.text(Format::Json).expect("somebody listens"));
+    assert_eq!(told["error"]["maybe_applied"], false, "{told}");
+    assert!(told["error"].get("done").is_none(), "{told}");
+}
+
+/// Whose answer cannot be printed has been done all the same.
+#[tokio::test]
+async fn write_whose_answer_cannot_be_printed_is_not_called_undone() {
+    struct Full;
+    impl io::Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let cluster = FakeCluster::start(1).await;
+    let address = &cluster.nodes[0].address;
+    for (args, want) in [(["put", "k", "v"], 4), (["get", "k", "k"], 1)] {
+        let cli = Cli::try_parse_from(["kvctl", "--endpoints", address].iter().chain(&args));
+        let cli = cli.expect("well-formed");
+        let outcome = run(cli, |format| Output::captured(format, Box::new(Full))).await;
+        assert_eq!(exit::code(&outcome), want, "kvctl {args:?}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn import_goes_on_from_its_checkpoint_wherever_it_ended() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.list_nodes();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, note) = (folder.path().join("a.jsonl"), folder.path().join("note"));
+    let args = ["-o", "json", "import", file.to_str().expect("ASCII"), "--checkpoint"];
+    let args = [&args[..], &[note.to_str().expect("ASCII")]].concat();
+    let lines = "{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"b\",\"value\":\"2\"}\n";
+    let write = |end: &str| std::fs::write(&file, format!("{lines}{end}")).expect("written");
+
+    write("{\"end\":{\"keys\":3}}\n");
+    assert_eq!(kvctl(&cluster, &args).await.0, 4, "a key is missing");
+    write("{\"key\":\"c\",\"value\":\"3\"}\n{\"end\":{\"keys\":3}}\n");
+    let (code, said) = kvctl(&cluster, &args).await;
+    assert_eq!((code, &json(&said)["resumed_keys"]), (0, &2.into()), "{said}");
+    assert!(!note.exists(), "it would stop the next import");
+
+    // Somebody else writes: all is stored and nothing left to go on with.
+    let data = cluster.data.clone();
+    cluster.nodes[0].script(move |seen| {
+        if seen.method == "batch_get" {
+            data.lock().remove(&b"b"[..]);
+        }
+        None
+    });
+    assert_eq!(kvctl(&cluster, &args).await.0, 4, "a key is not as in the file");
+    assert!(!note.exists(), "the same command would store nothing");
+}
+
+#[tokio::test]
+async fn import_takes_what_a_smaller_limit_of_the_server_allows() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.list_nodes();
+    cluster.fill((0..700).map(|number| format!("k{number:04}")));
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("all.jsonl");
+    let file = file.to_str().expect("ASCII");
+    assert_eq!(kvctl(&cluster, &["export", file]).await.0, 0);
+    cluster.data.lock().clear();
+    cluster.nodes[0].take_at_most(100);
+    let (code, said) = kvctl(&cluster, &["-o", "json", "import", file]).await;
+    assert_eq!((code, &json(&said)["equal"]), (0, &700.into()), "{said}");
+    assert!(cluster.count("write") < 20, "not one by one: {}", cluster.count("write"));
 }
 
 #[tokio::test]
@@ -308,6 +440,24 @@ async fn the_cluster_is_grown_and_shrunk() {
     let (code, status) = kvctl(&cluster, &["status"]).await;
     assert_eq!(code, 0);
     assert!(status.contains("ready"), "{status}");
+}
+
+#[tokio::test]
+async fn node_that_was_there_is_not_said_to_be_added() {
+    let cluster = FakeCluster::start(4).await;
+    for (state, args, want) in [
+        (v1::NodeState::Up, &[][..], "is in service already"),
+        (v1::NodeState::Up, &["--promote"], "is in service already"),
+        (v1::NodeState::NodeLearner, &[], "is in the cluster already: learner"),
+        (v1::NodeState::NodeLearner, &["--promote"], "was a learner, promoted"),
+        (v1::NodeState::Draining, &[], "is in the cluster already: draining"),
+        (v1::NodeState::Joining, &[], "added as a learner"),
+    ] {
+        cluster.list_nodes_as(state);
+        let (code, said) = kvctl(&cluster, &[&["cluster", "add", "n4:7420"], args].concat()).await;
+        assert_eq!(code, 0);
+        assert!(said.starts_with(&format!("node 4 {want}, version")), "{state:?} {args:?}: {said}");
+    }
 }
 
 #[tokio::test]

@@ -27,8 +27,8 @@ use crate::{
     error::Error,
 };
 
-/// One key. Both parts are base64; with `text=true` they are text, and what is not UTF-8 is base64
-/// under a name of its own, so that the two cannot be taken for each other.
+/// One key. The name of a field says how it is written, so that text and base64 cannot be taken for each
+/// other, and an import reads whatever was asked for: base64, or with `text=true` text where it is UTF-8.
 #[derive(Default, Serialize)]
 struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,7 +55,8 @@ const PARAMETERS: &[&str] =
     &["prefix", "start", "end", "limit", "reverse", "keys_only", "text", "stale", TIMEOUT];
 
 /// The first page is read before the answer begins, so that an error there has its status. A later
-/// one ends the lines with `{"error": …}` and breaks the connection off.
+/// one ends the lines with `{"error": …}` and breaks the connection off; else the last line is
+/// `{"end": {"keys": …}}`.
 pub(super) async fn list<R: Requests>(
     State(rest): State<Shared<R>>,
     uri: Uri,
@@ -76,7 +77,7 @@ pub(super) async fn list<R: Requests>(
             return Err(error.into());
         }
     };
-    let state = Listing { pager, next: Next::Page(first), format, tracked };
+    let state = Listing { pager, next: Next::Page(first), keys: 0, format, tracked };
     let lines = stream::unfold(state, Listing::chunk);
     let content_type = HeaderValue::from_static("application/x-ndjson");
     // Its page is bounded; `Listing` holds its place.
@@ -88,6 +89,8 @@ pub(super) async fn list<R: Requests>(
 struct Listing<R> {
     pager: Pager<R>,
     next: Next,
+    /// How many were written.
+    keys: u64,
     format: Format,
     tracked: Tracked,
 }
@@ -97,6 +100,7 @@ enum Next {
     Page(Option<Vec<v1::KeyValue>>),
     Read,
     Break(String),
+    Over,
 }
 
 impl<R: Requests> Listing<R> {
@@ -106,18 +110,21 @@ impl<R: Requests> Listing<R> {
             Next::Read => self.pager.next().await,
             Next::Break(message) => {
                 let error = Err(std::io::Error::other(message));
-                self.next = Next::Page(None);
+                self.next = Next::Over;
                 return Some((error, self));
             }
+            Next::Over => return None,
         };
         match page {
             Ok(Some(kvs)) => {
+                self.keys += kvs.len() as u64;
                 let lines = write_lines(kvs, self.format);
                 Some((Ok(lines), self))
             }
             Ok(None) => {
                 self.tracked.finish(tonic::Code::Ok);
-                None
+                self.next = Next::Over;
+                Some((Ok(end_line(self.keys)), self))
             }
             Err(error) => {
                 self.tracked.finish(code(&error));
@@ -170,12 +177,19 @@ fn write_lines(kvs: Vec<v1::KeyValue>, format: Format) -> Bytes {
 
 fn encode(bytes: &[u8], text: bool) -> (Option<String>, Option<String>) {
     if !text {
-        return (Some(BASE64_STANDARD.encode(bytes)), None);
+        return (None, Some(BASE64_STANDARD.encode(bytes)));
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => (Some(text.into()), None),
         Err(_) => (None, Some(BASE64_STANDARD.encode(bytes))),
     }
+}
+
+/// A listing without it was cut off, which a file does not tell otherwise.
+fn end_line(keys: u64) -> Bytes {
+    let mut line = Vec::new();
+    write_line(&mut line, &serde_json::json!({ "end": { "keys": keys } }));
+    line.into()
 }
 
 fn error_line(error: Error) -> Bytes {

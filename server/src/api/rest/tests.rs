@@ -281,6 +281,11 @@ async fn errors_have_their_status_and_say_what_may_have_happened() {
     }
 }
 
+/// The last line of a listing.
+fn end(keys: usize) -> Value {
+    serde_json::json!({ "end": { "keys": keys } })
+}
+
 #[tokio::test]
 async fn listing_is_lines_of_json() {
     let http = http();
@@ -288,8 +293,9 @@ async fn listing_is_lines_of_json() {
     let all = http.get("/kv").await;
     assert_eq!((all.status, all.header("content-type")), (200, "application/x-ndjson"));
     let lines = all.lines();
-    assert_eq!(lines.len(), 3, "across regions");
-    assert_eq!(lines[0], serde_json::json!({ "key": "YQ==", "value": "MQ==", "revision": 1 }));
+    assert_eq!(lines.len(), 4, "across regions, and the end");
+    let first = serde_json::json!({ "key_base64": "YQ==", "value_base64": "MQ==", "revision": 1 });
+    assert_eq!((&lines[0], &lines[3]), (&first, &end(3)));
 
     for (query, want) in [
         ("text=true", vec!["a", "b", "z"]),
@@ -302,7 +308,9 @@ async fn listing_is_lines_of_json() {
     ] {
         let answer = http.get(&format!("/kv?{query}")).await;
         assert_eq!(answer.status, 200, "{query}");
-        let keys: Vec<Value> = answer.lines().iter().map(|line| line["key"].clone()).collect();
+        let mut lines = answer.lines();
+        assert_eq!(lines.pop(), Some(end(want.len())), "{query}");
+        let keys: Vec<Value> = lines.iter().map(|line| line["key"].clone()).collect();
         assert_eq!(keys, want, "{query}");
     }
     let keys_only = http.get("/kv?text=true&keys_only=true&limit=1").await.lines();
@@ -318,7 +326,7 @@ async fn listing_as_text_does_not_pretend_that_bytes_are_text() {
     assert_eq!(http.send("PUT", "/kv/%ff", vec![0xfe]).await.status, 204);
     let lines = http.get("/kv?text=true&prefix=%ff").await.lines();
     let want = serde_json::json!({ "key_base64": "/w==", "value_base64": "/g==", "revision": 1 });
-    assert_eq!(lines, [want]);
+    assert_eq!(lines, [want, end(1)]);
 }
 
 #[tokio::test]
