@@ -26,8 +26,8 @@ use crate::{
         transport::{self, Transport, TransportConfig},
     },
     region::{
-        DiskGate, Environment, RegionConfig, compact, peers::Peers, read::DISK_READS_MAX, reclaim,
-        size,
+        DiskGate, Environment, RegionConfig, compact, news, peers::Peers, read::DISK_READS_MAX,
+        reclaim, size,
     },
     router::{Lookup, RouteCache, Router},
     storage::disk::{DiskMonitor, Level},
@@ -164,6 +164,7 @@ impl Joined {
         tasks.push(runtime.spawn(Arc::clone(&self.peers).run_destroyer()));
         tasks.push(runtime.spawn(reclaim::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(size::run(Arc::clone(&self.peers))));
+        tasks.push(runtime.spawn(news::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(Arc::clone(&self.driver).run()));
         tasks.push(runtime.spawn(heartbeat::run(Arc::clone(node), Arc::clone(self))));
     }

@@ -1,4 +1,4 @@
-//! Counts campaigns of this node's peers and changes of leader, by the votes that reach the disk.
+//! Counts campaigns of this node's peers, and counts and tells changes of leader, by the votes that reach the disk.
 //!
 //! A peer's vote says it all: an uncommitted one for itself is a campaign, a committed one names the
 //! leader of a term. It is watched where openraft publishes it after its flush, beside the path of
@@ -16,11 +16,12 @@ use crate::{
     raft::{TypeConfig, Vote},
 };
 
-/// Counts until the peer stops.
+/// Counts until the peer stops, and tells who leads in which term when that is another peer than before.
 pub(super) async fn watch(
     own: PeerId,
     mut votes: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     metrics: RaftMetrics,
+    tell: impl Fn(u64, PeerId),
 ) {
     let mut seen = Seen::default();
     let mut vote = votes.borrow_watched().vote;
@@ -38,6 +39,9 @@ pub(super) async fn watch(
         }
         if news.leader {
             metrics.leader_changes_total.inc();
+            if let Some((term, leader)) = seen.leader {
+                tell(term, leader);
+            }
         }
     }
 }
@@ -96,7 +100,7 @@ mod tests {
     use super::*;
     use crate::{
         raft::{convert::vote_from_proto, fixture::soon},
-        region::fixture::Fixture,
+        region::fixture::{Fixture, PEER, until},
     };
 
     const OWN: PeerId = PeerId(1);
@@ -153,6 +157,44 @@ mod tests {
             &[(2, 2, true), (3, 2, true), (4, 3, false), (4, 3, true)],
             &[(None, true), (None, false), (None, false), (None, true)],
         );
+    }
+
+    #[tokio::test]
+    async fn change_of_leader_is_told_with_its_term() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear_with_voters(&[PEER, PeerId(71), PeerId(72)]);
+        let peer = fixture.open().await;
+        peer.raft().runtime_config().elect(false);
+        let told = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        let (votes, metrics) = (peer.raft().server_metrics(), fixture.env.metrics.raft.clone());
+        let watching = watch(peer.id, votes, metrics, move |term, leader| {
+            tell.lock().push((term, leader));
+        });
+        let hearing = async {
+            // Those who lead now, in turn; the second one goes on in a later term.
+            for (term, voted_for) in [(5, 71), (6, 72), (7, 72)] {
+                let vote = Some(v1::VoteState { term, voted_for, committed: true });
+                let append = v1::AppendEntries { vote, ..v1::AppendEntries::default() };
+                let heard = Arc::clone(&peer).serve(Body::Append(append)).await;
+                heard.expect("an answer");
+                let leader = Some(PeerId(voted_for));
+                until("it to be seen", || {
+                    let metrics = peer.raft().metrics();
+                    let metrics = metrics.borrow_watched();
+                    (metrics.current_term, metrics.current_leader) == (term, leader)
+                })
+                .await;
+            }
+            until("all to be told", || told.lock().len() == 2).await;
+        };
+        tokio::select! {
+            biased;
+            () = watching => panic!("the peer runs"),
+            () = hearing => {}
+        }
+        assert_eq!(*told.lock(), [(5, PeerId(71)), (6, PeerId(72))]);
+        assert!(peer.node_of(PeerId(71)).is_some(), "a line names the node, too");
     }
 
     /// It hears of its timer by a queue that nobody else empties, and waits for room in it.

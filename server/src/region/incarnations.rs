@@ -101,6 +101,16 @@ impl Incarnations {
     }
 }
 
+impl Incarnations {
+    /// Whether every connection of the process that is believed is closed; `None` when it had none, or not
+    /// all are known.
+    #[must_use]
+    pub fn is_gone(&self, node: NodeId) -> Option<bool> {
+        let process = self.known.get(&node)?;
+        (!process.untraced && !process.connections.is_empty()).then(|| process.is_gone())
+    }
+}
+
 #[cfg(test)]
 impl Incarnations {
     pub(crate) fn len(&self) -> usize {

@@ -27,7 +27,12 @@ impl Peers {
     /// Notices the end of a peer.
     pub(super) fn watch_over(self: &Arc<Self>, peer: &Arc<Peer>) {
         let metrics = self.env.metrics.raft.clone();
-        let counting = elections::watch(peer.id, peer.raft().server_metrics(), metrics);
+        let (news, region, watched) = (Arc::clone(&self.news), peer.region, Arc::downgrade(peer));
+        let tell = move |term, leader: PeerId| {
+            let node = watched.upgrade().and_then(|peer| peer.node_of(leader));
+            news.leader(region, term, leader, node);
+        };
+        let counting = elections::watch(peer.id, peer.raft().server_metrics(), metrics, tell);
         let (peers, peer) = (Arc::downgrade(self), Arc::downgrade(peer));
         self.env.runtime.spawn(async move {
             counting.await;

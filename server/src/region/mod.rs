@@ -3,6 +3,7 @@
 mod arrival;
 pub mod clock;
 pub mod compact;
+mod company;
 mod destroyer;
 mod elections;
 pub mod followers;
@@ -11,6 +12,7 @@ pub mod incarnations;
 pub mod lifecycle;
 mod lost;
 pub mod membership;
+pub mod news;
 pub mod peers;
 pub mod promises;
 pub mod propose;

@@ -20,6 +20,7 @@ use super::{
     destroyer::Destroyer,
     incarnations::Incarnations,
     lifecycle::{self, Opened},
+    news::News,
     promises::{self, Fate, Promises},
     recovery::Loss,
     serve::refused,
@@ -52,6 +53,7 @@ pub struct Peers {
     /// still run.
     vote_gate: Instant,
     incarnations: Mutex<Incarnations>,
+    pub(super) news: Arc<News>,
     nodes: RwLock<Nodes>,
     /// Regions of which a snapshot is being received or installed.
     pub(super) receiving: Mutex<HashSet<RegionId>>,
@@ -138,6 +140,7 @@ impl Peers {
             quarantined: RwLock::default(),
             vote_gate: clock::now() + gate,
             incarnations: Mutex::default(),
+            news: Arc::default(),
             nodes: RwLock::default(),
             receiving: Mutex::default(),
             env,
@@ -418,6 +421,18 @@ impl Peers {
             return Ok(());
         }
         Err(refused(Reason::DuplicateNode, format!("another process speaks as node {node}")))
+    }
+
+    /// See [`Incarnations::is_gone`].
+    pub(super) fn is_gone(&self, node: NodeId) -> Option<bool> {
+        self.incarnations.lock().is_gone(node)
+    }
+
+    /// The other nodes of the cluster.
+    pub(super) fn others(&self) -> Vec<NodeId> {
+        let nodes = self.nodes.read();
+        let others = nodes.known.difference(&nodes.removed);
+        others.copied().filter(|node| *node != self.env.node).collect()
     }
 }
 
