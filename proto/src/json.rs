@@ -34,6 +34,7 @@ pub struct Node {
     pub leaders_evicted: bool,
     pub disk_available_bytes: u64,
     pub disk_used_bytes: u64,
+    pub data_bytes: u64,
 }
 
 /// What one node says of itself.
@@ -54,6 +55,7 @@ pub struct Status {
     pub disk_level: String,
     pub disk_available_bytes: u64,
     pub disk_used_bytes: u64,
+    pub data_bytes: u64,
     pub system_leader_node: u64,
     pub feature_level: u32,
     pub cluster_feature_level: u32,
@@ -130,6 +132,7 @@ impl From<v1::Node> for Node {
             leaders_evicted: node.leaders_evicted,
             disk_available_bytes: node.disk_available_bytes,
             disk_used_bytes: node.disk_used_bytes,
+            data_bytes: node.data_bytes,
         }
     }
 }
@@ -152,6 +155,7 @@ impl From<v1::StatusResponse> for Status {
             disk_level: status.disk_level,
             disk_available_bytes: status.disk_available_bytes,
             disk_used_bytes: status.disk_used_bytes,
+            data_bytes: status.data_bytes,
             system_leader_node: status.system_leader_node,
             feature_level: status.feature_level,
             cluster_feature_level: status.cluster_feature_level,
@@ -199,6 +203,7 @@ mod tests {
             forced: false,
             disk_available_bytes: 6,
             disk_used_bytes: 7,
+            data_bytes: 8,
         };
         let table = v1::ListNodesResponse {
             cluster_id: "c".to_owned(),
@@ -213,7 +218,7 @@ mod tests {
                 r#"{{"id":{id},"client_address":"a:1","peer_address":"a:2","http_address":"a:3","#
             ) + r#""state":"learner","liveness":"disconnected","labels":{"zone":"a"},"#
                 + r#""version":"1.2.3","leaders":4,"peers":5,"leaders_evicted":true,"#
-                + r#""disk_available_bytes":6,"disk_used_bytes":7}"#
+                + r#""disk_available_bytes":6,"disk_used_bytes":7,"data_bytes":8}"#
         };
         let want = format!(
             r#"{{"cluster_id":"c","version":8,"replication_factor":3,"nodes":[{},{}]}}"#,
@@ -235,7 +240,8 @@ mod tests {
             r#"{"joined":true,"removed":false,"cluster_id":"","node_id":1,"version":"","#,
             r#""client_address":"","peer_address":"","http_address":"","labels":{},"#,
             r#""table_version":0,"ready":true,"not_ready_reasons":[],"disk_level":"normal","#,
-            r#""disk_available_bytes":0,"disk_used_bytes":0,"system_leader_node":0,"#,
+            r#""disk_available_bytes":0,"disk_used_bytes":0,"data_bytes":0,"#,
+            r#""system_leader_node":0,"#,
             r#""feature_level":0,"cluster_feature_level":0,"peers":["#,
             r#"{"region_id":0,"peer_id":0,"role":"leader","term":0,"leader_peer_id":0,"#,
             r#""last_index":0,"committed_index":0,"applied_index":0,"snapshot_index":0,"#,

@@ -24,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -79,6 +79,8 @@ pub struct Node {
     clients: clients::PlacementClients,
     disk: Option<Arc<DiskMonitor>>,
     disk_status: Mutex<Option<crate::storage::disk::DiskStatus>>,
+    /// What this node's own files took at the newest look; 0 before it.
+    data_bytes: AtomicU64,
     /// Where regions and everything else but clients' requests run.
     runtime: runtime::Handle,
     joined: OnceLock<Arc<Joined>>,
@@ -294,6 +296,7 @@ impl Node {
             clients: clients::PlacementClients::default(),
             disk,
             disk_status: Mutex::default(),
+            data_bytes: AtomicU64::new(0),
             runtime: runtime::Handle::current(),
             joined: OnceLock::new(),
             joining: tokio::sync::Mutex::default(),
@@ -315,6 +318,11 @@ impl Node {
     #[must_use]
     pub fn is_removed(&self) -> bool {
         self.removed.is_cancelled()
+    }
+
+    /// What the files of its log and its data take, as looked at once a second.
+    fn data_bytes(&self) -> u64 {
+        self.data_bytes.load(Ordering::Relaxed)
     }
 
     #[must_use]

@@ -21,7 +21,9 @@ pub(super) struct Nodes {
 
 /// The node table, for people.
 pub(super) fn table(nodes: &[v1::Node]) -> Table {
-    let mut header = vec!["ID", "STATE", "LIVENESS", "ADDRESS", "LEADERS", "PEERS", "USED", "FREE"];
+    // Flotilla's own files, and what the file system has left: who else is on it is no matter of this table.
+    let mut header =
+        vec!["ID", "STATE", "LIVENESS", "ADDRESS", "LEADERS", "PEERS", "DATA", "DISK FREE"];
     // What says nothing takes no room, so that the table fits a terminal of 80 columns.
     let has_versions = nodes.iter().any(|node| node.version != nodes[0].version);
     let has_labels = nodes.iter().any(|node| !node.labels.is_empty());
@@ -59,7 +61,7 @@ pub(super) fn table(nodes: &[v1::Node]) -> Table {
             Cell::text(&node.client_address),
             Cell::number(format!("{}{evicted}", node.leaders)),
             Cell::number(node.peers),
-            bytes(node.disk_used_bytes),
+            bytes(node.data_bytes),
             bytes(node.disk_available_bytes),
         ];
         cells.extend(has_versions.then(|| Cell::text(&node.version)));

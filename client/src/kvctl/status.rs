@@ -69,6 +69,7 @@ impl NodeStatus {
             state,
             Cell::number(leaders),
             Cell::number(status.peers.len()),
+            Cell::number(HumanBytes(status.data_bytes)),
             Cell::text(&status.disk_level).tone(disk_tone),
             Cell::number(HumanBytes(status.disk_available_bytes)),
             Cell::text(&status.version),
@@ -95,7 +96,15 @@ impl Status {
         let statuses = futures::future::join_all(asked).await;
         out.show(&statuses, || {
             let mut table = Table::new(&[
-                "ENDPOINT", "NODE", "STATE", "LEADERS", "PEERS", "DISK", "FREE", "VERSION",
+                "ENDPOINT",
+                "NODE",
+                "STATE",
+                "LEADERS",
+                "PEERS",
+                "DATA",
+                "DISK",
+                "DISK FREE",
+                "VERSION",
                 "CLUSTER",
             ]);
             statuses.iter().for_each(|status| table.row(status.cells()));

@@ -181,6 +181,7 @@ fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::
         feature_level: feature_level::OURS,
         disk_available_bytes: disk.map_or(0, |disk| disk.available_bytes),
         disk_used_bytes: disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes),
+        data_bytes: node.data_bytes(),
         regions: part.regions,
         quarantined: quarantined.clone(),
         // One in quarantine hears nobody, and stays until it is removed or replaced.

@@ -39,6 +39,7 @@ pub(super) fn nodes(
                 peers.iter().filter(|peer| peer.is_leader() && peer.is_in_touch()).count();
             view.disk_available_bytes = disk.map_or(0, |disk| disk.available_bytes);
             view.disk_used_bytes = disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes);
+            view.data_bytes = node.data_bytes();
         }
         view.to_node()
     };

@@ -42,6 +42,8 @@ pub(super) fn start(node: &Arc<Node>) {
                 Err(error) => return prober.fail(format!("probe the disk: {error}")),
             }
             probed.store(seconds(), Ordering::Release);
+            let own = [&prober.log, &prober.data].map(|engine| engine.stats().file_bytes());
+            prober.data_bytes.store(own.iter().sum(), Ordering::Relaxed);
             pause();
         }
     });

@@ -64,6 +64,7 @@ pub struct NodeView {
     pub disk_critical: bool,
     pub disk_available_bytes: u64,
     pub disk_used_bytes: u64,
+    pub data_bytes: u64,
     /// Peers that the regions' descriptors have on this node, learners included.
     pub peers: usize,
     /// Of `peers`: learners, which are being initialized.
@@ -82,6 +83,7 @@ impl NodeView {
             disk_critical: false,
             disk_available_bytes: 0,
             disk_used_bytes: 0,
+            data_bytes: 0,
             peers: 0,
             learners: 0,
             leaders: 0,
@@ -152,6 +154,7 @@ impl NodeView {
             leaders_evicted: self.evicted,
             disk_available_bytes: self.disk_available_bytes,
             disk_used_bytes: self.disk_used_bytes,
+            data_bytes: self.data_bytes,
             forced,
         }
     }
@@ -210,6 +213,7 @@ struct NodeHeard {
     disk_critical: bool,
     disk_available_bytes: u64,
     disk_used_bytes: u64,
+    data_bytes: u64,
     quarantined: BTreeSet<(RegionId, PeerId)>,
     /// Of its last heartbeat.
     sequence: u64,
@@ -384,6 +388,7 @@ impl ClusterView {
             disk_critical: request.disk_critical,
             disk_available_bytes: request.disk_available_bytes,
             disk_used_bytes: request.disk_used_bytes,
+            data_bytes: request.data_bytes,
             quarantined: request.quarantined.iter().map(pair).collect(),
             sequence: request.sequence,
             led,
@@ -536,6 +541,7 @@ impl ClusterView {
             disk_critical: heard.is_some_and(|heard| heard.disk_critical),
             disk_available_bytes: heard.map_or(0, |heard| heard.disk_available_bytes),
             disk_used_bytes: heard.map_or(0, |heard| heard.disk_used_bytes),
+            data_bytes: heard.map_or(0, |heard| heard.data_bytes),
             ..NodeView::unheard(record)
         }
     }

@@ -155,6 +155,14 @@ pub struct EngineStats {
     pub reclaimed_rows: u64,
 }
 
+impl EngineStats {
+    /// What the engine's files take on the disk.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.wal_bytes + self.level_bytes.iter().sum::<u64>()
+    }
+}
+
 /// One RocksDB instance, or its stand-in in memory. Two families, atomic batches over both.
 pub trait Engine: Read + Send + Sync + fmt::Debug {
     /// Applies all of `batch` or nothing.
