@@ -53,6 +53,8 @@ struct State {
     regions: Mutex<Vec<v1::RegionInfo>>,
     nodes: Mutex<Vec<v1::Node>>,
     check: Mutex<Option<v1::CheckRegionResponse>>,
+    /// That every node is listed with, as evicted if there are any.
+    leaders: AtomicUsize,
     removal: Mutex<Option<v1::RemoveNodeResponse>>,
     cluster: Mutex<String>,
     /// Methods, with the cluster that each request named.
@@ -186,6 +188,15 @@ impl FakeNode {
 
     pub(crate) fn answer_checks(&self, response: v1::CheckRegionResponse) {
         *self.state.check.lock() = Some(response);
+    }
+
+    /// Lists every node with so many leaders, which it is to give up.
+    pub(crate) fn leave_leaders(&self, count: usize) {
+        self.state.leaders.store(count, Relaxed);
+    }
+
+    fn leaders(&self) -> u32 {
+        u32::try_from(self.state.leaders.load(Relaxed)).expect("few")
     }
 
     pub(crate) fn answer_removals(&self, response: v1::RemoveNodeResponse) {
@@ -585,7 +596,8 @@ impl cluster_server::Cluster for FakeNode {
         &self,
         _: Request<v1::EvictLeadersRequest>,
     ) -> Result<Response<v1::EvictLeadersResponse>, Status> {
-        self.serve("evict_leaders", None, |_| v1::EvictLeadersResponse { leaders_left: 0 }).await
+        let leaders_left = self.leaders();
+        self.serve("evict_leaders", None, |_| v1::EvictLeadersResponse { leaders_left }).await
     }
 
     async fn transfer_leader(
@@ -618,7 +630,11 @@ impl cluster_server::Cluster for FakeNode {
         &self,
         _: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
-        let nodes = self.state.nodes.lock().clone();
+        let mut nodes = self.state.nodes.lock().clone();
+        let leaders = self.leaders();
+        for node in &mut nodes {
+            (node.leaders, node.leaders_evicted) = (leaders, leaders > 0);
+        }
         self.serve("list_nodes", None, |_| v1::ListNodesResponse {
             cluster_id: "c1".into(),
             version: 8,

@@ -5,6 +5,10 @@
 //! the endpoints that its caller named for their cluster, all at once. When they differ the client is
 //! refused; else what they say is pinned, and every request names it from then on: a node of another
 //! cluster refuses it, wherever the client heard of that node. Later calls cost a header.
+//!
+//! An endpoint that turns out to speak HTTP/1 is a node's HTTP port, or something else that will never
+//! answer: that is said at once, since no patience helps, and a write that was sent there would be called one
+//! that may have been applied.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -14,6 +18,8 @@ use std::{
 use flotilla_proto::{CLUSTER_ID_METADATA, v1};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
     sync::Mutex,
     time::{Instant, timeout_at},
 };
@@ -45,7 +51,8 @@ impl Pin {
     /// Learns the cluster, unless it is known, before `deadline`.
     ///
     /// # Errors
-    /// [`Error::Configuration`] when the endpoints belong to different clusters: which they are, in words.
+    /// [`Error::Configuration`] when the endpoints belong to different clusters, or one is no node's client
+    /// port: which they are, in words.
     pub(crate) async fn learn(&self, nodes: &NodePool, deadline: Instant) -> Result<(), Error> {
         if self.cluster.get().is_some() {
             return Ok(());
@@ -58,7 +65,7 @@ impl Pin {
             return Ok(());
         }
         let until = now + (deadline.saturating_duration_since(now) / 2).min(ASK_MAX);
-        match agree(&ask(nodes, until).await)? {
+        match agree(&ask(nodes, until).await?)? {
             Some(cluster) => {
                 // The lock is held: nobody was faster.
                 let _ = self.cluster.set(cluster);
@@ -77,7 +84,7 @@ impl Pin {
 }
 
 /// What each endpoint says that its cluster is, of those that answer and belong to one.
-async fn ask(nodes: &NodePool, mut until: Instant) -> Vec<(Arc<str>, String)> {
+async fn ask(nodes: &NodePool, mut until: Instant) -> Result<Vec<(Arc<str>, String)>, Error> {
     let mut asked: FuturesUnordered<_> = nodes
         .seeds()
         .iter()
@@ -89,22 +96,58 @@ async fn ask(nodes: &NodePool, mut until: Instant) -> Vec<(Arc<str>, String)> {
         .collect();
     let mut told = Vec::new();
     while let Ok(Some((address, cluster))) = timeout_at(until, asked.next()).await {
-        if let Some(cluster) = cluster {
-            told.push((address, cluster));
-            until = until.min(Instant::now() + OTHERS_MAX);
+        match cluster {
+            Some(Told::Cluster(cluster)) => {
+                told.push((address, cluster));
+                until = until.min(Instant::now() + OTHERS_MAX);
+            }
+            Some(Told::Http1) => {
+                let message = format!(
+                    "{address} speaks HTTP/1, so it is no node's client port: is it the port for HTTP?"
+                );
+                return Err(Error::configuration("endpoints", message));
+            }
+            None => {}
         }
     }
-    told
+    Ok(told)
 }
 
-async fn cluster_of(node: &Node, until: Instant) -> Option<String> {
+/// What an endpoint is.
+enum Told {
+    Cluster(String),
+    Http1,
+}
+
+async fn cluster_of(node: &Node, until: Instant) -> Option<Told> {
     let connection = connect(node, until).await.ok()?;
     let request = tonic::Request::new(v1::StatusRequest {});
     let asking = v1::StatusRequest::send(connection.channel.clone(), request);
-    let status = timeout_at(until, asking).await.ok()?.ok()?.into_inner();
+    let status = match timeout_at(until, asking).await.ok()? {
+        Ok(status) => status.into_inner(),
+        // It was said by nobody: the connection broke.
+        Err(status) if std::error::Error::source(&status).is_some() => {
+            let speaks = timeout_at(until, speaks_http1(&node.address)).await;
+            return matches!(speaks, Ok(Ok(true))).then_some(Told::Http1);
+        }
+        Err(_) => return None,
+    };
     connection.answered();
     // A node that was removed speaks for nobody.
-    (!status.removed && !status.cluster_id.is_empty()).then_some(status.cluster_id)
+    let speaks = !status.removed && !status.cluster_id.is_empty();
+    speaks.then_some(Told::Cluster(status.cluster_id))
+}
+
+/// Whether a request of HTTP/1 is answered as such; a client port speaks HTTP/2 alone.
+async fn speaks_http1(address: &str) -> std::io::Result<bool> {
+    const ANSWER: &[u8] = b"HTTP/1.";
+    let mut stream = TcpStream::connect(address).await?;
+    stream
+        .write_all(b"HEAD /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await?;
+    let mut answer = [0; ANSWER.len()];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer == ANSWER)
 }
 
 /// The one cluster that all name; `None` when nobody names one.
@@ -156,6 +199,36 @@ mod tests {
         let named: Vec<_> = cluster.nodes.iter().flat_map(|node| node.named("put")).collect();
         assert_eq!(named, ["1111111111111111"]);
         assert_eq!(cluster.count("status"), asked, "it is known");
+    }
+
+    #[tokio::test]
+    async fn port_for_http_is_called_that_at_once() {
+        let cluster = FakeCluster::start(1).await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let serve = async |mut stream: TcpStream| {
+            let mut seen = [0; 1024];
+            let read = stream.read(&mut seen).await.unwrap_or(0);
+            let answer = match seen[..read].starts_with(b"PRI ") {
+                true => "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n",
+                false => "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n",
+            };
+            let _ = stream.write_all(answer.as_bytes()).await;
+        };
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                serve(stream).await;
+            }
+        });
+        for endpoints in [vec![&address], vec![&address, &cluster.nodes[0].address]] {
+            let client = Client::connect(endpoints).await.expect("well-formed");
+            let begun = Instant::now();
+            let error = client.put("k", "v").await.expect_err("no node");
+            assert!(matches!(&error, Error::Configuration { .. }), "{error:?}");
+            assert!(error.to_string().contains(&address), "{error}");
+            assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        }
+        assert_eq!(cluster.count("put"), 0, "nothing was sent");
     }
 
     #[tokio::test]

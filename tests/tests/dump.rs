@@ -12,6 +12,7 @@ use std::{
 use flotilla_client::{Client, KeyValue, Options, PutOptions};
 use flotilla_tests::harness::{Cluster, binary, eventually};
 use futures::TryStreamExt as _;
+use tokio::time::Instant;
 
 const BOUND: Duration = Duration::from_secs(60);
 const KEYSPACES: [u32; 3] = [1, 7, 0x00ab_cdef];
@@ -81,6 +82,17 @@ async fn everything_that_is_exported_comes_back_byte_for_byte() {
             other => panic!("times to live of {:?}: {other:?}", new.key),
         }
     }
+
+    // What people look at meanwhile: the node's own files are a part of what is taken.
+    let nodes = kvctl_ok(&cluster, &["-o", "json", "nodes"]);
+    let nodes: serde_json::Value = serde_json::from_slice(&nodes.stdout).expect("JSON");
+    let bytes = |name: &str| nodes["nodes"][0][name].as_u64().expect("a number");
+    assert!(bytes("data_bytes") > LARGE as u64, "{nodes}");
+    assert!(bytes("data_bytes") <= bytes("disk_used_bytes"), "{nodes}");
+    let began = Instant::now();
+    let missing = kvctl(&cluster, &["transfer", "99", "1"]);
+    assert_eq!(missing.status.code(), Some(3), "{}", said(&missing));
+    assert!(began.elapsed() < BOUND / 2, "it asked again and again");
 
     // A file that says that it has more than it has, as after an editor's slip.
     let short: Vec<&str> = text.lines().enumerate().filter(|(n, _)| *n != 2).map(|l| l.1).collect();

@@ -258,7 +258,8 @@ fn check_replicas(info: &v1::RegionInfo, nodes: &v1::ListNodesResponse) -> Vec<F
             report(Severity::Inconsistent, message);
         }
         if !peer_ids.insert(peer.peer_id) {
-            report(Severity::Inconsistent, format!("has peer {} twice", peer.peer_id));
+            let message = format!("has peer {} twice, on node {} too", peer.peer_id, peer.node_id);
+            report(Severity::Inconsistent, message);
         }
         match nodes.nodes.iter().find(|node| node.node_id == peer.node_id) {
             None => {
@@ -285,7 +286,10 @@ fn check_replicas(info: &v1::RegionInfo, nodes: &v1::ListNodesResponse) -> Vec<F
         None if info.health() == v1::RegionHealth::NoQuorum => {}
         None => report(Severity::Unavailable, "has no leader".into()),
         Some(leader) if !peer_ids.contains(&leader.peer_id) => {
-            let message = format!("is led by peer {}, which it does not have", leader.peer_id);
+            let message = format!(
+                "is led by peer {} on node {}, which it does not have",
+                leader.peer_id, leader.node_id
+            );
             report(Severity::Inconsistent, message);
         }
         Some(_) => {}
@@ -299,7 +303,7 @@ fn check_replicas(info: &v1::RegionInfo, nodes: &v1::ListNodesResponse) -> Vec<F
     }
     for peer in &info.lost_peers {
         let message =
-            format!("peer {peer} has ended or lost what it promised, and is to be replaced");
+            format!("{} has ended or lost what it promised, and is to be replaced", place(*peer));
         report(Severity::Degraded, message);
     }
     for peer in &info.pending_peers {
@@ -458,7 +462,7 @@ mod tests {
     fn replicas_must_be_as_many_as_asked_for_and_on_different_nodes() {
         type Change = fn(&mut v1::RegionInfo, &mut v1::ListNodesResponse);
         let peers = |info: &mut v1::RegionInfo| info.region.as_mut().expect("set").peers.len();
-        let changes: [(&str, Change, Option<Severity>); 14] = [
+        let changes: [(&str, Change, Option<Severity>); 15] = [
             ("healthy", |_, _| {}, None),
             (
                 "fewer nodes than replicas",
@@ -545,12 +549,18 @@ mod tests {
                 Some(Severity::Inconsistent),
             ),
             ("a lagging peer", |info, _| info.pending_peers = vec![22], Some(Severity::Degraded)),
+            ("a lost peer", |info, _| info.lost_peers = vec![22], Some(Severity::Degraded)),
         ];
         for (why, change, want) in changes {
             let (mut info, mut nodes) = (region(2, "", ""), nodes(3));
             assert_eq!(peers(&mut info), 3);
             change(&mut info, &mut nodes);
-            let worst = check_replicas(&info, &nodes).into_iter().map(|found| found.severity).max();
+            let found = check_replicas(&info, &nodes);
+            for Finding { message, .. } in &found {
+                let names_node = !message.contains("peer 2") || message.contains("node ");
+                assert!(names_node, "a peer's number says nothing to people: {message}");
+            }
+            let worst = found.into_iter().map(|found| found.severity).max();
             assert_eq!(worst, want, "{why}");
         }
     }

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::v1;
 
-/// How often `remove --wait` asks how far it is.
-const REMOVE_POLL: Duration = Duration::from_millis(500);
+/// How often `--wait` asks how far it is.
+const POLL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Cluster {
@@ -131,6 +131,9 @@ pub(super) struct EvictLeaders {
     /// For how long, at most 1h; 0s ends it
     #[arg(long = "for", value_parser = humantime::parse_duration, default_value = "5m")]
     duration: Duration,
+    /// Wait until it leads nothing, no longer than it is for
+    #[arg(long)]
+    wait: bool,
 }
 
 #[derive(Debug, Args)]
@@ -304,7 +307,7 @@ impl Remove {
                 Failure::from(error).after_part(&context.client, || begun(told.as_ref()))
             })?;
             let is_removed = done.state() == v1::NodeState::Removed;
-            if is_removed || !self.wait || Instant::now() + REMOVE_POLL >= deadline {
+            if is_removed || !self.wait || Instant::now() + POLL >= deadline {
                 break done;
             }
             spinner.set_message(format!("node {}: {} peers left", self.node, done.peers_left));
@@ -312,7 +315,7 @@ impl Remove {
             // The table moves because of the removal itself; from here on the call only asks.
             request.expected_version = None;
             told = Some(done);
-            sleep(REMOVE_POLL).await;
+            sleep(POLL).await;
         };
         spinner.finish_and_clear();
         let answer = Removal {
@@ -356,8 +359,37 @@ impl EvictLeaders {
     async fn run(self, mut context: Context) -> Result<(), Failure> {
         let duration_ms = u64::try_from(self.duration.as_millis())
             .map_err(|_| Failure::Usage("--for: at most 1h".into()))?;
+        if self.wait && duration_ms == 0 {
+            return Err(Failure::Usage(
+                "--wait: there is nothing to wait for with --for 0s".into(),
+            ));
+        }
         let request = v1::EvictLeadersRequest { node_id: self.node, duration_ms };
-        let left = context.client.cluster().evict_leaders(request).await?.leaders_left;
+        let cluster = context.client.cluster();
+        let ends = Instant::now() + self.duration;
+        let mut left = cluster.evict_leaders(request).await?.leaders_left;
+        while self.wait && left > 0 {
+            let part = |left: u32| Part {
+                done: format!(
+                    "leaders are kept away from node {}, {} left",
+                    self.node,
+                    count(left.into(), "leader")
+                ),
+                next: format!("`kvctl cluster evict-leaders {} --for 0s` ends it", self.node),
+            };
+            if Instant::now() + POLL >= ends {
+                let time = humantime::format_duration(self.duration);
+                let failure = Failure::Failed(format!("it still led something after {time}"));
+                return Err(failure.after_part(&context.client, || part(left)));
+            }
+            sleep(POLL).await;
+            // To ask again by the same call would begin the time anew.
+            let listed = cluster.list_nodes(v1::ListNodesRequest::default()).await;
+            let listed = listed
+                .map_err(|error| Failure::from(error).after_part(&context.client, || part(left)))?;
+            let node = listed.nodes.iter().find(|node| node.node_id == self.node);
+            left = node.map_or(0, |node| node.leaders);
+        }
         let answer = json!({ "node_id": self.node, "leaders_left": left });
         let line = if duration_ms == 0 {
             format!("node {} may lead again", self.node)

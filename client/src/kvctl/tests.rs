@@ -61,6 +61,9 @@ fn the_command_line_is_well_formed() {
 async fn commands_end_with_their_exit_codes() {
     let cluster = FakeCluster::start(1).await;
     cluster.nodes[0].script(|seen| {
+        if seen.method == "transfer_leader" {
+            return Some(Fault::Refuse(typed(Code::NotFound, ErrorDetail::default())));
+        }
         (seen.method == "append").then(|| {
             let reason = Some(Reason::OutcomeUnknown(OutcomeUnknown {}));
             let detail = ErrorDetail { maybe_applied: true, reason, ..ErrorDetail::default() };
@@ -93,6 +96,7 @@ async fn commands_end_with_their_exit_codes() {
         ("everything", &["delete", "--all"], 0),
         ("no such file", &["txn", "/nonexistent/file"], 2),
         ("a region that is not there", &["check", "--region", "9"], 3),
+        ("a region that is not there to be led", &["transfer", "9", "1"], 3),
         ("a timeout of nothing", &["--timeout", "0s", "get", "k"], 2),
         ("help", &["--help"], 0),
     ] {
@@ -428,6 +432,10 @@ async fn the_cluster_is_grown_and_shrunk() {
         (&["cluster", "remove", "4", "--wait"], "node 4 is removed\n"),
         (&["cluster", "cancel-remove", "4"], "node 4 is up\n"),
         (&["cluster", "evict-leaders", "4", "--for", "1m"], "node 4 has 0 leaders left\n"),
+        (
+            &["cluster", "evict-leaders", "4", "--for", "1m", "--wait"],
+            "node 4 has 0 leaders left\n",
+        ),
         (&["transfer", "2", "1"], "node 1 was asked to lead region 2\n"),
     ] {
         assert_eq!(kvctl(&cluster, args).await, (0, want.into()), "kvctl {args:?}");
@@ -458,6 +466,35 @@ async fn node_that_was_there_is_not_said_to_be_added() {
         assert_eq!(code, 0);
         assert!(said.starts_with(&format!("node 4 {want}, version")), "{state:?} {args:?}: {said}");
     }
+}
+
+#[tokio::test]
+async fn eviction_is_waited_for_until_the_node_leads_nothing() {
+    let cluster = FakeCluster::start(4).await;
+    cluster.list_nodes();
+    for node in &cluster.nodes {
+        node.leave_leaders(2);
+    }
+    let args = ["cluster", "evict-leaders", "4", "--wait"];
+    let asked = async {
+        // It leads as long as the table says so.
+        while cluster.count("list_nodes") < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(cluster.count("evict_leaders"), 1, "a repeat would begin the time anew");
+        cluster.nodes.iter().for_each(|node| node.leave_leaders(0));
+    };
+    let (ended, ()) = tokio::join!(kvctl(&cluster, &args), asked);
+    assert_eq!(ended, (0, "node 4 has 0 leaders left\n".into()));
+    cluster.nodes.iter().for_each(|node| node.leave_leaders(2));
+    let args = ["cluster", "evict-leaders", "4", "--wait", "--for", "300ms"];
+    assert_eq!(kvctl(&cluster, &args).await.0, 4, "it is begun, and not done in time");
+    assert_eq!(
+        kvctl(&cluster, &["cluster", "evict-leaders", "4", "--wait", "--for", "0s"]).await.0,
+        2
+    );
+    let (_, nodes) = kvctl(&cluster, &["nodes"]).await;
+    assert!(nodes.contains("2 (evicted)"), "{nodes}");
 }
 
 #[tokio::test]

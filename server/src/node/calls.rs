@@ -144,7 +144,7 @@ impl Calls {
     ) -> Result<v1::CheckRegionResponse, Error> {
         let joined = self.joined()?;
         let region = RegionId(request.region_id);
-        let route = heartbeat::region(&self.0, &joined, region).await?;
+        let route = named(heartbeat::region(&self.0, &joined, region).await)?;
         let check_id = if request.check_id == 0 {
             let deadline = clock::now() + CHECK_START_TIMEOUT;
             joined.router.propose_checksum(&route, clock::random(), deadline).await?
@@ -207,6 +207,7 @@ impl Calls {
             .to_owned(),
             disk_available_bytes: disk.map_or(0, |disk| disk.available_bytes),
             disk_used_bytes: disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes),
+            data_bytes: node.data_bytes(),
             ..node.introduce()
         };
         if let Some(joined) = node.joined.get() {
@@ -486,6 +487,17 @@ fn keyspace(id: u32) -> Result<KeyspaceId, Error> {
 }
 
 /// Asks the leader of a region, wherever it is, to hand over.
+/// A region that the caller named by its id, and that the driver does not know once it has heard every node,
+/// is not there: no other node has it, and a repeat would not find it.
+fn named<T>(found: Result<T, Error>) -> Result<T, Error> {
+    found.map_err(|error| match error {
+        Error::RegionNotFound { region } => {
+            Error::NotFound { message: format!("region {region}: not found") }
+        }
+        other => other,
+    })
+}
+
 async fn transfer(
     node: &Arc<Node>,
     joined: &Joined,
@@ -495,7 +507,7 @@ async fn transfer(
     if let Some(peer) = joined.peers.get(region).filter(|peer| peer.is_leader()) {
         return peer.transfer_to(NodeId(request.to_node_id)).await;
     }
-    let route = heartbeat::region(node, joined, region).await?;
+    let route = named(heartbeat::region(node, joined, region).await)?;
     let leader = route.leader.ok_or(Error::NoLeader { region })?;
     let record = node.directory.node(leader).ok_or(Error::NoLeader { region })?;
     let unavailable = |message: String| Error::NotReady { message };
@@ -669,5 +681,23 @@ impl Inbox for NodeInbox {
                 async move { v1::SnapshotResult { vote: None, refused: Some(refused) } }.boxed()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn region_that_nobody_has_is_not_waited_for() {
+        let missing = named::<()>(Err(Error::RegionNotFound { region: RegionId(9) }));
+        let missing = missing.expect_err("it is not there");
+        assert!(
+            matches!(&missing, Error::NotFound { message } if message.contains('9')),
+            "{missing:?}"
+        );
+        assert!(!missing.retryable(), "a client would ask again until its time is over");
+        let elsewhere = named::<()>(Err(Error::NoLeader { region: RegionId(9) }));
+        assert!(elsewhere.expect_err("it has no leader").retryable(), "that can pass");
     }
 }
