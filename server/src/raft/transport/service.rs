@@ -1,6 +1,7 @@
 //! The receiving end: the gRPC service on the peer port.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     convert::Infallible,
     pin::Pin,
     sync::Arc,
@@ -29,12 +30,19 @@ use super::{
     frame::{FRAME_BYTES_ACCEPTED, FrameCodec, MESSAGE_BYTES_MAX, counted_bytes, fits},
     refusal,
 };
-use crate::{ids::NodeId, raft::presence::Presence};
+use crate::{
+    ids::{NodeId, PeerId, RegionId},
+    raft::presence::Presence,
+};
 
 /// Bounds: requests of one stream that are being handled at a time, and their bytes; both are passed by
-/// one frame at most. More stay in the socket, but for clients' requests, which are refused: what
-/// they wait for may take as long as their deadlines.
+/// one frame at most. More log entries stay in the socket. Clients' requests are refused: what they wait
+/// for may take as long as their deadlines. So is what the fast lane carries: nothing may stand before
+/// an election.
 const HANDLED_MAX: usize = 4096;
+/// Bound: of the fast lane, requests from one peer to one region. A region that answers nothing, for its
+/// disk hangs, is sent one after the other as they time out, and would fill the lane of all regions.
+const HANDLED_OF_PEER_MAX: usize = 4;
 const HANDLED_BYTES_MAX: usize = 32 << 20;
 /// Bound: wait for the first message of a snapshot.
 const HEADER_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -147,40 +155,91 @@ impl<I: Inbox> raft_server::Raft for Served<I> {
 }
 
 /// Requests of one stream that are being handled.
-#[derive(Default)]
 struct Handled {
+    lane: Lane,
     requests: FuturesUnordered<Handling>,
     bytes: usize,
+    /// Of the fast lane, how many from which peer to which region.
+    of_peers: HashMap<(PeerId, RegionId), usize>,
 }
 
 struct Handling {
     answer: BoxFuture<'static, v1::Message>,
     /// Of the request.
     bytes: usize,
+    of: (PeerId, RegionId),
 }
 
 impl Future for Handling {
-    type Output = (v1::Message, usize);
+    type Output = Ended;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let bytes = self.bytes;
-        self.answer.as_mut().poll(cx).map(|answer| (sendable(answer), bytes))
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let (bytes, of) = (self.bytes, self.of);
+        self.answer.as_mut().poll(cx).map(|answer| Ended { answer: sendable(answer), bytes, of })
     }
 }
 
+struct Ended {
+    answer: v1::Message,
+    bytes: usize,
+    of: (PeerId, RegionId),
+}
+
 impl Handled {
+    fn new() -> Self {
+        Self {
+            lane: Lane::Unspecified,
+            requests: FuturesUnordered::new(),
+            bytes: 0,
+            of_peers: HashMap::new(),
+        }
+    }
+
     fn has_room(&self) -> bool {
         self.requests.len() < HANDLED_MAX && self.bytes < HANDLED_BYTES_MAX
     }
 
-    fn begin<I: Inbox>(&mut self, inbox: &I, from: NodeId, message: v1::Message) {
-        let bytes = counted_bytes(&message);
-        self.bytes += bytes;
-        self.requests.push(Handling { answer: inbox.deliver(from, message), bytes });
+    /// Whether more frames are taken from the socket.
+    fn takes_more(&self) -> bool {
+        self.has_room() || matches!(self.lane, Lane::Forward | Lane::Fast)
     }
 
-    fn end(&mut self, (answer, bytes): (v1::Message, usize)) -> v1::Message {
+    /// Hands a request on, or answers it at once when too much is being handled.
+    fn begin<I: Inbox>(
+        &mut self,
+        inbox: &I,
+        from: NodeId,
+        message: v1::Message,
+    ) -> Option<v1::Message> {
+        let refuses = matches!(self.lane, Lane::Forward | Lane::Fast);
+        if refuses && !self.has_room() {
+            let why =
+                format!("{HANDLED_MAX} requests, or {HANDLED_BYTES_MAX} bytes, are under way");
+            return Some(refusal(&message, busy(why)));
+        }
+        let of = (PeerId(message.from_peer), RegionId(message.region_id));
+        if self.lane == Lane::Fast {
+            let count = self.of_peers.entry(of).or_default();
+            if *count >= HANDLED_OF_PEER_MAX {
+                let why = format!("{HANDLED_OF_PEER_MAX} earlier requests are not answered yet");
+                return Some(refusal(&message, busy(why)));
+            }
+            *count += 1;
+        }
+        let bytes = counted_bytes(&message);
+        self.bytes += bytes;
+        self.requests.push(Handling { answer: inbox.deliver(from, message), bytes, of });
+        None
+    }
+
+    fn end(&mut self, Ended { answer, bytes, of }: Ended) -> v1::Message {
         self.bytes -= bytes;
+        if let Entry::Occupied(mut count) = self.of_peers.entry(of) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         answer
     }
 }
@@ -192,25 +251,21 @@ async fn serve_stream<I: Inbox>(
     mut requests: Streaming<v1::MessageBatch>,
     answers: mpsc::Sender<Result<v1::MessageBatch, Status>>,
 ) {
-    let mut handled = Handled::default();
+    let mut handled = Handled::new();
     let mut template = v1::MessageBatch::default();
-    let mut refuses_more = false;
     loop {
         let mut done = Vec::new();
         tokio::select! {
-            batch = requests.message(), if refuses_more || handled.has_room() => match batch {
+            batch = requests.message(), if handled.takes_more() => match batch {
                 Ok(Some(mut batch)) => {
                     let refused = inbox.admit(&batch, &presence).err();
                     let from = NodeId(batch.from_node);
-                    refuses_more = batch.lane() == Lane::Forward;
+                    handled.lane = batch.lane();
                     for message in std::mem::take(&mut batch.messages) {
-                        if let Some(refused) = &refused {
-                            done.push(refusal(&message, refused.clone()));
-                        } else if refuses_more && !handled.has_room() {
-                            done.push(refusal(&message, busy()));
-                        } else {
-                            handled.begin(inbox.as_ref(), from, message);
-                        }
+                        done.extend(match &refused {
+                            Some(refused) => Some(refusal(&message, refused.clone())),
+                            None => handled.begin(inbox.as_ref(), from, message),
+                        });
                     }
                     let own = inbox.identity();
                     template = v1::MessageBatch {
@@ -251,8 +306,7 @@ async fn serve_stream<I: Inbox>(
     }
 }
 
-fn busy() -> v1::Refused {
-    let message = format!("{HANDLED_MAX} requests, or {HANDLED_BYTES_MAX} bytes, are under way");
+fn busy(message: String) -> v1::Refused {
     v1::Refused { reason: Reason::Busy.into(), message }
 }
 
