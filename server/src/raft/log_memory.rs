@@ -4,10 +4,10 @@
 //! much, and most of them were not asked for a long time. So there is a bound over all of them: whoever
 //! appends beyond it makes those give up theirs that were neither read nor written since they were last
 //! looked at. And what is read from the disk for followers that are behind is counted until it was
-//! sent, however many followers and regions that are.
+//! sent, for each of their nodes by itself: one that takes nothing must not keep the others waiting.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -24,11 +24,11 @@ use super::{
     log_store::PeerLog,
     transport::budget::{Budget, Taken},
 };
-use crate::metrics::RaftMetrics;
+use crate::{ids::NodeId, metrics::RaftMetrics};
 
-/// Bound: entries that were read from the disk for followers and are not sent yet, over all of them. More
-/// reads wait.
-const CATCH_UP_BYTES_MAX: usize = 64 << 20;
+/// Bound: entries that were read from the disk for followers on one node and are not sent yet, over all
+/// regions. More reads wait. There is one such bound for each node that a region's peers are on.
+const CATCH_UP_BYTES_MAX: usize = 32 << 20;
 /// Bound: logs that one append looks at for entries to give up.
 const LOOKS_MAX: usize = 64;
 
@@ -40,7 +40,20 @@ pub struct LogMemory {
     gauge: IntGauge,
     /// The one that was looked at longest ago is first.
     logs: Mutex<VecDeque<Weak<PeerLog>>>,
-    catch_up: Arc<Budget>,
+    catch_up_bytes_max: usize,
+    catch_up_gauge: IntGauge,
+    /// By the node that is read for. Bound: as many as there ever were nodes.
+    catch_up: Mutex<HashMap<NodeId, Arc<Budget>>>,
+}
+
+tokio::task_local! {
+    /// Whom a log is read for. Openraft's log readers are not told.
+    static FOLLOWER: NodeId;
+}
+
+/// Polls something that may read from a log for followers on that node.
+pub(super) fn reading_for<T>(node: NodeId, poll: impl FnOnce() -> T) -> T {
+    FOLLOWER.sync_scope(node, poll)
 }
 
 impl LogMemory {
@@ -59,7 +72,9 @@ impl LogMemory {
             tail_bytes: AtomicUsize::new(0),
             gauge: metrics.log_tail_bytes.clone(),
             logs: Mutex::default(),
-            catch_up: Budget::new(catch_up_bytes_max, metrics.log_catch_up_bytes.clone()),
+            catch_up_bytes_max,
+            catch_up_gauge: metrics.log_catch_up_bytes.clone(),
+            catch_up: Mutex::default(),
         })
     }
 
@@ -98,9 +113,17 @@ impl LogMemory {
         }
     }
 
-    /// Waits for the right to read so much for a follower.
+    /// Waits for the right to read so much for a follower: that of [`reading_for`].
     pub(super) async fn catch_up(&self, bytes: usize) -> Taken {
-        self.catch_up.take(bytes).await
+        let node = FOLLOWER.try_with(|node| *node).unwrap_or(NodeId(0));
+        let budget = {
+            let mut budgets = self.catch_up.lock();
+            let of_node = budgets.entry(node).or_insert_with(|| {
+                Budget::new(self.catch_up_bytes_max, self.catch_up_gauge.clone())
+            });
+            Arc::clone(of_node)
+        };
+        budget.take(bytes).await
     }
 }
 

@@ -9,7 +9,11 @@ use std::{
 };
 
 use flotilla_proto::v1::{self, message::Body, refused::Reason};
-use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::BoxStream};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use openraft::{
     AnyError, OptionalSend, RaftNetworkFactory, RaftNetworkV2,
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
@@ -26,6 +30,7 @@ use super::{
     convert::{
         self, entry_to_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto,
     },
+    log_memory::reading_for,
     log_store::entry_bytes,
     pipeline::{Place, pipeline},
     region_state::range_of,
@@ -361,8 +366,12 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 return Ok(answers.scan(true, until_failed).boxed());
             }
             let mut gate = Gate::new(this.network.transport.budget(this.node, this.lane), pause);
+            let (node, mut input) = (this.node, input);
+            // Whatever it reads from the log is for that node.
+            let requests =
+                stream::poll_fn(move |cx| reading_for(node, || input.poll_next_unpin(cx)));
             let answers = pipeline(
-                input,
+                requests,
                 this.network.commit_patience,
                 place,
                 move |cx| gate.poll(cx),
@@ -416,7 +425,9 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         // Ordering: its turn first. What is pinned keeps the disk from freeing space.
         let turn = tokio::select! {
             closed = &mut cancel => return Err(StreamingError::Closed(closed)),
-            turn = network.transport.snapshot_turn() => turn,
+            turn = network.transport.snapshot_turn(self.node) => {
+                turn.map_err(|error| failed(error.to_string()))?
+            }
         };
         let under_way = network.transport.metrics().raft.snapshot(Direction::Send);
         let data = Arc::clone(view.data());

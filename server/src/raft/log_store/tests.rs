@@ -7,11 +7,15 @@ use super::{
         Probe, READ_BYTES_MAX, Writing, append, blank, heavy, id, log_bounds, metrics, open_log,
         soon,
     },
+    super::log_memory::reading_for,
     *,
 };
-use crate::storage::{
-    engine::Durability,
-    memory::{Fault, MemoryEngine},
+use crate::{
+    ids::NodeId,
+    storage::{
+        engine::Durability,
+        memory::{Fault, MemoryEngine},
+    },
 };
 
 const REGION: RegionId = RegionId(7);
@@ -132,16 +136,52 @@ async fn what_is_read_for_followers_waits_for_room_and_gives_it_back_when_it_is_
 }
 
 #[tokio::test]
-async fn read_for_a_follower_from_before_the_log_begins_is_an_error() {
+async fn follower_that_takes_nothing_keeps_nobody_on_another_node_waiting() {
+    let bench = Bench::new(0);
+    let memory = LogMemory::with_bounds(1 << 20, READ_BYTES_MAX, &metrics().raft);
+    let mut log = open_within(&bench, 1, &memory);
+    append(&mut log, (1..=9).map(|index| heavy(1, index, 100_000))).await;
+    let read = async |node: u64, start: u64| {
+        let mut log = log.clone();
+        let mut entries = std::pin::pin!(log.limited_get_log_entries(start, 10));
+        std::future::poll_fn(|cx| reading_for(NodeId(node), || entries.as_mut().poll(cx))).await
+    };
+    let of_dead = read(1, 1).await.unwrap();
+    let mut more = std::pin::pin!(read(1, 3));
+    let early = tokio::time::timeout(std::time::Duration::from_millis(20), &mut more).await;
+    assert!(early.is_err(), "there is no room for more");
+    let of_other = soon("the other node's", read(2, 1)).await.unwrap();
+    assert_eq!((of_dead.len(), of_other.len()), (2, 2));
+    drop(of_dead);
+    assert_eq!(soon("the rest", more).await.unwrap()[0].log_id.index, 3);
+}
+
+#[tokio::test]
+async fn read_for_a_follower_from_before_the_log_begins_gives_nothing() {
     for tail_bytes_max in [0, 1 << 20] {
         let bench = Bench::new(tail_bytes_max);
         let mut log = bench.open();
         append(&mut log, (1..=10).map(|index| blank(1, index))).await;
         log.purge(id(1, 6)).await.unwrap();
-        let error = log.limited_get_log_entries(5, 9).await.unwrap_err();
-        assert!(error.to_string().contains("entry 5"), "{error}");
+        assert!(log.limited_get_log_entries(5, 9).await.unwrap().is_empty());
         assert_eq!(log.limited_get_log_entries(7, 9).await.unwrap().len(), 2);
     }
+}
+
+#[tokio::test]
+async fn read_that_waited_while_its_entries_were_purged_leaves_no_hole() {
+    let bench = Bench::new(0);
+    let memory = LogMemory::with_bounds(1 << 20, READ_BYTES_MAX, &metrics().raft);
+    let mut log = open_within(&bench, 1, &memory);
+    append(&mut log, (1..=9).map(|index| heavy(1, index, 100_000))).await;
+    let first = log.limited_get_log_entries(1, 10).await.unwrap();
+    let mut other = log.clone();
+    let mut late = std::pin::pin!(other.limited_get_log_entries(3, 10));
+    let early = tokio::time::timeout(std::time::Duration::from_millis(20), &mut late).await;
+    assert!(early.is_err(), "there is no room");
+    log.purge(id(1, 5)).await.unwrap();
+    drop(first);
+    assert!(soon("the late", late).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Sending the state of regions, each on a connection of its own, and all of them within one rate.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use flotilla_proto::v1::{self, raft_client::RaftClient};
 use parking_lot::Mutex;
@@ -17,13 +17,21 @@ pub(super) const INSTALL_IDLE_TIMEOUTS: u32 = 10;
 /// What the snapshots that this node sends share.
 pub(super) struct Shipping {
     turns: Arc<Semaphore>,
+    /// One fewer than all, if there is more than one: a node that takes its snapshots slowly, or not at
+    /// all, leaves a turn to the others. And they go round: so many of a node wait beside those of others.
+    turns_of_node: usize,
+    /// Bound: as many as there ever were nodes.
+    nodes: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
     rate: Arc<Rate>,
 }
 
 impl Shipping {
     pub(super) fn new(at_once_max: usize, bytes_per_second_max: u64) -> Self {
+        let at_once_max = at_once_max.max(1);
         Self {
-            turns: Arc::new(Semaphore::new(at_once_max.max(1))),
+            turns: Arc::new(Semaphore::new(at_once_max)),
+            turns_of_node: (at_once_max - 1).max(1),
+            nodes: Mutex::default(),
             rate: Arc::new(Rate {
                 bytes_per_second_max: bytes_per_second_max.max(1),
                 paid_until: Mutex::new(clock::monotonic()),
@@ -36,7 +44,7 @@ impl Shipping {
 /// for hours must not keep the disk of what was deleted meanwhile.
 #[derive(Clone)]
 pub struct SnapshotTurn {
-    _permit: Arc<OwnedSemaphorePermit>,
+    _permits: Arc<[OwnedSemaphorePermit; 2]>,
 }
 
 /// Bytes per second, over all snapshots.
@@ -58,14 +66,28 @@ impl Rate {
 }
 
 impl Transport {
-    /// Waits for the right to send a snapshot.
+    /// Waits for the right to send a snapshot to a node that can be reached: nobody waits for one that
+    /// cannot.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
     ///
     /// # Cancel safety
     /// Dropped, the place in the queue is lost.
-    pub async fn snapshot_turn(&self) -> SnapshotTurn {
-        let turn = Arc::clone(&self.shipping.turns).acquire_owned().await;
-        let permit = turn.expect("the semaphore is never closed");
-        SnapshotTurn { _permit: Arc::new(permit) }
+    pub async fn snapshot_turn(&self, node: NodeId) -> Result<SnapshotTurn, Undelivered> {
+        let unsent = |reason: String| Undelivered { node, cause: Cause::Unsent(reason) };
+        let of_node = {
+            let mut nodes = self.shipping.nodes.lock();
+            let new = || Arc::new(Semaphore::new(self.shipping.turns_of_node));
+            Arc::clone(nodes.entry(node).or_insert_with(new))
+        };
+        let acquire = async |of: Arc<Semaphore>| {
+            of.acquire_owned().await.expect("the semaphore is never closed")
+        };
+        let of_node = acquire(of_node).await;
+        connect(&self.office, node).await.map_err(unsent)?;
+        let of_all = acquire(Arc::clone(&self.shipping.turns)).await;
+        Ok(SnapshotTurn { _permits: Arc::new([of_node, of_all]) })
     }
 
     /// Sends a region's snapshot on a connection of its own.

@@ -76,7 +76,7 @@ fn transport_to(address: String) -> Transport {
 
 fn transport_with(directory: Arc<dyn Directory>, silence_max: Duration) -> Transport {
     let config = TransportConfig {
-        snapshots_max: 1,
+        snapshots_max: 2,
         snapshot_bytes_per_second: 1 << 40,
         snapshot_idle_timeout: IDLE,
         silence_max,
@@ -152,6 +152,11 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.serving.abort();
     }
+}
+
+/// Where nobody listens.
+async fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
 }
 
 fn message(region: u64, bytes: usize) -> v1::Message {
@@ -383,6 +388,46 @@ async fn clients_requests_beyond_the_bound_are_busy_and_log_entries_wait() {
     assert_eq!(node.delivered(), 5000, "and one frame beyond the bound is the last");
 }
 
+/// A region whose disk hangs answers no heartbeat, and is sent the next one all the same.
+#[tokio::test]
+async fn region_that_answers_nothing_leaves_the_fast_lane_to_the_others() {
+    let node = Served::start(identity(2)).await;
+    let mut sent = vec![frame(Lane::Fast, 1000); 5];
+    let others = vec![message(ANSWERED, 1); 3];
+    sent.push(v1::MessageBatch { messages: others, ..frame(Lane::Fast, 0) });
+    let mut answers = frames(&node, sent).await.unwrap();
+    let (mut busy, mut answered) = (0, 0);
+    while (busy, answered) != (5 * 1000 - 4, 3) {
+        let batch = soon("answers", answers.message()).await.unwrap().expect("it is open");
+        for message in batch.messages {
+            match message.body {
+                Some(Body::Refused(refused)) => {
+                    assert_eq!(refused.reason(), Reason::Busy);
+                    busy += 1;
+                }
+                _ => answered += 1,
+            }
+        }
+    }
+}
+
+/// A node that takes nothing of its snapshots, and one that cannot be reached, leave turns to others.
+#[tokio::test]
+async fn turns_to_send_snapshots_go_round_the_nodes_that_can_be_reached() {
+    let node = Served::start(identity(2)).await;
+    let transport = transport_to(node.address.clone());
+    let dead = transport_to(free_address().await);
+    let unreachable = dead.snapshot_turn(NodeId(2)).await;
+    assert!(unreachable.is_err_and(|error| error.is_unsent()), "nobody waits for it");
+    let first = transport.snapshot_turn(NodeId(2)).await.unwrap();
+    let mut second = Box::pin(transport.snapshot_turn(NodeId(2)));
+    assert!(tokio::time::timeout(IDLE, &mut second).await.is_err(), "one is left to others");
+    let other = soon("the other's", transport.snapshot_turn(NodeId(3))).await.unwrap();
+    drop(first);
+    let second = soon("the second", second).await.unwrap();
+    drop((second, other));
+}
+
 /// The receiver is alive, as its connection shows, and takes nothing more: its disk hangs.
 #[tokio::test]
 async fn snapshot_that_nobody_takes_is_given_up_and_makes_room() {
@@ -401,7 +446,7 @@ async fn snapshot_that_nobody_takes_is_given_up_and_makes_room() {
     data.write(&batch, Durability::Synced).unwrap();
     let transport = transport_to(address);
     let send = async |header, sender| {
-        let turn = transport.snapshot_turn().await;
+        let turn = transport.snapshot_turn(NodeId(2)).await?;
         transport.send_snapshot(turn, NodeId(2), header, sender).await
     };
     for attempt in 0..2 {
