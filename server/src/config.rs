@@ -8,18 +8,17 @@
 
 mod addresses;
 mod args;
-mod check;
+pub(crate) mod check;
 mod disk;
 mod docs;
 mod human_bytes;
-mod human_duration;
+pub(crate) mod human_duration;
 mod labels;
 mod layers;
 mod limits;
 mod log;
 mod log_format;
 mod parts;
-mod placement;
 mod raft;
 mod reads;
 mod runtime;
@@ -36,13 +35,14 @@ pub use self::{
     limits::LimitsConfig,
     log::LogConfig,
     log_format::LogFormat,
-    placement::PlacementConfig,
     raft::RaftConfig,
     reads::ReadsConfig,
     runtime::RuntimeConfig,
     snapshot::SnapshotConfig,
     storage::{EngineKind, StorageConfig},
 };
+
+pub use crate::placement::config::PlacementConfig;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -58,7 +58,7 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-pub(super) fn duration_within(
+pub(crate) fn duration_within(
     errors: &mut Vec<ConfigError>,
     key: &str,
     value: Duration,
@@ -76,7 +76,7 @@ pub(super) fn bytes_within(
     within(errors, key, &value, &allowed, |value| human_bytes::format(*value));
 }
 
-pub(super) fn count_within(
+pub(crate) fn count_within(
     errors: &mut Vec<ConfigError>,
     key: &str,
     value: u64,

@@ -5,11 +5,11 @@ use std::{borrow::Cow, fmt, time::Duration};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserializer, Serializer, de};
 
-pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_duration(*value))
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Duration, D::Error> {
     struct Visitor;
@@ -33,7 +33,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
 }
 
 /// How a duration looks in the schema.
-pub(super) struct HumanDuration;
+pub(crate) struct HumanDuration;
 
 impl JsonSchema for HumanDuration {
     fn inline_schema() -> bool {

@@ -1,12 +1,7 @@
 //! Settings as the parts of a node take them.
 
-use std::time::Duration;
-
-use super::{LimitsConfig, PlacementConfig, RaftConfig};
-use crate::{api, placement};
-
-/// A leader hears a live peer at each Raft heartbeat; this many missed ones make it silent.
-const SILENT_HEARTBEATS: u32 = 10;
+use super::LimitsConfig;
+use crate::api;
 
 impl LimitsConfig {
     /// As `api/` takes them.
@@ -28,24 +23,6 @@ impl LimitsConfig {
                 idle_timeout: self.http_idle_timeout,
                 ..defaults.connections.clone()
             },
-            ..defaults
-        }
-    }
-}
-
-impl PlacementConfig {
-    /// As `placement/` takes them.
-    #[must_use]
-    pub fn to_placement(&self, raft: &RaftConfig) -> placement::config::PlacementConfig {
-        let defaults = placement::config::PlacementConfig::default();
-        let silent = raft.heartbeat_interval * SILENT_HEARTBEATS;
-        placement::config::PlacementConfig {
-            interval: self.interval,
-            node_disconnected_after: self.node_disconnected_after,
-            node_down_after: self.node_down_after,
-            peer_silent_after: silent.max(Duration::from_secs(1)),
-            lag_entries_max: self.lag_entries_max,
-            steps_per_round_max: self.steps_per_round_max,
             ..defaults
         }
     }

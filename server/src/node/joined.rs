@@ -140,7 +140,7 @@ impl Joined {
         let driver = Driver::new(
             Arc::clone(&peers),
             Arc::clone(&node.directory),
-            config.placement.to_placement(&config.raft),
+            config.placement.clone().under(&config.raft),
         );
         let cache = RouteCache::new(lookup(node));
         let router = Router::new(Arc::clone(&peers), Arc::clone(&node.directory), cache);

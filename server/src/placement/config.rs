@@ -2,44 +2,61 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Settings of the placement driver. Read at start; they act on the node that leads region 1.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+use crate::config::{
+    ConfigError, RaftConfig,
+    check::{count_within, duration_within},
+    human_duration::{self, HumanDuration},
+};
+
+/// A leader hears a live peer at each Raft heartbeat; this many missed ones make it silent.
+const SILENT_HEARTBEATS: u32 = 10;
+
+/// The placement driver, which runs on the leader of region 1. Give all nodes the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PlacementConfig {
-    /// How often nodes send heartbeats and the driver plans.
-    #[serde(with = "duration_text")]
+    /// How often a node reports and the driver plans.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
     pub interval: Duration,
-    /// Silence after which a node is `DISCONNECTED`: it gets no new peers and does not count for
-    /// a quorum.
-    #[serde(with = "duration_text")]
+    /// A node that was silent for this long receives no new peers.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
     pub node_disconnected_after: Duration,
-    /// Silence after which a node is `DOWN`: its peers are rebuilt elsewhere.
-    #[serde(with = "duration_text")]
+    /// The peers of a node that was silent for this long are replaced by others elsewhere. Longer
+    /// than a restart takes, or every restart copies data about.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
     pub node_down_after: Duration,
+    /// A learner may lag by this many entries when it is promoted.
+    pub lag_entries_max: u64,
+    /// Steps that one round of planning may order.
+    pub steps_per_round_max: usize,
+
+    // What follows is no setting: it follows from others, or nobody had a reason to change it.
     /// A peer that has not answered its leader for this long does not count for a quorum and is
-    /// neither promoted nor made leader. At least a few Raft heartbeats.
-    #[serde(with = "duration_text")]
+    /// neither promoted nor made leader. See [`PlacementConfig::under`].
+    #[serde(skip)]
     pub peer_silent_after: Duration,
     /// A joint change that lasts this long has lost the leader that began it; it is finished.
-    #[serde(with = "duration_text")]
+    #[serde(skip)]
     pub joint_patience: Duration,
     /// A step without effect for this long is forgotten and the region planned anew.
-    #[serde(with = "duration_text")]
+    #[serde(skip)]
     pub step_timeout: Duration,
     /// A region's leader stays at least this long before balance moves it again.
-    #[serde(with = "duration_text")]
+    #[serde(skip)]
     pub leader_cool_down: Duration,
-    /// A peer that lags its leader by at most this many entries may be promoted or lead.
-    pub lag_entries_max: u64,
-    /// Bound: steps of one planning round; the rest waits for the next.
-    pub steps_per_round_max: usize,
     /// Bound: learners that are being initialized on one node, over all regions. A node at the
     /// bound gets no further peers until one has caught up. How many snapshots are sent at a time is
     /// bounded apart from this, by `snapshot.concurrent_max`.
+    #[serde(skip)]
     pub learners_per_node_max: usize,
     /// Difference in the number of leaders of two nodes that balance leaves alone.
+    #[serde(skip)]
     pub leader_difference_max: usize,
 }
 
@@ -68,50 +85,39 @@ impl PlacementConfig {
         self.interval * 5 / 2
     }
 
-    /// Every violated constraint as (key, what it must be), so that one failed start shows all.
+    /// With what follows from the timing of Raft.
     #[must_use]
-    pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
-        [
-            (self.interval.is_zero(), "interval", "must be above zero"),
-            (
-                self.node_disconnected_after < 3 * self.interval,
-                "node_disconnected_after",
-                "must be at least 3 times placement.interval",
-            ),
-            (
-                self.node_down_after < self.node_disconnected_after,
-                "node_down_after",
-                "must not be below placement.node_disconnected_after",
-            ),
-            (self.peer_silent_after.is_zero(), "peer_silent_after", "must be above zero"),
-            (
-                self.step_timeout < 2 * self.interval,
-                "step_timeout",
-                "must be at least twice placement.interval",
-            ),
-            (self.steps_per_round_max == 0, "steps_per_round_max", "must be at least 1"),
-            (self.learners_per_node_max == 0, "learners_per_node_max", "must be at least 1"),
-            (self.leader_difference_max == 0, "leader_difference_max", "must be at least 1"),
-        ]
-        .into_iter()
-        .filter_map(|(violated, key, message)| violated.then_some((key, message)))
-        .collect()
-    }
-}
-
-/// Durations as people write them: `20s`, `10m`.
-mod duration_text {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
-
-    pub(super) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&humantime::format_duration(*value))
+    pub fn under(self, raft: &RaftConfig) -> Self {
+        let silent = raft.heartbeat_interval * SILENT_HEARTBEATS;
+        Self { peer_silent_after: silent.max(Duration::from_secs(1)), ..self }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        humantime::parse_duration(&text).map_err(D::Error::custom)
+    /// Collects every violated constraint.
+    pub fn check(&self, errors: &mut Vec<ConfigError>) {
+        let interval = Duration::from_millis(10)..=Duration::from_secs(60);
+        duration_within(errors, "placement.interval", self.interval, interval);
+        for (key, value, least, what) in [
+            (
+                "placement.node_disconnected_after",
+                self.node_disconnected_after,
+                3 * self.interval,
+                "3 x placement.interval",
+            ),
+            (
+                "placement.node_down_after",
+                self.node_down_after,
+                self.node_disconnected_after,
+                "placement.node_disconnected_after",
+            ),
+        ] {
+            if value < least {
+                let [value, least] = [value, least].map(humantime::format_duration);
+                errors.push(ConfigError::new(key, format!("is {value}, below {what} ({least})")));
+            }
+        }
+        count_within(errors, "placement.lag_entries_max", self.lag_entries_max, 1..=1_000_000);
+        let steps = self.steps_per_round_max as u64;
+        count_within(errors, "placement.steps_per_round_max", steps, 1..=10_000);
     }
 }
 
@@ -125,29 +131,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_valid_and_survive_yaml() {
-        let config = PlacementConfig::default();
-        assert_eq!(config.problems(), []);
-        let text = serde_yaml::to_string(&config).expect("serializes");
-        assert!(text.contains("node_down_after: 10m"), "{text}");
-        assert_eq!(serde_yaml::from_str::<PlacementConfig>(&text).expect("parses"), config);
+    fn what_is_no_setting_can_not_be_set_and_is_not_shown() {
+        let text = serde_yaml::to_string(&PlacementConfig::default()).expect("serializes");
+        assert!(text.contains("node_down_after") && !text.contains("step_timeout"), "{text}");
+        let read = serde_yaml::from_str::<PlacementConfig>("node_down_after: 1h").expect("parses");
+        assert_eq!(read.step_timeout, PlacementConfig::default().step_timeout);
+        for text in ["step_timeout: 1s", "node_down: 10m", "node_down_after: soon"] {
+            assert!(serde_yaml::from_str::<PlacementConfig>(text).is_err(), "{text}");
+        }
     }
 
     #[test]
-    fn misspelt_key_is_an_error() {
-        assert!(serde_yaml::from_str::<PlacementConfig>("node_down: 10m").is_err());
-        assert!(serde_yaml::from_str::<PlacementConfig>("node_down_after: soon").is_err());
-    }
-
-    #[test]
-    fn all_problems_are_told_at_once() {
-        let config = PlacementConfig {
-            node_disconnected_after: Duration::from_secs(2),
-            node_down_after: Duration::from_secs(1),
-            leader_difference_max: 0,
-            ..PlacementConfig::default()
-        };
-        let keys: Vec<_> = config.problems().into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["node_disconnected_after", "node_down_after", "leader_difference_max"]);
+    fn peer_is_silent_after_heartbeats_that_it_missed() {
+        for (heartbeat_ms, want_ms) in [(500, 5000), (10, 1000)] {
+            let heartbeat_interval = Duration::from_millis(heartbeat_ms);
+            let raft = RaftConfig { heartbeat_interval, ..RaftConfig::default() };
+            let silent = PlacementConfig::default().under(&raft).peer_silent_after;
+            assert_eq!(silent, Duration::from_millis(want_ms));
+        }
     }
 }
