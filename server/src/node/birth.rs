@@ -11,7 +11,13 @@
 //! - When *all* answer and none is a member, the one with the smallest disk number is the *founder*.
 //!   Somebody who is silent may be a member: then nobody makes a cluster.
 //!
-//! `Initialize` names the nodes instead; the one that is called is the founder.
+//! Nodes that were told of different ones could come to two founders, each with all of its own list. So each
+//! tells which disks it was told of (`StatusResponse.told_of`), by who answers and not by how addresses are
+//! spelt; a founder makes nothing unless all of them were told of the same, and one that is asked for its promise
+//! compares again.
+//!
+//! `Initialize` names the nodes instead, which must have no list of their own; the one that is called is the
+//! founder.
 //!
 //! 1. The founder draws up the birth (`birth/plan.rs`): ids, regions with their voters, the node table. All
 //!    that any node writes later follows from it.
@@ -32,7 +38,8 @@
 //! promised node that dies has its promise on the disk and goes on asking. Until the founder is back the
 //! promised wait, for it may have decided; that costs nobody anything, since without one of them no
 //! majority is there and nothing was acknowledged. If its disk is lost as well, they are free
-//! once all others tell that they were not born.
+//! once all others tell that they were not born. For a founder whose address is lost, too, a person empties the
+//! disks of those that are not joined: what goes with such a disk is a promise, and no vote and no value.
 
 pub(super) mod meeting;
 pub(super) mod newcomer;
@@ -75,6 +82,8 @@ pub(super) struct Births {
     pub(super) changed: Notify,
     /// Why the node is of no cluster yet; empty when it was not told to find one.
     waits: Mutex<String>,
+    /// See `StatusResponse.told_of`: of the last time that it asked.
+    told_of: Mutex<Vec<Bytes>>,
 }
 
 impl Births {
@@ -85,6 +94,7 @@ impl Births {
             born_by: Mutex::default(),
             changed: Notify::new(),
             waits: Mutex::default(),
+            told_of: Mutex::default(),
         })
     }
 
@@ -94,6 +104,10 @@ impl Births {
 
     pub(super) fn note_wait(&self, reason: &str) {
         reason.clone_into(&mut self.waits.lock());
+    }
+
+    pub(super) fn note_told_of(&self, disks: Vec<Bytes>) {
+        *self.told_of.lock() = disks;
     }
 
     /// Why the node is of no cluster, in words.
@@ -227,6 +241,11 @@ async fn first_nodes(node: &Node, addresses: &[String]) -> Result<Vec<v1::Status
             let cluster = &status.cluster_id;
             return Err(refused(format!("the node at {address} belongs to cluster {cluster}")));
         }
+        if status.bootstrap_expect > 0 {
+            return Err(refused(format!(
+                "the node at {address} was told to find its cluster by itself (--bootstrap-expect)"
+            )));
+        }
         if !status.birth_id.is_empty() || status.disk_id.is_empty() {
             return Err(refused(format!("the node at {address} takes part in another birth")));
         }
@@ -248,9 +267,12 @@ async fn found(
     let birth = plan::plan(request, nodes, node.config.limits.key_bytes_max)?;
     let founding = Founding::of(births, &birth);
     fail::fail_point!("birth-before-promises");
+    // The founder's answer to itself is among them: what it was told of when it decided to found.
+    let told_of = nodes.iter().find(|node| node.disk_id == births.disk_id());
+    let told_of = told_of.map_or(&[][..], |own| &own.told_of);
     let others = birth.nodes.iter().filter(|other| other.disk_id != births.disk_id());
-    for promised in futures::future::join_all(others.map(|other| ask_promise(&birth, other))).await
-    {
+    let asking = others.map(|other| ask_promise(&birth, other, told_of));
+    for promised in futures::future::join_all(asking).await {
         promised?;
     }
     fail::fail_point!("birth-before-decision");
@@ -260,15 +282,22 @@ async fn found(
     Ok(identity)
 }
 
-async fn ask_promise(birth: &v1::Birth, node: &v1::FirstNode) -> Result<(), Error> {
+async fn ask_promise(
+    birth: &v1::Birth,
+    node: &v1::FirstNode,
+    told_of: &[Bytes],
+) -> Result<(), Error> {
     let address = node.record.as_ref().map_or("", |record| &record.peer_address);
     let failed = |why: String| refused(format!("the node at {address} is not of it: {why}"));
     let asking = async {
         let channel = endpoint(address)?.connect().await.map_err(|error| error.to_string())?;
         let mut client = v1::placement_client::PlacementClient::new(channel)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let request =
-            v1::PromiseBirthRequest { birth: Some(birth.clone()), disk_id: node.disk_id.clone() };
+        let request = v1::PromiseBirthRequest {
+            birth: Some(birth.clone()),
+            disk_id: node.disk_id.clone(),
+            told_of: told_of.to_vec(),
+        };
         client.promise_birth(request).await.map_err(|status| status.message().to_owned())
     };
     match tokio::time::timeout(PROMISE_TIMEOUT, asking).await {
@@ -307,6 +336,10 @@ pub(super) async fn promise(
         Ok(Some(_)) => {}
         Ok(None) => return Err(Status::invalid_argument("a birth without the one that is asked")),
         Err(error) => return Err(api::status(&error)),
+    }
+    // It may have met others, or been started with other flags, since the founder asked.
+    if node.config.bootstrap_expect > 0 && *node.births.told_of.lock() != request.told_of {
+        return refuse("it was told of other nodes (--join)");
     }
     if let Some(promised) = &before.promised
         && promised.birth_id != birth.birth_id
@@ -424,6 +457,7 @@ impl Node {
             labels: self.labels(),
             disk_id: self.births.disk_id(),
             bootstrap_expect: self.config.bootstrap_expect,
+            told_of: self.births.told_of.lock().clone(),
             birth_id: self.births.birth_id(self.joined.get().is_some()),
             ..v1::StatusResponse::default()
         }

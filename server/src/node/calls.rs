@@ -234,6 +234,9 @@ impl Calls {
             status.node_id = stored.node.0;
         }
         status.birth_id = node.births.birth_id(status.joined);
+        if status.joined {
+            status.told_of.clear();
+        }
         status
     }
 

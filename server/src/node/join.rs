@@ -18,8 +18,9 @@ use super::{
 use crate::{clock, error::Error, ids::NodeId, raft::transport::endpoint};
 
 const RETRY: Duration = Duration::from_millis(500);
-/// A promised node asks more often: the others are about to serve without it.
-const RETRY_PROMISED: Duration = Duration::from_millis(100);
+/// A promised node asks more often, for the others are about to serve without it, and so does a founder that
+/// waits for others to meet.
+const RETRY_SOON: Duration = Duration::from_millis(100);
 /// Bound: one call to a node of the cluster.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Bound: one question to a node that may be nobody's.
@@ -81,30 +82,48 @@ async fn find_cluster(node: &Arc<Node>) {
             node.births.changed.notified().await;
             continue;
         }
-        let reason = step(node, promised).await;
-        if let Err(reason) = &reason {
-            node.births.note_wait(reason);
-            told.wait(reason);
+        let mut soon = false;
+        if let Err(NotYet { reason, may_be_soon }) = step(node, promised).await {
+            node.births.note_wait(&reason);
+            told.wait(&reason);
+            soon = may_be_soon;
         }
-        let pause = if node.births.promised().is_some() { RETRY_PROMISED } else { RETRY };
+        let soon = soon || node.births.promised().is_some();
+        let pause = if soon { RETRY_SOON } else { RETRY };
         let pause = tokio::time::timeout(clock::jitter(pause), node.births.changed.notified());
         // Promised meanwhile, it asks at once.
         let _ = pause.await;
     }
 }
 
-/// One round: ask, decide, act. `Err` is why nothing came of it yet.
-async fn step(node: &Arc<Node>, promised: Option<v1::Birth>) -> Result<(), String> {
-    let said = |error: Error| error.to_string();
+/// Why a round came to nothing.
+struct NotYet {
+    reason: String,
+    may_be_soon: bool,
+}
+
+impl From<String> for NotYet {
+    fn from(reason: String) -> Self {
+        Self { reason, may_be_soon: false }
+    }
+}
+
+/// One round: ask, decide, act.
+async fn step(node: &Arc<Node>, promised: Option<v1::Birth>) -> Result<(), NotYet> {
+    let said = |error: Error| NotYet::from(error.to_string());
     let mut addresses = node.config.join.clone();
     for member in promised.iter().flat_map(|birth| &birth.nodes) {
         let address = member.record.as_ref().map(|record| &record.client_address);
         addresses.extend(address.filter(|address| !addresses.contains(address)).cloned());
     }
-    let own = Own { status: node.introduce(), promised };
+    let mut own = Own { status: node.introduce(), promised };
     let asked = ask_all(node, &addresses).await;
+    // What it tells others from here on, and itself.
+    let of_list = asked.iter().filter(|asked| node.config.join.contains(&asked.address)).cloned();
+    own.status.told_of = meeting::told_of(&own, &of_list.collect::<Vec<_>>());
+    node.births.note_told_of(own.status.told_of.clone());
     match (meeting::next(&own, &asked), own.promised) {
-        (Next::Join(members), _) => add(node, &members).await,
+        (Next::Join(members), _) => Ok(add(node, &members).await?),
         (Next::Found(nodes), _) => {
             let cluster = birth::found_with(node, &nodes).await.map_err(said)?;
             tracing::info!(%cluster, nodes = nodes.len(), "made a new cluster");
@@ -119,8 +138,11 @@ async fn step(node: &Arc<Node>, promised: Option<v1::Birth>) -> Result<(), Strin
             tracing::info!(why, "the birth of a cluster that this node was promised to is off");
             birth::release(node, &promised).await.map_err(said)
         }
-        (Next::Wait(why), _) => Err(why),
-        (Next::BeBorn | Next::Release(_), None) => Err("it was promised to nothing".to_owned()),
+        (Next::Meet(reason), _) => Err(NotYet { reason, may_be_soon: true }),
+        (Next::Wait(reason), _) => Err(reason.into()),
+        (Next::BeBorn | Next::Release(_), None) => {
+            Err("it was promised to nothing".to_owned().into())
+        }
     }
 }
 

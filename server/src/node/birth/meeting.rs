@@ -1,7 +1,8 @@
 //! What a node without a cluster does next, decided on what the nodes it was told of answer. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use flotilla_proto::v1;
 
 /// The node itself, as it was before it asked.
@@ -28,6 +29,8 @@ pub(in crate::node) enum Next {
     Join(Vec<String>),
     /// Make the cluster, with these.
     Found(Vec<v1::StatusResponse>),
+    /// Wait until the others have met all that they were told of, too: soon.
+    Meet(String),
     /// The birth that it was promised to has taken place.
     BeBorn,
     /// The birth that it was promised to will never take place.
@@ -41,6 +44,17 @@ pub(in crate::node) fn next(own: &Own, asked: &[Asked]) -> Next {
         Some(birth) => next_of_promised(own, birth, asked),
         None => next_of_free(own, asked),
     }
+}
+
+/// The disks that the node was told of, its own among them, in ascending order; empty unless all answered.
+/// However addresses are spelt, it is the same for nodes that were told of the same nodes.
+pub(in crate::node) fn told_of(own: &Own, asked: &[Asked]) -> Vec<Bytes> {
+    if asked.iter().any(|asked| asked.answer.is_err()) {
+        return Vec::new();
+    }
+    let disks = answers(asked).map(|(_, status)| status.disk_id.clone());
+    let disks: BTreeSet<Bytes> = disks.chain([own.status.disk_id.clone()]).collect();
+    disks.into_iter().collect()
 }
 
 fn answers(asked: &[Asked]) -> impl Iterator<Item = (&str, &v1::StatusResponse)> {
@@ -79,7 +93,15 @@ fn next_of_promised(own: &Own, birth: &v1::Birth, asked: &[Asked]) -> Next {
         return Next::Release("the disk of the node that was to decide is gone".to_owned());
     }
     let address = founder.record.as_ref().map_or("", |record| &record.client_address);
-    Next::Wait(format!("{address}, which makes the cluster, does not answer"))
+    let what = if birth.replication_factor > 1 {
+        "if its disk is lost, start an empty one at its address"
+    } else {
+        "it may hold the only copy of what was acknowledged"
+    };
+    Next::Wait(format!(
+        "{address}, which makes the cluster, does not answer: {what}. This disk holds a promise and nothing \
+         else ('A birth whose founder is lost' in docs/operations.md)"
+    ))
 }
 
 fn next_of_free(own: &Own, asked: &[Asked]) -> Next {
@@ -100,6 +122,11 @@ fn next_of_free(own: &Own, asked: &[Asked]) -> Next {
             "none of those it was told to join (--join) is a member of a cluster".to_owned()
         }));
     }
+    // Invariant: all that the founder was told of say that they were told of the same, and of two founders
+    // that share one of them both are the smallest of what that one was told of: they are one. So lists that
+    // overlap and differ make no cluster, instead of two.
+    let told_of = told_of(own, asked);
+    let mut not_met = None;
     // A node that does not answer may be of a cluster: then this one is to join it.
     let mut here = BTreeMap::from([(own.status.disk_id.clone(), own.status.clone())]);
     for Asked { address, answer } in asked {
@@ -113,6 +140,16 @@ fn next_of_free(own: &Own, asked: &[Asked]) -> Next {
         if let Some(why) = not_free(own, status) {
             return Next::Wait(format!("{address} {why}"));
         }
+        if status.told_of.is_empty() {
+            not_met = Some(format!("{address} has not met all the nodes that it was told of"));
+        } else if status.told_of != told_of {
+            return Next::Wait(format!(
+                "{address} was told of {} nodes, this one of {}, and they are not the same: start all \
+                 with the same addresses (--join)",
+                status.told_of.len(),
+                told_of.len()
+            ));
+        }
         here.insert(status.disk_id.clone(), status.clone());
     }
     if here.len() < expects as usize {
@@ -120,7 +157,10 @@ fn next_of_free(own: &Own, asked: &[Asked]) -> Next {
     }
     let first: Vec<v1::StatusResponse> = here.into_values().take(expects as usize).collect();
     match first.first() {
-        Some(founder) if founder.disk_id == own.status.disk_id => Next::Found(first),
+        Some(founder) if founder.disk_id == own.status.disk_id => match not_met {
+            Some(why) => Next::Meet(why),
+            None => Next::Found(first),
+        },
         Some(founder) => {
             Next::Wait(format!("all are here; {} makes the cluster", founder.client_address))
         }
@@ -149,7 +189,7 @@ fn not_free(own: &Own, status: &v1::StatusResponse) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn id(number: u8) -> bytes::Bytes {
+    fn id(number: u8) -> Bytes {
         vec![number; 16].into()
     }
 
@@ -159,8 +199,14 @@ mod tests {
             disk_id: id(number),
             client_address: format!("n{number}:7420"),
             bootstrap_expect: 3,
+            told_of: (1..=3).map(id).collect(),
             ..v1::StatusResponse::default()
         }
+    }
+
+    /// As [`unjoined`], told of these.
+    fn knows(number: u8, told_of: &[u8]) -> Asked {
+        change(number, |it| it.told_of = told_of.iter().copied().map(id).collect())
     }
 
     fn own(number: u8) -> Own {
@@ -188,6 +234,7 @@ mod tests {
                 let names: Vec<&str> = nodes.iter().map(|node| &*node.client_address).collect();
                 format!("found {}", names.join(" "))
             }
+            Next::Meet(_) => "meet".to_owned(),
             Next::BeBorn => "be born".to_owned(),
             Next::Release(_) => "release".to_owned(),
             Next::Wait(_) => "wait".to_owned(),
@@ -208,9 +255,13 @@ mod tests {
             (
                 "more than expected: the largest is added later",
                 own(1),
-                [all(), vec![at(unjoined(4))]].concat(),
+                (1..=4).map(|number| knows(number, &[1, 2, 3, 4])).collect(),
                 found,
             ),
+            ("one has not met all that it was told of", own(1), but_last(knows(3, &[])), "meet"),
+            ("one was told of others, too", own(1), but_last(knows(3, &[1, 2, 3, 4])), "wait"),
+            ("one was told of fewer", own(1), but_last(knows(3, &[1, 3])), "wait"),
+            ("one was told of others", own(1), but_last(knows(3, &[3, 4, 5])), "wait"),
             (
                 "more than expected, and one that is silent may be of a cluster",
                 own(1),
@@ -252,12 +303,15 @@ mod tests {
             (
                 "one is of an older version",
                 own(1),
-                but_last(change(3, |it| it.disk_id = bytes::Bytes::new())),
+                but_last(change(3, |it| it.disk_id = Bytes::new())),
                 "wait",
             ),
         ] {
             assert_eq!(word(&next(&own, &asked)), want, "{why}");
         }
+        let refused = next(&own(1), &but_last(knows(3, &[3, 4, 5])));
+        let Next::Wait(words) = refused else { panic!("{refused:?}") };
+        assert!(words.contains("n3:7420") && words.contains("--join"), "{words}");
         let mut alone = own(1);
         alone.status.bootstrap_expect = 1;
         assert_eq!(word(&next(&alone, &[])), "found n1:7420", "one that expects itself");
@@ -268,6 +322,70 @@ mod tests {
             "wait",
             "told to join, not to make one"
         );
+    }
+
+    #[test]
+    fn what_a_node_was_told_of_is_who_answers_and_not_how_it_is_spelt() {
+        let spelt = |number: u8, address: &str| Asked {
+            address: address.to_owned(),
+            answer: Ok(unjoined(number)),
+        };
+        let want: Vec<Bytes> = (1..=3).map(id).collect();
+        for (why, own, asked, want) in [
+            ("by names", own(1), vec![spelt(2, "n2:1"), spelt(3, "n3:1")], want.clone()),
+            (
+                "by others, and itself",
+                own(3),
+                vec![spelt(2, "10.0.0.2:1"), spelt(1, "x:1"), spelt(3, "y:1")],
+                want.clone(),
+            ),
+            ("one twice", own(3), vec![spelt(2, "a:1"), spelt(2, "b:1"), spelt(1, "c:1")], want),
+            ("one is silent", own(1), vec![spelt(2, "n2:1"), silent(3)], Vec::new()),
+            ("alone", own(1), Vec::new(), vec![id(1)]),
+        ] {
+            assert_eq!(told_of(&own, &asked), want, "{why}");
+        }
+    }
+
+    /// Every node of five is told of some, asks and is asked in any order, and founds when it may: whoever does is
+    /// the only one among those that share a node.
+    #[test]
+    fn lists_that_overlap_never_make_two_clusters() {
+        // Bits of the lists of five nodes; each has itself.
+        let mut founded = 0;
+        for lists in 0..(1_u32 << 15) {
+            let list = |node: u8| -> Vec<u8> {
+                let bits = (lists >> (3 * u32::from(node))) & 0b111;
+                let others = (0..5).filter(|other| *other != node);
+                let mut list: Vec<u8> = others
+                    .zip(0..)
+                    .filter(|(_, at)| *at == 3 || bits >> at & 1 == 1)
+                    .map(|(other, _)| other)
+                    .collect();
+                list.push(node);
+                list.sort_unstable();
+                list
+            };
+            let told = |node: u8| -> v1::StatusResponse {
+                let told_of = list(node).into_iter().map(id).collect();
+                v1::StatusResponse { bootstrap_expect: 2, told_of, ..unjoined(node) }
+            };
+            let founders: Vec<Vec<u8>> = (0..5)
+                .filter_map(|node| {
+                    let others = list(node).into_iter().filter(|other| *other != node);
+                    let asked: Vec<Asked> = others.map(|other| at(told(other))).collect();
+                    let own = Own { status: told(node), promised: None };
+                    matches!(next(&own, &asked), Next::Found(_)).then(|| list(node))
+                })
+                .collect();
+            founded += founders.len();
+            for (at, one) in founders.iter().enumerate() {
+                for other in &founders[..at] {
+                    assert!(!one.iter().any(|node| other.contains(node)), "{one:?} and {other:?}");
+                }
+            }
+        }
+        assert!(founded > 0, "lists that are the same do");
     }
 
     #[test]
@@ -319,6 +437,16 @@ mod tests {
             ),
         ] {
             assert_eq!(word(&next(&own, &asked)), want, "{why}");
+        }
+        let away = next(&own, &[silent(1), of_it(2)]);
+        let Next::Wait(words) = away else { panic!("{away:?}") };
+        for part in [
+            "n1:7420",
+            "empty one at its address",
+            "promise and nothing else",
+            "docs/operations.md",
+        ] {
+            assert!(words.contains(part), "a person who reads the log knows what to do: {words}");
         }
         let own = Own { promised: Some(lone_voter), ..own };
         let asked = vec![wiped(1), of_it(2)];
