@@ -41,7 +41,6 @@ use self::{identity::Identity, ports::Ports};
 use crate::{
     clock,
     config::{Advertised, Config, EngineKind},
-    feature_level,
     metrics::Metrics,
     placement::directory::NodeDirectory,
     raft::log_writer::{LogWriter, LogWriterConfig},
@@ -276,13 +275,7 @@ impl Node {
         let raft_metrics = Arc::new(metrics.clone());
         let (writer, thread) =
             LogWriter::start(Arc::clone(&log), writer_config, raft_metrics, on_failure())?;
-        let directory = Arc::new(NodeDirectory::open(Arc::clone(&data))?);
-        let level = directory.table().feature_level;
-        anyhow::ensure!(
-            level <= feature_level::OURS,
-            "this program is of feature level {}, its cluster uses {level}: start a newer one",
-            feature_level::OURS
-        );
+        let directory = Arc::new(NodeDirectory::open(Arc::clone(&data), on_failure())?);
         let node = Arc::new(Self {
             config,
             advertised,

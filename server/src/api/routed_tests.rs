@@ -33,7 +33,8 @@ impl Product {
         for region in peers.all() {
             until("a leader of each region", || region.is_leader()).await;
         }
-        let directory = NodeDirectory::open(Arc::clone(&fixture.env.data)).expect("a directory");
+        let directory =
+            NodeDirectory::open(Arc::clone(&fixture.env.data), |_| {}).expect("a directory");
         let unknown =
             |_| async { Err(Error::NotReady { message: "there is no driver".to_owned() }) }.boxed();
         let router = Router::new(

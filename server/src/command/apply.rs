@@ -129,7 +129,7 @@ mod tests {
         let mut region = Fixture::new();
         let mut batch = crate::storage::batch::WriteBatch::new();
         let mut overlay = Overlay::new(&region.store, &mut batch);
-        let command = Command { epoch_version: VERSION, time_ms: 1, body: None };
+        let command = Command { epoch_version: VERSION, time_ms: 1, ..Command::default() };
         assert!(apply(&command, &mut region.region, &mut overlay).is_err());
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::v1::Command;
+use crate::feature_level;
 
 /// Why the bytes of a log entry are no command of this version. The peer has to stop: see
 /// `raft/state_machine.rs`.
@@ -17,6 +18,10 @@ pub enum DecodeError {
     /// Not a protobuf message.
     #[error("decode command")]
     Malformed(#[source] prost::DecodeError),
+    /// Proposed where all programs could do more than this one; also if all its parts are known, what they
+    /// mean may not be.
+    #[error("the command cannot be applied")]
+    Level(#[source] feature_level::TooOld),
     /// A field or a kind that this version does not know, from a newer one.
     #[error(
         "the command has parts that this version does not know: \
@@ -42,6 +47,7 @@ pub fn encode(command: &Command) -> Bytes {
 pub fn decode(bytes: Bytes) -> Result<Command, DecodeError> {
     let actual_bytes = bytes.len();
     let command = Command::decode(bytes).map_err(DecodeError::Malformed)?;
+    feature_level::check(feature_level::OURS, command.feature_level).map_err(DecodeError::Level)?;
     let understood_bytes = command.encoded_len();
     if understood_bytes != actual_bytes {
         return Err(DecodeError::Unknown { understood_bytes, actual_bytes });
@@ -85,6 +91,10 @@ mod tests {
             let decoded = decode(bytes);
             assert!(matches!(decoded, Err(DecodeError::Unknown { .. })), "{why}: {decoded:?}");
         }
+        let beyond = feature_level::OURS + 1;
+        let newer = encode(&Command { feature_level: beyond, ..fixture::tick(5) });
+        let too_old = feature_level::TooOld { has: feature_level::OURS, needed: beyond };
+        assert_eq!(decode(newer), Err(DecodeError::Level(too_old)), "by rules of a newer one");
         assert_eq!(decode(Bytes::new()), Err(DecodeError::NoBody));
         assert_eq!(decode(Bytes::from_static(&[0x08, 0x01])), Err(DecodeError::NoBody));
         for cut in 1..known.len() {

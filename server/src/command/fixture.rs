@@ -199,7 +199,7 @@ impl Cursor for Rows<'_> {
 }
 
 pub(super) fn command(time_ms: u64, body: Body) -> Command {
-    Command { epoch_version: VERSION, time_ms, body: Some(body) }
+    Command { epoch_version: VERSION, time_ms, body: Some(body), ..Command::default() }
 }
 
 pub(super) fn write(time_ms: u64, ops: Vec<Op>) -> Command {

@@ -122,7 +122,7 @@ pub(super) fn log() -> impl Strategy<Value = Vec<Command>> {
             .map(|(body, step, epoch_version)| {
                 clock = (clock + step).max(0);
                 let time_ms = clock.unsigned_abs();
-                Command { epoch_version, time_ms, body: Some(body) }
+                Command { epoch_version, time_ms, body: Some(body), ..Command::default() }
             })
             .collect()
     })

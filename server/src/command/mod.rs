@@ -34,6 +34,8 @@ mod write;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod level_test;
+#[cfg(test)]
 mod log_test;
 #[cfg(test)]
 mod model;
@@ -68,6 +70,13 @@ pub fn frees_space(write: &v1::WriteCommand) -> bool {
         .iter()
         .chain(&write.failure)
         .all(|op| matches!(op.op, Some(Op::Delete(_) | Op::DeleteRange(_) | Op::Get(_))))
+}
+
+/// The cluster's feature level as an entry carries it: by its rules the entry is applied, now and whenever the
+/// log is applied again.
+#[must_use]
+pub fn stamp(cluster_level: u32) -> u32 {
+    if cluster_level <= feature_level::FIRST { 0 } else { cluster_level }
 }
 
 /// The feature level from which on a command may be proposed: below it some peer would have to stop.

@@ -6,7 +6,11 @@ use flotilla_proto::v1;
 use tonic::Status;
 
 use super::{Node, identity};
-use crate::{ids::ClusterId, region::lifecycle};
+use crate::{
+    feature_level::{self, TooOld},
+    ids::ClusterId,
+    region::lifecycle,
+};
 
 /// Takes an identity over, for good.
 ///
@@ -17,11 +21,15 @@ pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result
     if ClusterId::from_bytes(&request.cluster_id).is_none() || request.node_id == 0 {
         return Err(Status::invalid_argument("not an identity"));
     }
+    let too_old = |error: TooOld| Status::failed_precondition(error.to_string());
+    let level = request.table.as_ref().map_or(0, |table| table.feature_level);
     let stored = identity::read_stored(node.log.as_ref()).map_err(storage)?;
     if let Some(stored) = stored {
         let same = stored.cluster_id == request.cluster_id && stored.node_id == request.node_id;
         return if same && !stored.removed {
-            request.table.map(|table| node.directory.update(table));
+            if let Some(table) = request.table {
+                node.directory.update(table).map_err(too_old)?;
+            }
             Ok(())
         } else {
             Err(Status::failed_precondition("this disk belongs to another node"))
@@ -32,11 +40,14 @@ pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result
             "it has promised itself to the birth of another cluster",
         ));
     }
+    // It is nobody's and goes on looking for a cluster that it can be of.
+    feature_level::check(feature_level::OURS, level).map_err(too_old)?;
     lifecycle::wipe(node.log.as_ref(), node.data.as_ref()).map_err(storage)?;
     // Ordering: the table first, so that a node with an identity knows whom to ask; they are in two
     // instances, so that the second does not carry the first to the disk.
     if let Some(table) = request.table {
-        node.directory.begin(table).map_err(storage)?;
+        let begun = node.directory.begin(table);
+        begun.map_err(|error| Status::internal(error.to_string()))?;
         node.data.sync().map_err(storage)?;
     }
     let stored = v1::NodeIdentity {

@@ -56,8 +56,8 @@ use tonic::Status;
 use self::plan::Newborn;
 use super::{Joined, Node, calls::Calls, identity, join};
 use crate::{
-    api, clock, error::Error, feature_level, ids::ClusterId, raft::transport::endpoint,
-    region::lifecycle, storage::engine,
+    api, clock, error::Error, feature_level, ids::ClusterId, placement::directory::TableError,
+    raft::transport::endpoint, region::lifecycle, storage::engine,
 };
 
 /// Bound: wait for one node's promise.
@@ -404,10 +404,12 @@ async fn be_born(node: &Arc<Node>, birth: &v1::Birth) -> Result<identity::Identi
         // So that a node with an identity knows whom to ask.
         writer.directory.begin(table)?;
         lifecycle::birth(log, data, &regions, rows)?;
-        identity::write(log, &stored)
+        identity::write(log, &stored)?;
+        Ok::<(), TableError>(())
     })
     .await;
-    match written.map_err(|error| internal(error.to_string())).map(|done| done.map_err(storage)) {
+    let failed = |error: TableError| internal(format!("the disk of a newcomer: {error}"));
+    match written.map_err(|error| internal(error.to_string())).map(|done| done.map_err(failed)) {
         Ok(Ok(())) => {}
         Ok(Err(error)) | Err(error) => {
             node.fail(format!("write what this node is born with: {error}"));

@@ -59,6 +59,10 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
                 continue;
             }
         };
+        // Before anything else it says: that is not for a program which can do less.
+        if node.directory.check_level(response.feature_level).is_err() {
+            return;
+        }
         if response.duplicate {
             let since = *duplicate_since.get_or_insert_with(clock::now);
             let refused_for = clock::now().saturating_duration_since(since);
@@ -87,10 +91,12 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
         if reports.acknowledged(response.session) {
             interval.reset_immediately();
         }
-        if let Some(table) = response.table
-            && node.directory.update(table)
-        {
-            joined.peers.set_nodes(&node.directory.table());
+        if let Some(table) = response.table {
+            match node.directory.update(table) {
+                Ok(true) => joined.peers.set_nodes(&node.directory.table()),
+                Ok(false) => {}
+                Err(_) => return,
+            }
         }
         for step in response.steps {
             let Some(peer) = joined.peers.get(RegionId(step.region_id)) else { continue };

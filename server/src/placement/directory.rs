@@ -4,6 +4,9 @@
 //! one needs a majority that finds each other. So wherever a node of the cluster is seen, by what it
 //! says of itself on a connection or at an address that this node was told to ask, that counts more than
 //! the row of it, until the row says something new.
+//!
+//! Every table that a node goes by comes through here, from its disk or from others. So it is here that one
+//! which this program may not take part in is refused, and ends the process.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,6 +16,7 @@ use prost::Message as _;
 
 use super::{membership::check_address, view::find};
 use crate::{
+    feature_level::{self, TooOld},
     ids::NodeId,
     raft::transport::Directory,
     storage::{
@@ -34,14 +38,31 @@ pub struct NodeDirectory {
     data: Arc<dyn Engine>,
     /// Held while the copy is written.
     keeping: Mutex<()>,
+    /// Ends the process, with these words.
+    end: End,
+}
+
+type End = Box<dyn Fn(String) + Send + Sync>;
+
+/// Why a table is not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    #[error(transparent)]
+    TooOld(#[from] TooOld),
+    #[error(transparent)]
+    Storage(#[from] engine::Error),
 }
 
 impl NodeDirectory {
-    /// Opens the copy on the disk, empty when there is none.
+    /// Opens the copy on the disk, empty when there is none. `end` is called when the cluster turns out to use
+    /// more than this program can do.
     ///
     /// # Errors
-    /// When the disk cannot be read.
-    pub fn open(data: Arc<dyn Engine>) -> Result<Self, engine::Error> {
+    /// When the disk cannot be read, or the cluster uses more than this program can do.
+    pub fn open(
+        data: Arc<dyn Engine>,
+        end: impl Fn(String) + Send + Sync + 'static,
+    ) -> Result<Self, TableError> {
         let table = match data.get(Family::Meta, &keys::meta::node_table())? {
             Some(row) => row
                 .split_first()
@@ -53,8 +74,19 @@ impl NodeDirectory {
                 })?,
             None => v1::NodeTable::default(),
         };
+        feature_level::check(feature_level::OURS, table.feature_level)?;
         let (table, keeping) = (RwLock::new(Arc::new(table)), Mutex::default());
-        Ok(Self { table, seen: RwLock::default(), data, keeping })
+        Ok(Self { table, seen: RwLock::default(), data, keeping, end: Box::new(end) })
+    }
+
+    /// That this program can do what the cluster uses, by its table or by what a driver says. If not, the
+    /// process ends.
+    ///
+    /// # Errors
+    /// When it cannot: whatever else is said is not for this program.
+    pub fn check_level(&self, needed: u32) -> Result<(), TooOld> {
+        let checked = feature_level::check(feature_level::OURS, needed);
+        checked.inspect_err(|error| (self.end)(error.to_string()))
     }
 
     #[must_use]
@@ -66,20 +98,25 @@ impl NodeDirectory {
     /// another cluster, whose versions say nothing here. Blocks on the disk; the caller syncs.
     ///
     /// # Errors
-    /// When the disk fails.
-    pub fn begin(&self, table: v1::NodeTable) -> Result<(), engine::Error> {
+    /// When the disk fails, or the cluster uses more than this program can do.
+    pub fn begin(&self, table: v1::NodeTable) -> Result<(), TableError> {
+        self.check_level(table.feature_level)?;
         *self.table.write() = Arc::new(table);
         self.seen.write().clear();
-        self.keep()
+        Ok(self.keep()?)
     }
 
     /// Takes a newer table over, and answers whether it is newer. The copy on the disk is for the next
     /// start; it is written by a thread that may wait, since those of regions must not.
-    pub fn update(self: &Arc<Self>, table: v1::NodeTable) -> bool {
+    ///
+    /// # Errors
+    /// When the cluster uses more than this program can do: the process ends, and the table is not taken over.
+    pub fn update(self: &Arc<Self>, table: v1::NodeTable) -> Result<bool, TooOld> {
+        self.check_level(table.feature_level)?;
         {
             let mut current = self.table.write();
             if table.version <= current.version {
-                return false;
+                return Ok(false);
             }
             let address = |table: &v1::NodeTable, node: NodeId| {
                 find(table, node).map(|record| record.peer_address.clone())
@@ -96,7 +133,7 @@ impl NodeDirectory {
                 tracing::warn!(%error, "keeping the node table");
             }
         });
-        true
+        Ok(true)
     }
 
     /// Writes the copy. Blocks on the disk; whoever needs it there syncs after it.
@@ -181,11 +218,13 @@ mod tests {
     #[tokio::test]
     async fn table_is_taken_over_while_the_disk_stands_still() {
         let data = Probe::new();
-        let open = || NodeDirectory::open(Arc::clone(&data) as Arc<dyn Engine>).expect("a disk");
+        let open = || NodeDirectory::open(Arc::clone(&data) as _, |_| {}).expect("a disk");
         let directory = Arc::new(open());
         data.hold();
-        assert!(directory.update(table(2)) && directory.update(table(3)));
-        assert!(!directory.update(table(3)), "not newer");
+        for version in [2, 3] {
+            assert_eq!(directory.update(table(version)), Ok(true));
+        }
+        assert_eq!(directory.update(table(3)), Ok(false), "not newer");
         assert_eq!(directory.table().version, 3);
         data.release();
         soon("the newest on the disk", async {
@@ -199,10 +238,10 @@ mod tests {
     #[tokio::test]
     async fn copy_on_the_disk_is_read_back_and_another_form_is_refused() {
         let data = Probe::new();
-        let open = || NodeDirectory::open(Arc::clone(&data) as Arc<dyn Engine>);
+        let open = || NodeDirectory::open(Arc::clone(&data) as _, |_| {});
         let kept = table_of(3, vec![record(1, v1::NodeState::Up)]);
         let directory = Arc::new(open().expect("empty"));
-        directory.update(kept.clone());
+        directory.update(kept.clone()).expect("of our level");
         directory.keep().expect("kept");
         assert_eq!(*open().expect("a copy").table(), kept);
         // Nothing is written later that would hide the next.
@@ -215,13 +254,48 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn table_beyond_this_program_ends_it_wherever_it_comes_from() {
+        let data = Probe::new();
+        let ended = Arc::new(Mutex::new(Vec::new()));
+        let open = || {
+            let ended = Arc::clone(&ended);
+            NodeDirectory::open(Arc::clone(&data) as _, move |words| ended.lock().push(words))
+        };
+        let words = || std::mem::take(&mut *ended.lock());
+        let directory = Arc::new(open().expect("empty"));
+        let before = table_of(3, vec![record(1, v1::NodeState::Up)]);
+        directory.update(before.clone()).expect("of our level");
+        assert_eq!(words(), [""; 0]);
+        let needed = feature_level::OURS + 1;
+        let beyond = v1::NodeTable { version: 11, feature_level: needed, ..before.clone() };
+        let too_old = TooOld { has: feature_level::OURS, needed };
+        assert_eq!(directory.update(beyond.clone()), Err(too_old));
+        assert_eq!(*directory.table(), before, "nothing of it counts");
+        assert_eq!(words(), [too_old.to_string()], "from another node");
+        let begun = directory.begin(beyond.clone());
+        assert!(matches!(begun, Err(TableError::TooOld(_))), "{begun:?}");
+        assert_eq!(words(), [too_old.to_string()], "of a birth, or of a cluster that takes it in");
+        let older = v1::NodeTable { version: 1, ..beyond.clone() };
+        assert_eq!(directory.update(older), Err(too_old), "a level never falls");
+        assert_eq!(words(), [too_old.to_string()]);
+        let keeping = directory.keeping.lock();
+        let mut batch = WriteBatch::new();
+        let row = [&[FORMAT][..], &beyond.encode_to_vec()].concat();
+        batch.put(Family::Meta, &keys::meta::node_table(), &row);
+        data.write(&batch, Durability::Synced).expect("a write");
+        let opened = open().map(|_| ());
+        assert!(matches!(opened, Err(TableError::TooOld(_))), "on the disk: {opened:?}");
+        drop(keeping);
+    }
+
+    #[tokio::test]
     async fn where_a_node_was_seen_counts_until_its_row_says_something_new() {
-        let directory = Arc::new(NodeDirectory::open(Probe::new()).expect("empty"));
+        let directory = Arc::new(NodeDirectory::open(Probe::new(), |_| {}).expect("empty"));
         let up = v1::NodeState::Up;
         let told = |version: u64, address: &str| {
             let moved = v1::NodeRecord { peer_address: address.to_owned(), ..record(2, up) };
             let table = v1::NodeTable { version, ..table_of(3, vec![record(1, up), moved]) };
-            assert!(directory.update(table), "version {version} is newer");
+            assert_eq!(directory.update(table), Ok(true), "version {version} is newer");
         };
         let at = || directory.peer_address(NodeId(2)).expect("an address");
         told(11, "n2:7421");

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     clock,
     error::Error,
+    feature_level,
     ids::{NodeId, PeerId, RegionId},
     raft::presence::Presence,
     region::{Peer, peers::Peers, propose::epoch_version},
@@ -121,8 +122,9 @@ impl Driver {
             if let Some(change) = finished {
                 self.change(&mut turn, change).await?;
             }
-            let raised =
-                self.with(|leading| membership::raise_feature_level(leading.view.table()))?;
+            let raised = self.with(|leading| {
+                membership::raise_feature_level(&leading.view, &self.config, self.now_ms())
+            })?;
             if let Some(change) = raised {
                 let level = change.table.feature_level;
                 self.change(&mut turn, change).await?;
@@ -216,14 +218,18 @@ impl Driver {
         let evictions = evictions::decode(&rows).collect();
         let table = tables::decode(rows.into_iter().map(|kv| (kv.key, kv.value)))
             .map_err(|error| Error::DataLoss { message: error.to_string() })?;
-        self.adopt_table(&table);
+        self.adopt_table(&table)?;
         Ok((table, evictions))
     }
 
-    fn adopt_table(&self, table: &v1::NodeTable) {
-        if self.directory.update(table.clone()) {
+    /// # Errors
+    /// When the cluster uses more than this program can do: nothing is decided on that table.
+    fn adopt_table(&self, table: &v1::NodeTable) -> Result<(), Error> {
+        let update = self.directory.update(table.clone());
+        if update.map_err(|error| Error::Internal { message: error.to_string() })? {
             self.peers.set_nodes(&self.directory.table());
         }
+        Ok(())
     }
 
     async fn propose(&self, command: v1::WriteCommand) -> Result<v1::WriteReply, Error> {
@@ -269,7 +275,7 @@ impl Driver {
         };
         match result {
             Ok(version) => {
-                self.adopt_table(&change.table);
+                self.adopt_table(&change.table)?;
                 // A leader no more, it has nothing to take over.
                 let _ = self.with(|leading| leading.view.set_table(change.table));
                 **turn = false;
@@ -333,7 +339,10 @@ impl Driver {
         // Ordering: cluster and table before the process is recognized. A node of another cluster at an
         // address of ours would else pass for the node of ours that has its number, which would then be
         // refused as its copy, and end.
-        let refusal = self.with(|leading| leading.view.refuses(&request))?;
+        let refusal = self.with(|leading| {
+            response.feature_level = leading.view.table().feature_level;
+            leading.view.refuses(&request)
+        })?;
         if refusal.is_none() && self.peers.recognize(node, request.incarnation, presence).is_err() {
             response.duplicate = true;
             return Ok(response);
@@ -357,6 +366,15 @@ impl Driver {
             }
             Heard::Duplicate => {
                 response.duplicate = true;
+                return Ok(response);
+            }
+            Heard::TooOld => {
+                // It ends by the level in the answer: nothing else of it is for its program.
+                let error = feature_level::TooOld {
+                    has: request.feature_level,
+                    needed: response.feature_level,
+                };
+                tracing::warn!(%node, %error, "a node is not heard");
                 return Ok(response);
             }
             Heard::WrongCluster | Heard::Unknown | Heard::Superseded => {

@@ -26,6 +26,8 @@ pub(super) struct Fixture {
     evicted: BTreeSet<u64>,
     critical: BTreeSet<u64>,
     quarantined: BTreeMap<u64, Vec<v1::LocalPeer>>,
+    /// What programs say that they can do, where that is not the first level.
+    levels: BTreeMap<u64, u32>,
     /// With the node that leads.
     pub reports: Vec<(u64, v1::RegionReport)>,
 }
@@ -64,6 +66,7 @@ impl Fixture {
             evicted: BTreeSet::new(),
             critical: BTreeSet::new(),
             quarantined: BTreeMap::new(),
+            levels: BTreeMap::new(),
             reports: Vec::new(),
         };
         for word in nodes.split_whitespace() {
@@ -167,6 +170,12 @@ impl Fixture {
         self
     }
 
+    /// The programs of nodes 1, 2 and so on can do this.
+    pub(super) fn tell_levels(mut self, levels: &[u32]) -> Self {
+        self.levels = (1..).zip(levels.iter().copied()).collect();
+        self
+    }
+
     /// What node `id` says.
     pub(super) fn heartbeat(&self, id: u64) -> v1::HeartbeatRequest {
         v1::HeartbeatRequest {
@@ -181,6 +190,7 @@ impl Fixture {
                 .collect(),
             quarantined: self.quarantined.get(&id).cloned().unwrap_or_default(),
             disk_critical: self.critical.contains(&id),
+            feature_level: self.levels.get(&id).copied().unwrap_or(1),
             ..Default::default()
         }
     }

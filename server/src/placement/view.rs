@@ -23,7 +23,10 @@ use super::{
     orders::Orders,
     peers::{Members, QuorumLoss},
 };
-use crate::ids::{NodeId, PeerId, RegionId};
+use crate::{
+    feature_level,
+    ids::{NodeId, PeerId, RegionId},
+};
 
 pub use self::{listing::PAGE_REGIONS_MAX, regions::Regions};
 
@@ -46,6 +49,8 @@ pub enum Heard {
     WrongCluster,
     /// From a node that the table does not have; nothing was taken over.
     Unknown,
+    /// From a program that can do less than the cluster uses: it must end, and nothing was taken over.
+    TooOld,
     /// From a node that was removed: it must stop serving, for ever.
     Removed,
     /// From a process that a later one replaced, perhaps long on its way; nothing was taken over.
@@ -208,6 +213,7 @@ impl RegionView {
 struct NodeHeard {
     at_ms: u64,
     incarnation: u64,
+    feature_level: u32,
     /// Process starts that a later one replaced, newest last.
     superseded: VecDeque<Superseded>,
     disk_critical: bool,
@@ -323,7 +329,9 @@ impl ClusterView {
         match self.record(NodeId(request.node_id)).map(v1::NodeRecord::state) {
             None => Some(Heard::Unknown),
             Some(v1::NodeState::Removed) => Some(Heard::Removed),
-            Some(_) => None,
+            Some(_) => feature_level::check(request.feature_level, self.table.feature_level)
+                .err()
+                .map(|_| Heard::TooOld),
         }
     }
 
@@ -384,6 +392,7 @@ impl ClusterView {
         let heard = NodeHeard {
             at_ms: now_ms,
             incarnation: request.incarnation,
+            feature_level: request.feature_level,
             superseded,
             disk_critical: request.disk_critical,
             disk_available_bytes: request.disk_available_bytes,
@@ -503,6 +512,14 @@ impl ClusterView {
         } else {
             v1::Liveness::Alive
         }
+    }
+
+    /// What the program that runs on a node can do, by what it says itself; `None` while it is not heard.
+    #[must_use]
+    pub fn told_level(&self, node: NodeId, config: &PlacementConfig, now_ms: u64) -> Option<u32> {
+        let heard = self.heard.get(&node)?;
+        let alive = self.liveness(node, config, now_ms) == v1::Liveness::Alive;
+        alive.then_some(heard.feature_level)
     }
 
     /// Whether the node that holds `peer` said that the peer, or one of the region whose id it has lost,

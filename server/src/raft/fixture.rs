@@ -368,7 +368,8 @@ pub(crate) fn heavy(term: u64, index: u64, bytes: usize) -> Entry {
 
 /// An entry with a command for the region of [`region_state`].
 pub(crate) fn entry_of(term: u64, index: u64, body: v1::command::Body) -> Entry {
-    let command = v1::Command { epoch_version: 1, time_ms: index, body: Some(body) };
+    let command =
+        v1::Command { epoch_version: 1, time_ms: index, body: Some(body), ..Default::default() };
     let payload = EntryPayload::Normal(CommandBytes(command::encode(&command)));
     Entry { log_id: id(term, index), payload }
 }

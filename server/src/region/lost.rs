@@ -165,7 +165,12 @@ mod tests {
             let bytes = if why == "a failed write" {
                 fixture.data.fail(0, Failing::Before);
                 let write = v1::command::Body::Write(put("a", "1"));
-                let command = v1::Command { epoch_version: 1, time_ms: 1, body: Some(write) };
+                let command = v1::Command {
+                    epoch_version: 1,
+                    time_ms: 1,
+                    body: Some(write),
+                    ..Default::default()
+                };
                 crate::command::encode(&command)
             } else {
                 bytes::Bytes::from_static(b"\xff\xff\xff")

@@ -115,7 +115,12 @@ impl Peer {
             });
         }
         // What it will have at most: the time is stamped when its turn has come.
-        let mut command = v1::Command { epoch_version, time_ms: u64::MAX, body: Some(body) };
+        let mut command = v1::Command {
+            epoch_version,
+            time_ms: u64::MAX,
+            feature_level: command::stamp(cluster),
+            body: Some(body),
+        };
         let mut admitted = self.admit(prost::Message::encoded_len(&command))?;
         tokio::time::timeout_at(deadline, admitted.wait_for_turn()).await.map_err(|_| {
             self.observe(started, ProposeOutcome::Rejected);

@@ -31,6 +31,7 @@ impl Leader {
             http_address: format!("n{node}:7422"),
             state: v1::NodeState::Up.into(),
             version: "0.1.0".to_owned(),
+            feature_level: 1,
             ..v1::NodeRecord::default()
         };
         let seed = tables::Seed {
@@ -52,7 +53,8 @@ impl Leader {
         lifecycle::birth(fixture.log.as_ref(), fixture.data.as_ref(), &regions, rows)
             .expect("a birth in memory");
         let peers = Peers::open(Arc::clone(&fixture.env), true, None).await.expect("opened");
-        let directory = NodeDirectory::open(Arc::clone(&fixture.data) as _).expect("a directory");
+        let directory =
+            NodeDirectory::open(Arc::clone(&fixture.data) as _, |_| {}).expect("a directory");
         let driver = Driver::new(peers, Arc::new(directory), PlacementConfig::default());
         until("it to lead", || driver.system().is_ok_and(|system| system.is_leader())).await;
         driver.lead().await.expect("it reads the table");
@@ -70,6 +72,7 @@ impl Leader {
             cluster_id: Bytes::copy_from_slice(&cluster.0),
             node_id: node,
             incarnation,
+            feature_level: 1,
             ..v1::HeartbeatRequest::default()
         };
         self.driver.hear(request, presence).await
@@ -114,4 +117,25 @@ async fn numbers_that_are_not_in_the_table_leave_nothing_behind() {
             .expect("admitted");
     }
     assert_eq!(leader.driver.peers.recognized(), 0);
+}
+
+/// A program that was put back below the level is told so, and its node counts as silent.
+#[tokio::test]
+async fn node_that_can_do_less_than_the_cluster_uses_is_told_the_level_and_not_heard() {
+    let leader = Leader::start().await;
+    let (_open, presence) = pretend();
+    let raised = leader.driver.with(|leading| {
+        let mut table = leading.view.table().clone();
+        (table.version, table.feature_level) = (table.version + 1, 2);
+        leading.view.set_table(table);
+    });
+    raised.expect("it leads");
+    let answer = leader.hear(OURS, 2, 5, &presence).await;
+    assert_eq!(answer.feature_level, 2, "what it is refused for: {answer:?}");
+    assert!(answer.session == 0 && answer.table.is_none() && answer.steps.is_empty(), "{answer:?}");
+    assert!(!answer.removed && !answer.duplicate, "{answer:?}");
+    let told = leader.driver.with(|leading| {
+        leading.view.told_level(NodeId(2), &leader.driver.config, leader.driver.now_ms())
+    });
+    assert_eq!(told, Ok(None), "nothing was taken over");
 }

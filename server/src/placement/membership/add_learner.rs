@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    feature_level,
     ids::{ClusterId, NodeId},
     placement::view::find,
 };
@@ -53,8 +54,11 @@ pub fn add_learner(
             "the node at {address} was removed from a cluster; it can join with an empty disk"
         )));
     }
+    let level = feature_level::check(status.feature_level, table.feature_level);
     if status.joined {
-        return joined(table, address, status);
+        let known = joined(table, address, status)?;
+        level.map_err(|error| refused(format!("the node at {address}: {error}")))?;
+        return Ok(known);
     }
     if !status.birth_id.is_empty() {
         return Err(refused(format!(
@@ -75,12 +79,7 @@ pub fn add_learner(
         ..v1::NodeRecord::default()
     };
     check_record(&record)?;
-    if status.feature_level < table.feature_level {
-        return Err(refused(format!(
-            "the node at {address} is of feature level {}, this cluster uses {}: upgrade it first",
-            status.feature_level, table.feature_level
-        )));
-    }
+    level.map_err(|error| refused(format!("the node at {address}: {error}")))?;
     if !may_mix(our_version, &status.version) {
         return Err(refused(format!(
             "the node at {address} is of version {:?}, which cannot be mixed with {our_version:?}",

@@ -3,16 +3,34 @@
 use flotilla_proto::v1;
 
 use super::TableChange;
-use crate::placement::tables;
+use crate::{
+    ids::NodeId,
+    placement::{config::PlacementConfig, tables, view::ClusterView},
+};
 
 /// Raises the cluster's feature level to the least that all its nodes can do; `None` when it is there.
 ///
-/// A node that was removed, or given up, does not count: it takes part in nothing any more. One that has a
-/// number and is not there yet does, since it will.
+/// A row says what a node could do when it was last heard, and its program may have been put back since. So
+/// each node says it itself, to this driver and just now; the level waits for one that is away. A node that was
+/// removed, or given up, does not count: it takes part in nothing any more. One that has a number and is not
+/// there yet counts by its row: it is asked again before it is handed its identity.
 #[must_use]
-pub fn raise_feature_level(table: &v1::NodeTable) -> Option<TableChange> {
+pub fn raise_feature_level(
+    view: &ClusterView,
+    config: &PlacementConfig,
+    now_ms: u64,
+) -> Option<TableChange> {
+    let table = view.table();
     let counts = |node: &&v1::NodeRecord| node.state() != v1::NodeState::Removed && !node.forced;
-    let least = table.nodes.iter().filter(counts).map(|node| node.feature_level).min()?;
+    let can_do = |node: &v1::NodeRecord| match node.state() {
+        v1::NodeState::Joining => node.feature_level,
+        // Told, and noted: both may be the older one.
+        _ => {
+            let told = view.told_level(NodeId(node.node_id), config, now_ms);
+            told.unwrap_or(0).min(node.feature_level)
+        }
+    };
+    let least = table.nodes.iter().filter(counts).map(can_do).min()?;
     let settings = tables::Settings { feature_level: Some(least), ..tables::Settings::default() };
     (least > table.feature_level).then(|| TableChange::with_settings(table, &[], settings))
 }
@@ -20,27 +38,31 @@ pub fn raise_feature_level(table: &v1::NodeTable) -> Option<TableChange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::placement::fixture::{record, table};
+    use crate::placement::fixture::{Fixture, NOW_MS};
 
     #[test]
-    fn level_is_the_least_of_all_nodes_and_never_falls() {
-        use v1::NodeState::{Draining, Joining, Removed, Up};
-        for (why, level, nodes, want) in [
-            ("all upgraded", 1, vec![(Up, 2), (Up, 3)], Some(2)),
-            ("one is not", 1, vec![(Up, 2), (Up, 1)], None),
-            ("one that drains takes part", 1, vec![(Up, 2), (Draining, 1)], None),
-            ("one that joins will", 1, vec![(Up, 2), (Joining, 1)], None),
-            ("one that was removed does not", 1, vec![(Up, 2), (Removed, 1)], Some(2)),
-            ("a row from before there were levels", 1, vec![(Up, 2), (Up, 0)], None),
-            ("there already", 2, vec![(Up, 2)], None),
-            ("programs that were put back", 2, vec![(Up, 1)], None),
+    fn level_is_the_least_that_all_nodes_say_themselves_and_never_falls() {
+        for (why, level, nodes, rows, told, want) in [
+            ("all upgraded", 1, "1:up 2:up", [2, 3], [2, 3], Some(2)),
+            ("one is not", 1, "1:up 2:up", [2, 1], [2, 1], None),
+            ("one is, and it is not noted yet", 1, "1:up 2:up", [2, 1], [2, 2], None),
+            ("one was, and was put back since", 1, "1:up 2:up", [2, 2], [2, 1], None),
+            ("one was, and is away", 1, "1:up 2:off", [2, 2], [2, 2], None),
+            ("one that drains takes part", 1, "1:up 2:drain", [2, 1], [2, 1], None),
+            ("one that joins will", 1, "1:up 2:joining", [2, 1], [2, 1], None),
+            ("one that joins is asked again then", 1, "1:up 2:joining", [2, 2], [2, 1], Some(2)),
+            ("one that was removed does not", 1, "1:up 2:removed", [2, 1], [2, 1], Some(2)),
+            ("one that was given up does not", 1, "1:up 2:force", [2, 1], [2, 1], Some(2)),
+            ("there already", 2, "1:up 2:up", [2, 2], [2, 2], None),
         ] {
-            let rows = (1..).zip(nodes).map(|(id, (state, feature_level))| v1::NodeRecord {
-                feature_level,
-                ..record(id, state)
-            });
-            let before = v1::NodeTable { feature_level: level, ..table(3, rows.collect()) };
-            let raised = raise_feature_level(&before).map(|change| change.table.feature_level);
+            let mut fixture = Fixture::new(3, nodes);
+            fixture.table.feature_level = level;
+            for (row, level) in fixture.table.nodes.iter_mut().zip(rows) {
+                row.feature_level = level;
+            }
+            let view = fixture.tell_levels(&told).view();
+            let raised = raise_feature_level(&view, &Fixture::config(), NOW_MS);
+            let raised = raised.map(|change| change.table.feature_level);
             assert_eq!(raised, want, "{why}");
         }
     }

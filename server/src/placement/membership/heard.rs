@@ -31,8 +31,6 @@ pub fn heard(table: &v1::NodeTable, request: &v1::HeartbeatRequest) -> Decision 
     if !request.version.is_empty() && check_version_text(&request.version).is_ok() {
         after.version.clone_from(&request.version);
     }
-    if request.feature_level != 0 {
-        after.feature_level = request.feature_level;
-    }
+    after.feature_level = request.feature_level;
     if after == *before { Decision::Nothing } else { Decision::of(table, &[after]) }
 }

@@ -232,6 +232,7 @@ fn heartbeat_confirms_and_brings_new_addresses() {
         peer_address: format!("n{node}:7421"),
         http_address: format!("n{node}:7422"),
         version: "0.1.0".to_owned(),
+        feature_level: 1,
         ..Default::default()
     };
     let moved = v1::HeartbeatRequest { client_address: "m1:7420".to_owned(), ..told(1) };
@@ -239,7 +240,7 @@ fn heartbeat_confirms_and_brings_new_addresses() {
     let undialable = v1::HeartbeatRequest { peer_address: "m1".to_owned(), ..told(1) };
     let endless = v1::HeartbeatRequest { http_address: "a".repeat(1 << 20), ..told(1) };
     let wordy = v1::HeartbeatRequest { version: "0".repeat(1 << 20), ..told(1) };
-    let mute = v1::HeartbeatRequest { node_id: 1, ..Default::default() };
+    let mute = v1::HeartbeatRequest { node_id: 1, feature_level: 1, ..Default::default() };
     let table = table_of(
         3,
         vec![row(1, NodeState::Up), row(2, NodeState::Joining), row(3, NodeState::Removed)],

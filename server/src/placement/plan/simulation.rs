@@ -323,6 +323,7 @@ impl Sim {
             node_id: node,
             incarnation: self.nodes[&node].incarnation,
             disk_critical: self.nodes[&node].critical,
+            feature_level: 1,
             regions: led.map(|region| self.report(region)).collect(),
             quarantined: quarantined.collect(),
             ..Default::default()

@@ -156,6 +156,7 @@ fn driver_that_hears_changes_knows_what_one_that_hears_everything_knows() {
                 cluster_id: CLUSTER.to_vec().into(),
                 node_id: 1,
                 incarnation,
+                feature_level: 1,
                 regions: part.regions,
                 session: part.session,
                 sequence: part.sequence,

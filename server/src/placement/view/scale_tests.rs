@@ -61,6 +61,7 @@ fn heartbeat(
         cluster_id: CLUSTER.to_vec().into(),
         node_id: node,
         incarnation: 1,
+        feature_level: 1,
         session,
         sequence: term,
         regions: ids.map(|id| report(id, term)).collect(),

@@ -48,6 +48,7 @@ fn heartbeat(node: u64, incarnation: u64, regions: Vec<v1::RegionReport>) -> v1:
         cluster_id: crate::placement::fixture::CLUSTER.to_vec().into(),
         node_id: node,
         incarnation,
+        feature_level: 1,
         regions,
         ..Default::default()
     }
@@ -95,6 +96,14 @@ fn strangers_are_not_heard() {
     assert_eq!(view.hear(foreign, NOW_MS), Heard::WrongCluster);
     assert_eq!(view.hear(heartbeat(9, 1, vec![]), NOW_MS), Heard::Unknown);
     assert_eq!(view.hear(heartbeat(1, 1, vec![]), NOW_MS), Heard::Accepted);
+    let mut raised = view.table().clone();
+    (raised.version, raised.feature_level) = (11, 2);
+    view.set_table(raised);
+    let regions = || vec![report(2, ("", ""), (1, 1), 1, &[1])];
+    assert_eq!(view.hear(heartbeat(1, 2, regions()), NOW_MS), Heard::TooOld, "it was put back");
+    let upgraded = v1::HeartbeatRequest { feature_level: 2, ..heartbeat(1, 1, vec![]) };
+    assert_eq!(view.hear(upgraded, NOW_MS), Heard::Accepted, "of it nothing was believed");
+    removed.version = 12;
     view.set_table(removed);
     assert_eq!(view.hear(heartbeat(1, 1, vec![]), NOW_MS), Heard::Removed);
     assert!(view.regions().is_empty());

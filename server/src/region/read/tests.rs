@@ -77,6 +77,7 @@ fn entry(index: u64) -> Entry {
         epoch_version: 1,
         time_ms: index,
         body: Some(v1::command::Body::Write(write)),
+        ..v1::Command::default()
     };
     let payload = EntryPayload::Normal(CommandBytes(command::encode(&command)));
     Entry { log_id: log_id(1, index), payload }
