@@ -12,7 +12,7 @@ use super::{
     config::PlacementConfig,
     view::{ClusterView, Heard},
 };
-use crate::ids::NodeId;
+use crate::ids::{NodeId, PeerId};
 
 pub(super) const NOW_MS: u64 = 10_000_000;
 pub(super) const CLUSTER: [u8; 16] = [7; 16];
@@ -107,7 +107,8 @@ impl Fixture {
     /// Adds a region, from id 2 on; the key space is cut evenly among them. Words for peers, by the
     /// node they are on: `1*` leader, `1` voter, `1l` learner, then any of `-` lags, `0` has no
     /// data, `s` silent for a while, `S` silent for long, `q` quarantined, `r` found reverted by
-    /// the leader; a last word `joint`.
+    /// the leader. `1?`: no peer, but a log of one on the node, nobody knows of which. A last word
+    /// `joint`.
     pub(super) fn region(mut self, peers: &str) -> Self {
         let id = 2 + self.reports.len() as u64;
         let mut report = v1::RegionReport {
@@ -129,6 +130,11 @@ impl Fixture {
             let flags = word.trim_start_matches(|c: char| c.is_ascii_digit() && c != '0');
             let node: u64 = word[..word.len() - flags.len()].parse().expect("node id");
             let peer = 100 * id + node;
+            if flags == "?" {
+                let local = v1::LocalPeer { region_id: id, peer_id: PeerId::UNKNOWN.0 };
+                self.quarantined.entry(node).or_default().push(local);
+                continue;
+            }
             let mut progress = v1::PeerProgress {
                 peer_id: peer,
                 matched_index: LAST_INDEX - 1,

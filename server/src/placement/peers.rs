@@ -56,7 +56,10 @@ pub struct Member {
 
 /// The peers of one region, in the order of their ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Members(Vec<Member>);
+pub struct Members {
+    region: RegionId,
+    all: Vec<Member>,
+}
 
 impl Members {
     /// Judges the peers of `region`.
@@ -75,11 +78,16 @@ impl Members {
             .map(|peer| judge(view, region, peer, nodes, config, now_ms))
             .collect();
         members.sort_unstable_by_key(|member| member.peer);
-        Self(members)
+        Self { region: region.id(), all: members }
+    }
+
+    #[must_use]
+    pub fn region(&self) -> RegionId {
+        self.region
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Member> + Clone {
-        self.0.iter()
+        self.all.iter()
     }
 
     pub fn voters(&self) -> impl Iterator<Item = &Member> + Clone {

@@ -531,6 +531,20 @@ impl ClusterView {
         })
     }
 
+    /// Where a log of a region lies of which the disk has lost whose it is. No peer of the region can be made
+    /// there: nobody can say that what it promised is over, so no tombstone covers it.
+    #[must_use]
+    pub fn ownerless(&self) -> BTreeSet<(RegionId, NodeId)> {
+        let heard = self.heard.iter();
+        let of = |(node, heard): (&NodeId, &NodeHeard)| {
+            let unknown = |(_, peer): &&(RegionId, PeerId)| *peer == PeerId::UNKNOWN;
+            let node = *node;
+            let regions: Vec<_> = heard.quarantined.iter().filter(unknown).copied().collect();
+            regions.into_iter().map(move |(region, _)| (region, node))
+        };
+        heard.flat_map(of).collect()
+    }
+
     /// Every node of the table, removed ones too.
     #[must_use]
     pub fn nodes(&self, config: &PlacementConfig, now_ms: u64) -> BTreeMap<NodeId, NodeView> {

@@ -73,7 +73,9 @@ impl Promises {
             (Some(own), _) => Fate::Open(own),
             (None, _) if self.has_log => Fate::Quarantine(
                 described.unwrap_or(PeerId::UNKNOWN),
-                "the log has entries or a vote of the region, but not of which peer".to_owned(),
+                "the log has entries or a vote of the region, but not of which peer: this node gets no peer \
+                 of the region before it joins anew, with an empty disk"
+                    .to_owned(),
             ),
             // `data` fell back to before a destruction; or the peer had applied that it was removed, and
             // was no voter.

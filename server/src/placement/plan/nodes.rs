@@ -1,6 +1,6 @@
 //! The nodes during one planning round: what is on them, and what this round already gave them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_proto::v1::{self, step::Action};
 
@@ -22,6 +22,8 @@ pub(super) struct Nodes {
     replication_factor: usize,
     up: usize,
     learners_per_node_max: usize,
+    /// See [`ClusterView::ownerless`].
+    ownerless: BTreeSet<(RegionId, NodeId)>,
 }
 
 impl Nodes {
@@ -34,6 +36,7 @@ impl Nodes {
             replication_factor: usize::try_from(view.table().replication_factor).unwrap_or(1),
             up,
             learners_per_node_max: config.learners_per_node_max,
+            ownerless: view.ownerless(),
         };
         for (region, step) in view.open_orders(config, now_ms) {
             match &step.action {
@@ -138,6 +141,7 @@ impl Nodes {
         node.may_receive()
             && node.learners < self.learners_per_node_max
             && !members.iter().any(|member| member.node == node.id())
+            && !self.ownerless.contains(&(members.region(), node.id()))
     }
 
     /// The most superfluous of a region's voters: in the most shared failure domains, on the

@@ -74,6 +74,28 @@ fn region_that_wants_nothing_else_is_spread_over_failure_domains() {
     );
 }
 
+/// A peer there would be refused for ever, and its learner judged lost and removed, over and over.
+#[test]
+fn node_with_a_log_of_the_region_that_nobody_owns_gets_no_peer_of_it() {
+    let nodes = "1:up 2:up 3:up 4:up";
+    check(
+        3,
+        &[
+            ("the only node there is", "1:up 2:up 3:up", "1* 2 3?", ""),
+            ("another one takes it", nodes, "1* 2 3? 4", ""),
+            ("another one is to take it", nodes, "1* 2 3?", "add 4"),
+            ("its voter there is replaced elsewhere", nodes, "1* 2 3 3?", "-3"),
+            ("a learner that was ordered before", nodes, "1* 2 3l0 3?", "-3"),
+            ("not for spreading either", "1:up@a 2:up@b 3:up@a 4:up@c", "1* 2 3 4?", ""),
+        ],
+    );
+    // Of another region it may get one.
+    let fixture = Fixture::new(3, "1:up 2:up 3:up").region("1* 2 3?").region("2* 1");
+    let steps = plan_of(&fixture, &fixture.view(), &Fixture::config());
+    let got: Vec<_> = steps.iter().map(|step| (step.region_id, text(step))).collect();
+    assert_eq!(got, [(3, "add 3".to_owned())]);
+}
+
 #[test]
 fn healthy_region_is_left_alone() {
     check(
