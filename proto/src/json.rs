@@ -201,6 +201,7 @@ mod tests {
             peers: 5,
             leaders_evicted: true,
             forced: false,
+            demoted: false,
             disk_available_bytes: 6,
             disk_used_bytes: 7,
             data_bytes: 8,

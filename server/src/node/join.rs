@@ -318,26 +318,47 @@ async fn settle_at(node: &Arc<Node>, client: &mut ClusterClient<Channel>) -> Res
         .iter()
         .find(|record| record.node_id == own.0)
         .ok_or("this node is not in the cluster's table")?;
-    match record.state() {
+    match lacks(record) {
         // Crashed between having its identity and saying so: the call converges.
-        v1::NodeState::Joining => {
+        Lacks::Confirmation => {
             client.add_learner(add_request(node)).await.map_err(told)?;
             Err("this node has confirmed its identity and is promoted next".to_owned())
         }
-        v1::NodeState::NodeLearner => {
+        Lacks::Promotion => {
             let request = v1::ChangeMembershipRequest {
                 promote: vec![own.0],
                 demote: Vec::new(),
+                // Who demotes it meanwhile moves the version.
                 expected_version: Some(listed.version),
                 ..Default::default()
             };
             client.change_membership(request).await.map_err(told)?;
             Ok(())
         }
+        Lacks::Nothing => Ok(()),
+    }
+}
+
+/// What a node's row does not say yet that one taken in by `--join` sees to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lacks {
+    Confirmation,
+    Promotion,
+    Nothing,
+}
+
+fn lacks(record: &v1::Node) -> Lacks {
+    match record.state() {
+        v1::NodeState::Joining => Lacks::Confirmation,
+        v1::NodeState::NodeLearner if record.demoted => {
+            tracing::info!("this node was demoted and stays a learner until it is promoted");
+            Lacks::Nothing
+        }
+        v1::NodeState::NodeLearner => Lacks::Promotion,
         v1::NodeState::Up
         | v1::NodeState::Draining
         | v1::NodeState::Removed
-        | v1::NodeState::Unspecified => Ok(()),
+        | v1::NodeState::Unspecified => Lacks::Nothing,
     }
 }
 
@@ -352,4 +373,30 @@ fn add_request(node: &Node) -> v1::AddLearnerRequest {
 /// What a call that needs a joined node answers on one that is not.
 pub(super) fn not_joined(node: &Node) -> Error {
     Error::NotJoined { removed: node.is_removed() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_that_a_person_demoted_does_not_promote_itself_when_it_starts() {
+        use v1::NodeState::{Draining, Joining, NodeLearner, Removed, Up};
+        for (why, state, demoted, want) in [
+            ("taken in just now", NodeLearner, false, Lacks::Promotion),
+            (
+                "crashed before it said that it has its identity",
+                Joining,
+                false,
+                Lacks::Confirmation,
+            ),
+            ("demoted by a person", NodeLearner, true, Lacks::Nothing),
+            ("in service", Up, false, Lacks::Nothing),
+            ("on its way out", Draining, false, Lacks::Nothing),
+            ("removed", Removed, false, Lacks::Nothing),
+        ] {
+            let row = v1::Node { state: state.into(), demoted, ..v1::Node::default() };
+            assert_eq!(lacks(&row), want, "{why}");
+        }
+    }
 }

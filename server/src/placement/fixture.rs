@@ -57,7 +57,7 @@ pub(super) fn table(replication_factor: u32, nodes: Vec<v1::NodeRecord>) -> v1::
 
 impl Fixture {
     /// Words for nodes. In service: `up`, `off` (disconnected), `down`, `evict`, `crit`. Else:
-    /// `joining`, `learner`, `drain`, `drainoff`, `draindown`, `force` (given up, disconnected),
+    /// `joining`, `learner`, `demoted`, `drain`, `drainoff`, `draindown`, `force` (given up, disconnected),
     /// `zombie` (given up, alive), `removed`.
     pub(super) fn new(replication_factor: u32, nodes: &str) -> Self {
         let mut fixture = Self {
@@ -79,7 +79,7 @@ impl Fixture {
                 "off" => (NodeState::Up, false, off),
                 "down" => (NodeState::Up, false, down),
                 "joining" => (NodeState::Joining, false, alive),
-                "learner" => (NodeState::NodeLearner, false, alive),
+                "learner" | "demoted" => (NodeState::NodeLearner, false, alive),
                 "drain" => (NodeState::Draining, false, alive),
                 "drainoff" => (NodeState::Draining, false, off),
                 "draindown" => (NodeState::Draining, false, down),
@@ -88,7 +88,8 @@ impl Fixture {
                 "removed" => (NodeState::Removed, false, alive),
                 other => panic!("no state {other}"),
             };
-            let mut record = v1::NodeRecord { forced, ..record(id, state) };
+            let demoted = rest.starts_with("demoted");
+            let mut record = v1::NodeRecord { forced, demoted, ..record(id, state) };
             for (label, value) in ["zone", "host"].into_iter().zip(domains.split('/')) {
                 record.labels.insert(label.to_owned(), value.to_owned());
             }

@@ -144,6 +144,7 @@ impl NodeView {
             version,
             forced,
             feature_level: _,
+            demoted,
         } = self.record.clone();
         v1::Node {
             node_id,
@@ -161,6 +162,7 @@ impl NodeView {
             disk_used_bytes: self.disk_used_bytes,
             data_bytes: self.data_bytes,
             forced,
+            demoted,
         }
     }
 }

@@ -5,9 +5,13 @@ use std::collections::BTreeSet;
 use flotilla_proto::v1;
 
 use super::{Decision, TableChange, check_enough, check_version, record, refused, up_nodes};
-use crate::{error::Error, ids::NodeId, placement::tables};
+use crate::{
+    error::Error,
+    ids::NodeId,
+    placement::{tables, view::find},
+};
 
-/// Promotes learners to `UP`, demotes nodes in service to learners, and changes the replication
+/// Promotes learners to `UP`, demotes nodes to learners that stay so until they are promoted, and changes the replication
 /// factor, all or none.
 ///
 /// # Errors
@@ -34,11 +38,14 @@ pub fn change_membership(
         for id in ids {
             let record = record(table, NodeId(*id))?;
             match record.state() {
-                state if state == to => {}
-                state if state == from => {
-                    let mut record = record.clone();
-                    record.set_state(to);
-                    changed.push(record);
+                state if state == from || state == to => {
+                    let mut after = record.clone();
+                    after.set_state(to);
+                    // Also of one that has not been in service yet: it would promote itself.
+                    after.demoted = to == v1::NodeState::NodeLearner;
+                    if after != *record {
+                        changed.push(after);
+                    }
                 }
                 v1::NodeState::Joining => {
                     return Err(refused(format!(
@@ -62,8 +69,13 @@ pub fn change_membership(
         }
     }
 
-    let gained = changed.iter().filter(|node| node.state() == v1::NodeState::Up).count();
-    let lost = changed.len() - gained;
+    let now = |node: &&v1::NodeRecord| find(table, NodeId(node.node_id)).map(v1::NodeRecord::state);
+    let moved = |from, to| {
+        let moved = changed.iter().filter(|node| now(node) == Some(from) && node.state() == to);
+        moved.count()
+    };
+    let gained = moved(v1::NodeState::NodeLearner, v1::NodeState::Up);
+    let lost = moved(v1::NodeState::Up, v1::NodeState::NodeLearner);
     let factor = request.replication_factor.filter(|factor| *factor != table.replication_factor);
     if let Some(factor) = factor
         && !matches!(factor, 1 | 3 | 5 | 7)

@@ -112,9 +112,11 @@ pub fn cancel_remove_node(
             "node {node} was given up by force: it can only join anew, with an empty disk"
         ))),
         v1::NodeState::Draining => {
-            let mut up = record.clone();
-            up.set_state(v1::NodeState::Up);
-            Ok(Decision::of(table, &[up]))
+            let mut back = record.clone();
+            // One that was out of service before stays so.
+            let demoted = record.demoted;
+            back.set_state(if demoted { v1::NodeState::NodeLearner } else { v1::NodeState::Up });
+            Ok(Decision::of(table, &[back]))
         }
         v1::NodeState::Removed => Err(refused(format!("node {node} was removed, for ever"))),
         v1::NodeState::Unspecified

@@ -24,7 +24,8 @@ fn text(result: &Result<Decision, Error>) -> String {
             });
             let words = puts.map(|node| {
                 let forced = if node.forced { " forced" } else { "" };
-                format!("{} {}{forced}", node.node_id, node.state().as_str_name())
+                let demoted = if node.demoted { " demoted" } else { "" };
+                format!("{} {}{forced}{demoted}", node.node_id, node.state().as_str_name())
             });
             words.collect::<Vec<_>>().join(", ")
         }
@@ -281,10 +282,12 @@ fn change_membership_is_all_or_nothing() {
         ("draining", "1:up 2:drain", &[2], &[], "refused"),
         ("removed", "1:up 2:removed", &[2], &[], "refused"),
         ("unknown", "1:up", &[9], &[], "not found"),
-        ("demote", "1:up 2:up 3:up 4:up", &[], &[4], "4 NODE_LEARNER"),
-        ("demoted already", "1:up 2:up 3:up 4:learner", &[], &[4], "nothing"),
+        ("demote", "1:up 2:up 3:up 4:up", &[], &[4], "4 NODE_LEARNER demoted"),
+        ("not yet in service", "1:up 2:up 3:up 4:learner", &[], &[4], "4 NODE_LEARNER demoted"),
+        ("demoted already", "1:up 2:up 3:up 4:demoted", &[], &[4], "nothing"),
+        ("put back", "1:up 2:up 3:up 4:demoted", &[4], &[], "4 UP"),
         ("too few would stay", "1:up 2:up 3:up", &[], &[3], "refused"),
-        ("swap", "1:up 2:up 3:up 4:learner", &[4], &[3], "4 UP, 3 NODE_LEARNER"),
+        ("swap", "1:up 2:up 3:up 4:learner", &[4], &[3], "4 UP, 3 NODE_LEARNER demoted"),
         ("both at once", "1:up 2:learner", &[2], &[2], "invalid"),
     ] {
         let table = Fixture::new(3, nodes).table;
@@ -335,7 +338,7 @@ fn replication_factor_is_changed_within_what_there_is() {
         ..Default::default()
     };
     assert_eq!(text(&change_membership(&table, &lower(None))), "refused");
-    assert_eq!(text(&change_membership(&table, &lower(Some(1)))), "3 NODE_LEARNER");
+    assert_eq!(text(&change_membership(&table, &lower(Some(1)))), "3 NODE_LEARNER demoted");
 }
 
 // ---- RemoveNode ----
