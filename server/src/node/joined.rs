@@ -52,6 +52,8 @@ pub struct Joined {
     /// Set once the driver has accepted this node since its start: before that it may have been
     /// removed without knowing.
     pub(super) confirmed: AtomicBool,
+    /// Set once the cluster was seen to be as large as the node was told to expect.
+    whole: AtomicBool,
     tasks: parking_lot::Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
@@ -150,7 +152,8 @@ impl Joined {
             peers,
             router,
             driver,
-            confirmed: AtomicBool::new(!restarted),
+            confirmed: AtomicBool::new(false),
+            whole: AtomicBool::new(false),
             tasks: parking_lot::Mutex::default(),
         }))
     }
@@ -172,6 +175,15 @@ impl Joined {
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
         self.confirmed.load(Ordering::Acquire)
+    }
+
+    #[must_use]
+    pub(super) fn was_whole(&self) -> bool {
+        self.whole.load(Ordering::Acquire)
+    }
+
+    pub(super) fn note_whole(&self) {
+        self.whole.store(true, Ordering::Release);
     }
 
     /// Gives every leadership to another voter, as far as there is one, until the deadline.

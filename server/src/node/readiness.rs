@@ -1,5 +1,6 @@
 //! Whether the node can serve, and whether it is alive; and what it measures of itself.
 
+use flotilla_proto::v1;
 use openraft::ServerState;
 
 use crate::{
@@ -45,17 +46,17 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
         },
     ));
     if expects > 0 {
-        // Everybody who ever was: a row stays when its node goes, so that a cluster that was complete once
-        // is not incomplete again.
-        let known = node.directory.table().nodes.len();
-        checks.push((
-            "expected",
-            if known >= expects {
-                Ok(format!("{known} nodes have joined, {expects} were expected"))
-            } else {
-                Err(format!("{known} of {expects} expected nodes have joined"))
-            },
-        ));
+        let voters = joined.peers.all().into_iter().map(|peer| {
+            let is_voter = |of: &&v1::Peer| of.role() == v1::PeerRole::Voter;
+            peer.view().with(|now| now.descriptor.peers.iter().filter(is_voter).count())
+        });
+        // Initialized peers only: what has no state yet is told of as being behind.
+        let fewest = voters.filter(|voters| *voters > 0).min();
+        let check = expected(&node.directory.table(), expects, fewest, joined.was_whole());
+        if check.is_ok() {
+            joined.note_whole();
+        }
+        checks.push(("expected", check));
     }
     let (mut behind, mut unheard, mut total) = (0_usize, 0_usize, 0_usize);
     for peer in joined.peers.all() {
@@ -109,6 +110,42 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
         ));
     }
     checks
+}
+
+/// Whether the cluster is as large as the node was told to expect, and its regions with it: `fewest` is the
+/// number of voters of the region here that has the fewest.
+///
+/// A cluster that is born whole is so from its first moment, whoever is away: its regions have all their
+/// voters, and what a majority acknowledges is on a majority. One that began smaller is waited for, so that
+/// the first acknowledged write is on more than one disk.
+///
+/// What was whole once is not waited for again. So everybody counts who ever was: a row stays when its node
+/// goes. And so a majority of the voters is enough: one that is lost may be removed before there is a node for
+/// the next, and never more of them than leaves a majority. `was_whole` is for a replication factor that grows.
+fn expected(
+    table: &v1::NodeTable,
+    expects: usize,
+    fewest: Option<usize>,
+    was_whole: bool,
+) -> Result<String, String> {
+    let known = table.nodes.len();
+    if known < expects {
+        return Err(format!("{known} of {expects} expected nodes are of the cluster"));
+    }
+    // In service, or on its way.
+    let counts = |record: &&v1::NodeRecord| match record.state() {
+        v1::NodeState::Up => !record.forced,
+        v1::NodeState::Joining | v1::NodeState::NodeLearner => !record.forced && !record.demoted,
+        v1::NodeState::Draining | v1::NodeState::Removed | v1::NodeState::Unspecified => false,
+    };
+    let factor = usize::try_from(table.replication_factor).unwrap_or(1);
+    let voters = factor.min(expects).min(table.nodes.iter().filter(counts).count());
+    match fewest {
+        Some(fewest) if fewest <= voters / 2 && !was_whole => Err(format!(
+            "a region here has {fewest} of {voters} voters: it is about to get the others"
+        )),
+        _ => Ok(format!("{known} nodes are of the cluster, {expects} were expected")),
+    }
 }
 
 /// Brings gauges up to date, for whoever reads the metrics now. Blocks on the disk, and looks at every
@@ -185,5 +222,58 @@ impl Seen {
         } else if !is_heard {
             self.unheard += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expected_nodes_and_a_majority_of_voters_are_waited_for_once() {
+        use v1::NodeState::{Draining, Joining, NodeLearner, Removed, Up};
+        type Row = (&'static str, u32, &'static [v1::NodeState], Option<usize>, bool, bool);
+        let rows: [Row; 12] = [
+            ("born whole, whoever is away", 3, &[Up, Up, Up], Some(3), false, true),
+            ("one of three so far", 3, &[Up], Some(1), false, false),
+            (
+                "all are known, and the regions have one voter",
+                3,
+                &[Up, Up, Up],
+                Some(1),
+                false,
+                false,
+            ),
+            ("they grow", 3, &[Up, Up, Up], Some(2), false, true),
+            ("they are not yet in service", 3, &[Up, NodeLearner, Joining], Some(1), false, false),
+            (
+                "a lost voter was removed before there is a node for another",
+                3,
+                &[Up, Up, Removed],
+                Some(2),
+                false,
+                true,
+            ),
+            ("and there is one", 3, &[Up, Up, Removed, Up], Some(2), false, true),
+            ("one drains", 3, &[Up, Up, Draining], Some(2), false, true),
+            ("the factor was raised", 3, &[Up, Up, Up], Some(1), true, true),
+            ("of one copy by choice", 1, &[Up, Up, Up], Some(1), false, true),
+            ("nothing is here yet", 3, &[Up, Up, Up], None, false, true),
+            ("two of five", 5, &[Up, Up, Up, Up, Up], Some(2), false, true),
+        ];
+        for (why, replication_factor, states, fewest, was_whole, want) in rows {
+            let node = |(node_id, state): (u64, &v1::NodeState)| v1::NodeRecord {
+                node_id,
+                state: *state as i32,
+                ..v1::NodeRecord::default()
+            };
+            let nodes = (1..).zip(states).map(node).collect();
+            let table = v1::NodeTable { nodes, replication_factor, ..v1::NodeTable::default() };
+            let got = expected(&table, 3, fewest, was_whole);
+            assert_eq!(got.is_ok(), want, "{why}: {got:?}");
+        }
+        let table = v1::NodeTable { replication_factor: 3, ..v1::NodeTable::default() };
+        let words = expected(&table, 3, None, true).expect_err("too few");
+        assert_eq!(words, "0 of 3 expected nodes are of the cluster");
     }
 }
