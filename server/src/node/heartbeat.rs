@@ -21,6 +21,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     placement::{
         driver,
+        membership::check_address,
         reports::{Part, Reports},
         steps::{self, Verdict},
     },
@@ -214,6 +215,32 @@ pub(super) struct Way {
     node: Option<NodeId>,
 }
 
+/// Where to ask for the driver next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hint {
+    node: NodeId,
+    /// As another node has it; `None`: where this node knows it.
+    address: Option<String>,
+}
+
+impl Hint {
+    /// What an answer of a node that does not lead says of who does. Only the place of a question: what is
+    /// known of the node stays as it is until the node itself has answered there.
+    fn of(response: &v1::HeartbeatResponse) -> Option<Self> {
+        let address = &response.leader_peer_address;
+        let is_address = check_address("leader_peer_address", address).is_ok();
+        let address = is_address.then(|| address.clone());
+        let node = NodeId(response.leader_node_id);
+        (node.0 != 0).then_some(Self { node, address })
+    }
+
+    /// That the node which answered from this address is the one that was asked for: the one that leads names
+    /// itself, in the name of this cluster.
+    fn is_proven_by(&self, response: &v1::HeartbeatResponse) -> bool {
+        response.accepted && response.leader_node_id == self.node.0
+    }
+}
+
 impl Way {
     async fn heartbeat(
         &mut self,
@@ -221,34 +248,39 @@ impl Way {
         joined: &Joined,
         request: v1::HeartbeatRequest,
     ) -> Result<v1::HeartbeatResponse, String> {
-        let mut hint = joined.driver.system_leader();
+        let known = |node: NodeId| Hint { node, address: None };
+        let mut hint = joined.driver.system_leader().map(known);
         let mut others = node.directory.others(joined.node);
         for _ in 0..ATTEMPTS {
-            let Some(target) = hint.take().or_else(|| self.node.take()).or_else(|| others.pop())
-            else {
+            let next = hint.take().or_else(|| self.node.take().map(known));
+            let Some(target) = next.or_else(|| others.pop().map(known)) else {
                 return Err("no node is known".to_owned());
             };
-            let response = if target == joined.node {
+            let response = if target.node == joined.node {
                 joined.driver.hear(request.clone(), &Presence::default()).await
             } else {
-                match ask(node, joined, target, request.clone()).await {
+                match ask(node, joined, &target, request.clone()).await {
                     Ok(response) => response,
                     Err(reason) => {
-                        tracing::debug!(%target, reason, "asking for the driver");
+                        tracing::debug!(?target, reason, "asking for the driver");
+                        // Told a wrong place, or an old one: where this node knows it is asked, too.
+                        let own = node.directory.peer_address(target.node);
+                        let elsewhere = target.address.filter(|told| own.as_ref() != Some(told));
+                        hint = elsewhere.map(|_| known(target.node));
                         continue;
                     }
                 }
             };
             if response.accepted || response.removed {
-                self.node = Some(target);
+                if let Some(address) = &target.address
+                    && target.is_proven_by(&response)
+                {
+                    node.directory.see(target.node, address);
+                }
+                self.node = Some(target.node);
                 return Ok(response);
             }
-            hint = Some(NodeId(response.leader_node_id)).filter(|node| node.0 != 0);
-            if let Some(leader) = hint
-                && !response.leader_peer_address.is_empty()
-            {
-                node.directory.see(leader, &response.leader_peer_address);
-            }
+            hint = Hint::of(&response);
         }
         Err("nobody leads region 1 now".to_owned())
     }
@@ -257,10 +289,11 @@ impl Way {
 async fn ask(
     node: &Node,
     joined: &Joined,
-    target: NodeId,
+    target: &Hint,
     request: v1::HeartbeatRequest,
 ) -> Result<v1::HeartbeatResponse, String> {
-    let address = node.directory.peer_address(target).ok_or("its address is not known")?;
+    let known = node.directory.peer_address(target.node).ok_or("it is not in the table")?;
+    let address = target.address.clone().unwrap_or(known);
     let mut client = node.clients.get(joined.cluster, &address)?;
     match tokio::time::timeout(TIMEOUT, client.heartbeat(request)).await {
         // Ordering: before anything it says is looked at. That a node was removed, or is a copy, ends it.
@@ -407,6 +440,36 @@ pub(super) async fn region(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A node that does not lead may know an old place of the one that does, or tell any.
+    #[test]
+    fn place_of_the_driver_is_believed_once_the_driver_itself_answers_there() {
+        let told = |leader_node_id, address: &str| v1::HeartbeatResponse {
+            leader_node_id,
+            leader_peer_address: address.to_owned(),
+            ..v1::HeartbeatResponse::default()
+        };
+        let at = |node, address: Option<&str>| {
+            Some(Hint { node: NodeId(node), address: address.map(str::to_owned) })
+        };
+        for (why, response, want) in [
+            ("nobody", told(0, "n2:7421"), None),
+            ("a node and its place", told(2, "n2:7421"), at(2, Some("n2:7421"))),
+            ("no place", told(2, ""), at(2, None)),
+            ("no address", told(2, "nowhere"), at(2, None)),
+        ] {
+            assert_eq!(Hint::of(&response), want, "{why}");
+        }
+        let hint = Hint { node: NodeId(2), address: Some("m2:7421".to_owned()) };
+        let leads = |node| v1::HeartbeatResponse { accepted: true, ..told(node, "") };
+        for (why, response, want) in [
+            ("it answers there", leads(2), true),
+            ("another one that leads", leads(3), false),
+            ("one that says where the driver is", told(2, "m2:7421"), false),
+        ] {
+            assert_eq!(hint.is_proven_by(&response), want, "{why}");
+        }
+    }
 
     #[test]
     fn refusal_after_a_lost_answer_is_not_certain() {
