@@ -35,6 +35,8 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// Nodes are asked for the driver this many times before a caller is told that nobody leads.
 const ATTEMPTS: usize = 4;
+/// Pause between heartbeats of a node that no driver has heard since its start: it is not ready before.
+const UNHEARD_INTERVAL: Duration = Duration::from_millis(200);
 /// A duplicate that stays for this long is no restart: the disk was copied.
 const DUPLICATE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -57,6 +59,9 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
             Ok(response) => response,
             Err(reason) => {
                 tracing::debug!(reason, "no driver heard this node");
+                if !joined.is_confirmed() {
+                    interval.reset_after(UNHEARD_INTERVAL.min(node.config.placement.interval));
+                }
                 continue;
             }
         };

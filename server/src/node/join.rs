@@ -234,10 +234,12 @@ async fn settle(node: &Arc<Node>) {
         match settle_once(node).await {
             Ok(()) => return,
             Err(_) if node.is_removed() => return,
-            // One that its own cluster has heard since its start is where it belongs, whoever else has
-            // come to the addresses.
+            // One that others of its cluster have heard since its start is where it belongs, whoever else has
+            // come to the addresses. That a node alone hears itself says nothing.
             Err(Refusal::OtherCluster(words))
-                if node.joined.get().is_some_and(|joined| joined.is_confirmed()) =>
+                if node.joined.get().is_some_and(|joined| {
+                    joined.is_confirmed() && !node.directory.others(joined.node).is_empty()
+                }) =>
             {
                 told.wait(&words);
             }

@@ -49,8 +49,8 @@ pub struct Joined {
     pub peers: Arc<Peers>,
     pub router: Router,
     pub driver: Arc<Driver>,
-    /// Set once the driver has accepted this node since its start: before that it may have been
-    /// removed without knowing.
+    /// Set once the driver has accepted this node since its start, or since it belongs to the cluster: before
+    /// that it may have been removed without knowing, also when it follows its birth after the others.
     pub(super) confirmed: AtomicBool,
     /// Set once the cluster was seen to be as large as the node was told to expect.
     whole: AtomicBool,
