@@ -138,6 +138,7 @@ fn row(node: v1::Node) -> Option<Row> {
         node_id: node.node_id,
         state,
         forced: node.forced,
+        demoted: node.demoted,
         alive: matches!(node.liveness(), v1::Liveness::Alive | v1::Liveness::Suspect),
         leaders: node.leaders,
         peers: node.peers,

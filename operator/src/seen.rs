@@ -167,6 +167,8 @@ pub struct Row {
     pub state: State,
     /// Given up by force: its address may be another's by now.
     pub forced: bool,
+    /// A person took it out of service (`kvctl cluster demote`), and puts it back.
+    pub demoted: bool,
     /// Heard by the driver within `placement.node_disconnected_after`.
     pub alive: bool,
     pub leaders: u32,

@@ -13,6 +13,7 @@ impl View<'_> {
         // First the one that is half way in.
         let half = table.nodes.iter().find(|row| {
             row.is_member()
+                && !row.demoted
                 && matches!(row.state, State::Joining | State::Learner)
                 && self.ordinal_of(row).is_some_and(|ordinal| wanted.contains(&ordinal))
         });

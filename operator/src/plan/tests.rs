@@ -106,6 +106,7 @@ fn row(ordinal: i32) -> Row {
         address: names().client_address(ordinal),
         state: State::Up,
         forced: false,
+        demoted: false,
         alive: true,
         leaders: 0,
         peers: 1,
@@ -324,6 +325,7 @@ fn nodes_join_one_by_one() {
         seen
     };
     let empty = || Node::Unjoined { version: "0.1.0".into() };
+    let node_in_service = || Node::Joined(Joined { peers: vec![], ..node(3, &[1]) });
     check(vec![
         (
             "an empty disk",
@@ -341,6 +343,17 @@ fn nodes_join_one_by_one() {
             "a learner that is heard",
             with(2, Node::Joined(Joined { peers: vec![], ..node(3, &[1]) }), Some(State::Learner)),
             Want::Does("Promote", "node_id: 3"),
+            "",
+        ),
+        (
+            "a learner that a person has demoted",
+            {
+                let mut seen = with(2, node_in_service(), Some(State::Learner));
+                table(&mut seen).nodes[2].demoted = true;
+                seen.pods.get_mut(&2).expect("a pod").ready = true;
+                seen
+            },
+            Want::Nothing,
             "",
         ),
         (

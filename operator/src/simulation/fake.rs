@@ -866,6 +866,7 @@ fn new_row(node_id: u64, address: String, state: State) -> Row {
         address,
         state,
         forced: false,
+        demoted: false,
         alive: true,
         leaders: 0,
         peers: 0,
