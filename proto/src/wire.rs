@@ -161,6 +161,8 @@ const ENTRY: Shape = Shape(&[(5, &MEMBERSHIP)]);
 const APPEND: Shape = Shape(&[(3, &ENTRY)]);
 const MESSAGE: Shape = Shape(&[(10, &APPEND), (18, &FORWARD), (19, &FORWARD_RESULT)]);
 
+/// Any message, of which only the fields at its top count.
+pub const TOP: Shape = LEAF;
 /// `MessageBatch`, as nodes send it to each other.
 pub const MESSAGE_BATCH: Shape = Shape(&[(6, &MESSAGE)]);
 

@@ -1,7 +1,10 @@
 //! What goes over a stream between nodes at a time: many messages, and no more than can be held.
 
 use bytes::{Buf as _, Bytes};
-use flotilla_proto::v1::{self, log_entry::Payload, message::Body};
+use flotilla_proto::{
+    v1::{self, log_entry::Payload, message::Body},
+    wire::{MESSAGE_BATCH, TOP, TooManyFields, check_fields},
+};
 use prost::Message as _;
 use tonic::{
     Status,
@@ -16,9 +19,12 @@ const FRAME_BYTES_MAX: usize = 2 << 20;
 pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// Largest frame that is read: one that was nearly full, a largest message more, and what is around it.
 pub(super) const FRAME_BYTES_ACCEPTED: usize = FRAME_BYTES_MAX + MESSAGE_BYTES_MAX + (64 << 10);
-/// Bound: log entries in one frame. Above what fits into one, of the smallest entries, and one largest
-/// append more.
-const FRAME_ENTRIES_MAX: usize = 1 << 19;
+/// More than any frame has beside its messages.
+const FRAME_OTHERS_MAX: usize = 32;
+/// Bound: fields in one frame, with those of its log entries and of clients' requests and answers. Above what
+/// fits into one, of two bytes each, and what the message after that has: some for each of its entries, of
+/// which there are 65 536 at most (`raft.append_entries_max`), or one for each of as many rows.
+const FRAME_FIELDS_MAX: usize = FRAME_BYTES_MAX / 2 + (1 << 19);
 /// A smaller payload is copied out of what it arrived in, which may be as large as this.
 const BUFFER_BYTES: usize = 64 << 10;
 /// What a message takes in memory beyond its parts of variable length.
@@ -95,61 +101,15 @@ fn decode(frame: Bytes) -> Result<v1::MessageBatch, Status> {
     Ok(batch)
 }
 
-/// Numbers of fields in `raft.proto`.
-const BATCH_MESSAGES: usize = 6;
-const MESSAGE_APPEND: usize = 10;
-const APPEND_ENTRIES: usize = 3;
-
 /// Refuses a frame that has more in it than this program would ever put in.
 fn count(frame: &[u8]) -> Result<(), Status> {
-    let (mut messages, mut entries) = (0, 0);
-    parts(frame, BATCH_MESSAGES, &mut |message| {
-        messages += 1;
-        if messages > FRAME_MESSAGES_MAX {
-            return Err(too_many("messages", FRAME_MESSAGES_MAX));
-        }
-        parts(message, MESSAGE_APPEND, &mut |append| {
-            parts(append, APPEND_ENTRIES, &mut |_| {
-                entries += 1;
-                if entries > FRAME_ENTRIES_MAX {
-                    return Err(too_many("log entries", FRAME_ENTRIES_MAX));
-                }
-                Ok(())
-            })
-        })
-    })
-}
-
-fn too_many(what: &str, most: usize) -> Status {
-    Status::resource_exhausted(format!("a frame has more than {most} {what}"))
-}
-
-/// Calls `found` with each field of that number and of variable length.
-fn parts(
-    mut message: &[u8],
-    number: usize,
-    found: &mut dyn FnMut(&[u8]) -> Result<(), Status>,
-) -> Result<(), Status> {
-    let broken = || Status::invalid_argument("a frame is not protobuf");
-    while message.has_remaining() {
-        let key = prost::decode_length_delimiter(&mut message).map_err(|_| broken())?;
-        let len = match key & 7 {
-            0 => {
-                prost::decode_length_delimiter(&mut message).map_err(|_| broken())?;
-                0
-            }
-            1 => 8,
-            5 => 4,
-            2 => prost::decode_length_delimiter(&mut message).map_err(|_| broken())?,
-            _ => return Err(broken()),
-        };
-        let (part, rest) = message.split_at_checked(len).ok_or_else(broken)?;
-        if key & 7 == 2 && key >> 3 == number {
-            found(part)?;
-        }
-        message = rest;
-    }
-    Ok(())
+    let too_many = |what: &str, most: usize| {
+        Status::resource_exhausted(format!("a frame has more than {most} {what}"))
+    };
+    check_fields(frame, &TOP, FRAME_MESSAGES_MAX + FRAME_OTHERS_MAX)
+        .map_err(|TooManyFields| too_many("messages", FRAME_MESSAGES_MAX))?;
+    check_fields(frame, &MESSAGE_BATCH, FRAME_FIELDS_MAX)
+        .map_err(|TooManyFields| too_many("fields", FRAME_FIELDS_MAX))
 }
 
 #[cfg(test)]
@@ -186,16 +146,23 @@ mod tests {
 
     #[test]
     fn frame_is_counted_before_it_is_decoded() {
-        let many = frame(vec![v1::Message::default(); FRAME_MESSAGES_MAX + 1]).encode_to_vec();
+        let messages = FRAME_MESSAGES_MAX + FRAME_OTHERS_MAX;
+        let many = frame(vec![v1::Message::default(); messages]).encode_to_vec();
         let refused = decode(many.into()).unwrap_err();
         assert!(refused.message().contains("more than 1024 messages"), "{refused}");
 
-        let entries = vec![v1::LogEntry::default(); FRAME_ENTRIES_MAX / 2 + 1];
-        let half = v1::AppendEntries { entries, ..Default::default() };
-        let half = v1::Message { body: Some(Body::Append(half)), ..Default::default() };
-        let many = frame(vec![half.clone(), half]).encode_to_vec();
-        let refused = decode(many.into()).unwrap_err();
-        assert!(refused.message().contains("log entries"), "{refused}");
+        let entries = vec![v1::LogEntry::default(); FRAME_FIELDS_MAX / 2];
+        let entries = Body::Append(v1::AppendEntries { entries, ..Default::default() });
+        let success = vec![v1::Op::default(); FRAME_FIELDS_MAX / 2];
+        let write = v1::WriteCommand { success, ..Default::default() };
+        let request = Some(v1::forward::Request::Write(write));
+        let ops = Body::Forward(v1::Forward { request, ..Default::default() });
+        for half in [entries, ops] {
+            let half = v1::Message { body: Some(half), ..Default::default() };
+            let many = frame(vec![half.clone(), half]).encode_to_vec();
+            let refused = decode(many.into()).unwrap_err();
+            assert!(refused.message().contains("more than 1572864 fields"), "{refused}");
+        }
     }
 
     #[test]
