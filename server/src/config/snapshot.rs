@@ -18,7 +18,8 @@ pub struct SnapshotConfig {
     #[schemars(with = "HumanBytes")]
     pub bytes_per_second_max: u64,
     /// Snapshots that this node sends, and that it receives, at once. Others wait their turn: those to
-    /// be sent in a queue, those to be received are refused and offered again.
+    /// be sent in a queue, those to be received are refused and offered again. Where there are
+    /// several, one of those to be sent is kept from any single node, for the others.
     pub concurrent_max: u32,
     /// Size of a chunk. A few of them per snapshot are in memory.
     #[serde(with = "human_bytes")]
