@@ -57,7 +57,7 @@ async fn disks_that_are_rolled_back_lose_nothing() {
         play.writers.progress(200, BOUND).await;
         play.cluster.nodes[victim].kill9();
         play.cluster.nodes[victim].wipe();
-        copy_dir(&copy, &play.cluster.nodes[victim].data_dir().to_owned());
+        copy_dir(&copy, play.cluster.nodes[victim].data_dir());
         say(format!("node {}: rolled back by 200 writes", victim + 1));
         play.come_back(victim).await;
     }
