@@ -222,7 +222,14 @@ impl Handled {
             let count = self.of_peers.entry(of).or_default();
             if *count >= HANDLED_OF_PEER_MAX {
                 let why = format!("{HANDLED_OF_PEER_MAX} earlier requests are not answered yet");
-                return Some(refusal(&message, busy(why)));
+                let refused = refusal(&message, busy(why));
+                // Ordering: a heartbeat is handed on, which its first poll does, and nobody waits for its
+                // answer. It says that the leader lives, whatever the disk here does; peers that did not
+                // hear it would elect another.
+                let answer = is_heartbeat(&message)
+                    .then(|| inbox.deliver(from, message).now_or_never())
+                    .flatten();
+                return Some(answer.map_or(refused, sendable));
             }
             *count += 1;
         }
@@ -304,6 +311,10 @@ async fn serve_stream<I: Inbox>(
             }
         }
     }
+}
+
+fn is_heartbeat(message: &v1::Message) -> bool {
+    matches!(&message.body, Some(Body::Append(append)) if append.entries.is_empty())
 }
 
 fn busy(message: String) -> v1::Refused {

@@ -411,6 +411,20 @@ async fn region_that_answers_nothing_leaves_the_fast_lane_to_the_others() {
     }
 }
 
+/// Whose disk hangs still hears that its leader lives.
+#[tokio::test]
+async fn heartbeats_are_handed_on_also_while_earlier_ones_are_not_answered() {
+    let node = Served::start(identity(2)).await;
+    let mut heartbeats = frame(Lane::Fast, 10);
+    for message in &mut heartbeats.messages {
+        message.body = Some(Body::Append(v1::AppendEntries::default()));
+    }
+    let mut answers = frames(&node, vec![heartbeats]).await.unwrap();
+    until("all to be handed on", || node.delivered() == 10).await;
+    let refused = soon("refusals", answers.message()).await.unwrap().expect("it is open");
+    assert_eq!(refused.messages.len(), 6, "four are waited for");
+}
+
 /// A node that takes nothing of its snapshots, and one that cannot be reached, leave turns to others.
 #[tokio::test]
 async fn turns_to_send_snapshots_go_round_the_nodes_that_can_be_reached() {
