@@ -41,6 +41,7 @@ impl Product {
             Arc::clone(&peers),
             Arc::new(directory),
             RouteCache::new(Arc::new(unknown)),
+            limits.requests_in_flight_max,
         );
         let api = KvApi::new(router, Arc::new(limits));
         Self { fixture, peers, api }

@@ -32,7 +32,9 @@ pub struct LimitsConfig {
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]
     pub scan_page_bytes: usize,
-    /// Requests of clients that may be under way on this node.
+    /// Requests of clients that may be under way on this node. Of those that wait for a region to have a
+    /// leader again, one region takes at most four times what it leaves to all others; more are told so at
+    /// once.
     pub requests_in_flight_max: usize,
     /// Proposals of one region that may be under way.
     pub proposals_in_flight_max: usize,

@@ -145,7 +145,9 @@ impl Joined {
             config.placement.clone().under(&config.raft),
         );
         let cache = RouteCache::new(lookup(node));
-        let router = Router::new(Arc::clone(&peers), Arc::clone(&node.directory), cache);
+        let requests_max = config.limits.requests_in_flight_max;
+        let router =
+            Router::new(Arc::clone(&peers), Arc::clone(&node.directory), cache, requests_max);
         Ok(Arc::new(Self {
             node: identity.node,
             cluster: identity.cluster,
@@ -153,7 +155,7 @@ impl Joined {
             router,
             driver,
             confirmed: AtomicBool::new(false),
-            whole: AtomicBool::new(false),
+            whole: AtomicBool::new(restarted),
             tasks: parking_lot::Mutex::default(),
         }))
     }

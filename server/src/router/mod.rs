@@ -4,9 +4,11 @@
 //! Otherwise it is passed on once, to the leader, over the stream that the two nodes already share.
 //! A caller that routes by itself is never passed on: it gets a typed error with the fix. For all
 //! others the router tries again, inside the deadline, as long as the refusal is certain to have
-//! changed nothing and time can mend it (an election, a split under way).
+//! changed nothing and time can mend it (an election, a split under way), and as long as those that wait
+//! leave places to others.
 
 mod cache;
+mod waiting;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +19,7 @@ use flotilla_proto::v1::{
 use tokio::time::Instant;
 
 pub use self::cache::{Lookup, Route, RouteCache};
+use self::waiting::Waiting;
 use crate::{
     api::{Context, Requests},
     clock,
@@ -39,6 +42,9 @@ const RETRY_MAX: Duration = Duration::from_millis(200);
 /// arrives in time.
 const HOP: Duration = Duration::from_millis(5);
 
+/// Stands for whichever region it is that is waited for.
+const UNKNOWN_REGION: RegionId = RegionId(0);
+
 /// How long a caller is told to wait when too many requests are passed on to the same node.
 const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
 
@@ -56,6 +62,7 @@ struct Shared {
     peers: Arc<Peers>,
     directory: Arc<NodeDirectory>,
     cache: RouteCache,
+    waiting: Waiting,
 }
 
 /// Where a region can be asked.
@@ -65,9 +72,16 @@ enum Target {
 }
 
 impl Router {
+    /// `requests_max` is how many requests of clients the node has under way at most.
     #[must_use]
-    pub fn new(peers: Arc<Peers>, directory: Arc<NodeDirectory>, cache: RouteCache) -> Self {
-        Self { shared: Arc::new(Shared { peers, directory, cache }) }
+    pub fn new(
+        peers: Arc<Peers>,
+        directory: Arc<NodeDirectory>,
+        cache: RouteCache,
+        requests_max: usize,
+    ) -> Self {
+        let waiting = Waiting::new(requests_max);
+        Self { shared: Arc::new(Shared { peers, directory, cache, waiting }) }
     }
 
     /// Serves `attempt` at the place of `key`, again while that helps.
@@ -77,6 +91,7 @@ impl Router {
         Fut: Future<Output = Result<T, Error>>,
     {
         let mut pause = RETRY_MIN;
+        let mut place = None;
         loop {
             let result = match self.locate(cx, key).await {
                 Ok(target) => attempt(target).await,
@@ -87,15 +102,22 @@ impl Router {
                 Err(error) => error,
             };
             self.learn(&error);
-            let mends = matches!(
-                error,
-                Error::NotLeader { .. }
-                    | Error::NoLeader { .. }
-                    | Error::RegionNotFound { .. }
-                    | Error::EpochNotMatch { .. }
-                    | Error::NotReady { .. }
-            );
-            if cx.route.is_some() || !mends || clock::now() + pause >= cx.deadline {
+            let awaited = match &error {
+                Error::NotLeader { region, .. }
+                | Error::NoLeader { region }
+                | Error::RegionNotFound { region } => Some(*region),
+                Error::EpochNotMatch { .. } | Error::NotReady { .. } => Some(UNKNOWN_REGION),
+                _ => None,
+            };
+            let Some(awaited) = awaited else { return Err(self.with_address(error)) };
+            if cx.route.is_some() || clock::now() + pause >= cx.deadline {
+                return Err(self.with_address(error));
+            }
+            if place.is_none() {
+                place = self.shared.waiting.enter(awaited);
+            }
+            // Who may not wait is told at once what it would wait for.
+            if place.is_none() {
                 return Err(self.with_address(error));
             }
             tokio::time::sleep(clock::jitter(pause)).await;
