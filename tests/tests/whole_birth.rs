@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
-use flotilla_proto::v1::{self, NodeState, PeerRole};
+use flotilla_proto::v1::{self, Liveness, NodeState, PeerRole};
 use flotilla_tests::harness::{Builder, Cluster, Start, elapse, eventually, say};
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -66,6 +66,42 @@ async fn first_write_outlives_the_node_that_took_it() {
     assert!(holders.iter().all(|(id, forced)| *id == own || *forced), "given up: {nodes:?}");
     let read = sessions[first].get("first").await.expect("read through the new one");
     assert_eq!(read, Some(Bytes::from("write")));
+}
+
+/// Most nodes of a large cluster have no peer of the region that the driver leads, and know only from others
+/// where it is: at the birth, and when it moves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn driver_is_found_by_all_nodes_of_a_large_cluster_also_when_it_moves() {
+    let mut cluster =
+        Builder::new(8).set("placement.node_disconnected_after", "2s").prepare().await;
+    cluster.launch_together();
+    for node in &mut cluster.nodes {
+        node.bound(BOUND).await;
+    }
+    cluster.wait_whole(BOUND).await;
+    let mut ids = Vec::new();
+    for index in 0..cluster.nodes.len() {
+        ids.push(cluster.node_id(index).await);
+    }
+    // One of the first three leads it.
+    let last = ids.iter().position(|id| *id == 8).expect("the last node");
+    let session = cluster.nodes[last].session();
+    for id in 1..=3 {
+        let victim = ids.iter().position(|of| *of == id).expect("a node");
+        cluster.nodes[victim].kill9();
+        eventually("the driver to hear all others", BOUND, async || {
+            let nodes = session.nodes().await.map_err(|error| error.to_string())?.nodes;
+            let silent: Vec<u64> = nodes
+                .iter()
+                .filter(|node| node.liveness() != Liveness::Alive)
+                .map(|node| node.node_id)
+                .collect();
+            if silent == [id] { Ok(()) } else { Err(format!("silent: {silent:?}")) }
+        })
+        .await;
+        cluster.nodes[victim].relaunch();
+        cluster.wait_whole(BOUND).await;
+    }
 }
 
 /// At every line of a birth all nodes that come to it stand still, and all are killed.

@@ -33,8 +33,12 @@ use crate::{
 
 /// Bound: one question to the driver.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// Nodes are asked for the driver this many times before a caller is told that nobody leads.
-const ATTEMPTS: usize = 4;
+/// Bounds: nodes that one heartbeat asks for the driver without having been told to, and its time. The next
+/// one goes on with those that come after them.
+const SEARCHED_MAX: usize = 16;
+const SEARCH_MAX: Duration = Duration::from_secs(6);
+/// Bound: places of the driver that one heartbeat is told and follows.
+const TOLD_MAX: usize = 16;
 /// Pause between heartbeats of a node that no driver has heard since its start: it is not ready before.
 const UNHEARD_INTERVAL: Duration = Duration::from_millis(200);
 /// A duplicate that stays for this long is no restart: the disk was copied.
@@ -65,6 +69,11 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
                 continue;
             }
         };
+        // Also one that can do less than the cluster uses is to know that it was removed.
+        if response.removed {
+            node.become_removed();
+            return;
+        }
         // Before anything else it says: that is not for a program which can do less.
         if node.directory.check_level(response.feature_level).is_err() {
             return;
@@ -89,10 +98,6 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
             continue;
         }
         duplicate_since = None;
-        if response.removed {
-            node.become_removed();
-            return;
-        }
         joined.confirmed.store(true, Ordering::Release);
         if reports.acknowledged(response.session) {
             interval.reset_immediately();
@@ -214,10 +219,64 @@ fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::
     }
 }
 
-/// Where the driver was last found.
+/// Where the driver was last found, and where to search for it.
 #[derive(Default)]
 pub(super) struct Way {
     node: Option<NodeId>,
+    /// The node that was searched last. Only those with a peer of region 1 know who leads it, or those that
+    /// were heard; so each heartbeat goes on behind the one before it, until all were asked.
+    searched: Option<NodeId>,
+}
+
+/// Whom one heartbeat asks.
+struct Course {
+    /// Told by somebody, the last one first.
+    told: Vec<Hint>,
+    told_max: usize,
+    /// Not asked yet, in reverse.
+    others: Vec<NodeId>,
+    searched_max: usize,
+    /// Bound: as many as are asked.
+    asked: Vec<Hint>,
+}
+
+impl Course {
+    fn new(way: &mut Way, leader: Option<NodeId>, mut others: Vec<NodeId>) -> Self {
+        others.sort();
+        let behind = way.searched.map_or(0, |last| others.partition_point(|node| *node <= last));
+        let count = others.len().max(1);
+        others.rotate_left(behind % count);
+        others.reverse();
+        let told = way.node.take().into_iter().chain(leader).map(Hint::known).collect();
+        let (told_max, searched_max) = (TOLD_MAX, SEARCHED_MAX);
+        Self { told, told_max, others, searched_max, asked: Vec::new() }
+    }
+
+    fn is_told(&mut self, hint: Hint) {
+        if self.told_max > 0 && !self.asked.contains(&hint) {
+            self.told_max -= 1;
+            self.told.push(hint);
+        }
+    }
+
+    fn next(&mut self, way: &mut Way) -> Option<Hint> {
+        loop {
+            let next = match self.told.pop() {
+                Some(told) => told,
+                None if self.searched_max == 0 => return None,
+                None => {
+                    let node = self.others.pop()?;
+                    self.searched_max -= 1;
+                    way.searched = Some(node);
+                    Hint::known(node)
+                }
+            };
+            if !self.asked.contains(&next) {
+                self.asked.push(next.clone());
+                return Some(next);
+            }
+        }
+    }
 }
 
 /// Where to ask for the driver next.
@@ -229,6 +288,10 @@ struct Hint {
 }
 
 impl Hint {
+    fn known(node: NodeId) -> Self {
+        Self { node, address: None }
+    }
+
     /// What an answer of a node that does not lead says of who does. Only the place of a question: what is
     /// known of the node stays as it is until the node itself has answered there.
     fn of(response: &v1::HeartbeatResponse) -> Option<Self> {
@@ -253,14 +316,10 @@ impl Way {
         joined: &Joined,
         request: v1::HeartbeatRequest,
     ) -> Result<v1::HeartbeatResponse, String> {
-        let known = |node: NodeId| Hint { node, address: None };
-        let mut hint = joined.driver.system_leader().map(known);
-        let mut others = node.directory.others(joined.node);
-        for _ in 0..ATTEMPTS {
-            let next = hint.take().or_else(|| self.node.take().map(known));
-            let Some(target) = next.or_else(|| others.pop().map(known)) else {
-                return Err("no node is known".to_owned());
-            };
+        let others = node.directory.others(joined.node);
+        let mut course = Course::new(self, joined.driver.system_leader(), others);
+        let began = clock::now();
+        while let Some(target) = course.next(self) {
             let response = if target.node == joined.node {
                 joined.driver.hear(request.clone(), &Presence::default()).await
             } else {
@@ -270,8 +329,12 @@ impl Way {
                         tracing::debug!(?target, reason, "asking for the driver");
                         // Told a wrong place, or an old one: where this node knows it is asked, too.
                         let own = node.directory.peer_address(target.node);
-                        let elsewhere = target.address.filter(|told| own.as_ref() != Some(told));
-                        hint = elsewhere.map(|_| known(target.node));
+                        if target.address.is_some_and(|told| own.as_ref() != Some(&told)) {
+                            course.is_told(Hint::known(target.node));
+                        }
+                        if clock::now().saturating_duration_since(began) > SEARCH_MAX {
+                            break;
+                        }
                         continue;
                     }
                 }
@@ -283,11 +346,14 @@ impl Way {
                     node.directory.see(target.node, address);
                 }
                 self.node = Some(target.node);
+                joined.driver.found_at(target.node);
                 return Ok(response);
             }
-            hint = Hint::of(&response);
+            if let Some(told) = Hint::of(&response) {
+                course.is_told(told);
+            }
         }
-        Err("nobody leads region 1 now".to_owned())
+        Err("nobody that was asked leads region 1 now".to_owned())
     }
 }
 
@@ -474,6 +540,42 @@ mod tests {
         ] {
             assert_eq!(hint.is_proven_by(&response), want, "{why}");
         }
+    }
+
+    /// Of many nodes few have a peer of region 1, and whoever has none and was not heard knows nobody.
+    #[test]
+    fn every_node_is_asked_for_the_driver_within_a_few_heartbeats() {
+        let nodes: Vec<NodeId> = (1..=50).map(NodeId).collect();
+        let mut way = Way::default();
+        let mut asked = Vec::new();
+        for _ in 0..4 {
+            let mut course = Course::new(&mut way, None, nodes.clone());
+            let before = asked.len();
+            while let Some(next) = course.next(&mut way) {
+                asked.push(next.node);
+            }
+            assert_eq!(asked.len() - before, SEARCHED_MAX);
+        }
+        asked.sort();
+        asked.dedup();
+        assert_eq!(asked, nodes);
+    }
+
+    #[test]
+    fn whom_it_is_told_to_ask_is_asked_next_and_once() {
+        let mut way = Way { node: Some(NodeId(7)), searched: None };
+        let mut course = Course::new(&mut way, Some(NodeId(3)), vec![NodeId(1), NodeId(2)]);
+        let mut next = |told: Option<Hint>| {
+            told.into_iter().for_each(|told| course.is_told(told));
+            course.next(&mut way).map(|hint| (hint.node.0, hint.address))
+        };
+        assert_eq!(next(None), Some((3, None)), "the leader that this node knows");
+        assert_eq!(next(None), Some((7, None)), "where it was found last");
+        let there = Hint { node: NodeId(3), address: Some("n3:7421".to_owned()) };
+        assert_eq!(next(Some(Hint::known(NodeId(3)))), Some((1, None)), "it was asked");
+        assert_eq!(next(Some(there.clone())), Some((3, Some("n3:7421".to_owned()))));
+        assert_eq!(next(Some(there)), Some((2, None)));
+        assert_eq!(next(None), None);
     }
 
     #[test]

@@ -121,7 +121,8 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
 ///
 /// What was whole once is not waited for again. So everybody counts who ever was: a row stays when its node
 /// goes. And so a majority of the voters is enough: one that is lost may be removed before there is a node for
-/// the next, and never more of them than leaves a majority. `was_whole` is for a replication factor that grows.
+/// the next, and never more of them than leaves a majority. `was_whole`, which a process that begins
+/// again takes for given, is for a replication factor that grows.
 fn expected(
     table: &v1::NodeTable,
     expects: usize,

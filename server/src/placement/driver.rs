@@ -61,6 +61,8 @@ pub struct Driver {
     taking_over: tokio::sync::Mutex<()>,
     /// See [`Turn`].
     turn: tokio::sync::Mutex<bool>,
+    /// The node that heard this one as driver, for others that look for it.
+    found: Mutex<Option<NodeId>>,
 }
 
 /// The right to change the node table, held from the decision until the outcome is known, so that
@@ -90,6 +92,7 @@ impl Driver {
             state: Mutex::default(),
             taking_over: tokio::sync::Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            found: Mutex::default(),
         })
     }
 
@@ -306,7 +309,7 @@ impl Driver {
         match self.hear_as_leader(request, presence).await {
             Ok(response) => response,
             Err(_) => {
-                let leader = self.system_leader();
+                let leader = self.system_leader().or_else(|| *self.found.lock());
                 let address = leader.and_then(|leader| self.directory.node(leader));
                 v1::HeartbeatResponse {
                     accepted: false,
@@ -416,6 +419,11 @@ impl Driver {
         self.settle(&mut turn).await?;
         let decision = decide()?;
         self.carry_out(&mut turn, decision).await.map(drop)
+    }
+
+    /// Notes who heard this node as driver.
+    pub fn found_at(&self, node: NodeId) {
+        *self.found.lock() = Some(node);
     }
 
     /// Node that leads region 1, as far as this node knows.
