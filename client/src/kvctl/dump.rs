@@ -196,12 +196,14 @@ pub(super) struct Lines<R> {
     pub(super) number: u64,
     /// Bytes of the lines before it, and with it.
     pub(super) span: (u64, u64),
+    /// Of all bytes up to the end of that line.
+    pub(super) crc32c: u32,
 }
 
 impl<R: BufRead> Lines<R> {
     /// Goes on behind so many lines of so many bytes, where the input stands now.
     pub(super) fn after(input: R, lines: u64, bytes: u64) -> Self {
-        Self { input, text: Vec::new(), number: lines, span: (bytes, bytes) }
+        Self { input, text: Vec::new(), number: lines, span: (bytes, bytes), crc32c: 0 }
     }
 
     /// The text of the next line, with its end if it has one; `None` at the end of the input.
@@ -214,6 +216,7 @@ impl<R: BufRead> Lines<R> {
         }
         self.number += 1;
         self.span = (self.span.1, self.span.1 + read as u64);
+        self.crc32c = crc32c::crc32c_append(self.crc32c, &self.text);
         if read as u64 > LINE_BYTES_MAX {
             let message = format!("line {}: is longer than {LINE_BYTES_MAX} bytes", self.number);
             return Err(Failure::Failed(message));

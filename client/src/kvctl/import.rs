@@ -6,7 +6,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read as _, Seek as _},
+    io::{self, BufRead, BufReader, Read as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -73,9 +73,8 @@ struct Position {
     cluster_id: String,
     lines: u64,
     bytes: u64,
-    /// Where the last of these lines begins, and its key: how the file is known again.
-    last_line_at: u64,
-    last_key: Vec<u8>,
+    /// Of all these bytes: how the file is known again.
+    crc32c: u32,
     keys: u64,
     equal: u64,
     expired: u64,
@@ -85,8 +84,9 @@ struct Position {
 /// An entry that is to be stored, and the line it is from.
 struct Pending {
     line: u64,
-    /// Where the line begins and ends.
-    span: (u64, u64),
+    /// Where the line ends, and the checksum of the file up to there.
+    end: u64,
+    crc32c: u32,
     entry: Entry,
 }
 
@@ -113,6 +113,7 @@ impl Import {
         let resumed_keys = position.keys;
         let input = open(&self.file, &position)?;
         let mut lines = Lines::after(input, position.lines, position.bytes);
+        lines.crc32c = position.crc32c;
         if position.lines > 0 {
             out.tell(&format!("goes on behind line {}", position.lines));
         }
@@ -222,7 +223,12 @@ impl Run<'_> {
                         self.flush().await?;
                     }
                     self.batch_bytes += entry.key.len() + entry.value.len();
-                    self.batch.push(Pending { line: number, span: lines.span, entry });
+                    self.batch.push(Pending {
+                        line: number,
+                        end: lines.span.1,
+                        crc32c: lines.crc32c,
+                        entry,
+                    });
                 }
             }
         }
@@ -254,10 +260,9 @@ impl Run<'_> {
             self.compare(&client, &alive, began).await?;
             self.position.expired += over.len() as u64;
         }
-        // Ordering: after that, so that a position never tells of what is not done. It is that of an entry,
-        // by which the file is known again; what follows, the last line too, is read again.
-        self.position.last_key = last.entry.key.to_vec();
-        (self.position.last_line_at, self.position.bytes) = last.span;
+        // Ordering: after that, so that a position never tells of what is not done. It is that of an entry:
+        // what follows, the last line too, is read again.
+        (self.position.bytes, self.position.crc32c) = (last.end, last.crc32c);
         self.position.lines = last.line;
         self.position.keys += batch.len() as u64;
         self.pace.add(batch.len() as u64, batch_bytes);
@@ -362,25 +367,29 @@ async fn patient<T>(mut attempt: impl AsyncFnMut() -> Result<T, Error>) -> Resul
 fn open(path: &Path, position: &Position) -> Result<Box<dyn BufRead>, Failure> {
     let shown = path.display();
     let mut input: Box<dyn BufRead> = if path.as_os_str() == "-" {
-        let mut input = BufReader::new(io::stdin());
-        io::copy(&mut input.by_ref().take(position.last_line_at), &mut io::sink())?;
-        Box::new(input)
+        Box::new(BufReader::new(io::stdin()))
     } else {
         let opened = File::open(path);
-        let mut file = opened.map_err(|error| Failure::Usage(format!("{shown}: {error}")))?;
-        file.seek(io::SeekFrom::Start(position.last_line_at))?;
+        let file = opened.map_err(|error| Failure::Usage(format!("{shown}: {error}")))?;
         Box::new(BufReader::with_capacity(1 << 20, file))
     };
-    if position.lines > 0 {
-        let mut lines = Lines::after(&mut input, position.lines - 1, position.last_line_at);
-        let parsed = lines.next()?.map(Line::parse);
-        let is_same = match parsed {
-            Some(Ok(Line::Entry(entry))) => entry.key == position.last_key,
-            _ => false,
-        };
-        if !is_same || lines.span.1 != position.bytes {
-            return Err(Failure::Usage(format!("the checkpoint is of another file than {shown}")));
+    // All of it is read again: a newer export may agree in its lengths and in its last key.
+    let (mut bytes, mut crc32c) = (0, 0);
+    let mut done = input.by_ref().take(position.bytes);
+    loop {
+        let block = done.fill_buf()?;
+        if block.is_empty() {
+            break;
         }
+        crc32c = crc32c::crc32c_append(crc32c, block);
+        let read = block.len();
+        bytes += read as u64;
+        done.consume(read);
+    }
+    if (bytes, crc32c) != (position.bytes, position.crc32c) {
+        return Err(Failure::Usage(format!(
+            "the checkpoint is of another file than {shown}: remove it to import this one from its beginning"
+        )));
     }
     Ok(input)
 }
@@ -423,7 +432,7 @@ mod tests {
     fn checkpoint_of_another_cluster_is_refused() {
         let path = std::env::temp_dir().join(format!("kvctl-checkpoint-{}", std::process::id()));
         let none = load(&path, "c1").expect("there is none yet");
-        let noted = Position { lines: 3, bytes: 90, last_key: vec![0, 255], ..none };
+        let noted = Position { lines: 3, bytes: 90, crc32c: 7, ..none };
         save(&path, &noted).expect("written");
         assert_eq!(load(&path, "c1").expect("the same"), noted);
         assert!(matches!(load(&path, "c2"), Err(Failure::Usage(_))));

@@ -313,6 +313,27 @@ async fn import_goes_on_from_its_checkpoint_wherever_it_ended() {
 }
 
 #[tokio::test]
+async fn checkpoint_of_an_older_file_of_the_same_lengths_is_refused() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.list_nodes();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, note) = (folder.path().join("a.jsonl"), folder.path().join("note"));
+    let args = ["import", file.to_str().expect("ASCII"), "--checkpoint"];
+    let args = [&args[..], &[note.to_str().expect("ASCII")]].concat();
+    let write = |value: &str, end: &str| {
+        let lines =
+            format!("{{\"key\":\"a\",\"value\":\"{value}\"}}\n{{\"key\":\"b\",\"value\":\"2\"}}\n");
+        std::fs::write(&file, format!("{lines}{end}")).expect("written");
+    };
+    write("1", "");
+    assert_eq!(kvctl(&cluster, &args).await.0, 4, "it is cut off");
+    write("9", "{\"end\":{\"keys\":2}}\n");
+    assert_eq!(kvctl(&cluster, &args).await.0, 2, "its first line is another one");
+    write("1", "{\"end\":{\"keys\":2}}\n");
+    assert_eq!(kvctl(&cluster, &args).await.0, 0);
+}
+
+#[tokio::test]
 async fn import_takes_what_a_smaller_limit_of_the_server_allows() {
     let cluster = FakeCluster::start(1).await;
     cluster.list_nodes();
