@@ -135,8 +135,9 @@ async fn flipped_bit_in_the_data_of_a_voter_forgets_no_promise() {
     let ledger = writers.stop().await;
     cluster.nodes[follower].kill9();
     flip_bit(&newest_wal(&cluster.nodes[follower].data_dir().join("data")), 1, 500);
-    // Where the log no longer has what the state lost.
+    // Where the log no longer has what the state lost, or the snapshot that the state began with.
     cluster.allow("is quarantined");
+    cluster.allow("the state of a region is lost");
     cluster.nodes[follower].relaunch();
     eventually("the follower to speak", BOUND, async || sessions[follower].status().await).await;
     // The leader has reached it, or cannot.
