@@ -84,11 +84,15 @@ async fn everything_that_is_exported_comes_back_byte_for_byte() {
     }
 
     // What people look at meanwhile: the node's own files are a part of what is taken.
-    let nodes = kvctl_ok(&cluster, &["-o", "json", "nodes"]);
-    let nodes: serde_json::Value = serde_json::from_slice(&nodes.stdout).expect("JSON");
-    let bytes = |name: &str| nodes["nodes"][0][name].as_u64().expect("a number");
-    assert!(bytes("data_bytes") > LARGE as u64, "{nodes}");
-    assert!(bytes("data_bytes") <= bytes("disk_used_bytes"), "{nodes}");
+    // They are measured now and then.
+    eventually("the files to be counted", BOUND, async || {
+        let nodes = kvctl_ok(&cluster, &["-o", "json", "nodes"]);
+        let nodes: serde_json::Value = serde_json::from_slice(&nodes.stdout).expect("JSON");
+        let bytes = |name: &str| nodes["nodes"][0][name].as_u64().expect("a number");
+        assert!(bytes("data_bytes") <= bytes("disk_used_bytes"), "{nodes}");
+        if bytes("data_bytes") > LARGE as u64 { Ok(()) } else { Err(nodes) }
+    })
+    .await;
     let began = Instant::now();
     let missing = kvctl(&cluster, &["transfer", "99", "1"]);
     assert_eq!(missing.status.code(), Some(3), "{}", said(&missing));

@@ -489,7 +489,6 @@ fn keyspace(id: u32) -> Result<KeyspaceId, Error> {
     })
 }
 
-/// Asks the leader of a region, wherever it is, to hand over.
 /// A region that the caller named by its id, and that the driver does not know once it has heard every node,
 /// is not there: no other node has it, and a repeat would not find it.
 fn named<T>(found: Result<T, Error>) -> Result<T, Error> {
@@ -501,6 +500,7 @@ fn named<T>(found: Result<T, Error>) -> Result<T, Error> {
     })
 }
 
+/// Asks the leader of a region, wherever it is, to hand over.
 async fn transfer(
     node: &Arc<Node>,
     joined: &Joined,
