@@ -38,5 +38,6 @@ pub mod feature_level;
 pub mod handoff;
 mod ids;
 pub mod metrics;
+mod share;
 pub mod signals;
 pub mod telemetry;

@@ -18,11 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::TypeConfig;
-use crate::handoff;
-
-/// A region takes at most so many times the bytes that it leaves to all others: one that has lost
-/// its quorum keeps what it has for long, and others must go on.
-const SHARE: usize = 4;
+use crate::{handoff, share::is_fair};
 
 /// With so many proposals of a region under way, further ones wait for their answers. Each turn of
 /// Raft costs the same for one entry as for many, on every peer: where there are many callers, few
@@ -88,9 +84,8 @@ impl Admissions {
             return Err(Full::Proposals);
         }
         let left = self.node_bytes_max.saturating_sub(node);
-        let fair = region == 0 || region + bytes <= left.saturating_mul(SHARE);
         // One command is always let in, however large.
-        if node > 0 && (bytes > left || !fair) {
+        if node > 0 && (bytes > left || !is_fair(region, bytes, left)) {
             return Err(Full::Bytes);
         }
         Ok(admitted)

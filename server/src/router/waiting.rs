@@ -7,10 +7,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use crate::ids::RegionId;
-
-/// Of one region so many times as many requests may wait as it leaves places to all others.
-const SHARE: usize = 4;
+use crate::{ids::RegionId, share::is_fair};
 
 /// Counts who waits, by region.
 #[derive(Debug)]
@@ -37,8 +34,7 @@ impl Waiting {
         let mut state = self.state.lock();
         let left = self.requests_max.saturating_sub(state.all);
         let of_region = state.of_regions.entry(region).or_default();
-        // One may wait in any case.
-        if *of_region > 0 && *of_region >= left.saturating_mul(SHARE) {
+        if !is_fair(*of_region, 1, left) {
             return None;
         }
         *of_region += 1;
