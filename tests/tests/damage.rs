@@ -11,8 +11,7 @@ use std::{
 
 use flotilla_tests::{
     harness::{Builder, Cluster, copy_dir, env_number, eventually, say, seed},
-    history::{Budget, check, check_revisions},
-    workload::{Registers, Writers},
+    workload::{Registers, Writers, nothing_is_lost},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
@@ -135,16 +134,6 @@ impl Play {
         cluster.wait_serving(BOUND).await;
         let ledger = writers.stop().await;
         let recorder = registers.stop(&sessions).await;
-        for session in &sessions {
-            ledger.verify(session).await;
-        }
-        eventually("all peers to have the same state", BOUND, async || {
-            sessions[0].check_regions().await
-        })
-        .await;
-        let operations = recorder.operations();
-        let verdict = check(&operations, Budget::default());
-        assert!(verdict.is_legal(), "{verdict:#?}");
-        check_revisions(&operations).expect("revisions of a key only grow");
+        nothing_is_lost(&sessions, &ledger, &recorder.operations(), BOUND).await;
     }
 }
