@@ -9,40 +9,37 @@
 mod addresses;
 mod args;
 pub(crate) mod check;
-mod disk;
 mod docs;
-mod human_bytes;
+pub(crate) mod human_bytes;
 pub(crate) mod human_duration;
 mod labels;
 mod layers;
-mod limits;
 mod log;
 mod log_format;
-mod parts;
 mod raft;
 mod reads;
 mod runtime;
 mod snapshot;
-mod storage;
 
 pub use self::{
     addresses::{Advertised, BoundAddresses},
     args::{Args, Command, ConfigCommand, DemoArgs, DemoNodeArgs, HealthcheckArgs, SettingArgs},
     check::{ConfigError, ConfigErrors},
-    disk::DiskConfig,
     docs::markdown,
     human_bytes::format as format_bytes,
-    limits::LimitsConfig,
     log::LogConfig,
     log_format::LogFormat,
     raft::RaftConfig,
     reads::ReadsConfig,
     runtime::RuntimeConfig,
     snapshot::SnapshotConfig,
-    storage::{EngineKind, StorageConfig},
 };
 
-pub use crate::placement::config::PlacementConfig;
+pub use crate::{
+    api::Limits,
+    placement::config::PlacementConfig,
+    storage::config::{DiskConfig, EngineKind, StorageConfig},
+};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -116,7 +113,7 @@ pub struct Config {
     pub log: LogConfig,
     pub storage: StorageConfig,
     pub disk: DiskConfig,
-    pub limits: LimitsConfig,
+    pub limits: Limits,
     pub reads: ReadsConfig,
     pub snapshot: SnapshotConfig,
     pub placement: PlacementConfig,
@@ -144,7 +141,7 @@ impl Default for Config {
             log: LogConfig::default(),
             storage: StorageConfig::default(),
             disk: DiskConfig::default(),
-            limits: LimitsConfig::default(),
+            limits: Limits::default(),
             reads: ReadsConfig::default(),
             snapshot: SnapshotConfig::default(),
             placement: PlacementConfig::default(),

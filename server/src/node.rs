@@ -187,7 +187,7 @@ async fn open_engines(config: &Config) -> Result<rocks::Instances, engine::Error
     let mut told = false;
     loop {
         // It may have a long log to read, during which a signal must be heard.
-        let (dir, storage) = (config.data_dir.clone(), config.storage.to_storage());
+        let (dir, storage) = (config.data_dir.clone(), config.storage.clone());
         let opening =
             tokio::task::spawn_blocking(move || rocks::RocksEngine::open_both(&dir, &storage));
         let opened = opening.await.unwrap_or_else(|error| {
@@ -232,8 +232,8 @@ impl Node {
         let metrics = Metrics::register(&registry)?;
         let on_disk = config.storage.engine == EngineKind::Rocksdb;
         let (log, data, disk, sentinel) = if on_disk {
-            let disk = DiskMonitor::open(&config.data_dir, &config.disk.to_storage())
-                .context("look at the disk")?;
+            let disk =
+                DiskMonitor::open(&config.data_dir, &config.disk).context("look at the disk")?;
             let engines = open_engines(&config).await.context("open the data directory")?;
             let sentinel = Sentinel::read(&config.data_dir).context("read the log's sentinel")?;
             (

@@ -38,8 +38,8 @@ impl Admission {
             receive: Gate::new("receive", limits.receive_bytes_max),
             answers: Gate::new("answers", limits.answers_held_bytes_max),
             pages: Gate::new("scans", limits.pages_held_bytes_max),
-            client_connections: Gate::new("connections", limits.connections.connections_max),
-            http_connections: Gate::new("connections", limits.connections.connections_max),
+            client_connections: Gate::new("connections", limits.connections_max),
+            http_connections: Gate::new("connections", limits.connections_max),
         }
     }
 

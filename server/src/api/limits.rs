@@ -3,46 +3,103 @@
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::{command, error::Error};
+use crate::{
+    command,
+    config::{
+        ConfigError,
+        check::{bytes_within, count_within, duration_within},
+        human_bytes::{self, HumanBytes},
+        human_duration::{self, HumanDuration},
+    },
+    error::Error,
+};
 
-/// Bounds of requests. Past one: `INVALID_ARGUMENT` that names the field and the limit, or
-/// `ServerIsBusy` where other requests are the reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Bounds on what clients may ask, and on what may be under way. What is too large is refused with
+/// `INVALID_ARGUMENT` and the limit; what is too much with `RESOURCE_EXHAUSTED` and a time to wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Largest key of a user.
+    /// Longest key.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
     pub key_bytes_max: usize,
+    /// Longest value, whether put or made by appending.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
     pub value_bytes_max: usize,
-    /// All keys and values of one request together.
+    /// Largest request, with all its keys and values.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
     pub request_bytes_max: usize,
-    /// Comparisons and operations of a transaction, mutations of a write, keys of a batch.
+    /// Most operations in one transaction or batch.
     pub txn_ops_max: usize,
+    /// Size at which a page of a scan is closed.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
+    pub scan_page_bytes: usize,
+    /// Requests of clients that may be under way on this node. Of those that wait for a region to have a
+    /// leader again, one region takes at most four times what it leaves to all others; more are told so at
+    /// once.
+    pub requests_in_flight_max: usize,
+    /// Proposals of one region that may be under way.
+    pub proposals_in_flight_max: usize,
+    /// Size of all proposals of this node that may be under way. One region takes at most four times
+    /// what it leaves to the others.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
+    pub proposal_bytes_in_flight_max: usize,
+    /// Connections of clients; further ones are closed at once.
+    pub connections_max: usize,
+    /// A client that reads nothing of its answer for this long is given up: a call of gRPC is reset, a
+    /// connection of HTTP closed.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
+    pub stall_timeout: Duration,
+    /// A connection of HTTP without a request for this long is closed. Longer than balancers keep one, so that
+    /// none is closed under a request of theirs.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
+    pub http_idle_timeout: Duration,
+    /// Deadline of a request that names none. Longer than an election, so that the death of a leader is a wait
+    /// and no error.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
+    pub request_timeout_default: Duration,
+    /// Latest deadline a request may name; later ones are cut to it.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
+    pub request_timeout_max: Duration,
+
+    // What follows is no setting: nobody had a reason to change it.
     /// Keys and values that one `BatchGet` or `Write` answers, as apply allows a command. Below the
     /// message limit of both sides, so that what was done can always be told.
+    #[serde(skip)]
     pub answer_bytes_max: usize,
     /// Keys in one page of a scan.
+    #[serde(skip)]
     pub scan_page_keys_max: u64,
-    /// Bytes in one page of a scan; one key and value always fit.
-    pub scan_page_bytes_max: u64,
-    /// Of a request that names no deadline; of one page of a scan.
-    pub request_timeout_default: Duration,
-    /// A longer deadline is cut to this.
-    pub request_timeout_max: Duration,
-    /// Key-value requests under way, gRPC and HTTP together. Past it: busy, queue `requests`.
-    pub requests_in_flight_max: usize,
     /// Scans under way. Past it: busy, queue `scans`.
+    #[serde(skip)]
     pub scans_in_flight_max: usize,
     /// Calls of `flotilla.v1.Cluster` under way. Past it: busy, queue `cluster`.
+    #[serde(skip)]
     pub cluster_in_flight_max: usize,
     /// Bodies being received, over all requests. Past it: busy, queue `receive`.
+    #[serde(skip)]
     pub receive_bytes_max: usize,
     /// Answers that their clients have not read yet, over all requests but scans, which hold a page each.
     /// Past it: busy, queue `answers`.
+    #[serde(skip)]
     pub answers_held_bytes_max: usize,
     /// Pages of scans that their clients have not read yet. Pages become smaller as it fills; one that finds
     /// no room because of a single large value: busy, queue `scans`.
+    #[serde(skip)]
     pub pages_held_bytes_max: usize,
+    #[serde(skip)]
     pub connections: ConnectionLimits,
 }
 
@@ -53,12 +110,17 @@ impl Default for Limits {
             value_bytes_max: 8 << 20,
             request_bytes_max: 16 << 20,
             txn_ops_max: 1024,
-            answer_bytes_max: command::ANSWER_BYTES_MAX,
-            scan_page_keys_max: 4096,
-            scan_page_bytes_max: 512 << 10,
+            scan_page_bytes: 1 << 20,
+            requests_in_flight_max: 4096,
+            proposals_in_flight_max: 1024,
+            proposal_bytes_in_flight_max: 64 << 20,
+            connections_max: 16_384,
+            stall_timeout: Duration::from_secs(30),
+            http_idle_timeout: Duration::from_secs(90),
             request_timeout_default: Duration::from_secs(15),
             request_timeout_max: Duration::from_secs(30),
-            requests_in_flight_max: 4096,
+            answer_bytes_max: command::ANSWER_BYTES_MAX,
+            scan_page_keys_max: 4096,
             scans_in_flight_max: 256,
             cluster_in_flight_max: 64,
             receive_bytes_max: 128 << 20,
@@ -69,20 +131,13 @@ impl Default for Limits {
     }
 }
 
-/// Bounds of the connections of one port.
+/// Bounds of one connection that are no settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Open connections. Past it a new one is accepted and closed at once.
-    pub connections_max: usize,
     /// Calls under way on one HTTP/2 connection; its client waits to start more.
     pub streams_max: u32,
     /// A connection that has not spoken HTTP for so long after it was opened is closed.
     pub opening_timeout: Duration,
-    /// A client that reads nothing of an answer for so long is given up.
-    pub stall_timeout: Duration,
-    /// An HTTP/1 connection without a request for so long is closed. Longer than the usual balancers wait,
-    /// so that it is they who close.
-    pub idle_timeout: Duration,
     /// An HTTP/2 connection that is silent for so long is pinged.
     pub keepalive_interval: Duration,
     /// And closed when the ping is not answered in this time.
@@ -100,11 +155,8 @@ pub struct ConnectionLimits {
 impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
-            connections_max: 4096,
             streams_max: 1024,
             opening_timeout: Duration::from_secs(10),
-            stall_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(90),
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(10),
             header_bytes_max: 32 << 10,
@@ -116,6 +168,44 @@ impl Default for ConnectionLimits {
 }
 
 impl Limits {
+    /// Collects every violated constraint.
+    pub fn check(&self, errors: &mut Vec<ConfigError>) {
+        bytes_within(errors, "limits.key_bytes_max", self.key_bytes_max as u64, 16..=64 << 10);
+        let value = self.value_bytes_max as u64;
+        bytes_within(errors, "limits.value_bytes_max", value, 1024..=16 << 20);
+        // Above it no message of this program is accepted, whatever the settings say.
+        let message = flotilla_proto::MESSAGE_BYTES_MAX as u64;
+        let request = self.request_bytes_max as u64;
+        bytes_within(errors, "limits.request_bytes_max", request, 64 << 10..=message - (1 << 20));
+        if self.request_bytes_max < self.value_bytes_max + self.key_bytes_max {
+            let problem = "is smaller than one largest key with one largest value";
+            errors.push(ConfigError::new("limits.request_bytes_max", problem));
+        }
+        if self.proposal_bytes_in_flight_max < self.request_bytes_max {
+            let problem =
+                "is below limits.request_bytes_max: the largest request could never start";
+            errors.push(ConfigError::new("limits.proposal_bytes_in_flight_max", problem));
+        }
+        for (key, value, most) in [
+            ("limits.txn_ops_max", self.txn_ops_max, 65_536),
+            ("limits.requests_in_flight_max", self.requests_in_flight_max, 1_000_000),
+            ("limits.proposals_in_flight_max", self.proposals_in_flight_max, 1_000_000),
+            ("limits.connections_max", self.connections_max, 1_000_000),
+        ] {
+            count_within(errors, key, value as u64, 1..=most);
+        }
+        let page = self.scan_page_bytes as u64;
+        bytes_within(errors, "limits.scan_page_bytes", page, 1024..=request.max(1024));
+        let second = Duration::from_secs(1);
+        let hour = 3600 * second;
+        duration_within(errors, "limits.stall_timeout", self.stall_timeout, second..=hour);
+        duration_within(errors, "limits.http_idle_timeout", self.http_idle_timeout, second..=hour);
+        let timeout = Duration::from_millis(1)..=Duration::from_secs(3600);
+        let (default, most) = (self.request_timeout_default, self.request_timeout_max);
+        duration_within(errors, "limits.request_timeout_max", most, timeout.clone());
+        duration_within(errors, "limits.request_timeout_default", default, *timeout.start()..=most);
+    }
+
     /// A key that is read or written: not empty, not too long.
     pub(super) fn check_key(&self, field: impl fmt::Display, key: &[u8]) -> Result<(), Error> {
         if key.is_empty() {

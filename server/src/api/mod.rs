@@ -55,7 +55,7 @@ pub use self::{
     admission::{Admission, Places},
     context::Keyspace,
     dispatch::{Call, Services, check_cluster},
-    limits::{ConnectionLimits, Limits},
+    limits::Limits,
     observer::{Method, Observer, Unobserved},
     rest::{Hosts, Metrics, router as http_router},
     server::{Connection, Dealer, dealer, listen, serve_grpc, serve_http},

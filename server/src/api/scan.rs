@@ -187,7 +187,7 @@ impl<R: Requests> Pager<R> {
         let mut backoff = Backoff::until(self.cx.deadline);
         // Smaller pages while many scans hold theirs, so that none has to be refused.
         let bytes_max = ((self.pages.room() / 8).max(FREE_BYTES / 2) as u64)
-            .min(self.limits.scan_page_bytes_max);
+            .min(self.limits.scan_page_bytes as u64);
         loop {
             let part = match self.cx.route {
                 Some(_) => rest.clone(),

@@ -37,7 +37,7 @@ use super::{
     Requests, Services,
     admission::{Permit, Places},
     answer::CallTasks,
-    limits::ConnectionLimits,
+    limits::Limits,
 };
 
 /// After a failed accept, as when no file descriptor is left: time for connections to close.
@@ -178,7 +178,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Connection<IO> {
 pub async fn serve_grpc<R, IO>(
     incoming: impl Stream<Item = io::Result<IO>>,
     services: Services<R>,
-    limits: &ConnectionLimits,
+    limits: &Limits,
     elsewhere: CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) where
@@ -190,17 +190,19 @@ pub async fn serve_grpc<R, IO>(
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
-        .max_concurrent_streams(limits.streams_max)
+        .max_concurrent_streams(limits.connections.streams_max)
         // Bound: calls that were cancelled before they were taken up, beyond which the connection is closed.
         // A client that gives up all its calls at once, as when a request of its own is dropped, does no wrong.
-        .max_pending_accept_reset_streams(limits.streams_max as usize)
-        .keep_alive_interval(limits.keepalive_interval)
-        .keep_alive_timeout(limits.keepalive_timeout)
-        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
-        .initial_stream_window_size(limits.stream_window_bytes)
-        .initial_connection_window_size(limits.connection_window_bytes)
-        .max_send_buf_size(limits.send_buffer_bytes_max);
-    let opening_timeout = limits.opening_timeout;
+        .max_pending_accept_reset_streams(limits.connections.streams_max as usize)
+        .keep_alive_interval(limits.connections.keepalive_interval)
+        .keep_alive_timeout(limits.connections.keepalive_timeout)
+        .max_header_list_size(
+            u32::try_from(limits.connections.header_bytes_max).unwrap_or(u32::MAX),
+        )
+        .initial_stream_window_size(limits.connections.stream_window_bytes)
+        .initial_connection_window_size(limits.connections.connection_window_bytes)
+        .max_send_buf_size(limits.connections.send_buffer_bytes_max);
+    let opening_timeout = limits.connections.opening_timeout;
     let shutdown = async {
         shutdown.await;
         services.drain();
@@ -226,7 +228,7 @@ pub async fn serve_grpc<R, IO>(
 pub async fn serve_http<IO>(
     incoming: impl Stream<Item = io::Result<IO>>,
     router: axum::Router,
-    limits: &ConnectionLimits,
+    limits: &Limits,
     shutdown: impl Future<Output = ()>,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -235,9 +237,10 @@ pub async fn serve_http<IO>(
     builder
         .timer(TokioTimer::new())
         // Runs from the end of one request to the end of the next one's head.
-        .header_read_timeout(limits.idle_timeout)
-        .max_buf_size(limits.header_bytes_max.max(HTTP1_BUFFER_BYTES_MIN));
-    let (opening_timeout, stall_timeout) = (limits.opening_timeout, limits.stall_timeout);
+        .header_read_timeout(limits.http_idle_timeout)
+        .max_buf_size(limits.connections.header_bytes_max.max(HTTP1_BUFFER_BYTES_MIN));
+    let (opening_timeout, stall_timeout) =
+        (limits.connections.opening_timeout, limits.stall_timeout);
     accept(incoming, shutdown, |io, closing: CancellationToken| {
         let (io, _) = Watched::new(io, stall_timeout);
         let (asked, asks) = (Arc::new(AtomicBool::new(false)), router.clone());

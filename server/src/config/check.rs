@@ -67,7 +67,7 @@ pub(crate) fn duration_within(
     within(errors, key, &value, &allowed, |value| humantime::format_duration(*value).to_string());
 }
 
-pub(super) fn bytes_within(
+pub(crate) fn bytes_within(
     errors: &mut Vec<ConfigError>,
     key: &str,
     value: u64,

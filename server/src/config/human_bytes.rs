@@ -49,7 +49,7 @@ pub(super) fn parse(text: &str) -> Result<u64, String> {
     number.checked_mul(*size).ok_or_else(|| format!("{text:?} is larger than 16 EiB"))
 }
 
-pub(super) fn serialize<T, S>(bytes: &T, serializer: S) -> Result<S::Ok, S::Error>
+pub(crate) fn serialize<T, S>(bytes: &T, serializer: S) -> Result<S::Ok, S::Error>
 where
     T: Copy + TryInto<u64>,
     S: Serializer,
@@ -62,7 +62,7 @@ where
     }
 }
 
-pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: TryFrom<u64>,
     D: Deserializer<'de>,
@@ -89,13 +89,13 @@ where
 }
 
 /// A size, or `auto` for `None`: then the program chooses.
-pub(super) mod auto {
+pub(crate) mod auto {
     use super::{Deserializer, Serializer, de, fmt, parse};
 
     const AUTO: &str = "auto";
 
     #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
-    pub(in crate::config) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         bytes: &Option<u64>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -105,7 +105,7 @@ pub(super) mod auto {
         }
     }
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<u64>, D::Error> {
         struct Visitor;
@@ -131,7 +131,7 @@ pub(super) mod auto {
 }
 
 /// How a size looks in the schema.
-pub(super) struct HumanBytes;
+pub(crate) struct HumanBytes;
 
 impl JsonSchema for HumanBytes {
     fn inline_schema() -> bool {

@@ -2,7 +2,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LimitsConfig,
+    Limits,
     check::{ConfigError, bytes_within, count_within},
     human_bytes::{self, HumanBytes},
 };
@@ -65,7 +65,7 @@ impl Default for LogConfig {
 
 impl LogConfig {
     /// Collects every violated constraint.
-    pub fn check(&self, limits: &LimitsConfig, errors: &mut Vec<ConfigError>) {
+    pub fn check(&self, limits: &Limits, errors: &mut Vec<ConfigError>) {
         // The largest request must fit the queue, or it would wait for ever.
         let least = limits.request_bytes_max as u64;
         bytes_within(errors, "log.queue_bytes_max", self.queue_bytes_max, least..=16 << 30);

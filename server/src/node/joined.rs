@@ -232,7 +232,7 @@ fn lookup(node: &Arc<Node>) -> Lookup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::disk::DiskConfig;
+    use crate::storage::config::DiskConfig;
 
     #[test]
     fn a_refusal_for_the_disk_tells_how_much_is_left() {
@@ -242,6 +242,7 @@ mod tests {
                 ballast_bytes: Some(0),
                 low_bytes: Some(low_bytes),
                 critical_bytes: Some(0),
+                ..DiskConfig::default()
             };
             Gate(Some(Arc::new(DiskMonitor::open(dir.path(), &config).expect("a disk"))))
         };

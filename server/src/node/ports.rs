@@ -89,9 +89,8 @@ impl Ports {
     /// # Errors
     /// When a thread or a runtime cannot be started.
     pub(super) fn serve(self, node: &Arc<Node>, cores: usize) -> anyhow::Result<Servers> {
-        let mut limits = node.config.limits.to_api();
-        limits.connections.connections_max =
-            connections_within(limits.connections.connections_max, &node.config);
+        let mut limits = node.config.limits.clone();
+        limits.connections_max = connections_within(limits.connections_max, &node.config);
         let limits = Arc::new(limits);
         let shared = Shared {
             calls: Arc::new(Calls(Arc::clone(node))),
@@ -196,7 +195,7 @@ impl Shared {
         let removed = self.node.removed.clone();
         let stopped = self.stop.clone().cancelled_owned();
         async move {
-            api::serve_grpc(incoming, services, &limits.connections, removed, stopped).await;
+            api::serve_grpc(incoming, services, &limits, removed, stopped).await;
         }
     }
 
@@ -269,7 +268,7 @@ impl Shared {
         let limits = Arc::clone(&self.limits);
         let stopped = self.stop.clone().cancelled_owned();
         Ok(self.node.runtime.spawn(async move {
-            api::serve_http(incoming, router, &limits.connections, stopped).await;
+            api::serve_http(incoming, router, &limits, stopped).await;
         }))
     }
 }

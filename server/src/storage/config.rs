@@ -1,99 +1,158 @@
-//! Settings of the disk layer.
+//! Settings of what is on the disk: `storage` and `disk`.
 
+use std::time::Duration;
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::disk::DiskConfig;
+use crate::config::{
+    ConfigError,
+    check::{bytes_within, count_within, duration_within},
+    human_bytes::{self, HumanBytes},
+    human_duration::{self, HumanDuration},
+};
 
 const MIB: u64 = 1 << 20;
 
-/// What keeps the data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// What holds the data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum EngineKind {
-    /// RocksDB, on disk.
+    /// On disk.
     #[default]
-    Rocks,
-    /// Memory: everything is gone when the process ends. For tests and trials.
+    Rocksdb,
+    /// In memory: everything is gone when the process ends. For tests and trials.
     Memory,
 }
 
-/// Memory, files and threads of the two RocksDB instances. Read at start; a change needs a restart.
-///
-/// Together they may take `block_cache_bytes + memtables_bytes_max` and a little more, whatever the
-/// amount of data: index and filter blocks live in the cache.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The two RocksDB instances of this node, `log` and `data`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageConfig {
-    /// Where the data is kept.
+    /// `rocksdb`, or `memory`, which loses everything when the process ends.
     pub engine: EngineKind,
-    /// Uncompressed blocks, indexes and filters kept in memory, both instances together.
+    /// Cache of blocks that were read, shared by both instances. The setting to raise first when
+    /// reads go to disk.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
     pub block_cache_bytes: u64,
-    /// Writes kept in memory before they are flushed to files, both instances together. When it is
-    /// reached the largest memtable of the instance being written is flushed early.
+    /// Writes that both instances together keep in memory before they are flushed to files. When it
+    /// is reached, the largest memtable is flushed early.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
     pub memtables_bytes_max: u64,
-    /// One memtable of the log. Large, so that most entries are purged before they are flushed.
+    /// Size of a memtable of `log`. Large ones let entries be purged before they are ever flushed.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
     pub log_memtable_bytes: u64,
-    /// One memtable of the data.
+    /// Size of a memtable of `data`.
+    #[serde(with = "human_bytes")]
+    #[schemars(with = "HumanBytes")]
     pub data_memtable_bytes: u64,
-    /// Files each instance keeps open.
+    /// Files that each instance may hold open.
     pub open_files_max: u32,
-    /// Threads that flush and compact, both instances together.
+    /// Threads that flush and compact, for both instances together.
     pub background_threads_max: u32,
-    /// Age of a file of the data at which it is rewritten to drop the rows that have expired, if
-    /// any region of the node has such rows.
-    pub reclaim_after_seconds: u64,
-    /// Space and health of the device.
-    pub disk: DiskConfig,
+    /// Age of a file of `data` at which it is rewritten to free the space of keys that have expired.
+    /// Only where keys expire at all; often overwritten ranges are freed sooner by themselves.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
+    pub reclaim_after: Duration,
 }
 
 impl Default for StorageConfig {
     fn default() -> Self {
         Self {
-            engine: EngineKind::Rocks,
-            block_cache_bytes: 64 * MIB,
-            memtables_bytes_max: 64 * MIB,
-            log_memtable_bytes: 32 * MIB,
-            data_memtable_bytes: 16 * MIB,
+            engine: EngineKind::default(),
+            block_cache_bytes: 64 << 20,
+            memtables_bytes_max: 64 << 20,
+            log_memtable_bytes: 32 << 20,
+            data_memtable_bytes: 16 << 20,
             open_files_max: 256,
             background_threads_max: 2,
-            reclaim_after_seconds: 24 * 60 * 60,
-            disk: DiskConfig::default(),
+            reclaim_after: Duration::from_secs(24 * 60 * 60),
         }
     }
 }
 
 impl StorageConfig {
-    /// Every violated constraint as key (below `storage.`) and reason, so that one failed start
-    /// shows the operator all of them.
-    #[must_use]
-    pub fn check(&self) -> Vec<(&'static str, String)> {
-        let mut errors = Vec::new();
-        let mut at_least = |key, value: u64, min: u64| {
-            if value < min {
-                errors.push((key, format!("{value} is below the minimum of {min}")));
-            }
-        };
-        at_least("block_cache_bytes", self.block_cache_bytes, 4 * MIB);
-        at_least("log_memtable_bytes", self.log_memtable_bytes, MIB);
-        at_least("data_memtable_bytes", self.data_memtable_bytes, MIB);
-        at_least("open_files_max", u64::from(self.open_files_max), 32);
-        at_least("background_threads_max", u64::from(self.background_threads_max), 2);
-        if self.reclaim_after_seconds < 60 {
-            errors.push(("reclaim_after", "below a minute".to_owned()));
+    /// Collects every violated constraint.
+    pub fn check(&self, errors: &mut Vec<ConfigError>) {
+        // What RocksDB counts files and threads in.
+        const COUNT_MAX: u64 = i32::MAX as u64;
+        for (key, bytes, least) in [
+            ("storage.block_cache_bytes", self.block_cache_bytes, 4 * MIB),
+            ("storage.log_memtable_bytes", self.log_memtable_bytes, MIB),
+            ("storage.data_memtable_bytes", self.data_memtable_bytes, MIB),
+        ] {
+            bytes_within(errors, key, bytes, least..=1 << 40);
         }
         let both = self.log_memtable_bytes.saturating_add(self.data_memtable_bytes);
         if self.memtables_bytes_max < both {
-            let reason = format!("below one memtable of the log and one of the data ({both})");
-            errors.push(("memtables_bytes_max", reason));
+            let [is, both] = [self.memtables_bytes_max, both].map(human_bytes::format);
+            let problem =
+                format!("is {is}, below one memtable of the log and one of the data ({both})");
+            errors.push(ConfigError::new("storage.memtables_bytes_max", problem));
         }
-        if i32::try_from(self.open_files_max).is_err() {
-            errors.push(("open_files_max", "above what RocksDB takes".to_owned()));
+        let files = self.open_files_max.into();
+        count_within(errors, "storage.open_files_max", files, 32..=COUNT_MAX);
+        let threads = self.background_threads_max.into();
+        count_within(errors, "storage.background_threads_max", threads, 2..=COUNT_MAX);
+        let reclaim = Duration::from_secs(60)..=Duration::from_secs(10 * 365 * 24 * 60 * 60);
+        duration_within(errors, "storage.reclaim_after", self.reclaim_after, reclaim);
+    }
+}
+
+/// What is done before the disk is full, since a log write that fails ends the process. `auto` goes
+/// by the size of the file system.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiskConfig {
+    /// Size of a file that is deleted when space is critical, so that there is room to recover in.
+    /// `0` for none. `auto`: a twentieth of the file system, at most 1 GiB; none below 256 MiB.
+    #[serde(with = "human_bytes::auto")]
+    #[schemars(with = "HumanBytes")]
+    pub ballast_bytes: Option<u64>,
+    /// With less available than this, writes of clients are refused; deletes and moves are not.
+    /// `auto`: an eighth of the file system, at most 4 GiB.
+    #[serde(with = "human_bytes::auto")]
+    #[schemars(with = "HumanBytes")]
+    pub low_bytes: Option<u64>,
+    /// With less available than this, the node gives up its leaderships. `auto`: a twentieth of
+    /// the file system, at most 1 GiB.
+    #[serde(with = "human_bytes::auto")]
+    #[schemars(with = "HumanBytes")]
+    pub critical_bytes: Option<u64>,
+    /// A small write and fsync is tried about once a second. The process ends when one takes
+    /// longer than this: a disk that hangs must not look like a node that lives.
+    #[serde(with = "human_duration")]
+    #[schemars(with = "HumanDuration")]
+    pub probe_timeout: Duration,
+}
+
+impl Default for DiskConfig {
+    fn default() -> Self {
+        Self {
+            ballast_bytes: None,
+            low_bytes: None,
+            critical_bytes: None,
+            probe_timeout: Duration::from_secs(30),
         }
-        if i32::try_from(self.background_threads_max).is_err() {
-            errors.push(("background_threads_max", "above what RocksDB takes".to_owned()));
+    }
+}
+
+impl DiskConfig {
+    /// Collects every violated constraint.
+    pub fn check(&self, errors: &mut Vec<ConfigError>) {
+        if let (Some(low), Some(critical)) = (self.low_bytes, self.critical_bytes)
+            && critical > low
+        {
+            let [low, critical] = [low, critical].map(human_bytes::format);
+            let problem = format!("is {critical}, above disk.low_bytes ({low})");
+            errors.push(ConfigError::new("disk.critical_bytes", problem));
         }
-        self.disk.check(&mut errors);
-        errors
+        let timeout = Duration::from_secs(1)..=Duration::from_secs(600);
+        duration_within(errors, "disk.probe_timeout", self.probe_timeout, timeout);
     }
 }
 
@@ -101,31 +160,34 @@ impl StorageConfig {
 mod tests {
     use super::*;
 
-    #[test]
-    fn defaults_are_valid_and_survive_yaml() {
-        let config = StorageConfig::default();
-        assert_eq!(config.check(), vec![]);
-        let yaml = serde_yaml::to_string(&config).unwrap();
-        assert_eq!(serde_yaml::from_str::<StorageConfig>(&yaml).unwrap(), config);
-    }
-
-    #[test]
-    fn misspelt_key_is_an_error() {
-        assert!(serde_yaml::from_str::<StorageConfig>("block_cache: 5").is_err());
-        assert!(serde_yaml::from_str::<StorageConfig>("disk: {ballast: 5}").is_err());
+    fn violated(storage: &StorageConfig, disk: &DiskConfig) -> Vec<String> {
+        let mut errors = Vec::new();
+        storage.check(&mut errors);
+        disk.check(&mut errors);
+        errors.into_iter().map(|error| error.key).collect()
     }
 
     #[test]
     fn check_reports_every_violation_at_once() {
-        let config = StorageConfig {
+        assert!(violated(&StorageConfig::default(), &DiskConfig::default()).is_empty());
+        let storage = StorageConfig {
             block_cache_bytes: 0,
             memtables_bytes_max: MIB,
             open_files_max: u32::MAX,
-            disk: DiskConfig { low_bytes: Some(1), critical_bytes: Some(2), ..Default::default() },
-            ..Default::default()
+            background_threads_max: 1,
+            reclaim_after: Duration::from_secs(59),
+            ..StorageConfig::default()
         };
-        let keys: Vec<_> = config.check().into_iter().map(|(key, _)| key).collect();
-        let want = ["block_cache_bytes", "memtables_bytes_max", "open_files_max", "disk.low_bytes"];
-        assert_eq!(keys, want);
+        let disk =
+            DiskConfig { low_bytes: Some(1), critical_bytes: Some(2), ..DiskConfig::default() };
+        let want = [
+            "storage.block_cache_bytes",
+            "storage.memtables_bytes_max",
+            "storage.open_files_max",
+            "storage.background_threads_max",
+            "storage.reclaim_after",
+            "disk.critical_bytes",
+        ];
+        assert_eq!(violated(&storage, &disk), want);
     }
 }

@@ -24,43 +24,18 @@ use std::{
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use self::ballast::Ballast;
 pub use self::level::{Level, Thresholds};
 use super::{
+    config::DiskConfig,
     durable_file::{create_dir_all, failed},
     engine::Error,
 };
 
 const MIB: u64 = 1 << 20;
 
-/// Space on the device. Each is derived from the size of the file system when not set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DiskConfig {
-    /// Space held back for emergencies; 0 for none. Default: a twentieth of the file system, at
-    /// most 1 GiB, and none below 256 MiB, where it would cost more than it saves.
-    pub ballast_bytes: Option<u64>,
-    /// Below this much available, clients' writes are refused. Default: an eighth of the file
-    /// system, at most 4 GiB.
-    pub low_bytes: Option<u64>,
-    /// Below this much available, leaderships are given up. Default: a twentieth of the file
-    /// system, at most 1 GiB.
-    pub critical_bytes: Option<u64>,
-}
-
 impl DiskConfig {
-    /// Adds every violated constraint, as key (below `storage.`) and reason.
-    pub(super) fn check(&self, errors: &mut Vec<(&'static str, String)>) {
-        if let (Some(low), Some(critical)) = (self.low_bytes, self.critical_bytes)
-            && low < critical
-        {
-            let reason = format!("{low} is below disk.critical_bytes ({critical})");
-            errors.push(("disk.low_bytes", reason));
-        }
-    }
-
     /// The ballast for a file system of `total_bytes`.
     #[must_use]
     pub fn ballast(&self, total_bytes: u64) -> u64 {
@@ -259,6 +234,7 @@ mod tests {
             ballast_bytes: Some(ballast),
             low_bytes: Some(low),
             critical_bytes: Some(critical),
+            ..DiskConfig::default()
         };
         let level_and_ballast = |config: &DiskConfig| {
             let status = DiskMonitor::open(dir.path(), config).unwrap().poll().unwrap();
@@ -280,6 +256,7 @@ mod tests {
             ballast_bytes: Some(available),
             low_bytes: Some(available / 2),
             critical_bytes: Some(1),
+            ..DiskConfig::default()
         };
         let status = DiskMonitor::open(dir.path(), &config).unwrap().poll().unwrap();
         assert_eq!((status.level, status.ballast_bytes), (Level::Normal, 0));

@@ -156,7 +156,7 @@ impl RocksEngine {
             options: plan.into_options(),
             memory: memory.clone(),
             reclaim,
-            reclaim_after_seconds: config.reclaim_after_seconds,
+            reclaim_after_seconds: config.reclaim_after.as_secs(),
             rewrites: AtomicBool::new(false),
             point_read: ReadOptions::default(),
             quick_read,

@@ -80,7 +80,7 @@ impl Server {
             let asked = async {
                 let _ = asked.await;
             };
-            serve_grpc(listen(listener, places), services, &limits.connections, told, asked).await;
+            serve_grpc(listen(listener, places), services, &limits, told, asked).await;
         });
         Self { address, requests, recorder, elsewhere, shutdown: Some(shutdown), task }
     }
@@ -406,7 +406,7 @@ async fn large_values_pass_and_too_large_ones_are_refused() {
 #[tokio::test]
 async fn connection_past_the_limit_is_closed_at_once() {
     let mut limits = Limits::default();
-    limits.connections.connections_max = 1;
+    limits.connections_max = 1;
     let server = Server::start(limits).await;
     let mut kv = server.kv().await;
     kv.get(get("k")).await.expect("the first connection");
@@ -621,7 +621,7 @@ async fn answers_that_are_not_read_are_bounded_and_given_up() {
     const MIB: usize = 1 << 20;
     const ALL: u32 = 12;
     let mut limits = Limits { answers_held_bytes_max: 4 * MIB, ..Limits::default() };
-    limits.connections.stall_timeout = Duration::from_millis(200);
+    limits.stall_timeout = Duration::from_millis(200);
     let server = Server::start(limits).await;
     let mut kv = server.kv().await;
     kv.put(put("large", vec![b'x'; MIB])).await.expect("written");
@@ -654,7 +654,7 @@ async fn answers_that_are_not_read_are_bounded_and_given_up() {
 #[tokio::test]
 async fn call_keeps_its_place_until_its_answer_is_read() {
     let mut limits = Limits { requests_in_flight_max: 1, ..Limits::default() };
-    limits.connections.stall_timeout = Duration::from_millis(300);
+    limits.stall_timeout = Duration::from_millis(300);
     let server = Server::start(limits).await;
     let mut kv = server.kv().await;
     kv.put(put("k", vec![b'x'; 1000])).await.expect("written");
@@ -672,7 +672,7 @@ async fn call_keeps_its_place_until_its_answer_is_read() {
 async fn scans_that_are_not_read_give_their_places_back() {
     const PLACES: u32 = 16;
     let mut limits = Limits { scans_in_flight_max: PLACES as usize, ..Limits::default() };
-    limits.connections.stall_timeout = Duration::from_millis(300);
+    limits.stall_timeout = Duration::from_millis(300);
     let server = Server::start(limits).await;
     server.requests.fill(&[("a", "1"), ("z", "2")]);
     let mut frames = Frames::open(&server, &[(4, 0)]).await;
@@ -693,7 +693,7 @@ async fn scans_that_are_not_read_give_their_places_back() {
 #[tokio::test]
 async fn slow_reader_that_reads_is_not_given_up() {
     let mut limits = Limits::default();
-    limits.connections.stall_timeout = Duration::from_millis(500);
+    limits.stall_timeout = Duration::from_millis(500);
     let server = Server::start(limits).await;
     let mut kv = server.kv().await;
     kv.put(put("k", vec![b'x'; 100 << 10])).await.expect("written");
@@ -797,7 +797,7 @@ impl HttpServer {
             let asked = async {
                 let _ = asked.await;
             };
-            serve_http(listen(listener, places), router, &limits.connections, asked).await;
+            serve_http(listen(listener, places), router, &limits, asked).await;
         });
         Self { address, requests, shutdown, task }
     }
@@ -859,7 +859,7 @@ async fn http_and_its_shutdown() {
 async fn connection_between_two_requests_is_kept_longer_than_one_that_says_nothing() {
     let mut limits = Limits::default();
     limits.connections.opening_timeout = Duration::from_millis(50);
-    limits.connections.idle_timeout = Duration::from_millis(1000);
+    limits.http_idle_timeout = Duration::from_millis(1000);
     let server = HttpServer::start(limits).await;
     let mut tcp = server.tcp().await;
     let ask = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -871,7 +871,7 @@ async fn connection_between_two_requests_is_kept_longer_than_one_that_says_nothi
         sleep(Duration::from_millis(300)).await;
     }
     rest_of(&mut tcp).await;
-    assert!(ConnectionLimits::default().idle_timeout > Duration::from_secs(75));
+    assert!(Limits::default().http_idle_timeout > Duration::from_secs(75));
 }
 
 /// Clients that send everything before they read see a broken pipe otherwise.
@@ -919,7 +919,7 @@ async fn request_without_end_is_not_read_on_for_ever() {
 #[tokio::test]
 async fn http_client_that_does_not_read_is_closed_and_its_room_given_back() {
     let mut limits = Limits { answers_held_bytes_max: 20 << 20, ..Limits::default() };
-    limits.connections.stall_timeout = Duration::from_millis(500);
+    limits.stall_timeout = Duration::from_millis(500);
     let server = HttpServer::start(limits).await;
     let value = "x".repeat(8 << 20);
     server.requests.fill(&[("large", &value)]);

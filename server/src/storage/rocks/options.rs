@@ -111,7 +111,7 @@ fn base(kind: Kind, config: &StorageConfig) -> Result<Options, Error> {
         // Where nothing is written, RocksDB looks at the age of files when it wakes up by itself.
         // Bound: twelve hours, as without this.
         Kind::Data => {
-            let seconds = (config.reclaim_after_seconds / 4).clamp(1, 12 * 60 * 60);
+            let seconds = (config.reclaim_after.as_secs() / 4).clamp(1, 12 * 60 * 60);
             format!(";max_compaction_trigger_wakeup_seconds={seconds}")
         }
     };

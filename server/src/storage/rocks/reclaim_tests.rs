@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fs, time::Duration};
 
 use super::{
     tests::{keys, put},
@@ -158,7 +158,8 @@ fn states_that_claims_are_made_of_need_no_write_ahead_log() {
 #[test]
 fn old_files_are_visited_though_nothing_is_written() {
     let dir = tempfile::tempdir().unwrap();
-    let config = StorageConfig { reclaim_after_seconds: 1, ..StorageConfig::default() };
+    let config =
+        StorageConfig { reclaim_after: Duration::from_secs(1), ..StorageConfig::default() };
     let data = open_with(&dir, &config);
     put(&data, "b1 b2 b3", "10");
     data.compact();
@@ -166,7 +167,7 @@ fn old_files_are_visited_though_nothing_is_written() {
     let started = crate::clock::monotonic();
     while !all(data.as_ref()).is_empty() {
         let waited = started.elapsed();
-        assert!(waited < std::time::Duration::from_secs(60), "still there");
+        assert!(waited < Duration::from_secs(60), "still there");
     }
     assert_eq!(data.stats().reclaimed_rows, 3);
 }
