@@ -405,8 +405,7 @@ async fn large_values_pass_and_too_large_ones_are_refused() {
 
 #[tokio::test]
 async fn connection_past_the_limit_is_closed_at_once() {
-    let mut limits = Limits::default();
-    limits.connections_max = 1;
+    let limits = Limits { connections_max: 1, ..Limits::default() };
     let server = Server::start(limits).await;
     let mut kv = server.kv().await;
     kv.get(get("k")).await.expect("the first connection");
@@ -620,8 +619,11 @@ async fn flood_of_cancelled_calls_ends_its_connection() {
 async fn answers_that_are_not_read_are_bounded_and_given_up() {
     const MIB: usize = 1 << 20;
     const ALL: u32 = 12;
-    let mut limits = Limits { answers_held_bytes_max: 4 * MIB, ..Limits::default() };
-    limits.stall_timeout = Duration::from_millis(200);
+    let limits = Limits {
+        answers_held_bytes_max: 4 * MIB,
+        stall_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
     let server = Server::start(limits).await;
     let mut kv = server.kv().await;
     kv.put(put("large", vec![b'x'; MIB])).await.expect("written");
@@ -653,8 +655,11 @@ async fn answers_that_are_not_read_are_bounded_and_given_up() {
 
 #[tokio::test]
 async fn call_keeps_its_place_until_its_answer_is_read() {
-    let mut limits = Limits { requests_in_flight_max: 1, ..Limits::default() };
-    limits.stall_timeout = Duration::from_millis(300);
+    let limits = Limits {
+        requests_in_flight_max: 1,
+        stall_timeout: Duration::from_millis(300),
+        ..Limits::default()
+    };
     let server = Server::start(limits).await;
     let mut kv = server.kv().await;
     kv.put(put("k", vec![b'x'; 1000])).await.expect("written");
@@ -671,8 +676,11 @@ async fn call_keeps_its_place_until_its_answer_is_read() {
 #[tokio::test]
 async fn scans_that_are_not_read_give_their_places_back() {
     const PLACES: u32 = 16;
-    let mut limits = Limits { scans_in_flight_max: PLACES as usize, ..Limits::default() };
-    limits.stall_timeout = Duration::from_millis(300);
+    let limits = Limits {
+        scans_in_flight_max: PLACES as usize,
+        stall_timeout: Duration::from_millis(300),
+        ..Limits::default()
+    };
     let server = Server::start(limits).await;
     server.requests.fill(&[("a", "1"), ("z", "2")]);
     let mut frames = Frames::open(&server, &[(4, 0)]).await;
@@ -692,8 +700,7 @@ async fn scans_that_are_not_read_give_their_places_back() {
 /// The answer is there long before its end is read: what takes time is the reading.
 #[tokio::test]
 async fn slow_reader_that_reads_is_not_given_up() {
-    let mut limits = Limits::default();
-    limits.stall_timeout = Duration::from_millis(500);
+    let limits = Limits { stall_timeout: Duration::from_millis(500), ..Limits::default() };
     let server = Server::start(limits).await;
     let mut kv = server.kv().await;
     kv.put(put("k", vec![b'x'; 100 << 10])).await.expect("written");
@@ -918,8 +925,11 @@ async fn request_without_end_is_not_read_on_for_ever() {
 
 #[tokio::test]
 async fn http_client_that_does_not_read_is_closed_and_its_room_given_back() {
-    let mut limits = Limits { answers_held_bytes_max: 20 << 20, ..Limits::default() };
-    limits.stall_timeout = Duration::from_millis(500);
+    let limits = Limits {
+        answers_held_bytes_max: 20 << 20,
+        stall_timeout: Duration::from_millis(500),
+        ..Limits::default()
+    };
     let server = HttpServer::start(limits).await;
     let value = "x".repeat(8 << 20);
     server.requests.fill(&[("large", &value)]);
