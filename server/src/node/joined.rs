@@ -21,7 +21,6 @@ use crate::{
     placement::driver::Driver,
     raft::{
         log_memory::LogMemory,
-        log_store::LogBounds,
         settings,
         transport::{self, Transport, TransportConfig},
     },
@@ -90,16 +89,14 @@ impl Joined {
             },
             Arc::clone(&node.directory) as Arc<dyn transport::Directory>,
             TransportConfig {
-                snapshots_max: config.snapshot.concurrent_max as usize,
-                snapshot_bytes_per_second: config.snapshot.bytes_per_second_max,
-                snapshot_idle_timeout: config.snapshot.idle_timeout,
+                snapshot: config.snapshot.clone(),
                 silence_max: config.raft.election_timeout_max.max(SILENCE_MIN),
             },
             Arc::clone(&raft_metrics),
         );
-        let raft = &config.raft;
-        let raft_config = settings::openraft(identity.cluster.to_string(), raft).validate()?;
-        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let raft_config =
+            settings::openraft(identity.cluster.to_string(), &config.raft).validate()?;
+        let log_memory = usize::try_from(config.log.tail_caches_bytes_max).unwrap_or(usize::MAX);
         let env = Arc::new(Environment {
             node: identity.node,
             data: Arc::clone(&node.data),
@@ -107,28 +104,14 @@ impl Joined {
             writer: node.writer.clone(),
             transport,
             config: RegionConfig {
-                election_timeout_max: raft.election_timeout_max,
-                heartbeat_interval: raft.heartbeat_interval,
+                raft: config.raft.clone(),
+                log: config.log.clone(),
+                snapshot: config.snapshot.clone(),
+                reads: config.reads.clone(),
                 proposals_max: config.limits.proposals_in_flight_max,
                 proposal_bytes_max: config.limits.proposal_bytes_in_flight_max,
-                log_bounds: LogBounds {
-                    tail_bytes_max: bytes(config.log.tail_cache_bytes),
-                    read_bytes_max: bytes(raft.append_bytes_max),
-                    memory: LogMemory::new(
-                        bytes(config.log.tail_caches_bytes_max),
-                        &raft_metrics.raft,
-                    ),
-                },
-                compact_entries: config.log.compact_entries,
-                compact_bytes: config.log.compact_bytes,
-                keep_entries: config.log.keep_entries,
-                catch_up_bytes: config.log.catch_up_bytes,
-                catch_up_bytes_max: config.log.catch_up_bytes_max,
-                snapshot_chunk_bytes: bytes(config.snapshot.chunk_bytes),
-                snapshots_received_max: config.snapshot.concurrent_max as usize,
-                snapshot_idle_timeout: config.snapshot.idle_timeout,
-                lease_enabled: config.reads.lease_enabled,
             },
+            log_memory: LogMemory::new(log_memory, &raft_metrics.raft),
             raft_config: Arc::new(raft_config),
             metrics: raft_metrics,
             runtime: node.runtime.clone(),

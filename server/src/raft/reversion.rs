@@ -143,6 +143,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        config::SnapshotConfig,
         ids::ClusterId,
         raft::{
             PeerAddress, TypeConfig, Vote,
@@ -273,9 +274,7 @@ mod tests {
             Identity { cluster: ClusterId([1; 16]), node: NodeId(1), incarnation: 1 },
             Arc::new(Only(address)),
             TransportConfig {
-                snapshots_max: 1,
-                snapshot_bytes_per_second: 1 << 40,
-                snapshot_idle_timeout: Duration::from_secs(1),
+                snapshot: SnapshotConfig::default(),
                 silence_max: Duration::from_secs(1),
             },
             metrics(),

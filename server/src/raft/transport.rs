@@ -46,6 +46,7 @@ use self::{
 };
 use super::presence::Presence;
 use crate::{
+    config::SnapshotConfig,
     ids::{ClusterId, NodeId},
     metrics::{self, Metrics},
 };
@@ -137,10 +138,7 @@ impl Undelivered {
 /// Settings of the transport.
 #[derive(Clone, Debug)]
 pub struct TransportConfig {
-    pub snapshots_max: usize,
-    pub snapshot_bytes_per_second: u64,
-    /// Bound: wait for the receiver to take the next part of a snapshot.
-    pub snapshot_idle_timeout: Duration,
+    pub snapshot: SnapshotConfig,
     /// Bound: a stream with log entries on which nothing moves for so long is given up.
     pub silence_max: Duration,
 }
@@ -183,7 +181,10 @@ impl Transport {
         config: TransportConfig,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let shipping = Shipping::new(config.snapshots_max, config.snapshot_bytes_per_second);
+        let shipping = Shipping::new(
+            config.snapshot.concurrent_max as usize,
+            config.snapshot.bytes_per_second_max,
+        );
         let links = Arc::new(Links::default());
         Self {
             office: Arc::new(Office {

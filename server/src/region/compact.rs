@@ -19,8 +19,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 
-use super::{Peer, RegionConfig, followers::Follower, peers::Peers};
+use super::{Peer, followers::Follower, peers::Peers};
 use crate::{
+    config::LogConfig,
     ids::{PeerId, RegionId},
     raft::LogId,
 };
@@ -69,7 +70,7 @@ struct Growth {
 
 impl Mark {
     /// Compaction leaves some entries; a log that has more has grown by the rest.
-    fn of_found(peer: PeerId, found: Found, applied_bytes: u64, config: &RegionConfig) -> Self {
+    fn of_found(peer: PeerId, found: Found, applied_bytes: u64, config: &LogConfig) -> Self {
         let entries = found.applied.saturating_sub(found.purged);
         let left = entries.min(config.keep_entries);
         let left_bytes = u128::from(found.bytes) * u128::from(left) / u128::from(entries.max(1));
@@ -92,12 +93,12 @@ impl Mark {
 }
 
 impl Growth {
-    fn is_due(self, config: &RegionConfig) -> bool {
+    fn is_due(self, config: &LogConfig) -> bool {
         self.entries >= config.compact_entries || self.bytes >= config.compact_bytes
     }
 
     /// Entries to leave, of which no more than `compact_bytes` if those to come are like those past.
-    fn entries_to_keep(self, config: &RegionConfig) -> u64 {
+    fn entries_to_keep(self, config: &LogConfig) -> u64 {
         config.keep_entries.min(self.entries_of(config.compact_bytes))
     }
 
@@ -139,7 +140,7 @@ async fn round(
         marks.extend(found.await.map_err(|error| error.to_string())?);
     }
     let Some(first) = peers.first() else { return Ok(()) };
-    let catch_up_bytes = share(&first.env.config, marks);
+    let catch_up_bytes = share(&first.env.config.log, marks);
     let due: Vec<Due> =
         peers.into_iter().filter_map(|peer| due(peer, marks, catch_up_bytes)).collect();
     let Some(first) = due.first() else { return Ok(()) };
@@ -182,7 +183,7 @@ fn find(peer: &Peer) -> Mark {
         applied: peer.view.published().applied.map_or(0, |id| id.index),
         bytes: peer.log.approximate_bytes(),
     };
-    Mark::of_found(peer.id, found, peer.view.applied_bytes(), &peer.env.config)
+    Mark::of_found(peer.id, found, peer.view.applied_bytes(), &peer.env.config.log)
 }
 
 /// A region whose log is to be compacted now.
@@ -202,12 +203,12 @@ fn due(peer: Arc<Peer>, marks: &HashMap<RegionId, Mark>, catch_up_bytes: u64) ->
     let mark = marks.get(&peer.region)?;
     let growth = mark.growth(applied.index, applied_bytes);
     let upto = |owed| may_go_upto(&peer, applied.index, growth, catch_up_bytes) >= owed;
-    let is_due = growth.is_due(&peer.env.config) || mark.owed.is_some_and(upto);
+    let is_due = growth.is_due(&peer.env.config.log) || mark.owed.is_some_and(upto);
     is_due.then_some(Due { peer, catch_up_bytes, applied, applied_bytes, growth })
 }
 
 /// What each region may keep for followers that lack it, with so many that do.
-fn share(config: &RegionConfig, marks: &HashMap<RegionId, Mark>) -> u64 {
+fn share(config: &LogConfig, marks: &HashMap<RegionId, Mark>) -> u64 {
     let owing = marks.values().filter(|mark| mark.owed.is_some()).count() as u64;
     config.catch_up_bytes.min(config.catch_up_bytes_max / owing.max(1))
 }
@@ -237,7 +238,7 @@ async fn compact_one(due: &Due) -> Result<Option<u64>, String> {
         )
         .await
         .map_err(|error| error.to_string())?;
-    let config = &peer.env.config;
+    let config = &peer.env.config.log;
     let keep_bytes = usize::try_from(config.compact_bytes).unwrap_or(usize::MAX);
     let wanted = applied
         .index
@@ -288,11 +289,11 @@ mod tests {
 
     #[test]
     fn growth_of_a_log_is_told_by_the_log_after_a_restart() {
-        let fixture = RegionConfig {
+        let config = LogConfig {
             compact_entries: 100,
             compact_bytes: 1000,
             keep_entries: 10,
-            ..config()
+            ..LogConfig::default()
         };
         for (why, purged, applied, bytes, entries, carried) in [
             ("nothing yet", 1, 1, 0, 0, 0),
@@ -302,7 +303,7 @@ mod tests {
             ("large entries, of which few are kept", 97, 100, 3000, 0, 2000),
             ("purged beyond what is applied, by a snapshot", 500, 400, 0, 0, 0),
         ] {
-            let mark = Mark::of_found(PEER, Found { purged, applied, bytes }, 70, &fixture);
+            let mark = Mark::of_found(PEER, Found { purged, applied, bytes }, 70, &config);
             let want = Growth { entries, bytes: carried };
             assert_eq!(mark.growth(applied, 70), want, "{why}");
             let later = Growth { entries: entries + 5, bytes: carried + 30 };
@@ -315,35 +316,29 @@ mod tests {
             ("one giant", 1, 5000, true, 0),
         ] {
             let growth = Growth { entries, bytes };
-            assert_eq!(growth.is_due(&fixture), due, "{why}");
-            assert_eq!(growth.entries_to_keep(&fixture), keep, "{why}");
+            assert_eq!(growth.is_due(&config), due, "{why}");
+            assert_eq!(growth.entries_to_keep(&config), keep, "{why}");
         }
     }
 
     #[test]
     fn regions_share_what_is_kept_for_followers() {
-        let settings = RegionConfig { catch_up_bytes: 100, catch_up_bytes_max: 250, ..config() };
+        let config =
+            LogConfig { catch_up_bytes: 100, catch_up_bytes_max: 250, ..LogConfig::default() };
         let marks = |owing: u64| -> HashMap<RegionId, Mark> {
             let found = Found { purged: 1, applied: 1, bytes: 0 };
-            let mark = Mark::of_found(PEER, found, 0, &settings);
+            let mark = Mark::of_found(PEER, found, 0, &config);
             let owed = |region| (region < owing).then_some(9);
             (0..20).map(|region| (RegionId(region), Mark { owed: owed(region), ..mark })).collect()
         };
         for (owing, want) in [(0, 100), (1, 100), (2, 100), (3, 83), (10, 25)] {
-            assert_eq!(share(&settings, &marks(owing)), want, "{owing} lag");
+            assert_eq!(share(&config, &marks(owing)), want, "{owing} lag");
         }
-    }
-
-    fn config() -> RegionConfig {
-        let mut config = None;
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        runtime.block_on(async { drop(Fixture::new(|made| config = Some(made.clone()))) });
-        config.expect("settings")
     }
 
     #[tokio::test]
     async fn node_that_restarts_often_compacts_all_the_same() {
-        let fixture = Fixture::new(|config| config.compact_entries = 100);
+        let fixture = Fixture::new(|config| config.log.compact_entries = 100);
         fixture.bear();
         let mut written = 0;
         for start in 0..4 {

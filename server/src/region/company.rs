@@ -94,7 +94,7 @@ impl Peer {
 impl Peers {
     /// As long as a leader may be silent before its followers look for another, twice.
     pub(super) fn silence_max(&self) -> Duration {
-        2 * self.env.config.election_timeout_max
+        2 * self.env.config.raft.election_timeout_max
     }
 
     /// Of every other node that is in the table and was not removed.

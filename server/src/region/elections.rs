@@ -201,8 +201,8 @@ mod tests {
     #[tokio::test]
     async fn peer_answers_after_its_disk_stood_still_during_a_vote() {
         let fixture = Fixture::new(|config| {
-            config.heartbeat_interval = Duration::from_millis(10);
-            config.election_timeout_max = Duration::from_millis(200);
+            config.raft.heartbeat_interval = Duration::from_millis(10);
+            config.raft.election_timeout_max = Duration::from_millis(200);
         });
         fixture.bear_with_voters(&[PeerId(70), PeerId(71), PeerId(72)]);
         let peer = fixture.open().await;

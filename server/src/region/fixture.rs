@@ -14,11 +14,11 @@ use super::{
 use crate::{
     clock,
     command::RegionState,
-    config::RaftConfig,
+    config::{LogConfig, RaftConfig, ReadsConfig, SnapshotConfig},
     ids::{ClusterId, NodeId, PeerId, RegionId},
     raft::{
-        fixture::{Probe, WAIT, Writing, log_bounds, metrics},
-        log_store::LogBounds,
+        fixture::{Probe, WAIT, Writing, metrics},
+        log_memory::LogMemory,
         settings,
         transport::{Directory, Identity, Transport, TransportConfig},
     },
@@ -76,38 +76,40 @@ impl Fixture {
         let writing = Writing::start(Arc::clone(&log) as _);
         let metrics = metrics();
         let mut config = RegionConfig {
-            election_timeout_max: Duration::from_millis(600),
-            heartbeat_interval: Duration::from_millis(50),
+            raft: RaftConfig {
+                heartbeat_interval: Duration::from_millis(50),
+                election_timeout_max: Duration::from_millis(600),
+                queue_messages_max: *RaftConfig::QUEUE_MESSAGES.start(),
+                ..RaftConfig::default()
+            },
+            log: LogConfig {
+                tail_cache_bytes: 1 << 20,
+                compact_entries: 100,
+                compact_bytes: 1 << 20,
+                keep_entries: 10,
+                catch_up_bytes: 1 << 20,
+                catch_up_bytes_max: 1 << 20,
+                ..LogConfig::default()
+            },
+            snapshot: SnapshotConfig {
+                concurrent_max: 2,
+                chunk_bytes: 64 << 10,
+                idle_timeout: Duration::from_millis(200),
+                ..SnapshotConfig::default()
+            },
+            reads: ReadsConfig { lease_enabled: false },
             proposals_max: 1024,
             proposal_bytes_max: 64 << 20,
-            log_bounds: LogBounds { read_bytes_max: 1 << 20, ..log_bounds() },
-            compact_entries: 100,
-            compact_bytes: 1 << 20,
-            keep_entries: 10,
-            catch_up_bytes: 1 << 20,
-            catch_up_bytes_max: 1 << 20,
-            snapshots_received_max: 2,
-            snapshot_chunk_bytes: 64 << 10,
-            snapshot_idle_timeout: Duration::from_millis(200),
-            lease_enabled: false,
         };
         change(&mut config);
-        let raft = RaftConfig {
-            heartbeat_interval: config.heartbeat_interval,
-            election_timeout_max: config.election_timeout_max,
-            election_timeout_min: config.election_timeout_max * 3 / 4,
-            queue_messages_max: *RaftConfig::QUEUE_MESSAGES.start(),
-            ..RaftConfig::default()
-        };
-        let raft_config = settings::openraft("test".to_owned(), &raft);
+        config.raft.election_timeout_min = config.raft.election_timeout_max * 3 / 4;
+        let raft_config = settings::openraft("test".to_owned(), &config.raft);
         let identity = Identity { cluster: ClusterId([1; 16]), node: NODE, incarnation: 1 };
         let transport = Transport::new(
             identity,
             Arc::new(Nowhere),
             TransportConfig {
-                snapshots_max: 1,
-                snapshot_bytes_per_second: 1 << 30,
-                snapshot_idle_timeout: Duration::from_millis(200),
+                snapshot: config.snapshot.clone(),
                 silence_max: Duration::from_millis(600),
             },
             Arc::clone(&metrics),
@@ -119,6 +121,7 @@ impl Fixture {
             writer: writing.writer.clone(),
             transport,
             config,
+            log_memory: LogMemory::new(usize::MAX, &metrics.raft),
             raft_config: Arc::new(raft_config.validate().expect("settings that fit")),
             metrics,
             runtime: tokio::runtime::Handle::current(),

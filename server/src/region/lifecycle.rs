@@ -23,7 +23,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     raft::{
         Raft, log_store,
-        log_store::{LogStore, PeerLog},
+        log_store::{LogBounds, LogStore, PeerLog},
         network::Network,
         proposal::Admissions,
         region_state::{erase_state, put_state, read_reached},
@@ -258,13 +258,22 @@ fn open_machine(
     )
 }
 
+/// A setting as a size in memory, of which there is less than a setting can say.
+fn in_memory(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
 fn open_log(env: &Environment, region: RegionId) -> Result<Arc<PeerLog>, engine::Error> {
     PeerLog::open(
         region,
         Arc::clone(&env.log),
         Arc::clone(&env.data),
         env.writer.clone(),
-        env.config.log_bounds.clone(),
+        LogBounds {
+            tail_bytes_max: in_memory(env.config.log.tail_cache_bytes),
+            read_bytes_max: in_memory(env.config.raft.append_bytes_max),
+            memory: Arc::clone(&env.log_memory),
+        },
     )
 }
 
@@ -290,8 +299,8 @@ async fn start(
         id,
         reversions.clone(),
         Arc::new(is_voter),
-        env.config.snapshot_chunk_bytes,
-        env.config.heartbeat_interval,
+        in_memory(env.config.snapshot.chunk_bytes),
+        env.config.raft.heartbeat_interval,
     );
     let raft =
         Raft::new(id, Arc::clone(&env.raft_config), network, LogStore(Arc::clone(&log)), machine)

@@ -319,7 +319,7 @@ mod tests {
         let later = v1::VoteState { term: 6, voted_for: 72, committed: true };
         let later = v1::AppendEntries { vote: Some(later), ..v1::AppendEntries::default() };
         deliver(&peers, REGION, PEER.0, later).await.expect("taken");
-        let bound = 2 * fixture.env.config.election_timeout_max;
+        let bound = 2 * fixture.env.config.raft.election_timeout_max;
         until("silence", || !peer.is_in_touch()).await;
         assert!(peer.silent_for() >= bound);
         let acknowledged = Some(v1::LogId { term: 5, index: 9 });

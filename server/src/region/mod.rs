@@ -42,16 +42,12 @@ use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
+    config::{LogConfig, RaftConfig, ReadsConfig, SnapshotConfig},
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
     raft::{
-        Raft,
-        log_store::{LogBounds, PeerLog},
-        log_writer::LogWriter,
-        proposal::Admissions,
-        region_view::RegionView,
-        reversion::Reversions,
-        transport::Transport,
+        Raft, log_memory::LogMemory, log_store::PeerLog, log_writer::LogWriter,
+        proposal::Admissions, region_view::RegionView, reversion::Reversions, transport::Transport,
     },
     storage::engine::Engine,
 };
@@ -66,6 +62,8 @@ pub struct Environment {
     pub transport: Transport,
     pub config: RegionConfig,
     pub raft_config: Arc<openraft::Config>,
+    /// What the logs of all regions keep in memory.
+    pub log_memory: Arc<LogMemory>,
     pub metrics: Arc<Metrics>,
     /// Where the tasks of regions run.
     pub runtime: tokio::runtime::Handle,
@@ -91,25 +89,14 @@ pub trait DiskGate: Send + Sync {
 /// Settings of every region on this node.
 #[derive(Clone, Debug)]
 pub struct RegionConfig {
-    pub election_timeout_max: Duration,
-    pub heartbeat_interval: Duration,
+    pub raft: RaftConfig,
+    pub log: LogConfig,
+    pub snapshot: SnapshotConfig,
+    pub reads: ReadsConfig,
     /// Bound: proposals of one region without an answer; more are `Busy`.
     pub proposals_max: usize,
     /// Bound: bytes of them over the node.
     pub proposal_bytes_max: usize,
-    pub log_bounds: LogBounds,
-    pub compact_entries: u64,
-    pub compact_bytes: u64,
-    pub keep_entries: u64,
-    pub catch_up_bytes: u64,
-    /// Bound: of all regions together.
-    pub catch_up_bytes_max: u64,
-    pub snapshot_chunk_bytes: usize,
-    /// Bound: snapshots that arrive at a time; further ones are refused.
-    pub snapshots_received_max: usize,
-    /// Bound: wait for the next part of a snapshot that arrives, after which it is given up.
-    pub snapshot_idle_timeout: Duration,
-    pub lease_enabled: bool,
 }
 
 impl RegionConfig {
@@ -118,7 +105,7 @@ impl RegionConfig {
     /// (`node/joined.rs`).
     #[must_use]
     pub fn lease(&self) -> Duration {
-        self.election_timeout_max / 2
+        self.raft.election_timeout_max / 2
     }
 }
 

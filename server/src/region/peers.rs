@@ -646,7 +646,7 @@ mod tests {
     #[tokio::test]
     async fn restarted_peer_that_is_alone_leads_at_once() {
         let fixture = Fixture::new(|config| {
-            config.election_timeout_max = Duration::from_secs(3600);
+            config.raft.election_timeout_max = Duration::from_secs(3600);
         });
         fixture.bear();
         let peers = Peers::open(Arc::clone(&fixture.env), true, None).await.expect("opened");

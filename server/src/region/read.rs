@@ -80,7 +80,8 @@ impl Peer {
     ) -> Result<v1::ReadReply, Error> {
         match read.read_mode() {
             v1::ReadMode::Stale => {}
-            v1::ReadMode::Lease if self.env.config.lease_enabled && self.lease_holds().await => {}
+            v1::ReadMode::Lease
+                if self.env.config.reads.lease_enabled && self.lease_holds().await => {}
             v1::ReadMode::Lease | v1::ReadMode::Linearizable | v1::ReadMode::Unspecified => {
                 let proven = async {
                     let index = self.read_index().await?;
@@ -105,7 +106,7 @@ impl Peer {
                 self.env.metrics.raft.busy("reads");
                 return Err(Error::Busy {
                     queue: "reads".to_owned(),
-                    retry_after: self.env.config.heartbeat_interval,
+                    retry_after: self.env.config.raft.heartbeat_interval,
                 });
             }
             state.waiting.push(tell);
@@ -130,9 +131,10 @@ impl Peer {
             };
             let started = clock::now();
             // Bound: a quorum that does not answer within an election timeout will not.
-            let answer = tokio::time::timeout(self.env.config.election_timeout_max, self.confirm())
-                .await
-                .unwrap_or(Err(Error::NoLeader { region: self.region }));
+            let answer =
+                tokio::time::timeout(self.env.config.raft.election_timeout_max, self.confirm())
+                    .await
+                    .unwrap_or(Err(Error::NoLeader { region: self.region }));
             self.env.metrics.raft.observe_read_index(started.elapsed());
             for tell in waiting {
                 tell.send(answer.clone());

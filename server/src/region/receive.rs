@@ -158,7 +158,7 @@ impl Peers {
     ) -> Result<Received, v1::Refused> {
         let data = Arc::clone(&self.env.data);
         let mut receiver = blocking(move || Receiver::open(data.as_ref(), &header)).await?;
-        let idle = self.env.config.snapshot_idle_timeout;
+        let idle = self.env.config.snapshot.idle_timeout;
         loop {
             let chunk = tokio::time::timeout(idle, chunks.message())
                 .await
@@ -232,7 +232,7 @@ struct Receiving {
 impl Receiving {
     fn begin(peers: &Arc<Peers>, region: RegionId) -> Result<Self, v1::Refused> {
         let mut receiving = peers.receiving.lock();
-        let most = peers.env.config.snapshots_received_max;
+        let most = peers.env.config.snapshot.concurrent_max as usize;
         if receiving.len() >= most && !receiving.contains(&region) {
             return Err(refused(Reason::Busy, format!("{most} snapshots are being received")));
         }
@@ -298,7 +298,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_snapshots_are_received_than_the_bound() {
-        let fixture = Fixture::new(|config| config.snapshots_received_max = 2);
+        let fixture = Fixture::new(|config| config.snapshot.concurrent_max = 2);
         let peers = Peers::open(Arc::clone(&fixture.env), false, None).await.expect("peers");
         let first = Receiving::begin(&peers, RegionId(8)).expect("the first");
         let _second = Receiving::begin(&peers, RegionId(9)).expect("the second");
@@ -383,7 +383,7 @@ mod tests {
     #[tokio::test]
     async fn transfer_without_progress_is_given_up_and_leaves_nothing() {
         let fixture = Fixture::new(|config| {
-            config.snapshot_idle_timeout = Duration::from_millis(100);
+            config.snapshot.idle_timeout = Duration::from_millis(100);
         });
         let mut port = Port::open(&fixture).await;
         for attempt in 0..2 {

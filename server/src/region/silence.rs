@@ -47,7 +47,7 @@ impl Peer {
     /// run is in touch with nobody.
     #[must_use]
     pub fn is_in_touch(&self) -> bool {
-        let bound = 2 * self.env.config.election_timeout_max;
+        let bound = 2 * self.env.config.raft.election_timeout_max;
         let Some(metrics) = self.metrics() else { return false };
         if metrics.state == ServerState::Leader {
             let alone = metrics.membership_config.voter_ids().all(|voter| voter == self.id);
@@ -93,7 +93,7 @@ mod tests {
         hear(&follower).await;
         until("the leader to be known", || follower.leader().is_some()).await;
         assert!(follower.is_in_touch());
-        let bound = 2 * fixture.env.config.election_timeout_max;
+        let bound = 2 * fixture.env.config.raft.election_timeout_max;
         until("silence", || !follower.is_in_touch()).await;
         assert!(follower.silent_for() >= bound);
         follower.raft().shutdown().await.expect("a stop");

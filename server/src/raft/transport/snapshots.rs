@@ -105,7 +105,7 @@ impl Transport {
         let channel = connect(&self.office, node).await.map_err(lost)?;
         let (chunks, stream) = mpsc::channel(2);
         let rate = Arc::clone(&self.shipping.rate);
-        let idle = self.office.config.snapshot_idle_timeout;
+        let idle = self.office.config.snapshot.idle_timeout;
         let metrics = Arc::clone(&self.office.metrics);
         let runtime = tokio::runtime::Handle::current();
         let while_read = turn.clone();

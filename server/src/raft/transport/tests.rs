@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     clock,
+    config::SnapshotConfig,
     ids::{PeerId, RegionId},
     region::fixture::until,
     storage::{
@@ -76,9 +77,12 @@ fn transport_to(address: String) -> Transport {
 
 fn transport_with(directory: Arc<dyn Directory>, silence_max: Duration) -> Transport {
     let config = TransportConfig {
-        snapshots_max: 2,
-        snapshot_bytes_per_second: 1 << 40,
-        snapshot_idle_timeout: IDLE,
+        snapshot: SnapshotConfig {
+            concurrent_max: 2,
+            bytes_per_second_max: 1 << 40,
+            idle_timeout: IDLE,
+            ..SnapshotConfig::default()
+        },
         silence_max,
     };
     Transport::new(identity(1), directory, config, metrics())
