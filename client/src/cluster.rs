@@ -70,7 +70,8 @@ impl Cluster {
         change_membership(ChangeMembershipRequest) -> ChangeMembershipResponse
     }
     operation! {
-        /// Starts to drain a node, or answers how far it is.
+        /// Starts to drain a node. How far it is tell [`Cluster::list_nodes`]: repeated after
+        /// [`Cluster::cancel_remove_node`] this call would drain the node anew.
         remove_node(RemoveNodeRequest) -> RemoveNodeResponse
     }
     operation! {

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -44,6 +44,7 @@ pub(crate) enum Fault {
 }
 
 type Script = Box<dyn Fn(&Seen) -> Option<Fault> + Send + Sync>;
+type Edit = Box<dyn Fn(usize, &mut v1::ListNodesResponse) + Send + Sync>;
 type Data = BTreeMap<Bytes, (Bytes, u64)>;
 
 #[derive(Default)]
@@ -53,8 +54,11 @@ struct State {
     regions: Mutex<Vec<v1::RegionInfo>>,
     nodes: Mutex<Vec<v1::Node>>,
     check: Mutex<Option<v1::CheckRegionResponse>>,
-    /// That every node is listed with, as evicted if there are any.
+    /// That every node is listed with.
     leaders: AtomicUsize,
+    /// Whether every node is listed as one that leaders are kept away from.
+    evicted: AtomicBool,
+    edit: Mutex<Option<Edit>>,
     removal: Mutex<Option<v1::RemoveNodeResponse>>,
     cluster: Mutex<String>,
     /// Methods, with the cluster that each request named.
@@ -193,6 +197,15 @@ impl FakeNode {
     /// Lists every node with so many leaders, which it is to give up.
     pub(crate) fn leave_leaders(&self, count: usize) {
         self.state.leaders.store(count, Relaxed);
+        self.state.evicted.store(true, Relaxed);
+    }
+
+    /// Shows each listing of nodes to this before it is answered, with how many there were before.
+    pub(crate) fn edit_listings(
+        &self,
+        edit: impl Fn(usize, &mut v1::ListNodesResponse) + Send + Sync + 'static,
+    ) {
+        *self.state.edit.lock() = Some(Box::new(edit));
     }
 
     fn leaders(&self) -> u32 {
@@ -631,18 +644,22 @@ impl cluster_server::Cluster for FakeNode {
         _: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let mut nodes = self.state.nodes.lock().clone();
-        let leaders = self.leaders();
+        let (leaders, leaders_evicted) = (self.leaders(), self.state.evicted.load(Relaxed));
         for node in &mut nodes {
-            (node.leaders, node.leaders_evicted) = (leaders, leaders > 0);
+            (node.leaders, node.leaders_evicted) = (leaders, leaders_evicted);
         }
-        self.serve("list_nodes", None, |_| v1::ListNodesResponse {
+        let nth = self.seen("list_nodes").len();
+        let mut listed = v1::ListNodesResponse {
             cluster_id: "c1".into(),
             version: 8,
             nodes,
             replication_factor: 1,
             told_by_node: 0,
-        })
-        .await
+        };
+        if let Some(edit) = &*self.state.edit.lock() {
+            edit(nth, &mut listed);
+        }
+        self.serve("list_nodes", None, |_| listed).await
     }
 
     async fn list_regions(

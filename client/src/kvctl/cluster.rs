@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use flotilla_proto::json::{self, state_name};
 use serde::Serialize;
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     Context,
@@ -16,7 +16,7 @@ use super::{
     table::{Cell, Table, Tone},
     told,
 };
-use crate::v1;
+use crate::{Client, v1};
 
 /// How often `--wait` asks how far it is.
 const POLL: Duration = Duration::from_millis(500);
@@ -275,9 +275,8 @@ struct Removal {
 
 impl Remove {
     async fn run(self, mut context: Context) -> Result<(), Failure> {
-        let cluster = context.client.cluster();
         let deadline = Instant::now() + self.wait_timeout;
-        let mut request = v1::RemoveNodeRequest {
+        let request = v1::RemoveNodeRequest {
             node_id: self.node,
             force: self.force,
             expected_version: self.expected.expected_version,
@@ -295,51 +294,86 @@ impl Remove {
                 None => format!("node {} may be draining", self.node),
             },
             next: format!(
-                "it goes on by itself; `kvctl cluster remove {node}{force}` tells how far it is, \
-                 `kvctl cluster cancel-remove {node}` takes it back",
-                node = self.node,
-                force = if self.force { " --force" } else { "" },
+                "it goes on by itself; `kvctl nodes --all` tells how far it is, \
+                 `kvctl cluster cancel-remove {}` takes it back",
+                self.node
             ),
         };
-        let mut told = None;
-        let done = loop {
-            let done = cluster.remove_node(request).await.map_err(|error| {
-                Failure::from(error).after_part(&context.client, || begun(told.as_ref()))
-            })?;
-            let is_removed = done.state() == v1::NodeState::Removed;
-            if is_removed || !self.wait || Instant::now() + POLL >= deadline {
-                break done;
-            }
-            spinner.set_message(format!("node {}: {} peers left", self.node, done.peers_left));
+        // Ordering: sent once. Repeated as a question it would drain the node anew after somebody took
+        // that back.
+        let asked = context.client.cluster().remove_node(request).await;
+        let mut told = asked
+            .map_err(|error| Failure::from(error).after_part(&context.client, || begun(None)))?;
+        while self.wait && told.state() == v1::NodeState::Draining && Instant::now() < deadline {
+            spinner.set_message(format!("node {}: {} peers left", self.node, told.peers_left));
             spinner.tick();
-            // The table moves because of the removal itself; from here on the call only asks.
-            request.expected_version = None;
-            told = Some(done);
-            sleep(POLL).await;
-        };
+            sleep_until(deadline.min(Instant::now() + POLL)).await;
+            let row = row(&context.client, self.node, told.version, deadline).await;
+            let row =
+                row.map_err(|failure| failure.after_part(&context.client, || begun(Some(&told))))?;
+            if let Some((version, node)) = row {
+                told = v1::RemoveNodeResponse {
+                    state: node.state,
+                    peers_left: node.peers,
+                    leaders_left: node.leaders,
+                    version,
+                };
+            }
+        }
         spinner.finish_and_clear();
         let answer = Removal {
             node_id: self.node,
-            state: state_name(done.state()),
-            peers_left: done.peers_left,
-            leaders_left: done.leaders_left,
-            version: done.version,
+            state: state_name(told.state()),
+            peers_left: told.peers_left,
+            leaders_left: told.leaders_left,
+            version: told.version,
         };
-        let line = match done.state() {
-            v1::NodeState::Removed => format!("node {} is removed", self.node),
-            _ => format!(
-                "node {} is {}: {} peers left, {} of them leaders",
-                self.node, answer.state, done.peers_left, done.leaders_left
+        let line = match told.state() {
+            v1::NodeState::Draining => format!(
+                "node {} is draining: {} peers left, {} of them leaders",
+                self.node, told.peers_left, told.leaders_left
             ),
+            _ => format!("node {} is {}", self.node, answer.state),
         };
         context.out.say(&answer, &line)?;
-        if self.wait && done.state() != v1::NodeState::Removed {
-            let waited = humantime::format_duration(self.wait_timeout);
-            let failure = Failure::Failed(format!("not removed after {waited}"));
-            return Err(failure.after_part(&context.client, || begun(Some(&done))));
+        match told.state() {
+            _ if !self.wait => Ok(()),
+            v1::NodeState::Removed => Ok(()),
+            v1::NodeState::Draining => {
+                let waited = humantime::format_duration(self.wait_timeout);
+                let failure = Failure::Failed(format!("not removed after {waited}"));
+                Err(failure.after_part(&context.client, || begun(Some(&told))))
+            }
+            v1::NodeState::Unspecified
+            | v1::NodeState::Joining
+            | v1::NodeState::NodeLearner
+            | v1::NodeState::Up => Err(Failure::No(format!(
+                "node {} is not removed: somebody took it back",
+                self.node
+            ))),
         }
-        Ok(())
     }
+}
+
+/// A node's row as the placement driver has it, with the version of the table; `None` when the answer
+/// is not one to go by: of a node that told what it knows by itself, or of a table older than `since`.
+async fn row(
+    client: &Client,
+    node_id: u64,
+    since: u64,
+    until: Instant,
+) -> Result<Option<(u64, v1::Node)>, Failure> {
+    // Bound: no longer than the wait that it is a part of.
+    let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let client = client.with_timeout(client.settings.timeout.min(left))?;
+    let request = v1::ListNodesRequest { all: true, allow_local: false };
+    let listed = client.cluster().list_nodes(request).await?;
+    if listed.told_by_node != 0 || listed.version < since {
+        return Ok(None);
+    }
+    let node = listed.nodes.into_iter().find(|node| node.node_id == node_id);
+    let unknown = || Failure::Failed(format!("node {node_id} is not in the node table any more"));
+    Ok(Some((listed.version, node.ok_or_else(unknown)?)))
 }
 
 impl CancelRemove {
@@ -365,30 +399,52 @@ impl EvictLeaders {
             ));
         }
         let request = v1::EvictLeadersRequest { node_id: self.node, duration_ms };
-        let cluster = context.client.cluster();
+        // It begins when the driver hears of it, so it is not over before.
         let ends = Instant::now() + self.duration;
-        let mut left = cluster.evict_leaders(request).await?.leaders_left;
-        while self.wait && left > 0 {
-            let part = |left: u32| Part {
-                done: format!(
-                    "leaders are kept away from node {}, {} left",
-                    self.node,
-                    count(left.into(), "leader")
-                ),
-                next: format!("`kvctl cluster evict-leaders {} --for 0s` ends it", self.node),
-            };
-            if Instant::now() + POLL >= ends {
-                let time = humantime::format_duration(self.duration);
-                let failure = Failure::Failed(format!("it still led something after {time}"));
-                return Err(failure.after_part(&context.client, || part(left)));
+        let mut left = context.client.cluster().evict_leaders(request).await?.leaders_left;
+        let part = |left: u32| {
+            let led = count(left.into(), "leader");
+            match Instant::now() < ends {
+                true => Part {
+                    done: format!("leaders are kept away from node {}, {led} left", self.node),
+                    next: format!("`kvctl cluster evict-leaders {} --for 0s` ends it", self.node),
+                },
+                false => Part {
+                    done: format!(
+                        "leaders were kept away from node {}, which is over; it had {led} left",
+                        self.node
+                    ),
+                    next: "the same command keeps them away anew, --for longer".into(),
+                },
             }
-            sleep(POLL).await;
+        };
+        while self.wait && left > 0 {
+            sleep_until(ends.min(Instant::now() + POLL)).await;
             // To ask again by the same call would begin the time anew.
-            let listed = cluster.list_nodes(v1::ListNodesRequest::default()).await;
-            let listed = listed
-                .map_err(|error| Failure::from(error).after_part(&context.client, || part(left)))?;
-            let node = listed.nodes.iter().find(|node| node.node_id == self.node);
-            left = node.map_or(0, |node| node.leaders);
+            let row = match Instant::now() < ends {
+                true => row(&context.client, self.node, 0, ends).await,
+                false => Ok(None),
+            };
+            let row = row.map_err(|failure| failure.after_part(&context.client, || part(left)))?;
+            let failure = match row {
+                Some((_, node)) if node.state() == v1::NodeState::Removed => {
+                    Failure::No(format!("node {} was removed meanwhile", self.node))
+                }
+                Some((_, node)) if node.leaders_evicted => {
+                    left = node.leaders;
+                    continue;
+                }
+                _ if Instant::now() >= ends => {
+                    let time = humantime::format_duration(self.duration);
+                    Failure::Failed(format!("it still led something after {time}"))
+                }
+                Some(_) => Failure::No(format!(
+                    "leaders are not kept away from node {} any more: somebody ended that",
+                    self.node
+                )),
+                None => continue,
+            };
+            return Err(failure.after_part(&context.client, || part(left)));
         }
         let answer = json!({ "node_id": self.node, "leaders_left": left });
         let line = if duration_ms == 0 {

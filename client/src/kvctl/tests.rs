@@ -219,8 +219,8 @@ async fn failure_after_a_part_was_done_tells_what_was_done_and_how_to_go_on() {
         node.script(|seen| {
             let fails = match seen.method {
                 "change_membership" => true,
-                // Draining, and then nobody drives.
-                "remove_node" => seen.nth > 0,
+                // Draining, and then nobody drives; before it is asked for `add` looks at the table once.
+                "list_nodes" => seen.nth > 0,
                 "write" => seen.nth > 0,
                 _ => false,
             };
@@ -516,6 +516,82 @@ async fn eviction_is_waited_for_until_the_node_leads_nothing() {
     );
     let (_, nodes) = kvctl(&cluster, &["nodes"]).await;
     assert!(nodes.contains("2 (evicted)"), "{nodes}");
+}
+
+#[tokio::test]
+async fn eviction_that_somebody_ended_is_not_called_done() {
+    let cluster = FakeCluster::start(4).await;
+    cluster.list_nodes();
+    let args = ["cluster", "evict-leaders", "4", "--wait"];
+    let wait = async |edit: fn(&mut v1::ListNodesResponse)| {
+        let one = FakeCluster { nodes: vec![cluster.nodes[0].clone()], data: cluster.data.clone() };
+        cluster.nodes[0].leave_leaders(2);
+        cluster.nodes[0].edit_listings(move |_, listed| edit(listed));
+        let failure = failed(&one, &args).await;
+        let said = failure.to_string();
+        (exit::code(&Err(failure)), said)
+    };
+    // It leads nothing at this moment, and may lead again at the next.
+    let (code, said) = wait(|listed| {
+        listed.nodes.iter_mut().for_each(|node| (node.leaders, node.leaders_evicted) = (0, false));
+    })
+    .await;
+    assert_eq!((code, said.contains("somebody ended that")), (5, true), "{said}");
+    let (code, said) = wait(|listed| listed.nodes.truncate(3)).await;
+    assert_eq!((code, said.contains("not in the node table")), (4, true), "{said}");
+    let (code, said) = wait(|listed| {
+        listed.nodes.iter_mut().for_each(|node| node.set_state(v1::NodeState::Removed));
+    })
+    .await;
+    assert_eq!((code, said.contains("was removed meanwhile")), (5, true), "{said}");
+
+    cluster.nodes[0].edit_listings(|_, _| {});
+    let one = FakeCluster { nodes: vec![cluster.nodes[0].clone()], data: cluster.data.clone() };
+    let over = failed(&one, &[&args[..], &["--for", "100ms"]].concat()).await.to_string();
+    assert!(over.contains("leaders were kept away") && over.contains("it had 2 leaders"), "{over}");
+}
+
+/// A removal is asked for once: asked for again it would drain the node that somebody has put back.
+#[tokio::test]
+async fn removal_that_somebody_took_back_is_not_begun_anew() {
+    let cluster = FakeCluster::start(4).await;
+    cluster.list_nodes();
+    let one = FakeCluster { nodes: vec![cluster.nodes[0].clone()], data: cluster.data.clone() };
+    let node = &cluster.nodes[0];
+    node.answer_removals(v1::RemoveNodeResponse {
+        state: v1::NodeState::Draining.into(),
+        peers_left: 3,
+        leaders_left: 1,
+        version: 12,
+    });
+    let args = ["cluster", "remove", "4", "--wait"];
+    let list = |end: v1::NodeState| {
+        let before = node.seen("list_nodes").len();
+        node.edit_listings(move |nth, listed| {
+            // What is not to be gone by says that it is over, one way or the other.
+            (listed.version, listed.told_by_node) = match nth - before {
+                0 => (11, 0),
+                1 => (12, 3),
+                _ => (12, 0),
+            };
+            let state = match nth - before {
+                0 => v1::NodeState::Up,
+                1 => v1::NodeState::Removed,
+                2 => v1::NodeState::Draining,
+                _ => end,
+            };
+            listed.nodes.iter_mut().for_each(|node| node.set_state(state));
+        });
+        before
+    };
+    let before = list(v1::NodeState::Up);
+    let failure = failed(&one, &args).await;
+    assert!(failure.to_string().contains("somebody took it back"), "{failure}");
+    assert_eq!(exit::code(&Err(failure)), 5);
+    assert_eq!((cluster.count("remove_node"), node.seen("list_nodes").len() - before), (1, 4));
+    list(v1::NodeState::Removed);
+    assert_eq!(kvctl(&one, &args).await, (0, "node 4 is removed\n".into()));
+    assert_eq!(cluster.count("remove_node"), 2);
 }
 
 #[tokio::test]
