@@ -109,6 +109,28 @@ impl Error {
         matches!(self, Self::MaybeApplied { .. })
     }
 
+    /// The same error with the texts that a server wrote changed.
+    pub(crate) fn with_text(mut self, change: impl Fn(String) -> String) -> Self {
+        let texts: &mut [&mut String] = match &mut self {
+            Self::InvalidArgument { field, message, .. } => &mut [field, message],
+            Self::NotACounter { message }
+            | Self::NotFound { message }
+            | Self::NotJoined { message, .. }
+            | Self::Refused { message, .. }
+            | Self::MaybeApplied { message }
+            | Self::DataLoss { message }
+            | Self::Internal { message } => &mut [message],
+            Self::TimedOut { last, .. } => &mut [last],
+            Self::Configuration { .. } | Self::CrossRegion { .. } | Self::VersionMoved { .. } => {
+                &mut []
+            }
+        };
+        for text in texts {
+            **text = change(std::mem::take(*text));
+        }
+        self
+    }
+
     pub(crate) fn configuration(what: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Configuration { what: what.into(), message: message.into() }
     }

@@ -60,6 +60,8 @@ struct State {
     evicted: AtomicBool,
     edit: Mutex<Option<Edit>>,
     removal: Mutex<Option<v1::RemoveNodeResponse>>,
+    /// What regions are said to have done with a write.
+    written: Mutex<Vec<v1::RegionWriteResult>>,
     cluster: Mutex<String>,
     /// Methods, with the cluster that each request named.
     named: Mutex<Vec<(&'static str, String)>>,
@@ -214,6 +216,11 @@ impl FakeNode {
 
     pub(crate) fn answer_removals(&self, response: v1::RemoveNodeResponse) {
         *self.state.removal.lock() = Some(response);
+    }
+
+    /// Answers every write by this.
+    pub(crate) fn answer_writes(&self, regions: Vec<v1::RegionWriteResult>) {
+        *self.state.written.lock() = regions;
     }
 
     /// Answers that it is of this cluster.
@@ -374,13 +381,14 @@ impl kv_server::Kv for FakeNode {
     ) -> Result<Response<v1::WriteResponse>, Status> {
         let request = request.into_inner();
         self.check_count("ops", request.ops.len())?;
+        let regions = self.state.written.lock().clone();
         self.serve("write", request.context, |data| {
             for op in request.ops {
                 if let Some(v1::op::Op::Put(put)) = op.op {
                     store(data, put.key, put.value);
                 }
             }
-            v1::WriteResponse { atomic: true, regions: Vec::new() }
+            v1::WriteResponse { atomic: regions.is_empty(), regions }
         })
         .await
     }

@@ -49,5 +49,8 @@ pub use error::Error;
 pub use flotilla_proto::v1;
 pub use flotilla_proto::v1::ReadMode;
 pub use keyspace::DEFAULT_KEYSPACE;
-pub use kv::{Compare, Expected, KeyspacesStream, Op, PutOptions, Scan, ScanStream, Txn};
+pub use kv::{
+    Compare, Expected, FailedWrite, KeyspacesStream, Op, PutOptions, Scan, ScanStream, Txn,
+    WriteReport,
+};
 pub use value::{Appended, Counted, Deleted, KeyValue, RangeDeleted, Stored, Swapped};

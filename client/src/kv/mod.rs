@@ -10,7 +10,7 @@ use std::time::Duration;
 pub use point::PutOptions;
 pub use scan::{KeyspacesStream, Scan, ScanStream};
 pub use swap::Expected;
-pub use txn::{Compare, Op, Txn};
+pub use txn::{Compare, FailedWrite, Op, Txn, WriteReport};
 
 use crate::Error;
 

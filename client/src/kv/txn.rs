@@ -1,6 +1,6 @@
 //! Many operations at once.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
 use bytes::Bytes;
 use flotilla_proto::v1;
@@ -189,6 +189,60 @@ fn requests(ops: impl Iterator<Item = v1::Op>, ops_max: usize) -> VecDeque<Vec<v
     requests
 }
 
+/// What [`Client::write`] did. Operations are told by their numbers, from 0 on, in the order in which the
+/// caller gave them; the texts of errors name them by these too, as in `ops[1030].put.key`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WriteReport {
+    /// All of them were applied, in one step.
+    pub atomic: bool,
+    /// What each region answered; a region may be here more than once. One with an `error` has not
+    /// applied its operations, or (`maybe_applied`) not for certain.
+    pub regions: Vec<v1::RegionWriteResult>,
+    /// The request that failed as a whole, after the ones before it had been answered.
+    pub failed: Option<FailedWrite>,
+    /// Those that were not sent, since something before them had failed: certainly not applied.
+    pub not_sent: Range<usize>,
+}
+
+/// A request of [`Client::write`] that failed as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailedWrite {
+    /// The operations in it.
+    pub ops: Range<usize>,
+    /// Why. Unless it is [`Error::MaybeApplied`] none of them was applied.
+    pub error: Error,
+}
+
+impl WriteReport {
+    /// Whether every operation was applied.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.failed.is_none() && self.not_sent.is_empty() && self.failed_regions().next().is_none()
+    }
+
+    /// Whether some operation may have been applied, or may be applied still, without it being certain.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.failed.as_ref().is_some_and(|failed| failed.error.maybe_applied())
+            || self.failed_regions().any(|region| region.maybe_applied)
+    }
+
+    /// The regions that have not applied their operations, or not for certain.
+    pub fn failed_regions(&self) -> impl Iterator<Item = &v1::RegionWriteResult> {
+        self.regions.iter().filter(|region| !region.error.is_empty())
+    }
+}
+
+/// A text that names an operation at its beginning, as in `ops[6].put.key: ...`, by the caller's numbers:
+/// those of the request begin after `before` others.
+fn renumbered(text: String, before: usize) -> String {
+    let number = text.strip_prefix("ops[").and_then(|rest| rest.split_once(']'));
+    match number.and_then(|(number, rest)| Some((number.parse::<usize>().ok()?, rest))) {
+        Some((number, rest)) => format!("ops[{}]{rest}", number.saturating_add(before)),
+        None => text,
+    }
+}
+
 impl Client {
     /// Runs a transaction.
     ///
@@ -200,22 +254,26 @@ impl Client {
     }
 
     /// Applies many operations: in one step when all keys share a region and they fit into one request,
-    /// else in several, and the answer says what each region did. An `Ok` may therefore hold regions
-    /// that failed; a region may be in it more than once, and one whose number is 0 stands for a request
-    /// that was refused or got lost as a whole after others had been applied.
+    /// else region by region, in several requests, one after the other. It stops at the first request that
+    /// fails, as a whole or in one region. So an `Ok` may hold operations that were not applied: the report
+    /// says which were, which were refused, which may have been applied, and which were not sent.
+    ///
+    /// # Guarantees
+    /// Of two operations on a key the later one wins: behind one that may be applied still nothing is sent.
     ///
     /// # Errors
-    /// Of the first request; see [`Error`].
-    pub async fn write<I>(&self, ops: I) -> Result<v1::WriteResponse, Error>
+    /// Of the first request, and nothing else was sent; see [`Error`]. Unless it is
+    /// [`Error::MaybeApplied`] nothing at all was applied. That of a later request is in the report.
+    pub async fn write<I>(&self, ops: I) -> Result<WriteReport, Error>
     where
         I: IntoIterator<Item = Op>,
     {
         let bounds = &self.shared.bounds;
         let mut requests = requests(ops.into_iter().map(|op| op.0), bounds.entries());
-        let mut answer: Option<v1::WriteResponse> = None;
-        let mut done = 0;
+        let mut report: Option<WriteReport> = None;
+        let mut sent = 0;
         // Ordering: one after the other, so that of two operations on a key the later one wins.
-        while let Some(ops) = requests.pop_front().or_else(|| answer.is_none().then(Vec::new)) {
+        while let Some(ops) = requests.pop_front().or_else(|| report.is_none().then(Vec::new)) {
             let outcome = self.write_ops(ops.clone(), false).await;
             // Nothing of it was applied, so it may be cut and sent again.
             let fewer = outcome.as_ref().err().and_then(|error| bounds.fewer(error, ops.len()));
@@ -223,29 +281,41 @@ impl Client {
                 ops.rchunks(fewer).for_each(|part| requests.push_front(part.to_vec()));
                 continue;
             }
-            let indexes = done..done + ops.len();
-            done = indexes.end;
-            let Some(answer) = &mut answer else {
-                answer = Some(outcome?);
-                continue;
-            };
-            let regions = match outcome {
-                Ok(part) => part.regions,
-                Err(error) => vec![v1::RegionWriteResult {
-                    op_indexes: (0..u32::try_from(indexes.len()).unwrap_or(u32::MAX)).collect(),
-                    maybe_applied: error.maybe_applied(),
-                    error: error.to_string(),
-                    ..v1::RegionWriteResult::default()
-                }],
-            };
-            answer.atomic = false;
-            answer.regions.extend(regions.into_iter().map(|mut region| {
-                let before = u32::try_from(indexes.start).unwrap_or(u32::MAX);
-                region.op_indexes.iter_mut().for_each(|index| *index += before);
-                region
-            }));
+            let indexes = sent..sent + ops.len();
+            sent = indexes.end;
+            match (&mut report, outcome) {
+                (None, outcome) => {
+                    let v1::WriteResponse { atomic, regions } = outcome?;
+                    report =
+                        Some(WriteReport { atomic, regions, failed: None, not_sent: sent..sent });
+                }
+                (Some(report), Ok(part)) => {
+                    report.atomic = false;
+                    report.regions.extend(part.regions.into_iter().map(|mut region| {
+                        let before = u32::try_from(indexes.start).unwrap_or(u32::MAX);
+                        for index in &mut region.op_indexes {
+                            *index = index.saturating_add(before);
+                        }
+                        region.error = renumbered(region.error, indexes.start);
+                        region
+                    }));
+                }
+                (Some(report), Err(error)) => {
+                    report.atomic = false;
+                    let error = error.with_text(|text| renumbered(text, indexes.start));
+                    report.failed = Some(FailedWrite { ops: indexes, error });
+                }
+            }
+            // Ordering: what may be applied still could be applied after what comes behind it; and whoever
+            // is refused decides anew.
+            if report.as_ref().is_some_and(|report| !report.is_complete()) {
+                break;
+            }
         }
-        Ok(answer.unwrap_or_default())
+        let mut report = report.unwrap_or_default();
+        report.not_sent = sent..sent + requests.iter().map(Vec::len).sum::<usize>();
+        report.atomic &= report.not_sent.is_empty();
+        Ok(report)
     }
 
     /// Applies many operations in one step, or refuses.
@@ -272,8 +342,11 @@ impl Client {
 mod tests {
     use std::time::Duration;
 
+    use flotilla_proto::v1::error_detail::Reason;
+    use parking_lot::Mutex;
+
     use super::*;
-    use crate::fake::{FakeCluster, Fault};
+    use crate::fake::{FakeCluster, Fault, typed};
 
     #[test]
     fn a_request_is_bounded_in_operations_and_in_bytes() {
@@ -302,22 +375,72 @@ mod tests {
         assert_eq!(cluster.count("batch_get"), 3);
     }
 
+    /// What may be applied still could be applied after what comes behind it.
     #[tokio::test]
-    async fn a_later_request_that_fails_is_told_beside_those_that_were_applied() {
+    async fn a_later_request_that_fails_ends_the_write_and_is_told_by_its_own_error() {
+        let numbers = || (0..3500).map(|number| Op::put(format!("k{number:05}"), "v"));
+        let refused = Error::InvalidArgument {
+            field: "ops[1030].put.key".into(),
+            limit: 4096,
+            message: "as the test wants".into(),
+        };
+        let cut = Error::MaybeApplied { message: "cut".into() };
+        let late = Fault::Refuse(tonic::Status::unknown("cut"));
+        let reason = Some(Reason::InvalidArgument(v1::InvalidArgument {
+            field: "ops[6].put.key".into(),
+            limit: 4096,
+        }));
+        let detail = v1::ErrorDetail { reason, ..Default::default() };
+        let refusal = Fault::Refuse(typed(tonic::Code::InvalidArgument, detail));
+        for (why, fault, want, is_in_doubt) in
+            [("in doubt", late, cut, true), ("refused", refusal, refused, false)]
+        {
+            let cluster = FakeCluster::start(1).await;
+            let fault = Mutex::new(Some(fault));
+            cluster.nodes[0].script(move |seen| {
+                let fails = seen.method == "write" && seen.nth == 1;
+                fails.then(|| fault.lock().take()).flatten()
+            });
+            let client = cluster.client(Duration::from_secs(20)).await;
+            let report = client.write(numbers()).await.expect("the first was applied");
+            let failed = Some(FailedWrite { ops: 1024..2048, error: want });
+            assert_eq!((&report.failed, &report.not_sent), (&failed, &(2048..3500)), "{why}");
+            assert_eq!((report.is_complete(), report.is_in_doubt()), (false, is_in_doubt), "{why}");
+            assert_eq!((cluster.count("write"), cluster.data.lock().len()), (2, 1024), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn region_that_is_in_doubt_ends_the_write_too() {
         let cluster = FakeCluster::start(1).await;
-        cluster.nodes[0].script(|seen| {
-            let fails = seen.method == "write" && seen.nth == 1;
-            fails.then(|| Fault::Refuse(tonic::Status::unknown("cut")))
-        });
+        cluster.nodes[0].answer_writes(vec![
+            v1::RegionWriteResult { op_indexes: vec![0], ..Default::default() },
+            v1::RegionWriteResult {
+                op_indexes: vec![3],
+                error: "ops[3]: no answer".into(),
+                maybe_applied: true,
+                ..Default::default()
+            },
+        ]);
+        cluster.nodes[0].take_at_most(10);
         let client = cluster.client(Duration::from_secs(20)).await;
-        let ops = (0..2500).map(|number| Op::put(format!("k{number:05}"), "v"));
-        let answer = client.write(ops).await.expect("the first was applied");
-        let failed: Vec<_> =
-            answer.regions.iter().filter(|region| !region.error.is_empty()).collect();
-        let [failed] = &failed[..] else { panic!("{failed:?}") };
-        assert!(failed.maybe_applied, "{failed:?}");
-        assert_eq!((failed.op_indexes[0], failed.op_indexes.len()), (1024, 1024));
-        assert_eq!(cluster.data.lock().len(), 2500 - 1024);
+        let ops = (0..25).map(|number| Op::put(format!("k{number:05}"), "v"));
+        let report = client.write(ops).await.expect("a region has applied its part");
+        assert!(report.is_in_doubt() && !report.atomic, "{report:?}");
+        assert_eq!((report.failed, report.not_sent), (None, 5..25));
+    }
+
+    #[test]
+    fn operations_are_named_by_the_numbers_of_the_caller() {
+        for (text, want) in [
+            ("ops[6].put.key: too long", "ops[1030].put.key: too long"),
+            ("ops[6]", "ops[1030]"),
+            ("request", "request"),
+            ("ops[x]", "ops[x]"),
+            ("key ops[6]", "key ops[6]"),
+        ] {
+            assert_eq!(renumbered(text.to_owned(), 1024), want);
+        }
     }
 
     #[tokio::test]
@@ -328,7 +451,7 @@ mod tests {
         let key = |number: usize| format!("k{number:05}");
         let ops = (0..1000).map(|number| Op::put(key(number), "v"));
         let answer = client.write(ops).await.expect("written");
-        assert!(answer.regions.iter().all(|region| region.error.is_empty()), "{answer:?}");
+        assert!(answer.is_complete(), "{answer:?}");
         assert_eq!((cluster.count("write"), cluster.data.lock().len()), (10, 1000));
         let found = client.batch_get((0..1000).map(key)).await.expect("read");
         assert_eq!((found.iter().flatten().count(), cluster.count("batch_get")), (1000, 10));

@@ -266,11 +266,13 @@ impl Bench {
         stream::iter(batches)
             .map(async |ops| {
                 let count = ops.len() as u64;
-                let answer = client.write(ops).await?;
-                let failed = answer.regions.into_iter().find(|region| !region.error.is_empty());
-                if let Some(region) = failed {
+                let report = client.write(ops).await?;
+                if let Some(region) = report.failed_regions().next() {
                     let message = format!("loading region {}: {}", region.region_id, region.error);
                     return Err(Failure::Failed(message));
+                }
+                if let Some(failed) = report.failed {
+                    return Err(failed.error.into());
                 }
                 progress.inc(count);
                 Ok(())

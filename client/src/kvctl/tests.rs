@@ -349,6 +349,33 @@ async fn import_takes_what_a_smaller_limit_of_the_server_allows() {
     assert!(cluster.count("write") < 20, "not one by one: {}", cluster.count("write"));
 }
 
+/// What is refused is not tried again for a minute, nor called something that may have been applied.
+#[tokio::test]
+async fn import_that_is_refused_behind_the_first_piece_of_a_batch_names_the_line_at_once() {
+    let cluster = FakeCluster::start(1).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("some.jsonl");
+    let line = |number| format!("{{\"key_base64\":\"a{number:03}\",\"value_base64\":\"dg==\"}}\n");
+    std::fs::write(&file, (0..25).map(line).collect::<String>()).expect("written");
+    cluster.nodes[0].take_at_most(10);
+    // The request that is cut, two pieces of it, and then one after the other.
+    let invalid = |seen: &crate::fake::Seen| {
+        let fails = seen.method == "write" && (seen.nth == 1 || seen.nth == 5);
+        fails.then(|| {
+            let field = "ops[0].put.value".to_owned();
+            let reason = Some(Reason::InvalidArgument(v1::InvalidArgument { field, limit: 7 }));
+            let detail = ErrorDetail { reason, ..ErrorDetail::default() };
+            Fault::Refuse(typed(Code::InvalidArgument, detail))
+        })
+    };
+    cluster.nodes[0].script(invalid);
+    let begun = std::time::Instant::now();
+    let failure = failed(&cluster, &["import", file.to_str().expect("ASCII")]).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let said = failure.to_string();
+    assert!(said.starts_with("line 4: as the test wants"), "{said}");
+}
+
 #[tokio::test]
 async fn programs_read_json_and_yaml() {
     let cluster = FakeCluster::start(1).await;
