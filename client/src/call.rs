@@ -13,6 +13,7 @@ use crate::{
     Client, Error,
     backoff::Backoff,
     node_pool::{Connection, Node},
+    pin::no_client_port,
     routes::{Route, Span},
     rpc::Rpc,
     verdict::{Failure, Kind, Remedy, Verdict, judge},
@@ -173,7 +174,11 @@ impl<'a> Progress<'a> {
     pub(crate) fn aim(&mut self) -> Result<Aim, Error> {
         let shared = &self.client.shared;
         if let Audience::Only(address) = self.audience {
-            return Ok(Aim { node: shared.nodes.get(address)?, route: None });
+            let node = shared.nodes.get(address)?;
+            if node.speaks_http1() {
+                return Err(no_client_port(address));
+            }
+            return Ok(Aim { node, route: None });
         }
         if let Some(route) = self.route()
             && let Some(node) = self.usable(&route.leader)
@@ -189,7 +194,9 @@ impl<'a> Progress<'a> {
     fn usable(&self, address: &Arc<str>) -> Option<Arc<Node>> {
         let nodes = &self.client.shared.nodes;
         let node = nodes.get(address).ok()?;
-        (!self.avoid.contains(address) && !nodes.is_suspect(&node)).then_some(node)
+        let is_usable =
+            !node.speaks_http1() && !self.avoid.contains(address) && !nodes.is_suspect(&node);
+        is_usable.then_some(node)
     }
 
     fn route(&self) -> Option<Route> {

@@ -102,7 +102,9 @@ pub(crate) struct Shared {
 impl Client {
     /// A client of the cluster that these nodes belong to. One reachable node is enough; the others
     /// are learnt. Nothing is dialled yet, so the cluster need not be up. Calls fail with
-    /// [`Error::Configuration`] when the first one finds that the endpoints belong to different clusters.
+    /// [`Error::Configuration`] when the first one finds that the endpoints belong to different clusters, or
+    /// that none of them is a node's client port. One that is not, among others that are, is passed over, with
+    /// a warning.
     ///
     /// # Errors
     /// [`Error::Configuration`] when an endpoint is not `host:port` or `http://host:port`.

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -49,6 +49,8 @@ pub(crate) struct Node {
     next: AtomicUsize,
     /// In milliseconds since the pool was made; 0 when nothing is held against the node.
     suspect_until: AtomicU64,
+    /// It was found to be no node's client port, by [`crate::pin`].
+    speaks_http1: AtomicBool,
 }
 
 /// A place for one connection.
@@ -114,7 +116,24 @@ impl Node {
             lines: (0..dialling.channels_per_node).map(|_| Line::default()).collect(),
             next: AtomicUsize::new(0),
             suspect_until: AtomicU64::new(0),
+            speaks_http1: AtomicBool::new(false),
         })
+    }
+
+    /// Notes whether the address was found to be no node's client port.
+    pub(crate) fn set_speaks_http1(&self, is_so: bool) {
+        let was_so = self.speaks_http1.swap(is_so, Relaxed);
+        if is_so && !was_so {
+            tracing::warn!(
+                address = %self.address,
+                "passed over: it speaks HTTP/1, so it is no node's client port"
+            );
+        }
+    }
+
+    /// Whether nothing may be sent to it.
+    pub(crate) fn speaks_http1(&self) -> bool {
+        self.speaks_http1.load(Relaxed)
     }
 
     /// A connection, the node's lines by turns; dialled now if there is none.
@@ -238,14 +257,23 @@ impl NodePool {
         Ok(nodes.entry(node.address.clone()).or_insert(node).clone())
     }
 
-    /// Some node, by turns: rather one that is not in `avoid`, rather one that answers.
+    /// The endpoints that are no client ports, as far as that is known.
+    pub(crate) fn passed_over(&self) -> Vec<String> {
+        let seeds = self.seeds.iter().filter_map(|address| self.get(address).ok());
+        seeds.filter(|node| node.speaks_http1()).map(|node| node.address.to_string()).collect()
+    }
+
+    /// Some node, by turns: rather one that is not in `avoid`, rather one that answers. Never one that is
+    /// no client port, since a client of which all endpoints are that is refused.
     pub(crate) fn pick(&self, avoid: &[Arc<str>]) -> Arc<Node> {
         let nodes = self.nodes.read();
         let mut all: Vec<&Arc<Node>> = nodes.values().collect();
         all.sort_unstable_by(|a, b| a.address.cmp(&b.address));
         let first = self.next.fetch_add(1, Relaxed) % all.len();
         all.rotate_left(first);
-        let rank = |node: &&Arc<Node>| (avoid.contains(&node.address), self.is_suspect(node));
+        let rank = |node: &&Arc<Node>| {
+            (node.speaks_http1(), avoid.contains(&node.address), self.is_suspect(node))
+        };
         let best = all.into_iter().min_by_key(rank).expect("the seeds are never forgotten");
         best.clone()
     }
@@ -253,12 +281,15 @@ impl NodePool {
     /// Whether some node is neither in `avoid` nor known to be out of reach.
     pub(crate) fn has_other(&self, avoid: &[Arc<str>]) -> bool {
         let nodes = self.nodes.read();
-        nodes.values().any(|node| !avoid.contains(&node.address) && !self.is_suspect(node))
+        nodes.values().any(|node| {
+            !node.speaks_http1() && !avoid.contains(&node.address) && !self.is_suspect(node)
+        })
     }
 
-    /// Whether every node is in `asked`.
+    /// Whether every node is in `asked`, but for those that are no client ports.
     pub(crate) fn all_in(&self, asked: &[Arc<str>]) -> bool {
-        self.nodes.read().keys().all(|address| asked.contains(address))
+        let nodes = self.nodes.read();
+        nodes.values().all(|node| node.speaks_http1() || asked.contains(&node.address))
     }
 
     /// Passes a node over for a moment.

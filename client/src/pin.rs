@@ -7,8 +7,9 @@
 //! cluster refuses it, wherever the client heard of that node. Later calls cost a header.
 //!
 //! An endpoint that turns out to speak HTTP/1 is a node's HTTP port, or something else that will never
-//! answer: that is said at once, since no patience helps, and a write that was sent there would be called one
-//! that may have been applied.
+//! answer, and a write that was sent there would be called one that may have been applied. So nothing is sent
+//! there: it is passed over, with a warning, while another endpoint may be a node's client port. When none
+//! is, that is said at once, since no patience helps.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -51,7 +52,7 @@ impl Pin {
     /// Learns the cluster, unless it is known, before `deadline`.
     ///
     /// # Errors
-    /// [`Error::Configuration`] when the endpoints belong to different clusters, or one is no node's client
+    /// [`Error::Configuration`] when the endpoints belong to different clusters, or none is a node's client
     /// port: which they are, in words.
     pub(crate) async fn learn(&self, nodes: &NodePool, deadline: Instant) -> Result<(), Error> {
         if self.cluster.get().is_some() {
@@ -83,34 +84,46 @@ impl Pin {
     }
 }
 
-/// What each endpoint says that its cluster is, of those that answer and belong to one.
+/// What each endpoint says that its cluster is, of those that answer and belong to one. Those that are no
+/// client ports are marked as such.
 async fn ask(nodes: &NodePool, mut until: Instant) -> Result<Vec<(Arc<str>, String)>, Error> {
     let mut asked: FuturesUnordered<_> = nodes
         .seeds()
         .iter()
         .filter_map(|address| nodes.get(address).ok())
         .map(|node| async move {
-            let cluster = cluster_of(&node, until).await;
-            (node.address.clone(), cluster)
+            let told = cluster_of(&node, until).await;
+            (node, told)
         })
         .collect();
-    let mut told = Vec::new();
-    while let Ok(Some((address, cluster))) = timeout_at(until, asked.next()).await {
-        match cluster {
+    let (mut told, mut others) = (Vec::new(), Vec::new());
+    while let Ok(Some((node, answer))) = timeout_at(until, asked.next()).await {
+        match answer {
             Some(Told::Cluster(cluster)) => {
-                told.push((address, cluster));
+                node.set_speaks_http1(false);
+                told.push((node.address.clone(), cluster));
                 until = until.min(Instant::now() + OTHERS_MAX);
             }
-            Some(Told::Http1) => {
-                let message = format!(
-                    "{address} speaks HTTP/1, so it is no node's client port: is it the port for HTTP?"
-                );
-                return Err(Error::configuration("endpoints", message));
-            }
+            Some(Told::Http1) => others.push(node),
             None => {}
         }
     }
+    if others.len() == nodes.seeds().len() {
+        let addresses: Vec<&str> = others.iter().map(|node| &*node.address).collect();
+        return Err(no_client_port(&addresses.join(" and ")));
+    }
+    others.iter().for_each(|node| node.set_speaks_http1(true));
     Ok(told)
+}
+
+/// The refusal to send anything to an address that is no node's client port.
+pub(crate) fn no_client_port(address: &str) -> Error {
+    Error::configuration(
+        "endpoints",
+        format!(
+            "{address} speaks HTTP/1, so it is no node's client port: is it the port for HTTP?"
+        ),
+    )
 }
 
 /// What an endpoint is.
@@ -201,9 +214,8 @@ mod tests {
         assert_eq!(cluster.count("status"), asked, "it is known");
     }
 
-    #[tokio::test]
-    async fn port_for_http_is_called_that_at_once() {
-        let cluster = FakeCluster::start(1).await;
+    /// An address where HTTP/1 is spoken, as long as the runtime runs.
+    async fn port_for_http() -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         let serve = async |mut stream: TcpStream| {
@@ -220,15 +232,61 @@ mod tests {
                 serve(stream).await;
             }
         });
-        for endpoints in [vec![&address], vec![&address, &cluster.nodes[0].address]] {
-            let client = Client::connect(endpoints).await.expect("well-formed");
-            let begun = Instant::now();
-            let error = client.put("k", "v").await.expect_err("no node");
-            assert!(matches!(&error, Error::Configuration { .. }), "{error:?}");
-            assert!(error.to_string().contains(&address), "{error}");
-            assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        address
+    }
+
+    #[tokio::test]
+    async fn ports_for_http_alone_are_called_that_at_once() {
+        let (one, other) = (port_for_http().await, port_for_http().await);
+        for endpoints in [vec![&one], vec![&one, &other]] {
+            let client = Client::connect(endpoints.clone()).await.expect("well-formed");
+            for _ in 0..2 {
+                let begun = Instant::now();
+                let error = client.put("k", "v").await.expect_err("no node");
+                assert!(matches!(&error, Error::Configuration { .. }), "{error:?}");
+                assert!(endpoints.iter().all(|one| error.to_string().contains(*one)), "{error}");
+                assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+            }
         }
-        assert_eq!(cluster.count("put"), 0, "nothing was sent");
+    }
+
+    /// One that answers is enough: what is no client port is passed over, and sent nothing.
+    #[tokio::test]
+    async fn port_for_http_among_client_ports_is_passed_over() {
+        let (cluster, address) = (FakeCluster::start(1).await, port_for_http().await);
+        for endpoints in
+            [[&address, &cluster.nodes[0].address], [&cluster.nodes[0].address, &address]]
+        {
+            let client = Client::connect(endpoints).await.expect("well-formed");
+            for number in 0..6 {
+                // By turns one of them would go to the port for HTTP.
+                client.put(format!("k{number}"), "v").await.expect("the other is a node");
+            }
+            assert_eq!(client.shared.nodes.passed_over(), std::slice::from_ref(&address));
+            let error = client.cluster().status_of(&address).await.expect_err("no node");
+            assert!(matches!(&error, Error::Configuration { .. }), "{error:?}");
+        }
+        assert_eq!(cluster.count("put"), 12);
+
+        // To make a cluster the first one is asked, and no other.
+        let endpoints = [&address, &cluster.nodes[0].address];
+        let client = Client::connect(endpoints).await.expect("well-formed");
+        let error = client.cluster().initialize(v1::InitializeRequest::default()).await;
+        let error = error.expect_err("no node");
+        assert!(error.to_string().contains(&address) && !error.maybe_applied(), "{error}");
+        assert_eq!(cluster.count("initialize"), 0);
+
+        // That nodes which say that they are of no cluster are all there are is found all the same.
+        let reason = v1::error_detail::Reason::NotJoined(v1::NotJoined { removed: false });
+        let detail = v1::ErrorDetail { reason: Some(reason), ..Default::default() };
+        let unjoined = crate::fake::typed(tonic::Code::Unavailable, detail);
+        cluster.nodes[0].script(move |seen| {
+            (seen.method == "get").then(|| crate::fake::Fault::Refuse(unjoined.clone()))
+        });
+        let begun = Instant::now();
+        let error = client.get("k").await.expect_err("no cluster");
+        assert!(matches!(error, Error::NotJoined { .. }), "{error:?}");
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     }
 
     #[tokio::test]

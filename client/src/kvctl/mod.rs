@@ -221,7 +221,7 @@ async fn run(cli: Cli, out: impl FnOnce(Format) -> Output) -> Result<(), Failure
         Command::Bench(command) => {
             let context = Context::new(&global, out, command.options()).await?;
             let client = context.client.clone();
-            return command.run(context).await.map_err(|failure| failure.after(&client));
+            return ended(command.run(context).await, &client);
         }
         _ => {}
     }
@@ -248,7 +248,19 @@ async fn run(cli: Cli, out: impl FnOnce(Format) -> Output) -> Result<(), Failure
             unreachable!("these returned above")
         }
     };
-    outcome.map_err(|failure| failure.after(&client))
+    ended(outcome, &client)
+}
+
+/// What is to be said when a command has ended, whatever it was.
+fn ended(outcome: Result<(), Failure>, client: &Client) -> Result<(), Failure> {
+    for address in client.shared.nodes.passed_over() {
+        // Standard error may be closed.
+        let _ = writeln!(
+            std::io::stderr(),
+            "kvctl: {address} is passed over: it speaks HTTP/1, so it is no node's client port"
+        );
+    }
+    outcome.map_err(|failure| failure.after(client))
 }
 
 #[cfg(test)]

@@ -369,7 +369,7 @@ async fn import_that_is_refused_behind_the_first_piece_of_a_batch_names_the_line
         })
     };
     cluster.nodes[0].script(invalid);
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     let failure = failed(&cluster, &["import", file.to_str().expect("ASCII")]).await;
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let said = failure.to_string();
