@@ -42,6 +42,7 @@ impl Product {
             Arc::new(directory),
             RouteCache::new(Arc::new(unknown)),
             limits.requests_in_flight_max,
+            limits.scans_in_flight_max,
         );
         let api = KvApi::new(router, Arc::new(limits));
         Self { fixture, peers, api }
@@ -174,4 +175,43 @@ async fn the_last_keyspace_ends_below_the_end_of_the_map() {
     let context = Some(v1::RequestContext { keyspace: 0xff_fffe, ..Default::default() });
     let all = v1::DeleteRangeRequest { context, all: true, ..Default::default() };
     assert_eq!(product.api.delete_range(soon(), all).boxed().await.expect("all of it").deleted, 1);
+}
+
+/// A leader that has no quorum, or whose disk hangs, keeps what is proposed to it.
+#[tokio::test]
+async fn a_region_that_hangs_leaves_places_to_the_others() {
+    let product = Product::start(Limits { requests_in_flight_max: 50, ..Limits::default() }).await;
+    product.put("z", "1").await;
+    product.fixture.log.hold();
+    let put = |key: &'static str| {
+        let put = v1::PutRequest { key: key.into(), ..v1::PutRequest::default() };
+        product.api.put(soon(), put).boxed()
+    };
+    let (mut hung, mut refused) = (Vec::new(), 0);
+    for _ in 0..50 {
+        let mut write = put("a");
+        match write.as_mut().now_or_never() {
+            None => hung.push(write),
+            Some(Err(Error::Busy { queue, .. })) => {
+                assert_eq!(queue, "region_requests");
+                refused += 1;
+            }
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((hung.len(), refused), (40, 10), "four times what it leaves");
+    let context = Some(v1::RequestContext {
+        read_mode: v1::ReadMode::Stale.into(),
+        ..v1::RequestContext::default()
+    });
+    let get = v1::GetRequest { key: "z".into(), context };
+    let got = product.api.get(soon(), get).boxed().await.expect("the other region serves");
+    assert!(got.kv.is_some());
+    let mut other = put("z");
+    assert!(other.as_mut().now_or_never().is_none(), "it is proposed");
+    product.fixture.log.release();
+    for write in hung.into_iter().chain([other]) {
+        write.await.expect("a write");
+    }
+    put("a").await.expect("all places are free again");
 }

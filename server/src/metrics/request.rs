@@ -31,6 +31,8 @@ label! {
         Proposals = "proposals",
         /// Size of the proposals under way on this node.
         ProposalBytes = "proposal_bytes",
+        /// Requests and scans for one region under way on this node.
+        RegionRequests = "region_requests",
         /// Requests passed on to one other node.
         Forwards = "forwards",
         /// One that has no name of its own here.
@@ -53,6 +55,7 @@ impl BusyQueue {
             "reads" => Self::Reads,
             "proposals" => Self::Proposals,
             "proposal_bytes" => Self::ProposalBytes,
+            "region_requests" => Self::RegionRequests,
             "forwards" => Self::Forwards,
             _ => Self::Other,
         }

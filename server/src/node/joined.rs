@@ -128,9 +128,14 @@ impl Joined {
             config.placement.clone().under(&config.raft),
         );
         let cache = RouteCache::new(lookup(node));
-        let requests_max = config.limits.requests_in_flight_max;
-        let router =
-            Router::new(Arc::clone(&peers), Arc::clone(&node.directory), cache, requests_max);
+        let limits = &config.limits;
+        let router = Router::new(
+            Arc::clone(&peers),
+            Arc::clone(&node.directory),
+            cache,
+            limits.requests_in_flight_max,
+            limits.scans_in_flight_max,
+        );
         Ok(Arc::new(Self {
             node: identity.node,
             cluster: identity.cluster,

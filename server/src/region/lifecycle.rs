@@ -326,6 +326,7 @@ async fn start(
         size: super::size::Size::default(),
         checking: tokio::sync::Mutex::default(),
         leading: parking_lot::Mutex::default(),
+        held: super::Held::default(),
     }))
 }
 

@@ -109,6 +109,13 @@ impl RegionConfig {
     }
 }
 
+/// Places of a node that requests hold because of one region. The router counts them (`router/places.rs`).
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) requests: Arc<AtomicUsize>,
+    pub(crate) scans: Arc<AtomicUsize>,
+}
+
 /// A running peer.
 pub struct Peer {
     pub region: RegionId,
@@ -128,6 +135,8 @@ pub struct Peer {
     /// The term that this peer was first seen to lead in, and when.
     leading: Mutex<Option<(u64, Instant)>>,
     running: running::Running,
+    /// Places of this node's requests that are for the region.
+    pub(crate) held: Held,
 }
 
 impl Peer {

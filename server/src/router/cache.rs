@@ -166,7 +166,8 @@ impl RouteCache {
         Ok(())
     }
 
-    fn get(&self, key: &[u8]) -> Option<Route> {
+    /// The route of `key`, if it is remembered.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Route> {
         self.routes.read().get(key).cloned()
     }
 

@@ -5,10 +5,10 @@
 //! A caller that routes by itself is never passed on: it gets a typed error with the fix. For all
 //! others the router tries again, inside the deadline, as long as the refusal is certain to have
 //! changed nothing and time can mend it (an election, a split under way), and as long as those that wait
-//! leave places to others.
+//! leave places to others. No region has more of the node's places than it leaves to others (`places.rs`).
 
 mod cache;
-mod waiting;
+mod places;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use flotilla_proto::v1::{
 use tokio::time::Instant;
 
 pub use self::cache::{Lookup, Route, RouteCache};
-use self::waiting::Waiting;
+use self::places::{Place, Places};
 use crate::{
     api::{Context, Requests},
     clock,
@@ -45,12 +45,9 @@ const HOP: Duration = Duration::from_millis(5);
 /// Stands for whichever region it is that is waited for.
 const UNKNOWN_REGION: RegionId = RegionId(0);
 
-/// How long a caller is told to wait when too many requests are passed on to the same node.
+/// How long a caller is told to wait when too many requests are for the same region, or are passed on to the
+/// same node.
 const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
-
-fn forwards_busy() -> Error {
-    Error::Busy { queue: "forwards".to_owned(), retry_after: BUSY_RETRY_AFTER }
-}
 
 /// Finds the peer for a request. Cheap to clone.
 #[derive(Clone)]
@@ -62,7 +59,8 @@ struct Shared {
     peers: Arc<Peers>,
     directory: Arc<NodeDirectory>,
     cache: RouteCache,
-    waiting: Waiting,
+    requests: Places,
+    scans: Places,
 }
 
 /// Where a region can be asked.
@@ -71,21 +69,60 @@ enum Target {
     There { region: v1::Region, leader: Option<NodeId> },
 }
 
+/// Which of the node's bounded places a request has.
+#[derive(Clone, Copy)]
+enum Kind {
+    Request,
+    Scan,
+}
+
 impl Router {
-    /// `requests_max` is how many requests of clients the node has under way at most.
+    /// `requests_max` is how many requests of clients the node has under way at most, `scans_max` how many
+    /// scans beside them.
     #[must_use]
     pub fn new(
         peers: Arc<Peers>,
         directory: Arc<NodeDirectory>,
         cache: RouteCache,
         requests_max: usize,
+        scans_max: usize,
     ) -> Self {
-        let waiting = Waiting::new(requests_max);
-        Self { shared: Arc::new(Shared { peers, directory, cache, waiting }) }
+        let (requests, scans) = (Places::new(requests_max), Places::new(scans_max));
+        Self { shared: Arc::new(Shared { peers, directory, cache, requests, scans }) }
+    }
+
+    fn busy(&self, queue: &str) -> Error {
+        self.shared.peers.environment().metrics.raft.busy(queue);
+        Error::Busy { queue: queue.to_owned(), retry_after: BUSY_RETRY_AFTER }
+    }
+
+    /// Counts a request to `region` from now on, instead of to what it was counted to before.
+    fn count<'a>(
+        &'a self,
+        kind: Kind,
+        region: RegionId,
+        peer: Option<&Peer>,
+        place: &mut Option<Place<'a>>,
+    ) -> Result<(), Error> {
+        if place.as_ref().is_some_and(|place| place.region == region) {
+            return Ok(());
+        }
+        let (places, here) = match kind {
+            Kind::Request => (&self.shared.requests, peer.map(|peer| &peer.held.requests)),
+            Kind::Scan => (&self.shared.scans, peer.map(|peer| &peer.held.scans)),
+        };
+        *place = places.enter(region, here);
+        if place.is_some() { Ok(()) } else { Err(self.busy("region_requests")) }
     }
 
     /// Serves `attempt` at the place of `key`, again while that helps.
-    async fn run<T, F, Fut>(&self, cx: &Context, key: &[u8], attempt: F) -> Result<T, Error>
+    async fn run<T, F, Fut>(
+        &self,
+        cx: &Context,
+        kind: Kind,
+        key: &[u8],
+        attempt: F,
+    ) -> Result<T, Error>
     where
         F: Fn(Target) -> Fut,
         Fut: Future<Output = Result<T, Error>>,
@@ -93,7 +130,7 @@ impl Router {
         let mut pause = RETRY_MIN;
         let mut place = None;
         loop {
-            let result = match self.locate(cx, key).await {
+            let result = match self.locate(cx, kind, key, &mut place).await {
                 Ok(target) => attempt(target).await,
                 Err(error) => Err(error),
             };
@@ -102,22 +139,17 @@ impl Router {
                 Err(error) => error,
             };
             self.learn(&error);
-            let awaited = match &error {
-                Error::NotLeader { region, .. }
-                | Error::NoLeader { region }
-                | Error::RegionNotFound { region } => Some(*region),
-                Error::EpochNotMatch { .. } | Error::NotReady { .. } => Some(UNKNOWN_REGION),
-                _ => None,
-            };
-            let Some(awaited) = awaited else { return Err(self.with_address(error)) };
-            if cx.route.is_some() || clock::now() + pause >= cx.deadline {
-                return Err(self.with_address(error));
-            }
-            if place.is_none() {
-                place = self.shared.waiting.enter(awaited);
-            }
+            let time_mends = matches!(
+                error,
+                Error::NotLeader { .. }
+                    | Error::NoLeader { .. }
+                    | Error::RegionNotFound { .. }
+                    | Error::EpochNotMatch { .. }
+                    | Error::NotReady { .. }
+            );
+            let is_over = cx.route.is_some() || clock::now() + pause >= cx.deadline;
             // Who may not wait is told at once what it would wait for.
-            if place.is_none() {
+            if !time_mends || is_over || !place.as_mut().is_some_and(Place::may_wait) {
                 return Err(self.with_address(error));
             }
             tokio::time::sleep(clock::jitter(pause)).await;
@@ -125,7 +157,14 @@ impl Router {
         }
     }
 
-    async fn locate(&self, cx: &Context, key: &[u8]) -> Result<Target, Error> {
+    /// Where `key` is, with a place that is counted to its region.
+    async fn locate<'a>(
+        &'a self,
+        cx: &Context,
+        kind: Kind,
+        key: &[u8],
+        place: &mut Option<Place<'a>>,
+    ) -> Result<Target, Error> {
         let here = self.shared.peers.route(key);
         if let Some((region, epoch)) = &cx.route {
             let peer = self
@@ -141,15 +180,25 @@ impl Router {
             if !peer.view().range().contains(key) {
                 return Err(Error::KeyNotInRegion { region: Box::new((*descriptor).clone()) });
             }
+            self.count(kind, peer.region, Some(&peer), place)?;
             return Ok(Target::Here(peer));
         }
-        match here {
-            Some(peer) => Ok(Target::Here(peer)),
-            None => {
-                let route = self.shared.cache.find(key, cx.deadline).await?;
-                Ok(Target::There { region: route.region, leader: route.leader })
-            }
+        if let Some(peer) = here {
+            self.count(kind, peer.region, Some(&peer), place)?;
+            return Ok(Target::Here(peer));
         }
+        let route = match self.shared.cache.get(key) {
+            Some(route) => route,
+            None => {
+                // One that was forgotten is most likely still what is waited for.
+                if place.is_none() {
+                    self.count(kind, UNKNOWN_REGION, None, place)?;
+                }
+                self.shared.cache.find(key, cx.deadline).await?
+            }
+        };
+        self.count(kind, RegionId(route.region.region_id), None, place)?;
+        Ok(Target::There { region: route.region, leader: route.leader })
     }
 
     fn learn(&self, error: &Error) {
@@ -220,7 +269,7 @@ impl Router {
                 Error::OutcomeUnknown { message: format!("node {node} did not answer in time") }
             }),
             Ok(Err(error)) => Err(match error.cause {
-                Cause::Full => forwards_busy(),
+                Cause::Full => self.busy("forwards"),
                 Cause::TooLarge { .. } => Error::InvalidArgument {
                     field: "request".to_owned(),
                     message: format!("it cannot be passed on to node {node}: {}", error.cause),
@@ -244,7 +293,7 @@ impl Router {
                         Err(Error::RegionNotFound { region })
                     }
                     Reason::SenderRemoved => Err(Error::NotJoined { removed: true }),
-                    Reason::Busy => Err(forwards_busy()),
+                    Reason::Busy => Err(self.busy("forwards")),
                     // It was handled.
                     Reason::AnswerTooLarge if is_read => Err(Error::InvalidArgument {
                         field: "request".to_owned(),
@@ -409,9 +458,10 @@ impl Requests for Router {
             .ok_or_else(|| Error::invalid("ops", "there is nothing to do"))?;
         if command::only_reads(&command) {
             let attempt = |target| self.read_txn_at(&cx, target, command.clone());
-            return self.run(&cx, &key, attempt).await;
+            return self.run(&cx, Kind::Request, &key, attempt).await;
         }
-        self.run(&cx, &key, |target| self.write_at(&cx, target, command.clone())).await
+        self.run(&cx, Kind::Request, &key, |target| self.write_at(&cx, target, command.clone()))
+            .await
     }
 
     async fn read_points(&self, cx: Context, keys: Vec<Bytes>) -> Result<v1::ReadReply, Error> {
@@ -421,7 +471,7 @@ impl Requests for Router {
             body: Some(read_command::Body::Points(v1::PointReads { keys })),
             ..v1::ReadCommand::default()
         };
-        self.run(&cx, &key, |target| self.read_at(&cx, target, read.clone())).await
+        self.run(&cx, Kind::Request, &key, |target| self.read_at(&cx, target, read.clone())).await
     }
 
     async fn read_range(&self, cx: Context, range: v1::RangeRead) -> Result<v1::ReadReply, Error> {
@@ -431,7 +481,7 @@ impl Requests for Router {
             body: Some(read_command::Body::Range(range)),
             ..v1::ReadCommand::default()
         };
-        self.run(&cx, &key, |target| self.read_at(&cx, target, read.clone())).await
+        self.run(&cx, Kind::Scan, &key, |target| self.read_at(&cx, target, read.clone())).await
     }
 
     fn regions_of(&self, range: &KeyRange) -> Result<Vec<v1::Region>, Error> {
