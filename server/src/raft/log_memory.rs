@@ -24,10 +24,14 @@ use super::{
     log_store::PeerLog,
     transport::budget::{Budget, Taken},
 };
-use crate::{ids::NodeId, metrics::RaftMetrics};
+use crate::{
+    ids::{NodeId, RegionId},
+    metrics::RaftMetrics,
+};
 
 /// Bound: entries that were read from the disk for followers on one node and are not sent yet, over all
-/// regions. More reads wait. There is one such bound for each node that a region's peers are on.
+/// regions. More reads wait, and so do those of a region that has its share. There is one such bound for each
+/// node that a region's peers are on.
 const CATCH_UP_BYTES_MAX: usize = 32 << 20;
 /// Bound: logs that one append looks at for entries to give up.
 const LOOKS_MAX: usize = 64;
@@ -113,8 +117,8 @@ impl LogMemory {
         }
     }
 
-    /// Waits for the right to read so much for a follower: that of [`reading_for`].
-    pub(super) async fn catch_up(&self, bytes: usize) -> Taken {
+    /// Waits for the right to read so much of a region's log for a follower: that of [`reading_for`].
+    pub(super) async fn catch_up(&self, region: RegionId, bytes: usize) -> Taken {
         let node = FOLLOWER.try_with(|node| *node).unwrap_or(NodeId(0));
         let budget = {
             let mut budgets = self.catch_up.lock();
@@ -123,7 +127,7 @@ impl LogMemory {
             });
             Arc::clone(of_node)
         };
-        budget.take(bytes).await
+        budget.take(region, bytes).await
     }
 }
 

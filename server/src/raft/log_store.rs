@@ -394,7 +394,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         let entries = match log.find(start, end, bytes_max) {
             Found::InMemory(entries) => entries,
             Found::OnDisk { .. } => {
-                let taken = log.bounds.memory.catch_up(bytes_max).await;
+                let taken = log.bounds.memory.catch_up(log.region, bytes_max).await;
                 let mut entries = self.read(start, end, bytes_max).await?;
                 let bytes = entries.iter().map(entry_bytes).sum();
                 hold(&mut entries, taken, bytes);

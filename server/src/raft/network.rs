@@ -365,7 +365,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 let answers = input.then(move |request| send(request, timeout));
                 return Ok(answers.scan(true, until_failed).boxed());
             }
-            let mut gate = Gate::new(this.network.transport.budget(this.node, this.lane), pause);
+            let budget = this.network.transport.budget(this.node, this.lane);
+            let mut gate = Gate::new(budget, this.network.region, pause);
             let (node, mut input) = (this.node, input);
             // Whatever it reads from the log is for that node.
             let requests =

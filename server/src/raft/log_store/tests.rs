@@ -138,7 +138,7 @@ async fn what_is_read_for_followers_waits_for_room_and_gives_it_back_when_it_is_
 #[tokio::test]
 async fn follower_that_takes_nothing_keeps_nobody_on_another_node_waiting() {
     let bench = Bench::new(0);
-    let memory = LogMemory::with_bounds(1 << 20, READ_BYTES_MAX, &metrics().raft);
+    let memory = LogMemory::with_bounds(1 << 20, 200_000, &metrics().raft);
     let mut log = open_within(&bench, 1, &memory);
     append(&mut log, (1..=9).map(|index| heavy(1, index, 100_000))).await;
     let read = async |node: u64, start: u64| {
@@ -171,7 +171,7 @@ async fn read_for_a_follower_from_before_the_log_begins_gives_nothing() {
 #[tokio::test]
 async fn read_that_waited_while_its_entries_were_purged_leaves_no_hole() {
     let bench = Bench::new(0);
-    let memory = LogMemory::with_bounds(1 << 20, READ_BYTES_MAX, &metrics().raft);
+    let memory = LogMemory::with_bounds(1 << 20, 200_000, &metrics().raft);
     let mut log = open_within(&bench, 1, &memory);
     append(&mut log, (1..=9).map(|index| heavy(1, index, 100_000))).await;
     let first = log.limited_get_log_entries(1, 10).await.unwrap();

@@ -17,7 +17,10 @@ use super::{
     connect,
     frame::{FRAME_BYTES_ACCEPTED, FrameCodec, MESSAGE_BYTES_MAX, fits},
 };
-use crate::{clock, handoff, ids::NodeId};
+use crate::{
+    clock, handoff,
+    ids::{NodeId, RegionId},
+};
 
 /// Bound: messages that may wait for one stream, if their bytes do not bound them earlier.
 const QUEUE_MAX: usize = 16_384;
@@ -98,7 +101,12 @@ impl Link {
             return Err(Cause::TooLarge { bytes });
         }
         let counted = if lane == Lane::Forward { bytes.max(FORWARD_BYTES_MIN) } else { bytes };
-        let taken = Arc::new(self.budget.try_take(counted).ok_or(Cause::Full)?);
+        let region = RegionId(message.region_id);
+        let taken = match lane {
+            Lane::Bulk => self.budget.try_take_let_through(region, counted),
+            Lane::Fast | Lane::Forward | Lane::Unspecified => self.budget.try_take(region, counted),
+        };
+        let taken = Arc::new(taken.ok_or(Cause::Full)?);
         let (sender, answer) = handoff::channel();
         let outgoing = Outgoing { message, bytes, answer: sender, _taken: Arc::clone(&taken) };
         match self.queue.try_send(outgoing) {

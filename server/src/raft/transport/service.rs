@@ -33,17 +33,22 @@ use super::{
 use crate::{
     ids::{NodeId, PeerId, RegionId},
     raft::presence::Presence,
+    share::is_fair,
 };
 
 /// Bounds: requests of one stream that are being handled at a time, and their bytes; both are passed by
 /// one frame at most. More log entries stay in the socket. Clients' requests are refused: what they wait
 /// for may take as long as their deadlines. So is what the fast lane carries: nothing may stand before
-/// an election.
+/// an election. And so is what is for a region that has more than four times what it leaves to all others.
 const HANDLED_MAX: usize = 4096;
 /// Bound: of the fast lane, requests from one peer to one region. A region that answers nothing, for its
 /// disk hangs, is sent one after the other as they time out, and would fill the lane of all regions.
 const HANDLED_OF_PEER_MAX: usize = 4;
-const HANDLED_BYTES_MAX: usize = 32 << 20;
+/// More than a node sends before it is answered, by what regions that hang may keep of what it has given up.
+const HANDLED_BYTES_MAX: usize = 40 << 20;
+/// What the shares of regions are reckoned on. Above what a node sends before it is answered (`link.rs`), so
+/// that what was fair there is not refused here.
+const HANDLED_SHARED_BYTES: usize = 34 << 20;
 /// Bound: wait for the first message of a snapshot.
 const HEADER_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -161,6 +166,14 @@ struct Handled {
     bytes: usize,
     /// Of the fast lane, how many from which peer to which region.
     of_peers: HashMap<(PeerId, RegionId), usize>,
+    /// What is being handled for which region.
+    of_regions: HashMap<RegionId, OfRegion>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct OfRegion {
+    count: usize,
+    bytes: usize,
 }
 
 struct Handling {
@@ -192,6 +205,7 @@ impl Handled {
             requests: FuturesUnordered::new(),
             bytes: 0,
             of_peers: HashMap::new(),
+            of_regions: HashMap::new(),
         }
     }
 
@@ -233,14 +247,38 @@ impl Handled {
             }
             *count += 1;
         }
+        if self.lane != Lane::Fast && !self.is_fair(of.1) {
+            let why = format!("as much as may be is under way for region {}", of.1);
+            return Some(refusal(&message, busy(why)));
+        }
         let bytes = counted_bytes(&message);
+        let of_region = self.of_regions.entry(of.1).or_default();
+        of_region.count += 1;
+        of_region.bytes += bytes;
         self.bytes += bytes;
         self.requests.push(Handling { answer: inbox.deliver(from, message), bytes, of });
         None
     }
 
+    /// Whether one more may be handled for a region, beside what others may still need. A region that hangs
+    /// keeps what it has for as long as the stream lives, whatever its sender has given up.
+    fn is_fair(&self, region: RegionId) -> bool {
+        let OfRegion { count, bytes } = self.of_regions.get(&region).copied().unwrap_or_default();
+        // Of log entries the sender bounds how many are under way for one region, and not those for all.
+        let by_count = self.lane == Lane::Bulk
+            || is_fair(count, 1, HANDLED_MAX.saturating_sub(self.requests.len()));
+        by_count && is_fair(bytes, 1, HANDLED_SHARED_BYTES.saturating_sub(self.bytes))
+    }
+
     fn end(&mut self, Ended { answer, bytes, of }: Ended) -> v1::Message {
         self.bytes -= bytes;
+        if let Entry::Occupied(mut of_region) = self.of_regions.entry(of.1) {
+            of_region.get_mut().count -= 1;
+            of_region.get_mut().bytes -= bytes;
+            if of_region.get().count == 0 {
+                of_region.remove();
+            }
+        }
         if let Entry::Occupied(mut count) = self.of_peers.entry(of) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {

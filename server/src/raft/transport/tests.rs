@@ -371,8 +371,13 @@ async fn frame_with_too_many_messages_is_refused_before_it_is_decoded() {
 #[tokio::test]
 async fn clients_requests_beyond_the_bound_are_busy_and_log_entries_wait() {
     let node = Served::start(identity(2)).await;
-    let many = || vec![1000; 6];
-    let of = |lane| many().into_iter().map(|messages| frame(lane, messages)).collect::<Vec<_>>();
+    let of = |lane| {
+        let mut sent = vec![frame(lane, 1000); 6];
+        let messages = sent.iter_mut().flat_map(|frame| &mut frame.messages);
+        // Each of another region.
+        messages.zip(100..).for_each(|(message, region)| message.region_id = region);
+        sent
+    };
     let mut answers = frames(&node, of(Lane::Forward)).await.unwrap();
     let mut busy = 0;
     while busy < 6000 - 4096 {
@@ -390,6 +395,64 @@ async fn clients_requests_beyond_the_bound_are_busy_and_log_entries_wait() {
     until("as many as may be handled", || node.delivered() == 5000).await;
     assert!(answers.next().now_or_never().is_none(), "nothing is refused");
     assert_eq!(node.delivered(), 5000, "and one frame beyond the bound is the last");
+}
+
+/// Regions of a node hang, and answer nothing of what they are sent.
+#[tokio::test]
+async fn regions_that_hang_on_a_node_leave_every_lane_to_the_others() {
+    let node = Served::start(identity(2)).await;
+    let transport = transport_to(node.address.clone());
+    // Of log entries, one region has at most 4 MiB on its way.
+    for (lane, regions, bytes, most) in [(Lane::Bulk, 8, 512 << 10, 8), (Lane::Forward, 4, 1, 4096)]
+    {
+        let budget = transport.budget(NodeId(2), lane);
+        let mut hung = Vec::new();
+        for region in 100..100 + regions {
+            for _ in 0..most {
+                if budget.has_room(RegionId(region)) {
+                    let mut call =
+                        Box::pin(transport.call(NodeId(2), lane, message(region, bytes)));
+                    assert!(call.as_mut().now_or_never().is_none(), "there was room");
+                    hung.push(call);
+                }
+            }
+        }
+        assert!(budget.used() > 30 << 20, "{lane:?}: {}", budget.used());
+        for _ in 0..20 {
+            let other = transport.call(NodeId(2), lane, message(ANSWERED, 100 << 10));
+            soon("an answer", other).await.unwrap_or_else(|error| panic!("{lane:?}: {error}"));
+        }
+    }
+}
+
+/// What its sender has given up, a region that hangs keeps.
+#[tokio::test]
+async fn region_that_hangs_is_refused_more_than_its_share_and_the_others_are_served() {
+    for (lane, count, bytes) in [(Lane::Bulk, 50, 1 << 20), (Lane::Forward, 5000, 1)] {
+        let node = Served::start(identity(2)).await;
+        let of = |messages: &[v1::Message]| v1::MessageBatch {
+            messages: messages.to_vec(),
+            ..frame(lane, 0)
+        };
+        let hung = vec![message(NEVER_ANSWERED, bytes); count];
+        let mut sent: Vec<_> = hung.chunks((2 << 20) / bytes.max(4 << 10)).map(of).collect();
+        sent.push(of(&[message(ANSWERED, 1)]));
+        let mut answers = frames(&node, sent).await.unwrap();
+        let mut busy = 0;
+        'answered: loop {
+            let batch = soon("answers", answers.message()).await.unwrap().expect("it is open");
+            for message in batch.messages {
+                match message.body {
+                    Some(Body::Refused(refused)) => {
+                        assert_eq!(refused.reason(), Reason::Busy);
+                        busy += 1;
+                    }
+                    _ => break 'answered,
+                }
+            }
+        }
+        assert!(busy > count / 10 && busy < count / 2, "{lane:?}: {busy} of {count} are refused");
+    }
 }
 
 /// A region whose disk hangs answers no heartbeat, and is sent the next one all the same.
