@@ -6,6 +6,10 @@
 //! `value_base64`. `GET /kv` of the HTTP API writes the same lines, with `text=true` also `key` and `value`,
 //! which are text. So a listing, or what a program of one's own writes, is read as what it is. It needs no
 //! first line, but a last one.
+//!
+//! In form 1, before that, `key` and `value` were base64, in exports as in listings. No release wrote it, and it
+//! is refused by its first line. A listing has none, and a word of four letters is base64 too: where no first
+//! line says that the file is of form 2, `key` and `value` are taken for text only when the caller says so.
 
 use std::{
     borrow::Cow,
@@ -126,19 +130,24 @@ struct Count {
 }
 
 impl Line {
-    /// Reads a line, or says what is wrong with it.
-    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
+    /// Reads a line, or says what is wrong with it. `reads_text`: it is known that `key` and `value` are text.
+    pub(super) fn parse(text: &[u8], reads_text: bool) -> Result<Self, String> {
         let said = |error: serde_json::Error| error.to_string();
         // By their beginnings, since to try all forms would parse large values three times.
         let starts_with = |name: &str| {
             let text = text.trim_ascii_start().strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
             text.is_some_and(|text| text.starts_with(name.as_bytes()))
         };
+        if text.trim_ascii().is_empty() {
+            return Err("is blank".into());
+        }
         if starts_with("\"flotilla_export\"") {
             let head: Head = serde_json::from_slice(text).map_err(said)?;
             if head.flotilla_export != VERSION {
                 let found = head.flotilla_export;
-                return Err(format!("is of form {found}, this program reads form {VERSION}"));
+                return Err(format!(
+                    "is of form {found}, this program reads form {VERSION}: export it anew"
+                ));
             }
             return Ok(Self::Head(head));
         }
@@ -151,6 +160,13 @@ impl Line {
             return Err(format!("the listing broke off here: {}", error.message));
         }
         let record: Record<'_> = serde_json::from_slice(text).map_err(said)?;
+        let bare = [("key", record.key.is_some()), ("value", record.value.is_some())];
+        if let Some((name, _)) = bare.iter().find(|(_, is_there)| *is_there && !reads_text) {
+            return Err(format!(
+                "has {name}, which is base64 or text by the version that wrote it, and the file has no first line \
+                 that says which: --text takes it as text, as GET /kv?text=true writes it"
+            ));
+        }
         let part = |name: &str, text: Option<Cow<'_, str>>, base64: Option<Cow<'_, str>>| match (
             text, base64,
         ) {
@@ -246,26 +262,31 @@ mod tests {
         ] {
             let text = line.text().expect("written");
             assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 1, "{text:?}");
-            assert_eq!(Line::parse(&text), Ok(line));
+            assert_eq!(Line::parse(&text, false), Ok(line));
         }
     }
 
     #[test]
     fn listing_of_the_http_api_is_read() {
         let base64 = br#"{"key_base64":"aw==","value_base64":"dg==","revision":7,"ttl_ms":90}"#;
-        assert_eq!(Line::parse(base64), Ok(entry(None, b"k", b"v", Some(90))));
+        assert_eq!(Line::parse(base64, false), Ok(entry(None, b"k", b"v", Some(90))));
         // A word of four letters is base64 too, so only the name can tell.
         let text = br#"{"key":"abcd","value":"line\n","revision":7}"#;
-        assert_eq!(Line::parse(text), Ok(entry(None, b"abcd", b"line\n", None)));
+        assert_eq!(Line::parse(text, true), Ok(entry(None, b"abcd", b"line\n", None)));
         let mixed = br#"{"key":"abcd","value_base64":"/g==","revision":7}"#;
-        assert_eq!(Line::parse(mixed), Ok(entry(None, b"abcd", b"\xfe", None)));
-        assert_eq!(Line::parse(br#"{"end":{"keys":3}}"#), Ok(Line::End(3)));
+        assert_eq!(Line::parse(mixed, true), Ok(entry(None, b"abcd", b"\xfe", None)));
+        assert_eq!(Line::parse(br#"{"end":{"keys":3}}"#, false), Ok(Line::End(3)));
+        for line in [&text[..], mixed] {
+            let said = Line::parse(line, false).expect_err("of a version before it is base64");
+            assert!(said.contains("has key") && said.contains("--text"), "{said}");
+        }
     }
 
     #[test]
     fn what_is_wrong_with_a_line_is_said() {
         for (why, text, want) in [
             ("not JSON", "key value", "expected value"),
+            ("blank", "  \n", "blank"),
             ("cut off", r#"{"key_base64":"aw==","val"#, "EOF"),
             ("misspelt", r#"{"key_base64":"aw==","value":"","tll_ms":1}"#, "tll_ms"),
             ("of keys only", r#"{"key_base64":"aw=="}"#, "has neither value nor value_base64"),
@@ -284,7 +305,7 @@ mod tests {
             ("of the future", r#"{"flotilla_export":3,"cluster_id":"","unix_ms":1}"#, "form 3"),
             ("of the past", r#"{"flotilla_export":1,"cluster_id":"","unix_ms":1}"#, "form 1"),
         ] {
-            let said = Line::parse(text.as_bytes()).expect_err(why);
+            let said = Line::parse(text.as_bytes(), true).expect_err(why);
             assert!(said.contains(want), "{why}: {said}");
         }
     }

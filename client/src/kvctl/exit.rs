@@ -80,6 +80,14 @@ impl Failure {
         Self::Partly { why: Box::new(self), part: part() }
     }
 
+    /// The failure of a command of which a part is done, be it by an earlier run.
+    pub(super) fn with_part(self, part: impl FnOnce() -> Part) -> Self {
+        if matches!(self, Self::No(_) | Self::Partly { .. }) || self.is_closed_pipe() {
+            return self;
+        }
+        Self::Partly { why: Box::new(self), part: part() }
+    }
+
     /// As [`Failure::after_part`], for commands that have no better words.
     pub(super) fn after(self, client: &Client) -> Self {
         self.after_part(client, || {

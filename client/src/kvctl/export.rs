@@ -198,7 +198,7 @@ fn resume(path: &Path, cluster_id: &str) -> Result<Option<Begun>, Failure> {
         if !text.ends_with(b"\n") {
             break;
         }
-        let line = Line::parse(text);
+        let line = Line::parse(text, head.is_some());
         let number = lines.number;
         match line.map_err(|why| wrong(number, &why))? {
             Line::Head(found) if head.is_none() => head = Some(found),

@@ -38,7 +38,7 @@ const NAMED_MAX: u64 = 10;
 /// Stores every key of an exported file, with its value, and with the time to live that was left when it
 /// was exported. Replaces what is there under the same keys, and leaves all others alone. Each key
 /// is read back; ends with 4 when one is not as in the file, or the file is not whole and its keys are
-/// stored up to there. `GET /kv` of the HTTP API is such a file too.
+/// stored up to there. `GET /kv` of the HTTP API is such a file too, and with --text `GET /kv?text=true`.
 #[derive(Debug, Args)]
 pub(super) struct Import {
     /// The file; `-` is standard input
@@ -46,6 +46,9 @@ pub(super) struct Import {
     /// Note in this file how far it got: the same command again goes on from there
     #[arg(long, conflicts_with = "dry_run")]
     checkpoint: Option<PathBuf>,
+    /// `key` and `value` are text, also where no first line says so: in versions before they were base64
+    #[arg(long)]
+    text: bool,
     /// Only read the file, whether it is whole and well-formed
     #[arg(long)]
     dry_run: bool,
@@ -59,8 +62,10 @@ struct Answer {
     resumed_keys: u64,
     /// That were read back and are as in the file.
     equal: u64,
-    /// Whose time to live was over, in the file or by the time they were read back.
+    /// That were stored, and gone when they were read back, since their time to live was over by then.
     expired: u64,
+    /// That were not stored, since the file says that their time to live was over (`ttl_ms` 0).
+    skipped: u64,
     /// That were read back and are not as in the file.
     different: u64,
 }
@@ -75,9 +80,12 @@ struct Position {
     bytes: u64,
     /// Of all these bytes: how the file is known again.
     crc32c: u32,
+    /// Its first line says that it is of the form in which `key` and `value` are text.
+    has_head: bool,
     keys: u64,
     equal: u64,
     expired: u64,
+    skipped: u64,
     different: u64,
 }
 
@@ -95,6 +103,7 @@ struct Run<'a> {
     out: &'a Output,
     checkpoint: Option<&'a Path>,
     is_dry: bool,
+    reads_text: bool,
     position: Position,
     /// All of one keyspace, their keys growing, so that none is in it twice.
     batch: Vec<Pending>,
@@ -122,6 +131,7 @@ impl Import {
             out: &out,
             checkpoint: self.checkpoint.as_deref(),
             is_dry: self.dry_run,
+            reads_text: self.text,
             position,
             batch: Vec::new(),
             batch_bytes: 0,
@@ -131,15 +141,17 @@ impl Import {
         run.pace.end();
         let position = &run.position;
         let part = || position.part(resumed_keys, self.checkpoint.is_some());
-        let promised = ended.map_err(|failure| failure.after_part(&client, part))?;
-        let &Position { keys, equal, expired, different, .. } = position;
-        let answer = Answer { keys, resumed_keys, equal, expired, different };
+        // What an earlier run stored is a part of what was asked for, too.
+        let partly = |failure: Failure, part: &dyn Fn() -> Part| match position.keys {
+            keys if keys > position.skipped && !self.dry_run => failure.with_part(part),
+            _ => failure.after_part(&client, part),
+        };
+        let promised = ended.map_err(|failure| partly(failure, &part))?;
+        let &Position { keys, equal, expired, skipped, different, .. } = position;
+        let answer = Answer { keys, resumed_keys, equal, expired, skipped, different };
         let line = match self.dry_run {
             true => format!("{keys} keys in the file"),
-            false => format!(
-                "{keys} keys in the file: {equal} stored and read back, {expired} expired, \
-                 {different} different"
-            ),
+            false => format!("{keys} keys in the file: {}", position.counts()),
         };
         out.say(&answer, &line)?;
         let wrong = match promised {
@@ -160,28 +172,36 @@ impl Import {
                     return Ok(());
                 }
                 let failure = Failure::Failed(format!("{different} keys are not as in the file"));
-                return Err(failure.after_part(&client, || Part {
-                    done: format!(
-                        "every key of the file was stored, {equal} were read back as such"
-                    ),
+                let part = || Part {
+                    done: format!("of {keys} keys in the file {}", position.counts()),
                     next: "somebody else writes them: the same command stores all of them again"
                         .into(),
-                }));
+                };
+                return Err(partly(failure, &part));
             }
         };
-        Err(Failure::Failed(wrong).after_part(&client, part))
+        Err(partly(Failure::Failed(wrong), &part))
     }
 }
 
 impl Position {
+    /// What became of the keys, each in one of these numbers.
+    fn counts(&self) -> String {
+        let Self { equal, expired, skipped, different, .. } = self;
+        format!(
+            "{equal} were stored and read back as in the file, {different} stored and read back different, \
+             {expired} stored and expired since, {skipped} not stored, since their time to live was over"
+        )
+    }
+
     /// What an import that does not come further has done.
     fn part(&self, resumed_keys: u64, has_checkpoint: bool) -> Part {
-        let Self { lines, keys, equal, expired, different, .. } = self;
+        let Self { lines, keys, .. } = self;
         let now = keys - resumed_keys;
         let done = format!(
-            "the first {keys} keys of the file, to line {lines}, were stored, {now} of them by this run: \
-             {equal} read back as in the file, {expired} expired, {different} different; \
-             of the batch behind that line some may be stored"
+            "of the first {keys} keys of the file, to line {lines}, {}; {now} of them came by this run; \
+             of the batch behind that line some may be stored",
+            self.counts()
         );
         let next = match has_checkpoint {
             true => "the same command goes on from that line",
@@ -203,7 +223,11 @@ impl Run<'_> {
     async fn all<R: BufRead>(&mut self, lines: &mut Lines<R>) -> Result<Option<u64>, Failure> {
         let mut promised = None;
         while let Some(text) = lines.next()? {
-            let parsed = Line::parse(text);
+            // As an editor leaves it; anything else behind the end is another file, or not of this one.
+            if promised.is_some() && text.trim_ascii().is_empty() {
+                continue;
+            }
+            let parsed = Line::parse(text, self.reads_text || self.position.has_head);
             let number = lines.number;
             let wrong = |why: &str| Failure::Failed(format!("line {number}: {why}"));
             if promised.is_some() {
@@ -215,7 +239,7 @@ impl Run<'_> {
                     self.flush().await?;
                     return Err(wrong(&why));
                 }
-                Ok(Line::Head(_)) if number == 1 => {}
+                Ok(Line::Head(_)) if number == 1 => self.position.has_head = true,
                 Ok(Line::Head(_)) => return Err(wrong("a second beginning")),
                 Ok(Line::End(keys)) => promised = Some(keys),
                 Ok(Line::Entry(entry)) => {
@@ -258,7 +282,7 @@ impl Run<'_> {
             let began = Instant::now();
             store(&client, &alive).await?;
             self.compare(&client, &alive, began).await?;
-            self.position.expired += over.len() as u64;
+            self.position.skipped += over.len() as u64;
         }
         // Ordering: after that, so that a position never tells of what is not done. It is that of an entry:
         // what follows, the last line too, is read again.

@@ -152,7 +152,7 @@ async fn import_goes_on_until_it_is_certain_that_everything_is_stored() {
     });
     let (code, said) = kvctl(&cluster, &["-o", "json", "import", file]).await;
     let want = serde_json::json!({
-        "keys": 1200, "resumed_keys": 0, "equal": 1200, "expired": 0, "different": 0,
+        "keys": 1200, "resumed_keys": 0, "equal": 1200, "expired": 0, "skipped": 0, "different": 0,
     });
     assert_eq!((code, json(&said)), (0, want));
     let stored: Vec<_> =
@@ -179,7 +179,9 @@ async fn import_that_did_not_come_out_as_the_file_says_fails() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("some.jsonl");
     let head = r#"{"flotilla_export":2,"cluster_id":"c1","unix_ms":1}"#;
-    let (one, two) = (r#"{"key":"a","value":"1"}"#, r#"{"key_base64":"Yg==","value":"2"}"#);
+    let one = r#"{"key_base64":"YQ==","value_base64":"MQ=="}"#;
+    let two = r#"{"key_base64":"Yg==","value_base64":"Mg=="}"#;
+    let over = r#"{"key_base64":"YQ==","value_base64":"MQ==","ttl_ms":0}"#;
     let end = r#"{"end":{"keys":1}}"#;
     // Somebody writes meanwhile: what is read back is not what was stored.
     let data = cluster.data.clone();
@@ -198,7 +200,11 @@ async fn import_that_did_not_come_out_as_the_file_says_fails() {
         ("more is promised", vec![head, one, r#"{"end":{"keys":2}}"#], 4),
         ("less is promised", vec![head, one, one, end], 4),
         ("something comes after the end", vec![head, r#"{"end":{"keys":0}}"#, one], 1),
+        ("an end after the end", vec![one, end, end], 1),
+        ("a blank line after the end", vec![head, one, end, "", " ", ""], 0),
+        ("a blank line before the end", vec![head, one, "", end], 4),
         ("malformed", vec![one, "{"], 4),
+        ("malformed behind what is not stored", vec![over, "{"], 1),
         ("malformed from the beginning", vec!["{", one], 1),
         ("a listing that broke off", vec![one, r#"{"error":{"code":"X","message":"y"}}"#], 4),
         ("gone when it is read back", vec![two, end], 4),
@@ -236,13 +242,17 @@ async fn failure_after_a_part_was_done_tells_what_was_done_and_how_to_go_on() {
     let one = FakeCluster { nodes: vec![cluster.nodes[0].clone()], data: cluster.data.clone() };
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("some.jsonl");
-    let line = |number| format!("{{\"key\":\"k{number:04}\",\"value\":\"v\"}}\n");
+    let line = |number| format!("{{\"key_base64\":\"{number:04}\",\"value_base64\":\"dg==\"}}\n");
     std::fs::write(&file, (0..600).map(line).collect::<String>()).expect("written");
     let file = file.to_str().expect("ASCII");
     for (args, done, next) in [
         (&["cluster", "add", "n:1", "--promote"][..], "node 4 is in the cluster", "promote 4"),
         (&["cluster", "remove", "4", "--wait"], "node 4 is draining, with 3 peers", "remove 4`"),
-        (&["import", file], "the first 512 keys of the file, to line 512", "with --checkpoint"),
+        (
+            &["import", file],
+            "of the first 512 keys of the file, to line 512, 512 were stored and read back as",
+            "with --checkpoint",
+        ),
     ] {
         let failure = failed(&one, args).await;
         let told = json(&failure.text(Format::Json).expect("somebody listens"));
@@ -288,13 +298,16 @@ async fn import_goes_on_from_its_checkpoint_wherever_it_ended() {
     cluster.list_nodes();
     let folder = tempfile::tempdir().expect("a folder");
     let (file, note) = (folder.path().join("a.jsonl"), folder.path().join("note"));
-    let args = ["-o", "json", "import", file.to_str().expect("ASCII"), "--checkpoint"];
+    let args = ["-o", "json", "import", "--text", file.to_str().expect("ASCII"), "--checkpoint"];
     let args = [&args[..], &[note.to_str().expect("ASCII")]].concat();
     let lines = "{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"b\",\"value\":\"2\"}\n";
     let write = |end: &str| std::fs::write(&file, format!("{lines}{end}")).expect("written");
 
     write("{\"end\":{\"keys\":3}}\n");
     assert_eq!(kvctl(&cluster, &args).await.0, 4, "a key is missing");
+    let written = cluster.count("write");
+    assert_eq!(kvctl(&cluster, &args).await.0, 4, "of what it was asked for a part is done still");
+    assert_eq!(cluster.count("write"), written, "by the run before");
     write("{\"key\":\"c\",\"value\":\"3\"}\n{\"end\":{\"keys\":3}}\n");
     let (code, said) = kvctl(&cluster, &args).await;
     assert_eq!((code, &json(&said)["resumed_keys"]), (0, &2.into()), "{said}");
@@ -318,7 +331,7 @@ async fn checkpoint_of_an_older_file_of_the_same_lengths_is_refused() {
     cluster.list_nodes();
     let folder = tempfile::tempdir().expect("a folder");
     let (file, note) = (folder.path().join("a.jsonl"), folder.path().join("note"));
-    let args = ["import", file.to_str().expect("ASCII"), "--checkpoint"];
+    let args = ["import", "--text", file.to_str().expect("ASCII"), "--checkpoint"];
     let args = [&args[..], &[note.to_str().expect("ASCII")]].concat();
     let write = |value: &str, end: &str| {
         let lines =
@@ -331,6 +344,95 @@ async fn checkpoint_of_an_older_file_of_the_same_lengths_is_refused() {
     assert_eq!(kvctl(&cluster, &args).await.0, 2, "its first line is another one");
     write("1", "{\"end\":{\"keys\":2}}\n");
     assert_eq!(kvctl(&cluster, &args).await.0, 0);
+}
+
+/// In the form before this one `key` and `value` were base64, and a word of four letters is base64 too.
+#[tokio::test]
+async fn nothing_is_stored_under_a_name_that_may_be_base64() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.list_nodes();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, note) = (folder.path().join("some.jsonl"), folder.path().join("note"));
+    let (file, note) = (path.to_str().expect("ASCII"), note.to_str().expect("ASCII"));
+    let head = |form| format!("{{\"flotilla_export\":{form},\"cluster_id\":\"c1\",\"unix_ms\":1}}");
+    let line = r#"{"key":"abcd","value":"efgh"}"#.to_owned();
+    let old = r#"{"keyspace":1,"key":"abcd","value":"efgh"}"#.to_owned();
+    let end = r#"{"end":{"keys":1}}"#.to_owned();
+    let import = ["import", file];
+    for (why, lines, args, at) in [
+        (
+            "an export of form 1",
+            vec![head(1), old.clone(), end.clone()],
+            &import[..],
+            "line 1: is of",
+        ),
+        (
+            "with --text too",
+            vec![head(1), old.clone(), end.clone()],
+            &["import", file, "--text"],
+            "line 1",
+        ),
+        ("without its first line", vec![old, end.clone()], &import, "line 1: has key"),
+        ("a listing of then", vec![line.clone()], &import, "line 1: has key"),
+        ("to go on with", vec![head(1)], &["export", "--resume", file], "line 1: is of form 1"),
+    ] {
+        std::fs::write(&path, lines.join("\n") + "\n").expect("written");
+        let failure = failed(&cluster, args).await;
+        assert!(failure.to_string().contains(at), "{why}: {failure}");
+        assert_eq!(exit::code(&Err(failure)), 1, "{why}: nothing was changed");
+    }
+    assert_eq!(cluster.count("write"), 0);
+
+    // As text when that is said, by the file or by the caller; also when the first line is behind us.
+    for (lines, args) in [
+        (vec![line.clone()], &["import", file, "--text"][..]),
+        (vec![head(2), line.clone()], &["import", file, "--checkpoint", note]),
+    ] {
+        std::fs::write(&path, lines.join("\n") + "\n").expect("written");
+        assert_eq!(kvctl(&cluster, args).await.0, 4, "it has no end");
+        let more = line.replace("abcd", "ijkl");
+        let whole = [&lines[..], &[more, end.replace('1', "2")]].concat();
+        std::fs::write(&path, whole.join("\n")).expect("written");
+        assert_eq!(kvctl(&cluster, args).await.0, 0);
+        let mut data = cluster.data.lock();
+        let keys: Vec<_> =
+            data.keys().map(|key| String::from_utf8_lossy(key).into_owned()).collect();
+        assert_eq!(keys, ["abcd", "ijkl"]);
+        data.clear();
+    }
+}
+
+/// A number for each of the ways in which an import ends for a key, none of them called another.
+#[tokio::test]
+async fn import_tells_what_was_stored_from_what_was_not() {
+    let cluster = FakeCluster::start(1).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("some.jsonl");
+    let lines = [
+        r#"{"key_base64":"YQ==","value_base64":"MQ=="}"#,
+        r#"{"key_base64":"Yg==","value_base64":"MQ==","ttl_ms":0}"#,
+        r#"{"key_base64":"Yw==","value_base64":"MQ==","ttl_ms":1}"#,
+        r#"{"end":{"keys":3}}"#,
+    ];
+    std::fs::write(&file, lines.join("\n")).expect("written");
+    // The fake keeps what has expired; a node does not.
+    let (data, begun) = (cluster.data.clone(), tokio::time::Instant::now());
+    cluster.nodes[0].script(move |seen| {
+        if seen.method == "batch_get" {
+            while begun.elapsed() < Duration::from_millis(5) {
+                std::thread::yield_now();
+            }
+            data.lock().remove(&b"c"[..]);
+        }
+        None
+    });
+    let (code, said) =
+        kvctl(&cluster, &["-o", "json", "import", file.to_str().expect("ASCII")]).await;
+    let want = serde_json::json!({
+        "keys": 3, "resumed_keys": 0, "equal": 1, "expired": 1, "skipped": 1, "different": 0,
+    });
+    assert_eq!((code, json(&said)), (0, want));
+    assert_eq!(cluster.data.lock().len(), 1);
 }
 
 #[tokio::test]
