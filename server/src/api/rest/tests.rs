@@ -653,12 +653,21 @@ async fn callers_name_how_long_they_wait() {
 #[tokio::test]
 async fn deadline_begins_when_the_value_is_there() {
     let http = http();
-    let slowly = futures::stream::once(async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = tokio::time::Instant::now();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let slowly = futures::stream::once(async move {
+        // A clock that has moved on is all that tells a deadline from the beginning apart.
+        while tokio::time::Instant::now() <= begun + Duration::from_millis(1) {
+            tokio::task::yield_now().await;
+        }
+        tell.send(tokio::time::Instant::now()).expect("the test waits");
         Ok::<_, std::io::Error>(Bytes::from_static(b"value"))
     });
-    let answer = http.send("PUT", "/kv/k?timeout=200ms", Body::from_stream(slowly)).await;
+    let answer = http.send("PUT", "/kv/k?timeout=5s", Body::from_stream(slowly)).await;
     assert_eq!(answer.status, 204, "{answer:?}");
+    let there = told.await.expect("it was read");
+    let left = http.requests.last_context().deadline - there;
+    assert!(left >= Duration::from_secs(5), "{left:?} are left");
 }
 
 #[tokio::test]
