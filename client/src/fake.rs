@@ -60,6 +60,8 @@ struct State {
     evicted: AtomicBool,
     edit: Mutex<Option<Edit>>,
     removal: Mutex<Option<v1::RemoveNodeResponse>>,
+    /// What each change of the membership said of nodes that were demoted.
+    kept_demoted: Mutex<Vec<bool>>,
     /// What regions are said to have done with a write.
     written: Mutex<Vec<v1::RegionWriteResult>>,
     cluster: Mutex<String>,
@@ -216,6 +218,11 @@ impl FakeNode {
 
     pub(crate) fn answer_removals(&self, response: v1::RemoveNodeResponse) {
         *self.state.removal.lock() = Some(response);
+    }
+
+    /// Whether each change of the membership was to leave demoted nodes alone.
+    pub(crate) fn kept_demoted(&self) -> Vec<bool> {
+        self.state.kept_demoted.lock().clone()
     }
 
     /// Answers every write by this.
@@ -584,8 +591,9 @@ impl cluster_server::Cluster for FakeNode {
 
     async fn change_membership(
         &self,
-        _: Request<v1::ChangeMembershipRequest>,
+        request: Request<v1::ChangeMembershipRequest>,
     ) -> Result<Response<v1::ChangeMembershipResponse>, Status> {
+        self.state.kept_demoted.lock().push(request.into_inner().keep_demoted);
         self.serve("change_membership", None, |_| v1::ChangeMembershipResponse { version: 10 })
             .await
     }

@@ -32,6 +32,8 @@ pub struct Node {
     pub leaders: u32,
     pub peers: u32,
     pub leaders_evicted: bool,
+    pub demoted: bool,
+    pub forced: bool,
     pub disk_available_bytes: u64,
     pub disk_used_bytes: u64,
     pub data_bytes: u64,
@@ -130,6 +132,8 @@ impl From<v1::Node> for Node {
             leaders: node.leaders,
             peers: node.peers,
             leaders_evicted: node.leaders_evicted,
+            demoted: node.demoted,
+            forced: node.forced,
             disk_available_bytes: node.disk_available_bytes,
             disk_used_bytes: node.disk_used_bytes,
             data_bytes: node.data_bytes,
@@ -201,7 +205,7 @@ mod tests {
             peers: 5,
             leaders_evicted: true,
             forced: false,
-            demoted: false,
+            demoted: true,
             disk_available_bytes: 6,
             disk_used_bytes: 7,
             data_bytes: 8,
@@ -219,6 +223,7 @@ mod tests {
                 r#"{{"id":{id},"client_address":"a:1","peer_address":"a:2","http_address":"a:3","#
             ) + r#""state":"learner","liveness":"disconnected","labels":{"zone":"a"},"#
                 + r#""version":"1.2.3","leaders":4,"peers":5,"leaders_evicted":true,"#
+                + r#""demoted":true,"forced":false,"#
                 + r#""disk_available_bytes":6,"disk_used_bytes":7,"data_bytes":8}"#
         };
         let want = format!(

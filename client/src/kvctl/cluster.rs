@@ -66,7 +66,7 @@ pub(super) struct Add {
     /// Where it is, as in zone=a; may be repeated
     #[arg(long = "label", value_parser = parse_label)]
     labels: Vec<(String, String)>,
-    /// Promote it too
+    /// Promote it too, unless it was demoted: that takes `promote`
     #[arg(long)]
     promote: bool,
     #[command(flatten)]
@@ -205,6 +205,8 @@ impl Add {
                 demote: Vec::new(),
                 // Who cares about the version cares about the one that this call just made.
                 expected_version: self.expected.expected_version.map(|_| version),
+                // Who adds a node has not asked for one that somebody took out of service.
+                keep_demoted: true,
                 ..Default::default()
             };
             let changed = cluster.change_membership(request).await;
@@ -218,13 +220,13 @@ impl Add {
                 .version;
         }
         // The call converges: the node may have been there, and be more than a learner.
-        let was = before.iter().find(|node| node.node_id == node_id).map(v1::Node::state);
+        let was = before.iter().find(|node| node.node_id == node_id);
         let answer = json!({ "node_id": node_id, "version": version, "promoted": self.promote });
-        let what = match (was, self.promote) {
+        let what = match (was.map(v1::Node::state), self.promote) {
             (Some(v1::NodeState::Up), _) => "is in service already".to_owned(),
             (Some(v1::NodeState::NodeLearner), true) => "was a learner, promoted".to_owned(),
             (Some(state), false) if state != v1::NodeState::Joining => {
-                format!("is in the cluster already: {}", state_name(state))
+                format!("is in the cluster already: {}", was.map_or_else(String::new, nodes::state))
             }
             (_, true) => "added and promoted".to_owned(),
             (_, false) => "added as a learner".to_owned(),

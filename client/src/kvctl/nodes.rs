@@ -19,6 +19,16 @@ pub(super) struct Nodes {
     all: bool,
 }
 
+/// The word for a node's state, with what was done to it that the state alone does not tell.
+pub(super) fn state(node: &v1::Node) -> String {
+    let why = match (node.demoted, node.forced) {
+        (true, _) => " (demoted)",
+        (_, true) => " (forced)",
+        (false, false) => "",
+    };
+    format!("{}{why}", state_name(node.state()))
+}
+
 /// The node table, for people.
 pub(super) fn table(nodes: &[v1::Node]) -> Table {
     // Flotilla's own files, and what the file system has left: who else is on it is no matter of this table.
@@ -56,7 +66,7 @@ pub(super) fn table(nodes: &[v1::Node]) -> Table {
         };
         let mut cells = vec![
             Cell::number(node.node_id),
-            Cell::text(state_name(node.state())).tone(state_tone),
+            Cell::text(state(node)).tone(state_tone),
             Cell::text(liveness_name(node.liveness())).tone(liveness_tone),
             Cell::text(&node.client_address),
             Cell::number(format!("{}{evicted}", node.leaders)),

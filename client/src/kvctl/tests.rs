@@ -619,6 +619,27 @@ async fn node_that_was_there_is_not_said_to_be_added() {
 }
 
 #[tokio::test]
+async fn node_that_was_demoted_is_told_as_such_and_not_promoted_by_the_way() {
+    let cluster = FakeCluster::start(4).await;
+    cluster.list_nodes_as(v1::NodeState::NodeLearner);
+    for node in &cluster.nodes {
+        node.edit_listings(|_, listed| listed.nodes[3].demoted = true);
+    }
+    let (_, nodes) = kvctl(&cluster, &["nodes"]).await;
+    assert_eq!(nodes.matches("learner (demoted)").count(), 1, "{nodes}");
+    let (_, nodes) = kvctl(&cluster, &["-o", "json", "nodes"]).await;
+    let demoted = |at: usize| json(&nodes)["nodes"][at]["demoted"].clone();
+    assert_eq!((demoted(2), demoted(3)), (false.into(), true.into()), "{nodes}");
+    let (_, said) = kvctl(&cluster, &["cluster", "add", "n4:7420"]).await;
+    assert!(said.contains("in the cluster already: learner (demoted)"), "{said}");
+    kvctl(&cluster, &["cluster", "add", "n4:7420", "--promote"]).await;
+    kvctl(&cluster, &["cluster", "promote", "4"]).await;
+    let kept: Vec<bool> = cluster.nodes.iter().flat_map(|node| node.kept_demoted()).collect();
+    assert_eq!(kept.iter().filter(|kept| **kept).count(), 1, "the first: {kept:?}");
+    assert_eq!(kept.len(), 2, "it was asked for by its name");
+}
+
+#[tokio::test]
 async fn eviction_is_waited_for_until_the_node_leads_nothing() {
     let cluster = FakeCluster::start(4).await;
     cluster.list_nodes();

@@ -37,6 +37,9 @@ struct NewNode {
     address: String,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    /// Also when it was demoted; else that is refused.
+    #[serde(default)]
+    promote_demoted: bool,
 }
 
 #[derive(Serialize)]
@@ -92,7 +95,8 @@ pub(super) async fn status<R: Requests>(
     .await
 }
 
-/// `POST /cluster/nodes`: adds a node and promotes it. Repeating it after a lost answer converges, and
+/// `POST /cluster/nodes`: adds a node and promotes it, but for one that was demoted, unless that is asked
+/// for. Repeating it after a lost answer converges, and
 /// so does repeating it when only the promotion failed, whose cause is then the answer.
 async fn add<R: Requests>(
     State(rest): State<Shared<R>>,
@@ -105,7 +109,7 @@ async fn add<R: Requests>(
         let expected_version = if_match(&head.headers)?;
         is_json(&head.headers)?;
         let body = rest.receive_up_to(NODE_BYTES_MAX, "body", &head.headers, body).await?;
-        let NewNode { address, labels } = serde_json::from_slice(&body)
+        let NewNode { address, labels, promote_demoted } = serde_json::from_slice(&body)
             .map_err(|error| Error::invalid("body", format!("must be a node as JSON: {error}")))?;
         let learner = v1::AddLearnerRequest { address, labels, expected_version };
         check_add_learner(&learner)?;
@@ -117,6 +121,7 @@ async fn add<R: Requests>(
             demote: vec![],
             // What the first step made, so that nobody comes in between either.
             expected_version: expected_version.map(|_| added.version),
+            keep_demoted: !promote_demoted,
             ..Default::default()
         };
         let promoted =

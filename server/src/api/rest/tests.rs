@@ -402,6 +402,21 @@ async fn nodes_are_added_shown_and_removed() {
     assert_eq!((gone.status, &gone.json()["state"]), (200, &"removed".into()));
 }
 
+/// Whoever adds a node has not asked for one that somebody took out of service.
+#[tokio::test]
+async fn demoted_node_is_put_back_only_when_that_is_asked_for() {
+    for (body, keeps) in [
+        (r#"{"address": "n1:7420"}"#, true),
+        (r#"{"address": "n1:7420", "promote_demoted": false}"#, true),
+        (r#"{"address": "n1:7420", "promote_demoted": true}"#, false),
+    ] {
+        let http = http();
+        assert_eq!(http.send("POST", "/cluster/nodes", body).await.status, 201);
+        let calls = http.membership.calls().join("\n");
+        assert!(calls.contains(&format!("keep_demoted: {keeps}")), "{body}: {calls}");
+    }
+}
+
 #[tokio::test]
 async fn if_match_guards_changes_of_the_node_table() {
     let http = http();

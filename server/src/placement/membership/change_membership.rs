@@ -17,7 +17,7 @@ use crate::{
 /// # Errors
 /// `VersionMoved`. `InvalidArgument`: a node is in both lists, or an even replication factor.
 /// `NotFound`: no such node. `FailedPrecondition`: a node that has not joined, drains or was
-/// removed; or fewer nodes than the replication factor would be in service, by a demotion or by a
+/// removed, or was demoted and is not to be put back (`keep_demoted`); or fewer nodes than the replication factor would be in service, by a demotion or by a
 /// higher factor.
 pub fn change_membership(
     table: &v1::NodeTable,
@@ -38,6 +38,14 @@ pub fn change_membership(
         for id in ids {
             let record = record(table, NodeId(*id))?;
             match record.state() {
+                v1::NodeState::NodeLearner
+                    if to == v1::NodeState::Up && record.demoted && request.keep_demoted =>
+                {
+                    return Err(refused(format!(
+                        "node {id} was demoted: it stays out of service until somebody asks for it to be \
+                         promoted all the same"
+                    )));
+                }
                 state if state == from || state == to => {
                     let mut after = record.clone();
                     after.set_state(to);

@@ -301,6 +301,22 @@ fn change_membership_is_all_or_nothing() {
     }
 }
 
+/// Who adds a node and has it promoted has not asked for one that somebody took out of service.
+#[test]
+fn demoted_node_is_not_promoted_by_the_way() {
+    for (why, nodes, keep_demoted, want) in [
+        ("new", "1:up 2:learner", true, "2 UP"),
+        ("in service", "1:up 2:up", true, "nothing"),
+        ("demoted", "1:up 2:demoted", true, "refused"),
+        ("asked for", "1:up 2:demoted", false, "2 UP"),
+    ] {
+        let table = Fixture::new(1, nodes).table;
+        let request =
+            v1::ChangeMembershipRequest { promote: vec![2], keep_demoted, ..Default::default() };
+        assert_eq!(text(&change_membership(&table, &request)), want, "{why}");
+    }
+}
+
 #[test]
 fn replication_factor_is_changed_within_what_there_is() {
     for (why, nodes, promote, demote, factor, want) in [
