@@ -11,6 +11,7 @@ mod birth;
 mod cursor;
 mod options;
 mod reclaim;
+mod records;
 mod replace;
 mod stage;
 mod stats;
@@ -139,6 +140,7 @@ impl RocksEngine {
         if birth::is_unborn(dir)? {
             birth::create(dir, &plan)?;
         }
+        records::check(dir, kind)?;
         let db = plan.open(dir)?;
         // Durability: the log file that the opening began, before anything is written to it.
         sync_dir(dir)?;

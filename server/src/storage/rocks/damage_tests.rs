@@ -107,6 +107,68 @@ fn flipped_bit_in_the_middle_of_the_log_refuses() {
     assert_refused(&dir, "one bit flipped");
 }
 
+/// Checksums are over neither the length of a record nor over what is made of its kind.
+#[test]
+fn flipped_bit_that_rocksdb_does_not_take_for_damage_refuses() {
+    for (why, damage) in [
+        ("the last record seems to be torn", (|bytes, last| bytes[last + 5] ^= 0x40) as Damage),
+        ("the first record seems to be of an earlier file", |bytes, _| bytes[6] ^= 1),
+        ("a record seems to be of an earlier file", |bytes, last| bytes[last + 6] ^= 4),
+    ] {
+        let dir = killed_log();
+        let wal = wal(&dir);
+        let mut bytes = fs::read(&wal).unwrap();
+        let last = headers(&bytes).pop().unwrap();
+        damage(&mut bytes, last);
+        fs::write(&wal, bytes).unwrap();
+        assert_refused(&dir, why);
+    }
+}
+
+type Damage = fn(&mut [u8], usize);
+
+/// Where the records of a log file begin, from its last block.
+fn headers(bytes: &[u8]) -> Vec<usize> {
+    let mut at = bytes.len() / (32 << 10) * (32 << 10);
+    let mut headers = Vec::new();
+    while at < bytes.len() {
+        headers.push(at);
+        at += 7 + usize::from(u16::from_le_bytes([bytes[at + 4], bytes[at + 5]]));
+    }
+    headers
+}
+
+/// What was torn was not acknowledged, wherever it was torn.
+#[test]
+fn every_flipped_bit_of_a_log_is_damage_and_no_torn_end_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    let log = RocksEngine::open(&live, Kind::Log, &StorageConfig::default()).unwrap();
+    for row in 0..5 {
+        put(&log, &format!("{row:04}"), "value");
+    }
+    let files = dir.path().join("log");
+    copy(&live, &files);
+    let manifest = fs::read_dir(&files).unwrap().map(|file| file.unwrap().path());
+    let manifest = manifest.filter(|path| path.to_string_lossy().contains("MANIFEST"));
+    for path in manifest.chain([largest(&files, "log")]) {
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            fs::write(&path, &whole[..at]).unwrap();
+            records::check(&files, Kind::Log).expect("torn");
+            for bit in 0..8 {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1 << bit;
+                fs::write(&path, damaged).unwrap();
+                let refused = records::check(&files, Kind::Log);
+                let told = matches!(&refused, Err(Error::Corrupt { .. }));
+                assert!(told, "{} {at}.{bit}: {refused:?}", path.display());
+            }
+        }
+        fs::write(&path, whole).unwrap();
+    }
+}
+
 #[test]
 fn zeroed_tail_of_the_log_refuses() {
     let dir = killed_log();
