@@ -1,5 +1,10 @@
-//! Disks that come back with a flipped bit, or as they were some time ago, under clients that watch every
-//! answer: nothing acknowledged is lost, nothing old is read, and what a disk has forgotten is said.
+//! Disks that come back with a flipped bit, or as they were some time ago, at a moment when they are needed: of
+//! three nodes one lacks what was acknowledged last, and one that has it is away. Clients watch every answer.
+//!
+//! What must hold: nothing acknowledged is lost, nothing old is read, and a disk that has lost what it promised is
+//! named. Whether it has is asked in the only way that counts: either it makes a majority with the one that lacks
+//! everything, and all that was acknowledged is read through it; or it says what is wrong with it. Silence without a
+//! majority is a failure, and so is a majority without a write.
 //!
 //! `SEED` repeats the choices of a run, `ROUNDS` sets how many disks are damaged.
 
@@ -9,23 +14,30 @@ use std::{
     time::Duration,
 };
 
+use flotilla_proto::v1;
 use flotilla_tests::{
-    harness::{Builder, Cluster, copy_dir, env_number, eventually, say, seed},
+    harness::{Builder, Cluster, Session, copy_dir, env_number, eventually, say, seed},
     workload::{Registers, Writers, nothing_is_lost},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use tonic::{Code, Status};
 
 const BOUND: Duration = Duration::from_secs(60);
 /// Peers are replaced one step at a time.
 const HEAL_BOUND: Duration = Duration::from_secs(120);
+/// The keys that are written.
+const PREFIX: &str = "damage";
 
+/// All in one node's files, so that no more than one disk is damaged at any time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flipped_bits_in_any_file_of_a_node_lose_nothing() {
+async fn flipped_bits_in_any_file_of_a_node_lose_nothing_and_what_it_lost_is_named() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     let mut play = Play::start(seed).await;
+    let victim = random.random_range(0..3);
     for _ in 0..env_number("ROUNDS", 2) {
-        let victim = random.random_range(0..3);
+        let behind = (victim + random.random_range(1..3)) % 3;
+        play.fall_behind(behind).await;
         play.cluster.nodes[victim].kill9();
         let files = files(play.cluster.nodes[victim].data_dir());
         let file = &files[random.random_range(0..files.len())];
@@ -34,15 +46,25 @@ async fn flipped_bits_in_any_file_of_a_node_lose_nothing() {
         bytes[at] ^= 1 << random.random_range(0..8);
         say(format!("node {}: byte {at} of {} of {}", victim + 1, bytes.len(), file.display()));
         fs::write(file, bytes).expect("write a damaged file");
-        play.come_back(victim).await;
+
+        let away = 3 - victim - behind;
+        play.cluster.nodes[away].kill9();
+        play.cluster.nodes[behind].relaunch();
+        let verdict = play.ask_damaged(victim).await;
+        say(format!("node {}: {verdict:?}", victim + 1));
+        play.cluster.nodes[away].relaunch();
+        if verdict == Verdict::NotReadable {
+            play.cluster.replace_disk(victim).await;
+        }
+        play.heal(victim).await;
     }
     play.judge().await;
 }
 
 /// As a snapshot of a virtual machine does: log, sentinel and state go back together, and nothing on the
-/// disk can tell.
+/// disk can tell. Who leads can, as long as it leads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn disks_that_are_rolled_back_lose_nothing() {
+async fn disks_that_are_rolled_back_lose_nothing_and_are_named_by_who_leads() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     let mut play = Play::start(seed).await;
@@ -53,17 +75,39 @@ async fn disks_that_are_rolled_back_lose_nothing() {
         copy_dir(play.cluster.nodes[victim].data_dir(), &copy);
         play.cluster.nodes[victim].relaunch();
         play.cluster.wait_whole(BOUND).await;
-        play.writers.progress(200, BOUND).await;
+        let leader = play.leader_but(victim).await;
+        let behind = 3 - victim - leader;
+        play.fall_behind(behind).await;
+        let before = term(&play.cluster.nodes[leader].session()).await;
         play.cluster.nodes[victim].kill9();
         play.cluster.nodes[victim].wipe();
         copy_dir(&copy, play.cluster.nodes[victim].data_dir());
-        say(format!("node {}: rolled back by 200 writes", victim + 1));
-        play.come_back(victim).await;
+        say(format!("node {}: rolled back", victim + 1));
+        play.cluster.nodes[victim].relaunch();
+        play.cluster.nodes[victim].expect_exit();
+        let session = play.cluster.nodes[leader].session();
+        let named = eventually("the one that leads to name it", BOUND, async || {
+            if play.cluster.nodes[victim].output().contains("was set back") {
+                return Ok(true);
+            }
+            let now = term(&session).await;
+            // What was acknowledged to an earlier leader nobody remembers; this one has all of it.
+            if now == before { Err(format!("{now:?}, and not a word")) } else { Ok(false) }
+        })
+        .await;
+        say(format!("node {}: named: {named}", victim + 1));
+        if named {
+            let put = session.clone().patient(Duration::from_secs(1)).put("no", "majority").await;
+            assert!(put.is_err(), "one that lost what it acknowledged has acknowledged again");
+        }
+        play.cluster.nodes[behind].relaunch();
+        play.heal(victim).await;
     }
     play.judge().await;
 }
 
-/// The files of both instances that can be damaged.
+/// The files of both instances that hold something: not what RocksDB writes for people, and not what it never
+/// reads.
 fn files(data_dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for instance in ["data", "log"] {
@@ -71,15 +115,37 @@ fn files(data_dir: &Path) -> Vec<PathBuf> {
         for entry in entries {
             let path = entry.expect("list an instance").path();
             let name = path.file_name().expect("a file").to_string_lossy().into_owned();
-            // What RocksDB writes for people.
-            let told = name.starts_with("LOG") || name == "LOCK";
-            if path.is_file() && !told && path.metadata().expect("a file").len() > 0 {
+            let unread = ["LOG", "OPTIONS", "IDENTITY", "LOCK"];
+            let unread = unread.iter().any(|of| name.starts_with(of));
+            if path.is_file() && !unread && path.metadata().expect("a file").len() > 0 {
                 files.push(path);
             }
         }
     }
     files.sort();
     files
+}
+
+/// The term of the peer of the written keys' region, and whether it leads.
+async fn term(session: &Session) -> Option<(u64, bool)> {
+    let peers = session.status().await.ok()?.peers;
+    let of_keys = peers
+        .into_iter()
+        .find(|peer| peer.region.as_ref().is_some_and(|region| region.region_id == 2));
+    of_keys.map(|peer| (peer.term, peer.role == "leader"))
+}
+
+/// What a node makes of a damaged disk.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Everything acknowledged is there.
+    Whole,
+    /// It has ended, with words.
+    Ended,
+    /// A peer takes no part any more, as it says.
+    SetAside,
+    /// Reads say that something is lost.
+    NotReadable,
 }
 
 struct Play {
@@ -92,38 +158,85 @@ impl Play {
     async fn start(seed: u64) -> Self {
         let builder = Builder::new(3).set("placement.node_disconnected_after", "2s");
         let mut cluster = builder.start().await;
-        for lost in ["quarantine", "corrupt", "Corrupt", "lost", "stopped"] {
+        for lost in ["quarantine", "corrupt", "Corrupt", "lost", "stopped", "does not take part"] {
             cluster.allow(lost);
         }
+        // A peer cannot be replaced before a majority is there.
+        cluster.allow("openraft::raft::api::management: the first step error");
         let sessions = cluster.sessions();
         let registers = Registers::start(seed, &sessions, 2);
-        let writers = Writers::start(&sessions, 3, 300, "damage");
+        let writers = Writers::start(&sessions, 3, 300, PREFIX);
         writers.progress(300, BOUND).await;
         Self { cluster, registers, writers }
     }
 
-    /// Starts a node whose disk was harmed: it goes on, perhaps with other peers, or it ends with words
-    /// and gets another disk.
-    async fn come_back(&mut self, victim: usize) {
+    /// Kills a node, and lets the two others acknowledge what it has not.
+    async fn fall_behind(&mut self, node: usize) {
+        self.cluster.nodes[node].kill9();
+        self.writers.progress(100, BOUND).await;
+    }
+
+    /// Who leads the written keys, after a hand-over where that is `not`.
+    async fn leader_but(&mut self, not: usize) -> usize {
+        let leader = self.cluster.leader(PREFIX.as_bytes()).await;
+        if leader != not {
+            return leader;
+        }
+        let to_node_id = self.cluster.node_id((not + 1) % 3).await;
+        let session = self.cluster.nodes[not].session();
+        eventually("another to lead", BOUND, async || {
+            let leader = self.cluster.leader(PREFIX.as_bytes()).await;
+            if leader != not {
+                return Ok(leader);
+            }
+            let hand_over = v1::TransferLeaderRequest { region_id: 2, to_node_id };
+            let answer = session.cluster.clone().transfer_leader(session.request(hand_over)).await;
+            Err(format!("{answer:?}"))
+        })
+        .await
+    }
+
+    /// Starts a node whose disk was harmed, and waits until it either has everything or says what it has not.
+    async fn ask_damaged(&mut self, victim: usize) -> Verdict {
         let node = &mut self.cluster.nodes[victim];
         node.relaunch();
         node.expect_exit();
-        self.writers.progress(100, BOUND).await;
-        let cluster = &mut self.cluster;
-        let goes_on = eventually("the node to start or to end", BOUND, async || {
-            if !cluster.nodes[victim].is_running() {
-                return Ok(false);
-            }
-            let status = cluster.nodes[victim].session().status().await;
-            status.map(|_| true).map_err(|status| status.to_string())
-        })
-        .await;
-        if !goes_on {
-            let said = cluster.nodes[victim].output_tail(3);
-            assert!(said.to_lowercase().contains("corrupt"), "it ended without words:\n{said}");
-            cluster.replace_disk(victim).await;
+        let session = node.session().patient(Duration::from_secs(2));
+        let ledger = self.writers.ledger();
+        let verdict =
+            eventually("the damaged node to have everything, or to say", BOUND, async || {
+                if !node.is_running() {
+                    return Ok(Verdict::Ended);
+                }
+                let said = node.output();
+                if said.contains("is quarantined") || said.contains("does not take part any more") {
+                    return Ok(Verdict::SetAside);
+                }
+                let read = async {
+                    ledger.verify_now(&session).await?;
+                    read_through(&session).await
+                };
+                match read.await {
+                    Ok(()) => Ok(Verdict::Whole),
+                    Err(status) if status.code() == Code::DataLoss => Ok(Verdict::NotReadable),
+                    Err(status) => Err(status.to_string()),
+                }
+            })
+            .await;
+        if verdict == Verdict::Ended {
+            has_words(&node.output_tail(3));
         }
-        cluster.wait_whole(HEAL_BOUND).await;
+        verdict
+    }
+
+    /// Waits until all is as it should be. A node that has ended gets another disk.
+    async fn heal(&mut self, victim: usize) {
+        self.cluster.wait_whole(HEAL_BOUND).await;
+        if !self.cluster.nodes[victim].is_running() {
+            has_words(&self.cluster.nodes[victim].output_tail(3));
+            self.cluster.replace_disk(victim).await;
+            self.cluster.wait_whole(HEAL_BOUND).await;
+        }
         self.registers.next_generation();
         self.writers.progress(100, BOUND).await;
     }
@@ -136,4 +249,16 @@ impl Play {
         let recorder = registers.stop(&sessions).await;
         nothing_is_lost(&sessions, &ledger, &recorder.operations(), BOUND).await;
     }
+}
+
+fn has_words(said: &str) {
+    assert!(said.to_lowercase().contains("corrupt"), "it ended without words:\n{said}");
+}
+
+/// Reads all that is in the keyspace, through one node.
+async fn read_through(session: &Session) -> Result<(), Status> {
+    let request = session.request(v1::ScanRequest::default());
+    let mut pages = session.kv.clone().scan(request).await?.into_inner();
+    while pages.message().await?.is_some() {}
+    Ok(())
 }

@@ -1,12 +1,15 @@
 //! Writers of unique keys, and the book of what they were promised.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::Bytes;
+use flotilla_proto::v1;
 use tokio::{sync::watch, task::JoinSet};
+use tonic::Status;
 
 use crate::harness::{Outcome, Session, eventually, outcome};
 
@@ -35,6 +38,25 @@ struct Book {
     refused: Vec<Bytes>,
     /// Nothing is known.
     unknown: usize,
+}
+
+impl Book {
+    /// How many acknowledged keys one call reads.
+    fn at_once(&self) -> usize {
+        let largest = self.acknowledged.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
+        (READ_BYTES / largest.max(1)).clamp(1, READ_AT_ONCE)
+    }
+
+    fn assert_none(&self, missing: &[(Bytes, Option<Bytes>)], session: &Session) {
+        assert!(
+            missing.is_empty(),
+            "{} of {} acknowledged writes are gone, as {} tells: {:?}",
+            missing.len(),
+            self.acknowledged.len(),
+            session.address,
+            &missing[..missing.len().min(10)],
+        );
+    }
 }
 
 impl Ledger {
@@ -73,30 +95,32 @@ impl Ledger {
         let book = self.lock().clone();
         assert!(!book.acknowledged.is_empty(), "nothing was acknowledged, so nothing is shown");
         let mut missing = Vec::new();
-        let largest = book.acknowledged.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
-        let at_once = (READ_BYTES / largest.max(1)).clamp(1, READ_AT_ONCE);
-        for chunk in book.acknowledged.chunks(at_once) {
-            let keys: Vec<Bytes> = chunk.iter().map(|(key, _)| key.clone()).collect();
-            let found = read(session, keys).await;
-            for (key, value) in chunk {
-                let there = found.iter().find(|(other, _)| other == key).map(|(_, there)| there);
-                if there != Some(value) {
-                    missing.push((key.clone(), there.cloned()));
-                }
-            }
+        for chunk in book.acknowledged.chunks(book.at_once()) {
+            let keys = chunk.iter().map(|(key, _)| key.clone()).collect();
+            missing.extend(differences(chunk, &read(session, keys).await));
         }
-        assert!(
-            missing.is_empty(),
-            "{} of {} acknowledged writes are gone, as {} tells: {:?}",
-            missing.len(),
-            book.acknowledged.len(),
-            session.address,
-            &missing[..missing.len().min(10)],
-        );
+        book.assert_none(&missing, session);
         for chunk in book.refused.chunks(READ_AT_ONCE) {
             let found = read(session, chunk.to_vec()).await;
             assert!(found.is_empty(), "refused as not done, and there: {found:?}");
         }
+    }
+
+    /// As [`Ledger::verify`] for what was acknowledged, but it is an answer that something cannot be read now.
+    ///
+    /// # Errors
+    /// As the server answers the first read that fails.
+    ///
+    /// # Panics
+    /// When an acknowledged write is missing or different.
+    pub async fn verify_now(&self, session: &Session) -> Result<(), Status> {
+        let book = self.lock().clone();
+        for chunk in book.acknowledged.chunks(book.at_once()) {
+            let keys = chunk.iter().map(|(key, _)| key.clone()).collect();
+            let found = pairs(session.get_many(keys).await?);
+            book.assert_none(&differences(chunk, &found), session);
+        }
+        Ok(())
     }
 
     /// Reads some of the keys that were written: the answer is what was acknowledged, or none.
@@ -123,7 +147,18 @@ async fn read(session: &Session, keys: Vec<Bytes>) -> Vec<(Bytes, Bytes)> {
         session.get_many(keys.clone()).await.map_err(|status| status.to_string())
     })
     .await;
+    pairs(found)
+}
+
+fn pairs(found: Vec<v1::KeyValue>) -> Vec<(Bytes, Bytes)> {
     found.into_iter().map(|kv| (kv.key, kv.value)).collect()
+}
+
+/// The keys of `wanted` that were not found as they were written, and what was.
+fn differences(wanted: &[(Bytes, Bytes)], found: &[(Bytes, Bytes)]) -> Vec<(Bytes, Option<Bytes>)> {
+    let found: HashMap<&Bytes, &Bytes> = found.iter().map(|(key, value)| (key, value)).collect();
+    let differs = wanted.iter().filter(|(key, value)| found.get(key) != Some(&value));
+    differs.map(|(key, _)| (key.clone(), found.get(key).map(|value| (*value).clone()))).collect()
 }
 
 /// Writers at work, each of them one write at a time.
