@@ -25,7 +25,7 @@ mod tests;
 use flotilla_proto::v1;
 
 pub use self::{
-    add_learner::{AddLearner, add_learner, confirm, join},
+    add_learner::{AddLearner, add_learner, confirm, join, only_says_where},
     address::check_address,
     change_membership::change_membership,
     evict_leaders::evict_leaders,

@@ -129,6 +129,7 @@ impl Driver {
     ) -> Result<v1::AddLearnerResponse, Error> {
         membership::check_address("address", &request.address)?;
         let status = ask_status(&request.address).await?;
+        self.check_place(&request.address, &status).await?;
         let (node, adopts) = self.enter(&request, &status).await?;
         if adopts {
             self.adopt(node, &status).await?;
@@ -146,6 +147,26 @@ impl Driver {
             })
             .await?;
         Ok(v1::AddLearnerResponse { node_id: node.0, version })
+    }
+
+    /// Refuses an empty disk that only says that it is at a member's address. Whose address it has is taken for
+    /// lost with its disk, and given up for ever, so the disk must be found there.
+    async fn check_place(&self, asked: &str, status: &v1::StatusResponse) -> Result<(), Error> {
+        let own = &status.client_address;
+        if !self.with(|leading| membership::only_says_where(leading.view.table(), asked, status))? {
+            return Ok(());
+        }
+        let refused = |why: String| Error::FailedPrecondition {
+            message: format!(
+                "the node at {asked} says that it is at {own}, the address of a member, and there {why}"
+            ),
+        };
+        let there = ask_status(own).await.map_err(|error| refused(error.to_string()))?;
+        if there.disk_id == status.disk_id {
+            Ok(())
+        } else {
+            Err(refused("another disk answers".to_owned()))
+        }
     }
 
     /// The node's id, and whether it must be handed its identity.

@@ -108,6 +108,18 @@ pub fn add_learner(
     }
 }
 
+/// Whether the empty disk that answers `status` at the address `asked` only says of itself that it is where a
+/// member is: see [`AddLearner::Replace`], which must not rest on that.
+#[must_use]
+pub fn only_says_where(table: &v1::NodeTable, asked: &str, status: &v1::StatusResponse) -> bool {
+    let own = &status.client_address;
+    let is_held = |node: &v1::NodeRecord| {
+        let leaves = matches!(node.state(), v1::NodeState::Removed | v1::NodeState::Joining);
+        !leaves && !node.forced && node.client_address == *own
+    };
+    !status.joined && own != asked && table.nodes.iter().any(is_held)
+}
+
 fn joined(
     table: &v1::NodeTable,
     address: &str,

@@ -210,6 +210,31 @@ fn add_learner_goes_on_from_wherever_it_was_cut_off() {
     }
 }
 
+/// Whoever is at an address by mistake must not cost the node its disk that is there by right, and away for a moment.
+#[test]
+fn member_is_given_up_for_an_empty_disk_that_was_found_at_its_address() {
+    let table = table_of(
+        3,
+        vec![
+            row(1, NodeState::Up),
+            row(2, NodeState::Joining),
+            row(5, NodeState::Removed),
+            v1::NodeRecord { forced: true, ..row(6, NodeState::Draining) },
+        ],
+    );
+    for (why, asked, status, want) in [
+        ("found there", "n1:7420", unjoined("n1"), false),
+        ("found elsewhere", "10.0.0.9:7420", unjoined("n1"), true),
+        ("a member says where it is", "10.0.0.9:7420", joined("n1", 1), false),
+        ("nobody is there", "10.0.0.9:7420", unjoined("n9"), false),
+        ("one without a peer yet", "10.0.0.9:7420", unjoined("n2"), false),
+        ("one that was removed", "10.0.0.9:7420", unjoined("n5"), false),
+        ("one that was given up", "10.0.0.9:7420", unjoined("n6"), false),
+    ] {
+        assert_eq!(only_says_where(&table, asked, &status), want, "{why}");
+    }
+}
+
 #[test]
 fn confirm_makes_a_learner_once() {
     for (state, want) in [
