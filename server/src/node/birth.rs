@@ -16,6 +16,14 @@
 //! spelt; a founder makes nothing unless all of them were told of the same, and one that is asked for its promise
 //! compares again.
 //!
+//! That many nodes all reach all in one moment is rare on a network that loses messages. So a node tells for some
+//! seconds of a disk that answered and is silent now (`meeting::Met`), unless another disk answers there. Nothing is
+//! founded on that alone: the founder itself has heard all of them in the round in which it decides, as alive,
+//! without a cluster and free. And a node tells so only where as many are expected as it was told of, so that each
+//! of them has to promise itself: of two births that share one of them, at most one gets its promise, whatever it
+//! told before. A node that may be left out of a birth, because more are here than are expected, is not
+//! protected by a promise of its own; it tells only of those that all answered at once.
+//!
 //! `Initialize` names the nodes instead, which must have no list of their own; the one that is called is the
 //! founder.
 //!
@@ -38,7 +46,8 @@
 //! promised node that dies has its promise on the disk and goes on asking. Until the founder is back the
 //! promised wait, for it may have decided; that costs nobody anything, since without one of them no
 //! majority is there and nothing was acknowledged. If its disk is lost as well, they are free
-//! once all others tell that they were not born. For a founder whose address is lost, too, a person empties the
+//! once all others tell that they were not born, some seconds after it was found to be lost: who heard from it just
+//! before may not have done yet what follows from that. For a founder whose address is lost, too, a person empties the
 //! disks of those that are not joined: what goes with such a disk is a promise, and no vote and no value.
 
 pub(super) mod meeting;
@@ -51,7 +60,7 @@ use bytes::Bytes;
 use flotilla_proto::{MESSAGE_BYTES_MAX, v1};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use self::plan::Newborn;
 use super::{Joined, Node, calls::Calls, identity, join};
@@ -62,6 +71,7 @@ use crate::{
 
 /// Bound: wait for one node's promise.
 const PROMISE_TIMEOUT: Duration = Duration::from_secs(5);
+const PROMISE_RETRY: Duration = Duration::from_millis(200);
 /// Bound: wait for another change of who this node is. Shorter than a promise is waited for, so that two
 /// founders that ask each other are both refused, and not both silent.
 const TURN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -289,21 +299,36 @@ async fn ask_promise(
 ) -> Result<(), Error> {
     let address = node.record.as_ref().map_or("", |record| &record.peer_address);
     let failed = |why: String| refused(format!("the node at {address} is not of it: {why}"));
+    // Asked again, it promises again: so a message that was lost does not end the birth for all the others.
+    let mut last = "it does not answer".to_owned();
     let asking = async {
-        let channel = endpoint(address)?.connect().await.map_err(|error| error.to_string())?;
-        let mut client = v1::placement_client::PlacementClient::new(channel)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let request = v1::PromiseBirthRequest {
-            birth: Some(birth.clone()),
-            disk_id: node.disk_id.clone(),
-            told_of: told_of.to_vec(),
-        };
-        client.promise_birth(request).await.map_err(|status| status.message().to_owned())
+        loop {
+            let asked = async {
+                let channel = endpoint(address).map_err(Status::invalid_argument)?;
+                let channel = channel.connect().await;
+                let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
+                let mut client = v1::placement_client::PlacementClient::new(channel)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX);
+                let request = v1::PromiseBirthRequest {
+                    birth: Some(birth.clone()),
+                    disk_id: node.disk_id.clone(),
+                    told_of: told_of.to_vec(),
+                };
+                client.promise_birth(request).await
+            };
+            match asked.await {
+                Ok(_) => return Ok(()),
+                Err(status) if status.code() == Code::Unavailable => {
+                    status.message().clone_into(&mut last);
+                    tokio::time::sleep(clock::jitter(PROMISE_RETRY)).await;
+                }
+                Err(status) => return Err(status.message().to_owned()),
+            }
+        }
     };
     match tokio::time::timeout(PROMISE_TIMEOUT, asking).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(why)) => Err(failed(why)),
-        Err(_) => Err(failed("it does not answer".to_owned())),
+        Ok(promised) => promised.map_err(failed),
+        Err(_) => Err(failed(last)),
     }
 }
 
@@ -416,6 +441,7 @@ async fn be_born(node: &Arc<Node>, birth: &v1::Birth) -> Result<identity::Identi
             return Err(error);
         }
     }
+    fail::fail_point!("birth-untold");
     let identity = identity::read(node.log.as_ref())
         .map_err(storage)?
         .ok_or_else(|| internal("the identity is gone".to_owned()))?;

@@ -5,14 +5,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use flotilla_proto::v1::{self, cluster_client::ClusterClient};
+use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::{
     Node,
     birth::{
         self,
-        meeting::{self, Asked, Next, Own},
+        meeting::{self, Asked, Met, Next, Own},
     },
 };
 use crate::{clock, error::Error, ids::NodeId, raft::transport::endpoint};
@@ -75,6 +77,8 @@ async fn initialize(node: &Arc<Node>) {
 /// Runs until the node is of a cluster, by whatever way.
 async fn find_cluster(node: &Arc<Node>) {
     let mut told = Told::new("a cluster");
+    let mut met = Met::default();
+    let mut gone = FounderGone::default();
     while node.joined.get().is_none() && !node.is_removed() {
         let promised = node.births.promised();
         let has_flags = !node.config.join.is_empty() || node.config.bootstrap_expect > 0;
@@ -83,7 +87,8 @@ async fn find_cluster(node: &Arc<Node>) {
             continue;
         }
         let mut soon = false;
-        if let Err(NotYet { reason, may_be_soon }) = step(node, promised).await {
+        if let Err(NotYet { reason, may_be_soon }) = step(node, promised, &mut met, &mut gone).await
+        {
             node.births.note_wait(&reason);
             told.wait(&reason);
             soon = may_be_soon;
@@ -93,6 +98,25 @@ async fn find_cluster(node: &Arc<Node>) {
         let pause = tokio::time::timeout(clock::jitter(pause), node.births.changed.notified());
         // Promised meanwhile, it asks at once.
         let _ = pause.await;
+    }
+}
+
+/// Since when every round has found that the disk of a birth's founder is gone.
+#[derive(Default)]
+struct FounderGone(Option<(Bytes, Instant)>);
+
+impl FounderGone {
+    fn for_how_long(&self, now: Instant) -> Duration {
+        self.0.as_ref().map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(*since))
+    }
+
+    fn note(&mut self, promised: Option<&v1::Birth>, asked: &[Asked], now: Instant) {
+        let gone = promised.filter(|birth| meeting::founder_is_gone(birth, asked));
+        let before = self.0.take();
+        self.0 = gone.map(|birth| match before {
+            Some((of, since)) if of == birth.birth_id => (of, since),
+            _ => (birth.birth_id.clone(), now),
+        });
     }
 }
 
@@ -109,18 +133,25 @@ impl From<String> for NotYet {
 }
 
 /// One round: ask, decide, act.
-async fn step(node: &Arc<Node>, promised: Option<v1::Birth>) -> Result<(), NotYet> {
+async fn step(
+    node: &Arc<Node>,
+    promised: Option<v1::Birth>,
+    met: &mut Met,
+    gone: &mut FounderGone,
+) -> Result<(), NotYet> {
     let said = |error: Error| NotYet::from(error.to_string());
     let mut addresses = node.config.join.clone();
     for member in promised.iter().flat_map(|birth| &birth.nodes) {
         let address = member.record.as_ref().map(|record| &record.client_address);
         addresses.extend(address.filter(|address| !addresses.contains(address)).cloned());
     }
-    let mut own = Own { status: node.introduce(), promised };
+    let founder_gone_for = gone.for_how_long(clock::now());
+    let mut own = Own { status: node.introduce(), promised, founder_gone_for };
     let asked = ask_all(node, &addresses).await;
+    gone.note(own.promised.as_ref(), &asked, clock::now());
     // What it tells others from here on, and itself.
     let of_list = asked.iter().filter(|asked| node.config.join.contains(&asked.address)).cloned();
-    own.status.told_of = meeting::told_of(&own, &of_list.collect::<Vec<_>>());
+    own.status.told_of = met.told_of(&own, &of_list.collect::<Vec<_>>(), clock::now());
     node.births.note_told_of(own.status.told_of.clone());
     match (meeting::next(&own, &asked), own.promised) {
         (Next::Join(members), _) => Ok(add(node, &members).await?),
@@ -199,7 +230,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 /// Tells why a node waits when that changes, and now and then while it does not.
 struct Told {
     what: &'static str,
-    last: Option<(String, tokio::time::Instant)>,
+    last: Option<(String, Instant)>,
 }
 
 impl Told {

@@ -1,9 +1,13 @@
 //! What a node without a cluster does next, decided on what the nodes it was told of answer. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flotilla_proto::v1;
+use tokio::time::Instant;
 
 /// The node itself, as it was before it asked.
 ///
@@ -14,7 +18,14 @@ pub(in crate::node) struct Own {
     /// What it answers to others.
     pub(in crate::node) status: v1::StatusResponse,
     pub(in crate::node) promised: Option<v1::Birth>,
+    /// For how long every round before this one has found that the disk of the founder is gone.
+    pub(in crate::node) founder_gone_for: Duration,
 }
+
+/// How long the founder's disk must be gone before a node takes the others' word that they were not born. Twice as
+/// long as a question may take: one that heard from the founder just before its end acts on that when all its
+/// questions are answered, and until then it says that it was not born.
+const FOUNDER_GONE_MIN: Duration = Duration::from_secs(6);
 
 /// What an address answered.
 #[derive(Clone, Debug)]
@@ -46,15 +57,45 @@ pub(in crate::node) fn next(own: &Own, asked: &[Asked]) -> Next {
     }
 }
 
-/// The disks that the node was told of, its own among them, in ascending order; empty unless all answered.
-/// However addresses are spelt, it is the same for nodes that were told of the same nodes.
-pub(in crate::node) fn told_of(own: &Own, asked: &[Asked]) -> Vec<Bytes> {
-    if asked.iter().any(|asked| asked.answer.is_err()) {
-        return Vec::new();
+/// How long an answer stands for an address that does not answer now. Of many nodes on a network that loses
+/// messages hardly ever all reach all in the same moment; in these seconds each reaches each.
+const MET_MAX: Duration = Duration::from_secs(10);
+
+/// Who answered at the addresses that the node was told of. Bound: one disk for each of them.
+#[derive(Default)]
+pub(in crate::node) struct Met(BTreeMap<String, (Bytes, Instant)>);
+
+impl Met {
+    /// The disks that the node was told of, its own among them, in ascending order; empty unless each of its
+    /// addresses has answered. However addresses are spelt, it is the same for nodes that were told of the same
+    /// nodes.
+    ///
+    /// Invariant: only where all of them are to promise themselves may one have answered a while ago; see
+    /// `node/birth.rs`.
+    pub(in crate::node) fn told_of(
+        &mut self,
+        own: &Own,
+        asked: &[Asked],
+        now: Instant,
+    ) -> Vec<Bytes> {
+        for (address, status) in answers(asked) {
+            self.0.insert(address.to_owned(), (status.disk_id.clone(), now));
+        }
+        let last = |asked: &Asked| self.0.get(&asked.address).cloned();
+        let Some(met) = asked.iter().map(last).collect::<Option<Vec<_>>>() else {
+            return Vec::new();
+        };
+        let is_fresh = met.iter().all(|(_, at)| *at == now);
+        let is_recent = met.iter().all(|(_, at)| now.saturating_duration_since(*at) <= MET_MAX);
+        let disks = met.into_iter().map(|(disk, _)| disk);
+        let disks: BTreeSet<Bytes> = disks.chain([own.status.disk_id.clone()]).collect();
+        let all_promise = disks.len() == own.status.bootstrap_expect as usize;
+        if is_fresh || (is_recent && all_promise) {
+            disks.into_iter().collect()
+        } else {
+            Vec::new()
+        }
     }
-    let disks = answers(asked).map(|(_, status)| status.disk_id.clone());
-    let disks: BTreeSet<Bytes> = disks.chain([own.status.disk_id.clone()]).collect();
-    disks.into_iter().collect()
 }
 
 fn answers(asked: &[Asked]) -> impl Iterator<Item = (&str, &v1::StatusResponse)> {
@@ -80,17 +121,17 @@ fn next_of_promised(own: &Own, birth: &v1::Birth, asked: &[Asked]) -> Next {
     // A founder whose disk is gone may have decided. Whoever heard of it before would be born of it, and
     // without anybody else nothing was ever acknowledged, if no region has but one voter. So each of the
     // others must say by itself that it was not born: another disk at its address says nothing of its own.
-    let is_gone = |node: &v1::FirstNode| {
-        let address = node.record.as_ref().map_or("", |record| &record.client_address);
-        answers(asked)
-            .any(|(_, status)| status.client_address == address && status.disk_id != node.disk_id)
-    };
     let tells = |node: &v1::FirstNode| {
         node.disk_id == own.status.disk_id
             || answers(asked).any(|(_, status)| status.disk_id == node.disk_id)
     };
-    if birth.replication_factor > 1 && is_gone(founder) && members.iter().all(tells) {
-        return Next::Release("the disk of the node that was to decide is gone".to_owned());
+    if birth.replication_factor > 1 && founder_is_gone(birth, asked) && members.iter().all(tells) {
+        let gone = "the disk of the node that was to decide is gone";
+        return if own.founder_gone_for >= FOUNDER_GONE_MIN {
+            Next::Release(gone.to_owned())
+        } else {
+            Next::Wait(format!("{gone}; the others are asked for a while whether it had decided"))
+        };
     }
     let address = founder.record.as_ref().map_or("", |record| &record.client_address);
     let what = if birth.replication_factor > 1 {
@@ -102,6 +143,14 @@ fn next_of_promised(own: &Own, birth: &v1::Birth, asked: &[Asked]) -> Next {
         "{address}, which makes the cluster, does not answer: {what}. This disk holds a promise and nothing \
          else ('A birth whose founder is lost' in docs/operations.md)"
     ))
+}
+
+/// Whether another disk answers at the address of the founder, and its own nowhere.
+pub(in crate::node) fn founder_is_gone(birth: &v1::Birth, asked: &[Asked]) -> bool {
+    let Some(founder) = birth.nodes.first() else { return false };
+    let address = founder.record.as_ref().map_or("", |record| &record.client_address);
+    answers(asked).any(|(_, status)| status.client_address == address)
+        && answers(asked).all(|(_, status)| status.disk_id != founder.disk_id)
 }
 
 fn next_of_free(own: &Own, asked: &[Asked]) -> Next {
@@ -125,9 +174,10 @@ fn next_of_free(own: &Own, asked: &[Asked]) -> Next {
     // Invariant: all that the founder was told of say that they were told of the same, and of two founders
     // that share one of them both are the smallest of what that one was told of: they are one. So lists that
     // overlap and differ make no cluster, instead of two.
-    let told_of = told_of(own, asked);
+    let told_of = &own.status.told_of;
     let mut not_met = None;
-    // A node that does not answer may be of a cluster: then this one is to join it.
+    // A node that does not answer may be of a cluster: then this one is to join it. So the founder has heard all
+    // of them now, and never decides on what one said a while ago.
     let mut here = BTreeMap::from([(own.status.disk_id.clone(), own.status.clone())]);
     for Asked { address, answer } in asked {
         let status = match answer {
@@ -142,7 +192,7 @@ fn next_of_free(own: &Own, asked: &[Asked]) -> Next {
         }
         if status.told_of.is_empty() {
             not_met = Some(format!("{address} has not met all the nodes that it was told of"));
-        } else if status.told_of != told_of {
+        } else if status.told_of != *told_of {
             return Next::Wait(format!(
                 "{address} was told of {} nodes, this one of {}, and they are not the same: start all \
                  with the same addresses (--join)",
@@ -187,7 +237,10 @@ fn not_free(own: &Own, status: &v1::StatusResponse) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
     use super::*;
+    use crate::clock;
 
     fn id(number: u8) -> Bytes {
         vec![number; 16].into()
@@ -209,8 +262,14 @@ mod tests {
         change(number, |it| it.told_of = told_of.iter().copied().map(id).collect())
     }
 
+    /// What the node does after a first round with these answers.
+    fn first(mut own: Own, asked: &[Asked]) -> Next {
+        own.status.told_of = Met::default().told_of(&own, asked, clock::now());
+        next(&own, asked)
+    }
+
     fn own(number: u8) -> Own {
-        Own { status: unjoined(number), promised: None }
+        Own { status: unjoined(number), promised: None, founder_gone_for: FOUNDER_GONE_MIN }
     }
 
     fn at(status: v1::StatusResponse) -> Asked {
@@ -307,18 +366,18 @@ mod tests {
                 "wait",
             ),
         ] {
-            assert_eq!(word(&next(&own, &asked)), want, "{why}");
+            assert_eq!(word(&first(own, &asked)), want, "{why}");
         }
-        let refused = next(&own(1), &but_last(knows(3, &[3, 4, 5])));
+        let refused = first(own(1), &but_last(knows(3, &[3, 4, 5])));
         let Next::Wait(words) = refused else { panic!("{refused:?}") };
         assert!(words.contains("n3:7420") && words.contains("--join"), "{words}");
         let mut alone = own(1);
         alone.status.bootstrap_expect = 1;
-        assert_eq!(word(&next(&alone, &[])), "found n1:7420", "one that expects itself");
+        assert_eq!(word(&first(alone, &[])), "found n1:7420", "one that expects itself");
         let mut joins = own(1);
         joins.status.bootstrap_expect = 0;
         assert_eq!(
-            word(&next(&joins, &[at(unjoined(2))])),
+            word(&first(joins, &[at(unjoined(2))])),
             "wait",
             "told to join, not to make one"
         );
@@ -343,8 +402,90 @@ mod tests {
             ("one is silent", own(1), vec![spelt(2, "n2:1"), silent(3)], Vec::new()),
             ("alone", own(1), Vec::new(), vec![id(1)]),
         ] {
-            assert_eq!(told_of(&own, &asked), want, "{why}");
+            assert_eq!(Met::default().told_of(&own, &asked, clock::now()), want, "{why}");
         }
+    }
+
+    #[test]
+    fn answer_of_a_while_ago_stands_for_silence_where_all_are_to_promise() {
+        let all = || vec![at(unjoined(2)), at(unjoined(3))];
+        let replaced = change(3, |it| it.disk_id = id(4));
+        let ids = |numbers: &[u8]| numbers.iter().copied().map(id).collect::<Vec<_>>();
+        let (soon, late) = (MET_MAX, MET_MAX + Duration::from_millis(1));
+        type Row = (&'static str, u32, Vec<Asked>, Vec<Asked>, Duration, Vec<Bytes>);
+        let rows: [Row; 6] = [
+            ("soon after", 3, all(), vec![silent(2), silent(3)], soon, ids(&[1, 2, 3])),
+            ("too late", 3, all(), vec![at(unjoined(2)), silent(3)], late, vec![]),
+            (
+                "one never answered",
+                3,
+                vec![silent(2), silent(3)],
+                vec![silent(2), at(unjoined(3))],
+                soon,
+                vec![],
+            ),
+            (
+                "in turn",
+                3,
+                vec![silent(2), at(unjoined(3))],
+                vec![at(unjoined(2)), silent(3)],
+                soon,
+                ids(&[1, 2, 3]),
+            ),
+            (
+                "another disk answers now",
+                3,
+                all(),
+                vec![silent(2), replaced],
+                soon,
+                ids(&[1, 2, 4]),
+            ),
+            ("one need not promise", 2, all(), vec![at(unjoined(2)), silent(3)], soon, vec![]),
+        ];
+        for (why, expects, before, now, passed, want) in rows {
+            let mut own = own(1);
+            own.status.bootstrap_expect = expects;
+            let (mut met, began) = (Met::default(), clock::now());
+            met.told_of(&own, &before, began);
+            assert_eq!(met.told_of(&own, &now, began + passed), want, "{why}");
+            // Whoever is silent may be of a cluster by now.
+            own.status.told_of = want;
+            assert!(!matches!(next(&own, &now), Next::Found(_)), "{why}");
+        }
+    }
+
+    /// A node of which nobody answers in time takes three seconds to know it.
+    #[test]
+    fn many_nodes_meet_over_a_network_that_loses_messages() {
+        const NODES: u8 = 32;
+        let (mut random, began) = (StdRng::seed_from_u64(7), clock::now());
+        let mut nodes: Vec<(Own, Met)> = (1..=NODES)
+            .map(|number| {
+                let mut own = own(number);
+                own.status.bootstrap_expect = NODES.into();
+                own.status.told_of = Vec::new();
+                (own, Met::default())
+            })
+            .collect();
+        let founded = (0..40).find(|round| {
+            let now = began + *round * Duration::from_millis(3_500);
+            (0..nodes.len()).any(|asking| {
+                let others = nodes.iter().enumerate().filter(|(other, _)| *other != asking);
+                let others = others.map(|(_, (other, _))| other.status.clone());
+                let asked: Vec<Asked> = others
+                    .map(|status| {
+                        let address = status.client_address.clone();
+                        let lost = random.random_bool(0.05);
+                        let answer = if lost { Err("lost".to_owned()) } else { Ok(status) };
+                        Asked { address, answer }
+                    })
+                    .collect();
+                let (own, met) = &mut nodes[asking];
+                own.status.told_of = met.told_of(own, &asked, now);
+                matches!(next(own, &asked), Next::Found(_))
+            })
+        });
+        assert!(founded.is_some(), "in more than two minutes");
     }
 
     /// Every node of five is told of some, asks and is asked in any order, and founds when it may: whoever does is
@@ -374,7 +515,7 @@ mod tests {
                 .filter_map(|node| {
                     let others = list(node).into_iter().filter(|other| *other != node);
                     let asked: Vec<Asked> = others.map(|other| at(told(other))).collect();
-                    let own = Own { status: told(node), promised: None };
+                    let own = Own { status: told(node), ..own(node) };
                     matches!(next(&own, &asked), Next::Found(_)).then(|| list(node))
                 })
                 .collect();
@@ -406,7 +547,7 @@ mod tests {
         };
         // Node 3 was promised; node 1 decides.
         let lone_voter = v1::Birth { replication_factor: 1, ..birth.clone() };
-        let own = Own { status: unjoined(3), promised: Some(birth) };
+        let own = Own { promised: Some(birth), ..own(3) };
         let of_it = |number| change(number, |it| it.birth_id = id(99));
         let born = |number| change(number, |it| (it.joined, it.birth_id) = (true, id(99)));
         let wiped = |number: u8| change(number, |it| it.disk_id = id(it.disk_id[0] + 100));
@@ -438,6 +579,9 @@ mod tests {
         ] {
             assert_eq!(word(&next(&own, &asked)), want, "{why}");
         }
+        let just_gone = Own { founder_gone_for: Duration::ZERO, ..own.clone() };
+        let answers = [wiped(1), of_it(2)];
+        assert_eq!(word(&next(&just_gone, &answers)), "wait", "the other may be about to be born");
         let away = next(&own, &[silent(1), of_it(2)]);
         let Next::Wait(words) = away else { panic!("{away:?}") };
         for part in [
