@@ -1,10 +1,12 @@
 //! A cluster that is made of all its nodes at once, by the same command on each.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::v1::{self, Liveness, NodeState, PeerRole};
-use flotilla_tests::harness::{Builder, Cluster, Start, elapse, eventually, say};
+use flotilla_tests::harness::{
+    Builder, Cluster, Node, Start, binary, elapse, eventually, http, newest_wal, say,
+};
 
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -113,6 +115,7 @@ async fn crash_at_any_line_of_a_birth_ends_in_one_whole_cluster() {
         "promise-after-write",
         "birth-before-decision",
         "birth-between",
+        "birth-untold",
         "birth-after-decision",
     ] {
         let Some(builder) = Builder::with_failpoints(3) else { return };
@@ -122,7 +125,7 @@ async fn crash_at_any_line_of_a_birth_ends_in_one_whole_cluster() {
         // Long enough to get there; a kill elsewhere is a kill all the same.
         elapse(Duration::from_millis(1_500)).await;
         cluster.kill9_all();
-        cluster.nodes.iter_mut().for_each(flotilla_tests::harness::Node::go_on);
+        cluster.nodes.iter_mut().for_each(Node::go_on);
         cluster.relaunch_all();
         for node in &mut cluster.nodes {
             node.bound(BOUND).await;
@@ -141,7 +144,7 @@ async fn promised_node_that_was_away_is_born_when_it_is_back() {
     cluster.launch_together();
     elapse(Duration::from_millis(1_500)).await;
     cluster.kill9_all();
-    cluster.nodes.iter_mut().for_each(flotilla_tests::harness::Node::go_on);
+    cluster.nodes.iter_mut().for_each(Node::go_on);
     for index in [0, 1] {
         cluster.nodes[index].relaunch();
     }
@@ -155,6 +158,145 @@ async fn promised_node_that_was_away_is_born_when_it_is_back() {
     cluster.nodes[2].relaunch();
     cluster.nodes[2].bound(BOUND).await;
     is_one_cluster(&mut cluster, "one was away").await;
+}
+
+/// The founder has decided, as nobody else knows, and is lost with its disk: 'A birth whose founder is lost' in
+/// docs/operations.md, points 2 and 3.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_make_a_cluster_anew_when_the_founder_is_lost_before_it_told_them() {
+    for (why, its_address_too) in [("its disk is lost", false), ("its address, too", true)] {
+        let Some(builder) = Builder::with_failpoints(3) else { return };
+        let mut cluster = builder.prepare().await;
+        let founder = find_founder(&mut cluster).await;
+        cluster.nodes[founder].stand_still_at("birth-untold", 0);
+        cluster.launch_together();
+        let others: Vec<usize> = (0..3).filter(|index| *index != founder).collect();
+        let birth = promised(&cluster, &others).await;
+        // What is on its disk of a birth is its identity.
+        let disk = cluster.nodes[founder].data_dir().join("log");
+        eventually("the founder to decide", BOUND, async || {
+            let written = fs::read(newest_wal(&disk)).map_err(|error| error.to_string())?;
+            let has_it = written.windows(birth.len()).any(|bytes| birth == bytes);
+            if has_it { Ok(()) } else { Err("not yet".to_owned()) }
+        })
+        .await;
+        lose(&mut cluster.nodes[founder]);
+        cluster.nodes[founder].go_on();
+
+        let address = cluster.nodes[founder].client_address();
+        let words = format!("not joined: {address}, which makes the cluster, does not answer");
+        for index in &others {
+            let http_address = cluster.nodes[*index].http_address();
+            eventually("it to say whom it waits for", BOUND, async || {
+                let reply = http(&http_address, "GET", "/readyz", &[], b"").await;
+                let reply = reply.map_err(|error| error.to_string())?;
+                let said = String::from_utf8_lossy(&reply.body).into_owned();
+                if said.contains(&words) { Ok(()) } else { Err(said) }
+            })
+            .await;
+        }
+        if its_address_too {
+            let told = kvctl_status(&cluster, &others);
+            assert_eq!(told.matches("not joined").count(), 2, "none is joined:\n{told}");
+            for index in &others {
+                cluster.nodes[*index].kill9();
+                cluster.nodes[*index].wipe();
+            }
+            cluster.nodes[founder].move_away();
+            cluster.launch_together();
+        } else {
+            cluster.nodes[founder].relaunch();
+        }
+        for node in &mut cluster.nodes {
+            node.bound(BOUND).await;
+        }
+        is_one_cluster(&mut cluster, why).await;
+    }
+}
+
+/// The founder and one other have acknowledged a write, the third was away; then the founder is lost, disk and address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_follow_a_birth_whose_founder_is_lost_after_it_told_one() {
+    let Some(builder) = Builder::with_failpoints(3) else { return };
+    let mut cluster = builder.set("placement.node_disconnected_after", "2s").prepare().await;
+    let founder = find_founder(&mut cluster).await;
+    let (told, away) = ((founder + 1) % 3, (founder + 2) % 3);
+    cluster.nodes[away].stand_still_at("birth-between", 0);
+    cluster.launch_together();
+    let session = cluster.nodes[told].session();
+    eventually("a write", BOUND, async || session.put("first", "write").await).await;
+    let born = session.status().await.expect("status").cluster_id;
+    lose(&mut cluster.nodes[founder]);
+    cluster.nodes[away].kill9();
+    cluster.nodes[away].go_on();
+    cluster.nodes[away].relaunch();
+    cluster.nodes[away].bound(BOUND).await;
+
+    // One is joined, so all are left as they are.
+    let said = kvctl_status(&cluster, &[told, away]);
+    assert!(said.matches("not joined").count() < 2, "one is joined:\n{said}");
+    let session = cluster.nodes[away].session();
+    let read = eventually("the third to have it", BOUND, async || session.get("first").await).await;
+    assert_eq!(read, Some(Bytes::from("write")));
+    assert_eq!(session.status().await.expect("status").cluster_id, born);
+    // A node with an empty disk is added as ever, also at another address.
+    cluster.nodes[founder].move_away();
+    let join = vec![cluster.nodes[told].client_address(), cluster.nodes[away].client_address()];
+    cluster.nodes[founder].launch(Start::Join(join));
+    cluster.nodes[founder].bound(BOUND).await;
+    assert_eq!(cluster.node_id(founder).await, 4, "it is somebody new");
+    let status = cluster.nodes[founder].session().status().await.expect("status");
+    assert_eq!(status.cluster_id, born);
+    let put = cluster.nodes[founder].session().put("second", "write").await;
+    put.expect("served through the new one");
+}
+
+/// The index of the node that is going to decide: of the smallest disk.
+async fn find_founder(cluster: &mut Cluster) -> usize {
+    let mut disks = Vec::new();
+    for node in &mut cluster.nodes {
+        node.launch(Start::Alone);
+        node.bound(BOUND).await;
+        let session = node.session();
+        let status = eventually("its disk's number", BOUND, async || session.status().await).await;
+        disks.push(status.disk_id);
+        node.kill9();
+    }
+    (0..3).min_by_key(|index| &disks[*index]).expect("three nodes")
+}
+
+/// The birth that these nodes have promised themselves to.
+async fn promised(cluster: &Cluster, nodes: &[usize]) -> Bytes {
+    let mut births = BTreeSet::new();
+    for index in nodes {
+        let session = cluster.nodes[*index].session();
+        let birth = eventually("its promise", BOUND, async || match session.status().await {
+            Ok(status) if !status.birth_id.is_empty() => Ok(status.birth_id),
+            other => Err(format!("{other:?}")),
+        });
+        births.insert(birth.await);
+    }
+    assert_eq!(births.len(), 1, "{births:?}");
+    births.pop_first().expect("one")
+}
+
+/// A machine that is gone with its disk.
+fn lose(node: &mut Node) {
+    node.kill9();
+    node.wipe();
+}
+
+fn kvctl_status(cluster: &Cluster, nodes: &[usize]) -> String {
+    let addresses = nodes.iter().map(|index| cluster.nodes[*index].client_address());
+    let mut command = Command::new(binary("kvctl"));
+    command.arg("status").args(addresses);
+    for name in ["FLOTILLA_ENDPOINTS", "FLOTILLA_OUTPUT", "FLOTILLA_TIMEOUT"] {
+        command.env_remove(name);
+    }
+    let output = command.output().expect("run kvctl");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    told
 }
 
 /// `Initialize` that names the others: the way of a program that starts nodes.
