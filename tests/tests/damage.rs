@@ -51,7 +51,8 @@ async fn flipped_bits_in_any_file_of_a_node_lose_nothing_and_what_it_lost_is_nam
         play.cluster.nodes[away].kill9();
         play.cluster.nodes[behind].relaunch();
         let verdict = play.ask_damaged(victim).await;
-        say(format!("node {}: {verdict:?}", victim + 1));
+        let said = play.cluster.nodes[victim].output_tail(1);
+        say(format!("node {}: {verdict:?}, last: {said}", victim + 1));
         play.cluster.nodes[away].relaunch();
         if verdict == Verdict::NotReadable {
             play.cluster.replace_disk(victim).await;
