@@ -25,6 +25,11 @@ pub const ANSWER_BYTES_MAX: usize = 18 << 20;
 /// The largest request fits, and what is held in memory for one command is a small multiple.
 pub const EFFECT_BYTES_MAX: usize = 32 << 20;
 
+/// Bound: bytes of the keys and values that one command reads, each as often as it is read: by comparisons,
+/// and by operations that look at what is there. Many values of the largest size can be compared or deleted
+/// at once, and who waits behind the command waits for a fraction of a second.
+pub const READ_BYTES_MAX: usize = 128 << 20;
+
 /// What a result costs beside its key and value: more than its tags, lengths and numbers take.
 pub const RESULT_BYTES: usize = 64;
 
@@ -40,6 +45,7 @@ pub(super) struct Budget {
     answer_bytes_max: usize,
     answer_bytes: usize,
     effect_bytes: usize,
+    read_bytes: usize,
 }
 
 impl Budget {
@@ -49,12 +55,19 @@ impl Budget {
             answer_bytes_max: at_most(command.answer_bytes_max, ANSWER_BYTES_MAX),
             answer_bytes: 0,
             effect_bytes: 0,
+            read_bytes: 0,
         }
     }
 
     /// A value that an append would leave: by the setting of the node that took the request.
     pub(super) fn check_appended(&self, bytes: usize) -> Result<(), Refusal> {
         check_value(bytes, self.value_bytes_max)
+    }
+
+    /// Bytes of a key and of the value that clients see under it, which was read.
+    pub(super) fn charge_read(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.read_bytes = self.read_bytes.saturating_add(bytes);
+        if self.read_bytes > READ_BYTES_MAX { Err(Refusal::ReadsTooLarge) } else { Ok(()) }
     }
 
     /// Bytes of keys and values that are about to be written. Before they are made.

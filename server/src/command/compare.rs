@@ -2,35 +2,24 @@
 
 use flotilla_proto::v1::{Compare, compare::Condition};
 
-use super::overlay::Overlay;
-use crate::storage::engine::Error;
+use super::write::{Stop, Transaction};
 
-/// Whether all conditions hold at `time_ms`. Expired is absent. Reads no further than the first
-/// that does not hold.
-pub(super) fn all_hold(
-    compare: &[Compare],
-    overlay: &mut Overlay<'_>,
-    time_ms: u64,
-) -> Result<bool, Error> {
-    for Compare { key, condition } in compare {
-        let value = overlay.get(key)?.filter(|value| value.is_live(time_ms));
-        let holds = match condition {
-            Some(Condition::Absent(absent)) => value.is_none() == *absent,
-            Some(Condition::Present(present)) => value.is_some() == *present,
-            Some(Condition::ValueEquals(wanted)) => {
-                value.is_some_and(|value| value.payload == wanted)
-            }
-            Some(Condition::RevisionEquals(wanted)) => {
-                value.is_some_and(|value| value.revision == *wanted)
-            }
-            // Refused before; false is the side that changes less.
-            None => false,
-        };
-        if !holds {
-            return Ok(false);
+/// Whether the condition holds. Expired is absent.
+pub(super) fn holds(
+    compare: &Compare,
+    transaction: &mut Transaction<'_, '_>,
+) -> Result<bool, Stop> {
+    let value = transaction.live(&compare.key)?;
+    Ok(match &compare.condition {
+        Some(Condition::Absent(absent)) => value.is_none() == *absent,
+        Some(Condition::Present(present)) => value.is_some() == *present,
+        Some(Condition::ValueEquals(wanted)) => value.is_some_and(|value| value.payload == wanted),
+        Some(Condition::RevisionEquals(wanted)) => {
+            value.is_some_and(|value| value.revision == *wanted)
         }
-    }
-    Ok(true)
+        // Refused before; false is the side that changes less.
+        None => false,
+    })
 }
 
 #[cfg(test)]

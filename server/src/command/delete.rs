@@ -18,6 +18,7 @@ pub(super) fn apply(
     if !stored.is_live(transaction.time_ms) {
         return Ok(DeleteResult::default());
     }
+    transaction.budget.charge_read(op.key.len() + stored.payload.len())?;
     let previous = op.return_previous.then(|| transaction.answer(&op.key, stored)).transpose()?;
     Ok(DeleteResult { deleted: 1, previous })
 }

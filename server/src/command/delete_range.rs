@@ -97,6 +97,31 @@ mod tests {
     }
 
     #[test]
+    fn a_range_that_is_removed_again_is_not_read_again() {
+        let mut region = Fixture::new();
+        region.write(vec![put("a", "1"), put("k", "1"), put("m", "1")]);
+        let before = region.store.reads.get();
+        let again = vec![delete_range("a", "z"); 500];
+        let mixed =
+            [vec![delete_range("b", "l"), put("k", "2"), delete_range("a", "x")], again.clone()];
+        let answers = region.apply_batch(&[write(0, mixed.concat()), write(0, again)]);
+        let counts = |reply| -> Vec<u64> {
+            let answers = &written(reply).results;
+            answers
+                .iter()
+                .filter(|one| matches!(one.result, Some(Answer::DeleteRange(_))))
+                .map(deleted)
+                .collect()
+        };
+        let first = counts(&answers[0]);
+        assert_eq!(&first[..3], [1, 3, 0], "k; then a, m and the new k");
+        assert!(first[2..].iter().chain(&counts(&answers[1])).all(|count| *count == 0));
+        // From b to l, what is left of a to x on both sides of it, and of a to z.
+        assert_eq!(region.store.reads.get() - before, 1 + 2 + 1);
+        assert_eq!(region.keys(), [""; 0]);
+    }
+
+    #[test]
     fn many_keys_are_removed_by_one_tombstone_and_few_by_their_own() {
         for (why, keys, changes) in
             [("none", 0, 0), ("few", 15, 15), ("many", 16, 1), ("more", 99, 1)]

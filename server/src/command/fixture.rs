@@ -226,7 +226,7 @@ pub(super) fn put_bytes(key: &'static str, value: &[u8]) -> Op {
     put(key, Bytes::copy_from_slice(value))
 }
 
-pub(super) fn put_ttl(key: &'static str, value: &'static str, ttl_ms: u64) -> Op {
+pub(super) fn put_ttl(key: &'static str, value: impl Into<Bytes>, ttl_ms: u64) -> Op {
     let (key, value) = (key.into(), value.into());
     op(Kind::Put(PutOp { key, value, ttl_ms, ..PutOp::default() }))
 }

@@ -25,6 +25,14 @@ pub(super) enum Change {
         start: Bytes,
         end: Bytes,
     },
+    /// The changes before it delete whatever is in `[start, end)`: who asks need not look below. By itself it
+    /// changes nothing.
+    ///
+    /// Invariant: `start < end`; never open-ended.
+    Cleared {
+        start: Bytes,
+        end: Bytes,
+    },
 }
 
 /// What a layer says about a key.
@@ -99,6 +107,29 @@ impl Layer {
             .filter_map(|(key, value)| value.as_ref().map(|value| (key, value)))
     }
 
+    /// The parts of `range`, in order, in which this layer has not deleted everything: where there may be
+    /// something below.
+    pub(super) fn uncleared(&mut self, range: &KeyRange) -> Vec<KeyRange> {
+        if range.is_empty() {
+            return Vec::new();
+        }
+        self.index();
+        let (mut start, end) = (range.start.clone(), Bytes::copy_from_slice(range.end_key()));
+        let mut parts = Vec::new();
+        let at = self.cleared.range::<[u8], _>((Unbounded, Included(&start[..]))).next_back();
+        let within = self.cleared.range::<[u8], _>((Excluded(&start[..]), Excluded(&end[..])));
+        for (from, to) in at.into_iter().chain(within) {
+            if start < *from {
+                parts.push(KeyRange { start: start.clone(), end: from.clone() });
+            }
+            start = start.max(to.clone());
+        }
+        if start < end {
+            parts.push(KeyRange { start, end });
+        }
+        parts
+    }
+
     fn is_cleared(&self, key: &[u8]) -> bool {
         // Most batches have no range.
         !self.cleared.is_empty()
@@ -118,7 +149,7 @@ impl Layer {
                 Change::Delete { key } => {
                     self.keys.insert(key.clone(), None);
                 }
-                Change::DeleteRange { start, end } => {
+                Change::DeleteRange { start, end } | Change::Cleared { start, end } => {
                     // Later than every key so far: the range answers for those it covers.
                     self.keys.extract_if(start..end, |_, _| true).for_each(drop);
                     clear_range(&mut self.cleared, start, end);
@@ -148,6 +179,7 @@ fn clear_range(cleared: &mut BTreeMap<Bytes, Bytes>, start: &Bytes, end: &Bytes)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::engine::END_OF_MAP;
 
     fn put(key: &'static str) -> Change {
         Change::Put { key: key.into(), value: StoredValue::default() }
@@ -185,6 +217,30 @@ mod tests {
             assert_eq!(eager.lookup(b"b"), want, "{why}");
             assert_eq!(lazy.lookup(b"b"), want, "{why}");
         }
+    }
+
+    #[test]
+    fn what_is_not_cleared_is_told_in_parts() {
+        let mut layer = Layer::default();
+        layer.push(put("e"));
+        layer.push(delete_range("d", "f"));
+        layer.push(Change::Cleared { start: "h".into(), end: "k".into() });
+        layer.push(put("i"));
+        for (why, start, end, want) in [
+            ("all", "a", "z", vec![("a", "d"), ("f", "h"), ("k", "z")]),
+            ("cleared", "d", "f", vec![]),
+            ("inside of it", "h1", "j", vec![]),
+            ("from inside of one to inside of another", "e", "i", vec![("f", "h")]),
+            ("between", "f", "h", vec![("f", "h")]),
+            ("behind", "k", "m", vec![("k", "m")]),
+            ("turned round", "m", "a", vec![]),
+        ] {
+            let want: Vec<_> = want.into_iter().map(|(s, e)| KeyRange::new(s, e)).collect();
+            assert_eq!(layer.uncleared(&KeyRange::new(start, end)), want, "{why}");
+        }
+        let open = layer.uncleared(&KeyRange::new("j", ""));
+        assert_eq!(open, [KeyRange::new("k", Bytes::copy_from_slice(&END_OF_MAP))]);
+        assert!(matches!(layer.lookup(b"i"), Lookup::Value(_)), "put after it");
     }
 
     #[test]

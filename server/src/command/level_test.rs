@@ -10,7 +10,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
-    bounds::{ANSWER_BYTES_MAX, EFFECT_BYTES_MAX, VALUE_BYTES_CEILING},
+    bounds::{ANSWER_BYTES_MAX, EFFECT_BYTES_MAX, READ_BYTES_MAX, VALUE_BYTES_CEILING},
     codec::{decode, encode},
     fixture::*,
 };
@@ -74,6 +74,7 @@ fn bounds_of_the_first_level_are_what_they_were() {
     assert_eq!(VALUE_BYTES_CEILING, 16 << 20);
     assert_eq!(ANSWER_BYTES_MAX, 18 << 20);
     assert_eq!(EFFECT_BYTES_MAX, 32 << 20);
+    assert_eq!(READ_BYTES_MAX, 128 << 20);
     // An append that names no bound has that of a value.
     for (why, bytes, is_refused) in [("full", 16 << 20, false), ("one more", (16 << 20) + 1, true)]
     {

@@ -48,7 +48,8 @@ use crate::feature_level;
 
 pub use apply::{Effect, RegionState, apply};
 pub use bounds::{
-    ANSWER_BYTES_MAX, EFFECT_BYTES_MAX, ENCODED_KEY_BYTES_MAX, RESULT_BYTES, VALUE_BYTES_CEILING,
+    ANSWER_BYTES_MAX, EFFECT_BYTES_MAX, ENCODED_KEY_BYTES_MAX, READ_BYTES_MAX, RESULT_BYTES,
+    VALUE_BYTES_CEILING,
 };
 pub use checksum::checksum;
 pub use codec::{DecodeError, decode, encode};

@@ -73,20 +73,25 @@ impl<'a> Overlay<'a> {
     /// Removes the keys of `range`, which is not empty, and says how many of them were there at
     /// `time_ms`.
     ///
-    /// Bound: reads every key of the range, so its time grows with the region, not its memory.
+    /// Bound: reads every key of the range, so its time grows with the region, not its memory; each once in a
+    /// batch, however often it is removed.
     pub(super) fn delete_range(&mut self, range: &KeyRange, time_ms: u64) -> Result<u64, Error> {
         self.read_batch()?;
         let mut found = Found::default();
-        let mut cursor = self.read.scan(Family::Default, range, Direction::Forward);
-        while let Some((key, stored)) = cursor.next()? {
-            if self.own.lookup(key) == Lookup::Unknown
-                && self.settled.lookup(key) == Lookup::Unknown
-            {
-                let value = StoredRef::decode(stored).map_err(|garbage| garbage.under(key))?;
-                found.add(key, value.is_live(time_ms));
+        for part in self.settled.uncleared(range) {
+            for part in self.own.uncleared(&part) {
+                let mut cursor = self.read.scan(Family::Default, &part, Direction::Forward);
+                while let Some((key, stored)) = cursor.next()? {
+                    if self.own.lookup(key) == Lookup::Unknown
+                        && self.settled.lookup(key) == Lookup::Unknown
+                    {
+                        let value =
+                            StoredRef::decode(stored).map_err(|garbage| garbage.under(key))?;
+                        found.add(key, value.is_live(time_ms));
+                    }
+                }
             }
         }
-        drop(cursor);
         for (key, value) in self.settled.values_in(range) {
             if self.own.lookup(key) == Lookup::Unknown {
                 found.add(key, value.is_live(time_ms));
@@ -97,6 +102,8 @@ impl<'a> Overlay<'a> {
         }
         let live = found.live;
         found.changes().for_each(|change| self.own.push(change));
+        let (start, end) = (range.start.clone(), Bytes::copy_from_slice(range.end_key()));
+        self.own.push(Change::Cleared { start, end });
         Ok(live)
     }
 
@@ -113,6 +120,7 @@ impl<'a> Overlay<'a> {
                 Change::DeleteRange { start, end } => {
                     self.batch.delete_range(Family::Default, start, end);
                 }
+                Change::Cleared { .. } => {}
             }
             self.settled.push(change);
         }

@@ -34,7 +34,7 @@ pub struct AsOf {
 
 /// The values of the keys asked for, in their order, absent ones marked.
 ///
-/// Bound: once the items take `bytes_max`, the answer ends early with `more`: the items are then
+/// Bound: once the items, or what was read for them, take `bytes_max`, the answer ends early with `more`: the items are then
 /// those of the first keys, of at least one. The caller asks again for the rest.
 ///
 /// # Errors
@@ -53,7 +53,9 @@ pub fn read_points(
             break;
         }
         let stored = read.get(Family::Default, key)?;
-        bytes += push_point(&mut reply, key, stored, as_of)?;
+        // An expired value is no answer, but was read.
+        let read_bytes = stored.as_ref().map_or(0, |stored| stored.len() as u64);
+        bytes += push_point(&mut reply, key, stored, as_of)?.max(read_bytes);
     }
     Ok(reply)
 }

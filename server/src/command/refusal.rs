@@ -2,7 +2,7 @@
 
 use flotilla_proto::v1::{WriteRefusal, write_refusal::Kind};
 
-use super::bounds::{EFFECT_BYTES_MAX, ENCODED_KEY_BYTES_MAX};
+use super::bounds::{EFFECT_BYTES_MAX, ENCODED_KEY_BYTES_MAX, READ_BYTES_MAX};
 
 /// The reason that goes into `WriteReply.refused`, under its own name. Nothing of the command is
 /// applied then, and every peer refuses it alike.
@@ -39,6 +39,10 @@ pub enum Refusal {
     AnswerTooLarge { limit: usize },
     #[error("keys and values to write would have more than {EFFECT_BYTES_MAX} bytes")]
     EffectsTooLarge,
+    #[error(
+        "keys and values to compare, change or delete have more than {READ_BYTES_MAX} bytes together"
+    )]
+    ReadsTooLarge,
 }
 
 impl Refusal {
@@ -58,6 +62,7 @@ impl Refusal {
             Self::ValueTooLarge { limit, .. } => (Kind::ValueTooLarge, *limit),
             Self::AnswerTooLarge { limit } => (Kind::AnswerTooLarge, *limit),
             Self::EffectsTooLarge => (Kind::EffectsTooLarge, EFFECT_BYTES_MAX),
+            Self::ReadsTooLarge => (Kind::ReadsTooLarge, READ_BYTES_MAX),
         };
         let message = self.to_string();
         WriteRefusal { kind: kind.into(), limit: limit as u64, message, ..WriteRefusal::default() }

@@ -55,9 +55,13 @@ struct Place {
 
 impl Transaction<'_, '_> {
     /// The value that clients see under `key`.
-    pub(super) fn live(&mut self, key: &[u8]) -> Result<Option<StoredValue>, engine::Error> {
+    pub(super) fn live(&mut self, key: &[u8]) -> Result<Option<StoredValue>, Stop> {
         let stored = self.overlay.get(key)?;
-        Ok(stored.filter(|value| value.is_live(self.time_ms)))
+        let live = stored.filter(|value| value.is_live(self.time_ms));
+        // An expired row counts as none: it may be gone from another disk.
+        self.budget
+            .charge_read(key.len() + live.as_ref().map_or(0, |value| value.payload.len()))?;
+        Ok(live)
     }
 
     /// Stores `payload`; `expires_at_ms` 0: for ever.
@@ -82,6 +86,26 @@ impl Transaction<'_, '_> {
     ) -> Result<flotilla_proto::v1::KeyValue, Refusal> {
         self.budget.charge_answer(key.len() + value.payload.len())?;
         Ok(value.key_value(key.clone(), self.time_ms))
+    }
+
+    /// The comparisons, then the branch that they choose: whether it was the first, and its results.
+    fn run_all(&mut self, write: &WriteCommand) -> Result<(bool, Vec<OpResult>), (Stop, Place)> {
+        let mut succeeded = true;
+        // Reads no further than the first that does not hold.
+        for (index, one) in write.compare.iter().enumerate() {
+            let holds = compare::holds(one, self);
+            succeeded = holds.map_err(|stop| (stop, Place { list: List::Compare, index }))?;
+            if !succeeded {
+                break;
+            }
+        }
+        let (branch, list) = if succeeded {
+            (&write.success, List::Success)
+        } else {
+            (&write.failure, List::Failure)
+        };
+        self.revision += u64::from(branch.iter().any(writes));
+        Ok((succeeded, self.run(branch, list)?))
     }
 
     fn run(&mut self, ops: &[Op], list: List) -> Result<Vec<OpResult>, (Stop, Place)> {
@@ -116,17 +140,14 @@ pub(super) fn apply(
         return Ok(refused(&refusal, place));
     }
     let RegionState { state, .. } = region;
-    let succeeded = compare::all_hold(&write.compare, overlay, state.time_ms)?;
-    let (branch, list) =
-        if succeeded { (&write.success, List::Success) } else { (&write.failure, List::Failure) };
-    let revision = state.revision + u64::from(branch.iter().any(writes));
     let (time_ms, expiry_max_ms) = (state.time_ms, state.expiry_max_ms);
     let budget = Budget::of(write);
+    let revision = state.revision;
     let mut transaction = Transaction { overlay, time_ms, revision, expiry_max_ms, budget };
-    let ran = transaction.run(branch, list);
-    let expiry_max_ms = transaction.expiry_max_ms;
+    let ran = transaction.run_all(write);
+    let Transaction { expiry_max_ms, revision, .. } = transaction;
     match ran {
-        Ok(results) => {
+        Ok((succeeded, results)) => {
             overlay.settle();
             state.revision = revision;
             state.expiry_max_ms = expiry_max_ms;
@@ -249,7 +270,7 @@ mod tests {
 
     use super::{
         super::{
-            bounds::{ANSWER_BYTES_MAX, EFFECT_BYTES_MAX, VALUE_BYTES_CEILING},
+            bounds::{ANSWER_BYTES_MAX, EFFECT_BYTES_MAX, READ_BYTES_MAX, VALUE_BYTES_CEILING},
             fixture::*,
         },
         *,
@@ -606,6 +627,40 @@ mod tests {
             let answer = region.write(ops);
             let kind = answer.refused.as_ref().map(WriteRefusal::kind);
             assert_eq!(kind, refused.then_some(EffectsTooLarge), "{why}");
+            assert!(!refused || region == before, "{why}");
+        }
+    }
+
+    #[test]
+    fn what_a_command_reads_is_bounded_before_it_has_an_effect() {
+        const VALUE: usize = 16 << 20;
+        let fit = READ_BYTES_MAX / (VALUE + 2);
+        let present = |count| vec![condition("a", Condition::Present(true)); count];
+        let gone = |count| vec![condition("gone", Condition::Present(false)); count];
+        let delete_and_put = |count: usize| {
+            let one = [delete("a"), put("a", vec![0; 8])];
+            let deletes = one.iter().cloned().cycle().take(2 * count);
+            [vec![put("b", "1")], deletes.collect()].concat()
+        };
+        for (why, compare, success, refused) in [
+            ("as much as may be", present(fit), vec![put("b", "1")], false),
+            ("once more", present(fit + 1), vec![put("b", "1")], true),
+            ("very often", present(1023), vec![add("n", 1)], true),
+            ("only reads", present(1023), vec![], true),
+            ("compared and deleted", present(fit), vec![delete("a")], true),
+            ("what has expired is not there", gone(1023), vec![put("b", "1")], false),
+            ("small ones are nothing", vec![], delete_and_put(400), false),
+            ("a counter that is none", present(fit), vec![add("a", 1)], true),
+            ("time to live kept", present(fit), vec![put_keep_ttl("a", "1")], true),
+        ] {
+            let mut region = with_large(VALUE);
+            region.write(vec![put_ttl("gone", vec![0; 1 << 20], 5)]);
+            region.apply(&tick(10));
+            let before = region.clone();
+            let command = WriteCommand { compare, success, ..WriteCommand::default() };
+            let answer = region.write_command(command);
+            let kind = answer.refused.as_ref().map(WriteRefusal::kind);
+            assert_eq!(kind, refused.then_some(ReadsTooLarge), "{why}");
             assert!(!refused || region == before, "{why}");
         }
     }

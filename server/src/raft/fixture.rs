@@ -1,6 +1,13 @@
 //! Engines that can be stopped and broken, and short names, for the tests of this folder.
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    sync::Arc,
+    thread::{self, ThreadId},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flotilla_proto::v1;
@@ -75,6 +82,8 @@ struct State {
     /// Changing calls so far.
     calls: usize,
     fails: Option<(usize, Failing)>,
+    /// Bytes of values, by the thread that read them.
+    read_bytes: HashMap<ThreadId, usize>,
 }
 
 impl Probe {
@@ -155,6 +164,13 @@ impl Probe {
         }
     }
 
+    /// Bytes of values that this thread has read, and that others have.
+    pub(crate) fn read_bytes(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let here = state.read_bytes.get(&thread::current().id()).copied().unwrap_or_default();
+        (here, state.read_bytes.values().sum::<usize>() - here)
+    }
+
     /// What was written, change by change.
     pub(crate) fn writes(&self) -> Vec<Vec<String>> {
         self.state.lock().writes.clone()
@@ -196,7 +212,10 @@ fn describe(change: &Change<'_>) -> String {
 impl Read for Probe {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
         self.wait_for_disk();
-        self.inner.get(family, key)
+        let value = self.inner.get(family, key)?;
+        let bytes = value.as_ref().map_or(0, Bytes::len);
+        *self.state.lock().read_bytes.entry(thread::current().id()).or_default() += bytes;
+        Ok(value)
     }
 
     fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {

@@ -48,6 +48,10 @@ use crate::{
 /// more; a longer run of entries is cut. One command may exceed it, by what `command/` allows.
 const APPLY_BYTES_MAX: usize = 4 << 20;
 
+/// Reads of one batch of entries that are done on the thread of the Raft groups: about a millisecond.
+const READ_HERE_KEYS_MAX: usize = 2048;
+const READ_HERE_BYTES_MAX: usize = 1 << 20;
+
 /// A larger write goes to a thread that may block, as does one that RocksDB would hold up.
 const WRITE_HERE_BYTES_MAX: usize = 256 << 10;
 
@@ -136,8 +140,9 @@ impl StateMachine {
         let started = clock::monotonic();
         let entries = entries.into_iter().map(|(entry, responder)| self.decode(entry, responder));
         let mut entries = entries.collect::<Result<Vec<_>, _>>()?.into_iter();
+        let quick = self.reads_quickly(entries.as_slice())?;
         while !entries.as_slice().is_empty() {
-            let step = self.gather(&mut entries).await?;
+            let step = self.gather(&mut entries, quick).await?;
             fail::fail_point!("apply-before-write");
             self.write().await?;
             fail::fail_point!("apply-after-write");
@@ -190,11 +195,15 @@ impl StateMachine {
         Ok(Committed { id, payload, responder })
     }
 
-    /// Makes the batch of the next entries. What they read is mostly in memory, and then that is done here;
-    /// a read that waits for the disk must not hold up a thread that carries the heartbeats of all
-    /// regions.
-    async fn gather(&mut self, entries: &mut IntoIter<Committed>) -> Result<Step, engine::Error> {
-        let step = if self.reads_quickly(entries.as_slice())? {
+    /// Makes the batch of the next entries. What they read is mostly little and in memory, and then that is
+    /// done here; a read that is large or waits for the disk must not hold up a thread that carries the
+    /// heartbeats of all regions.
+    async fn gather(
+        &mut self,
+        entries: &mut IntoIter<Committed>,
+        quick: bool,
+    ) -> Result<Step, engine::Error> {
+        let step = if quick {
             let data = self.view.data().as_ref();
             gather(data, &mut self.region, &mut self.batch, entries)?
         } else {
@@ -216,15 +225,22 @@ impl StateMachine {
         Ok(step)
     }
 
-    /// Whether what the entries read is in memory.
+    /// Whether what the entries read is little and in memory.
+    ///
+    /// Bound: it stops where the answer is no, so that it costs no more than what it permits.
     fn reads_quickly(&self, entries: &[Committed]) -> Result<bool, engine::Error> {
-        let is_quick = |key: &[u8]| {
-            let row = self.view.data().get_if_quick(Family::Default, key)?;
-            Ok::<_, engine::Error>(row.is_some())
+        let (mut keys, mut bytes) = (0, 0);
+        let mut is_quick = |key: &[u8]| {
+            let Some(row) = self.view.data().get_if_quick(Family::Default, key)? else {
+                return Ok(false);
+            };
+            keys += 1;
+            bytes += row.map_or(0, |row| row.len());
+            Ok::<_, engine::Error>(keys <= READ_HERE_KEYS_MAX && bytes <= READ_HERE_BYTES_MAX)
         };
         for entry in entries {
             if let Payload::Command(command) = &entry.payload
-                && !command::reads_quickly(command, is_quick)?
+                && !command::reads_quickly(command, &mut is_quick)?
             {
                 return Ok(false);
             }

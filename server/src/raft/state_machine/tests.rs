@@ -309,6 +309,37 @@ async fn write_that_stalls_holds_up_nobody_else() {
     assert_eq!(keys_of(&bench.data), ["k-002", "k-003", "k-004", "k-005"]);
 }
 
+/// Nor where there is much to read, though all of it is in memory; however often a batch is cut.
+#[tokio::test]
+async fn reads_of_much_leave_the_thread_of_all_regions() {
+    const VALUE_BYTES: usize = 600 << 10;
+    let present = |_| v1::Compare {
+        key: "k-large".into(),
+        condition: Some(v1::compare::Condition::Present(true)),
+    };
+    let append = |_| v1::Op {
+        op: Some(v1::op::Op::Append(v1::AppendOp { key: "k-large".into(), value: "x".into() })),
+    };
+    let bench = Bench::new();
+    let (mut machine, data) = bench.open_probed();
+    apply(&mut machine, [put(3, 2, "k-large", &"x".repeat(VALUE_BYTES))]).await.unwrap();
+    let entry = |index| {
+        let write = v1::WriteCommand {
+            compare: (0..50).map(present).collect(),
+            // Enough to end the batch.
+            success: (0..8).map(append).collect(),
+            ..v1::WriteCommand::default()
+        };
+        entry_of(3, index, v1::command::Body::Write(write))
+    };
+    let (before, _) = data.read_bytes();
+    apply(&mut machine, (3..9).map(entry)).await.unwrap();
+    assert_eq!(applied_index(&mut machine).await, 8);
+    let (here, elsewhere) = data.read_bytes();
+    assert!(here - before <= READ_HERE_BYTES_MAX + VALUE_BYTES, "{}", here - before);
+    assert!(elsewhere >= 6 * 50 * VALUE_BYTES);
+}
+
 /// Nor where it has to read first. The state is the same wherever it was made.
 #[tokio::test]
 async fn read_that_stalls_holds_up_nobody_else() {
