@@ -312,7 +312,7 @@ impl fmt::Debug for Probe {
 pub(crate) struct Writing {
     pub(crate) writer: LogWriter,
     pub(crate) failures: Arc<Mutex<Vec<String>>>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Writing {
