@@ -45,6 +45,7 @@ pub(crate) enum Fault {
 
 type Script = Box<dyn Fn(&Seen) -> Option<Fault> + Send + Sync>;
 type Edit = Box<dyn Fn(usize, &mut v1::ListNodesResponse) + Send + Sync>;
+type Written = Box<dyn Fn(usize) -> Vec<v1::RegionWriteResult> + Send + Sync>;
 type Data = BTreeMap<Bytes, (Bytes, u64)>;
 
 #[derive(Default)]
@@ -63,7 +64,7 @@ struct State {
     /// What each change of the membership said of nodes that were demoted.
     kept_demoted: Mutex<Vec<bool>>,
     /// What regions are said to have done with a write.
-    written: Mutex<Vec<v1::RegionWriteResult>>,
+    written: Mutex<Option<Written>>,
     cluster: Mutex<String>,
     /// Methods, with the cluster that each request named.
     named: Mutex<Vec<(&'static str, String)>>,
@@ -225,9 +226,12 @@ impl FakeNode {
         self.state.kept_demoted.lock().clone()
     }
 
-    /// Answers every write by this.
-    pub(crate) fn answer_writes(&self, regions: Vec<v1::RegionWriteResult>) {
-        *self.state.written.lock() = regions;
+    /// Answers each write by this, with how many there were before.
+    pub(crate) fn answer_writes(
+        &self,
+        regions: impl Fn(usize) -> Vec<v1::RegionWriteResult> + Send + Sync + 'static,
+    ) {
+        *self.state.written.lock() = Some(Box::new(regions));
     }
 
     /// Answers that it is of this cluster.
@@ -388,7 +392,8 @@ impl kv_server::Kv for FakeNode {
     ) -> Result<Response<v1::WriteResponse>, Status> {
         let request = request.into_inner();
         self.check_count("ops", request.ops.len())?;
-        let regions = self.state.written.lock().clone();
+        let nth = self.seen("write").len();
+        let regions = self.state.written.lock().as_ref().map_or_else(Vec::new, |of| of(nth));
         self.serve("write", request.context, |data| {
             for op in request.ops {
                 if let Some(v1::op::Op::Put(put)) = op.op {

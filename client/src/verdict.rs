@@ -8,7 +8,7 @@
 
 use std::{error::Error as _, time::Duration};
 
-use flotilla_proto::v1::{ErrorDetail, Leader, Region, error_detail::Reason};
+use flotilla_proto::v1::{self, ErrorDetail, Leader, Region, error_detail::Reason};
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 
 use crate::Error;
@@ -209,6 +209,19 @@ fn judge_answer(kind: Kind, code: Code, message: String, detail: ErrorDetail) ->
         None => Remedy::OtherNode,
     };
     Verdict::Retry { remedy, at_least, why: message }
+}
+
+/// Why a region has not applied its part of a write, as if that had been a call of its own: one that its
+/// server gave up to try is one that was not done in time.
+pub(crate) fn error_of_region(result: v1::RegionWriteResult, timeout: Duration) -> Error {
+    let v1::RegionWriteResult { error, maybe_applied, code, detail, .. } = result;
+    match detail {
+        _ if maybe_applied => Error::MaybeApplied { message: error },
+        Some(detail) if !detail.retryable => {
+            final_error(Code::from_i32(code), error, detail.reason)
+        }
+        Some(_) | None => Error::TimedOut { timeout, attempts: 1, last: error },
+    }
 }
 
 fn final_error(code: Code, message: String, reason: Option<Reason>) -> Error {

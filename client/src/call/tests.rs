@@ -505,6 +505,19 @@ async fn a_batch_read_asks_each_leader_and_keeps_the_order() {
     assert_eq!(keys, want);
     assert_eq!((one.seen("batch_get").len(), other.seen("batch_get").len()), (1, 1));
     assert_eq!(client.batch_get(Vec::<Bytes>::new()).await, Ok(Vec::new()));
+
+    // The second key of its request is the fifth of the caller's.
+    other.script(|seen| {
+        (seen.method == "batch_get").then(|| {
+            let field = "keys[1]".to_owned();
+            let reason = Some(Reason::InvalidArgument(v1::InvalidArgument { field, limit: 7 }));
+            let detail = ErrorDetail { reason, ..ErrorDetail::default() };
+            Fault::Refuse(typed(Code::InvalidArgument, detail))
+        })
+    });
+    let error = client.batch_get(["a", "b", "x", "c", "y"]).await.expect_err("one is refused");
+    let Error::InvalidArgument { field, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(field, "keys[4]");
 }
 
 #[tokio::test]

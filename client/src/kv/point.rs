@@ -9,7 +9,7 @@ use bytes::Bytes;
 use flotilla_proto::v1;
 use futures::{StreamExt, TryStreamExt};
 
-use super::ttl_millis;
+use super::{renumbered, ttl_millis};
 use crate::{
     Appended, Client, Counted, Deleted, Error, KeyValue, RangeDeleted, Stored, keyspace::encode,
 };
@@ -51,7 +51,7 @@ impl Client {
         let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
         let groups = self.group_by_region(&keys);
         let found: HashMap<Bytes, v1::KeyValue> = futures::stream::iter(groups)
-            .map(|keys| self.read_group(keys))
+            .map(|group| self.read_group(&keys, group))
             .buffer_unordered(REQUESTS_AT_ONCE)
             .map_ok(|kvs| {
                 let present = kvs.into_iter().map(|kv| Ok((kv.key.clone(), kv)));
@@ -64,9 +64,14 @@ impl Client {
     }
 
     /// The present ones of some keys, in one request, or in several if the server wants fewer in each.
-    async fn read_group(&self, keys: Vec<Bytes>) -> Result<Vec<v1::KeyValue>, Error> {
+    /// `all` are those that the caller gave, by whose numbers an error names one.
+    async fn read_group(
+        &self,
+        all: &[Bytes],
+        group: Vec<Bytes>,
+    ) -> Result<Vec<v1::KeyValue>, Error> {
         let mut found = Vec::new();
-        let mut groups = vec![keys];
+        let mut groups = vec![group];
         while let Some(keys) = groups.pop() {
             let count = keys.len();
             let request = v1::BatchGetRequest { context: None, keys: keys.clone() };
@@ -74,7 +79,14 @@ impl Client {
                 Ok(response) => found.extend(response.kvs),
                 Err(error) => match self.shared.bounds.fewer(&error, count) {
                     Some(fewer) => groups.extend(keys.chunks(fewer).map(<[Bytes]>::to_vec)),
-                    None => return Err(error),
+                    None => {
+                        let key = |number| keys.get(number);
+                        let of_caller =
+                            |number| all.iter().position(|one| Some(one) == key(number));
+                        return Err(error.with_text(|text| {
+                            renumbered(text, "keys", |number| of_caller(number).unwrap_or(number))
+                        }));
+                    }
                 },
             }
         }

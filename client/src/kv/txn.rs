@@ -1,13 +1,13 @@
 //! Many operations at once.
 
-use std::{collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, ops::Range, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::v1;
 use prost::Message as _;
 
-use super::{PutOptions, ttl_millis};
-use crate::{Client, Error};
+use super::{PutOptions, renumbered, ttl_millis};
+use crate::{Client, Error, verdict::error_of_region};
 
 /// A condition on one key. Absent and expired are the same.
 #[derive(Clone, Debug, PartialEq)]
@@ -195,20 +195,21 @@ fn requests(ops: impl Iterator<Item = v1::Op>, ops_max: usize) -> VecDeque<Vec<v
 pub struct WriteReport {
     /// All of them were applied, in one step.
     pub atomic: bool,
-    /// What each region answered; a region may be here more than once. One with an `error` has not
-    /// applied its operations, or (`maybe_applied`) not for certain.
+    /// What each region applied; a region may be here more than once.
     pub regions: Vec<v1::RegionWriteResult>,
-    /// The request that failed as a whole, after the ones before it had been answered.
-    pub failed: Option<FailedWrite>,
+    /// What was sent and failed, in one region or as a whole request.
+    pub failed: Vec<FailedWrite>,
     /// Those that were not sent, since something before them had failed: certainly not applied.
     pub not_sent: Range<usize>,
 }
 
-/// A request of [`Client::write`] that failed as a whole.
+/// Operations of [`Client::write`] that failed together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FailedWrite {
-    /// The operations in it.
-    pub ops: Range<usize>,
+    /// The region that has not applied them; 0 when it is not known, or the request failed as a whole.
+    pub region_id: u64,
+    /// The operations; one that removes a range may have been applied in other regions.
+    pub ops: Vec<usize>,
     /// Why. Unless it is [`Error::MaybeApplied`] none of them was applied.
     pub error: Error,
 }
@@ -217,29 +218,33 @@ impl WriteReport {
     /// Whether every operation was applied.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.failed.is_none() && self.not_sent.is_empty() && self.failed_regions().next().is_none()
+        self.failed.is_empty() && self.not_sent.is_empty()
     }
 
     /// Whether some operation may have been applied, or may be applied still, without it being certain.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
-        self.failed.as_ref().is_some_and(|failed| failed.error.maybe_applied())
-            || self.failed_regions().any(|region| region.maybe_applied)
+        self.failed.iter().any(|failed| failed.error.maybe_applied())
     }
 
-    /// The regions that have not applied their operations, or not for certain.
-    pub fn failed_regions(&self) -> impl Iterator<Item = &v1::RegionWriteResult> {
-        self.regions.iter().filter(|region| !region.error.is_empty())
-    }
-}
-
-/// A text that names an operation at its beginning, as in `ops[6].put.key: ...`, by the caller's numbers:
-/// those of the request begin after `before` others.
-fn renumbered(text: String, before: usize) -> String {
-    let number = text.strip_prefix("ops[").and_then(|rest| rest.split_once(']'));
-    match number.and_then(|(number, rest)| Some((number.parse::<usize>().ok()?, rest))) {
-        Some((number, rest)) => format!("ops[{}]{rest}", number.saturating_add(before)),
-        None => text,
+    /// Takes in what a request behind `before` others has done.
+    fn add(&mut self, part: v1::WriteResponse, before: usize, timeout: Duration) {
+        self.atomic = part.atomic && before == 0;
+        for mut region in part.regions {
+            let caller = |index: u32| before.saturating_add(index as usize);
+            if region.error.is_empty() {
+                for index in &mut region.op_indexes {
+                    *index = u32::try_from(caller(*index)).unwrap_or(u32::MAX);
+                }
+                self.regions.push(region);
+                continue;
+            }
+            let ops = region.op_indexes.iter().map(|index| caller(*index)).collect();
+            let region_id = region.region_id;
+            let error = error_of_region(region, timeout)
+                .with_text(|text| renumbered(text, "ops", |number| before.saturating_add(number)));
+            self.failed.push(FailedWrite { region_id, ops, error });
+        }
     }
 }
 
@@ -270,10 +275,10 @@ impl Client {
     {
         let bounds = &self.shared.bounds;
         let mut requests = requests(ops.into_iter().map(|op| op.0), bounds.entries());
-        let mut report: Option<WriteReport> = None;
-        let mut sent = 0;
+        let mut report = WriteReport::default();
+        let (mut sent, mut is_first) = (0, true);
         // Ordering: one after the other, so that of two operations on a key the later one wins.
-        while let Some(ops) = requests.pop_front().or_else(|| report.is_none().then(Vec::new)) {
+        while let Some(ops) = requests.pop_front().or_else(|| is_first.then(Vec::new)) {
             let outcome = self.write_ops(ops.clone(), false).await;
             // Nothing of it was applied, so it may be cut and sent again.
             let fewer = outcome.as_ref().err().and_then(|error| bounds.fewer(error, ops.len()));
@@ -283,38 +288,25 @@ impl Client {
             }
             let indexes = sent..sent + ops.len();
             sent = indexes.end;
-            match (&mut report, outcome) {
-                (None, outcome) => {
-                    let v1::WriteResponse { atomic, regions } = outcome?;
-                    report =
-                        Some(WriteReport { atomic, regions, failed: None, not_sent: sent..sent });
-                }
-                (Some(report), Ok(part)) => {
-                    report.atomic = false;
-                    report.regions.extend(part.regions.into_iter().map(|mut region| {
-                        let before = u32::try_from(indexes.start).unwrap_or(u32::MAX);
-                        for index in &mut region.op_indexes {
-                            *index = index.saturating_add(before);
-                        }
-                        region.error = renumbered(region.error, indexes.start);
-                        region
-                    }));
-                }
-                (Some(report), Err(error)) => {
-                    report.atomic = false;
-                    let error = error.with_text(|text| renumbered(text, indexes.start));
-                    report.failed = Some(FailedWrite { ops: indexes, error });
+            match outcome {
+                Ok(part) => report.add(part, indexes.start, self.settings.timeout),
+                Err(error) if is_first => return Err(error),
+                Err(error) => {
+                    let before = indexes.start;
+                    let error = error
+                        .with_text(|text| renumbered(text, "ops", |n| before.saturating_add(n)));
+                    report.failed.push(FailedWrite { region_id: 0, ops: indexes.collect(), error });
                 }
             }
+            is_first = false;
             // Ordering: what may be applied still could be applied after what comes behind it; and whoever
             // is refused decides anew.
-            if report.as_ref().is_some_and(|report| !report.is_complete()) {
+            if !report.failed.is_empty() {
                 break;
             }
         }
-        let mut report = report.unwrap_or_default();
         report.not_sent = sent..sent + requests.iter().map(Vec::len).sum::<usize>();
-        report.atomic &= report.not_sent.is_empty();
+        report.atomic &= report.is_complete();
         Ok(report)
     }
 
@@ -340,8 +332,6 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use flotilla_proto::v1::error_detail::Reason;
     use parking_lot::Mutex;
 
@@ -403,43 +393,65 @@ mod tests {
             });
             let client = cluster.client(Duration::from_secs(20)).await;
             let report = client.write(numbers()).await.expect("the first was applied");
-            let failed = Some(FailedWrite { ops: 1024..2048, error: want });
-            assert_eq!((&report.failed, &report.not_sent), (&failed, &(2048..3500)), "{why}");
+            let failed = FailedWrite { region_id: 0, ops: (1024..2048).collect(), error: want };
+            assert_eq!(
+                (&report.failed[..], &report.not_sent),
+                (&[failed][..], &(2048..3500)),
+                "{why}"
+            );
             assert_eq!((report.is_complete(), report.is_in_doubt()), (false, is_in_doubt), "{why}");
             assert_eq!((cluster.count("write"), cluster.data.lock().len()), (2, 1024), "{why}");
         }
     }
 
+    /// In the second request, whose numbers begin behind those of the first.
     #[tokio::test]
-    async fn region_that_is_in_doubt_ends_the_write_too() {
-        let cluster = FakeCluster::start(1).await;
-        cluster.nodes[0].answer_writes(vec![
-            v1::RegionWriteResult { op_indexes: vec![0], ..Default::default() },
+    async fn region_that_fails_ends_the_write_too_by_its_own_error() {
+        let result = |error: &str, maybe_applied, detail: Option<v1::ErrorDetail>| {
+            let (op_indexes, error) = (vec![3], error.to_owned());
+            let code = tonic::Code::FailedPrecondition as i32;
             v1::RegionWriteResult {
-                op_indexes: vec![3],
-                error: "ops[3]: no answer".into(),
-                maybe_applied: true,
+                region_id: 7,
+                op_indexes,
+                error,
+                maybe_applied,
+                code,
+                detail,
                 ..Default::default()
-            },
-        ]);
-        cluster.nodes[0].take_at_most(10);
-        let client = cluster.client(Duration::from_secs(20)).await;
-        let ops = (0..25).map(|number| Op::put(format!("k{number:05}"), "v"));
-        let report = client.write(ops).await.expect("a region has applied its part");
-        assert!(report.is_in_doubt() && !report.atomic, "{report:?}");
-        assert_eq!((report.failed, report.not_sent), (None, 5..25));
-    }
-
-    #[test]
-    fn operations_are_named_by_the_numbers_of_the_caller() {
-        for (text, want) in [
-            ("ops[6].put.key: too long", "ops[1030].put.key: too long"),
-            ("ops[6]", "ops[1030]"),
-            ("request", "request"),
-            ("ops[x]", "ops[x]"),
-            ("key ops[6]", "key ops[6]"),
+            }
+        };
+        let reason = Some(Reason::NotACounter(v1::NotACounter::default()));
+        let refused = v1::ErrorDetail { reason, ..Default::default() };
+        let busy = v1::ErrorDetail { retryable: true, ..Default::default() };
+        let timeout = Duration::from_secs(20);
+        for (result, want) in [
+            (result("no answer", true, None), Error::MaybeApplied { message: "no answer".into() }),
+            (
+                result("ops[3]: no", false, Some(refused)),
+                Error::NotACounter { message: "ops[13]: no".into() },
+            ),
+            (
+                result("busy", false, Some(busy)),
+                Error::TimedOut { timeout, attempts: 1, last: "busy".into() },
+            ),
         ] {
-            assert_eq!(renumbered(text.to_owned(), 1024), want);
+            let cluster = FakeCluster::start(1).await;
+            let applied = v1::RegionWriteResult { op_indexes: vec![0], ..Default::default() };
+            let second = vec![applied.clone(), result];
+            cluster.nodes[0].answer_writes(move |nth| match nth {
+                0 => Vec::new(),
+                _ => second.clone(),
+            });
+            cluster.nodes[0].take_at_most(10);
+            let client = cluster.client(timeout).await;
+            let ops = (0..30).map(|number| Op::put(format!("k{number:05}"), "v"));
+            let report = client.write(ops).await.expect("the first was applied");
+            assert_eq!((report.is_in_doubt(), report.atomic), (want.maybe_applied(), false));
+            let failed = FailedWrite { region_id: 7, ops: vec![13], error: want };
+            assert_eq!((&report.failed[..], &report.not_sent), (&[failed][..], &(20..30)));
+            let applied = v1::RegionWriteResult { op_indexes: vec![10], ..applied };
+            assert_eq!(report.regions, [applied]);
+            assert_eq!(cluster.count("write"), 2);
         }
     }
 

@@ -267,12 +267,8 @@ impl Bench {
             .map(async |ops| {
                 let count = ops.len() as u64;
                 let report = client.write(ops).await?;
-                if let Some(region) = report.failed_regions().next() {
-                    let message = format!("loading region {}: {}", region.region_id, region.error);
-                    return Err(Failure::Failed(message));
-                }
-                if let Some(failed) = report.failed {
-                    return Err(failed.error.into());
+                if let Some(failed) = report.failed.into_iter().next() {
+                    return Err(Failure::from(failed.error));
                 }
                 progress.inc(count);
                 Ok(())

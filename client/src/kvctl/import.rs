@@ -303,7 +303,7 @@ impl Run<'_> {
         began: Instant,
     ) -> Result<(), Failure> {
         let keys = || batch.iter().map(|pending| pending.entry.key.clone());
-        let found = patient(async || Ok(client.batch_get(keys()).await?)).await?;
+        let found = patient(async || client.batch_get(keys()).await).await?;
         for (pending, found) in batch.iter().zip(found) {
             let Entry { key, value, ttl_ms, .. } = &pending.entry;
             let ttl = ttl_ms.map(Duration::from_millis);
@@ -338,20 +338,16 @@ async fn store(client: &Client, batch: &[&Pending]) -> Result<(), Failure> {
     }
     let ops: Vec<Op> = batch.iter().map(|pending| put(pending)).collect::<Result<_, _>>()?;
     let stored = patient(async || {
-        let report = client.write(ops.clone()).await?;
-        // Both are repeated: a region that has not applied its part may do so next time, and one that
-        // may have applied it will have the same once more.
-        if let Some(region) = report.failed_regions().next() {
-            let (error, maybe_applied) = (region.error.clone(), region.maybe_applied);
-            return Err(Unstored::InRegion { region: region.region_id, error, maybe_applied });
-        }
-        report.failed.map_or(Ok(()), |failed| Err(failed.error.into()))
+        let mut failed = client.write(ops.clone()).await?.failed;
+        // What one region refuses for good is not made better by what passes in another one.
+        failed.sort_by_key(|failed| can_pass(&failed.error));
+        failed.into_iter().next().map_or(Ok(()), |failed| Err(failed.error))
     })
     .await;
     let (first, last) = (&batch[0], &batch[batch.len() - 1]);
     match stored {
         // One of them is beyond a limit of this cluster: find out which.
-        Err(Unstored::Whole(Error::InvalidArgument { .. })) if batch.len() > 1 => {
+        Err(Error::InvalidArgument { .. }) if batch.len() > 1 => {
             for pending in batch {
                 Box::pin(store(client, &[pending])).await?;
             }
@@ -367,41 +363,6 @@ async fn store(client: &Client, batch: &[&Pending]) -> Result<(), Failure> {
     }
 }
 
-/// Why a batch is not stored, or not for certain.
-#[derive(Debug, thiserror::Error)]
-enum Unstored {
-    /// A request failed as a whole.
-    #[error(transparent)]
-    Whole(#[from] Error),
-    /// A region failed, others may have stored their part.
-    #[error(
-        "region {region} {}: {error}",
-        if *maybe_applied { "may have stored its part" } else { "has not stored its part" }
-    )]
-    InRegion { region: u64, error: String, maybe_applied: bool },
-}
-
-impl Unstored {
-    /// Whether the next attempt can come out better.
-    fn can_pass(&self) -> bool {
-        match self {
-            Self::InRegion { .. } => true,
-            Self::Whole(error) => {
-                matches!(error, Error::TimedOut { .. } | Error::MaybeApplied { .. })
-            }
-        }
-    }
-}
-
-impl From<Unstored> for Failure {
-    fn from(unstored: Unstored) -> Self {
-        match unstored {
-            Unstored::Whole(error) => error.into(),
-            region @ Unstored::InRegion { .. } => Self::Failed(region.to_string()),
-        }
-    }
-}
-
 fn put(pending: &Pending) -> Result<Op, Failure> {
     let Entry { key, value, ttl_ms, .. } = &pending.entry;
     let ttl = ttl_ms.map(Duration::from_millis);
@@ -409,12 +370,16 @@ fn put(pending: &Pending) -> Result<Op, Failure> {
     Ok(Op::put_with(key.clone(), value.clone(), options)?)
 }
 
+fn can_pass(error: &Error) -> bool {
+    matches!(error, Error::TimedOut { .. } | Error::MaybeApplied { .. })
+}
+
 /// Repeats what can pass, and what may be repeated because twice is as once.
-async fn patient<T>(mut attempt: impl AsyncFnMut() -> Result<T, Unstored>) -> Result<T, Unstored> {
+async fn patient<T>(mut attempt: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, Error> {
     let give_up = Instant::now() + PATIENCE;
     loop {
         match attempt().await {
-            Err(error) if error.can_pass() && Instant::now() < give_up => {
+            Err(error) if can_pass(&error) && Instant::now() < give_up => {
                 tokio::time::sleep(PAUSE).await;
             }
             ended => return ended,

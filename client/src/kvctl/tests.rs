@@ -476,6 +476,21 @@ async fn import_that_is_refused_behind_the_first_piece_of_a_batch_names_the_line
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let said = failure.to_string();
     assert!(said.starts_with("line 4: as the test wants"), "{said}");
+
+    // In one region of several, while another one may have stored its part.
+    let cluster = FakeCluster::start(1).await;
+    let refused = |error: &str, maybe_applied| v1::RegionWriteResult {
+        error: error.to_owned(),
+        maybe_applied,
+        code: Code::FailedPrecondition as i32,
+        detail: Some(ErrorDetail::default()),
+        ..v1::RegionWriteResult::default()
+    };
+    cluster.nodes[0].answer_writes(move |_| vec![refused("late", true), refused("never", false)]);
+    let failure = failed(&cluster, &["import", file.to_str().expect("ASCII")]).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(failure.to_string().starts_with("lines 1 to 25: never"), "{failure}");
+    assert_eq!((exit::code(&Err(failure)), cluster.count("write")), (4, 1));
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use super::{
     refused::Entries,
     regions::RegionMap,
     retry::{Backoff, mends},
+    status::code,
 };
 use crate::{
     command::{RESULT_BYTES, touched},
@@ -143,6 +144,8 @@ impl<R: Requests> KvApi<R> {
             op_indexes: group.indexes(),
             error: error.to_string(),
             maybe_applied: error.maybe_applied(),
+            code: code(&error) as i32,
+            detail: Some(error.detail()),
             ..v1::RegionWriteResult::default()
         }));
         Ok(v1::WriteResponse { atomic, regions: done })

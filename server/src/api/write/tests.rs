@@ -132,6 +132,8 @@ async fn region_that_fails_is_reported_beside_those_that_did_not() {
         let failed = failed.expect("one failed");
         assert_eq!(failed.error, error.to_string());
         assert_eq!(failed.maybe_applied, maybe_applied);
+        let told = (failed.code, failed.detail.clone());
+        assert_eq!(told, (code(&error) as i32, Some(error.detail())), "as a status has it");
         assert_eq!(failed.op_indexes.len(), 1);
         assert_eq!(requests.keys(), ["a"]);
     }
