@@ -363,8 +363,9 @@ pub(super) async fn promise(
         Err(error) => return Err(api::status(&error)),
     }
     // It may have met others, or been started with other flags, since the founder asked.
-    if node.config.bootstrap_expect > 0 && *node.births.told_of.lock() != request.told_of {
-        return refuse("it was told of other nodes (--join)");
+    let expects = node.config.bootstrap_expect;
+    if !meeting::goes_with(expects, &node.births.told_of.lock(), &request.told_of) {
+        return refuse("it was told of other nodes (--bootstrap-expect, --join)");
     }
     if let Some(promised) = &before.promised
         && promised.birth_id != birth.birth_id

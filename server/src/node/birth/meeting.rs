@@ -145,6 +145,12 @@ fn next_of_promised(own: &Own, birth: &v1::Birth, asked: &[Asked]) -> Next {
     ))
 }
 
+/// Whether a node that expects so many, and was told of these disks, goes with a founder that was told of `founder`'s:
+/// of the same; or of none, when `Initialize` named the nodes, and then it has no list of its own.
+pub(in crate::node) fn goes_with(expects: u32, told_of: &[Bytes], founder: &[Bytes]) -> bool {
+    if expects > 0 { !founder.is_empty() && told_of == founder } else { founder.is_empty() }
+}
+
 /// Whether another disk answers at the address of the founder, and its own nowhere.
 pub(in crate::node) fn founder_is_gone(birth: &v1::Birth, asked: &[Asked]) -> bool {
     let Some(founder) = birth.nodes.first() else { return false };
@@ -403,6 +409,22 @@ mod tests {
             ("alone", own(1), Vec::new(), vec![id(1)]),
         ] {
             assert_eq!(Met::default().told_of(&own, &asked, clock::now()), want, "{why}");
+        }
+    }
+
+    #[test]
+    fn node_promises_itself_to_a_founder_that_was_told_the_same() {
+        let ids = |numbers: &[u8]| numbers.iter().copied().map(id).collect::<Vec<_>>();
+        for (why, expects, told_of, founder, want) in [
+            ("of the same", 3, ids(&[1, 2, 3]), ids(&[1, 2, 3]), true),
+            ("of others", 3, ids(&[1, 2, 3]), ids(&[1, 2, 4]), false),
+            ("it has not met all", 3, vec![], ids(&[1, 2, 3]), false),
+            ("started with a list since `Initialize` asked, not met", 3, vec![], vec![], false),
+            ("named by `Initialize`", 0, vec![], vec![], true),
+            ("named by `Initialize`, and may be added elsewhere", 0, ids(&[1, 2]), vec![], true),
+            ("started without a list since the founder asked", 0, vec![], ids(&[1, 2, 3]), false),
+        ] {
+            assert_eq!(goes_with(expects, &told_of, &founder), want, "{why}");
         }
     }
 
