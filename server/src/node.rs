@@ -275,7 +275,7 @@ impl Node {
         let raft_metrics = Arc::new(metrics.clone());
         let (writer, thread) =
             LogWriter::start(Arc::clone(&log), writer_config, raft_metrics, on_failure())?;
-        let directory = Arc::new(NodeDirectory::open(Arc::clone(&data), on_failure())?);
+        let directory = Arc::new(NodeDirectory::open(Arc::clone(&log), on_failure())?);
         let node = Arc::new(Self {
             config,
             advertised,

@@ -161,6 +161,28 @@ async fn flipped_bit_in_the_data_of_a_voter_forgets_no_promise() {
     }
 }
 
+/// The first record of the data, and with it all that was applied. The node still knows whose it is, and whom to tell
+/// what it has lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_whose_data_fell_back_to_its_beginning_finds_its_cluster() {
+    let mut cluster = quick_to_replace().await;
+    cluster.allow("is quarantined");
+    cluster.allow("the state of a region is lost");
+    let sessions = cluster.sessions();
+    sessions[0].put("kept", "yes").await.expect("a write");
+    // Not told of the others on its command line.
+    cluster.nodes[0].kill9();
+    let wal = newest_wal(&cluster.nodes[0].data_dir().join("data"));
+    flip_bit(&wal, 20, wal.metadata().expect("a file").len() as usize);
+    cluster.nodes[0].relaunch();
+    cluster.nodes[0].bound(BOUND).await;
+    let said = cluster.nodes[0].output();
+    assert!(said.contains("is quarantined"), "nothing was lost:\n{said}");
+    cluster.wait_whole(BOUND).await;
+    let read = sessions[0].get("kept").await.expect("a read");
+    assert_eq!(read.as_deref(), Some(&b"yes"[..]));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flipped_bit_in_the_log_is_refused_with_words_and_the_node_rejoins_empty() {
     let mut cluster = quick_to_replace().await;

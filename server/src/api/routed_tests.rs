@@ -34,7 +34,7 @@ impl Product {
             until("a leader of each region", || region.is_leader()).await;
         }
         let directory =
-            NodeDirectory::open(Arc::clone(&fixture.env.data), |_| {}).expect("a directory");
+            NodeDirectory::open(Arc::clone(&fixture.env.log), |_| {}).expect("a directory");
         let unknown =
             |_| async { Err(Error::NotReady { message: "there is no driver".to_owned() }) }.boxed();
         let router = Router::new(

@@ -43,12 +43,11 @@ pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result
     // It is nobody's and goes on looking for a cluster that it can be of.
     feature_level::check(feature_level::OURS, level).map_err(too_old)?;
     lifecycle::wipe(node.log.as_ref(), node.data.as_ref()).map_err(storage)?;
-    // Ordering: the table first, so that a node with an identity knows whom to ask; they are in two
-    // instances, so that the second does not carry the first to the disk.
+    // Ordering: the table first, so that a node with an identity knows whom to ask. They are in one instance: the
+    // second carries the first to the disk.
     if let Some(table) = request.table {
         let begun = node.directory.begin(table);
         begun.map_err(|error| Status::internal(error.to_string()))?;
-        node.data.sync().map_err(storage)?;
     }
     let stored = v1::NodeIdentity {
         cluster_id: request.cluster_id,

@@ -30,12 +30,13 @@ use crate::{
 const FORMAT: u8 = 1;
 
 /// Addresses and states of all nodes; a copy is on the disk, so that a restarted node knows whom to
-/// ask. May be old; a newer version replaces it whole.
+/// ask. May be old; a newer version replaces it whole. It is in `log`, with the identity: a node of which `data` fell
+/// back would else know whose it is and nobody whom it could tell what it lost.
 pub struct NodeDirectory {
     table: RwLock<Arc<v1::NodeTable>>,
     /// Peer addresses that differ from the table's. Bound: only of nodes of the table.
     seen: RwLock<HashMap<NodeId, String>>,
-    data: Arc<dyn Engine>,
+    log: Arc<dyn Engine>,
     /// Held while the copy is written.
     keeping: Mutex<()>,
     /// Ends the process, with these words.
@@ -60,10 +61,10 @@ impl NodeDirectory {
     /// # Errors
     /// When the disk cannot be read, or the cluster uses more than this program can do.
     pub fn open(
-        data: Arc<dyn Engine>,
+        log: Arc<dyn Engine>,
         end: impl Fn(String) + Send + Sync + 'static,
     ) -> Result<Self, TableError> {
-        let table = match data.get(Family::Meta, &keys::meta::node_table())? {
+        let table = match log.get(Family::Default, &keys::log::node_table())? {
             Some(row) => row
                 .split_first()
                 .filter(|(format, _)| **format == FORMAT)
@@ -76,7 +77,7 @@ impl NodeDirectory {
         };
         feature_level::check(feature_level::OURS, table.feature_level)?;
         let (table, keeping) = (RwLock::new(Arc::new(table)), Mutex::default());
-        Ok(Self { table, seen: RwLock::default(), data, keeping, end: Box::new(end) })
+        Ok(Self { table, seen: RwLock::default(), log, keeping, end: Box::new(end) })
     }
 
     /// That this program can do what the cluster uses, by its table or by what a driver says. If not, the
@@ -145,8 +146,8 @@ impl NodeDirectory {
         let _one = self.keeping.lock();
         let mut batch = WriteBatch::new();
         let row = [&[FORMAT][..], &self.table().encode_to_vec()].concat();
-        batch.put(Family::Meta, &keys::meta::node_table(), &row);
-        self.data.write(&batch, Durability::Buffered)
+        batch.put(Family::Default, &keys::log::node_table(), &row);
+        self.log.write(&batch, Durability::Buffered)
     }
 
     /// A node's row, with the address where it was last seen.
@@ -247,7 +248,7 @@ mod tests {
         // Nothing is written later that would hide the next.
         let keeping = directory.keeping.lock();
         let mut batch = WriteBatch::new();
-        batch.put(Family::Meta, &keys::meta::node_table(), &kept.encode_to_vec());
+        batch.put(Family::Default, &keys::log::node_table(), &kept.encode_to_vec());
         data.write(&batch, Durability::Synced).expect("a write");
         assert!(open().is_err(), "without the byte that names its form");
         drop(keeping);
@@ -281,7 +282,7 @@ mod tests {
         let keeping = directory.keeping.lock();
         let mut batch = WriteBatch::new();
         let row = [&[FORMAT][..], &beyond.encode_to_vec()].concat();
-        batch.put(Family::Meta, &keys::meta::node_table(), &row);
+        batch.put(Family::Default, &keys::log::node_table(), &row);
         data.write(&batch, Durability::Synced).expect("a write");
         let opened = open().map(|_| ());
         assert!(matches!(opened, Err(TableError::TooOld(_))), "on the disk: {opened:?}");

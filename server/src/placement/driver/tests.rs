@@ -54,7 +54,7 @@ impl Leader {
             .expect("a birth in memory");
         let peers = Peers::open(Arc::clone(&fixture.env), true, None).await.expect("opened");
         let directory =
-            NodeDirectory::open(Arc::clone(&fixture.data) as _, |_| {}).expect("a directory");
+            NodeDirectory::open(Arc::clone(&fixture.log) as _, |_| {}).expect("a directory");
         let driver = Driver::new(peers, Arc::new(directory), PlacementConfig::default());
         until("it to lead", || driver.system().is_ok_and(|system| system.is_leader())).await;
         driver.lead().await.expect("it reads the table");

@@ -20,6 +20,7 @@ const TOMBSTONE: u8 = 6;
 const IDENTITY: u8 = 7;
 const LOSS: u8 = 8;
 const NEWCOMER: u8 = 9;
+const NODE_TABLE: u8 = 10;
 
 /// Where the rows of the node itself lie.
 const NODE: RegionId = RegionId(0);
@@ -54,6 +55,8 @@ pub enum LogPart {
     Loss,
     /// What the disk knows of itself before it has an identity. Not of a region.
     Newcomer,
+    /// The node's copy of the table of nodes. Not of a region.
+    NodeTable,
 }
 
 /// Key of an entry.
@@ -151,6 +154,12 @@ pub fn newcomer() -> [u8; 9] {
     of_kind(NODE, NEWCOMER)
 }
 
+/// Key of the node table. Not of a region.
+#[must_use]
+pub fn node_table() -> [u8; 9] {
+    of_kind(NODE, NODE_TABLE)
+}
+
 /// `None` when `key` is no key of the log.
 #[must_use]
 pub fn decode(key: &[u8]) -> Option<LogKey> {
@@ -169,6 +178,7 @@ pub fn decode(key: &[u8]) -> Option<LogKey> {
         (&IDENTITY, []) if region == NODE.0 => LogPart::Identity,
         (&LOSS, []) if region == NODE.0 => LogPart::Loss,
         (&NEWCOMER, []) if region == NODE.0 => LogPart::Newcomer,
+        (&NODE_TABLE, []) if region == NODE.0 => LogPart::NodeTable,
         _ => return None,
     };
     Some(LogKey { region: RegionId(region), part })
@@ -200,9 +210,12 @@ mod tests {
             Just(LogPart::Identity),
             Just(LogPart::Loss),
             Just(LogPart::Newcomer),
+            Just(LogPart::NodeTable),
         ];
         (number, part).prop_map(|(region, part)| match part {
-            LogPart::Identity | LogPart::Loss | LogPart::Newcomer => LogKey { region: NODE, part },
+            LogPart::Identity | LogPart::Loss | LogPart::Newcomer | LogPart::NodeTable => {
+                LogKey { region: NODE, part }
+            }
             _ => LogKey { region: RegionId(region), part },
         })
     }
@@ -219,6 +232,7 @@ mod tests {
             LogPart::Identity => identity().to_vec(),
             LogPart::Loss => loss().to_vec(),
             LogPart::Newcomer => newcomer().to_vec(),
+            LogPart::NodeTable => node_table().to_vec(),
         }
     }
 
@@ -236,6 +250,7 @@ mod tests {
         assert_eq!(identity(), [0, 0, 0, 0, 0, 0, 0, 0, 7]);
         assert_eq!(loss(), [0, 0, 0, 0, 0, 0, 0, 0, 8]);
         assert_eq!(newcomer(), [0, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!(node_table(), [0, 0, 0, 0, 0, 0, 0, 0, 10]);
     }
 
     proptest! {
@@ -275,7 +290,7 @@ mod tests {
         }
 
         #[test]
-        fn decode_takes_any_bytes(bytes in prop::collection::vec(0u8..10, 0..20)) {
+        fn decode_takes_any_bytes(bytes in prop::collection::vec(0u8..11, 0..20)) {
             if let Some(key) = decode(&bytes) {
                 prop_assert_eq!(encode(key), bytes);
             }

@@ -1,12 +1,11 @@
-//! `data`, family `meta`: `[kind: 1]`, then `[region id: 8]` where it is about a region. Kinds group what
+//! `data`, family `meta`: `[kind: 1][region id: 8]`. Kinds group what
 //! a start reads in one scan. Nothing here promises anything to anybody, since `data` may fall back:
 //! promises are in [`super::log`].
 
 use super::{super::engine::KeyRange, split_u64};
 use crate::ids::RegionId;
 
-// 1, 5, 8 and 9 were what is in `log` now.
-const NODE_TABLE: u8 = 2;
+// 1, 2, 5, 8 and 9 were what is in `log` now.
 const DESCRIPTOR: u8 = 3;
 const APPLY_STATE: u8 = 4;
 const INSTALL: u8 = 6;
@@ -15,8 +14,6 @@ const REACHED: u8 = 7;
 /// A key of the `meta` family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MetaKey {
-    /// The node's copy of the table of nodes.
-    NodeTable,
     /// The newest descriptor applied by the local peer.
     Descriptor(RegionId),
     /// How far the local peer has applied.
@@ -25,12 +22,6 @@ pub enum MetaKey {
     Install(RegionId),
     /// Index that the local peer's log had surely reached on the disk.
     Reached(RegionId),
-}
-
-/// Key of the node table.
-#[must_use]
-pub fn node_table() -> [u8; 1] {
-    [NODE_TABLE]
 }
 
 /// Key of a region's descriptor.
@@ -79,12 +70,6 @@ pub fn all_installs() -> KeyRange {
 #[must_use]
 pub fn decode(key: &[u8]) -> Option<MetaKey> {
     let (kind, rest) = key.split_first()?;
-    if rest.is_empty() {
-        return match *kind {
-            NODE_TABLE => Some(MetaKey::NodeTable),
-            _ => None,
-        };
-    }
     let (region, rest) = split_u64(rest)?;
     let region = RegionId(region);
     match (*kind, rest) {
@@ -117,7 +102,6 @@ mod tests {
         let number = prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()];
         let region = number.prop_map(RegionId);
         prop_oneof![
-            Just(MetaKey::NodeTable),
             region.clone().prop_map(MetaKey::Descriptor),
             region.clone().prop_map(MetaKey::ApplyState),
             region.clone().prop_map(MetaKey::Install),
@@ -127,7 +111,6 @@ mod tests {
 
     fn encode(key: MetaKey) -> Vec<u8> {
         match key {
-            MetaKey::NodeTable => node_table().to_vec(),
             MetaKey::Descriptor(region) => descriptor(region).to_vec(),
             MetaKey::ApplyState(region) => apply_state(region).to_vec(),
             MetaKey::Install(region) => install(region).to_vec(),
@@ -139,7 +122,6 @@ mod tests {
     #[test]
     fn layout_is_fixed() {
         let region = RegionId(0x0102);
-        assert_eq!(node_table(), [2]);
         assert_eq!(descriptor(region), [3, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(apply_state(region), [4, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(install(region), [6, 0, 0, 0, 0, 0, 0, 1, 2]);
