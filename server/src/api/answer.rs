@@ -34,6 +34,21 @@ const PIECE_BYTES: usize = 32 << 10;
 /// What each answer may hold without asking: the number of calls already bounds it.
 const FREE_BYTES: usize = 64 << 10;
 
+/// Of a message that is to be encoded, where it is not small: what [`hold`] is asked for, before the copy is
+/// made that it may refuse. Travels in the extensions of a response.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EncodedBytes(pub(super) usize);
+
+/// The answer of a handler.
+pub(super) fn respond<T: prost::Message>(message: T) -> tonic::Response<T> {
+    let bytes = message.encoded_len();
+    let mut response = tonic::Response::new(message);
+    if bytes > FREE_BYTES {
+        response.extensions_mut().insert(EncodedBytes(bytes));
+    }
+    response
+}
+
 /// Counts the bytes of an answer until the permit is dropped.
 ///
 /// # Errors

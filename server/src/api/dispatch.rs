@@ -29,7 +29,7 @@ use tower::util::BoxCloneSyncService;
 use super::{
     Membership, Requests,
     admission::{Admission, Gate, Permit},
-    answer::{self, Answer, Rest, waits_for_its_reader},
+    answer::{self, Answer, EncodedBytes, Rest, waits_for_its_reader},
     body::Received,
     cluster::ClusterApi,
     health::{self, HealthApi},
@@ -249,6 +249,8 @@ enum Stage {
         body: Body,
         message: Bytes,
         tracked: Option<Tracked>,
+        /// The place of the answer among those that are not read, once its size was known.
+        held: Option<Permit>,
         answers: Arc<Gate>,
     },
 }
@@ -304,11 +306,21 @@ impl Future for Call {
                         });
                     }
                     let (head, body) = response.into_parts();
+                    // Ordering: before the message is copied, which takes long and would be in vain.
+                    let held = match head.extensions.get::<EncodedBytes>() {
+                        Some(EncodedBytes(bytes)) => {
+                            match answer::hold(answers, tracked.method, *bytes) {
+                                Ok(held) => held,
+                                Err(error) => break failed(&error, tracked),
+                            }
+                        }
+                        None => None,
+                    };
                     let (head, tracked) = (Some(head), Some(tracked));
                     let (message, answers) = (Bytes::new(), Arc::clone(answers));
-                    *stage = Stage::Encoding { head, body, message, tracked, answers };
+                    *stage = Stage::Encoding { head, body, message, tracked, held, answers };
                 }
-                Stage::Encoding { head, body, message, tracked, answers } => {
+                Stage::Encoding { head, body, message, tracked, held, answers } => {
                     let trailers = match ready!(Pin::new(body).poll_frame(cx)) {
                         Some(Ok(frame)) => match frame.into_data() {
                             Ok(data) => {
@@ -325,7 +337,8 @@ impl Future for Call {
                     };
                     let head = head.take().expect(ONCE);
                     let tracked = tracked.take().expect(ONCE);
-                    break encoded(head, std::mem::take(message), trailers, tracked, answers);
+                    let message = std::mem::take(message);
+                    break encoded(head, message, trailers, tracked, held.take(), answers);
                 }
             }
         };
@@ -344,10 +357,12 @@ fn encoded(
     message: Bytes,
     trailers: Option<HeaderMap>,
     mut tracked: Tracked,
+    held: Option<Permit>,
     answers: &Arc<Gate>,
 ) -> Response<Answer<Rest>> {
     let code = trailers.as_ref().and_then(code_of).unwrap_or(Code::Ok);
     let held = match code {
+        Code::Ok if held.is_some() => Ok(held),
         Code::Ok => answer::hold(answers, tracked.method, message.len()),
         // By tonic, which knows nothing of what was applied.
         _ => Err(too_large(tracked.method)),
@@ -358,12 +373,14 @@ fn encoded(
             let answer = Answer::new(message, Rest::Whole(trailers), Some(tracked), held);
             Response::from_parts(head, answer)
         }
-        Err(error) => {
-            let status = status(&error);
-            tracked.finish(status.code());
-            without_message(status.into_http::<Body>(), Some(tracked))
-        }
+        Err(error) => failed(&error, tracked),
     }
+}
+
+fn failed(error: &Error, mut tracked: Tracked) -> Response<Answer<Rest>> {
+    let status = status(error);
+    tracked.finish(status.code());
+    without_message(status.into_http::<Body>(), Some(tracked))
 }
 
 /// The error of a message that is not sent since it is larger than clients take.

@@ -5,7 +5,9 @@ use futures::stream::BoxStream;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{Requests, context::grpc_timeout, kv::KvApi, limits::Limits, status::status};
+use super::{
+    Requests, answer::respond, context::grpc_timeout, kv::KvApi, limits::Limits, status::status,
+};
 use crate::error::Error;
 
 /// What a handler answers.
@@ -19,8 +21,8 @@ pub(super) fn open<T>(limits: &Limits, request: Request<T>) -> Result<(Instant, 
     Ok((deadline, request.into_inner()))
 }
 
-pub(super) fn answer<T>(result: Result<T, Error>) -> Answer<T> {
-    result.map(Response::new).map_err(|error| status(&error))
+pub(super) fn answer<T: prost::Message>(result: Result<T, Error>) -> Answer<T> {
+    result.map(respond).map_err(|error| status(&error))
 }
 
 #[tonic::async_trait]
@@ -109,6 +111,7 @@ impl<R: Requests> Kv for KvApi<R> {
         let timeout = grpc_timeout(request.metadata().as_ref()).map_err(|error| status(&error))?;
         // A scan as a whole has no deadline but the one that its caller names: each page has.
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        answer(self.scan(deadline, request.into_inner()).map(super::scan::Pager::into_stream))
+        let pager = self.scan(deadline, request.into_inner()).map_err(|error| status(&error))?;
+        Ok(Response::new(pager.into_stream()))
     }
 }

@@ -131,28 +131,22 @@ impl<R: Requests> Pager<R> {
             let read = self.read_page(&rest).await;
             self.rest = None;
             let (part, reply) = read?;
-            let Some(last) = reply.items.last() else {
-                if reply.more {
-                    return Err(Error::Internal { message: "a page made no progress".into() });
-                }
-                self.rest = self.after(rest, part);
-                continue;
-            };
-            let last = last.kv.as_ref().map(|kv| kv.key.clone()).unwrap_or_default();
-            if !part.contains(&last) {
+            if reply.more && !part.contains(&reply.reached) {
                 return Err(Error::Internal { message: "a page went beyond its range".into() });
             }
             self.limit = self.limit.saturating_sub(reply.items.len() as u64);
             self.rest = match reply.more {
                 _ if self.limit == 0 => None,
-                true if self.reverse => Some(KeyRange { start: rest.start, end: last }),
+                true if self.reverse => Some(KeyRange { start: rest.start, end: reply.reached }),
                 true => {
-                    let mut next = last.to_vec();
-                    next.push(0);
+                    let next = [&reply.reached[..], &[0]].concat();
                     Some(KeyRange { start: next.into(), end: rest.end })
                 }
                 false => self.after(rest, part),
             };
+            if reply.items.is_empty() {
+                continue;
+            }
             let page = self.page(reply.items)?;
             let bytes: usize = page.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
             self.held = match bytes.saturating_sub(FREE_BYTES) {

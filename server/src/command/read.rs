@@ -20,6 +20,11 @@ pub const PAGE_BYTES_MAX: u64 = 8 << 20;
 /// Bound: bytes of an answer to point reads that fits into a message with one value more.
 pub const POINTS_BYTES_MAX: u64 = 8 << 20;
 
+/// Bound: rows, and bytes of them, that a page looks at: expired rows, which nobody is told of, and values
+/// where only keys are asked for. A page that meets it may have no key.
+const LOOKED_AT_ROWS_MAX: u64 = 64 << 10;
+const LOOKED_AT_BYTES_MAX: u64 = 16 << 20;
+
 /// What an item costs beside its key and value, roughly: tags, lengths, revision, time to live.
 const ITEM_BYTES: u64 = 24;
 
@@ -99,9 +104,9 @@ fn push_point(
 
 /// One page of the keys of a range that are there, in order, or from the end with `reverse`.
 ///
-/// `more` says that the page ended at a bound while at least one further key is there. The next page
-/// starts after the last key of this one. A `limit` or `bytes_max` of 0 means as much as a page may
-/// have.
+/// `more` says that the page ended at a bound: the next one starts after `reached`, the last row that was
+/// looked at. Where it ended at `limit` or `bytes_max`, at least one further key is there, unless too many
+/// expired ones come first. A `limit` or `bytes_max` of 0 means as much as a page may have.
 ///
 /// # Errors
 /// A failed read or a damaged value, also when it lies behind good ones.
@@ -115,15 +120,27 @@ pub fn read_range(read: &dyn Read, range: &RangeRead, as_of: AsOf) -> Result<Rea
     let direction = if range.reverse { Direction::Reverse } else { Direction::Forward };
     let keys = KeyRange { start: range.start_key.clone(), end: range.end_key.clone() };
     let mut bytes = 0;
+    let (mut rows, mut row_bytes, mut reached) = (0, 0, Vec::new());
     let mut cursor = read.scan(Family::Default, &keys, direction);
     while let Some((key, stored)) = cursor.next()? {
         let value = StoredRef::decode(stored).map_err(|garbage| garbage.under(key))?;
-        if !value.is_live(as_of.time_ms) {
-            continue;
-        }
-        if reply.items.len() as u64 >= limit || (bytes >= bytes_max && !reply.items.is_empty()) {
+        let is_live = value.is_live(as_of.time_ms);
+        let is_full =
+            reply.items.len() as u64 >= limit || (bytes >= bytes_max && !reply.items.is_empty());
+        if is_live && is_full {
             reply.more = true;
             break;
+        }
+        reached.clear();
+        reached.extend_from_slice(key);
+        rows += 1;
+        row_bytes += (key.len() + stored.len()) as u64;
+        if !is_live {
+            if rows >= LOOKED_AT_ROWS_MAX || row_bytes >= LOOKED_AT_BYTES_MAX {
+                reply.more = true;
+                break;
+            }
+            continue;
         }
         let payload = if range.keys_only { &[][..] } else { value.payload };
         let item = ReadItem {
@@ -137,6 +154,13 @@ pub fn read_range(read: &dyn Read, range: &RangeRead, as_of: AsOf) -> Result<Rea
         };
         bytes += item_bytes(&item);
         reply.items.push(item);
+        if row_bytes >= LOOKED_AT_BYTES_MAX {
+            reply.more = true;
+            break;
+        }
+    }
+    if reply.more {
+        reply.reached = reached.into();
     }
     Ok(reply)
 }
@@ -279,6 +303,48 @@ mod tests {
     }
 
     #[test]
+    fn what_a_page_looks_at_is_bounded_and_the_next_goes_on_there() {
+        let mut region = Fixture::new();
+        let rows = LOOKED_AT_ROWS_MAX as usize + 10;
+        let name = |number: usize| format!("k{number:06}");
+        let expired = (0..rows).map(|number| {
+            let key = Box::leak(name(number).into_boxed_str());
+            put_ttl(key, "v", 5)
+        });
+        region.write(expired.collect());
+        region.write(vec![put("a", "1"), put("y0", "1")]);
+        let values = (0..20).map(|number| put(format!("v{number:02}"), vec![0; 1 << 20]));
+        values.collect::<Vec<_>>().chunks(4).for_each(|some| drop(region.write(some.to_vec())));
+        for reverse in [false, true] {
+            let mut range = RangeRead { reverse, keys_only: true, ..RangeRead::default() };
+            let (mut seen, mut pages) = (Vec::new(), Vec::new());
+            loop {
+                let reply = read_range(&region.store, &range, AS_OF).expect("reads");
+                seen.extend(keys(&reply).into_iter().map(<[u8]>::to_vec));
+                pages.push(reply.items.len());
+                if !reply.more {
+                    break;
+                }
+                match reverse {
+                    true => range.end_key = reply.reached,
+                    false => range.start_key = [&reply.reached[..], &[0]].concat().into(),
+                }
+            }
+            let mut want: Vec<_> =
+                (0..20).map(|number| format!("v{number:02}").into_bytes()).collect();
+            want.insert(0, b"a".to_vec());
+            want.push(b"y0".to_vec());
+            if reverse {
+                want.reverse();
+            }
+            assert_eq!(seen, want);
+            // The first meets the rows that have expired, the next the large values.
+            let all = if reverse { vec![17, 4, 1] } else { vec![1, 16, 5] };
+            assert_eq!(pages, all, "reverse: {reverse}");
+        }
+    }
+
+    #[test]
     fn pages_join_without_gap_or_repeat() {
         let mut region = Fixture::new();
         let names: Vec<_> = (0..25).map(|number| format!("k{number:02}")).collect();
@@ -294,8 +360,8 @@ mod tests {
                 if !reply.more {
                     break;
                 }
-                let last = keys(&reply).pop().expect("a page with more has a key").to_vec();
-                range.start_key = [&last[..], &[0]].concat().into();
+                assert_eq!(Some(&reply.reached[..]), keys(&reply).pop());
+                range.start_key = [&reply.reached[..], &[0]].concat().into();
             }
             assert_eq!(seen, names, "pages of {limit}");
         }

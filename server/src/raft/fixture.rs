@@ -29,8 +29,8 @@ use crate::{
     storage::{
         batch::{Change, WriteBatch},
         engine::{
-            Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Read,
-            Stage, View,
+            Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Quick,
+            Read, Stage, View,
         },
         keys,
         memory::MemoryEngine,
@@ -244,11 +244,14 @@ impl Engine for Probe {
         self.write(batch, Durability::Buffered).map(|()| true)
     }
 
-    fn get_if_quick(&self, family: Family, key: &[u8]) -> Result<Option<Option<Bytes>>, Error> {
+    fn get_if_quick(&self, family: Family, key: &[u8], bytes_max: usize) -> Result<Quick, Error> {
         if self.state.lock().reads_held {
-            return Ok(None);
+            return Ok(Quick::OnDisk);
         }
-        self.get(family, key).map(Some)
+        match self.inner.get_if_quick(family, key, bytes_max)? {
+            Quick::Read(_) => self.get(family, key).map(Quick::Read),
+            slow => Ok(slow),
+        }
     }
 
     fn view(&self) -> Arc<dyn View> {

@@ -39,7 +39,7 @@ use crate::{
     metrics::Metrics,
     storage::{
         batch::WriteBatch,
-        engine::{self, Durability, Engine, Family},
+        engine::{self, Durability, Engine, Family, Quick},
         keys,
     },
 };
@@ -231,12 +231,13 @@ impl StateMachine {
     fn reads_quickly(&self, entries: &[Committed]) -> Result<bool, engine::Error> {
         let (mut keys, mut bytes) = (0, 0);
         let mut is_quick = |key: &[u8]| {
-            let Some(row) = self.view.data().get_if_quick(Family::Default, key)? else {
-                return Ok(false);
-            };
+            let left = READ_HERE_BYTES_MAX - bytes;
+            match self.view.data().get_if_quick(Family::Default, key, left)? {
+                Quick::Read(row) => bytes += row.map_or(0, |row| row.len()),
+                Quick::Large { .. } | Quick::OnDisk => return Ok(false),
+            }
             keys += 1;
-            bytes += row.map_or(0, |row| row.len());
-            Ok::<_, engine::Error>(keys <= READ_HERE_KEYS_MAX && bytes <= READ_HERE_BYTES_MAX)
+            Ok::<_, engine::Error>(keys <= READ_HERE_KEYS_MAX)
         };
         for entry in entries {
             if let Payload::Command(command) = &entry.payload

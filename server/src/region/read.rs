@@ -43,7 +43,7 @@ use crate::{
         region_view::{Published, RegionView},
         transport::Lane,
     },
-    storage::engine::{self, Engine, Family},
+    storage::engine::{self, Engine, Family, Quick},
 };
 
 /// Bound: reads that wait for one region's rounds; more are `Busy`.
@@ -53,6 +53,15 @@ const WAITING_MAX: usize = 65_536;
 /// apply and the log's reads need too. Further ones wait for a turn, no longer than their callers do, and
 /// leave nothing behind in the pool's queue.
 pub const DISK_READS_MAX: usize = 128;
+
+/// A larger value is copied on a thread that may block: it takes longer than what other clients, and the
+/// heartbeats of all regions, should wait for.
+const COPIED_HERE_BYTES_MAX: usize = 64 << 10;
+
+/// One turn is enough for so many bytes; a value that is known to be larger takes more of them.
+///
+/// Bound: with [`DISK_READS_MAX`] turns, 64 MiB of large values are copied at a time.
+const TURN_BYTES: usize = 512 << 10;
 
 type Answer = Result<u64, Error>;
 
@@ -211,10 +220,13 @@ impl Peer {
         read: &v1::ReadCommand,
         deadline: Instant,
     ) -> Result<v1::ReadReply, Error> {
-        if let Some(reply) = read_in_memory(&self.view, read)? {
-            return Ok(reply);
-        }
-        let turn = Arc::clone(&self.env.disk_reads).acquire_owned();
+        let turns = match read_in_memory(&self.view, read)? {
+            InMemory::Read(reply) => return Ok(reply),
+            InMemory::Large { bytes } => bytes.div_ceil(TURN_BYTES).min(DISK_READS_MAX),
+            InMemory::Unknown => 1,
+        };
+        let turns = u32::try_from(turns).unwrap_or(u32::MAX);
+        let turn = Arc::clone(&self.env.disk_reads).acquire_many_owned(turns);
         let turn = tokio::time::timeout_at(deadline, turn).await.map_err(|_| late())?;
         let (view, read) = (Arc::clone(&self.view), read.clone());
         let reading = tokio::task::spawn_blocking(move || {
@@ -231,26 +243,40 @@ fn late() -> Error {
     Error::DeadlineExceeded { message: "while reading".to_owned() }
 }
 
-/// Reads one key, unless the disk would have to be asked: then, and for any other read, `None`.
-fn read_in_memory(
-    view: &RegionView,
-    read: &v1::ReadCommand,
-) -> Result<Option<v1::ReadReply>, Error> {
-    let Some(read_command::Body::Points(points)) = &read.body else { return Ok(None) };
-    let [key] = &points.keys[..] else { return Ok(None) };
+/// What a read comes to that waits for nothing.
+enum InMemory {
+    Read(v1::ReadReply),
+    /// The value takes long to be copied.
+    Large {
+        bytes: usize,
+    },
+    /// It may have to ask the disk, or is no read of one key.
+    Unknown,
+}
+
+/// Reads one key, if that takes no time.
+fn read_in_memory(view: &RegionView, read: &v1::ReadCommand) -> Result<InMemory, Error> {
+    let Some(read_command::Body::Points(points)) = &read.body else {
+        return Ok(InMemory::Unknown);
+    };
+    let [key] = &points.keys[..] else { return Ok(InMemory::Unknown) };
     let published = |published: &Published| {
         check_epoch(read, &published.descriptor)?;
         Ok(command::AsOf { time_ms: published.time_ms, revision: published.revision })
     };
     read_initialized(view, |data| {
         let as_of = view.with(published)?;
-        let stored = data.get_if_quick(Family::Default, key).map_err(storage_error)?;
+        let quick = data.get_if_quick(Family::Default, key, COPIED_HERE_BYTES_MAX);
         // The row is of some state between the two: in each the key was this region's.
         view.with(published)?;
-        stored
-            .map(|stored| command::read_point(key, stored, as_of))
-            .transpose()
-            .map_err(storage_error)
+        Ok(match quick.map_err(storage_error)? {
+            Quick::Read(stored) => {
+                let reply = command::read_point(key, stored, as_of);
+                InMemory::Read(reply.map_err(storage_error)?)
+            }
+            Quick::Large { bytes } => InMemory::Large { bytes },
+            Quick::OnDisk => InMemory::Unknown,
+        })
     })
 }
 

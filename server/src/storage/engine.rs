@@ -114,6 +114,17 @@ pub trait Read {
     fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_>;
 }
 
+/// What [`Engine::get_if_quick`] comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Quick {
+    /// The value under the key.
+    Read(Option<Bytes>),
+    /// It is in memory, and too large to be copied here.
+    Large { bytes: usize },
+    /// Only the disk knows.
+    OnDisk,
+}
+
 /// A state that is pinned: later writes do not show in it. Holds disk space while it lives, and
 /// with it the rows that expire meanwhile, of all regions.
 pub trait View: Read + Send + Sync {}
@@ -180,12 +191,15 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
         self.write(batch, Durability::Buffered).map(|()| true)
     }
 
-    /// As [`Read::get`], unless the disk would have to be read: then the answer is `None`.
+    /// As [`Read::get`], unless the disk would have to be read, or more than `bytes_max` to be copied.
     ///
     /// # Errors
     /// As for `get`.
-    fn get_if_quick(&self, family: Family, key: &[u8]) -> Result<Option<Option<Bytes>>, Error> {
-        self.get(family, key).map(Some)
+    fn get_if_quick(&self, family: Family, key: &[u8], bytes_max: usize) -> Result<Quick, Error> {
+        Ok(match self.get(family, key)? {
+            Some(value) if value.len() > bytes_max => Quick::Large { bytes: value.len() },
+            value => Quick::Read(value),
+        })
     }
 
     /// Pins the present state, for snapshots and checks: they read a lot once, so scans leave the

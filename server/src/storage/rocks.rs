@@ -34,7 +34,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use rocksdb::{ColumnFamily, DB, ErrorKind, Options, ReadOptions, ReadTier, WriteOptions};
+use rocksdb::{
+    ColumnFamily, DB, DBPinnableSlice, ErrorKind, Options, ReadOptions, ReadTier, WriteOptions,
+};
 
 pub use self::status::is_open_elsewhere;
 use self::{
@@ -48,8 +50,8 @@ use super::{
     config::StorageConfig,
     durable_file::{parent_of, sync_dir},
     engine::{
-        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Read, Stage,
-        View,
+        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Quick, Read,
+        Stage, View,
     },
     reclaim::{Claims, Reclaim},
 };
@@ -190,17 +192,17 @@ impl RocksEngine {
         out
     }
 
-    fn read(
+    /// The value under `key`, in the memory of RocksDB.
+    fn find(
         &self,
         of: Family,
         key: &[u8],
         options: &ReadOptions,
-    ) -> Result<Option<Bytes>, rocksdb::Error> {
-        let value = match of {
+    ) -> Result<Option<DBPinnableSlice<'_>>, rocksdb::Error> {
+        match of {
             Family::Default => self.db.get_pinned_opt(key, options),
             Family::Meta => self.db.get_pinned_cf_opt(family(&self.db, of), key, options),
-        };
-        Ok(value?.map(|value| Bytes::copy_from_slice(&value)))
+        }
     }
 
     fn write_options(&self, durability: Durability) -> &WriteOptions {
@@ -222,7 +224,8 @@ fn family(db: &DB, family: Family) -> &ColumnFamily {
 
 impl Read for RocksEngine {
     fn get(&self, of: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        self.read(of, key, &self.point_read).map_err(|e| failed("read", e))
+        let value = self.find(of, key, &self.point_read).map_err(|e| failed("read", e))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
     fn scan(&self, of: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
@@ -247,10 +250,11 @@ impl Engine for RocksEngine {
         }
     }
 
-    fn get_if_quick(&self, of: Family, key: &[u8]) -> Result<Option<Option<Bytes>>, Error> {
-        match self.read(of, key, &self.quick_read) {
-            Ok(value) => Ok(Some(value)),
-            Err(e) if e.kind() == ErrorKind::Incomplete => Ok(None),
+    fn get_if_quick(&self, of: Family, key: &[u8], bytes_max: usize) -> Result<Quick, Error> {
+        match self.find(of, key, &self.quick_read) {
+            Ok(Some(value)) if value.len() > bytes_max => Ok(Quick::Large { bytes: value.len() }),
+            Ok(value) => Ok(Quick::Read(value.map(|value| Bytes::copy_from_slice(&value)))),
+            Err(e) if e.kind() == ErrorKind::Incomplete => Ok(Quick::OnDisk),
             Err(e) => Err(failed("read", e)),
         }
     }

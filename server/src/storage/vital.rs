@@ -17,8 +17,8 @@ use bytes::Bytes;
 use super::{
     batch::WriteBatch,
     engine::{
-        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Read, Stage,
-        View,
+        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Quick, Read,
+        Stage, View,
     },
     reclaim::Claims,
 };
@@ -76,8 +76,8 @@ impl Engine for Vital {
         self.watch("write", self.inner.write_if_quick(batch))
     }
 
-    fn get_if_quick(&self, family: Family, key: &[u8]) -> Result<Option<Option<Bytes>>, Error> {
-        self.inner.get_if_quick(family, key)
+    fn get_if_quick(&self, family: Family, key: &[u8], bytes_max: usize) -> Result<Quick, Error> {
+        self.inner.get_if_quick(family, key, bytes_max)
     }
 
     fn view(&self) -> Arc<dyn View> {

@@ -117,8 +117,8 @@ async fn while_applying(
             let mut revisions = std::collections::BTreeSet::new();
             while !done.load(Ordering::Acquire) {
                 let reply = match read_in_memory(&view, &read).unwrap() {
-                    Some(reply) => reply,
-                    None => read_rows(&view, &read).unwrap(),
+                    InMemory::Read(reply) => reply,
+                    InMemory::Large { .. } | InMemory::Unknown => read_rows(&view, &read).unwrap(),
                 };
                 revisions.insert(reply.applied_revision);
                 check(reply);
@@ -248,8 +248,8 @@ async fn a_read_is_of_the_epoch_that_it_was_routed_by() {
         ("a transaction", routed(Some(txn))),
     ] {
         let answer = |read: &v1::ReadCommand| match read_in_memory(&view, read)? {
-            Some(reply) => Ok(reply),
-            None => read_rows(&view, read),
+            InMemory::Read(reply) => Ok(reply),
+            InMemory::Large { .. } | InMemory::Unknown => read_rows(&view, read),
         };
         answer(&read).expect(why);
         for version in [0, 2] {
@@ -324,4 +324,29 @@ async fn a_transaction_that_only_reads_takes_no_entry() {
         .await
         .expect_err("it writes");
     assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+}
+
+/// A large value in memory takes long to copy: elsewhere, and few at a time.
+#[tokio::test]
+async fn a_large_value_is_copied_where_nobody_waits() {
+    let fixture = Fixture::new(|_| {});
+    let peer = fixture.leader().await;
+    let late = || clock::now() + BOUND;
+    let large = "x".repeat(3 * TURN_BYTES);
+    for (key, value) in [("a", "1"), ("b", &large)] {
+        peer.propose_write(put(key, value), 1, late()).await.expect("a write");
+    }
+    let (before, _) = fixture.data.read_bytes();
+    let reply = peer.read(&points(&["b"]), late()).await.expect("the large one");
+    let kv = reply.items.into_iter().next().and_then(|item| item.kv).expect("it is there");
+    assert_eq!(kv.value.len(), large.len());
+    assert_eq!(fixture.data.read_bytes().0, before, "this thread has copied nothing of it");
+    let turns = &fixture.env.disk_reads;
+    let others = turns.acquire_many(DISK_READS_MAX as u32 - 2).await.expect("turns");
+    let soon = clock::now() + Duration::from_millis(20);
+    let error = peer.read(&points(&["b"]), soon).await.expect_err("two turns are too few");
+    assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error}");
+    peer.read(&points(&["a"]), late()).await.expect("a small one waits for nobody");
+    drop(others);
+    peer.read(&points(&["b"]), late()).await.expect("turns are given back");
 }

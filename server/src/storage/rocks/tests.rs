@@ -255,17 +255,19 @@ fn a_quick_read_leaves_the_disk_alone() {
     let dir = tempfile::tempdir().unwrap();
     let open = || RocksEngine::open(dir.path(), Kind::Data, &StorageConfig::default()).unwrap();
     let quick = |engine: &RocksEngine, key: &str| {
-        engine.get_if_quick(Family::Default, key.as_bytes()).unwrap()
+        engine.get_if_quick(Family::Default, key.as_bytes(), 5).unwrap()
     };
     let engine = open();
     put(&engine, "a c", "value");
-    assert_eq!(quick(&engine, "a"), Some(Some("value".into())), "in a memtable");
+    assert_eq!(quick(&engine, "a"), Quick::Read(Some("value".into())), "in a memtable");
+    put(&engine, "large", "123456");
+    assert_eq!(quick(&engine, "large"), Quick::Large { bytes: 6 }, "in a memtable");
     engine.flush();
     drop(engine);
 
     let engine = open();
-    assert_eq!(quick(&engine, "a"), None, "on the disk alone");
+    assert_eq!(quick(&engine, "a"), Quick::OnDisk, "on the disk alone");
     assert_eq!(engine.get(Family::Default, b"a").unwrap(), Some("value".into()));
-    assert_eq!(quick(&engine, "a"), Some(Some("value".into())), "in the cache");
-    assert_eq!(quick(&engine, "b"), Some(None), "absent from a block that is in the cache");
+    assert_eq!(quick(&engine, "a"), Quick::Read(Some("value".into())), "in the cache");
+    assert_eq!(quick(&engine, "b"), Quick::Read(None), "absent from a block that is in the cache");
 }
