@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 use bytes::Bytes;
 use flotilla_proto::v1::{self, Liveness, NodeState, PeerRole};
 use flotilla_tests::harness::{
-    Builder, Cluster, Node, Start, binary, elapse, eventually, http, newest_wal, say,
+    Builder, Cluster, Node, Proxy, Start, binary, elapse, eventually, http, newest_wal, say,
 };
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -249,6 +249,73 @@ async fn others_follow_a_birth_whose_founder_is_lost_after_it_told_one() {
     assert_eq!(status.cluster_id, born);
     let put = cluster.nodes[founder].session().put("second", "write").await;
     put.expect("served through the new one");
+}
+
+/// One that follows its birth after the others may have been removed by them, and hears that after it is born. It has
+/// a state then, of before anybody wrote, and must not show it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_was_removed_before_it_was_born_shows_nothing() {
+    let Some(builder) = Builder::with_failpoints(3) else { return };
+    let mut cluster = builder.set("placement.node_disconnected_after", "2s").prepare().await;
+    let founder = find_founder(&mut cluster).await;
+    let (told, away) = ((founder + 1) % 3, (founder + 2) % 3);
+    cluster.nodes[away].stand_still_at("birth-between", 0);
+    for node in [founder, told] {
+        cluster.nodes[node].put_behind_proxy();
+    }
+    let links = links_of(&cluster, &[founder, told]).await;
+    cluster.launch_together();
+    let session = cluster.nodes[told].session();
+    eventually("a write", BOUND, async || session.put("first", "write").await).await;
+    cluster.nodes[away].kill9();
+    let address = cluster.nodes[away].client_address();
+    eventually("it to be removed", BOUND, async || {
+        let nodes = session.nodes().await.map_err(|status| status.to_string())?.nodes;
+        let node = nodes.iter().find(|node| node.client_address == address).ok_or("unknown")?;
+        if node.state() == NodeState::Removed {
+            return Ok(());
+        }
+        let remove = v1::RemoveNodeRequest {
+            node_id: node.node_id,
+            force: true,
+            ..v1::RemoveNodeRequest::default()
+        };
+        let answer = session.cluster.clone().remove_node(session.request(remove)).await;
+        Err(format!("{answer:?}"))
+    })
+    .await;
+
+    // It hears of the birth where clients do, and of its removal between nodes.
+    drop(links);
+    cluster.nodes[away].go_on();
+    cluster.nodes[away].relaunch();
+    cluster.nodes[away].bound(BOUND).await;
+    let session = cluster.nodes[away].session();
+    eventually("it to be born", BOUND, async || match session.status().await {
+        Ok(status) if status.joined => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let shown = session.get_stale("first").await;
+    let refused = shown.expect_err("it has a state of before the first write");
+    assert!(refused.message().contains("has not heard from its cluster"), "{refused:?}");
+    cluster.allow("was removed from its cluster");
+    let _links = links_of(&cluster, &[founder, told]).await;
+    eventually("it to hear that it was removed", BOUND, async || match session.status().await {
+        Ok(status) if status.removed => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+}
+
+/// What others reach these nodes by.
+async fn links_of(cluster: &Cluster, nodes: &[usize]) -> Vec<Proxy> {
+    let mut links = Vec::new();
+    for node in nodes.iter().map(|index| &cluster.nodes[*index]) {
+        let from = node.peer_address().parse().expect("an address");
+        links.push(Proxy::start(from, node.peer_bound(), 1 << 30).await);
+    }
+    links
 }
 
 /// The index of the node that is going to decide: of the smallest disk.
