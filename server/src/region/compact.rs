@@ -19,7 +19,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 
-use super::{Peer, followers::Follower, peers::Peers};
+use super::{Peer, followers::Follower, peers::Peers, turns::Turns};
 use crate::{
     config::LogConfig,
     ids::{PeerId, RegionId},
@@ -30,8 +30,13 @@ use crate::{
 const INTERVAL: Duration = Duration::from_millis(250);
 /// Bound: wait for openraft to note the snapshot.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bound: regions that are compacted at a time, so that one that has stopped holds up few.
+/// Bound: all of the compaction of one region.
+const COMPACTING_TIME_MAX: Duration = Duration::from_secs(15);
+/// Bound: regions that are compacted at a time, so that one that hangs holds up few.
 const COMPACTING_MAX: usize = 64;
+/// Before a region that could not be compacted is tried again: those that hang leave the places to others for
+/// most of the time, however many they are.
+const REST: Duration = Duration::from_secs(60);
 /// A follower that has been silent for longer is not waited for: time for a node to restart.
 const AWAY_MAX: Duration = Duration::from_secs(60);
 /// Precision of expiry in a region without writes.
@@ -109,71 +114,95 @@ impl Growth {
 
 /// Runs until the node stops.
 pub async fn run(peers: Arc<Peers>) {
-    let mut marks = HashMap::new();
+    let mut compactor = Compactor::new();
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        interval.tick().await;
-        if let Err(error) = round(peers.all(), &mut marks).await {
-            tracing::warn!(error, "compacting the logs");
+        tokio::select! {
+            (region, mark) = compactor.turns.done() => compactor.note(region, mark),
+            _ = interval.tick() => {
+                if let Err(error) = compactor.round(peers.all()).await {
+                    tracing::warn!(error, "compacting the logs");
+                }
+            }
         }
     }
 }
 
-async fn round(
-    mut peers: Vec<Arc<Peer>>,
-    marks: &mut HashMap<RegionId, Mark>,
-) -> Result<(), String> {
-    // One that has ended purges nothing, and would be due in every round.
-    peers.retain(|peer| peer.runs() && peer.view().is_initialized());
-    if marks.len() > peers.len() {
-        let here: HashMap<RegionId, PeerId> =
-            peers.iter().map(|peer| (peer.region, peer.id)).collect();
-        marks.retain(|region, mark| here.get(region) == Some(&mark.peer));
+/// What is known of all logs, and those that are being compacted.
+struct Compactor {
+    marks: HashMap<RegionId, Mark>,
+    turns: Turns<Mark>,
+}
+
+impl Compactor {
+    fn new() -> Self {
+        let turns = Turns::new(COMPACTING_MAX, COMPACTING_TIME_MAX, REST);
+        Self { marks: HashMap::new(), turns }
     }
-    let known = |peer: &&Arc<Peer>| marks.get(&peer.region).is_some_and(|of| of.peer == peer.id);
-    let new: Vec<Arc<Peer>> = peers.iter().filter(|peer| !known(peer)).cloned().collect();
-    if !new.is_empty() {
-        let found = tokio::task::spawn_blocking(move || {
-            new.iter().map(|peer| (peer.region, find(peer))).collect::<Vec<_>>()
-        });
-        marks.extend(found.await.map_err(|error| error.to_string())?);
+
+    fn note(&mut self, region: RegionId, mark: Option<Mark>) {
+        match mark {
+            Some(mark) => drop(self.marks.insert(region, mark)),
+            None => tracing::debug!(%region, "its log was not compacted"),
+        }
     }
-    let Some(first) = peers.first() else { return Ok(()) };
-    let catch_up_bytes = share(&first.env.config.log, marks);
-    let due: Vec<Due> =
-        peers.into_iter().filter_map(|peer| due(peer, marks, catch_up_bytes)).collect();
-    let Some(first) = due.first() else { return Ok(()) };
-    // Durability: what is applied so far survives a power cut before any entry of it goes.
-    let data = Arc::clone(&first.peer.env.data);
-    tokio::task::spawn_blocking(move || data.sync())
-        .await
-        .map_err(|error| error.to_string())?
-        .map_err(|error| error.to_string())?;
-    let compacted = stream::iter(due)
-        .map(|due| async move {
-            due.peer.log.mark_durable_applied(due.applied.index);
-            // One region that has stopped must not let the logs of all others grow.
-            let compacting = due.peer.unless_stopped(compact_one(&due)).await;
-            let owed = match compacting? {
-                Ok(owed) => owed,
-                Err(error) => {
-                    tracing::warn!(region = %due.peer.region, error, "compacting a log");
-                    return None;
-                }
-            };
-            let mark = Mark {
-                peer: due.peer.id,
-                index: due.applied.index,
-                applied_bytes: due.applied_bytes,
-                carried_bytes: 0,
-                owed,
-            };
-            Some((due.peer.region, mark))
-        })
-        .buffer_unordered(COMPACTING_MAX);
-    marks.extend(compacted.collect::<Vec<_>>().await.into_iter().flatten());
-    Ok(())
+
+    /// Begins to compact what is due.
+    async fn round(&mut self, mut peers: Vec<Arc<Peer>>) -> Result<(), String> {
+        let marks = &mut self.marks;
+        // One that has ended purges nothing, and would be due in every round.
+        peers.retain(|peer| peer.runs() && peer.view().is_initialized());
+        if marks.len() > peers.len() {
+            let here: HashMap<RegionId, PeerId> =
+                peers.iter().map(|peer| (peer.region, peer.id)).collect();
+            marks.retain(|region, mark| here.get(region) == Some(&mark.peer));
+        }
+        let known =
+            |peer: &&Arc<Peer>| marks.get(&peer.region).is_some_and(|of| of.peer == peer.id);
+        let new: Vec<Arc<Peer>> = peers.iter().filter(|peer| !known(peer)).cloned().collect();
+        if !new.is_empty() {
+            let found = tokio::task::spawn_blocking(move || {
+                new.iter().map(|peer| (peer.region, find(peer))).collect::<Vec<_>>()
+            });
+            marks.extend(found.await.map_err(|error| error.to_string())?);
+        }
+        let Some(first) = peers.first() else { return Ok(()) };
+        let catch_up_bytes = share(&first.env.config.log, marks);
+        peers.retain(|peer| self.turns.is_free(peer.region));
+        let due: Vec<Due> =
+            peers.into_iter().filter_map(|peer| due(peer, marks, catch_up_bytes)).collect();
+        let Some(first) = due.first() else { return Ok(()) };
+        // Durability: what is applied so far survives a power cut before any entry of it goes.
+        let data = Arc::clone(&first.peer.env.data);
+        tokio::task::spawn_blocking(move || data.sync())
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+        for due in due {
+            self.turns.begin(due.peer.region, compact(due));
+        }
+        Ok(())
+    }
+}
+
+/// `None` when it could not be done.
+async fn compact(due: Due) -> Option<Mark> {
+    due.peer.log.mark_durable_applied(due.applied.index);
+    let compacting = due.peer.unless_stopped(compact_one(&due)).await;
+    match compacting? {
+        Ok(owed) => Some(Mark {
+            peer: due.peer.id,
+            index: due.applied.index,
+            applied_bytes: due.applied_bytes,
+            carried_bytes: 0,
+            owed,
+        }),
+        Err(error) => {
+            tracing::warn!(region = %due.peer.region, error, "compacting a log");
+            None
+        }
+    }
 }
 
 /// Looks at the log of a peer that this process has not compacted yet. Blocks on the disk.
@@ -344,13 +373,17 @@ mod tests {
         for start in 0..4 {
             let peer = fixture.open().await;
             lead(&peer).await;
-            let mut marks = HashMap::new();
+            let mut compactor = Compactor::new();
             for _ in 0..40 {
                 let deadline = clock::now() + Duration::from_secs(20);
                 peer.propose_write(put("a", "1"), 1, deadline).await.expect("a write");
                 written += 1;
             }
-            round(vec![Arc::clone(&peer)], &mut marks).await.expect("a round");
+            compactor.round(vec![Arc::clone(&peer)]).await.expect("a round");
+            while !compactor.turns.is_idle() {
+                let (region, mark) = compactor.turns.done().await;
+                compactor.note(region, mark);
+            }
             let purged = || peer.log.purged().map_or(0, |id| id.index);
             if written < 100 {
                 assert_eq!(purged(), 1, "start {start}");

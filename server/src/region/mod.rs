@@ -24,6 +24,7 @@ mod running;
 mod serve;
 mod silence;
 pub mod size;
+mod turns;
 
 #[cfg(test)]
 pub(crate) mod fixture;
