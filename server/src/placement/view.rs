@@ -447,7 +447,19 @@ impl ClusterView {
                 new.joint_since_ms = new.joint_since_ms.map(|_| since);
             }
         }
-        // Of two regions that overlap, the one of the older version has been split or merged since.
+        let stays = |old: &RegionView| {
+            old.region.start_key == new.region.start_key && old.region.end_key == new.region.end_key
+        };
+        // One that is where it was overlaps none, as before.
+        if !self.regions.get(&id).is_some_and(stays) && !self.make_room(&new) {
+            return;
+        }
+        self.regions.insert(new);
+    }
+
+    /// Removes what a region overlaps; false when that is newer. Of two that overlap, the one of the older
+    /// version has been split or merged since.
+    fn make_room(&mut self, new: &RegionView) -> bool {
         let version = new.epoch().version;
         let overlapping: Vec<(RegionId, u64)> = self
             .regions
@@ -455,12 +467,12 @@ impl ClusterView {
             .map(|other| (other.id(), other.epoch().version))
             .collect();
         if overlapping.iter().any(|(_, other)| *other > version) {
-            return;
+            return false;
         }
         for (other, _) in overlapping {
             self.regions.remove(other);
         }
-        self.regions.insert(new);
+        true
     }
 
     /// How long ago a node was heard; since this driver began, when it never was.

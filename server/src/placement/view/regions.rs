@@ -78,6 +78,12 @@ impl Regions {
     /// What overlaps it must have been removed.
     pub(super) fn insert(&mut self, view: RegionView) {
         let id = view.id();
+        if let Some(known) = self.by_id.get_mut(&id)
+            && known.region.start_key == view.region.start_key
+        {
+            *known = view;
+            return;
+        }
         self.remove(id);
         let start = view.region.start_key.clone();
         // Two regions never start alike; were they to, the newer one counts.
