@@ -90,7 +90,10 @@ impl Peer {
         match read.read_mode() {
             v1::ReadMode::Stale => {}
             v1::ReadMode::Lease
-                if self.env.config.reads.lease_enabled && self.lease_holds().await => {}
+                if self.env.config.reads.lease_enabled
+                    && tokio::time::timeout_at(deadline, self.lease_holds())
+                        .await
+                        .unwrap_or(false) => {}
             v1::ReadMode::Lease | v1::ReadMode::Linearizable | v1::ReadMode::Unspecified => {
                 let proven = async {
                     let index = self.read_index().await?;

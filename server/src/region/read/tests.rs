@@ -20,7 +20,7 @@ use crate::{
         state_machine::StateMachine,
     },
     region::{
-        fixture::{Fixture, put},
+        fixture::{Fixture, put, until},
         lifecycle::newborn,
     },
     storage::{
@@ -349,4 +349,38 @@ async fn a_large_value_is_copied_where_nobody_waits() {
     peer.read(&points(&["a"]), late()).await.expect("a small one waits for nobody");
     drop(others);
     peer.read(&points(&["b"]), late()).await.expect("turns are given back");
+}
+
+/// Its leader holds the lease, and applies nothing any more: its disk hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_read_ends_with_its_deadline_also_where_nothing_is_applied() {
+    let fixture = Fixture::new(|config| config.reads.lease_enabled = true);
+    let peer = fixture.leader().await;
+    let late = || clock::now() + BOUND;
+    peer.propose_write(put("a", "1"), 1, late()).await.expect("a write");
+    fixture.data.hold_reads();
+    // What the first one reads is not in memory, and the second one waits behind it.
+    let add = v1::WriteCommand {
+        success: vec![v1::Op { op: Some(v1::op::Op::Get(v1::GetOp { key: "a".into() })) }]
+            .into_iter()
+            .chain(put("b", "2").success)
+            .collect(),
+        ..v1::WriteCommand::default()
+    };
+    let (writer, write) = (Arc::clone(&peer), add);
+    let writing =
+        tokio::spawn(async move { writer.propose_write(write, 1, clock::now() + BOUND).await });
+    until("a commit that is not applied", || {
+        let status = peer.status();
+        status.committed_index > status.applied_index && fixture.data.readers() > 0
+    })
+    .await;
+    let read = v1::ReadCommand { read_mode: v1::ReadMode::Lease.into(), ..points(&["a"]) };
+    let soon = clock::now() + Duration::from_millis(100);
+    let answer = tokio::time::timeout(BOUND / 6, peer.read(&read, soon)).await;
+    fixture.data.release();
+    let error = answer.expect("it ends with its deadline").expect_err("nothing is applied");
+    assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error}");
+    writing.await.expect("no panic").expect("the write");
+    peer.read(&read, late()).await.expect("a lease read");
 }
