@@ -9,9 +9,10 @@
 //!
 //! A program below the level of its cluster is no part of it. [`check`] says so wherever a level is heard: of a
 //! table that lies on the disk or comes from others (`placement/directory.rs`, which ends the process), of a
-//! node's heartbeat and of a node that joins (`placement/view.rs`, `placement/membership/add_learner.rs`), and
-//! of every entry of a log, which carries the level it was proposed at (`command/codec.rs`): a program that
-//! was put back meets entries before it hears of a table.
+//! node's heartbeat and of a node that joins (`placement/view.rs`, `placement/membership/add_learner.rs`), of
+//! every entry of a log, which carries the level it was proposed at (`command/codec.rs`): a program that
+//! was put back meets entries before it hears of a table. And of every snapshot, before anything of it is
+//! stored (`region/arrival.rs`): what rows of a higher level mean it cannot know.
 
 /// The level of this program. Raised by one with every new kind that an older one would not know.
 ///

@@ -60,6 +60,8 @@ impl Sum {
             membership,
             membership_term,
             membership_index,
+            // Of the programs, not of the data.
+            feature_level: _,
         } = state;
         self.add_numbers(&[*applied_term, *applied_index, *revision, *time_ms, *expiry_max_ms]);
         self.add_numbers(&[*membership_term, *membership_index]);

@@ -118,7 +118,7 @@ impl Joined {
             proposal_bytes: Arc::default(),
             disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
             disk: Arc::new(Gate(node.disk.clone())),
-            feature_level: feature_level::FIRST.into(),
+            feature_level: Arc::new(feature_level::FIRST.into()),
         });
         let peers = Peers::open(env, restarted, node.loss).await?;
         peers.set_nodes(&node.directory.table());

@@ -444,6 +444,7 @@ pub(crate) fn region_state(
             }),
             membership_term: 1,
             membership_index: 1,
+            feature_level: 0,
         },
     }
 }

@@ -56,6 +56,14 @@ type RpcError = RPCError<TypeConfig>;
 /// Whether a peer is a voter, by the state that was applied here.
 pub type IsVoter = Arc<dyn Fn(PeerId) -> bool + Send + Sync>;
 
+/// Of the snapshots that are sent.
+#[derive(Clone, Debug)]
+pub struct SnapshotSettings {
+    pub chunk_bytes: usize,
+    /// That of the cluster, as far as this node knows.
+    pub feature_level: Arc<AtomicU32>,
+}
+
 /// Makes the connections of one region's peer; in truth they all share the node's transport.
 #[derive(Clone)]
 pub struct Network {
@@ -64,7 +72,7 @@ pub struct Network {
     peer: PeerId,
     reversions: Reversions,
     is_voter: IsVoter,
-    snapshot_chunk_bytes: usize,
+    snapshots: SnapshotSettings,
     retry_min: Duration,
     commit_patience: Duration,
 }
@@ -77,7 +85,7 @@ impl Network {
         peer: PeerId,
         reversions: Reversions,
         is_voter: IsVoter,
-        snapshot_chunk_bytes: usize,
+        snapshots: SnapshotSettings,
         heartbeat_interval: Duration,
     ) -> Self {
         Self {
@@ -86,7 +94,7 @@ impl Network {
             peer,
             reversions,
             is_voter,
-            snapshot_chunk_bytes,
+            snapshots,
             retry_min: heartbeat_interval,
             commit_patience: heartbeat_interval / PATIENCE_DIVISOR,
         }
@@ -99,6 +107,12 @@ impl Network {
 }
 
 impl Network {
+    /// What a program must be able to do that is sent a state. The cluster may be further than this node has
+    /// heard; then what it has applied shows it.
+    fn level_of(&self, state: &v1::ApplyState) -> u32 {
+        self.snapshots.feature_level.load(Ordering::Relaxed).max(state.feature_level)
+    }
+
     /// To openraft a follower that lacks what it acknowledged is not there, so that it is tried again after
     /// pauses, and counts for no lease.
     fn reverted(&self, term: u64, target: PeerId, node: NodeId) -> RpcError {
@@ -432,7 +446,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         };
         let under_way = network.transport.metrics().raft.snapshot(Direction::Send);
         let data = Arc::clone(view.data());
-        let (region, chunk_bytes) = (network.region, network.snapshot_chunk_bytes);
+        let (region, chunk_bytes) = (network.region, network.snapshots.chunk_bytes);
         let opening = tokio::task::spawn_blocking(move || {
             let sender = snapshot::Sender::open(data.as_ref(), region, chunk_bytes)?;
             let range = range_of(&sender.region().descriptor);
@@ -461,6 +475,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             state: Some(region.state.clone()),
             from_incarnation: identity.incarnation,
             bytes,
+            feature_level: network.level_of(&region.state),
         };
         let sending = network.transport.send_snapshot(turn, self.node, header, sender);
         let result = tokio::select! {

@@ -148,7 +148,7 @@ mod tests {
         raft::{
             PeerAddress, TypeConfig, Vote,
             fixture::{blank, id, metrics, soon},
-            network::Network,
+            network::{Network, SnapshotSettings},
             presence::Presence,
             transport::{
                 Directory, Identity, Inbox, RaftService, Transport, TransportConfig, answer,
@@ -283,8 +283,9 @@ mod tests {
         let heartbeat = Duration::from_secs(10);
         let (own, told) = (PeerId(70), reversions.clone());
         let is_voter = Arc::new(|peer| peer != LEARNER);
+        let snapshots = SnapshotSettings { chunk_bytes: 1024, feature_level: Arc::default() };
         let mut network =
-            Network::new(transport.clone(), RegionId(7), own, told, is_voter, 1024, heartbeat);
+            Network::new(transport.clone(), RegionId(7), own, told, is_voter, snapshots, heartbeat);
         let node = PeerAddress { node: NodeId(2) };
         let mut bulk = network.new_client(FOLLOWER, &node).await;
         let mut fast = network.new_heartbeat_client(FOLLOWER, &node).await;

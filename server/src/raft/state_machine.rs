@@ -338,6 +338,8 @@ fn gather(
             Payload::Blank => Reply::Nothing,
             Payload::Command(command) => {
                 let (reply, effect) = command::apply(&command, region, &mut overlay)?;
+                let level = &mut region.state.feature_level;
+                *level = (*level).max(command.feature_level);
                 step.checksum |= matches!(effect, command::Effect::Checksum { .. });
                 Reply::Command(reply)
             }

@@ -11,6 +11,7 @@ use prost::Message as _;
 
 use super::serve::refused;
 use crate::{
+    feature_level,
     ids::{NodeId, PeerId},
     raft::{Vote, convert},
 };
@@ -48,6 +49,10 @@ impl Arrival {
     /// # Errors
     /// What does not make sense.
     pub(super) fn of(header: &v1::SnapshotHeader, node: NodeId) -> Result<Self, v1::Refused> {
+        // Before anything else it says: that is not for a program which can do less.
+        if let Err(error) = feature_level::check(feature_level::OURS, header.feature_level) {
+            return Err(refused(Reason::TooOld, format!("snapshot: {error}")));
+        }
         let malformed = |what: &str| refused(Reason::Malformed, format!("snapshot: {what}"));
         let broken = |error: convert::Malformed| malformed(&error.to_string());
         let vote = convert::vote_from_proto(header.vote.as_ref()).map_err(broken)?;
@@ -178,7 +183,17 @@ mod tests {
     #[test]
     fn header_that_does_not_hang_together_is_refused() {
         Arrival::of(&header(|_, _| {}), NODE).expect("a good one");
-        let cases: [(&str, Change, Reason); 11] = [
+        let cases: [(&str, Change, Reason); 13] = [
+            (
+                "made where more can be done",
+                |of, _| of.feature_level = feature_level::OURS + 1,
+                Reason::TooOld,
+            ),
+            (
+                "and nothing else of it can be read",
+                |of, _| *of = v1::SnapshotHeader { feature_level: u32::MAX, ..Default::default() },
+                Reason::TooOld,
+            ),
             ("no vote", |of, _| of.vote = None, Reason::Malformed),
             ("no state", |of, _| of.state = None, Reason::Malformed),
             (

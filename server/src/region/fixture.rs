@@ -128,7 +128,7 @@ impl Fixture {
             proposal_bytes: Arc::default(),
             disk_reads: Arc::new(tokio::sync::Semaphore::new(read::DISK_READS_MAX)),
             disk: Arc::new(AlwaysRoom),
-            feature_level: crate::feature_level::FIRST.into(),
+            feature_level: Arc::new(crate::feature_level::FIRST.into()),
         });
         Self { log, data, env, _writing: writing }
     }

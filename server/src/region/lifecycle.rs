@@ -24,7 +24,7 @@ use crate::{
     raft::{
         Raft, log_store,
         log_store::{LogBounds, LogStore, PeerLog},
-        network::Network,
+        network::{Network, SnapshotSettings},
         proposal::Admissions,
         region_state::{erase_state, put_state, read_reached},
         reversion::Reversions,
@@ -99,6 +99,7 @@ pub fn newborn(
             }),
             membership_term: 1,
             membership_index: 1,
+            feature_level: 0,
         },
     }
 }
@@ -299,7 +300,10 @@ async fn start(
         id,
         reversions.clone(),
         Arc::new(is_voter),
-        in_memory(env.config.snapshot.chunk_bytes),
+        SnapshotSettings {
+            chunk_bytes: in_memory(env.config.snapshot.chunk_bytes),
+            feature_level: Arc::clone(&env.feature_level),
+        },
         env.config.raft.heartbeat_interval,
     );
     let raft =

@@ -75,7 +75,7 @@ pub struct Environment {
     /// Client writes are refused while the disk is low.
     pub disk: Arc<dyn DiskGate>,
     /// Of the cluster, by the newest node table; see `feature_level.rs`.
-    pub feature_level: AtomicU32,
+    pub feature_level: Arc<AtomicU32>,
 }
 
 /// Whether the disk has room for more.

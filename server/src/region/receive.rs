@@ -293,6 +293,7 @@ mod tests {
             state: Some(state.state),
             from_incarnation: 5,
             bytes: 1 << 20,
+            feature_level: crate::feature_level::OURS,
         }
     }
 
@@ -392,6 +393,26 @@ mod tests {
             assert!(fixture.data.stages().expect("stages").is_empty(), "attempt {attempt}");
             assert!(port.here().is_empty(), "attempt {attempt}");
         }
+    }
+
+    /// Of a cluster that has gone on while this node's program was put back.
+    #[tokio::test]
+    async fn snapshot_of_a_higher_feature_level_is_refused_by_name_and_leaves_nothing() {
+        let fixture = Fixture::new(|_| {});
+        let mut port = Port::open(&fixture).await;
+        let level = crate::feature_level::OURS + 1;
+        let newer = v1::SnapshotHeader { feature_level: level, ..header(REGION, NEW, 2) };
+        let refused = port.send(newer, [rows(0), end()]).await.expect_err("it is too new");
+        assert_eq!(refused.reason(), Reason::TooOld);
+        assert!(
+            refused.message.contains(&format!("level {level}"))
+                || refused.message.contains(&format!("uses {level}")),
+            "{}",
+            refused.message
+        );
+        assert!(fixture.data.stages().expect("stages").is_empty());
+        assert!(port.here().is_empty());
+        port.send(header(REGION, NEW, 2), [rows(0), end()]).await.expect("taken");
     }
 
     /// The region's peer here was removed while its node was away, and another was added.

@@ -11,6 +11,7 @@ use super::{
     *,
 };
 use crate::{
+    feature_level,
     raft::region_view::{CHECKSUMS_MAX, Checksum, Unreadable},
     storage::{
         engine::KeyRange,
@@ -80,6 +81,26 @@ fn keys_of(data: &MemoryEngine) -> Vec<String> {
 
 async fn applied_index(machine: &mut StateMachine) -> u64 {
     machine.applied_state().await.unwrap().0.map_or(0, |id| id.index)
+}
+
+/// A snapshot of it is for no program below that.
+#[tokio::test]
+async fn state_tells_the_highest_feature_level_that_it_was_made_by() {
+    let bench = Bench::new();
+    let mut machine = bench.open();
+    for (level, want) in
+        [(0, 0), (feature_level::OURS, feature_level::OURS), (0, feature_level::OURS)]
+    {
+        let index = applied_index(&mut machine).await + 1;
+        let mut entry = entry(index);
+        if let EntryPayload::Normal(bytes) = &mut entry.payload {
+            let command = command::decode(bytes.0.clone()).unwrap();
+            bytes.0 = command::encode(&v1::Command { feature_level: level, ..command });
+        }
+        apply(&mut machine, [entry]).await.unwrap();
+        let stored = read_state(bench.data.as_ref(), REGION).unwrap().unwrap();
+        assert_eq!(stored.state.feature_level, want);
+    }
 }
 
 /// Wherever a power cut falls, the rows are exactly those of the entries up to `applied`; and
