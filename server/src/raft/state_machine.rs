@@ -24,6 +24,7 @@ use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
 };
+use tokio::sync::Semaphore;
 
 use super::{
     Entry, LogId, Membership, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
@@ -51,6 +52,11 @@ const APPLY_BYTES_MAX: usize = 4 << 20;
 /// Reads of one batch of entries that are done on the thread of the Raft groups: about a millisecond.
 const READ_HERE_KEYS_MAX: usize = 2048;
 const READ_HERE_BYTES_MAX: usize = 1 << 20;
+
+/// Bound: checksums that this process computes at a time. Each looks at all data of a region on a thread that
+/// may block, of which apply and the reads of clients need some as well; all regions can be checked at once.
+const CHECKSUMS_AT_ONCE_MAX: usize = 4;
+static CHECKSUMS: Semaphore = Semaphore::const_new(CHECKSUMS_AT_ONCE_MAX);
 
 /// A larger write goes to a thread that may block, as does one that RocksDB would hold up.
 const WRITE_HERE_BYTES_MAX: usize = 256 << 10;
@@ -299,12 +305,20 @@ impl StateMachine {
         let range = range_of(&self.region.descriptor);
         self.view.checksum_begins(state.applied_index);
         let view: Weak<RegionView> = Arc::downgrade(&self.view);
-        tokio::task::spawn_blocking(move || {
-            let outcome = command::checksum(pinned.as_ref(), &range, &state)
-                .map_err(|error| error.to_string());
-            if let Some(view) = view.upgrade() {
-                view.checksum_ends(state.applied_index, outcome);
+        tokio::spawn(async move {
+            let turn = CHECKSUMS.acquire().await.expect("it is never closed");
+            // Of a peer that is no more nobody asks.
+            if view.strong_count() == 0 {
+                return;
             }
+            tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                let outcome = command::checksum(pinned.as_ref(), &range, &state)
+                    .map_err(|error| error.to_string());
+                if let Some(view) = view.upgrade() {
+                    view.checksum_ends(state.applied_index, outcome);
+                }
+            });
         });
     }
 

@@ -195,6 +195,24 @@ async fn a_checksum_is_of_the_state_after_exactly_its_entry() {
     assert_ne!(sums[0].0, sums[0].1);
 }
 
+/// They take threads that apply and the reads of clients need, and all regions may be checked at once.
+#[tokio::test]
+async fn a_checksum_waits_for_its_turn_and_apply_does_not() {
+    let bench = Bench::new();
+    let mut machine = bench.open();
+    let all = u32::try_from(CHECKSUMS_AT_ONCE_MAX).unwrap();
+    let turns = CHECKSUMS.acquire_many(all).await.unwrap();
+    let body = v1::command::Body::Checksum(v1::ChecksumCommand { check_id: 70 });
+    apply(&mut machine, [entry_of(3, 2, body), entry(3)]).await.unwrap();
+    for _ in 0..100 {
+        tokio::task::spawn_blocking(|| {}).await.unwrap();
+    }
+    let view = machine.view();
+    assert_eq!((applied_index(&mut machine).await, view.checksum_under_way()), (3, Some(2)));
+    drop(turns);
+    assert_eq!(outcome(&view, 2).await.outcome.unwrap().unwrap().1, 0, "keys at that time");
+}
+
 #[tokio::test]
 async fn only_the_newest_checksums_are_kept() {
     let bench = Bench::new();
