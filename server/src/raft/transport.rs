@@ -51,6 +51,7 @@ use crate::{
     metrics::{self, Metrics},
 };
 
+pub(crate) use self::snapshots::INSTALL_IDLE_TIMEOUTS;
 pub use self::{
     frame::MESSAGE_BYTES_MAX, link::BACKOFF_MAX, service::RaftService, snapshots::SnapshotTurn,
 };

@@ -55,8 +55,9 @@ pub struct Peers {
     incarnations: Mutex<Incarnations>,
     pub(super) news: Arc<News>,
     nodes: RwLock<Nodes>,
-    /// Regions of which a snapshot is being received or installed.
-    pub(super) receiving: Mutex<HashSet<RegionId>>,
+    /// Regions of which a snapshot is being received or installed; one that hangs in that, from when on it
+    /// does.
+    pub(super) receiving: Mutex<HashMap<RegionId, Option<Instant>>>,
 }
 
 /// Who is in the node table, as last heard.

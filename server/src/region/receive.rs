@@ -1,9 +1,10 @@
 //! A region's state as it arrives from its leader: collected, then installed at once.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use flotilla_proto::v1::{self, refused::Reason, snapshot_chunk::Body};
 use openraft::raft::SnapshotResponse;
+use tokio::time::Instant;
 use tonic::Streaming;
 
 use super::{
@@ -13,6 +14,7 @@ use super::{
     serve::refused,
 };
 use crate::{
+    clock,
     ids::{PeerId, RegionId},
     metrics,
     raft::{
@@ -20,7 +22,7 @@ use crate::{
         presence::Presence,
         region_state::{range_of, read_state},
         snapshot::{Received, Receiver, SnapshotData, stage_name},
-        transport::Inbox as _,
+        transport::{INSTALL_IDLE_TIMEOUTS, Inbox as _},
     },
 };
 
@@ -48,13 +50,14 @@ impl Peers {
         };
         self.admit(&speaker, &presence)?;
         let region = RegionId(header.region_id);
-        let _only = Receiving::begin(&self, region)?;
+        let only = Receiving::begin(&self, region)?;
         self.refuse_without_room(header.bytes)?;
         let under_way = self.env.metrics.raft.snapshot(metrics::Direction::Receive);
         let arrival = Arrival::of(&header, self.env.node)?;
         self.judge(&arrival).await?;
         let received = self.collect(&header, chunks).await?;
         let stage = received.stage.clone();
+        only.installs_within(self.env.config.snapshot.idle_timeout * INSTALL_IDLE_TIMEOUTS);
         let installed = self.install(&arrival, received).await;
         // One that was turned down is of no use; after an install it is gone already.
         self.drop_stage(stage).await?;
@@ -232,15 +235,27 @@ struct Receiving {
 impl Receiving {
     fn begin(peers: &Arc<Peers>, region: RegionId) -> Result<Self, v1::Refused> {
         let mut receiving = peers.receiving.lock();
+        let now = clock::now();
+        let counts = |hangs_from: &&Option<Instant>| hangs_from.is_none_or(|from| now < from);
+        let count = receiving.values().filter(counts).count();
         let most = peers.env.config.snapshot.concurrent_max as usize;
-        if receiving.len() >= most && !receiving.contains(&region) {
+        if count >= most && !receiving.contains_key(&region) {
             return Err(refused(Reason::Busy, format!("{most} snapshots are being received")));
         }
-        if !receiving.insert(region) {
+        if receiving.contains_key(&region) {
             return Err(refused(Reason::NotReady, "another snapshot of the region is under way"));
         }
+        receiving.insert(region, None);
         drop(receiving);
         Ok(Self { peers: Arc::clone(peers), region })
+    }
+}
+
+impl Receiving {
+    /// All of it is here. Its sender waits so long and no longer for it to be installed; from then on it is the
+    /// peer that hangs, and it keeps no other region's snapshot from being received.
+    fn installs_within(&self, most: Duration) {
+        self.peers.receiving.lock().insert(self.region, Some(clock::now() + most));
     }
 }
 
@@ -252,8 +267,6 @@ impl Drop for Receiving {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use flotilla_proto::v1::{self, raft_client::RaftClient};
     use openraft::vote::RaftLeaderId;
     use tokio::sync::mpsc;
@@ -308,6 +321,14 @@ mod tests {
         assert_eq!(reason(Receiving::begin(&peers, RegionId(9))), Some(Reason::NotReady));
         drop(first);
         assert!(Receiving::begin(&peers, RegionId(10)).is_ok(), "there is room again");
+        let hangs = Receiving::begin(&peers, RegionId(8)).expect("room");
+        hangs.installs_within(Duration::from_secs(3600));
+        assert_eq!(reason(Receiving::begin(&peers, RegionId(10))), Some(Reason::Busy));
+        hangs.installs_within(Duration::ZERO);
+        assert_eq!(reason(Receiving::begin(&peers, RegionId(8))), Some(Reason::NotReady));
+        let third = Receiving::begin(&peers, RegionId(10)).expect("one that hangs keeps no place");
+        assert_eq!(reason(Receiving::begin(&peers, RegionId(11))), Some(Reason::Busy));
+        drop((hangs, third));
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use super::{Cause, Transport, Undelivered, connect, frame::FRAME_BYTES_ACCEPTED}
 use crate::{clock, ids::NodeId, raft::snapshot::Sender};
 
 /// Bound: idle timeouts that a receiver may take to install what it has all of.
-pub(super) const INSTALL_IDLE_TIMEOUTS: u32 = 10;
+pub(crate) const INSTALL_IDLE_TIMEOUTS: u32 = 10;
 
 /// What the snapshots that this node sends share.
 pub(super) struct Shipping {
