@@ -53,12 +53,17 @@ impl Cluster {
         self.client.call_for(request, Audience::Only(&first)).await
     }
 
-    /// The state of the node at this address, which need not belong to a cluster.
+    /// The state of the node at this address, which need not belong to a cluster, with all its peers.
     ///
     /// # Errors
     /// [`Error::TimedOut`] when it does not answer.
     pub async fn status_of(&self, address: &str) -> Result<v1::StatusResponse, Error> {
-        self.client.call_for(v1::StatusRequest {}, Audience::Only(address)).await
+        let ask = |request| self.client.call_for(request, Audience::Only(address));
+        let mut status = ask(v1::StatusRequest::default()).await?;
+        while let Some(next) = status.next_page() {
+            status.extend(ask(next).await?);
+        }
+        Ok(status)
     }
 
     operation! {

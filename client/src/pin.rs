@@ -134,7 +134,7 @@ enum Told {
 
 async fn cluster_of(node: &Node, until: Instant) -> Option<Told> {
     let connection = connect(node, until).await.ok()?;
-    let request = tonic::Request::new(v1::StatusRequest {});
+    let request = tonic::Request::new(v1::StatusRequest { without_peers: true, after_region: 0 });
     let asking = v1::StatusRequest::send(connection.channel.clone(), request);
     let status = match timeout_at(until, asking).await.ok()? {
         Ok(status) => status.into_inner(),

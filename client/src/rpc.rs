@@ -3,8 +3,8 @@
 use std::future::Future;
 
 use flotilla_proto::{
-    MESSAGE_BYTES_MAX,
-    v1::{self, RequestContext, cluster_client::ClusterClient, kv_client::KvClient},
+    clients,
+    v1::{self, RequestContext},
 };
 use tonic::{Request, Response, Status, transport::Channel};
 
@@ -30,18 +30,6 @@ pub(crate) trait Rpc: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Response<Self::Response>, Status>> + Send;
 }
 
-pub(crate) fn kv(channel: Channel) -> KvClient<Channel> {
-    KvClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
-}
-
-fn cluster(channel: Channel) -> ClusterClient<Channel> {
-    ClusterClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
-}
-
 macro_rules! kv_rpc {
     ($kind:ident $method:ident($request:ident) -> $response:ident, |$this:ident, $keyspace:ident| $span:expr) => {
         impl Rpc for v1::$request {
@@ -61,7 +49,7 @@ macro_rules! kv_rpc {
                 channel: Channel,
                 request: Request<Self>,
             ) -> Result<Response<Self::Response>, Status> {
-                kv(channel).$method(request).await
+                clients::kv(channel).$method(request).await
             }
         }
     };
@@ -83,7 +71,7 @@ macro_rules! cluster_rpc {
                 channel: Channel,
                 request: Request<Self>,
             ) -> Result<Response<Self::Response>, Status> {
-                cluster(channel).$method(request).await
+                clients::cluster(channel).$method(request).await
             }
         }
     };

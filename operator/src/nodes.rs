@@ -6,11 +6,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use flotilla_proto::v1::{
-    self, NodeState, PeerRole, cluster_client::ClusterClient, error_detail::Reason,
+use flotilla_proto::{
+    clients,
+    v1::{self, NodeState, PeerRole, cluster_client::ClusterClient, error_detail::Reason},
 };
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Response, Status,
     transport::{Channel, Endpoint},
 };
 
@@ -26,8 +27,6 @@ const CONNECT: Duration = Duration::from_secs(2);
 const ASK: Duration = Duration::from_secs(3);
 /// Bound: a call that changes something; the server goes on by itself when we hang up.
 const CALL: Duration = Duration::from_secs(20);
-/// Bound: the answer of a node with very many peers.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// A client of one node.
 pub(crate) async fn connect(ip: &str) -> Result<ClusterClient<Channel>, String> {
@@ -36,7 +35,7 @@ pub(crate) async fn connect(ip: &str) -> Result<ClusterClient<Channel>, String> 
         .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT);
     let channel = endpoint.connect().await.map_err(|error| root(&error))?;
-    Ok(ClusterClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+    Ok(clients::cluster(channel))
 }
 
 /// The innermost cause, which says most in the fewest words.
@@ -50,11 +49,20 @@ fn root(error: &dyn std::error::Error) -> String {
 
 /// What a node says of itself.
 pub(crate) async fn ask(client: &mut ClusterClient<Channel>, names: &Names, ordinal: i32) -> Node {
-    let mut request = Request::new(v1::StatusRequest {});
-    request.set_timeout(ASK);
-    match tokio::time::timeout(ASK, client.status(request)).await {
+    let asking = async {
+        let mut ask = async |request| {
+            let mut request = Request::new(request);
+            request.set_timeout(ASK);
+            client.status(request).await.map(Response::into_inner)
+        };
+        let mut answer = ask(v1::StatusRequest::default()).await?;
+        while let Some(next) = answer.next_page() {
+            answer.extend(ask(next).await?);
+        }
+        Ok::<_, Status>(answer)
+    };
+    match tokio::time::timeout(ASK, asking).await {
         Ok(Ok(answer)) => {
-            let answer = answer.into_inner();
             if answer.client_address == names.client_address(ordinal) {
                 node(answer)
             } else {

@@ -25,6 +25,11 @@ pub mod status;
 /// What a message would become, told before it is decoded.
 pub mod wire;
 
+/// Clients of the services.
+pub mod clients;
+
+mod pages;
+
 /// Nodes and states as JSON, the same over HTTP and from `kvctl`.
 pub mod json;
 

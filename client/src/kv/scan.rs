@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{clients, v1};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 use tonic::Streaming;
@@ -21,7 +21,6 @@ use crate::{
     keyspace::{encode, prefix_end},
     node_pool::Connection,
     routes::Span,
-    rpc,
     verdict::{Failure, Kind},
 };
 
@@ -303,7 +302,7 @@ impl State {
             Ok(connection) => connection,
             Err(failure) => return Err((failure, aim)),
         };
-        let mut kv = rpc::kv(connection.channel.clone());
+        let mut kv = clients::kv(connection.channel.clone());
         let failure = match timeout_at(until, kv.scan(request)).await {
             Ok(Ok(response)) => {
                 connection.answered();

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
+use bytes::Bytes;
 use flotilla_proto::v1::{self, cluster_server::Cluster};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Status};
@@ -201,7 +202,8 @@ fn check_initialize(limits: &Limits, request: &v1::InitializeRequest) -> Result<
     for (index, key) in request.split_keys.iter().enumerate() {
         limits.check_key(format_args!("split_keys[{index}]"), key)?;
     }
-    Ok(())
+    // So that what is told to the other nodes of the birth fits into a message.
+    limits.check_request_bytes(request.split_keys.iter().map(Bytes::len).sum())
 }
 
 fn check_text(field: &str, text: &str) -> Result<(), Error> {

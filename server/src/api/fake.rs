@@ -54,6 +54,7 @@ struct State {
     /// What `regions_of` answers until a refusal teaches better.
     known: Vec<v1::Region>,
     reads: usize,
+    value_bytes_read: usize,
     writes: usize,
     points_max: usize,
     /// Keys in a page, below what was asked for.
@@ -89,6 +90,7 @@ impl FakeRequests {
             actual: regions.clone(),
             known: regions,
             reads: 0,
+            value_bytes_read: 0,
             writes: 0,
             points_max: usize::MAX,
             page_max: u64::MAX,
@@ -150,6 +152,11 @@ impl FakeRequests {
 
     pub(super) fn reads(&self) -> usize {
         self.0.lock().reads
+    }
+
+    /// Of all pages of ranges that were read.
+    pub(super) fn value_bytes_read(&self) -> usize {
+        self.0.lock().value_bytes_read
     }
 
     pub(super) fn writes(&self) -> usize {
@@ -258,7 +265,10 @@ impl Requests for FakeRequests {
         let read = state.data.read_view();
         let page = v1::RangeRead { limit, ..range };
         let reply = command::read_range(&*read, &page, state.as_of());
-        Ok(reply.expect("the memory does not fail"))
+        let reply = reply.expect("the memory does not fail");
+        let values = reply.items.iter().filter_map(|item| item.kv.as_ref());
+        state.value_bytes_read += values.map(|kv| kv.value.len()).sum::<usize>();
+        Ok(reply)
     }
 
     fn regions_of(&self, range: &KeyRange) -> Result<Vec<v1::Region>, Error> {
@@ -551,12 +561,18 @@ impl Membership for FakeMembership {
             ready: table.not_ready.is_empty(),
             not_ready_reasons: table.not_ready.clone(),
             disk_level: "normal".into(),
-            peers: vec![v1::PeerStatus {
-                region: Some(v1::Region { region_id: 2, ..v1::Region::default() }),
-                peer_id: 21,
-                role: "leader".into(),
-                ..v1::PeerStatus::default()
-            }],
+            // Of two, each a page of its own.
+            peers: match request.after_region {
+                _ if request.without_peers => Vec::new(),
+                after @ (0 | 2) => vec![v1::PeerStatus {
+                    region: Some(v1::Region { region_id: after + 2, ..v1::Region::default() }),
+                    peer_id: 21,
+                    role: "leader".into(),
+                    ..v1::PeerStatus::default()
+                }],
+                _ => Vec::new(),
+            },
+            more_peers: !request.without_peers && request.after_region == 0,
             ..v1::StatusResponse::default()
         })
     }

@@ -57,7 +57,7 @@ mod plan;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_proto::{MESSAGE_BYTES_MAX, v1};
+use flotilla_proto::{clients, v1};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tonic::{Code, Status};
@@ -307,8 +307,7 @@ async fn ask_promise(
                 let channel = endpoint(address).map_err(Status::invalid_argument)?;
                 let channel = channel.connect().await;
                 let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
-                let mut client = v1::placement_client::PlacementClient::new(channel)
-                    .max_encoding_message_size(MESSAGE_BYTES_MAX);
+                let mut client = clients::placement(channel);
                 let request = v1::PromiseBirthRequest {
                     birth: Some(birth.clone()),
                     disk_id: node.disk_id.clone(),

@@ -191,7 +191,7 @@ impl Calls {
         Ok(v1::CheckRegionResponse { consistent, peers, check_id, done })
     }
 
-    fn status_now(&self) -> v1::StatusResponse {
+    fn status_now(&self, request: &v1::StatusRequest) -> v1::StatusResponse {
         let node = &self.0;
         let reasons = self.is_ready();
         let disk = *node.disk_status.lock();
@@ -218,15 +218,8 @@ impl Calls {
             (status.table_version, status.cluster_feature_level) =
                 (table.version, table.feature_level);
             status.system_leader_node = joined.driver.system_leader().map_or(0, |leader| leader.0);
-            status.peers = joined.peers.all().iter().map(|peer| peer.status()).collect();
-            for (region, peer, reason) in joined.peers.quarantined() {
-                status.peers.push(v1::PeerStatus {
-                    region: Some(v1::Region { region_id: region.0, ..Default::default() }),
-                    peer_id: peer.0,
-                    role: "quarantined".to_owned(),
-                    reason,
-                    ..v1::PeerStatus::default()
-                });
+            if !request.without_peers {
+                (status.peers, status.more_peers) = local::peers(joined, request.after_region);
             }
         } else if let Ok(Some(stored)) = identity::read(node.log.as_ref()) {
             status.joined = true;
@@ -376,10 +369,10 @@ impl Membership for Calls {
         .boxed()
     }
 
-    fn status(&self, _: v1::StatusRequest) -> ClusterAnswer<'_, v1::StatusResponse> {
+    fn status(&self, request: v1::StatusRequest) -> ClusterAnswer<'_, v1::StatusResponse> {
         let calls = Self(Arc::clone(&self.0));
         // It looks at every region, and perhaps at the disk: nobody else is to wait for that.
-        let looking = tokio::task::spawn_blocking(move || calls.status_now());
+        let looking = tokio::task::spawn_blocking(move || calls.status_now(&request));
         async move { looking.await.map_err(|error| Error::Internal { message: error.to_string() }) }
             .boxed()
     }

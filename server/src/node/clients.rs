@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, error::Error as _};
 
-use flotilla_proto::{CLUSTER_ID_METADATA, MESSAGE_BYTES_MAX, v1::placement_client};
+use flotilla_proto::{CLUSTER_ID_METADATA, clients as proto_clients, v1::placement_client};
 use parking_lot::Mutex;
 use tonic::{
     ConnectError, Request, Status,
@@ -51,9 +51,7 @@ impl PlacementClients {
         }
         let naming = Naming(cluster.to_string().parse().expect("hexadecimal digits are ASCII"));
         let channel = endpoint(address)?.connect_lazy();
-        let client = placement_client::PlacementClient::with_interceptor(channel, naming)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let client = proto_clients::placement(InterceptedService::new(channel, naming));
         if clients.len() >= CLIENTS_MAX {
             clients.clear();
         }

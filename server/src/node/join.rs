@@ -6,7 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_proto::v1::{self, cluster_client::ClusterClient};
+use flotilla_proto::{
+    clients,
+    v1::{self, cluster_client::ClusterClient},
+};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
@@ -29,6 +32,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 /// A reason to wait that stays is told again after so long.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// Who a node is, whatever is on it.
+const WHO: v1::StatusRequest = v1::StatusRequest { without_peers: true, after_region: 0 };
 
 /// Does what the command line asks, beside everything else, until it is done.
 pub(super) fn start(node: &Arc<Node>) {
@@ -183,7 +189,7 @@ async fn add(node: &Arc<Node>, members: &[String]) -> Result<(), String> {
     for address in members {
         let attempt = async {
             let channel = endpoint(address)?.connect().await.map_err(|error| error.to_string())?;
-            let mut client = ClusterClient::new(channel);
+            let mut client = clients::cluster(channel);
             let added = client.add_learner(add_request(node)).await;
             added.map(drop).map_err(|status| status.message().to_owned())
         };
@@ -209,7 +215,7 @@ pub(super) async fn ask(address: &str) -> Asked {
             .connect()
             .await
             .map_err(|error| format!("cannot connect: {}", root_cause(&error)))?;
-        let status = ClusterClient::new(channel).status(v1::StatusRequest {}).await;
+        let status = clients::cluster(channel).status(WHO).await;
         status.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
     };
     let answer = tokio::time::timeout(ASK_TIMEOUT, asking)
@@ -327,7 +333,7 @@ async fn settle_once(node: &Arc<Node>) -> Result<(), Refusal> {
         let attempt = async {
             let channel =
                 endpoint(&address)?.connect().await.map_err(|error| root_cause(&error))?;
-            settle_at(node, &mut ClusterClient::new(channel)).await
+            settle_at(node, &mut clients::cluster(channel)).await
         };
         last = match tokio::time::timeout(TIMEOUT, attempt).await {
             Ok(Ok(())) => return Ok(()),

@@ -10,10 +10,10 @@ use flotilla_proto::v1::{self, RegionHealth};
 
 use super::{Joined, Node};
 use crate::{
-    ids::{NodeId, RegionId},
+    ids::{NodeId, PeerId, RegionId},
     placement::{
         plan::SYSTEM_VOTERS_MAX,
-        view::{NodeView, PAGE_REGIONS_MAX},
+        view::{NodeView, page, page_regions},
     },
     raft::region_state::range_of,
     region::{Peer, followers::Follower},
@@ -76,11 +76,6 @@ pub(super) fn regions(
         .filter(|(_, region)| range_of(region).overlaps(&range))
         .collect();
     peers.sort_by(|(_, left), (_, right)| left.start_key.cmp(&right.start_key));
-    let wanted = match usize::try_from(request.limit) {
-        Ok(limit @ 1..=PAGE_REGIONS_MAX) => limit,
-        _ => PAGE_REGIONS_MAX,
-    };
-    let more = peers.len() > wanted;
     let factor = node.directory.table().replication_factor.max(1) as usize;
     let config = joined.driver.config();
     let info = |(peer, region): (Arc<Peer>, Arc<v1::Region>)| {
@@ -114,11 +109,36 @@ pub(super) fn regions(
             ..v1::RegionInfo::default()
         }
     };
-    v1::RegionsResponse {
-        accepted: true,
-        regions: peers.into_iter().take(wanted).map(info).collect(),
-        more,
-    }
+    let (regions, more) = page(peers.into_iter().map(info), page_regions(request.limit));
+    v1::RegionsResponse { accepted: true, regions, more }
+}
+
+/// The peers of the regions behind `after`, in the order of their ids, as many as fit into one answer; and
+/// whether there are others.
+pub(super) fn peers(joined: &Joined, after: u64) -> (Vec<v1::PeerStatus>, bool) {
+    let running = joined.peers.all().into_iter().map(|peer| (peer.region, Local::Runs(peer)));
+    let quarantined = joined.peers.quarantined().into_iter();
+    let quarantined = quarantined.map(|(region, id, why)| (region, Local::Quarantined(id, why)));
+    let mut peers: Vec<_> =
+        running.chain(quarantined).filter(|(region, _)| region.0 > after).collect();
+    peers.sort_by_key(|(region, _)| *region);
+    let status = |(region, peer): (RegionId, Local)| match peer {
+        Local::Runs(peer) => peer.status(),
+        Local::Quarantined(id, reason) => v1::PeerStatus {
+            region: Some(v1::Region { region_id: region.0, ..v1::Region::default() }),
+            peer_id: id.0,
+            role: "quarantined".to_owned(),
+            reason,
+            ..v1::PeerStatus::default()
+        },
+    };
+    page(peers.into_iter().map(status), usize::MAX)
+}
+
+/// A peer on this node.
+enum Local {
+    Runs(Arc<Peer>),
+    Quarantined(PeerId, String),
 }
 
 /// What a peer of this node knows of its region.

@@ -28,7 +28,10 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
 };
 
-pub use self::{listing::PAGE_REGIONS_MAX, regions::Regions};
+pub use self::{
+    listing::{page, page_regions},
+    regions::Regions,
+};
 
 /// Bound: process starts of one node that are remembered to notice a copied disk; older ones are
 /// forgotten, and a copy that was silent for that many restarts is then noticed one heartbeat later.

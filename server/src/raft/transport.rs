@@ -53,7 +53,10 @@ use crate::{
 
 pub(crate) use self::snapshots::INSTALL_IDLE_TIMEOUTS;
 pub use self::{
-    frame::MESSAGE_BYTES_MAX, link::BACKOFF_MAX, service::RaftService, snapshots::SnapshotTurn,
+    frame::MESSAGE_BYTES_MAX,
+    link::BACKOFF_MAX,
+    service::RaftService,
+    snapshots::{SnapshotTurn, client},
 };
 pub use v1::Lane;
 

@@ -277,7 +277,7 @@ mod tests {
     use crate::{
         raft::{
             fixture::{id, region_state, soon},
-            transport::{RaftService, endpoint},
+            transport::{self, RaftService, endpoint},
         },
         region::fixture::{DISK_BYTES, Fixture, NODE, PEER, REGION, until},
         storage::engine::Engine as _,
@@ -366,7 +366,7 @@ mod tests {
                 let _ = server.serve_with_incoming(TcpListenerStream::new(listener)).await;
             });
             let channel = endpoint(&address.to_string()).expect("an address").connect().await;
-            let client = RaftClient::new(channel.expect("a connection"));
+            let client = transport::client(channel.expect("a connection"));
             Self { peers, client, serving }
         }
 

@@ -5,7 +5,7 @@ use std::{error::Error, io, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::{
-    MESSAGE_BYTES_MAX,
+    MESSAGE_BYTES_MAX, clients,
     kv::kv_service_client::KvServiceClient,
     v1::{
         self, ErrorDetail, ReadMode, RequestContext, cluster_client::ClusterClient,
@@ -56,13 +56,10 @@ impl Session {
         let channel = endpoint.connect_lazy();
         Self {
             address: address.to_owned(),
-            kv: KvClient::new(channel.clone())
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            kv: clients::kv(channel.clone()).max_encoding_message_size(4 * MESSAGE_BYTES_MAX),
+            seed: clients::kv_service(channel.clone())
                 .max_encoding_message_size(4 * MESSAGE_BYTES_MAX),
-            seed: KvServiceClient::new(channel.clone())
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(4 * MESSAGE_BYTES_MAX),
-            cluster: ClusterClient::new(channel),
+            cluster: clients::cluster(channel),
             patience: Duration::from_secs(5),
         }
     }
@@ -136,7 +133,7 @@ impl Session {
     /// # Errors
     /// As the server answers.
     pub async fn status(&self) -> Result<v1::StatusResponse, Status> {
-        let request = self.request(v1::StatusRequest {});
+        let request = self.request(v1::StatusRequest::default());
         Ok(self.cluster.clone().status(request).await?.into_inner())
     }
 

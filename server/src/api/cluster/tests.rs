@@ -36,7 +36,7 @@ async fn every_call_reaches_the_membership_and_answers() {
     assert_eq!(evicted.expect("answered").into_inner().leaders_left, 2);
     let transfer = v1::TransferLeaderRequest { region_id: 2, to_node_id: 1 };
     api.transfer_leader(Request::new(transfer)).await.expect("answered");
-    let status = api.status(Request::new(v1::StatusRequest {})).await;
+    let status = api.status(Request::new(v1::StatusRequest::default())).await;
     assert!(status.expect("answered").into_inner().joined);
     let nodes =
         api.list_nodes(Request::new(v1::ListNodesRequest { all: true, allow_local: false })).await;
@@ -69,7 +69,7 @@ async fn deadline_of_a_change_says_maybe_applied_and_that_of_a_read_does_not() {
         cluster(Limits { request_timeout_max: Duration::from_millis(10), ..Limits::default() });
     fake.hang();
     let change = api.add_learner(Request::new(learner("n2:7420"))).await.expect_err("hangs");
-    let read = api.status(Request::new(v1::StatusRequest {})).await.expect_err("hangs");
+    let read = api.status(Request::new(v1::StatusRequest::default())).await.expect_err("hangs");
     for (status, maybe_applied) in [(change, true), (read, false)] {
         assert_eq!(status.code(), Code::DeadlineExceeded);
         let detail = flotilla_proto::status::detail(&status).expect("a detail");

@@ -88,8 +88,12 @@ pub(super) async fn status<R: Requests>(
 ) -> Result<Response, Failure> {
     rest.run(Method::HttpCluster, async {
         let query = Query::of(&uri, &[TIMEOUT])?;
-        let call = rest.cluster.membership.status(v1::StatusRequest {});
-        let status = within(rest.cluster_deadline(&query)?, Kind::Reads, call).await?;
+        let deadline = rest.cluster_deadline(&query)?;
+        let ask = |request| within(deadline, Kind::Reads, rest.cluster.membership.status(request));
+        let mut status = ask(v1::StatusRequest::default()).await?;
+        while let Some(next) = status.next_page() {
+            status.extend(ask(next).await?);
+        }
         Ok(Json(json::Status::from(status)).into_response())
     })
     .await

@@ -515,6 +515,7 @@ async fn status_is_this_node() {
         (&json["peers"][0]["region_id"], &json["peers"][0]["role"]),
         (&2.into(), &"leader".into())
     );
+    assert_eq!(json["peers"][1]["region_id"], 4, "the next page");
 }
 
 #[tokio::test]

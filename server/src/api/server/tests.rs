@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use flotilla_proto::{
-    kv::{self, kv_service_client::KvServiceClient},
-    v1::{self, cluster_client::ClusterClient, kv_client::KvClient},
+    clients, kv,
+    v1::{self, kv_client::KvClient},
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -91,7 +91,7 @@ impl Server {
     }
 
     async fn kv(&self) -> KvClient<Channel> {
-        KvClient::new(self.channel().await)
+        clients::kv(self.channel().await)
             .max_decoding_message_size(64 << 20)
             .max_encoding_message_size(64 << 20)
     }
@@ -126,20 +126,32 @@ fn get(key: &str) -> v1::GetRequest {
 }
 
 #[tokio::test]
+async fn a_client_takes_the_largest_answer() {
+    let server = Server::start(Limits::default()).await;
+    let value = vec![1; Limits::default().value_bytes_max];
+    let mut kv = clients::kv(server.channel().await);
+    kv.put(put("k", value.clone())).await.expect("accepted");
+    let got = kv.get(get("k")).await.expect("answered").into_inner();
+    assert_eq!(got.kv.map(|kv| kv.value.len()), Some(value.len()));
+}
+
+#[tokio::test]
 async fn all_services_answer_on_one_connection() {
     let server = Server::start(Limits::default()).await;
     let channel = server.channel().await;
-    let mut kv = KvClient::new(channel.clone());
+    let mut kv = clients::kv(channel.clone());
     kv.put(put("k", b"v".to_vec())).await.expect("written");
-    let mut seed = KvServiceClient::new(channel.clone());
+    let mut seed = clients::kv_service(channel.clone());
     let reply = seed.get(kv::GetRequest { key: "k".into() }).await.expect("read").into_inner();
     assert_eq!(reply.value, "v");
     let mut pages = kv.scan(v1::ScanRequest::default()).await.expect("begun").into_inner();
     let page = pages.message().await.expect("a page").expect("not the end");
     assert_eq!(page.kvs.len(), 1);
     assert!(pages.message().await.expect("the end").is_none());
-    let mut cluster = ClusterClient::new(channel.clone());
-    assert!(cluster.status(v1::StatusRequest {}).await.expect("answered").into_inner().joined);
+    let mut cluster = clients::cluster(channel.clone());
+    assert!(
+        cluster.status(v1::StatusRequest::default()).await.expect("answered").into_inner().joined
+    );
     let mut health = HealthClient::new(channel.clone());
     let check = HealthCheckRequest { service: "flotilla.v1.Kv".into() };
     assert_eq!(health.check(check).await.expect("answered").into_inner().status, 1);
@@ -228,7 +240,7 @@ async fn unknown_methods_are_unimplemented() {
 #[tokio::test]
 async fn a_message_of_very_many_elements_is_refused_before_it_is_decoded() {
     let server = Server::start(Limits { txn_ops_max: 4, ..Limits::default() }).await;
-    let mut kv = KvClient::new(server.channel().await);
+    let mut kv = clients::kv(server.channel().await);
     for (ops, field) in [(5, "txn"), (5000, "request")] {
         let success = vec![v1::Op::default(); ops];
         let txn = v1::TxnRequest { success, ..v1::TxnRequest::default() };
@@ -254,13 +266,13 @@ async fn full_queue_answers_busy_at_once_and_recovers() {
     let channel = server.channel().await;
     let hanging: Vec<_> = (0..2)
         .map(|_| {
-            let mut kv = KvClient::new(channel.clone());
+            let mut kv = clients::kv(channel.clone());
             tokio::spawn(async move { kv.get(get("k")).await })
         })
         .collect();
     eventually(|| server.recorder.started.load(Ordering::SeqCst) == 2).await;
 
-    let mut kv = KvClient::new(channel.clone());
+    let mut kv = clients::kv(channel.clone());
     let status = kv.get(get("k")).await.expect_err("no place is left");
     assert_eq!(status.code(), Code::ResourceExhausted);
     let detail = flotilla_proto::status::detail(&status).expect("a detail");
@@ -420,7 +432,7 @@ async fn connection_past_the_limit_is_closed_at_once() {
     eventually_ok(async || {
         let endpoint = Endpoint::from_shared(format!("http://{}", server.address));
         let Ok(channel) = endpoint.expect("an address").connect().await else { return false };
-        KvClient::new(channel).get(get("k")).await.is_ok()
+        clients::kv(channel).get(get("k")).await.is_ok()
     })
     .await;
 }

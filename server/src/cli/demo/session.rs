@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use flotilla_proto::{
-    MESSAGE_BYTES_MAX,
+    clients,
     v1::{
         ListRegionsRequest, RegionInfo, StatusRequest, StatusResponse,
         cluster_client::ClusterClient, kv_client::KvClient,
@@ -39,15 +39,15 @@ impl Session {
             .connect_timeout(Duration::from_secs(2))
             .tcp_nodelay(true);
         let channel = endpoint.connect_lazy();
-        Self {
-            address,
-            kv: KvClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
-            cluster: ClusterClient::new(channel),
-        }
+        Self { address, kv: clients::kv(channel.clone()), cluster: clients::cluster(channel) }
     }
 
     pub(super) async fn status(&self) -> Result<StatusResponse, String> {
-        let answer = self.cluster.clone().status(request(StatusRequest {})).await;
+        let answer = self
+            .cluster
+            .clone()
+            .status(request(StatusRequest { without_peers: true, after_region: 0 }))
+            .await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.blame(&status))
     }
 

@@ -3,11 +3,8 @@
 use std::time::Duration;
 
 use flotilla_proto::{
-    MESSAGE_BYTES_MAX,
-    v1::{
-        self, cluster_client::ClusterClient, pass_request::Call, pass_response::Answer,
-        placement_client::PlacementClient,
-    },
+    clients,
+    v1::{self, pass_request::Call, pass_response::Answer},
 };
 
 use super::{
@@ -239,9 +236,7 @@ impl Driver {
                 .connect()
                 .await
                 .map_err(|error| error.to_string())?;
-            let mut client = PlacementClient::new(channel)
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            let mut client = clients::placement(channel);
             client.adopt(request).await.map_err(|status| status.message().to_owned())
         };
         tokio::time::timeout(DIAL_TIMEOUT, adopting)
@@ -262,8 +257,8 @@ async fn ask_status(address: &str) -> Result<v1::StatusResponse, Error> {
             .connect()
             .await
             .map_err(|error| refuse(format!("cannot connect: {error}")))?;
-        ClusterClient::new(channel)
-            .status(v1::StatusRequest {})
+        clients::cluster(channel)
+            .status(v1::StatusRequest { without_peers: true, after_region: 0 })
             .await
             .map(tonic::Response::into_inner)
             .map_err(|status| refuse(format!("is no node of this kind: {}", status.message())))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use flotilla_proto::v1;
-use prost::Message as _;
+use prost::Message;
 
 use super::{ClusterView, NodeView, RegionView};
 use crate::{
@@ -11,10 +11,33 @@ use crate::{
     placement::config::PlacementConfig,
 };
 
-/// Bound: regions of one answer, and about how many bytes of them; whoever wants more asks again from
-/// there.
-pub const PAGE_REGIONS_MAX: usize = 1_000;
-const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Bound: regions of one answer; whoever wants more asks again from there.
+const PAGE_REGIONS_MAX: usize = 1_000;
+/// Bound: a page ends once it has so many bytes. With what one region may have beyond that it is below the
+/// 4 MiB that a client of gRPC takes of a message unless it is told otherwise.
+const PAGE_BYTES_MAX: usize = 3 << 20;
+
+/// The first of `items` that fit into one answer, and whether others are left.
+pub fn page<T: Message>(items: impl Iterator<Item = T>, count_max: usize) -> (Vec<T>, bool) {
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    for item in items {
+        if page.len() == count_max || bytes >= PAGE_BYTES_MAX {
+            return (page, true);
+        }
+        bytes += item.encoded_len();
+        page.push(item);
+    }
+    (page, false)
+}
+
+/// How many regions a page has for who asks for `limit`.
+#[must_use]
+pub fn page_regions(limit: u32) -> usize {
+    match usize::try_from(limit) {
+        Ok(limit @ 1..=PAGE_REGIONS_MAX) => limit,
+        _ => PAGE_REGIONS_MAX,
+    }
+}
 
 impl ClusterView {
     /// The regions of keys, one per key in their order; one region; or those that touch a range. A key
@@ -39,20 +62,8 @@ impl ClusterView {
             };
             response.regions = request.keys.iter().filter_map(of).collect();
         } else {
-            let wanted = match usize::try_from(request.limit) {
-                Ok(limit @ 1..=PAGE_REGIONS_MAX) => limit,
-                _ => PAGE_REGIONS_MAX,
-            };
-            let mut bytes = 0;
-            for region in self.regions().touching(&request.start_key, &request.end_key) {
-                if response.regions.len() == wanted || bytes >= PAGE_BYTES_MAX {
-                    response.more = true;
-                    break;
-                }
-                let info = info(region);
-                bytes += info.encoded_len();
-                response.regions.push(info);
-            }
+            let regions = self.regions().touching(&request.start_key, &request.end_key).map(info);
+            (response.regions, response.more) = page(regions, page_regions(request.limit));
         }
         response
     }

@@ -113,7 +113,7 @@ fn ten_thousand_regions_are_heard_listed_and_planned_in_time() {
     let mut listed = 0;
     timed("all pages", PATIENCE, &mut || loop {
         let page = view.list(&request, &config, NOW_MS + 1);
-        assert!(page.regions.len() <= PAGE_REGIONS_MAX);
+        assert!(page.regions.len() <= page_regions(0));
         listed += page.regions.len();
         let last = page.regions.last().and_then(|info| info.region.clone()).expect("a region");
         if !page.more {

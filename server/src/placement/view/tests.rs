@@ -1,3 +1,6 @@
+use bytes::Bytes;
+use prost::Message as _;
+
 use super::*;
 use crate::placement::{
     fixture::{Fixture, NOW_MS, record, table},
@@ -421,4 +424,31 @@ fn peers_that_lost_what_they_promised_are_named_and_not_counted() {
     let judged: Vec<_> = members.iter().map(of).collect();
     let want = [(201, true, false), (202, false, true), (203, false, true), (204, true, false)];
     assert_eq!(judged, want);
+}
+
+#[test]
+fn a_page_of_regions_with_the_longest_keys_is_what_any_client_takes() {
+    let key = |number: usize| Bytes::from(format!("{number:0>4096}"));
+    let regions = (0..1000).map(|number| {
+        let mut report = report(10 + number as u64, ("", ""), (1, 1), 1, &[1, 2, 3]);
+        let region = report.region.as_mut().expect("of a region");
+        region.start_key = if number == 0 { Bytes::new() } else { key(number) };
+        region.end_key = if number == 999 { Bytes::new() } else { key(number + 1) };
+        report
+    });
+    let mut view = three_nodes();
+    view.hear(heartbeat(1, 1, regions.collect()), NOW_MS);
+    let mut request = v1::RegionsRequest::default();
+    let mut listed = 0;
+    loop {
+        let page = view.list(&request, &PlacementConfig::default(), NOW_MS);
+        assert!(page.encoded_len() < 4 << 20, "{}", page.encoded_len());
+        listed += page.regions.len();
+        let last = page.regions.last().and_then(|info| info.region.as_ref()).expect("a region");
+        if !page.more {
+            break;
+        }
+        request.start_key = last.end_key.clone();
+    }
+    assert_eq!(listed, 1000);
 }

@@ -6,13 +6,21 @@ use flotilla_proto::v1::{self, raft_client::RaftClient};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Response;
+use tonic::{Response, transport::Channel};
 
 use super::{Cause, Transport, Undelivered, connect, frame::FRAME_BYTES_ACCEPTED};
 use crate::{clock, ids::NodeId, raft::snapshot::Sender};
 
 /// Bound: idle timeouts that a receiver may take to install what it has all of.
 pub(crate) const INSTALL_IDLE_TIMEOUTS: u32 = 10;
+
+/// A client that takes what is the largest between nodes.
+#[expect(clippy::disallowed_methods, reason = "the place where it is allowed")]
+pub fn client(channel: Channel) -> RaftClient<Channel> {
+    RaftClient::new(channel)
+        .max_decoding_message_size(FRAME_BYTES_ACCEPTED)
+        .max_encoding_message_size(FRAME_BYTES_ACCEPTED)
+}
 
 /// What the snapshots that this node sends share.
 pub(super) struct Shipping {
@@ -134,9 +142,7 @@ impl Transport {
             }
             Ok(())
         });
-        let mut client = RaftClient::new(channel)
-            .max_decoding_message_size(FRAME_BYTES_ACCEPTED)
-            .max_encoding_message_size(FRAME_BYTES_ACCEPTED);
+        let mut client = client(channel);
         let read_to_end = |read: Result<Result<(), String>, tokio::task::JoinError>| {
             read.map_err(|error| lost(format!("read the snapshot: {error}")))?.map_err(lost)
         };

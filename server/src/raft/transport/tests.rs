@@ -340,7 +340,7 @@ async fn frames(
     frames: Vec<v1::MessageBatch>,
 ) -> Result<Streaming<v1::MessageBatch>, tonic::Status> {
     let channel = endpoint(&node.address).unwrap().connect().await.unwrap();
-    let mut client = v1::raft_client::RaftClient::new(channel);
+    let mut client = client(channel);
     let (sender, stream) = tokio::sync::mpsc::channel(frames.len());
     for frame in frames {
         sender.send(frame).await.unwrap();
