@@ -186,7 +186,7 @@ impl Calls {
         let _joining = node.joining.lock().await;
         if let Some(stored) = identity::read_stored(node.log.as_ref()).map_err(storage)? {
             let id = ClusterId::from_bytes(&stored.cluster_id).map(|id| id.to_string());
-            if stored.initialized_here && stored.initialize_token == request.token {
+            if plan::is_repeat(&stored, &request) {
                 return Ok(v1::InitializeResponse {
                     cluster_id: id.unwrap_or_default(),
                     node_id: stored.node_id,
@@ -203,7 +203,8 @@ impl Calls {
             ));
         }
         let nodes = first_nodes(node, &request.first_nodes).await?;
-        let identity = found(node, &request, &nodes).await?;
+        let digest = plan::digest(&request);
+        let identity = found(node, &request, digest, &nodes).await?;
         Ok(v1::InitializeResponse {
             cluster_id: identity.cluster.to_string(),
             node_id: identity.node.0,
@@ -223,7 +224,7 @@ pub(super) async fn found_with(
     if identity::read_stored(node.log.as_ref()).map_err(storage)?.is_some() {
         return Err(refused("this node belongs to a cluster"));
     }
-    let identity = found(node, &v1::InitializeRequest::default(), nodes).await?;
+    let identity = found(node, &v1::InitializeRequest::default(), 0, nodes).await?;
     Ok(identity.cluster)
 }
 
@@ -265,16 +266,19 @@ async fn first_nodes(node: &Node, addresses: &[String]) -> Result<Vec<v1::Status
 }
 
 /// Founds a cluster: see the module. To be called with `Node::joining` held, on a node without an identity.
+/// `digest`: of the call that asks for it; 0 when a flag does.
 async fn found(
     node: &Arc<Node>,
     request: &v1::InitializeRequest,
+    digest: u64,
     nodes: &[v1::StatusResponse],
 ) -> Result<identity::Identity, Error> {
     let births = &node.births;
     if births.promised().is_some() {
         return Err(refused("this node has promised itself to the birth of another cluster"));
     }
-    let birth = plan::plan(request, nodes, node.config.limits.key_bytes_max)?;
+    let mut birth = plan::plan(request, nodes, node.config.limits.key_bytes_max)?;
+    birth.initialize_digest = digest;
     let founding = Founding::of(births, &birth);
     fail::fail_point!("birth-before-promises");
     // The founder's answer to itself is among them: what it was told of when it decided to found.

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use flotilla_proto::v1;
+use prost::Message as _;
 
 use crate::{
     clock, command, config,
@@ -81,9 +82,28 @@ pub(in crate::node) fn plan(
         },
         split_keys,
         token: request.token.clone(),
+        initialize_digest: 0,
     };
     check(&birth, key_bytes_max)?;
     Ok(birth)
+}
+
+/// Whether the cluster of this identity was made by the same call before. A token says so for whatever
+/// carries it; without one only a call that says the same in all its fields is taken for a repeat, so that
+/// nobody believes that what he asked for was done.
+pub(in crate::node) fn is_repeat(
+    stored: &v1::NodeIdentity,
+    request: &v1::InitializeRequest,
+) -> bool {
+    stored.initialized_here
+        && stored.initialize_token == request.token
+        && (!request.token.is_empty() || stored.initialize_digest == digest(request))
+}
+
+/// Tells calls apart that differ by accident; never 0.
+pub(in crate::node) fn digest(request: &v1::InitializeRequest) -> u64 {
+    let bytes = request.encode_to_vec();
+    (u64::from(crc32c::crc32c(&bytes)) << 32) + bytes.len() as u64 + 1
 }
 
 /// Refuses a birth that could not be told to a cluster, or is none.
@@ -192,6 +212,7 @@ pub(in crate::node) fn newborn(
         node_id: own.0,
         removed: false,
         initialize_token: birth.token.clone(),
+        initialize_digest: birth.initialize_digest,
         initialized_here: own.0 == 1,
         starts: 0,
         birth_id: birth.birth_id.clone(),
@@ -262,6 +283,31 @@ mod tests {
             split_keys: keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect(),
             ..v1::InitializeRequest::default()
         }
+    }
+
+    #[test]
+    fn a_call_repeats_another_by_its_token_or_by_saying_the_same() {
+        let with_token =
+            |token: &str, request| v1::InitializeRequest { token: token.to_owned(), ..request };
+        for (why, first, second, want) in [
+            ("the same", cut(&["a"]), cut(&["a"]), true),
+            ("nothing said, twice", cut(&[]), cut(&[]), true),
+            ("other borders", cut(&["a"]), cut(&["b"]), false),
+            ("borders where there were none", cut(&[]), cut(&["b"]), false),
+            ("one token", with_token("t", cut(&["a"])), with_token("t", cut(&["b"])), true),
+            ("other tokens", with_token("t", cut(&["a"])), with_token("u", cut(&["a"])), false),
+            ("a token first", with_token("t", cut(&["a"])), cut(&["a"]), false),
+            ("a token then", cut(&["a"]), with_token("t", cut(&["a"])), false),
+        ] {
+            let mut birth = plan(&first, &nodes(1), KEY_BYTES_MAX).expect("a birth");
+            birth.initialize_digest = digest(&first);
+            let newborn = newborn(&birth, &[1; 16], KEY_BYTES_MAX).expect("sound").expect("of it");
+            assert_eq!(is_repeat(&newborn.identity, &second), want, "{why}");
+        }
+        // Made by a flag: no call was there before.
+        let by_flag = plan(&cut(&[]), &nodes(1), KEY_BYTES_MAX).expect("a birth");
+        let by_flag = newborn(&by_flag, &[1; 16], KEY_BYTES_MAX).expect("sound").expect("of it");
+        assert!(!is_repeat(&by_flag.identity, &cut(&[])));
     }
 
     #[test]
