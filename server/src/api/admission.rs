@@ -173,6 +173,13 @@ pub(super) struct Permit {
 }
 
 impl Permit {
+    /// Gives back what is beyond `count`.
+    pub(super) fn keep(&mut self, count: usize) {
+        let back = self.count.saturating_sub(count);
+        self.gate.taken.fetch_sub(back, Ordering::Relaxed);
+        self.count -= back;
+    }
+
     /// Takes more of the same gate.
     pub(super) fn grow(&mut self, count: usize) -> Result<(), Error> {
         self.gate.reserve(count)?;

@@ -21,14 +21,15 @@ use super::{
     retry::Backoff,
     status::status,
 };
-use crate::{error::Error, storage::engine::KeyRange};
+use crate::{command, error::Error, storage::engine::KeyRange};
 
 /// What each page may hold without asking: the number of scans already bounds it.
 const FREE_BYTES: usize = 64 << 10;
 
 /// A scan under way. It holds no page: memory is that of the page its caller holds until it asks for the next.
 ///
-/// Bound: `pages_held_bytes_max` of pages beyond their first 64 KiB, over all scans.
+/// Bound: `pages_held_bytes_max` of pages beyond their first 64 KiB, over all scans. Room for a page is taken
+/// before it is read, and what it did not need is given back.
 #[derive(Debug)]
 pub(super) struct Pager<R> {
     requests: R,
@@ -48,6 +49,8 @@ pub(super) struct Pager<R> {
     pages: Arc<Gate>,
     /// Of the page that the caller has.
     held: Option<Permit>,
+    /// What the next item takes of a page, where it was too large for the one before.
+    next_bytes: u64,
 }
 
 impl<R: Requests> KvApi<R> {
@@ -102,6 +105,7 @@ impl<R: Requests> KvApi<R> {
             limit: if limit == 0 { u64::MAX } else { limit },
             pages: Arc::clone(&self.pages),
             held: None,
+            next_bytes: 0,
         })
     }
 }
@@ -130,7 +134,7 @@ impl<R: Requests> Pager<R> {
             self.rest = Some(rest.clone());
             let read = self.read_page(&rest).await;
             self.rest = None;
-            let (part, reply) = read?;
+            let (part, reply, mut room) = read?;
             if reply.more && !part.contains(&reply.reached) {
                 return Err(Error::Internal { message: "a page went beyond its range".into() });
             }
@@ -147,18 +151,14 @@ impl<R: Requests> Pager<R> {
             if reply.items.is_empty() {
                 continue;
             }
+            let bytes = reply.items.iter().filter_map(|item| item.kv.as_ref());
+            let bytes = bytes.map(|kv| command::item_bytes(kv.key.len(), kv.value.len())).sum();
+            if let Some(room) = &mut room {
+                room.keep(beyond_free(bytes));
+            }
+            self.held = room;
+            self.next_bytes = reply.next_bytes;
             let page = self.page(reply.items)?;
-            let bytes: usize = page.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
-            self.held = match bytes.saturating_sub(FREE_BYTES) {
-                0 => None,
-                more => match self.pages.take(more) {
-                    Ok(held) => Some(held),
-                    Err(full) => {
-                        self.rest = None;
-                        return Err(full);
-                    }
-                },
-            };
             return Ok(Some(page));
         }
         Ok(None)
@@ -176,12 +176,14 @@ impl<R: Requests> Pager<R> {
         .boxed()
     }
 
-    /// Reads a page from the near end of `rest`; answers which part of it the page is about.
-    async fn read_page(&self, rest: &KeyRange) -> Result<(KeyRange, v1::ReadReply), Error> {
+    /// Reads a page from the near end of `rest`; answers which part of it the page is about, and the room that
+    /// was made for it.
+    async fn read_page(
+        &self,
+        rest: &KeyRange,
+    ) -> Result<(KeyRange, v1::ReadReply, Option<Permit>), Error> {
         let mut backoff = Backoff::until(self.cx.deadline);
-        // Smaller pages while many scans hold theirs, so that none has to be refused.
-        let bytes_max = ((self.pages.room() / 8).max(FREE_BYTES / 2) as u64)
-            .min(self.limits.scan_page_bytes as u64);
+        let (mut bytes_max, mut room) = self.make_room(self.next_bytes)?;
         loop {
             let part = match self.cx.route {
                 Some(_) => rest.clone(),
@@ -196,11 +198,31 @@ impl<R: Requests> Pager<R> {
                 bytes_max,
             };
             match self.requests.read_range(self.cx.clone(), range).await {
-                Ok(reply) => return Ok((part, reply)),
+                Ok(reply) if reply.items.is_empty() && reply.next_bytes > bytes_max => {
+                    drop(room);
+                    (bytes_max, room) = self.make_room(reply.next_bytes)?;
+                }
+                Ok(reply) if reply.items.is_empty() && reply.more && reply.reached.is_empty() => {
+                    return Err(Error::Internal { message: "a page made no progress".into() });
+                }
+                Ok(reply) => return Ok((part, reply, room)),
                 Err(error) if self.cx.route.is_none() => backoff.wait(error).await?,
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Room for a page, or for a single item that is larger than one, and how much it is.
+    fn make_room(&self, item_bytes: u64) -> Result<(u64, Option<Permit>), Error> {
+        let take = |bytes: u64| match beyond_free(bytes) {
+            0 => Ok((bytes, None)),
+            more => self.pages.take(more).map(|room| (bytes, Some(room))),
+        };
+        // Smaller pages while many scans hold theirs, so that none has to be refused.
+        let least = (FREE_BYTES / 2) as u64;
+        let page = (self.pages.room() / 8) as u64;
+        let page = page.max(least).min(self.limits.scan_page_bytes as u64);
+        if item_bytes > page { take(item_bytes) } else { take(page).or_else(|_| take(least)) }
     }
 
     /// What remains of `rest` once `part`, which is its near end, was read.
@@ -222,6 +244,11 @@ impl<R: Requests> Pager<R> {
         }
         Ok(page)
     }
+}
+
+/// What a page of so many bytes has to ask for.
+fn beyond_free(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(FREE_BYTES)
 }
 
 #[cfg(test)]

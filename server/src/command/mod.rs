@@ -56,7 +56,8 @@ pub use codec::{DecodeError, decode, encode};
 pub use foresee::reads_quickly;
 pub use overlay::Overlay;
 pub use read::{
-    AsOf, PAGE_BYTES_MAX, PAGE_KEYS_MAX, POINTS_BYTES_MAX, read_point, read_points, read_range,
+    AsOf, PAGE_BYTES_MAX, PAGE_KEYS_MAX, POINTS_BYTES_MAX, item_bytes, read_point, read_points,
+    read_range,
 };
 pub use refusal::Refusal;
 pub use value::{Garbage, StoredRef, StoredValue, ValueHead, expires_at_ms};

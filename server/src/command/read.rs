@@ -13,8 +13,8 @@ use crate::storage::engine::{Direction, Error, Family, KeyRange, Read};
 /// Bound: keys of a page, also when more are asked for; a page that asks for 0 gets up to this many.
 pub const PAGE_KEYS_MAX: u64 = 65_536;
 
-/// Bound: bytes of a page, also when more are asked for; the page ends, with `more`. A page has at
-/// least one key, so it may exceed this by one value. Fits into a message with that value.
+/// Bound: bytes of a page, also when more are asked for; the page ends, with `more`. Only one that has a
+/// single key may exceed this.
 pub const PAGE_BYTES_MAX: u64 = 8 << 20;
 
 /// Bound: bytes of an answer to point reads that fits into a message with one value more.
@@ -25,8 +25,9 @@ pub const POINTS_BYTES_MAX: u64 = 8 << 20;
 const LOOKED_AT_ROWS_MAX: u64 = 64 << 10;
 const LOOKED_AT_BYTES_MAX: u64 = 16 << 20;
 
-/// What an item costs beside its key and value, roughly: tags, lengths, revision, time to live.
-const ITEM_BYTES: u64 = 24;
+/// What an item costs beside its key and value, roughly, in the memory of whoever holds it: more than in a
+/// message.
+const ITEM_BYTES: u64 = 128;
 
 /// The state that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +98,7 @@ fn push_point(
             ReadItem { present: true, kv: Some(value.key_value(key.clone(), as_of.time_ms)) }
         }
     };
-    let bytes = item_bytes(&item);
+    let bytes = item.kv.as_ref().map_or(0, |kv| item_bytes(kv.key.len(), kv.value.len()));
     reply.items.push(item);
     Ok(bytes)
 }
@@ -108,6 +109,10 @@ fn push_point(
 /// looked at. Where it ended at `limit` or `bytes_max`, at least one further key is there, unless too many
 /// expired ones come first. A `limit` or `bytes_max` of 0 means as much as a page may have.
 ///
+/// Bound: `bytes_max` is never exceeded, so that a caller can have made room for a page before it is read. A
+/// next item that does not fit into what is left is told by its size, `next_bytes`; where it is the first,
+/// nothing is read, and it is to be asked for with as much.
+///
 /// # Errors
 /// A failed read or a damaged value, also when it lies behind good ones.
 pub fn read_range(read: &dyn Read, range: &RangeRead, as_of: AsOf) -> Result<ReadReply, Error> {
@@ -117,6 +122,8 @@ pub fn read_range(read: &dyn Read, range: &RangeRead, as_of: AsOf) -> Result<Rea
     }
     let limit = or_max(range.limit, PAGE_KEYS_MAX);
     let bytes_max = or_max(range.bytes_max, PAGE_BYTES_MAX);
+    // The first one may be larger than any page, if there is room for it.
+    let first_max = if range.bytes_max == 0 { u64::MAX } else { range.bytes_max };
     let direction = if range.reverse { Direction::Reverse } else { Direction::Forward };
     let keys = KeyRange { start: range.start_key.clone(), end: range.end_key.clone() };
     let mut bytes = 0;
@@ -125,10 +132,16 @@ pub fn read_range(read: &dyn Read, range: &RangeRead, as_of: AsOf) -> Result<Rea
     while let Some((key, stored)) = cursor.next()? {
         let value = StoredRef::decode(stored).map_err(|garbage| garbage.under(key))?;
         let is_live = value.is_live(as_of.time_ms);
-        let is_full =
-            reply.items.len() as u64 >= limit || (bytes >= bytes_max && !reply.items.is_empty());
-        if is_live && is_full {
+        let payload = if range.keys_only { &[][..] } else { value.payload };
+        let item_bytes = item_bytes(key.len(), payload.len());
+        let (bytes_max, is_at_limit) = match reply.items.len() as u64 {
+            0 => (first_max, false),
+            count => (bytes_max, count >= limit),
+        };
+        let fits = bytes + item_bytes <= bytes_max;
+        if is_live && (is_at_limit || !fits) {
             reply.more = true;
+            reply.next_bytes = if fits { 0 } else { item_bytes };
             break;
         }
         reached.clear();
@@ -142,7 +155,6 @@ pub fn read_range(read: &dyn Read, range: &RangeRead, as_of: AsOf) -> Result<Rea
             }
             continue;
         }
-        let payload = if range.keys_only { &[][..] } else { value.payload };
         let item = ReadItem {
             present: true,
             kv: Some(KeyValue {
@@ -152,7 +164,7 @@ pub fn read_range(read: &dyn Read, range: &RangeRead, as_of: AsOf) -> Result<Rea
                 ttl_ms: value.ttl_ms(as_of.time_ms),
             }),
         };
-        bytes += item_bytes(&item);
+        bytes += item_bytes;
         reply.items.push(item);
         if row_bytes >= LOOKED_AT_BYTES_MAX {
             reply.more = true;
@@ -169,8 +181,10 @@ fn or_max(asked: u64, max: u64) -> u64 {
     if asked == 0 { max } else { asked.min(max) }
 }
 
-fn item_bytes(item: &ReadItem) -> u64 {
-    item.kv.as_ref().map_or(0, |kv| (kv.key.len() + kv.value.len()) as u64) + ITEM_BYTES
+/// What an item costs.
+#[must_use]
+pub fn item_bytes(key_bytes: usize, value_bytes: usize) -> u64 {
+    (key_bytes + value_bytes) as u64 + ITEM_BYTES
 }
 
 #[cfg(test)]
@@ -264,10 +278,16 @@ mod tests {
                 vec!["a"],
                 false,
             ),
-            ("a byte, yet one key", RangeRead { bytes_max: 1, ..page("", "") }, vec!["a"], true),
+            ("a byte", RangeRead { bytes_max: 1, ..page("", "") }, vec![], true),
+            (
+                "bytes of one",
+                RangeRead { bytes_max: 2 * ITEM_BYTES + 3, ..page("", "") },
+                vec!["a"],
+                true,
+            ),
             (
                 "bytes of two",
-                RangeRead { bytes_max: ITEM_BYTES + 3, ..page("", "") },
+                RangeRead { bytes_max: 2 * ITEM_BYTES + 4, ..page("", "") },
                 vec!["a", "c"],
                 true,
             ),
@@ -300,6 +320,28 @@ mod tests {
                 KeyValue { key: "c".into(), value: value.into(), revision: 1, ttl_ms: Some(20) };
             assert_eq!(reply.items, [ReadItem { present: true, kv: Some(want) }]);
         }
+    }
+
+    #[test]
+    fn an_item_that_does_not_fit_is_told_by_its_size_and_then_asked_for() {
+        let mut region = Fixture::new();
+        region.write(vec![put("a", "1"), put("b", vec![0; 9 << 20]), put("c", "1")]);
+        let page = |start: &'static str, bytes_max: u64| {
+            let range = RangeRead { start_key: start.into(), bytes_max, ..RangeRead::default() };
+            let reply = read_range(&region.store, &range, AS_OF).expect("reads");
+            let keys = keys(&reply).into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>();
+            (keys.concat(), reply.more, reply.next_bytes, reply.reached)
+        };
+        let large = ITEM_BYTES + 1 + (9 << 20);
+        assert_eq!(page("a", 1000), (b"a".to_vec(), true, large, "a".into()));
+        assert_eq!(page("b", 1000), (b"".to_vec(), true, large, "".into()));
+        assert_eq!(page("b", large - 1), (b"".to_vec(), true, large, "".into()));
+        // Alone, for it is more than a page has.
+        let small = ITEM_BYTES + 2;
+        assert_eq!(page("b", large), (b"b".to_vec(), true, small, "b".into()));
+        assert_eq!(page("b", 2 * large), (b"b".to_vec(), true, small, "b".into()));
+        assert_eq!(page("b", 0), (b"b".to_vec(), true, small, "b".into()));
+        assert_eq!(page("c", 1000), (b"c".to_vec(), false, 0, "".into()));
     }
 
     #[test]

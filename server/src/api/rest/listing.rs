@@ -7,7 +7,6 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use flotilla_proto::v1;
 use futures::stream;
@@ -18,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     Failure, Shared,
     keys::read_mode,
+    lines::{Format, Lines},
     query::{Query, TIMEOUT},
 };
 use crate::{
@@ -26,30 +26,6 @@ use crate::{
     },
     error::Error,
 };
-
-/// One key. The name of a field says how it is written, so that text and base64 cannot be taken for each
-/// other, and an import reads whatever was asked for: base64, or with `text=true` text where it is UTF-8.
-#[derive(Default, Serialize)]
-struct Line {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_base64: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_base64: Option<String>,
-    revision: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ttl_ms: Option<u64>,
-}
-
-/// How lines are written.
-#[derive(Clone, Copy)]
-struct Format {
-    text: bool,
-    keys_only: bool,
-}
 
 const PARAMETERS: &[&str] =
     &["prefix", "start", "end", "limit", "reverse", "keys_only", "text", "stale", TIMEOUT];
@@ -77,7 +53,8 @@ pub(super) async fn list<R: Requests>(
             return Err(error.into());
         }
     };
-    let state = Listing { pager, next: Next::Page(first), keys: 0, format, tracked };
+    let mut state = Listing { pager, next: Next::Read, keys: 0, format, tracked };
+    state.next = state.after(first);
     let lines = stream::unfold(state, Listing::chunk);
     let content_type = HeaderValue::from_static("application/x-ndjson");
     // Its page is bounded; `Listing` holds its place.
@@ -96,42 +73,48 @@ struct Listing<R> {
 }
 
 enum Next {
-    /// `None` at the end.
-    Page(Option<Vec<v1::KeyValue>>),
+    Lines(Lines),
     Read,
+    End,
     Break(String),
     Over,
 }
 
 impl<R: Requests> Listing<R> {
     async fn chunk(mut self) -> Option<(Result<Bytes, std::io::Error>, Self)> {
-        let page = match std::mem::replace(&mut self.next, Next::Read) {
-            Next::Page(page) => Ok(page),
-            Next::Read => self.pager.next().await,
-            Next::Break(message) => {
-                let error = Err(std::io::Error::other(message));
-                self.next = Next::Over;
-                return Some((error, self));
-            }
-            Next::Over => return None,
-        };
-        match page {
-            Ok(Some(kvs)) => {
-                self.keys += kvs.len() as u64;
-                let lines = write_lines(kvs, self.format);
-                Some((Ok(lines), self))
-            }
-            Ok(None) => {
-                self.tracked.finish(tonic::Code::Ok);
-                self.next = Next::Over;
-                Some((Ok(end_line(self.keys)), self))
-            }
-            Err(error) => {
-                self.tracked.finish(code(&error));
-                self.next = Next::Break(error.to_string());
-                Some((Ok(error_line(error)), self))
+        loop {
+            match std::mem::replace(&mut self.next, Next::Over) {
+                Next::Lines(mut lines) => match lines.piece() {
+                    Some(piece) => {
+                        self.next = Next::Lines(lines);
+                        return Some((Ok(piece), self));
+                    }
+                    None => self.next = Next::Read,
+                },
+                Next::Read => match self.pager.next().await {
+                    Ok(page) => self.next = self.after(page),
+                    Err(error) => {
+                        self.tracked.finish(code(&error));
+                        self.next = Next::Break(error.to_string());
+                        return Some((Ok(error_line(error)), self));
+                    }
+                },
+                Next::End => {
+                    self.tracked.finish(tonic::Code::Ok);
+                    let line = end_line(self.keys);
+                    return Some((Ok(line), self));
+                }
+                Next::Break(message) => return Some((Err(std::io::Error::other(message)), self)),
+                Next::Over => return None,
             }
         }
+    }
+
+    /// What comes after a page was read; `None` at the end.
+    fn after(&mut self, page: Option<Vec<v1::KeyValue>>) -> Next {
+        let Some(page) = page else { return Next::End };
+        self.keys += page.len() as u64;
+        Next::Lines(Lines::new(page, self.format))
     }
 }
 
@@ -160,29 +143,6 @@ fn parse(uri: &Uri) -> Result<(Format, v1::ScanRequest, Option<Duration>), Error
         all_keyspaces: false,
     };
     Ok((format, request, query.timeout()?))
-}
-
-fn write_lines(kvs: Vec<v1::KeyValue>, format: Format) -> Bytes {
-    let mut lines = Vec::new();
-    for kv in kvs {
-        let mut line = Line { revision: kv.revision, ttl_ms: kv.ttl_ms, ..Line::default() };
-        (line.key, line.key_base64) = encode(&kv.key, format.text);
-        if !format.keys_only {
-            (line.value, line.value_base64) = encode(&kv.value, format.text);
-        }
-        write_line(&mut lines, &line);
-    }
-    lines.into()
-}
-
-fn encode(bytes: &[u8], text: bool) -> (Option<String>, Option<String>) {
-    if !text {
-        return (None, Some(BASE64_STANDARD.encode(bytes)));
-    }
-    match std::str::from_utf8(bytes) {
-        Ok(text) => (Some(text.into()), None),
-        Err(_) => (None, Some(BASE64_STANDARD.encode(bytes))),
-    }
 }
 
 /// A listing without it was cut off, which a file does not tell otherwise.

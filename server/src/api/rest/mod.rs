@@ -28,6 +28,7 @@ mod conditions;
 mod failure;
 mod guard;
 mod keys;
+mod lines;
 mod listing;
 mod probes;
 mod query;

@@ -313,9 +313,15 @@ async fn pages_that_are_not_read_are_bounded_over_all_scans() {
     let mut pager = api.scan(None, only.clone()).expect("begun");
     assert!(matches!(pager.next().await, Err(Error::Busy { queue, .. }) if queue == "scans"));
     drop(unread);
-    let mut pager = api.scan(None, only).expect("begun");
-    assert_eq!(pager.next().await.expect("room").expect("there").len(), 1);
-    drop(pager);
+    let mut held = api.scan(None, only.clone()).expect("begun");
+    assert_eq!(held.next().await.expect("room").expect("there").len(), 1);
+    let before = requests.value_bytes_read();
+    for _ in 0..10 {
+        let mut pager = api.scan(None, only.clone()).expect("begun");
+        assert!(matches!(pager.next().await, Err(Error::Busy { queue, .. }) if queue == "scans"));
+    }
+    assert_eq!(requests.value_bytes_read(), before, "what is refused is not read before");
+    drop(held);
     let mut pager = api.scan(None, all).expect("begun");
     let mut seen = 0;
     while let Some(page) = pager.next().await.expect("each page gives back the one before") {
