@@ -55,9 +55,11 @@ fn serve(args: &SettingArgs) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return refuse(&errors),
     };
-    if let Err(error) = telemetry::init(config.log_format, &config.log_level) {
-        return outcome(Err(error.into()));
-    }
+    // Until the last word is said.
+    let _logging = match telemetry::init(config.log_format, &config.log_level) {
+        Ok(logging) => logging,
+        Err(error) => return outcome(Err(error.into())),
+    };
     for name in Config::stray_variables() {
         tracing::warn!("the variable {name} is no setting and has no effect");
     }

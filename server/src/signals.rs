@@ -1,13 +1,17 @@
-//! The signals that ask this process to stop.
+//! The signals that ask this process to stop, and the one that would end it without a word.
 
 use std::io;
 
+use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// SIGTERM and SIGINT, from when this was made on: one that comes while nobody waits is not lost.
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+    /// A file has reached the largest size that this process may write. Listened to and never looked at, so
+    /// that the write fails instead, and the node can say what has happened.
+    _file_size: Signal,
 }
 
 impl StopSignals {
@@ -19,6 +23,7 @@ impl StopSignals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _file_size: signal(SignalKind::from_raw(Number::XFSZ.as_raw()))?,
         })
     }
 
@@ -54,5 +59,6 @@ mod tests {
         kill_process(getpid(), Signal::INT).expect("to ourselves");
         let heard = timeout(Duration::from_secs(20), signals.next()).await;
         assert_eq!(heard.expect("heard"), "SIGINT");
+        kill_process(getpid(), Signal::XFSZ).expect("to ourselves");
     }
 }

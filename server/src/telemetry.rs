@@ -1,10 +1,17 @@
 //! Logs: one line per event on standard error, for people or for machines.
 //!
+//! Whoever reads the lines may stop to: a pipe is full, a disk hangs. So they leave on a thread of their own,
+//! and lines for which there is no room are lost, and counted, instead of holding the node up.
+//!
 //! Levels are per target and can be changed while the node runs. Keys and values are never logged
 //! at `info` or above.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::{
+    io::{self, IsTerminal as _, Write},
+    sync::OnceLock,
+};
 
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer as _, Registry, filter::ParseError, fmt, layer::SubscriberExt as _, reload,
     util::SubscriberInitExt as _,
@@ -14,6 +21,11 @@ use crate::config::LogFormat;
 
 /// Libraries that say too much at `info`; a filter that names them wins.
 const QUIET: &str = "openraft=warn,h2=warn,hyper=warn,tower=warn,tonic=warn";
+
+/// Bound: lines that wait to be written. A line is seldom more than a KiB.
+const LINES_MAX: usize = 8192;
+
+static LOST: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// Why logging could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
@@ -46,24 +58,49 @@ impl Filter {
     }
 }
 
+/// Logs while it lives.
+#[derive(Debug)]
+pub struct Logging {
+    pub filter: Filter,
+    /// Writes what waits, when it is dropped. Bound: a second.
+    _writer: WorkerGuard,
+}
+
+/// Lines that were not written since the start, as nobody took them.
+#[must_use]
+pub fn lost_lines() -> u64 {
+    LOST.get().map_or(0, |lost| lost.dropped_lines() as u64)
+}
+
+/// Hands lines to a thread that writes them to `to`.
+fn writer(to: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default()
+        .buffered_lines_limit(LINES_MAX)
+        .lossy(true)
+        .thread_name("log-lines")
+        .finish(to)
+}
+
 /// Starts to log for the whole process. `RUST_LOG`, if it is set, wins over `level`. From then on a
 /// panic is logged and ends the process (`end_with_panics`).
 ///
 /// # Errors
 /// A filter that cannot be read, or a second call in one process.
-pub fn init(format: LogFormat, level: &str) -> Result<Filter, Error> {
+pub fn init(format: LogFormat, level: &str) -> Result<Logging, Error> {
     let variable = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
     let (filter, handle) = reload::Layer::new(parse(variable.as_deref().unwrap_or(level))?);
+    let (lines, writer) = writer(io::stderr());
+    let _ = LOST.set(lines.error_counter());
     let lines = match format {
         LogFormat::Human => fmt::layer()
             .with_ansi(io::stderr().is_terminal())
-            .with_writer(|| OneLine(io::stderr()))
+            .with_writer(move || OneLine(lines.clone()))
             .boxed(),
-        LogFormat::Json => fmt::layer().with_writer(io::stderr).json().flatten_event(true).boxed(),
+        LogFormat::Json => fmt::layer().with_writer(lines).json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;
     end_with_panics();
-    Ok(Filter(handle))
+    Ok(Logging { filter: Filter(handle), _writer: writer })
 }
 
 /// Keeps an event, which comes in one piece, on one line: what strangers sent must not look like a line of
@@ -163,6 +200,34 @@ mod tests {
         assert!(lines[0].contains(r"refused\n2026-11-29 INFO all is well\r\x07"), "{text:?}");
         assert!(lines[0].contains(r"\x1b[2K") && lines[0].contains("dial\tnode — 1"), "{text:?}");
         assert!(lines[0].contains("\x1b[1;31mred"), "{text:?}");
+    }
+
+    #[test]
+    fn reader_that_stalls_holds_nobody_up_and_lines_lost_are_counted() {
+        struct Stalled(Arc<Mutex<()>>);
+        impl Write for Stalled {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                drop(self.0.lock());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let gate = Arc::new(Mutex::new(()));
+        let held = gate.lock();
+        let (lines, writer) = writer(Stalled(Arc::clone(&gate)));
+        let lost = lines.error_counter();
+        let lines = fmt::layer().with_writer(move || OneLine(lines.clone()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            for number in 0..LINES_MAX + 100 {
+                tracing::info!(number, "a line");
+            }
+        });
+        // The writer has one in its hands.
+        assert!((99..=100).contains(&lost.dropped_lines()), "{}", lost.dropped_lines());
+        drop(held);
+        drop(writer);
     }
 
     struct Shared(Arc<Mutex<Vec<u8>>>);

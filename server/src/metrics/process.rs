@@ -3,10 +3,12 @@
 use std::fs;
 
 use prometheus::{
-    Counter, IntGauge, IntGaugeVec, Opts, Registry,
+    Counter, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
+
+use crate::telemetry;
 
 /// Adds `flotilla_build_info` and the `process_…` series that Prometheus knows by these names.
 pub(super) fn register(registry: &Registry) -> prometheus::Result<()> {
@@ -30,6 +32,7 @@ struct Process {
     open_fds: IntGauge,
     max_fds: IntGauge,
     start_time_seconds: IntGauge,
+    log_lines_lost_total: IntCounter,
 }
 
 impl Process {
@@ -43,6 +46,10 @@ impl Process {
             open_fds: gauge("process_open_fds", "Open file descriptors")?,
             max_fds: gauge("process_max_fds", "Most file descriptors that may be open")?,
             start_time_seconds: gauge("process_start_time_seconds", "Start, since 1970")?,
+            log_lines_lost_total: IntCounter::new(
+                "flotilla_log_lines_lost_total",
+                "Log lines that were not written, as whoever reads them had stopped to",
+            )?,
         };
         if let Some((stat, boot)) = Stat::read().zip(boot_time_seconds()) {
             process.start_time_seconds.set(boot + to_i64(stat.start_ticks / ticks_per_second()));
@@ -50,7 +57,7 @@ impl Process {
         Ok(process)
     }
 
-    fn metrics(&self) -> [&dyn Collector; 7] {
+    fn metrics(&self) -> [&dyn Collector; 8] {
         [
             &self.cpu_seconds_total,
             &self.resident_memory_bytes,
@@ -59,6 +66,7 @@ impl Process {
             &self.open_fds,
             &self.max_fds,
             &self.start_time_seconds,
+            &self.log_lines_lost_total,
         ]
     }
 }
@@ -77,6 +85,8 @@ impl Collector for Process {
                 .set(to_i64(stat.resident_pages * rustix::param::page_size() as u64));
             self.threads.set(to_i64(stat.threads));
         }
+        let lost = telemetry::lost_lines();
+        self.log_lines_lost_total.inc_by(lost.saturating_sub(self.log_lines_lost_total.get()));
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
             self.open_fds.set(i64::try_from(open.count()).unwrap_or(i64::MAX));
         }
