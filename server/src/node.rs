@@ -233,7 +233,8 @@ impl Node {
         let on_disk = config.storage.engine == EngineKind::Rocksdb;
         let (log, data, disk, sentinel) = if on_disk {
             let disk =
-                DiskMonitor::open(&config.data_dir, &config.disk).context("look at the disk")?;
+                DiskMonitor::open(&config.data_dir, &config.disk, config.storage.flush_bytes())
+                    .context("look at the disk")?;
             let engines = open_engines(&config).await.context("open the data directory")?;
             let sentinel = Sentinel::read(&config.data_dir).context("read the log's sentinel")?;
             (

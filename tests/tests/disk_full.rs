@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
+use flotilla_proto::v1::{self, error_detail::Reason};
 use flotilla_tests::{
-    harness::{Builder, Scratch, eventually, outcome, say_aloud, strict},
+    harness::{Builder, Scratch, eventually, outcome, reason, say_aloud, strict},
     workload::Writers,
 };
 use tonic::Code;
@@ -28,6 +29,43 @@ async fn full_disk_of_one_node_stops_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_disks_of_a_majority_refuse_writes_and_lose_nothing() {
     full_disks(2).await;
+}
+
+/// What clients delete on a full disk makes room, though nobody may write meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletes_make_room_again_without_a_restart() {
+    let scratch = Scratch::new();
+    let disk = match Disk::new(scratch.path(), 0) {
+        Ok(disk) => disk,
+        Err(why) if strict() => panic!("no small file system: {why}"),
+        Err(why) => {
+            say_aloud(format!("SKIPPED: deletes on a full disk: {why}"));
+            return;
+        }
+    };
+    let small = [("disk.ballast_bytes", "0"), ("storage.log_memtable_bytes", "4MiB")];
+    let builder =
+        small.iter().fold(Builder::new(1), |builder, (key, value)| builder.set(key, value));
+    let mut cluster = builder.prepare().await;
+    cluster.nodes[0].set_data_dir(disk.path.join("node"));
+    cluster.form().await;
+    let session = cluster.nodes[0].session();
+    let value: Vec<u8> = (0..256 << 10).map(|_| rand::random()).collect();
+    let mut stored: u64 = 0;
+    let refused = loop {
+        match session.put(format!("disk/{stored:05}"), value.clone()).await {
+            Ok(_) => stored += 1,
+            Err(status) => break status,
+        }
+        assert!(stored * (256 << 10) < DISK_BYTES, "the disk is never full");
+    };
+    assert!(matches!(reason(&refused), Some(Reason::LowDisk(_))), "{refused:?}");
+    let range = v1::DeleteRangeRequest { prefix: "disk/".into(), ..Default::default() };
+    session.kv.clone().delete_range(session.request(range)).await.expect("deletes are taken");
+    eventually("room for writes", BOUND, async || {
+        session.put("after", value.clone()).await.map_err(|status| status.to_string())
+    })
+    .await;
 }
 
 async fn full_disks(count: usize) {

@@ -232,7 +232,7 @@ mod tests {
                 critical_bytes: Some(0),
                 ..DiskConfig::default()
             };
-            Gate(Some(Arc::new(DiskMonitor::open(dir.path(), &config).expect("a disk"))))
+            Gate(Some(Arc::new(DiskMonitor::open(dir.path(), &config, 0).expect("a disk"))))
         };
         assert_eq!(gate(0).refuse_writes(), None, "there is room");
         let left = gate(u64::MAX).refuse_writes().expect("less than everything is left");

@@ -14,11 +14,15 @@ use crate::{
     clock,
     storage::{
         batch::WriteBatch,
+        disk::Level,
         engine::{Durability, Engine},
     },
 };
 
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the space is looked at: what is written meanwhile must fit (`storage/disk.rs`).
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Starts the watch of the disk; a node in memory has none.
 pub(super) fn start(node: &Arc<Node>) {
@@ -44,10 +48,10 @@ pub(super) fn start(node: &Arc<Node>) {
             probed.store(seconds(), Ordering::Release);
             let own = [&prober.log, &prober.data].map(|engine| engine.stats().file_bytes());
             prober.data_bytes.store(own.iter().sum(), Ordering::Relaxed);
-            pause();
+            pause(INTERVAL);
         }
     });
-    let watcher = Arc::clone(node);
+    let (watcher, disk_of_relief) = (Arc::clone(node), Arc::clone(&disk));
     let timeout = node.config.disk.probe_timeout.as_secs();
     let watching = thread::Builder::new().name("disk-watch".to_owned()).spawn(move || {
         // It writes nothing itself: a disk that hangs is seen by nobody who waits for it.
@@ -61,10 +65,19 @@ pub(super) fn start(node: &Arc<Node>) {
                 watcher.fail(format!("the disk has not answered a write for {silent} s"));
                 return;
             }
-            pause();
+            pause(LOOK_INTERVAL);
         }
     });
-    for thread in [probing, watching] {
+    let (relieved, space) = (Arc::clone(node), disk_of_relief);
+    let relieving = thread::Builder::new().name("disk-relief".to_owned()).spawn(move || {
+        loop {
+            if space.level() != Level::Normal {
+                relieve(relieved.data.as_ref());
+            }
+            pause(INTERVAL);
+        }
+    });
+    for thread in [probing, watching, relieving] {
         if let Err(error) = thread {
             node.fail(format!("start the watch of the disk: {error}"));
         }
@@ -84,7 +97,19 @@ fn look_after(node: &Node, engine: &dyn Engine, met: &mut u64) {
     }
 }
 
+/// On a disk without space nobody writes, and what clients delete would stay in the files.
+fn relieve(data: &dyn Engine) {
+    let began = clock::monotonic();
+    match data.relieve() {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::info!(seconds = began.elapsed().as_secs(), "what was deleted is freed")
+        }
+        Err(error) => tracing::warn!(%error, "freeing what was deleted"),
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "threads of their own, which nothing may hold up")]
-fn pause() {
-    thread::sleep(INTERVAL);
+fn pause(interval: Duration) {
+    thread::sleep(interval);
 }

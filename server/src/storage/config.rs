@@ -76,6 +76,12 @@ impl Default for StorageConfig {
 }
 
 impl StorageConfig {
+    /// Size of the files that one full memtable of each instance becomes.
+    #[must_use]
+    pub fn flush_bytes(&self) -> u64 {
+        self.log_memtable_bytes.saturating_add(self.data_memtable_bytes)
+    }
+
     /// Collects every violated constraint.
     pub fn check(&self, errors: &mut Vec<ConfigError>) {
         // What RocksDB counts files and threads in.
@@ -87,7 +93,7 @@ impl StorageConfig {
         ] {
             bytes_within(errors, key, bytes, least..=1 << 40);
         }
-        let both = self.log_memtable_bytes.saturating_add(self.data_memtable_bytes);
+        let both = self.flush_bytes();
         if self.memtables_bytes_max < both {
             let [is, both] = [self.memtables_bytes_max, both].map(human_bytes::format);
             let problem =
@@ -114,12 +120,13 @@ pub struct DiskConfig {
     #[schemars(with = "HumanBytes")]
     pub ballast_bytes: Option<u64>,
     /// With less available than this, writes of clients are refused; deletes and moves are not.
-    /// `auto`: an eighth of the file system, at most 4 GiB.
+    /// `auto`: an eighth of the file system, at most 4 GiB; on a small one more, for what is written between
+    /// two looks and flushed: twice a memtable of each instance and 32 MiB, at most half of it.
     #[serde(with = "human_bytes::auto")]
     #[schemars(with = "HumanBytes")]
     pub low_bytes: Option<u64>,
     /// With less available than this, the node gives up its leaderships. `auto`: a twentieth of
-    /// the file system, at most 1 GiB.
+    /// the file system, at most 1 GiB, and at least a memtable of each instance, at most a quarter of it.
     #[serde(with = "human_bytes::auto")]
     #[schemars(with = "HumanBytes")]
     pub critical_bytes: Option<u64>,

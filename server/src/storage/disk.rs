@@ -35,6 +35,9 @@ use super::{
 
 const MIB: u64 = 1 << 20;
 
+/// What is written in the time between two looks, beside memtables that are flushed.
+const BETWEEN_LOOKS_BYTES: u64 = 32 * MIB;
+
 impl DiskConfig {
     /// The ballast for a file system of `total_bytes`.
     #[must_use]
@@ -45,11 +48,17 @@ impl DiskConfig {
         })
     }
 
-    /// The thresholds for a file system of `total_bytes`.
+    /// The thresholds for a file system of `total_bytes`, on which full memtables become files of `flush_bytes`:
+    /// what is written between two looks, and then flushed, must find room, or the node ends.
     #[must_use]
-    pub fn thresholds(&self, total_bytes: u64) -> Thresholds {
-        let critical = self.critical_bytes.unwrap_or_else(|| (total_bytes / 20).min(1024 * MIB));
-        let low = self.low_bytes.unwrap_or_else(|| (total_bytes / 8).min(4096 * MIB));
+    pub fn thresholds(&self, total_bytes: u64, flush_bytes: u64) -> Thresholds {
+        let critical = self.critical_bytes.unwrap_or_else(|| {
+            (total_bytes / 20).min(1024 * MIB).max(flush_bytes).min(total_bytes / 4)
+        });
+        let low = self.low_bytes.unwrap_or_else(|| {
+            let written = 2 * flush_bytes + BETWEEN_LOOKS_BYTES;
+            (total_bytes / 8).min(4096 * MIB).max(written).min(total_bytes / 2)
+        });
         Thresholds { low_bytes: low.max(critical), critical_bytes: critical }
     }
 }
@@ -70,6 +79,7 @@ pub struct DiskStatus {
 pub struct DiskMonitor {
     dir: PathBuf,
     config: DiskConfig,
+    flush_bytes: u64,
     ballast: Mutex<Ballast>,
     /// Invariant: the level of the newest poll; only a poll writes it, under the lock of `ballast`.
     level: AtomicU8,
@@ -87,13 +97,14 @@ impl DiskMonitor {
     ///
     /// # Errors
     /// When the file system cannot be asked.
-    pub fn open(dir: &Path, config: &DiskConfig) -> Result<Self, Error> {
+    pub fn open(dir: &Path, config: &DiskConfig, flush_bytes: u64) -> Result<Self, Error> {
         create_dir_all(dir)?;
         let total_bytes = space(dir)?.total_bytes;
         let ballast = Ballast::find(dir, config.ballast(total_bytes))?;
         let monitor = Self {
             dir: dir.to_owned(),
             config: config.clone(),
+            flush_bytes,
             ballast: Mutex::new(ballast),
             level: AtomicU8::new(Level::Normal as u8),
             available_bytes: AtomicU64::new(0),
@@ -104,7 +115,7 @@ impl DiskMonitor {
         Ok(monitor)
     }
 
-    /// Looks again; call it about once a second. Gives the ballast back on `Critical` and takes it
+    /// Looks again; call it several times a second. Gives the ballast back on `Critical` and takes it
     /// again on `Normal`.
     ///
     /// # Errors
@@ -113,7 +124,7 @@ impl DiskMonitor {
     pub fn poll(&self) -> Result<DiskStatus, Error> {
         let mut ballast = self.ballast.lock();
         let found = space(&self.dir)?;
-        let thresholds = self.config.thresholds(found.total_bytes);
+        let thresholds = self.config.thresholds(found.total_bytes, self.flush_bytes);
         let available = found.available_bytes.saturating_sub(ballast.owed());
         let level = thresholds.next(self.level(), available);
         match level {
@@ -212,17 +223,19 @@ mod tests {
     #[test]
     fn defaults_follow_the_size_of_the_file_system() {
         let config = DiskConfig::default();
-        for (why, total, ballast, low, critical) in [
-            ("too small for ballast", 255 * MIB, 0, 255 * MIB / 8, 255 * MIB / 20),
-            ("small", GIB, GIB / 20, GIB / 8, GIB / 20),
-            ("large: bounded", 1000 * GIB, GIB, 4 * GIB, GIB),
+        for (why, total, flush, ballast, low, critical) in [
+            ("too small for ballast", 255 * MIB, 0, 0, 255 * MIB / 8, 255 * MIB / 20),
+            ("small", GIB, 0, GIB / 20, GIB / 8, GIB / 20),
+            ("large: bounded", 1000 * GIB, 48 * MIB, GIB, 4 * GIB, GIB),
+            ("room for what is flushed", 600 * MIB, 48 * MIB, 30 * MIB, 128 * MIB, 48 * MIB),
+            ("no more than half of it", 160 * MIB, 48 * MIB, 0, 80 * MIB, 40 * MIB),
         ] {
             assert_eq!(config.ballast(total), ballast, "{why}");
             let want = Thresholds { low_bytes: low, critical_bytes: critical };
-            assert_eq!(config.thresholds(total), want, "{why}");
+            assert_eq!(config.thresholds(total, flush), want, "{why}");
         }
         let set = DiskConfig { critical_bytes: Some(GIB), ..config };
-        assert_eq!(set.thresholds(GIB).low_bytes, GIB, "low is never below critical");
+        assert_eq!(set.thresholds(GIB, 0).low_bytes, GIB, "low is never below critical");
     }
 
     /// Moves the thresholds instead of filling the device that the tests run on.
@@ -237,7 +250,7 @@ mod tests {
             ..DiskConfig::default()
         };
         let level_and_ballast = |config: &DiskConfig| {
-            let status = DiskMonitor::open(dir.path(), config).unwrap().poll().unwrap();
+            let status = DiskMonitor::open(dir.path(), config, 0).unwrap().poll().unwrap();
             (status.level, status.ballast_bytes)
         };
         assert_eq!(level_and_ballast(&with(0, 0)), (Level::Normal, ballast));
@@ -258,7 +271,7 @@ mod tests {
             critical_bytes: Some(1),
             ..DiskConfig::default()
         };
-        let status = DiskMonitor::open(dir.path(), &config).unwrap().poll().unwrap();
+        let status = DiskMonitor::open(dir.path(), &config, 0).unwrap().poll().unwrap();
         assert_eq!((status.level, status.ballast_bytes), (Level::Normal, 0));
     }
 
@@ -266,7 +279,7 @@ mod tests {
     fn probe_writes_and_fails_where_it_cannot() {
         let dir = tempfile::tempdir().unwrap();
         let config = DiskConfig { ballast_bytes: Some(0), ..DiskConfig::default() };
-        let monitor = DiskMonitor::open(&dir.path().join("data"), &config).unwrap();
+        let monitor = DiskMonitor::open(&dir.path().join("data"), &config, 0).unwrap();
         monitor.probe().unwrap();
         let found = monitor.poll().unwrap();
         assert_eq!(monitor.available_bytes(), found.available_bytes);

@@ -202,6 +202,15 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
         })
     }
 
+    /// Gives the space back that removed rows still take on the disk, as far as it knows of them; whether it
+    /// knew of any. Takes as long as files are rewritten.
+    ///
+    /// # Errors
+    /// A failed write.
+    fn relieve(&self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// Pins the present state, for snapshots and checks: they read a lot once, so scans leave the
     /// block cache alone.
     fn view(&self) -> Arc<dyn View>;

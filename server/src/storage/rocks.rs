@@ -12,6 +12,7 @@ mod cursor;
 mod options;
 mod reclaim;
 mod records;
+mod relief;
 mod replace;
 mod stage;
 mod stats;
@@ -42,6 +43,7 @@ pub use self::status::is_open_elsewhere;
 use self::{
     cursor::RocksCursor,
     options::{Memory, Plan},
+    relief::Removals,
     status::failed,
     view::RocksView,
 };
@@ -93,6 +95,7 @@ pub struct RocksEngine {
     memory: Memory,
     /// What compactions may drop.
     reclaim: Arc<Reclaim>,
+    removals: Removals,
     /// Age at which files are rewritten once there is something to drop.
     reclaim_after_seconds: u64,
     /// Whether they are.
@@ -160,6 +163,7 @@ impl RocksEngine {
             options: plan.into_options(),
             memory: memory.clone(),
             reclaim,
+            removals: Removals::default(),
             reclaim_after_seconds: config.reclaim_after.as_secs(),
             rewrites: AtomicBool::new(false),
             point_read: ReadOptions::default(),
@@ -238,13 +242,18 @@ impl Read for RocksEngine {
 impl Engine for RocksEngine {
     fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), Error> {
         let out = self.encode(batch);
-        self.db.write_opt(out, self.write_options(durability)).map_err(|e| failed("write", e))
+        self.db.write_opt(out, self.write_options(durability)).map_err(|e| failed("write", e))?;
+        self.removals.note(batch);
+        Ok(())
     }
 
     /// RocksDB refuses such a write before it has written anything.
     fn write_if_quick(&self, batch: &WriteBatch) -> Result<bool, Error> {
         match self.db.write_opt(self.encode(batch), &self.impatient) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.removals.note(batch);
+                Ok(true)
+            }
             Err(e) if e.kind() == ErrorKind::Incomplete => Ok(false),
             Err(e) => Err(failed("write", e)),
         }
@@ -293,6 +302,10 @@ impl Engine for RocksEngine {
 
     fn reclaim_expired(&self, capture: &mut dyn FnMut() -> Claims) -> Result<(), Error> {
         reclaim::reclaim_expired(self, capture)
+    }
+
+    fn relieve(&self) -> Result<bool, Error> {
+        relief::relieve(self)
     }
 
     fn withdraw_claims(&self, range: &KeyRange) {

@@ -80,6 +80,10 @@ impl Engine for Vital {
         self.inner.get_if_quick(family, key, bytes_max)
     }
 
+    fn relieve(&self) -> Result<bool, Error> {
+        self.watch("flush", self.inner.relieve())
+    }
+
     fn view(&self) -> Arc<dyn View> {
         self.inner.view()
     }

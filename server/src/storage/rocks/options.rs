@@ -174,6 +174,8 @@ fn default_family(
             // Most reads are of keys that are not in the memtable: say so without a search.
             options.set_memtable_prefix_bloom_ratio(0.02);
             options.set_memtable_whole_key_filtering(true);
+            // A file that is half removals is rewritten by itself, whatever is written beside it.
+            options.add_compact_on_deletion_collector_factory(1024, 512, 0.5);
             options.set_compaction_filter_factory(DropExpired::new(Arc::clone(reclaim)));
             // RocksDB would rewrite all files every 30 days for the sake of the filter; `reclaim.rs`
             // turns it on when there is something to drop.

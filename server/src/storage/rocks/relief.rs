@@ -1,0 +1,118 @@
+//! Space that removals give back before RocksDB would see to it.
+//!
+//! What a batch removes stays in the files until compactions rewrite them, and those come by themselves
+//! where something is written. On a disk that is nearly full, clients write nothing: what they delete to
+//! make room would stay for ever. So an instance knows what was removed lately, and when it is asked
+//! for room it flushes the removals and rewrites the files that they cover.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rocksdb::{BottommostLevelCompaction, CompactOptions};
+
+use super::{Error, Family, RocksEngine, family, status::failed};
+use crate::storage::{
+    batch::{Change, WriteBatch},
+    engine::KeyRange,
+};
+
+/// Bound: ranges that are remembered; the latest. What is beyond is left to RocksDB, as single keys are: it
+/// chooses files that are mostly removals by itself once they are flushed.
+const RANGES_MAX: usize = 64;
+
+/// What was removed and may still take space.
+#[derive(Debug, Default)]
+pub(super) struct Removals {
+    any: AtomicBool,
+    ranges: Mutex<Vec<KeyRange>>,
+}
+
+impl Removals {
+    /// Ordering: after the batch is written, or a flush that it is not in would count for it.
+    pub(super) fn note(&self, batch: &WriteBatch) {
+        for (of, change) in batch.iter() {
+            match change {
+                Change::Put { .. } => continue,
+                Change::DeleteRange { start, end } if of == Family::Default => {
+                    let mut ranges = self.ranges.lock();
+                    if ranges.len() == RANGES_MAX {
+                        ranges.remove(0);
+                    }
+                    let [start, end] = [start, end].map(Bytes::copy_from_slice);
+                    ranges.push(KeyRange { start, end });
+                }
+                Change::Delete { .. } | Change::DeleteRange { .. } => {}
+            }
+            self.any.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+pub(super) fn relieve(engine: &RocksEngine) -> Result<bool, Error> {
+    if !engine.removals.any.swap(false, Ordering::Relaxed) {
+        return Ok(false);
+    }
+    // Ordering: taken before the flush, so that each of them is in a file.
+    let ranges = std::mem::take(&mut *engine.removals.ranges.lock());
+    let rows = family(&engine.db, Family::Default);
+    engine.db.flush_cf(rows).map_err(|e| failed("flush", e))?;
+    let mut options = CompactOptions::default();
+    options.set_exclusive_manual_compaction(false);
+    // Files of the last level that nothing was removed from stay as they are.
+    options.set_bottommost_level_compaction(BottommostLevelCompaction::Skip);
+    for KeyRange { start, end } in ranges {
+        engine.db.compact_range_cf_opt(rows, Some(start), Some(end), &options);
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{
+        super::{tests::put, *},
+        *,
+    };
+
+    const MIB: u64 = 1 << 20;
+
+    /// A range by its tombstone, keys by theirs: RocksDB would keep both for as long as nobody writes.
+    #[test]
+    fn what_was_removed_gives_its_space_back_when_it_is_asked_for() {
+        type Remove = fn(&mut WriteBatch, u32);
+        let by_range: Remove = |batch, _| batch.delete_range(Family::Default, b"k", b"l");
+        let by_key: Remove = |batch, count| {
+            for number in 0..count {
+                batch.delete(Family::Default, format!("k{number:03}").as_bytes());
+            }
+        };
+        for (why, remove) in [("a range", by_range), ("keys", by_key)] {
+            let dir = tempfile::tempdir().unwrap();
+            let config = StorageConfig::default();
+            let engine = RocksEngine::open(&dir.path().join("data"), Kind::Data, &config).unwrap();
+            let value: String =
+                std::iter::repeat_with(|| rand::random_range('!'..='~')).take(256 << 10).collect();
+            (0..200).for_each(|number| put(&engine, &format!("k{number:03}"), &value));
+            put(&engine, "a z", "kept");
+            engine.flush();
+            let before = engine.stats().file_bytes();
+            assert!(before > 30 * MIB, "{why}: {before}");
+            let mut batch = WriteBatch::new();
+            remove(&mut batch, 200);
+            engine.write(&batch, Durability::Buffered).unwrap();
+            assert!(engine.relieve().unwrap(), "{why}");
+            assert!(!engine.relieve().unwrap(), "{why}: nothing was removed since");
+            let began = Instant::now();
+            while engine.stats().file_bytes() > MIB {
+                assert!(began.elapsed() < Duration::from_secs(30), "{why}: it is all still there");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            for key in ["a", "z"] {
+                let value = engine.get(Family::Default, key.as_bytes()).unwrap();
+                assert_eq!(value, Some("kept".into()), "{why}");
+            }
+        }
+    }
+}
