@@ -43,9 +43,8 @@ async fn deletes_make_room_again_without_a_restart() {
             return;
         }
     };
-    let small = [("disk.ballast_bytes", "0"), ("storage.log_memtable_bytes", "4MiB")];
-    let builder =
-        small.iter().fold(Builder::new(1), |builder, (key, value)| builder.set(key, value));
+    // What is written until the node has looked, and what compactions need, must find room.
+    let builder = Builder::new(1).set("disk.ballast_bytes", "0").set("disk.low_bytes", "120MiB");
     let mut cluster = builder.prepare().await;
     cluster.nodes[0].set_data_dir(disk.path.join("node"));
     cluster.form().await;

@@ -54,7 +54,7 @@ const GROUPS: [(&str, &str, &[&str]); 6] = [
     (
         "Process",
         "What runs here and what it uses.",
-        &["process_", "flotilla_tokio_", "flotilla_build_"],
+        &["process_", "flotilla_tokio_", "flotilla_build_", "flotilla_log_"],
     ),
 ];
 
@@ -72,6 +72,10 @@ const UNITLESS: [&str; 3] =
 #[must_use]
 pub fn markdown() -> String {
     let families = families();
+    let known =
+        |name: &str| GROUPS.iter().any(|(_, _, of)| of.iter().any(|of| name.starts_with(of)));
+    let lost = families.iter().find(|family| !known(family.name()));
+    assert!(lost.is_none(), "a series belongs to no group: {:?}", lost.map(MetricFamily::name));
     let mut text = OPENING.to_owned();
     for (title, about, prefixes) in GROUPS {
         let _ = write!(
