@@ -302,6 +302,13 @@ impl Hint {
         (node.0 != 0).then_some(Self { node, address })
     }
 
+    /// Whether it is this process that is asked. Its own number at another place is not: the one who leads there
+    /// may be another process, and one of the two a copy.
+    fn is_here(&self, own: NodeId, peer_address: &str) -> bool {
+        let elsewhere = self.address.as_ref().is_some_and(|address| address != peer_address);
+        self.node == own && !elsewhere
+    }
+
     /// That the node which answered from this address is the one that was asked for: the one that leads names
     /// itself, in the name of this cluster.
     fn is_proven_by(&self, response: &v1::HeartbeatResponse) -> bool {
@@ -320,7 +327,7 @@ impl Way {
         let mut course = Course::new(self, joined.driver.system_leader(), others);
         let began = clock::now();
         while let Some(target) = course.next(self) {
-            let response = if target.node == joined.node {
+            let response = if target.is_here(joined.node, &node.advertised.peer) {
                 joined.driver.hear(request.clone(), &Presence::default()).await
             } else {
                 match ask(node, joined, &target, request.clone()).await {
@@ -329,7 +336,9 @@ impl Way {
                         tracing::debug!(?target, reason, "asking for the driver");
                         // Told a wrong place, or an old one: where this node knows it is asked, too.
                         let own = node.directory.peer_address(target.node);
-                        if target.address.is_some_and(|told| own.as_ref() != Some(&told)) {
+                        let is_own = target.node == joined.node;
+                        if target.address.is_some_and(|told| is_own || own.as_ref() != Some(&told))
+                        {
                             course.is_told(Hint::known(target.node));
                         }
                         if clock::now().saturating_duration_since(began) > SEARCH_MAX {
@@ -608,6 +617,20 @@ mod tests {
             ("one that says where the driver is", told(2, "m2:7421"), false),
         ] {
             assert_eq!(hint.is_proven_by(&response), want, "{why}");
+        }
+    }
+
+    #[test]
+    fn own_number_at_another_place_is_somebody_else() {
+        for (node, address, want) in [
+            (1, None, true),
+            (1, Some("n1:7421"), true),
+            (1, Some("m1:7421"), false),
+            (2, None, false),
+            (2, Some("n1:7421"), false),
+        ] {
+            let hint = Hint { node: NodeId(node), address: address.map(str::to_owned) };
+            assert_eq!(hint.is_here(NodeId(1), "n1:7421"), want, "{hint:?}");
         }
     }
 

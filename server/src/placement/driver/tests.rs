@@ -97,6 +97,17 @@ async fn node_of_another_cluster_is_never_taken_for_ours() {
     assert!(answer.duplicate, "{answer:?}");
 }
 
+/// It may have counted more starts than the driver's own process, whose connections nobody sees.
+#[tokio::test]
+async fn copy_of_the_drivers_own_disk_is_noticed() {
+    let leader = Leader::start().await;
+    let (_open, presence) = pretend();
+    let answer = leader.hear(OURS, NODE.0, u64::MAX, &presence).await;
+    assert!(answer.duplicate, "{answer:?}");
+    let answer = leader.hear(OURS, NODE.0, 1, &Presence::default()).await;
+    assert!(answer.accepted && !answer.duplicate, "itself is heard: {answer:?}");
+}
+
 #[tokio::test]
 async fn numbers_that_are_not_in_the_table_leave_nothing_behind() {
     let leader = Leader::start().await;
