@@ -44,7 +44,7 @@ async fn deletes_make_room_again_without_a_restart() {
         }
     };
     // What is written until the node has looked, and what compactions need, must find room.
-    let builder = Builder::new(1).set("disk.ballast_bytes", "0").set("disk.low_bytes", "120MiB");
+    let builder = Builder::new(1).set("disk.ballast_bytes", "0").set("disk.low_bytes", "100MiB");
     let mut cluster = builder.prepare().await;
     cluster.nodes[0].set_data_dir(disk.path.join("node"));
     cluster.form().await;

@@ -72,7 +72,9 @@ pub(super) fn start(node: &Arc<Node>) {
     let relieving = thread::Builder::new().name("disk-relief".to_owned()).spawn(move || {
         loop {
             if space.level() != Level::Normal {
+                // The log as well: what was purged of it takes space alike.
                 relieve(relieved.data.as_ref());
+                relieve(relieved.log.as_ref());
             }
             pause(INTERVAL);
         }
@@ -98,12 +100,16 @@ fn look_after(node: &Node, engine: &dyn Engine, met: &mut u64) {
 }
 
 /// On a disk without space nobody writes, and what clients delete would stay in the files.
-fn relieve(data: &dyn Engine) {
+fn relieve(engine: &dyn Engine) {
     let began = clock::monotonic();
-    match data.relieve() {
+    match engine.relieve() {
         Ok(false) => {}
         Ok(true) => {
-            tracing::info!(seconds = began.elapsed().as_secs(), "what was deleted is freed")
+            tracing::info!(
+                ?engine,
+                seconds = began.elapsed().as_secs(),
+                "what was deleted is freed"
+            )
         }
         Err(error) => tracing::warn!(%error, "freeing what was deleted"),
     }

@@ -56,7 +56,10 @@ pub(super) fn relieve(engine: &RocksEngine) -> Result<bool, Error> {
     // Ordering: taken before the flush, so that each of them is in a file.
     let ranges = std::mem::take(&mut *engine.removals.ranges.lock());
     let rows = family(&engine.db, Family::Default);
-    engine.db.flush_cf(rows).map_err(|e| failed("flush", e))?;
+    // Both families: a file of the write-ahead log goes when neither needs it.
+    for of in [rows, family(&engine.db, Family::Meta)] {
+        engine.db.flush_cf(of).map_err(|e| failed("flush", e))?;
+    }
     let mut options = CompactOptions::default();
     options.set_exclusive_manual_compaction(false);
     // Files of the last level that nothing was removed from stay as they are.
