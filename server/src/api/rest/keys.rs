@@ -142,6 +142,15 @@ impl<R: Requests> Rest<R> {
         headers: &HeaderMap,
         body: axum::body::Body,
     ) -> Result<Bytes, Error> {
+        // Else how it is coded would be forgotten, and the code stored (RFC 9112, 6.1).
+        let codings = headers.get_all(header::TRANSFER_ENCODING);
+        if let Some(coding) = codings
+            .iter()
+            .find(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+        {
+            let message = format!("Transfer-Encoding: {coding:?} is not understood, only chunked");
+            return Err(Error::Unimplemented { message });
+        }
         let announced = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());

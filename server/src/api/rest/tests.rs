@@ -629,11 +629,14 @@ async fn parts_of_values_and_coded_ones_are_refused() {
         ("content-range", "bytes 4-9/10", 400),
         ("content-encoding", "gzip", 415),
         ("content-encoding", "identity", 204),
+        ("transfer-encoding", "gzip, chunked", 501),
+        ("transfer-encoding", "gzip", 501),
+        ("transfer-encoding", "Chunked", 204),
     ] {
         let answer = http.send_with("PUT", "/kv/k", &[(name, value)], "456789").await;
         assert_eq!(answer.status, status, "{name}: {value}");
     }
-    assert_eq!(http.requests.writes(), 1);
+    assert_eq!(http.requests.writes(), 2);
 }
 
 #[tokio::test]
