@@ -18,7 +18,7 @@ use flotilla_proto::{
     kv::kv_service_server::KvServiceServer,
     v1::{cluster_server::ClusterServer, kv_server::KvServer},
 };
-use http::{HeaderMap, HeaderValue, Request, Response, response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, response};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -127,6 +127,9 @@ impl<R: Requests> hyper::service::Service<Request<Incoming>> for Services<R> {
         let shared = &*self.0;
         let method = Method::from_path(request.uri().path());
         let mut tracked = Tracked::start(&shared.observer, method);
+        if let Some(refusal) = no_grpc(&request) {
+            return Call::answered(tracked, Code::InvalidArgument, refusal, request.into_body());
+        }
         let admitted = check_cluster(request.headers(), &*shared.membership)
             .and_then(|()| shared.admission.admit(method.class()));
         match admitted {
@@ -260,14 +263,21 @@ impl Call {
         Self(Stage::Running { answer, tracked: Some(tracked), answers: Arc::clone(answers) })
     }
 
-    fn refused<B>(mut tracked: Tracked, status: Status, unread: B) -> Self
+    fn refused<B>(tracked: Tracked, status: Status, unread: B) -> Self
     where
         B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
     {
-        tracked.finish(status.code());
+        Self::answered(tracked, status.code(), status.into_http(), unread)
+    }
+
+    fn answered<B>(mut tracked: Tracked, code: Code, answer: Response<Body>, unread: B) -> Self
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+    {
+        tracked.finish(code);
         Self(Stage::Refused(Box::pin(async move {
             read_to_the_end(unread).await;
-            Ok(status.into_http())
+            Ok(answer)
         })))
     }
 }
@@ -451,6 +461,27 @@ pub(super) fn code_of(headers: &HeaderMap) -> Option<Code> {
 /// What this version does not do, and has not done: without a detail the outcome of a write would be open.
 fn unimplemented(message: &str) -> Status {
     status(&Error::Unimplemented { message: message.to_owned() })
+}
+
+/// The refusal of what is no call of gRPC, or not of messages of protobuf: its frames or its answer would mean
+/// something else to who sent it. As HTTP, for he may not know the status of gRPC.
+fn no_grpc<B>(request: &Request<B>) -> Option<Response<Body>> {
+    let refused = |status, name, value| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = status;
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        Some(response)
+    };
+    if request.method() != http::Method::POST {
+        return refused(StatusCode::METHOD_NOT_ALLOWED, header::ALLOW, "POST");
+    }
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
+    let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    match &essence.trim_ascii().to_ascii_lowercase()[..] {
+        b"application/grpc" | b"application/grpc+proto" => None,
+        _ => refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, header::ACCEPT, "application/grpc"),
+    }
 }
 
 /// The refusal of a compressed message. Reading one would need a bound on what it becomes, before it is

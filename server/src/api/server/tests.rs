@@ -739,6 +739,42 @@ async fn slow_reader_that_reads_is_not_given_up() {
 }
 
 #[tokio::test]
+async fn what_is_no_grpc_is_refused_as_http() {
+    use tower::{Service as _, ServiceExt as _};
+    let server = Server::start(Limits::default()).await;
+    let mut channel = server.channel().await;
+    for (method, content_type, status) in [
+        ("POST", "application/grpc", 200),
+        ("POST", "application/grpc+proto", 200),
+        ("POST", "Application/gRPC ;x=y", 200),
+        ("POST", "application/grpc+json", 415),
+        ("POST", "application/grpc-web", 415),
+        ("POST", "application/json", 415),
+        ("POST", "", 415),
+        ("GET", "application/grpc", 405),
+        ("OPTIONS", "application/grpc", 405),
+    ] {
+        let message = prost::Message::encode_to_vec(&put("k", b"v".to_vec()));
+        let length = u32::try_from(message.len()).expect("small").to_be_bytes();
+        let body = [&[0][..], &length, &message].concat();
+        let body = tonic::body::Body::new(axum::body::Body::from(body));
+        let request = http::Request::builder()
+            .method(method)
+            .uri("/flotilla.v1.Kv/Put")
+            .header("content-type", content_type)
+            .header("te", "trailers")
+            .body(body)
+            .expect("a request");
+        let before = server.requests.writes();
+        let answer = channel.ready().await.expect("connected").call(request).await;
+        let answer = answer.expect("answered");
+        assert_eq!(answer.status().as_u16(), status, "{method} {content_type}");
+        let wrote = server.requests.writes() - before;
+        assert_eq!(wrote, usize::from(status == 200), "{method} {content_type}");
+    }
+}
+
+#[tokio::test]
 async fn compressed_messages_and_unknown_methods_are_refused_as_not_applied() {
     let server = Server::start(Limits::default()).await;
     let mut request = Request::new(put("k", b"v".to_vec()));
