@@ -261,7 +261,14 @@ async fn ask_status(address: &str) -> Result<v1::StatusResponse, Error> {
             .status(v1::StatusRequest { without_peers: true, after_region: 0 })
             .await
             .map(tonic::Response::into_inner)
-            .map_err(|status| refuse(format!("is no node of this kind: {}", status.message())))
+            .map_err(|status| {
+                // One that has no words, as of a peer port, has a code.
+                let why = match status.message() {
+                    "" => status.code().description(),
+                    message => message,
+                };
+                refuse(format!("is no node of this kind, or not its client port: {why}"))
+            })
     };
     tokio::time::timeout(DIAL_TIMEOUT, asking)
         .await
