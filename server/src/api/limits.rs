@@ -47,7 +47,7 @@ pub struct Limits {
     pub requests_in_flight_max: usize,
     /// Proposals of one region that may be under way.
     pub proposals_in_flight_max: usize,
-    /// Size of all proposals of this node that may be under way. One region takes at most four times
+    /// Size of all proposals of this node that may be under way, and of large values that they will read. One region takes at most four times
     /// what it leaves to the others.
     #[serde(with = "human_bytes")]
     #[schemars(with = "HumanBytes")]

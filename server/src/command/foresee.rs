@@ -1,8 +1,24 @@
 //! What applying a command will read, known before.
 
-use flotilla_proto::v1::{Command, Op, command::Body, op::Op as Kind};
+use bytes::Bytes;
+use flotilla_proto::v1::{Command, DeleteRangeOp, Op, WriteCommand, command::Body, op::Op as Kind};
 
 use super::{delete_range, put};
+
+/// The keys of which applying `write` may read the values, each as often as it may: those of comparisons and
+/// of both branches, as which of them runs is not known before. Ranges are none.
+pub fn keys_read(write: &WriteCommand) -> impl Iterator<Item = &Bytes> {
+    let compared = write.compare.iter().map(|compare| &compare.key);
+    let changed = write.success.iter().chain(&write.failure).filter_map(|Op { op }| match op {
+        None | Some(Kind::DeleteRange(_)) => None,
+        Some(Kind::Put(op)) => put::reads(op).then_some(&op.key),
+        Some(Kind::Delete(op)) => Some(&op.key),
+        Some(Kind::Add(op)) => Some(&op.key),
+        Some(Kind::Append(op)) => Some(&op.key),
+        Some(Kind::Get(op)) => Some(&op.key),
+    });
+    compared.chain(changed)
+}
 
 /// Whether applying `command` reads nothing but keys of which `is_quick` holds. A range never is.
 ///
@@ -13,29 +29,20 @@ pub fn reads_quickly<E>(
     mut is_quick: impl FnMut(&[u8]) -> Result<bool, E>,
 ) -> Result<bool, E> {
     let Some(Body::Write(write)) = &command.body else { return Ok(true) };
-    for compare in &write.compare {
-        if !is_quick(&compare.key)? {
-            return Ok(false);
-        }
+    if write.success.iter().chain(&write.failure).any(reads_a_range) {
+        return Ok(false);
     }
-    // Which of them runs is not known before the comparisons.
-    for Op { op } in write.success.iter().chain(&write.failure) {
-        let key = match op {
-            None => continue,
-            Some(Kind::Put(op)) if !put::reads(op) => continue,
-            Some(Kind::DeleteRange(op)) if delete_range::is_empty(op) => continue,
-            Some(Kind::DeleteRange(_)) => return Ok(false),
-            Some(Kind::Put(op)) => &op.key,
-            Some(Kind::Delete(op)) => &op.key,
-            Some(Kind::Add(op)) => &op.key,
-            Some(Kind::Append(op)) => &op.key,
-            Some(Kind::Get(op)) => &op.key,
-        };
+    for key in keys_read(write) {
         if !is_quick(key)? {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+fn reads_a_range(op: &Op) -> bool {
+    let range = |op: &DeleteRangeOp| !delete_range::is_empty(op);
+    matches!(&op.op, Some(Kind::DeleteRange(op)) if range(op))
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub use bounds::{
 };
 pub use checksum::checksum;
 pub use codec::{DecodeError, decode, encode};
-pub use foresee::reads_quickly;
+pub use foresee::{keys_read, reads_quickly};
 pub use overlay::Overlay;
 pub use read::{
     AsOf, PAGE_BYTES_MAX, PAGE_KEYS_MAX, POINTS_BYTES_MAX, item_bytes, read_point, read_points,

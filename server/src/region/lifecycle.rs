@@ -328,6 +328,7 @@ async fn start(
         clock: parking_lot::Mutex::default(),
         silence: Silence::default(),
         size: super::size::Size::default(),
+        large: super::weight::Large::default(),
         checking: tokio::sync::Mutex::default(),
         leading: parking_lot::Mutex::default(),
         held: super::Held::default(),

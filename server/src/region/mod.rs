@@ -25,6 +25,7 @@ mod serve;
 mod silence;
 pub mod size;
 mod turns;
+mod weight;
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -131,6 +132,7 @@ pub struct Peer {
     clock: Mutex<clock::RegionClock>,
     silence: silence::Silence,
     size: size::Size,
+    large: weight::Large,
     /// Held while a checksum is begun, so that two that ask for one get the same.
     checking: tokio::sync::Mutex<()>,
     /// The term that this peer was first seen to lead in, and when.

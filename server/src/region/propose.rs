@@ -121,7 +121,7 @@ impl Peer {
             feature_level: command::stamp(cluster),
             body: Some(body),
         };
-        let mut admitted = self.admit(prost::Message::encoded_len(&command))?;
+        let mut admitted = self.admit(self.weight(&command))?;
         tokio::time::timeout_at(deadline, admitted.wait_for_turn()).await.map_err(|_| {
             self.observe(started, ProposeOutcome::Rejected);
             Error::DeadlineExceeded { message: "before the proposal".to_owned() }
@@ -185,6 +185,15 @@ impl Peer {
         self.leads().ok_or_else(|| self.not_leader())
     }
 
+    /// Bytes that the command counts for: its own, and those of large values that it will read. These up to a
+    /// quarter of what may be under way, so that no command waits until there is no other.
+    fn weight(&self, command: &v1::Command) -> usize {
+        let own = prost::Message::encoded_len(command);
+        let Some(Body::Write(write)) = &command.body else { return own };
+        let most = self.env.config.proposal_bytes_max / 4;
+        own + self.large.read_by(write, self.env.data.as_ref(), most)
+    }
+
     fn admit(&self, bytes: usize) -> Result<Admitted, Error> {
         self.proposals.admit(bytes).map_err(|full| {
             let queue = match full {
@@ -242,6 +251,33 @@ mod tests {
         until("all places to be free", || peer.proposals_in_flight() == 0).await;
         assert_eq!(bytes(), 0);
         peer.propose_write(put("b", "5"), 1, late()).await.expect("there is room again");
+    }
+
+    #[tokio::test]
+    async fn a_byte_that_is_appended_weighs_the_value_that_it_makes() {
+        let fixture = Fixture::new(|config| config.proposal_bytes_max = 8 << 20);
+        let peer = fixture.leader().await;
+        let late = || clock::now() + Duration::from_secs(60);
+        let value = "x".repeat(1 << 20);
+        peer.propose_write(put("a", &value), 1, late()).await.expect("a write");
+        let append = v1::AppendOp { key: "a".into(), value: "y".into() };
+        let append = v1::WriteCommand {
+            success: vec![v1::Op { op: Some(v1::op::Op::Append(append)) }],
+            ..v1::WriteCommand::default()
+        };
+        fixture.log.hold();
+        let appends = (0..50).map(|_| peer.propose_write(append.clone(), 1, late()));
+        let mut appends = std::pin::pin!(futures::future::join_all(appends));
+        assert!((&mut appends).now_or_never().is_none(), "the log is held back");
+        assert!((1..8).contains(&peer.proposals_in_flight()), "{}", peer.proposals_in_flight());
+        fixture.log.release();
+        let refused = appends.await.into_iter().filter_map(Result::err).inspect(|error| {
+            let by_bytes = matches!(error, Error::Busy { queue, .. } if queue == "proposal_bytes");
+            assert!(by_bytes && !error.maybe_applied(), "{error}");
+        });
+        assert!(refused.count() > 40);
+        until("all places to be free", || peer.proposals_in_flight() == 0).await;
+        peer.propose_write(append, 1, late()).await.expect("one at a time");
     }
 
     #[tokio::test]
