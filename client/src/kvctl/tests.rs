@@ -568,6 +568,7 @@ async fn check_fails_when_peers_differ() {
     let (code, report) = kvctl(&cluster, &["-o", "json", "check"]).await;
     assert_eq!((code, &json(&report)["ok"]), (0, &true.into()), "{report}");
     assert_eq!(json(&report)["regions_compared"], 2);
+    assert_eq!(json(&report)["keys"], 3, "those of the system are nobody's");
 
     let sum =
         |node_id, checksum| v1::PeerChecksum { node_id, checksum, ..v1::PeerChecksum::default() };
