@@ -107,6 +107,35 @@ async fn all_regions_come_back_after_all_nodes_died() {
     .await;
 }
 
+/// What a node tells of itself grows with the keys of its regions, here to more than the 4 MiB that a client of
+/// gRPC takes unless it is told otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cluster_with_long_split_keys_can_be_joined() {
+    let mut cluster = Builder::new(2).prepare().await;
+    cluster.nodes[0].launch(Start::Alone);
+    cluster.nodes[0].bound(BOUND).await;
+    let first = cluster.nodes[0].session();
+    let split_keys = (0..550).map(|number| Bytes::from(format!("{number:x<4096}"))).collect();
+    let initialize = v1::InitializeRequest { split_keys, ..v1::InitializeRequest::default() };
+    eventually("the first node to be initialized", BOUND, async || {
+        first.cluster.clone().initialize(first.request(initialize.clone())).await
+    })
+    .await;
+    let other = v1::InitializeRequest::default();
+    let refused = first.cluster.clone().initialize(first.request(other)).await;
+    let refused = refused.expect_err("it says something else");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    let start = Start::Join(vec![cluster.nodes[0].client_address()]);
+    cluster.nodes[1].launch(start);
+    cluster.nodes[1].bound(BOUND).await;
+    eventually("the second node to be in service", BOUND, async || {
+        let nodes = first.nodes().await.map_err(|status| status.to_string())?.nodes;
+        let up = nodes.iter().filter(|node| node.state() == v1::NodeState::Up).count();
+        if up == 2 { Ok(()) } else { Err(format!("{nodes:?}")) }
+    })
+    .await;
+}
+
 /// Three nodes; user keys are cut at g, m and t.
 async fn cut_cluster() -> (Cluster, v1::InitializeRequest) {
     let mut cluster = Builder::new(3).prepare().await;
