@@ -8,15 +8,12 @@ use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
 use super::{
-    Context, Requests, context,
+    Context, REGIONS_IN_PARALLEL, Requests, context,
     kv::KvApi,
     regions::RegionMap,
     retry::{Backoff, mends},
 };
 use crate::{error::Error, storage::engine::KeyRange};
-
-/// Regions that one request reads or writes at a time.
-pub(super) const REGIONS_IN_PARALLEL: usize = 16;
 
 /// Keys that one read asks of a region. Bound: values come whole, so that a read is at most so many
 /// of them, and the sum is checked before the next.
@@ -41,6 +38,7 @@ impl<R: Requests> KvApi<R> {
                 Some(_) => vec![open],
                 None => self.group_by_region(&encoded, open)?,
             };
+            let cx = cx.in_parts(groups.len());
             let reads: Vec<_> = groups
                 .into_iter()
                 .map(|group| self.read_group(&cx, &encoded, group, &answer_bytes))

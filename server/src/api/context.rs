@@ -10,12 +10,19 @@ use flotilla_proto::{
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use super::Context;
+use super::{Context, REGIONS_IN_PARALLEL};
 use crate::{
     error::Error,
     ids::RegionId,
     storage::{engine::KeyRange, keys::data},
 };
+
+impl Context {
+    /// For each of `count` parts of its request.
+    pub(super) fn in_parts(&self, count: usize) -> Self {
+        Self { parts: count.clamp(1, REGIONS_IN_PARALLEL), ..self.clone() }
+    }
+}
 
 /// The keyspace of a request: never the system's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +98,7 @@ pub(super) fn open(
 ) -> Result<(Keyspace, Context), Error> {
     let Some(context) = context else {
         let read_mode = v1::ReadMode::Linearizable;
-        return Ok((Keyspace::DEFAULT, Context { route: None, read_mode, deadline }));
+        return Ok((Keyspace::DEFAULT, Context { route: None, read_mode, parts: 1, deadline }));
     };
     let keyspace = Keyspace::named(context.keyspace)?;
     let read_mode = match v1::ReadMode::try_from(context.read_mode) {
@@ -106,7 +113,7 @@ pub(super) fn open(
             return Err(Error::invalid("context.epoch", "must be set together with region_id"));
         }
     };
-    Ok((keyspace, Context { route, read_mode, deadline }))
+    Ok((keyspace, Context { route, read_mode, parts: 1, deadline }))
 }
 
 /// The `grpc-timeout` of a request, if it has one.

@@ -69,10 +69,16 @@ pub struct Context {
     pub route: Option<(RegionId, v1::RegionEpoch)>,
     /// Never `Unspecified`.
     pub read_mode: v1::ReadMode,
+    /// Parts of one request that are under way beside each other, this one included, each in a region. Together
+    /// they take one place of the node.
+    pub parts: usize,
     /// The request is answered by then. [`Requests`] keeps it, because only there is it known
     /// whether a late write may have been applied.
     pub deadline: Instant,
 }
+
+/// Bound: regions that one request reads or writes at a time.
+pub const REGIONS_IN_PARALLEL: usize = 16;
 
 /// The router, as this hop sees it. All keys are encoded keys.
 ///

@@ -6,9 +6,7 @@ use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
 use super::{
-    Context, Requests,
-    batch::REGIONS_IN_PARALLEL,
-    context,
+    Context, REGIONS_IN_PARALLEL, Requests, context,
     kv::KvApi,
     ops::{self, Gets},
     refused::Entries,
@@ -103,6 +101,7 @@ impl<R: Requests> KvApi<R> {
                 failed.extend(groups.into_iter().map(|group| (group, error.clone())));
                 break;
             };
+            let cx = &cx.in_parts(groups.len());
             let writes: Vec<_> =
                 groups
                     .into_iter()

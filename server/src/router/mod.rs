@@ -99,6 +99,7 @@ impl Router {
     /// Counts a request to `region` from now on, instead of to what it was counted to before.
     fn count<'a>(
         &'a self,
+        cx: &Context,
         kind: Kind,
         region: RegionId,
         peer: Option<&Peer>,
@@ -111,7 +112,7 @@ impl Router {
             Kind::Request => (&self.shared.requests, peer.map(|peer| &peer.held.requests)),
             Kind::Scan => (&self.shared.scans, peer.map(|peer| &peer.held.scans)),
         };
-        *place = places.enter(region, here);
+        *place = places.enter(region, here, cx.parts);
         if place.is_some() { Ok(()) } else { Err(self.busy("region_requests")) }
     }
 
@@ -180,11 +181,11 @@ impl Router {
             if !peer.view().range().contains(key) {
                 return Err(Error::KeyNotInRegion { region: Box::new((*descriptor).clone()) });
             }
-            self.count(kind, peer.region, Some(&peer), place)?;
+            self.count(cx, kind, peer.region, Some(&peer), place)?;
             return Ok(Target::Here(peer));
         }
         if let Some(peer) = here {
-            self.count(kind, peer.region, Some(&peer), place)?;
+            self.count(cx, kind, peer.region, Some(&peer), place)?;
             return Ok(Target::Here(peer));
         }
         let route = match self.shared.cache.get(key) {
@@ -192,12 +193,12 @@ impl Router {
             None => {
                 // One that was forgotten is most likely still what is waited for.
                 if place.is_none() {
-                    self.count(kind, UNKNOWN_REGION, None, place)?;
+                    self.count(cx, kind, UNKNOWN_REGION, None, place)?;
                 }
                 self.shared.cache.find(key, cx.deadline).await?
             }
         };
-        self.count(kind, RegionId(route.region.region_id), None, place)?;
+        self.count(cx, kind, RegionId(route.region.region_id), None, place)?;
         Ok(Target::There { region: route.region, leader: route.leader })
     }
 

@@ -16,12 +16,16 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{ids::RegionId, share::is_fair};
+use crate::{api::REGIONS_IN_PARALLEL, ids::RegionId, share::is_fair};
+
+/// What a request counts for. One that is served by several regions at a time counts for one all the same: each
+/// of its parts for as much less.
+const WHOLE: usize = REGIONS_IN_PARALLEL;
 
 /// Places of one kind of requests.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// Bound: requests of this kind on the node.
+    /// Bound: requests of this kind on the node, in parts of [`WHOLE`], as all numbers here.
     most: usize,
     all: AtomicUsize,
     /// Those that wait to be tried again. Together they are bounded as one region is, or many regions
@@ -32,36 +36,38 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn new(most: usize) -> Self {
+    pub(super) fn new(requests_max: usize) -> Self {
         Self {
-            most,
+            most: requests_max.saturating_mul(WHOLE),
             all: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             elsewhere: Mutex::default(),
         }
     }
 
-    /// A place that is held because of `region`, whose places its peer here counts in `here` if there is
+    /// A place for one of `parts` of a request, that is held because of `region`, whose places its peer here counts in `here` if there is
     /// one; `None` when the region has its share.
     pub(super) fn enter(
         &self,
         region: RegionId,
         here: Option<&Arc<AtomicUsize>>,
+        parts: usize,
     ) -> Option<Place<'_>> {
+        let weight = WHOLE.div_ceil(parts.max(1));
         let is_here = here.is_some();
         let (count, before) = match here {
-            Some(count) => (Arc::clone(count), count.fetch_add(1, Ordering::Relaxed)),
+            Some(count) => (Arc::clone(count), count.fetch_add(weight, Ordering::Relaxed)),
             None => {
                 let mut elsewhere = self.elsewhere.lock();
                 let count = elsewhere.entry(region).or_default();
                 // Ordering: under the lock, so that nobody takes a count away that is in use.
-                let before = count.fetch_add(1, Ordering::Relaxed);
+                let before = count.fetch_add(weight, Ordering::Relaxed);
                 (Arc::clone(count), before)
             }
         };
-        let all = self.all.fetch_add(1, Ordering::Relaxed);
-        let place = Place { of: self, region, count, is_here, waits: false };
-        is_fair(before, 1, self.most.saturating_sub(all)).then_some(place)
+        let all = self.all.fetch_add(weight, Ordering::Relaxed);
+        let place = Place { of: self, region, count, weight, is_here, waits: false };
+        is_fair(before, weight, self.most.saturating_sub(all)).then_some(place)
     }
 }
 
@@ -71,6 +77,7 @@ pub(super) struct Place<'a> {
     of: &'a Places,
     pub(super) region: RegionId,
     count: Arc<AtomicUsize>,
+    weight: usize,
     is_here: bool,
     waits: bool,
 }
@@ -81,7 +88,8 @@ impl Place<'_> {
         if !self.waits {
             let left = self.of.most.saturating_sub(self.of.all.load(Ordering::Relaxed));
             self.waits = true;
-            if !is_fair(self.of.waiting.fetch_add(1, Ordering::Relaxed), 1, left) {
+            let before = self.of.waiting.fetch_add(self.weight, Ordering::Relaxed);
+            if !is_fair(before, self.weight, left) {
                 self.wait_no_more();
             }
         }
@@ -90,7 +98,7 @@ impl Place<'_> {
 
     fn wait_no_more(&mut self) {
         if std::mem::take(&mut self.waits) {
-            self.of.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.of.waiting.fetch_sub(self.weight, Ordering::Relaxed);
         }
     }
 }
@@ -98,8 +106,9 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.wait_no_more();
-        self.of.all.fetch_sub(1, Ordering::Relaxed);
-        if self.count.fetch_sub(1, Ordering::Relaxed) == 1 && !self.is_here {
+        self.of.all.fetch_sub(self.weight, Ordering::Relaxed);
+        let held = self.count.fetch_sub(self.weight, Ordering::Relaxed);
+        if held == self.weight && !self.is_here {
             let mut elsewhere = self.of.elsewhere.lock();
             let is_free = |count: &Arc<AtomicUsize>| count.load(Ordering::Relaxed) == 0;
             if elsewhere.get(&self.region).is_some_and(is_free) {
@@ -120,7 +129,7 @@ mod tests {
         let here = Arc::default();
         let mut enter = |region, here| {
             let before = held.len();
-            while let Some(place) = places.enter(RegionId(region), here) {
+            while let Some(place) = places.enter(RegionId(region), here, 1) {
                 held.push(place);
                 assert!(held.len() <= 1000, "no bound");
             }
@@ -129,11 +138,25 @@ mod tests {
         assert_eq!(enter(1, None), 800, "four times what it leaves");
         assert_eq!(enter(2, Some(&here)), 160);
         assert_eq!(enter(3, None), 32);
-        assert!(places.enter(RegionId(4), None).is_some(), "the first is always let in");
+        assert!(places.enter(RegionId(4), None, 1).is_some(), "the first is always let in");
         drop(held);
         assert_eq!(places.all.load(Ordering::Relaxed), 0);
         assert_eq!(here.load(Ordering::Relaxed), 0);
         assert!(places.elsewhere.lock().is_empty());
+    }
+
+    #[test]
+    fn a_request_over_many_regions_counts_for_one() {
+        let places = Places::new(100);
+        let mut held = Vec::new();
+        for _ in 0..60 {
+            for region in 0..16 {
+                held.push(places.enter(RegionId(region), None, 16).expect("60 of 100 requests"));
+            }
+        }
+        held.push(places.enter(RegionId(3), None, 1).expect("as if there were 60 others"));
+        drop(held);
+        assert_eq!(places.all.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -142,7 +165,7 @@ mod tests {
         let mut held = Vec::new();
         let mut refused = 0;
         for region in 0..1000 {
-            let mut place = places.enter(RegionId(region), None).expect("its first");
+            let mut place = places.enter(RegionId(region), None, 1).expect("its first");
             if place.may_wait() && place.may_wait() {
                 held.push(place);
             } else {
