@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     Client, Error,
     backoff::Backoff,
-    node_pool::{Connection, Node},
-    pin::no_client_port,
+    node_pool::Node,
+    pin::{connect, no_client_port},
     routes::{Route, Span},
     rpc::Rpc,
     verdict::{Failure, Kind, Remedy, Verdict, judge},
@@ -121,14 +121,6 @@ async fn attempt<R: Rpc>(
     Err(failure)
 }
 
-/// A connection to the node, before `until`; whatever fails here was not sent.
-pub(crate) async fn connect(node: &Node, until: Instant) -> Result<Connection, Failure> {
-    match timeout_at(until, node.connection()).await {
-        Ok(connected) => connected.map_err(|message| Failure::NotSent { message }),
-        Err(_) => Err(Failure::NotSent { message: "no connection in time".into() }),
-    }
-}
-
 /// What a call has been through.
 pub(crate) struct Progress<'a> {
     client: &'a Client,
@@ -187,6 +179,10 @@ impl<'a> Progress<'a> {
         }
         let preferred = self.preferred.take().and_then(|address| self.usable(&address));
         let node = preferred.unwrap_or_else(|| shared.nodes.pick(&self.avoid));
+        if node.speaks_http1() {
+            // Then all do, and no patience helps.
+            return Err(no_client_port(&shared.nodes.passed_over().join(" and ")));
+        }
         Ok(Aim { node, route: None })
     }
 

@@ -102,9 +102,9 @@ pub(crate) struct Shared {
 impl Client {
     /// A client of the cluster that these nodes belong to. One reachable node is enough; the others
     /// are learnt. Nothing is dialled yet, so the cluster need not be up. Calls fail with
-    /// [`Error::Configuration`] when the first one finds that the endpoints belong to different clusters, or
-    /// that none of them is a node's client port. One that is not, among others that are, is passed over, with
-    /// a warning.
+    /// [`Error::Configuration`] when the endpoints turn out to belong to different clusters, or to speak HTTP/1,
+    /// all of them. One that does among others is passed over, with a warning, and asked again a minute later.
+    /// A write goes only to an address that has answered this client before.
     ///
     /// # Errors
     /// [`Error::Configuration`] when an endpoint is not `host:port` or `http://host:port`.

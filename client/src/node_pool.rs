@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -24,6 +24,8 @@ use crate::{
 
 /// How long a node that could not be reached is passed over while there are others.
 const SUSPICION: Duration = Duration::from_secs(1);
+/// Bound: an address that spoke HTTP/1 is asked again after this; somebody may have corrected it.
+const HTTP1_FOR: Duration = Duration::from_secs(60);
 /// Bound: past it no further address is taken in; the nodes that are known forward.
 const NODES_MAX: usize = 1024;
 /// A silent peer is noticed after the sum of the two, and the connection is dropped.
@@ -40,6 +42,17 @@ pub(crate) struct Dialling {
     pub(crate) connect_timeout: Duration,
 }
 
+/// What is at an address, as far as this client has found out; see [`crate::pin`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Nature {
+    /// It has answered nothing yet.
+    Unknown,
+    /// It has answered a call of gRPC.
+    ClientPort,
+    /// It speaks HTTP/1.
+    Http1 { found_at: Instant },
+}
+
 /// One node's address and its connections.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -49,8 +62,7 @@ pub(crate) struct Node {
     next: AtomicUsize,
     /// In milliseconds since the pool was made; 0 when nothing is held against the node.
     suspect_until: AtomicU64,
-    /// It was found to be no node's client port, by [`crate::pin`].
-    speaks_http1: AtomicBool,
+    nature: RwLock<Nature>,
 }
 
 /// A place for one connection.
@@ -116,14 +128,15 @@ impl Node {
             lines: (0..dialling.channels_per_node).map(|_| Line::default()).collect(),
             next: AtomicUsize::new(0),
             suspect_until: AtomicU64::new(0),
-            speaks_http1: AtomicBool::new(false),
+            nature: RwLock::new(Nature::Unknown),
         })
     }
 
-    /// Notes whether the address was found to be no node's client port.
-    pub(crate) fn set_speaks_http1(&self, is_so: bool) {
-        let was_so = self.speaks_http1.swap(is_so, Relaxed);
-        if is_so && !was_so {
+    /// Notes what was found at the address.
+    pub(crate) fn found(&self, nature: Nature) {
+        let before = std::mem::replace(&mut *self.nature.write(), nature);
+        let is_http1 = |nature| matches!(nature, Nature::Http1 { .. });
+        if is_http1(nature) && !is_http1(before) {
             tracing::warn!(
                 address = %self.address,
                 "passed over: it speaks HTTP/1, so it is no node's client port"
@@ -131,9 +144,17 @@ impl Node {
         }
     }
 
+    /// What is at the address; what was no client port a while ago may be one now.
+    pub(crate) fn nature(&self) -> Nature {
+        match *self.nature.read() {
+            Nature::Http1 { found_at } if found_at.elapsed() >= HTTP1_FOR => Nature::Unknown,
+            nature => nature,
+        }
+    }
+
     /// Whether nothing may be sent to it.
     pub(crate) fn speaks_http1(&self) -> bool {
-        self.speaks_http1.load(Relaxed)
+        matches!(self.nature(), Nature::Http1 { .. })
     }
 
     /// A connection, the node's lines by turns; dialled now if there is none.
@@ -263,8 +284,8 @@ impl NodePool {
         seeds.filter(|node| node.speaks_http1()).map(|node| node.address.to_string()).collect()
     }
 
-    /// Some node, by turns: rather one that is not in `avoid`, rather one that answers. Never one that is
-    /// no client port, since a client of which all endpoints are that is refused.
+    /// Some node, by turns: rather one that is not in `avoid`, rather one that answers. One that is no
+    /// client port only when there is no other.
     pub(crate) fn pick(&self, avoid: &[Arc<str>]) -> Arc<Node> {
         let nodes = self.nodes.read();
         let mut all: Vec<&Arc<Node>> = nodes.values().collect();

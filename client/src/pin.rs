@@ -6,10 +6,11 @@
 //! refused; else what they say is pinned, and every request names it from then on: a node of another
 //! cluster refuses it, wherever the client heard of that node. Later calls cost a header.
 //!
-//! An endpoint that turns out to speak HTTP/1 is a node's HTTP port, or something else that will never
-//! answer, and a write that was sent there would be called one that may have been applied. So nothing is sent
-//! there: it is passed over, with a warning, while another endpoint may be a node's client port. When none
-//! is, that is said at once, since no patience helps.
+//! An address may be that of a node's HTTP port, or of something else that will never answer, and a write
+//! that was sent there would be called one that may have been applied. So an address that has not answered
+//! gRPC yet is asked who it is before anything else is sent there, whoever named it and whenever it is first
+//! used: what fails by then was not sent. One that speaks HTTP/1 is passed over, with a warning, and asked
+//! again after a while, since it may have been corrected. When all are that, it is said at once.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -28,9 +29,9 @@ use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
 use crate::{
     Error,
-    call::connect,
-    node_pool::{Node, NodePool},
+    node_pool::{Connection, Nature, Node, NodePool},
     rpc::Rpc as _,
+    verdict::Failure,
 };
 
 /// Bound: wait for any endpoint to answer; the call then goes on without.
@@ -52,8 +53,7 @@ impl Pin {
     /// Learns the cluster, unless it is known, before `deadline`.
     ///
     /// # Errors
-    /// [`Error::Configuration`] when the endpoints belong to different clusters, or none is a node's client
-    /// port: which they are, in words.
+    /// [`Error::Configuration`] when the endpoints belong to different clusters.
     pub(crate) async fn learn(&self, nodes: &NodePool, deadline: Instant) -> Result<(), Error> {
         if self.cluster.get().is_some() {
             return Ok(());
@@ -66,7 +66,7 @@ impl Pin {
             return Ok(());
         }
         let until = now + (deadline.saturating_duration_since(now) / 2).min(ASK_MAX);
-        match agree(&ask(nodes, until).await?)? {
+        match agree(&ask(nodes, until).await)? {
             Some(cluster) => {
                 // The lock is held: nobody was faster.
                 let _ = self.cluster.set(cluster);
@@ -84,36 +84,23 @@ impl Pin {
     }
 }
 
-/// What each endpoint says that its cluster is, of those that answer and belong to one. Those that are no
-/// client ports are marked as such.
-async fn ask(nodes: &NodePool, mut until: Instant) -> Result<Vec<(Arc<str>, String)>, Error> {
-    let mut asked: FuturesUnordered<_> = nodes
-        .seeds()
-        .iter()
-        .filter_map(|address| nodes.get(address).ok())
-        .map(|node| async move {
-            let told = cluster_of(&node, until).await;
-            (node, told)
-        })
-        .collect();
-    let (mut told, mut others) = (Vec::new(), Vec::new());
+/// What each endpoint says that its cluster is, of those that answer and belong to one. Those that say
+/// nothing are passed over for a moment.
+async fn ask(nodes: &NodePool, mut until: Instant) -> Vec<(Arc<str>, String)> {
+    let seeds: Vec<Arc<Node>> =
+        nodes.seeds().iter().filter_map(|address| nodes.get(address).ok()).collect();
+    let mut asked: FuturesUnordered<_> =
+        seeds.iter().map(|node| async move { (node, question(node, until).await) }).collect();
+    let mut told = Vec::new();
     while let Ok(Some((node, answer))) = timeout_at(until, asked.next()).await {
-        match answer {
-            Some(Told::Cluster(cluster)) => {
-                node.set_speaks_http1(false);
-                told.push((node.address.clone(), cluster));
-                until = until.min(Instant::now() + OTHERS_MAX);
-            }
-            Some(Told::Http1) => others.push(node),
-            None => {}
+        if let Ok(Some(cluster)) = answer {
+            told.push((node.address.clone(), cluster));
+            until = until.min(Instant::now() + OTHERS_MAX);
         }
     }
-    if others.len() == nodes.seeds().len() {
-        let addresses: Vec<&str> = others.iter().map(|node| &*node.address).collect();
-        return Err(no_client_port(&addresses.join(" and ")));
-    }
-    others.iter().for_each(|node| node.set_speaks_http1(true));
-    Ok(told)
+    let silent = seeds.iter().filter(|node| node.nature() == Nature::Unknown);
+    silent.for_each(|node| nodes.suspect(node));
+    told
 }
 
 /// The refusal to send anything to an address that is no node's client port.
@@ -126,29 +113,72 @@ pub(crate) fn no_client_port(address: &str) -> Error {
     )
 }
 
-/// What an endpoint is.
-enum Told {
-    Cluster(String),
-    Http1,
+/// A connection to a node's client port, before `until`; whatever fails here was not sent.
+pub(crate) async fn connect(node: &Node, until: Instant) -> Result<Connection, Failure> {
+    if node.nature() != Nature::ClientPort {
+        prove(node, until).await.map_err(|message| Failure::NotSent { message })?;
+    }
+    dial(node, until).await
 }
 
-async fn cluster_of(node: &Node, until: Instant) -> Option<Told> {
-    let connection = connect(node, until).await.ok()?;
+async fn dial(node: &Node, until: Instant) -> Result<Connection, Failure> {
+    match timeout_at(until, node.connection()).await {
+        Ok(connected) => connected.map_err(|message| Failure::NotSent { message }),
+        Err(_) => Err(Failure::NotSent { message: "no connection in time".into() }),
+    }
+}
+
+/// Finds that an address is a node's client port, or why that is not known.
+async fn prove(node: &Node, until: Instant) -> Result<(), String> {
+    let now = Instant::now();
+    // Bound: half of the time, so that some is left for another node.
+    let until = now + until.saturating_duration_since(now) / 2;
+    let failure = match node.nature() {
+        Nature::Unknown => question(node, until).await.err(),
+        Nature::ClientPort | Nature::Http1 { .. } => None,
+    };
+    if node.speaks_http1() {
+        return Err("it speaks HTTP/1, so it is no node's client port".into());
+    }
+    match failure {
+        Some(Failure::NotSent { message } | Failure::Broken { message, .. }) => Err(message),
+        Some(Failure::Silent | Failure::Answered { .. }) => Err("no answer in time".into()),
+        None => Ok(()),
+    }
+}
+
+/// Asks who is at an address, and notes what it is; answers the cluster of a node that is of one.
+async fn question(node: &Node, until: Instant) -> Result<Option<String>, Failure> {
+    let connection = dial(node, until).await?;
     let request = tonic::Request::new(v1::StatusRequest { without_peers: true, after_region: 0 });
     let asking = v1::StatusRequest::send(connection.channel.clone(), request);
-    let status = match timeout_at(until, asking).await.ok()? {
-        Ok(status) => status.into_inner(),
-        // It was said by nobody: the connection broke.
-        Err(status) if std::error::Error::source(&status).is_some() => {
-            let speaks = timeout_at(until, speaks_http1(&node.address)).await;
-            return matches!(speaks, Ok(Ok(true))).then_some(Told::Http1);
+    let failure = match timeout_at(until, asking).await {
+        Ok(Ok(status)) => {
+            connection.answered();
+            node.found(Nature::ClientPort);
+            let status = status.into_inner();
+            // A node that was removed speaks for nobody.
+            let speaks = !status.removed && !status.cluster_id.is_empty();
+            return Ok(speaks.then_some(status.cluster_id));
         }
-        Err(_) => return None,
+        Ok(Err(status)) => Failure::from(status),
+        Err(_) => Failure::Silent,
     };
-    connection.answered();
-    // A node that was removed speaks for nobody.
-    let speaks = !status.removed && !status.cluster_id.is_empty();
-    speaks.then_some(Told::Cluster(status.cluster_id))
+    node.failed(&connection, &failure);
+    match failure {
+        // A refusal is an answer too.
+        Failure::Answered { .. } | Failure::Broken { is_cut: false, .. } => {
+            node.found(Nature::ClientPort);
+            Ok(None)
+        }
+        Failure::NotSent { .. } | Failure::Broken { is_cut: true, .. } => {
+            if matches!(timeout_at(until, speaks_http1(&node.address)).await, Ok(Ok(true))) {
+                node.found(Nature::Http1 { found_at: Instant::now() });
+            }
+            Err(failure)
+        }
+        Failure::Silent => Err(failure),
+    }
 }
 
 /// Whether a request of HTTP/1 is answered as such; a client port speaks HTTP/2 alone.
@@ -216,7 +246,11 @@ mod tests {
 
     /// An address where HTTP/1 is spoken, as long as the runtime runs.
     async fn port_for_http() -> String {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        port_for_http_at("127.0.0.1:0").await
+    }
+
+    async fn port_for_http_at(address: &str) -> String {
+        let listener = tokio::net::TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         let serve = async |mut stream: TcpStream| {
             let mut seen = [0; 1024];
@@ -287,6 +321,79 @@ mod tests {
         let error = client.get("k").await.expect_err("no cluster");
         assert!(matches!(error, Error::NotJoined { .. }), "{error:?}");
         assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    }
+
+    /// Where nothing listens.
+    fn free_address() -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("bound").to_string()
+    }
+
+    /// It was down when the cluster was pinned, so nobody has asked it.
+    #[tokio::test]
+    async fn write_goes_only_where_grpc_was_spoken_before() {
+        let (cluster, address) = (FakeCluster::start(1).await, free_address());
+        let client = Client::connect([&address, &cluster.nodes[0].address]).await;
+        let client = client.expect("well-formed");
+        client.put("k", "v").await.expect("the other is a node");
+        port_for_http_at(&address).await;
+        let nodes = &client.shared.nodes;
+        nodes.trust(&nodes.get(&address).expect("an endpoint"));
+        for number in 0..6 {
+            client.put(format!("k{number}"), "v").await.expect("the other is a node");
+        }
+        assert_eq!(nodes.passed_over(), [address]);
+        assert_eq!(cluster.count("put"), 7);
+    }
+
+    /// Found one after the other, and not by one question.
+    #[tokio::test]
+    async fn endpoints_that_are_all_found_to_speak_http1_are_called_that() {
+        let (one, other) = (port_for_http().await, free_address());
+        let options = crate::Options { timeout: TIMEOUT, ..Default::default() };
+        let client = Client::connect_with([&one, &other], options).await.expect("well-formed");
+        let impatient = client.with_timeout(Duration::from_millis(400)).expect("long enough");
+        let error = impatient.put("k", "v").await.expect_err("no node");
+        assert!(matches!(&error, Error::TimedOut { .. }), "{error:?}");
+        assert_eq!(client.shared.nodes.passed_over(), std::slice::from_ref(&one));
+        port_for_http_at(&other).await;
+        let error = client.put("k", "v").await.expect_err("no node");
+        assert!(matches!(&error, Error::Configuration { .. }), "{error:?}");
+        assert!([&one, &other].iter().all(|one| error.to_string().contains(*one)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn endpoint_that_spoke_http1_is_asked_again_after_a_while() {
+        let cluster = FakeCluster::start(2).await;
+        let client = cluster.client(TIMEOUT).await;
+        client.put("k", "v").await.expect("put");
+        let address = &cluster.nodes[0].address;
+        let node = client.shared.nodes.get(address).expect("an endpoint");
+        let status = async || client.cluster().status_of(address).await;
+
+        node.found(Nature::Http1 { found_at: Instant::now() });
+        let error = status().await.expect_err("it is no client port");
+        assert!(matches!(error, Error::Configuration { .. }), "{error:?}");
+        let a_while_ago = Instant::now() - Duration::from_secs(61);
+        node.found(Nature::Http1 { found_at: a_while_ago });
+        status().await.expect("it is one now");
+        assert_eq!(client.shared.nodes.passed_over(), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn answer_of_a_node_without_a_cluster_shows_a_client_port_too() {
+        let cluster = FakeCluster::start(1).await;
+        let reason = v1::error_detail::Reason::NotJoined(v1::NotJoined { removed: false });
+        let detail = v1::ErrorDetail { reason: Some(reason), ..Default::default() };
+        let unjoined = crate::fake::typed(tonic::Code::Unavailable, detail);
+        cluster.nodes[0].script(move |seen| {
+            (seen.method == "status").then(|| crate::fake::Fault::Refuse(unjoined.clone()))
+        });
+        let client = cluster.client(TIMEOUT).await;
+        let node = client.shared.nodes.get(&cluster.nodes[0].address).expect("an endpoint");
+        node.found(Nature::Http1 { found_at: Instant::now() });
+        client.cluster().initialize(v1::InitializeRequest::default()).await.expect("made");
+        assert_eq!(cluster.count("initialize"), 1);
     }
 
     #[tokio::test]

@@ -247,7 +247,12 @@ async fn a_write_on_a_connection_that_breaks_is_not_repeated_and_a_read_is() {
     let live = &cluster.nodes[0].address;
     let broken = hangs_up().await;
     let client_of = async |options: Options| {
-        Client::connect_with([broken.clone(), live.clone()], options).await.expect("well-formed")
+        let client = Client::connect_with([broken.clone(), live.clone()], options).await;
+        let client = client.expect("well-formed");
+        // It broke after it had answered: else nothing would be sent there.
+        let node = client.shared.nodes.get(&broken).expect("an endpoint");
+        node.found(crate::node_pool::Nature::ClientPort);
+        client
     };
     let options = Options { timeout: PLENTY, routing: false, ..Options::default() };
 

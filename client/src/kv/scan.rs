@@ -17,9 +17,10 @@ use tonic::Streaming;
 
 use crate::{
     Client, Error, KeyValue,
-    call::{Aim, Audience, Progress, connect},
+    call::{Aim, Audience, Progress},
     keyspace::{encode, prefix_end},
     node_pool::Connection,
+    pin::connect,
     routes::Span,
     verdict::{Failure, Kind},
 };
