@@ -26,6 +26,11 @@ const CORRECTIONS_MAX: u32 = 8;
 /// far it is certain that nothing was applied, and an answer that comes too late would end that.
 const ATTEMPT_MIN: Duration = Duration::from_millis(50);
 
+/// What is to be left of its timeout when an attempt of a write begins.
+pub(crate) fn write_min(timeout: Duration) -> Duration {
+    ATTEMPT_MIN.min(timeout / 4)
+}
+
 /// Where one attempt goes.
 pub(crate) struct Aim {
     pub(crate) node: Arc<Node>,
@@ -248,7 +253,7 @@ impl<'a> Progress<'a> {
         };
         let (timeout, attempts) = (self.client.settings.timeout, self.attempts);
         let worth = match self.kind {
-            Kind::Write => ATTEMPT_MIN.min(timeout / 4),
+            Kind::Write => write_min(timeout),
             Kind::Read => Duration::ZERO,
         };
         if now + pause + worth >= self.deadline {

@@ -61,7 +61,8 @@ pub enum Error {
         /// The text of it.
         message: String,
     },
-    /// The server refuses the request, and would refuse it again.
+    /// The server refuses the request, and would refuse it again; but for the case that
+    /// [`Client::write`](crate::Client::write) tells.
     #[error("{message}")]
     Refused {
         /// The gRPC code.

@@ -211,16 +211,30 @@ fn judge_answer(kind: Kind, code: Code, message: String, detail: ErrorDetail) ->
     Verdict::Retry { remedy, at_least, why: message }
 }
 
-/// Why a region has not applied its part of a write, as if that had been a call of its own: one that its
-/// server gave up to try is one that was not done in time.
-pub(crate) fn error_of_region(result: v1::RegionWriteResult, timeout: Duration) -> Error {
+/// Why a region has not applied its part of a write.
+#[derive(Debug, PartialEq)]
+pub(crate) enum RegionFailure {
+    /// It may have been applied, or it would be refused again.
+    Final(Error),
+    /// It was certainly not applied, and may be repeated after this pause.
+    Passing { at_least: Duration, why: String, otherwise: Error },
+}
+
+/// Decides on the error of a region as if its part had been a call of its own.
+pub(crate) fn judge_region(result: v1::RegionWriteResult) -> RegionFailure {
     let v1::RegionWriteResult { error, maybe_applied, code, detail, .. } = result;
-    match detail {
-        _ if maybe_applied => Error::MaybeApplied { message: error },
-        Some(detail) if !detail.retryable => {
-            final_error(Code::from_i32(code), error, detail.reason)
-        }
-        Some(_) | None => Error::TimedOut { timeout, attempts: 1, last: error },
+    if maybe_applied {
+        return RegionFailure::Final(Error::MaybeApplied { message: error });
+    }
+    let ErrorDetail { retryable, retry_after_ms, reason, .. } = detail.unwrap_or_default();
+    let otherwise = final_error(Code::from_i32(code), error.clone(), reason);
+    match retryable {
+        true => RegionFailure::Passing {
+            at_least: Duration::from_millis(retry_after_ms),
+            why: error,
+            otherwise,
+        },
+        false => RegionFailure::Final(otherwise),
     }
 }
 

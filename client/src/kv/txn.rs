@@ -1,13 +1,23 @@
 //! Many operations at once.
 
-use std::{collections::VecDeque, ops::Range, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Range,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flotilla_proto::v1;
 use prost::Message as _;
+use tokio::time::{Instant, sleep};
 
 use super::{PutOptions, renumbered, ttl_millis};
-use crate::{Client, Error, verdict::error_of_region};
+use crate::{
+    Client, Error,
+    backoff::Backoff,
+    call::write_min,
+    verdict::{RegionFailure, judge_region},
+};
 
 /// A condition on one key. Absent and expired are the same.
 #[derive(Clone, Debug, PartialEq)]
@@ -169,19 +179,22 @@ impl Txn {
 /// that is more by itself. How many operations it has, see [`crate::bounds`].
 const BYTES_PER_REQUEST: usize = 8 << 20;
 
+/// An operation with the caller's number of it.
+type Numbered = (usize, v1::Op);
+
 /// The operations, cut into requests that a server takes.
-fn requests(ops: impl Iterator<Item = v1::Op>, ops_max: usize) -> VecDeque<Vec<v1::Op>> {
-    let mut requests: VecDeque<Vec<v1::Op>> = VecDeque::new();
+fn requests(ops: impl Iterator<Item = v1::Op>, ops_max: usize) -> VecDeque<Vec<Numbered>> {
+    let mut requests: VecDeque<Vec<Numbered>> = VecDeque::new();
     let mut bytes = 0;
-    for op in ops {
+    for (number, op) in ops.enumerate() {
         let size = op.encoded_len();
         match requests.back_mut() {
             Some(last) if last.len() < ops_max && bytes + size <= BYTES_PER_REQUEST => {
-                last.push(op);
+                last.push((number, op));
                 bytes += size;
             }
             _ => {
-                requests.push_back(vec![op]);
+                requests.push_back(vec![(number, op)]);
                 bytes = size;
             }
         }
@@ -214,6 +227,15 @@ pub struct FailedWrite {
     pub error: Error,
 }
 
+/// The part of a write that a region refused for a moment.
+#[derive(Debug)]
+struct Refused {
+    region_id: u64,
+    ops: Vec<Numbered>,
+    at_least: Duration,
+    why: String,
+}
+
 impl WriteReport {
     /// Whether every operation was applied.
     #[must_use]
@@ -227,25 +249,70 @@ impl WriteReport {
         self.failed.iter().any(|failed| failed.error.maybe_applied())
     }
 
-    /// Takes in what a request behind `before` others has done.
-    fn add(&mut self, part: v1::WriteResponse, before: usize, timeout: Duration) {
-        self.atomic = part.atomic && before == 0;
+    /// Takes in what became of a request of these operations; answers what may be repeated.
+    fn add(
+        &mut self,
+        outcome: Result<v1::WriteResponse, Error>,
+        ops: Vec<Numbered>,
+    ) -> Vec<Refused> {
+        let number_of = |index: usize| ops.get(index).map_or(usize::MAX, |(number, _)| *number);
+        let renumber = |text| renumbered(text, "ops", number_of);
+        let part = match outcome {
+            Ok(part) => part,
+            Err(error) => {
+                let error = error.with_text(renumber);
+                let ops = ops.into_iter().map(|(number, _)| number).collect();
+                self.failed.push(FailedWrite { region_id: 0, ops, error });
+                return Vec::new();
+            }
+        };
+        let mut refused = Vec::new();
+        // Operations that a region has applied, or may have; one that removes a range has many regions.
+        let mut begun = BTreeSet::new();
         for mut region in part.regions {
-            let caller = |index: u32| before.saturating_add(index as usize);
             if region.error.is_empty() {
+                begun.extend(region.op_indexes.iter().copied());
                 for index in &mut region.op_indexes {
-                    *index = u32::try_from(caller(*index)).unwrap_or(u32::MAX);
+                    *index = u32::try_from(number_of(*index as usize)).unwrap_or(u32::MAX);
                 }
                 self.regions.push(region);
                 continue;
             }
-            let ops = region.op_indexes.iter().map(|index| caller(*index)).collect();
-            let region_id = region.region_id;
-            let error = error_of_region(region, timeout)
-                .with_text(|text| renumbered(text, "ops", |number| before.saturating_add(number)));
-            self.failed.push(FailedWrite { region_id, ops, error });
+            let (region_id, indexes) = (region.region_id, std::mem::take(&mut region.op_indexes));
+            match judge_region(region) {
+                RegionFailure::Final(error) => {
+                    if error.maybe_applied() {
+                        begun.extend(indexes.iter().copied());
+                    }
+                    let ops = indexes.iter().map(|index| number_of(*index as usize)).collect();
+                    let error = error.with_text(renumber);
+                    self.failed.push(FailedWrite { region_id, ops, error });
+                }
+                RegionFailure::Passing { at_least, why, otherwise } => {
+                    refused.push((region_id, indexes, at_least, why, otherwise));
+                }
+            }
         }
+        let mut passing = Vec::new();
+        for (region_id, indexes, at_least, why, otherwise) in refused {
+            // Ordering: the whole part or nothing of it, since operations on a key keep their order. To remove
+            // a range again where that was done would remove what was written since.
+            if indexes.iter().any(|index| begun.contains(index)) {
+                let ops = indexes.iter().map(|index| number_of(*index as usize)).collect();
+                let error = otherwise.with_text(renumber);
+                self.failed.push(FailedWrite { region_id, ops, error });
+                continue;
+            }
+            let of_part = indexes.iter().filter_map(|index| ops.get(*index as usize).cloned());
+            let (ops, why) = (of_part.collect(), renumber(why));
+            passing.push(Refused { region_id, ops, at_least, why });
+        }
+        passing
     }
+}
+
+fn unnumbered(ops: &[Numbered]) -> Vec<v1::Op> {
+    ops.iter().map(|(_, op)| op.clone()).collect()
 }
 
 impl Client {
@@ -263,6 +330,10 @@ impl Client {
     /// fails, as a whole or in one region. So an `Ok` may hold operations that were not applied: the report
     /// says which were, which were refused, which may have been applied, and which were not sent.
     ///
+    /// What a region refuses for a moment is repeated within the timeout, as a call of its own would be. But
+    /// for a part with an operation that removes a range and that another region has applied or may have:
+    /// that ends the write with [`Error::Refused`].
+    ///
     /// # Guarantees
     /// Of two operations on a key the later one wins: behind one that may be applied still nothing is sent.
     ///
@@ -279,26 +350,24 @@ impl Client {
         let (mut sent, mut is_first) = (0, true);
         // Ordering: one after the other, so that of two operations on a key the later one wins.
         while let Some(ops) = requests.pop_front().or_else(|| is_first.then(Vec::new)) {
-            let outcome = self.write_ops(ops.clone(), false).await;
+            let begun = Instant::now();
+            let outcome = self.write_ops(unnumbered(&ops), false).await;
             // Nothing of it was applied, so it may be cut and sent again.
             let fewer = outcome.as_ref().err().and_then(|error| bounds.fewer(error, ops.len()));
             if let Some(fewer) = fewer {
                 ops.rchunks(fewer).for_each(|part| requests.push_front(part.to_vec()));
                 continue;
             }
-            let indexes = sent..sent + ops.len();
-            sent = indexes.end;
-            match outcome {
-                Ok(part) => report.add(part, indexes.start, self.settings.timeout),
-                Err(error) if is_first => return Err(error),
-                Err(error) => {
-                    let before = indexes.start;
-                    let error = error
-                        .with_text(|text| renumbered(text, "ops", |n| before.saturating_add(n)));
-                    report.failed.push(FailedWrite { region_id: 0, ops: indexes.collect(), error });
-                }
+            let is_atomic = outcome.as_ref().is_ok_and(|part| part.atomic);
+            report.atomic = is_first && is_atomic;
+            if std::mem::take(&mut is_first) {
+                outcome.as_ref().map_err(Clone::clone)?;
             }
-            is_first = false;
+            sent += ops.len();
+            let refused = report.add(outcome, ops);
+            if !refused.is_empty() {
+                self.repeat(refused, begun, &mut report).await;
+            }
             // Ordering: what may be applied still could be applied after what comes behind it; and whoever
             // is refused decides anew.
             if !report.failed.is_empty() {
@@ -308,6 +377,40 @@ impl Client {
         report.not_sent = sent..sent + requests.iter().map(Vec::len).sum::<usize>();
         report.atomic &= report.is_complete();
         Ok(report)
+    }
+
+    /// Repeats what regions refused for a moment, until it is done or the time since `begun` is over.
+    async fn repeat(&self, mut refused: Vec<Refused>, begun: Instant, report: &mut WriteReport) {
+        let timeout = self.settings.timeout;
+        let (mut backoff, mut attempts) = (Backoff::new(), 1);
+        while let Some(at_least) = refused.iter().map(|part| part.at_least).max() {
+            let pause = backoff.next(at_least, &mut *self.shared.rng.lock());
+            let left = timeout.saturating_sub(begun.elapsed()).saturating_sub(pause);
+            if left <= write_min(timeout) {
+                report.failed.extend(refused.into_iter().map(|part| FailedWrite {
+                    region_id: part.region_id,
+                    ops: part.ops.into_iter().map(|(number, _)| number).collect(),
+                    error: Error::TimedOut { timeout, attempts, last: part.why },
+                }));
+                return;
+            }
+            sleep(pause).await;
+            // In the caller's order, and each once.
+            let ops: BTreeMap<usize, v1::Op> =
+                refused.drain(..).flat_map(|part| part.ops).collect();
+            let ops: Vec<Numbered> = ops.into_iter().collect();
+            let mut client = self.clone();
+            client.settings.timeout = left;
+            let outcome = client.write_ops(unnumbered(&ops), false).await;
+            let outcome = outcome.map_err(|error| match error {
+                Error::TimedOut { attempts: more, last, .. } => {
+                    Error::TimedOut { timeout, attempts: attempts + more, last }
+                }
+                other => other,
+            });
+            attempts += 1;
+            refused = report.add(outcome, ops);
+        }
     }
 
     /// Applies many operations in one step, or refuses.
@@ -422,17 +525,12 @@ mod tests {
         };
         let reason = Some(Reason::NotACounter(v1::NotACounter::default()));
         let refused = v1::ErrorDetail { reason, ..Default::default() };
-        let busy = v1::ErrorDetail { retryable: true, ..Default::default() };
         let timeout = Duration::from_secs(20);
         for (result, want) in [
             (result("no answer", true, None), Error::MaybeApplied { message: "no answer".into() }),
             (
                 result("ops[3]: no", false, Some(refused)),
                 Error::NotACounter { message: "ops[13]: no".into() },
-            ),
-            (
-                result("busy", false, Some(busy)),
-                Error::TimedOut { timeout, attempts: 1, last: "busy".into() },
             ),
         ] {
             let cluster = FakeCluster::start(1).await;
@@ -452,6 +550,88 @@ mod tests {
             let applied = v1::RegionWriteResult { op_indexes: vec![10], ..applied };
             assert_eq!(report.regions, [applied]);
             assert_eq!(cluster.count("write"), 2);
+        }
+    }
+
+    /// What a region that is busy said of these operations.
+    fn busy(op_indexes: Vec<u32>) -> v1::RegionWriteResult {
+        let detail = v1::ErrorDetail { retryable: true, retry_after_ms: 5, ..Default::default() };
+        v1::RegionWriteResult {
+            region_id: 7,
+            op_indexes,
+            error: "busy".into(),
+            code: tonic::Code::ResourceExhausted as i32,
+            detail: Some(detail),
+            ..Default::default()
+        }
+    }
+
+    fn applied(op_indexes: Vec<u32>) -> v1::RegionWriteResult {
+        v1::RegionWriteResult { region_id: 6, op_indexes, ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn part_that_a_region_refuses_for_a_moment_is_repeated_before_what_is_behind_it() {
+        let cluster = FakeCluster::start(1).await;
+        cluster.nodes[0].answer_writes(|nth| match nth {
+            0 => vec![applied(vec![0, 2]), busy(vec![1, 3])],
+            1 => vec![busy(vec![0, 1])],
+            2 => vec![applied(vec![0, 1])],
+            _ => Vec::new(),
+        });
+        let client = cluster.client(Duration::from_secs(20)).await;
+        client.shared.bounds.fewer(
+            &Error::InvalidArgument { field: "ops".into(), limit: 4, message: String::new() },
+            5,
+        );
+        let ops = ["a", "y", "b", "z", "y"].map(|key| Op::put(key, format!("of {key}")));
+        let report = client.write(ops).await.expect("the first was applied");
+        assert!(report.is_complete() && !report.atomic, "{report:?}");
+        assert_eq!(report.regions, [applied(vec![0, 2]), applied(vec![1, 3])]);
+        assert_eq!(cluster.count("write"), 4, "one, twice again, and what is behind it");
+        let revision = |key: &'static str| cluster.data.lock()[key.as_bytes()].1;
+        // The fake stores what it is sent, whatever it says.
+        assert_eq!(["a", "b", "z", "y"].map(revision), [1, 1, 3, 4], "only what was refused");
+    }
+
+    #[tokio::test]
+    async fn region_that_refuses_until_the_time_is_over_is_told_with_all_attempts() {
+        let cluster = FakeCluster::start(1).await;
+        cluster.nodes[0].answer_writes(|nth| match nth {
+            0 => vec![applied(vec![0]), busy(vec![1])],
+            _ => vec![busy(vec![0])],
+        });
+        let timeout = Duration::from_millis(400);
+        let client = cluster.client(timeout).await;
+        let begun = Instant::now();
+        let report = client.write([Op::put("a", "v"), Op::put("z", "v")]).await.expect("one was");
+        assert!(begun.elapsed() < timeout * 4, "{:?}", begun.elapsed());
+        let [failed] = &report.failed[..] else { panic!("{report:?}") };
+        let Error::TimedOut { timeout: told, attempts, .. } = failed.error else {
+            panic!("{report:?}")
+        };
+        assert_eq!((failed.region_id, &failed.ops[..], told), (7, &[1][..], timeout));
+        assert!(attempts > 1 && attempts as usize == cluster.count("write"), "{attempts}");
+    }
+
+    /// A key that was stored after the range was removed there would be removed, too.
+    #[tokio::test]
+    async fn removal_of_a_range_is_not_repeated_where_a_region_has_done_it() {
+        for other in [
+            applied(vec![0]),
+            v1::RegionWriteResult { maybe_applied: true, error: "cut".into(), ..applied(vec![0]) },
+        ] {
+            let cluster = FakeCluster::start(1).await;
+            let answer = vec![busy(vec![0, 1]), other];
+            cluster.nodes[0].answer_writes(move |_| answer.clone());
+            let client = cluster.client(Duration::from_secs(20)).await;
+            let ops = [Op::delete_range("a", "z"), Op::put("y", "v")];
+            let report = client.write(ops).await.expect("told by regions");
+            let error =
+                Error::Refused { code: tonic::Code::ResourceExhausted, message: "busy".into() };
+            let want = FailedWrite { region_id: 7, ops: vec![0, 1], error };
+            assert_eq!(report.failed.last(), Some(&want), "{report:?}");
+            assert_eq!(cluster.count("write"), 1);
         }
     }
 
