@@ -75,7 +75,7 @@ impl Cluster {
         change_membership(ChangeMembershipRequest) -> ChangeMembershipResponse
     }
     operation! {
-        /// Starts to drain a node. How far it is tell [`Cluster::list_nodes`]: repeated after
+        /// Starts to drain a node. [`Cluster::list_nodes`] tells how far it is: repeated after
         /// [`Cluster::cancel_remove_node`] this call would drain the node anew.
         remove_node(RemoveNodeRequest) -> RemoveNodeResponse
     }

@@ -1,7 +1,7 @@
 //! The nodes that are known, and the connections to them.
 //!
-//! A connection is made when it is first used, and again after it broke. A node that could not be reached is passed over for a moment, so that its death costs each caller at
-//! most one attempt.
+//! A connection is made when it is first used, and again after it broke. A node that could not be reached
+//! is passed over for a moment, so that its death costs each caller at most one attempt.
 
 use std::{
     collections::HashMap,

@@ -6,7 +6,7 @@
 //! refused; else what they say is pinned, and every request names it from then on: a node of another
 //! cluster refuses it, wherever the client heard of that node. Later calls cost a header.
 //!
-//! An address may be that of a node's HTTP port, or of something else that will never answer, and a write
+//! An address may be that of a node's HTTP port, or of something else that speaks no gRPC, and a write
 //! that was sent there would be called one that may have been applied. So an address that has not answered
 //! gRPC yet is asked who it is before anything else is sent there, whoever named it and whenever it is first
 //! used: what fails by then was not sent. One that speaks HTTP/1 is passed over, with a warning, and asked

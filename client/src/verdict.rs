@@ -248,6 +248,7 @@ fn final_error(code: Code, message: String, reason: Option<Reason>) -> Error {
             Error::VersionMoved { expected: reason.expected, actual: reason.actual }
         }
         Some(Reason::NotACounter(_)) => Error::NotACounter { message },
+        Some(Reason::NotJoined(reason)) => Error::NotJoined { removed: reason.removed, message },
         _ => match code {
             Code::NotFound => Error::NotFound { message },
             Code::DataLoss => Error::DataLoss { message },

@@ -223,7 +223,7 @@ pub struct FailedWrite {
     pub region_id: u64,
     /// The operations; one that removes a range may have been applied in other regions.
     pub ops: Vec<usize>,
-    /// Why. Unless it is [`Error::MaybeApplied`] none of them was applied.
+    /// Why. Unless it is [`Error::MaybeApplied`] none of them was applied in this region.
     pub error: Error,
 }
 
@@ -525,12 +525,18 @@ mod tests {
         };
         let reason = Some(Reason::NotACounter(v1::NotACounter::default()));
         let refused = v1::ErrorDetail { reason, ..Default::default() };
+        let reason = Some(Reason::NotJoined(v1::NotJoined { removed: true }));
+        let gone = v1::ErrorDetail { reason, ..Default::default() };
         let timeout = Duration::from_secs(20);
         for (result, want) in [
             (result("no answer", true, None), Error::MaybeApplied { message: "no answer".into() }),
             (
                 result("ops[3]: no", false, Some(refused)),
                 Error::NotACounter { message: "ops[13]: no".into() },
+            ),
+            (
+                result("gone", false, Some(gone)),
+                Error::NotJoined { removed: true, message: "gone".into() },
             ),
         ] {
             let cluster = FakeCluster::start(1).await;

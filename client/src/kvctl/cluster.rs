@@ -20,6 +20,8 @@ use crate::{Client, v1};
 
 /// How often `--wait` asks how far it is.
 const POLL: Duration = Duration::from_millis(500);
+/// Bound: so much longer than it was told to, a wait may last.
+const ANSWER_MIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Cluster {
@@ -284,17 +286,8 @@ impl Remove {
             expected_version: self.expected.expected_version,
         };
         let spinner = indicatif::ProgressBar::new_spinner();
-        let begun = |told: Option<&v1::RemoveNodeResponse>| Part {
-            done: match told {
-                Some(told) => format!(
-                    "node {} is {}, with {} peers left, {} of them leaders",
-                    self.node,
-                    state_name(told.state()),
-                    told.peers_left,
-                    told.leaders_left
-                ),
-                None => format!("node {} may be draining", self.node),
-            },
+        let part = |done: String| Part {
+            done,
             next: format!(
                 "it goes on by itself; `kvctl nodes --all` tells how far it is, \
                  `kvctl cluster cancel-remove {}` takes it back",
@@ -304,15 +297,30 @@ impl Remove {
         // Ordering: sent once. Repeated as a question it would drain the node anew after somebody took
         // that back.
         let asked = context.client.cluster().remove_node(request).await;
-        let mut told = asked
-            .map_err(|error| Failure::from(error).after_part(&context.client, || begun(None)))?;
+        let mut told = asked.map_err(|error| match error.maybe_applied() {
+            true => Failure::from(error)
+                .with_part(|| part(format!("node {} may be draining", self.node))),
+            false => error.into(),
+        })?;
+        let begun = |told: &v1::RemoveNodeResponse| {
+            part(format!(
+                "node {} is {}, with {} peers left, {} of them leaders",
+                self.node,
+                state_name(told.state()),
+                told.peers_left,
+                told.leaders_left
+            ))
+        };
         while self.wait && told.state() == v1::NodeState::Draining && Instant::now() < deadline {
             spinner.set_message(format!("node {}: {} peers left", self.node, told.peers_left));
             spinner.tick();
             sleep_until(deadline.min(Instant::now() + POLL)).await;
+            if Instant::now() >= deadline {
+                break;
+            }
             let row = row(&context.client, self.node, told.version, deadline).await;
             let row =
-                row.map_err(|failure| failure.after_part(&context.client, || begun(Some(&told))))?;
+                row.map_err(|failure| failure.after_part(&context.client, || begun(&told)))?;
             if let Some((version, node)) = row {
                 told = v1::RemoveNodeResponse {
                     state: node.state,
@@ -344,7 +352,7 @@ impl Remove {
             v1::NodeState::Draining => {
                 let waited = humantime::format_duration(self.wait_timeout);
                 let failure = Failure::Failed(format!("not removed after {waited}"));
-                Err(failure.after_part(&context.client, || begun(Some(&told))))
+                Err(failure.after_part(&context.client, || begun(&told)))
             }
             v1::NodeState::Unspecified
             | v1::NodeState::Joining
@@ -365,8 +373,9 @@ async fn row(
     since: u64,
     until: Instant,
 ) -> Result<Option<(u64, v1::Node)>, Failure> {
-    // Bound: no longer than the wait that it is a part of.
-    let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    // Bound: no longer than the wait that it is a part of, but for what an answer may take: else a wait
+    // would end by the failure of its last question, and not by what it waited for.
+    let left = until.saturating_duration_since(Instant::now()).max(ANSWER_MIN);
     let client = client.with_timeout(client.settings.timeout.min(left))?;
     let request = v1::ListNodesRequest { all: true, allow_local: false };
     let listed = client.cluster().list_nodes(request).await?;

@@ -262,6 +262,21 @@ async fn failure_after_a_part_was_done_tells_what_was_done_and_how_to_go_on() {
         let text = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
         assert!(text("done").contains(done) && text("next").contains(next), "{args:?}: {told}");
     }
+    // A removal of which the answer was lost is not to be repeated as a question.
+    let lost = FakeCluster::start(1).await;
+    lost.nodes[0].script(|seen| {
+        (seen.method == "remove_node").then(|| {
+            let reason = Some(Reason::OutcomeUnknown(OutcomeUnknown {}));
+            let detail = ErrorDetail { maybe_applied: true, reason, ..ErrorDetail::default() };
+            Fault::Refuse(typed(Code::DeadlineExceeded, detail))
+        })
+    });
+    let failure = failed(&lost, &["cluster", "remove", "4"]).await;
+    let told = json(&failure.text(Format::Json).expect("somebody listens"));
+    let told = &told["error"];
+    assert_eq!(told["done"], "node 4 may be draining", "{told}");
+    assert!(told["next"].as_str().is_some_and(|next| next.contains("cancel-remove 4")), "{told}");
+    assert_eq!(exit::code(&Err(failure)), 4);
     // What changed nothing promises that nothing was changed.
     let failure = failed(&one, &["cluster", "promote", "4"]).await;
     let told = json(&failure.text(Format::Json).expect("somebody listens"));
@@ -730,6 +745,11 @@ async fn removal_that_somebody_took_back_is_not_begun_anew() {
         leaders_left: 1,
         version: 12,
     });
+    // A wait that is over is told as that, and asks nothing that there is no time for.
+    let short = ["-o", "json", "cluster", "remove", "4", "--wait", "--wait-timeout", "300ms"];
+    let (code, told) = kvctl(&one, &short).await;
+    assert_eq!((code, &json(&told)["state"]), (4, &"draining".into()));
+    assert_eq!((cluster.count("remove_node"), cluster.count("list_nodes")), (1, 0));
     let args = ["cluster", "remove", "4", "--wait"];
     let list = |end: v1::NodeState| {
         let before = node.seen("list_nodes").len();
@@ -754,10 +774,10 @@ async fn removal_that_somebody_took_back_is_not_begun_anew() {
     let failure = failed(&one, &args).await;
     assert!(failure.to_string().contains("somebody took it back"), "{failure}");
     assert_eq!(exit::code(&Err(failure)), 5);
-    assert_eq!((cluster.count("remove_node"), node.seen("list_nodes").len() - before), (1, 4));
+    assert_eq!((cluster.count("remove_node"), node.seen("list_nodes").len() - before), (2, 4));
     list(v1::NodeState::Removed);
     assert_eq!(kvctl(&one, &args).await, (0, "node 4 is removed\n".into()));
-    assert_eq!(cluster.count("remove_node"), 2);
+    assert_eq!(cluster.count("remove_node"), 3);
 }
 
 #[tokio::test]
