@@ -11,7 +11,7 @@ pub(super) fn apply(
 ) -> Result<DeleteResult, Stop> {
     // Whether or not it is there: an expired row may be gone from another disk.
     transaction.budget.charge_effect(op.key.len())?;
-    let Some(stored) = transaction.overlay.get(&op.key)? else {
+    let Some(stored) = transaction.overlay.get(&op.key, transaction.time_ms)? else {
         return Ok(DeleteResult::default());
     };
     transaction.overlay.delete(op.key.clone());

@@ -6,6 +6,8 @@
 //! batch, and the *own* changes of the command being applied, which are in no batch until the
 //! command settles and are dropped when it is refused.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use super::{
@@ -21,6 +23,9 @@ use crate::storage::{
 /// per key.
 const RANGE_TOMBSTONE_KEYS_MIN: usize = 16;
 
+/// A payload of so many bytes is not read again in vain.
+const LARGE_BYTES: usize = 4 << 10;
+
 /// Reads that see a batch's own writes, and the only way for a command to add to the batch.
 ///
 /// Made once per batch and used for all its entries. `read` must not change while it lives.
@@ -32,6 +37,8 @@ pub struct Overlay<'a> {
     unread: usize,
     settled: Layer,
     own: Layer,
+    /// Large rows of `read` that have expired: read once, however often they are looked at.
+    expired: HashSet<Bytes>,
 }
 
 impl<'a> Overlay<'a> {
@@ -39,7 +46,14 @@ impl<'a> Overlay<'a> {
     #[must_use]
     pub fn new(read: &'a dyn Read, batch: &'a mut WriteBatch) -> Self {
         let unread = batch.len();
-        Self { read, batch, unread, settled: Layer::default(), own: Layer::default() }
+        Self {
+            read,
+            batch,
+            unread,
+            settled: Layer::default(),
+            own: Layer::default(),
+            expired: HashSet::new(),
+        }
     }
 
     /// The batch, without the changes of a command that has not settled.
@@ -48,8 +62,9 @@ impl<'a> Overlay<'a> {
         self.batch
     }
 
-    /// The value under `key`, expired or not.
-    pub(super) fn get(&mut self, key: &[u8]) -> Result<Option<StoredValue>, Error> {
+    /// The value under `key`, expired at `time_ms` or not: one that is large and has expired may be told once.
+    /// The time of later calls is not before it.
+    pub(super) fn get(&mut self, key: &[u8], time_ms: u64) -> Result<Option<StoredValue>, Error> {
         self.read_batch()?;
         for layer in [&mut self.own, &mut self.settled] {
             match layer.lookup(key) {
@@ -58,8 +73,15 @@ impl<'a> Overlay<'a> {
                 Lookup::Unknown => {}
             }
         }
+        if !self.expired.is_empty() && self.expired.contains(key) {
+            return Ok(None);
+        }
         let Some(stored) = self.read.get(Family::Default, key)? else { return Ok(None) };
-        StoredValue::decode(&stored).map(Some).map_err(|garbage| garbage.under(key))
+        let value = StoredValue::decode(&stored).map_err(|garbage| garbage.under(key))?;
+        if value.payload.len() >= LARGE_BYTES && !value.is_live(time_ms) {
+            self.expired.insert(Bytes::copy_from_slice(key));
+        }
+        Ok(Some(value))
     }
 
     pub(super) fn put(&mut self, key: Bytes, value: StoredValue) {
@@ -92,9 +114,11 @@ impl<'a> Overlay<'a> {
                 }
             }
         }
-        for (key, value) in self.settled.values_in(range) {
-            if self.own.lookup(key) == Lookup::Unknown {
-                found.add(key, value.is_live(time_ms));
+        for part in self.own.uncleared(range) {
+            for (key, value) in self.settled.values_in(&part) {
+                if self.own.lookup(key) == Lookup::Unknown {
+                    found.add(key, value.is_live(time_ms));
+                }
             }
         }
         for (key, value) in self.own.values_in(range) {

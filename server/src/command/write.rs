@@ -56,7 +56,7 @@ struct Place {
 impl Transaction<'_, '_> {
     /// The value that clients see under `key`.
     pub(super) fn live(&mut self, key: &[u8]) -> Result<Option<StoredValue>, Stop> {
-        let stored = self.overlay.get(key)?;
+        let stored = self.overlay.get(key, self.time_ms)?;
         let live = stored.filter(|value| value.is_live(self.time_ms));
         // An expired row counts as none: it may be gone from another disk.
         self.budget
@@ -663,6 +663,22 @@ mod tests {
             assert_eq!(kind, refused.then_some(ReadsTooLarge), "{why}");
             assert!(!refused || region == before, "{why}");
         }
+    }
+
+    #[test]
+    fn a_large_row_that_has_expired_is_read_once() {
+        let mut region = with_large(1 << 20);
+        region.write(vec![put_ttl("gone", vec![0; 1 << 20], 5)]);
+        region.apply(&tick(10));
+        let before = region.store.reads.get();
+        let compare = vec![condition("gone", Condition::Absent(true)); 1000];
+        let success = vec![delete("gone"), put("gone", "1"), get("gone")];
+        let answer =
+            region.write_command(WriteCommand { compare, success, ..WriteCommand::default() });
+        assert_eq!((answer.succeeded, &answer.refused), (true, &None));
+        assert_eq!(region.store.reads.get() - before, 1);
+        let Some(Answer::Get(found)) = &answer.results[2].result else { panic!("{answer:?}") };
+        assert_eq!(found.kv.as_ref().map(|kv| &kv.value[..]), Some(&b"1"[..]));
     }
 
     #[test]

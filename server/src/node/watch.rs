@@ -73,8 +73,8 @@ pub(super) fn start(node: &Arc<Node>) {
         loop {
             if space.level() != Level::Normal {
                 // The log as well: what was purged of it takes space alike.
-                relieve(relieved.data.as_ref());
-                relieve(relieved.log.as_ref());
+                relieve(relieved.data.as_ref(), space.available_bytes());
+                relieve(relieved.log.as_ref(), space.available_bytes());
             }
             pause(INTERVAL);
         }
@@ -100,9 +100,9 @@ fn look_after(node: &Node, engine: &dyn Engine, met: &mut u64) {
 }
 
 /// On a disk without space nobody writes, and what clients delete would stay in the files.
-fn relieve(engine: &dyn Engine) {
+fn relieve(engine: &dyn Engine, room_bytes: u64) {
     let began = clock::monotonic();
-    match engine.relieve() {
+    match engine.relieve(room_bytes) {
         Ok(false) => {}
         Ok(true) => {
             tracing::info!(

@@ -146,8 +146,11 @@ impl StateMachine {
         let started = clock::monotonic();
         let entries = entries.into_iter().map(|(entry, responder)| self.decode(entry, responder));
         let mut entries = entries.collect::<Result<Vec<_>, _>>()?.into_iter();
-        let quick = self.reads_quickly(entries.as_slice())?;
+        let mut quick = true;
         while !entries.as_slice().is_empty() {
+            // Judged anew for each batch, as the one before may have made values large; and no more once it was
+            // too much, as that is the judgement's own bound.
+            quick = quick && self.reads_quickly(entries.as_slice())?;
             let step = self.gather(&mut entries, quick).await?;
             fail::fail_point!("apply-before-write");
             self.write().await?;

@@ -203,11 +203,13 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     }
 
     /// Gives the space back that removed rows still take on the disk, as far as it knows of them; whether it
-    /// knew of any. Takes as long as files are rewritten.
+    /// knew of any. Takes as long as files are rewritten, and for that time some of the `room_bytes` that are
+    /// left.
     ///
     /// # Errors
     /// A failed write.
-    fn relieve(&self) -> Result<bool, Error> {
+    fn relieve(&self, room_bytes: u64) -> Result<bool, Error> {
+        let _ = room_bytes;
         Ok(false)
     }
 

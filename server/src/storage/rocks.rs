@@ -304,8 +304,8 @@ impl Engine for RocksEngine {
         reclaim::reclaim_expired(self, capture)
     }
 
-    fn relieve(&self) -> Result<bool, Error> {
-        relief::relieve(self)
+    fn relieve(&self, room_bytes: u64) -> Result<bool, Error> {
+        relief::relieve(self, room_bytes)
     }
 
     fn withdraw_claims(&self, range: &KeyRange) {

@@ -80,8 +80,8 @@ impl Engine for Vital {
         self.inner.get_if_quick(family, key, bytes_max)
     }
 
-    fn relieve(&self) -> Result<bool, Error> {
-        self.watch("flush", self.inner.relieve())
+    fn relieve(&self, room_bytes: u64) -> Result<bool, Error> {
+        self.watch("flush", self.inner.relieve(room_bytes))
     }
 
     fn view(&self) -> Arc<dyn View> {

@@ -14,7 +14,7 @@ use rocksdb::{BottommostLevelCompaction, CompactOptions};
 use super::{Error, Family, RocksEngine, family, status::failed};
 use crate::storage::{
     batch::{Change, WriteBatch},
-    engine::KeyRange,
+    engine::{Engine as _, KeyRange},
 };
 
 /// Bound: ranges that are remembered; the latest. What is beyond is left to RocksDB, as single keys are: it
@@ -35,37 +35,59 @@ impl Removals {
             match change {
                 Change::Put { .. } => continue,
                 Change::DeleteRange { start, end } if of == Family::Default => {
-                    let mut ranges = self.ranges.lock();
-                    if ranges.len() == RANGES_MAX {
-                        ranges.remove(0);
-                    }
                     let [start, end] = [start, end].map(Bytes::copy_from_slice);
-                    ranges.push(KeyRange { start, end });
+                    self.remember([KeyRange { start, end }]);
                 }
                 Change::Delete { .. } | Change::DeleteRange { .. } => {}
             }
             self.any.store(true, Ordering::Relaxed);
         }
     }
+
+    fn remember(&self, more: impl IntoIterator<Item = KeyRange>) {
+        let mut ranges = self.ranges.lock();
+        ranges.extend(more);
+        let beyond = ranges.len().saturating_sub(RANGES_MAX);
+        ranges.drain(..beyond);
+    }
 }
 
-pub(super) fn relieve(engine: &RocksEngine) -> Result<bool, Error> {
-    if !engine.removals.any.swap(false, Ordering::Relaxed) {
+/// Bound: what a compaction writes before it frees anything, beside the rows of the range: files of the upper
+/// levels that overlap it.
+const COMPACTION_BYTES: u64 = 512 << 20;
+
+/// What takes less is not worth the rewriting of what lies beside it.
+const WORTH_BYTES: u64 = 1 << 20;
+
+pub(super) fn relieve(engine: &RocksEngine, room_bytes: u64) -> Result<bool, Error> {
+    let removals = &engine.removals;
+    if !removals.any.swap(false, Ordering::Relaxed) {
         return Ok(false);
     }
     // Ordering: taken before the flush, so that each of them is in a file.
-    let ranges = std::mem::take(&mut *engine.removals.ranges.lock());
+    let ranges = std::mem::take(&mut *removals.ranges.lock());
     let rows = family(&engine.db, Family::Default);
     // Both families: a file of the write-ahead log goes when neither needs it.
     for of in [rows, family(&engine.db, Family::Meta)] {
-        engine.db.flush_cf(of).map_err(|e| failed("flush", e))?;
+        if let Err(error) = engine.db.flush_cf(of) {
+            removals.remember(ranges);
+            removals.any.store(true, Ordering::Relaxed);
+            return Err(failed("flush", error));
+        }
+    }
+    // It must not take the space that it is to give: then RocksDB is left to choose, piece by piece.
+    if room_bytes < COMPACTION_BYTES.min(engine.stats().file_bytes()) {
+        removals.remember(ranges);
+        return Ok(true);
     }
     let mut options = CompactOptions::default();
     options.set_exclusive_manual_compaction(false);
     // Files of the last level that nothing was removed from stay as they are.
     options.set_bottommost_level_compaction(BottommostLevelCompaction::Skip);
-    for KeyRange { start, end } in ranges {
-        engine.db.compact_range_cf_opt(rows, Some(start), Some(end), &options);
+    for range in ranges {
+        if engine.approximate_bytes(Family::Default, &range) >= WORTH_BYTES {
+            engine.db.compact_range_cf_opt(rows, Some(range.start), Some(range.end), &options);
+        }
     }
     Ok(true)
 }
@@ -105,8 +127,8 @@ mod tests {
             let mut batch = WriteBatch::new();
             remove(&mut batch, 200);
             engine.write(&batch, Durability::Buffered).unwrap();
-            assert!(engine.relieve().unwrap(), "{why}");
-            assert!(!engine.relieve().unwrap(), "{why}: nothing was removed since");
+            assert!(engine.relieve(u64::MAX).unwrap(), "{why}");
+            assert!(!engine.relieve(u64::MAX).unwrap(), "{why}: nothing was removed since");
             let began = crate::clock::monotonic();
             while engine.stats().file_bytes() > MIB {
                 assert!(began.elapsed() < Duration::from_secs(30), "{why}: it is all still there");
