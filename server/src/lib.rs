@@ -23,6 +23,7 @@ pub mod command;
 pub mod storage;
 
 /// Beside the path: which node holds which peers, and the calls that change it.
+mod panics;
 pub mod placement;
 
 /// Builds every part in dependency order, owns its tasks, drains them.

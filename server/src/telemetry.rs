@@ -17,7 +17,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::config::LogFormat;
+use crate::{config::LogFormat, panics};
 
 /// Libraries that say too much at `info`; a filter that names them wins.
 const QUIET: &str = "openraft=warn,h2=warn,hyper=warn,tower=warn,tonic=warn";
@@ -82,7 +82,7 @@ fn writer(to: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
 }
 
 /// Starts to log for the whole process. `RUST_LOG`, if it is set, wins over `level`. From then on a
-/// panic is logged and ends the process (`end_with_panics`).
+/// panic ends the process (`panics.rs`).
 ///
 /// # Errors
 /// A filter that cannot be read, or a second call in one process.
@@ -99,7 +99,7 @@ pub fn init(format: LogFormat, level: &str) -> Result<Logging, Error> {
         LogFormat::Json => fmt::layer().with_writer(lines).json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;
-    end_with_panics();
+    panics::end_the_process();
     Ok(Logging { filter: Filter(handle), _writer: writer })
 }
 
@@ -146,17 +146,6 @@ fn colour_bytes(text: &[u8]) -> usize {
     let Some(codes) = text.strip_prefix(b"\x1b[") else { return 0 };
     let length = codes.iter().take_while(|byte| byte.is_ascii_digit() || **byte == b';').count();
     if codes.get(length) == Some(&b'm') { length + 3 } else { 0 }
-}
-
-/// Makes every panic the end of the process, whichever thread or task it is in. A thread that died
-/// alone would leave the others waiting for it: without the log's writer the node would be up, and
-/// deaf. What is on the disk is enough to start again.
-fn end_with_panics() {
-    let tell = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        tell(panic);
-        std::process::abort();
-    }));
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, Error> {

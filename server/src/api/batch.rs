@@ -8,12 +8,15 @@ use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
 use super::{
-    Context, REGIONS_IN_PARALLEL, Requests, context,
+    Context, Requests, context,
     kv::KvApi,
     regions::RegionMap,
     retry::{Backoff, mends},
 };
 use crate::{error::Error, storage::engine::KeyRange};
+
+/// Regions that one request reads or writes at a time.
+pub(super) const REGIONS_IN_PARALLEL: usize = 16;
 
 /// Keys that one read asks of a region. Bound: values come whole, so that a read is at most so many
 /// of them, and the sum is checked before the next.

@@ -1,6 +1,12 @@
 //! From a `RequestContext` and headers to what the next hop needs.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flotilla_proto::{
@@ -10,17 +16,39 @@ use flotilla_proto::{
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use super::{Context, REGIONS_IN_PARALLEL};
+use super::Context;
 use crate::{
     error::Error,
     ids::RegionId,
     storage::{engine::KeyRange, keys::data},
 };
 
+/// A request that several regions serve at a time: counted once, until its last part has ended.
+#[derive(Debug, Default)]
+pub struct Whole(OnceLock<Arc<AtomicUsize>>);
+
+impl Whole {
+    /// Counts it in `requests`, unless a part of it did.
+    pub fn count_in(&self, requests: &Arc<AtomicUsize>) {
+        self.0.get_or_init(|| {
+            requests.fetch_add(1, Ordering::Relaxed);
+            Arc::clone(requests)
+        });
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if let Some(requests) = self.0.get() {
+            requests.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Context {
     /// For each of `count` parts of its request.
     pub(super) fn in_parts(&self, count: usize) -> Self {
-        Self { parts: count.clamp(1, REGIONS_IN_PARALLEL), ..self.clone() }
+        Self { whole: (count > 1).then(Arc::default), ..self.clone() }
     }
 }
 
@@ -98,7 +126,7 @@ pub(super) fn open(
 ) -> Result<(Keyspace, Context), Error> {
     let Some(context) = context else {
         let read_mode = v1::ReadMode::Linearizable;
-        return Ok((Keyspace::DEFAULT, Context { route: None, read_mode, parts: 1, deadline }));
+        return Ok((Keyspace::DEFAULT, Context { route: None, read_mode, whole: None, deadline }));
     };
     let keyspace = Keyspace::named(context.keyspace)?;
     let read_mode = match v1::ReadMode::try_from(context.read_mode) {
@@ -113,7 +141,7 @@ pub(super) fn open(
             return Err(Error::invalid("context.epoch", "must be set together with region_id"));
         }
     };
-    Ok((keyspace, Context { route, read_mode, parts: 1, deadline }))
+    Ok((keyspace, Context { route, read_mode, whole: None, deadline }))
 }
 
 /// The `grpc-timeout` of a request, if it has one.

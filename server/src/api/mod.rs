@@ -7,7 +7,7 @@
 //! Where a request enters: `server.rs` accepts the connection, `dispatch.rs` admits the call and
 //! picks the service, then `kv.rs`, `seed.rs` or `cluster.rs` handle it. HTTP enters through `rest`.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 use flotilla_proto::v1;
@@ -53,7 +53,7 @@ mod routed_tests;
 
 pub use self::{
     admission::{Admission, Places},
-    context::Keyspace,
+    context::{Keyspace, Whole},
     dispatch::{Call, Services, check_cluster},
     limits::Limits,
     observer::{Method, Observer, Unobserved},
@@ -69,16 +69,12 @@ pub struct Context {
     pub route: Option<(RegionId, v1::RegionEpoch)>,
     /// Never `Unspecified`.
     pub read_mode: v1::ReadMode,
-    /// Parts of one request that are under way beside each other, this one included, each in a region. Together
-    /// they take one place of the node.
-    pub parts: usize,
+    /// The request that this is a part of, with others in other regions. Together they take one place of the node.
+    pub whole: Option<Arc<Whole>>,
     /// The request is answered by then. [`Requests`] keeps it, because only there is it known
     /// whether a late write may have been applied.
     pub deadline: Instant,
 }
-
-/// Bound: regions that one request reads or writes at a time.
-pub const REGIONS_IN_PARALLEL: usize = 16;
 
 /// The router, as this hop sees it. All keys are encoded keys.
 ///

@@ -29,8 +29,17 @@ impl Backoff {
     ///
     /// `error` itself, when it is not one that another attempt can mend or no time is left.
     pub(super) async fn wait(&mut self, error: Error) -> Result<(), Error> {
+        if mends(&error) { self.wait_for_time(error).await } else { Err(error) }
+    }
+
+    /// As [`Backoff::wait`], for an error that time may mend.
+    ///
+    /// # Errors
+    ///
+    /// `error` itself, when no time is left.
+    pub(super) async fn wait_for_time(&mut self, error: Error) -> Result<(), Error> {
         let pause = self.pause.max(error.retry_after());
-        if !mends(&error) || Instant::now() + pause >= self.deadline {
+        if Instant::now() + pause >= self.deadline {
             return Err(error);
         }
         if !pause.is_zero() {

@@ -49,6 +49,8 @@ pub(super) struct Pager<R> {
     pages: Arc<Gate>,
     /// Of the page that the caller has.
     held: Option<Permit>,
+    /// A page of it was answered.
+    has_begun: bool,
     /// What the next item takes of a page, where it was too large for the one before.
     next_bytes: u64,
 }
@@ -105,6 +107,7 @@ impl<R: Requests> KvApi<R> {
             limit: if limit == 0 { u64::MAX } else { limit },
             pages: Arc::clone(&self.pages),
             held: None,
+            has_begun: false,
             next_bytes: 0,
         })
     }
@@ -134,7 +137,12 @@ impl<R: Requests> Pager<R> {
             self.rest = Some(rest.clone());
             let read = self.read_page(&rest).await;
             self.rest = None;
-            let (part, reply, mut room) = read?;
+            let (part, mut reply, mut room) = read?;
+            if reply.more && reply.reached.is_empty() {
+                // Of an earlier build, which goes by the last key that it answers.
+                let last = reply.items.last().and_then(|item| item.kv.as_ref());
+                reply.reached = last.map(|kv| kv.key.clone()).unwrap_or_default();
+            }
             if reply.more && !part.contains(&reply.reached) {
                 return Err(Error::Internal { message: "a page went beyond its range".into() });
             }
@@ -158,6 +166,7 @@ impl<R: Requests> Pager<R> {
             }
             self.held = room;
             self.next_bytes = reply.next_bytes;
+            self.has_begun = true;
             let page = self.page(reply.items)?;
             return Ok(Some(page));
         }
@@ -206,6 +215,10 @@ impl<R: Requests> Pager<R> {
                     return Err(Error::Internal { message: "a page made no progress".into() });
                 }
                 Ok(reply) => return Ok((part, reply, room)),
+                // What has begun is not broken off because others came meanwhile.
+                Err(error @ Error::Busy { .. }) if self.has_begun => {
+                    backoff.wait_for_time(error).await?;
+                }
                 Err(error) if self.cx.route.is_none() => backoff.wait(error).await?,
                 Err(error) => return Err(error),
             }

@@ -6,7 +6,9 @@ use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
 use super::{
-    Context, REGIONS_IN_PARALLEL, Requests, context,
+    Context, Requests,
+    batch::REGIONS_IN_PARALLEL,
+    context,
     kv::KvApi,
     ops::{self, Gets},
     refused::Entries,

@@ -38,6 +38,7 @@ use crate::{
     clock, command,
     ids::{PeerId, RegionId},
     metrics::Metrics,
+    panics,
     storage::{
         batch::WriteBatch,
         engine::{self, Durability, Engine, Family, Quick},
@@ -178,7 +179,7 @@ impl StateMachine {
         entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>,
     ) -> Result<(), io::Error> {
         let applying = AssertUnwindSafe(self.apply_entries(entries)).catch_unwind();
-        match applying.await {
+        match panics::outlive_async(applying).await {
             Ok(applied) => applied.map_err(io::Error::other),
             Err(_) => Err(io::Error::other("applying panicked")),
         }
@@ -224,7 +225,7 @@ impl StateMachine {
                 let step = gather(data.as_ref(), &mut region, &mut batch, &mut rest)?;
                 Ok::<_, engine::Error>((step, region, batch, rest))
             };
-            let gathered = tokio::task::spawn_blocking(gathering).await;
+            let gathered = tokio::task::spawn_blocking(|| panics::outlive(gathering)).await;
             let (step, region, batch, rest) = gathered.map_err(stopped)??;
             (self.region, self.batch, *entries) = (region, batch, rest);
             step
@@ -273,7 +274,8 @@ impl StateMachine {
             data.write(&batch, Durability::Buffered)?;
             Ok((batch, started.elapsed()))
         };
-        let (batch, took) = tokio::task::spawn_blocking(writing).await.map_err(stopped)??;
+        let (batch, took) =
+            tokio::task::spawn_blocking(|| panics::outlive(writing)).await.map_err(stopped)??;
         self.batch = batch;
         self.slow_disk = took >= WRITE_SLOW;
         Ok(())

@@ -36,7 +36,7 @@ const COMPACTING_TIME_MAX: Duration = Duration::from_secs(15);
 const COMPACTING_MAX: usize = 64;
 /// Before a region that could not be compacted is tried again: those that hang leave the places to others for
 /// most of the time, however many they are.
-const REST: Duration = Duration::from_secs(60);
+const REST: Duration = Duration::from_secs(15);
 /// A follower that has been silent for longer is not waited for: time for a node to restart.
 const AWAY_MAX: Duration = Duration::from_secs(60);
 /// Precision of expiry in a region without writes.

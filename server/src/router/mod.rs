@@ -112,7 +112,7 @@ impl Router {
             Kind::Request => (&self.shared.requests, peer.map(|peer| &peer.held.requests)),
             Kind::Scan => (&self.shared.scans, peer.map(|peer| &peer.held.scans)),
         };
-        *place = places.enter(region, here, cx.parts);
+        *place = places.enter(region, here, cx.whole.as_deref());
         if place.is_some() { Ok(()) } else { Err(self.busy("region_requests")) }
     }
 

@@ -16,18 +16,16 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{api::REGIONS_IN_PARALLEL, ids::RegionId, share::is_fair};
-
-/// What a request counts for. One that is served by several regions at a time counts for one all the same: each
-/// of its parts for as much less.
-const WHOLE: usize = REGIONS_IN_PARALLEL;
+use crate::{api::Whole, ids::RegionId, share::is_fair};
 
 /// Places of one kind of requests.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// Bound: requests of this kind on the node, in parts of [`WHOLE`], as all numbers here.
+    /// Bound: requests of this kind on the node.
     most: usize,
-    all: AtomicUsize,
+    /// One that is served by several regions at a time is one here, and one of each of them: a region that
+    /// hangs holds all of it.
+    all: Arc<AtomicUsize>,
     /// Those that wait to be tried again. Together they are bounded as one region is, or many regions
     /// without a leader would take with little each what one alone may not.
     waiting: AtomicUsize,
@@ -38,36 +36,40 @@ pub(super) struct Places {
 impl Places {
     pub(super) fn new(requests_max: usize) -> Self {
         Self {
-            most: requests_max.saturating_mul(WHOLE),
-            all: AtomicUsize::new(0),
+            most: requests_max,
+            all: Arc::default(),
             waiting: AtomicUsize::new(0),
             elsewhere: Mutex::default(),
         }
     }
 
-    /// A place for one of `parts` of a request, that is held because of `region`, whose places its peer here counts in `here` if there is
+    /// A place for a request, or for a part of a whole one, that is held because of `region`, whose places its peer here counts in `here` if there is
     /// one; `None` when the region has its share.
     pub(super) fn enter(
         &self,
         region: RegionId,
         here: Option<&Arc<AtomicUsize>>,
-        parts: usize,
+        whole: Option<&Whole>,
     ) -> Option<Place<'_>> {
-        let weight = WHOLE.div_ceil(parts.max(1));
         let is_here = here.is_some();
         let (count, before) = match here {
-            Some(count) => (Arc::clone(count), count.fetch_add(weight, Ordering::Relaxed)),
+            Some(count) => (Arc::clone(count), count.fetch_add(1, Ordering::Relaxed)),
             None => {
                 let mut elsewhere = self.elsewhere.lock();
                 let count = elsewhere.entry(region).or_default();
                 // Ordering: under the lock, so that nobody takes a count away that is in use.
-                let before = count.fetch_add(weight, Ordering::Relaxed);
+                let before = count.fetch_add(1, Ordering::Relaxed);
                 (Arc::clone(count), before)
             }
         };
-        let all = self.all.fetch_add(weight, Ordering::Relaxed);
-        let place = Place { of: self, region, count, weight, is_here, waits: false };
-        is_fair(before, weight, self.most.saturating_sub(all)).then_some(place)
+        match whole {
+            Some(whole) => whole.count_in(&self.all),
+            None => drop(self.all.fetch_add(1, Ordering::Relaxed)),
+        }
+        let others = self.all.load(Ordering::Relaxed).saturating_sub(1);
+        let is_part = whole.is_some();
+        let place = Place { of: self, region, count, is_part, is_here, waits: false };
+        is_fair(before, 1, self.most.saturating_sub(others)).then_some(place)
     }
 }
 
@@ -77,7 +79,8 @@ pub(super) struct Place<'a> {
     of: &'a Places,
     pub(super) region: RegionId,
     count: Arc<AtomicUsize>,
-    weight: usize,
+    /// Its request is counted apart.
+    is_part: bool,
     is_here: bool,
     waits: bool,
 }
@@ -88,8 +91,8 @@ impl Place<'_> {
         if !self.waits {
             let left = self.of.most.saturating_sub(self.of.all.load(Ordering::Relaxed));
             self.waits = true;
-            let before = self.of.waiting.fetch_add(self.weight, Ordering::Relaxed);
-            if !is_fair(before, self.weight, left) {
+            let before = self.of.waiting.fetch_add(1, Ordering::Relaxed);
+            if !is_fair(before, 1, left) {
                 self.wait_no_more();
             }
         }
@@ -98,7 +101,7 @@ impl Place<'_> {
 
     fn wait_no_more(&mut self) {
         if std::mem::take(&mut self.waits) {
-            self.of.waiting.fetch_sub(self.weight, Ordering::Relaxed);
+            self.of.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -106,9 +109,10 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.wait_no_more();
-        self.of.all.fetch_sub(self.weight, Ordering::Relaxed);
-        let held = self.count.fetch_sub(self.weight, Ordering::Relaxed);
-        if held == self.weight && !self.is_here {
+        if !self.is_part {
+            self.of.all.fetch_sub(1, Ordering::Relaxed);
+        }
+        if self.count.fetch_sub(1, Ordering::Relaxed) == 1 && !self.is_here {
             let mut elsewhere = self.of.elsewhere.lock();
             let is_free = |count: &Arc<AtomicUsize>| count.load(Ordering::Relaxed) == 0;
             if elsewhere.get(&self.region).is_some_and(is_free) {
@@ -129,7 +133,7 @@ mod tests {
         let here = Arc::default();
         let mut enter = |region, here| {
             let before = held.len();
-            while let Some(place) = places.enter(RegionId(region), here, 1) {
+            while let Some(place) = places.enter(RegionId(region), here, None) {
                 held.push(place);
                 assert!(held.len() <= 1000, "no bound");
             }
@@ -138,7 +142,7 @@ mod tests {
         assert_eq!(enter(1, None), 800, "four times what it leaves");
         assert_eq!(enter(2, Some(&here)), 160);
         assert_eq!(enter(3, None), 32);
-        assert!(places.enter(RegionId(4), None, 1).is_some(), "the first is always let in");
+        assert!(places.enter(RegionId(4), None, None).is_some(), "the first is always let in");
         drop(held);
         assert_eq!(places.all.load(Ordering::Relaxed), 0);
         assert_eq!(here.load(Ordering::Relaxed), 0);
@@ -146,17 +150,26 @@ mod tests {
     }
 
     #[test]
-    fn a_request_over_many_regions_counts_for_one() {
+    fn a_request_over_many_regions_counts_for_one_and_a_region_that_hangs_holds_all_of_it() {
         let places = Places::new(100);
         let mut held = Vec::new();
-        for _ in 0..60 {
-            for region in 0..16 {
-                held.push(places.enter(RegionId(region), None, 16).expect("60 of 100 requests"));
-            }
+        let mut wholes = Vec::new();
+        while wholes.len() < 100 {
+            let whole = Whole::default();
+            let enter = |region| places.enter(RegionId(region), None, Some(&whole));
+            // The others have answered already, the first one hangs.
+            (1..16).for_each(|region| drop(enter(region).expect("they answer")));
+            let Some(place) = enter(0) else { break };
+            held.push(place);
+            wholes.push(whole);
         }
-        held.push(places.enter(RegionId(3), None, 1).expect("as if there were 60 others"));
+        assert_eq!(held.len(), 80, "four times what it leaves");
+        assert_eq!(places.all.load(Ordering::Relaxed), 80);
         drop(held);
+        assert_eq!(places.all.load(Ordering::Relaxed), 80, "the requests have not ended");
+        drop(wholes);
         assert_eq!(places.all.load(Ordering::Relaxed), 0);
+        assert!(places.elsewhere.lock().is_empty());
     }
 
     #[test]
@@ -165,7 +178,7 @@ mod tests {
         let mut held = Vec::new();
         let mut refused = 0;
         for region in 0..1000 {
-            let mut place = places.enter(RegionId(region), None, 1).expect("its first");
+            let mut place = places.enter(RegionId(region), None, None).expect("its first");
             if place.may_wait() && place.may_wait() {
                 held.push(place);
             } else {

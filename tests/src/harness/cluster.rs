@@ -219,6 +219,9 @@ impl Cluster {
         let whole = super::within(bound, async || {
             // One that ends meanwhile is not waited for; if nobody expected that, it fails the test later.
             let running = self.running();
+            if running.is_empty() {
+                return Err("no node runs any more".to_owned());
+            }
             for index in &running {
                 whole_as_seen_by(&sessions[*index], running.len()).await?;
             }

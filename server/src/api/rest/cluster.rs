@@ -143,7 +143,8 @@ async fn add<R: Requests>(
     .await
 }
 
-/// `DELETE /cluster/nodes/{id}`: drains a node; 202 until it is gone, then 200.
+/// `DELETE /cluster/nodes/{id}`: drains a node; 202 while it is not gone. Repeated it drains anew
+/// what was taken back meanwhile: `GET /cluster/nodes` tells how far it is.
 async fn remove<R: Requests>(
     State(rest): State<Shared<R>>,
     Path(id): Path<String>,

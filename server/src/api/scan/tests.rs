@@ -210,6 +210,21 @@ async fn missing_leader_is_waited_for() {
 }
 
 #[tokio::test]
+async fn scan_that_has_begun_waits_for_a_place() {
+    let busy = || Error::Busy {
+        queue: "region_requests".to_owned(),
+        retry_after: Duration::from_millis(2),
+    };
+    let requests = alphabet(&["m"]);
+    requests.fail_read(0, busy());
+    scan(&requests, everything(false)).await.expect_err("one that has not begun is refused");
+    let requests = alphabet(&["m"]);
+    requests.fail_read(1, busy());
+    let keys = scan(&requests, everything(false)).await.expect("there is room soon");
+    assert_eq!(keys, expected(false, |_| true));
+}
+
+#[tokio::test]
 async fn error_ends_the_scan_after_what_was_right() {
     let requests = alphabet(&["m"]);
     requests.fail_read(1, Error::DataLoss { message: "bad block".into() });

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rocksdb::{BottommostLevelCompaction, CompactOptions};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, properties};
 
 use super::{Error, Family, RocksEngine, family, status::failed};
 use crate::storage::{
@@ -62,6 +62,12 @@ const WORTH_BYTES: u64 = 1 << 20;
 pub(super) fn relieve(engine: &RocksEngine, room_bytes: u64) -> Result<bool, Error> {
     let removals = &engine.removals;
     if !removals.any.swap(false, Ordering::Relaxed) {
+        return Ok(false);
+    }
+    // A flush that finds no room ends the node, which can wait: deletes are still let in.
+    let memtable = engine.db.property_int_value(properties::CUR_SIZE_ALL_MEM_TABLES);
+    if room_bytes < memtable.ok().flatten().unwrap_or_default() {
+        removals.any.store(true, Ordering::Relaxed);
         return Ok(false);
     }
     // Ordering: taken before the flush, so that each of them is in a file.
