@@ -43,8 +43,8 @@ impl Places {
         }
     }
 
-    /// A place for a request, or for a part of a whole one, that is held because of `region`, whose places its peer here counts in `here` if there is
-    /// one; `None` when the region has its share.
+    /// A place for a request, or for a part of a whole one, that is held because of `region`, whose places its
+    /// peer here counts in `here` if there is one; `None` when the region has its share.
     pub(super) fn enter(
         &self,
         region: RegionId,
