@@ -224,7 +224,7 @@ mod tests {
     fn defaults_follow_the_size_of_the_file_system() {
         let config = DiskConfig::default();
         for (why, total, flush, ballast, low, critical) in [
-            ("too small for ballast", 255 * MIB, 0, 0, 255 * MIB / 8, 255 * MIB / 20),
+            ("too small for ballast", 255 * MIB, 0, 0, 32 * MIB, 255 * MIB / 20),
             ("small", GIB, 0, GIB / 20, GIB / 8, GIB / 20),
             ("large: bounded", 1000 * GIB, 48 * MIB, GIB, 4 * GIB, GIB),
             ("room for what is flushed", 600 * MIB, 48 * MIB, 30 * MIB, 128 * MIB, 48 * MIB),
