@@ -2,13 +2,12 @@
 //!
 //! A thread that died alone would leave the others waiting for it: without the log's writer the node would
 //! be up, and deaf. So a panic ends the process, whichever thread or task it is in, and what is on the
-//! disk is enough to start again. Except where the code around says that it outlives it: a command that
-//! panics when it is applied would else end every node that has the region, again at each start.
+//! disk is enough to start again. Except for what a client's bytes alone decide: a command that panics while
+//! its effects are computed would else end every node that has the region, again at each start.
 
 use std::{
     cell::Cell,
-    future::{Future, poll_fn},
-    pin::pin,
+    panic::{AssertUnwindSafe, catch_unwind},
 };
 
 thread_local! {
@@ -24,16 +23,13 @@ impl Drop for Restore {
     }
 }
 
-/// Runs what may panic: the caller catches it, and stands up for what is left.
-pub(crate) fn outlive<T>(act: impl FnOnce() -> T) -> T {
+/// Runs what may panic, and outlives it.
+///
+/// # Errors
+/// When it panicked. What it changed is left half done, and must not be used again.
+pub(crate) fn outlive<T>(act: impl FnOnce() -> T) -> std::thread::Result<T> {
     let _restore = Restore(OUTLIVED.replace(true));
-    act()
-}
-
-/// As [`outlive`], each time that the future is polled.
-pub(crate) async fn outlive_async<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|cx| outlive(|| future.as_mut().poll(cx))).await
+    catch_unwind(AssertUnwindSafe(act))
 }
 
 /// Ends the process with a panic that nobody outlives, after it was told.
@@ -49,22 +45,13 @@ pub(crate) fn end_the_process() {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt as _;
-
     use super::*;
 
-    #[tokio::test]
-    async fn only_what_is_outlived_is_marked_and_only_while_it_runs() {
+    #[test]
+    fn only_what_is_outlived_is_marked_and_only_while_it_runs() {
         assert!(!OUTLIVED.get());
-        assert!(outlive(|| OUTLIVED.get()));
-        let caught = std::panic::catch_unwind(|| outlive(|| panic!("on purpose")));
-        assert!(caught.is_err() && !OUTLIVED.get());
-        let applying = async {
-            assert!(OUTLIVED.get());
-            tokio::task::yield_now().await;
-            panic!("on purpose, {}", OUTLIVED.get());
-        };
-        let caught = outlive_async(std::panic::AssertUnwindSafe(applying).catch_unwind()).await;
+        assert!(outlive(|| OUTLIVED.get()).expect("it does not panic"));
+        let caught = outlive(|| panic!("on purpose, {}", OUTLIVED.get()));
         let said = caught.expect_err("it panics");
         assert_eq!(said.downcast_ref::<String>().map(String::as_str), Some("on purpose, true"));
         assert!(!OUTLIVED.get());

@@ -65,6 +65,30 @@ async fn a_panic_at_any_line_of_a_write_ends_the_process_and_loses_nothing_ackno
     }
 }
 
+/// Only a client's bytes decide about that, so that a node which ended for it would end again at each start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_over_the_effects_of_a_command_ends_its_peer_and_not_the_node() {
+    let Some(builder) = Builder::with_failpoints(3) else { return };
+    let mut cluster = builder.allow("panicked").allow("RaftCore").start().await;
+    let sessions = cluster.sessions();
+    cluster.nodes[2].terminate(BOUND).await;
+    cluster.nodes[2].env("FAILPOINTS", "apply-computing=150*off->1*panic->off");
+    cluster.nodes[2].relaunch();
+    let writers = Writers::start(&sessions, 6, 300, "panic/apply-computing");
+    eventually("the panic", BOUND, async || {
+        let output = cluster.nodes[2].output();
+        if output.contains("failpoint apply-computing panic") { Ok(()) } else { Err(output) }
+    })
+    .await;
+    writers.progress(50, BOUND).await;
+    let ledger = writers.stop().await;
+    cluster.wait_whole(BOUND).await;
+    nobody_is_quarantined(&sessions[2]).await;
+    assert!(cluster.nodes[2].output().contains("destroying a peer"), "the peer was not replaced");
+    ledger.verify(&sessions[2]).await;
+    all_peers_agree(&sessions).await;
+}
+
 /// A leader answers when a quorum has an entry on the disk, which may be the two others. If it then
 /// crashes, its state is ahead of its log; it has broken no promise, and must be let back in. (When
 /// the whole cluster loses power, a majority of such peers would otherwise lock each other out.)

@@ -11,15 +11,15 @@
 mod tests;
 
 use std::{
+    any::Any,
     io,
-    panic::AssertUnwindSafe,
     sync::{Arc, Weak},
     time::Duration,
     vec::IntoIter,
 };
 
 use flotilla_proto::v1;
-use futures::{FutureExt as _, Stream, StreamExt};
+use futures::{Stream, StreamExt};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
@@ -68,6 +68,11 @@ const WRITE_SLOW: Duration = Duration::from_millis(5);
 /// A thread that may block has panicked, or the node stops.
 fn stopped(error: tokio::task::JoinError) -> engine::Error {
     engine::Error::Io { message: error.to_string() }
+}
+
+/// A command that panics is a failure like any other: openraft ends the peer for it.
+fn panicked(_: Box<dyn Any + Send>) -> engine::Error {
+    engine::Error::Io { message: "applying panicked".to_owned() }
 }
 
 /// One peer's state, persistent in `data`.
@@ -146,12 +151,15 @@ impl StateMachine {
     ) -> Result<(), engine::Error> {
         let started = clock::monotonic();
         let entries = entries.into_iter().map(|(entry, responder)| self.decode(entry, responder));
-        let mut entries = entries.collect::<Result<Vec<_>, _>>()?.into_iter();
+        let entries = panics::outlive(|| entries.collect::<Result<Vec<_>, _>>());
+        let mut entries = entries.map_err(panicked)??.into_iter();
         let mut quick = true;
         while !entries.as_slice().is_empty() {
             // Judged anew for each batch, as the one before may have made values large; and no more once it was
             // too much, as that is the judgement's own bound.
-            quick = quick && self.reads_quickly(entries.as_slice())?;
+            quick = quick
+                && panics::outlive(|| self.reads_quickly(entries.as_slice()))
+                    .map_err(panicked)??;
             let step = self.gather(&mut entries, quick).await?;
             fail::fail_point!("apply-before-write");
             self.write().await?;
@@ -170,19 +178,6 @@ impl StateMachine {
         }
         self.metrics.raft.observe_apply(started.elapsed());
         Ok(())
-    }
-
-    /// As [`Self::apply_entries`]. A panic is a failure like any other: openraft ends the peer for it, as it
-    /// would not notice a state machine that is no more before the next commit.
-    async fn apply_or_fail(
-        &mut self,
-        entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>,
-    ) -> Result<(), io::Error> {
-        let applying = AssertUnwindSafe(self.apply_entries(entries)).catch_unwind();
-        match panics::outlive_async(applying).await {
-            Ok(applied) => applied.map_err(io::Error::other),
-            Err(_) => Err(io::Error::other("applying panicked")),
-        }
     }
 
     fn decode(
@@ -215,7 +210,8 @@ impl StateMachine {
     ) -> Result<Step, engine::Error> {
         let step = if quick {
             let data = self.view.data().as_ref();
-            gather(data, &mut self.region, &mut self.batch, entries)?
+            panics::outlive(|| gather(data, &mut self.region, &mut self.batch, entries))
+                .map_err(panicked)??
         } else {
             let data = Arc::clone(self.view.data());
             let mut region = std::mem::take(&mut self.region);
@@ -226,7 +222,8 @@ impl StateMachine {
                 Ok::<_, engine::Error>((step, region, batch, rest))
             };
             let gathered = tokio::task::spawn_blocking(|| panics::outlive(gathering)).await;
-            let (step, region, batch, rest) = gathered.map_err(stopped)??;
+            let gathered = gathered.map_err(stopped)?;
+            let (step, region, batch, rest) = gathered.map_err(panicked)??;
             (self.region, self.batch, *entries) = (region, batch, rest);
             step
         };
@@ -274,8 +271,7 @@ impl StateMachine {
             data.write(&batch, Durability::Buffered)?;
             Ok((batch, started.elapsed()))
         };
-        let (batch, took) =
-            tokio::task::spawn_blocking(|| panics::outlive(writing)).await.map_err(stopped)??;
+        let (batch, took) = tokio::task::spawn_blocking(writing).await.map_err(stopped)??;
         self.batch = batch;
         self.slow_disk = took >= WRITE_SLOW;
         Ok(())
@@ -356,6 +352,7 @@ fn gather(
         let reply = match payload {
             Payload::Blank => Reply::Nothing,
             Payload::Command(command) => {
+                fail::fail_point!("apply-computing");
                 let (reply, effect) = command::apply(&command, region, &mut overlay)?;
                 let level = &mut region.state.feature_level;
                 *level = (*level).max(command.feature_level);
@@ -411,12 +408,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             chunk.push((entry, responder));
             if bytes >= APPLY_BYTES_MAX {
                 self.view.add_applied_bytes(bytes as u64);
-                self.apply_or_fail(std::mem::take(&mut chunk)).await?;
+                self.apply_entries(std::mem::take(&mut chunk)).await.map_err(io::Error::other)?;
                 bytes = 0;
             }
         }
         self.view.add_applied_bytes(bytes as u64);
-        self.apply_or_fail(chunk).await
+        self.apply_entries(chunk).await.map_err(io::Error::other)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
