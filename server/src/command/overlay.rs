@@ -23,8 +23,8 @@ use crate::storage::{
 /// per key.
 const RANGE_TOMBSTONE_KEYS_MIN: usize = 16;
 
-/// A payload of so many bytes is not read again in vain.
-const LARGE_BYTES: usize = 4 << 10;
+/// Once a payload of so many bytes is seen to be expired, that is noted: it is not read again in vain.
+const NOTED_EXPIRED_BYTES_MIN: usize = 4 << 10;
 
 /// Reads that see a batch's own writes, and the only way for a command to add to the batch.
 ///
@@ -78,7 +78,7 @@ impl<'a> Overlay<'a> {
         }
         let Some(stored) = self.read.get(Family::Default, key)? else { return Ok(None) };
         let value = StoredValue::decode(&stored).map_err(|garbage| garbage.under(key))?;
-        if value.payload.len() >= LARGE_BYTES && !value.is_live(time_ms) {
+        if value.payload.len() >= NOTED_EXPIRED_BYTES_MIN && !value.is_live(time_ms) {
             self.expired.insert(Bytes::copy_from_slice(key));
         }
         Ok(Some(value))

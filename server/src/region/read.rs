@@ -56,7 +56,7 @@ pub const DISK_READS_MAX: usize = 128;
 
 /// A larger value is copied on a thread that may block: it takes longer than what other clients, and the
 /// heartbeats of all regions, should wait for.
-const COPIED_HERE_BYTES_MAX: usize = 64 << 10;
+pub(super) const COPIED_HERE_BYTES_MAX: usize = 64 << 10;
 
 /// One turn is enough for so many bytes; a value that is known to be larger takes more of them.
 ///

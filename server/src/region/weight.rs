@@ -11,13 +11,11 @@ use flotilla_proto::v1;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::read::COPIED_HERE_BYTES_MAX;
 use crate::{
     clock, command,
     storage::engine::{Engine, Family, Quick},
 };
-
-/// A value below it weighs nothing.
-const LARGE_BYTES: usize = 64 << 10;
 
 /// How long the size of a large value is believed. Looking may copy it.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
@@ -25,7 +23,7 @@ const KNOWN_FOR: Duration = Duration::from_secs(1);
 /// Bound: large values of a region whose size is known.
 const KNOWN_MAX: usize = 256;
 
-/// The large values of a region that proposals were about lately.
+/// The large values of a region (those that a read does not copy on its own thread) that proposals were about lately.
 #[derive(Debug, Default)]
 pub(super) struct Large(Mutex<HashMap<Bytes, (usize, Instant)>>);
 
@@ -56,8 +54,8 @@ impl Large {
             return bytes;
         }
         // What the disk alone knows, or cannot tell, apply will find.
-        let Ok(Quick::Large { bytes }) = data.get_if_quick(Family::Default, key, LARGE_BYTES)
-        else {
+        let quick = data.get_if_quick(Family::Default, key, COPIED_HERE_BYTES_MAX);
+        let Ok(Quick::Large { bytes }) = quick else {
             if known.is_some() {
                 self.0.lock().remove(key);
             }
