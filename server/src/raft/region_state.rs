@@ -8,7 +8,7 @@ use crate::{
     ids::RegionId,
     storage::{
         batch::WriteBatch,
-        engine::{self, Durability, Engine, Family, KeyRange},
+        engine::{self, Direction, Durability, Engine, Family, KeyRange},
         keys,
     },
 };
@@ -65,6 +65,25 @@ pub fn put_state(batch: &mut WriteBatch, region: &command::RegionState, with_des
         batch.put(Family::Meta, &keys::meta::descriptor(id), &value);
     }
     batch.put(Family::Meta, &keys::meta::apply_state(id), &region.state.encode_to_vec());
+}
+
+/// Reads the descriptors of all regions that `data` has anything of; `None` where one does not decode.
+///
+/// # Errors
+/// When the disk cannot be read.
+pub fn read_descriptors(
+    read: &(impl engine::Read + ?Sized),
+) -> Result<Vec<(RegionId, Option<v1::Region>)>, engine::Error> {
+    let mut found = Vec::new();
+    let mut cursor = read.scan(Family::Meta, &keys::meta::all_descriptors(), Direction::Forward);
+    while let Some((key, value)) = cursor.next()? {
+        let Some(keys::meta::MetaKey::Descriptor(region)) = keys::meta::decode(key) else {
+            let message = format!("the key of a descriptor does not decode: {key:02x?}");
+            return Err(engine::Error::Corrupt { message });
+        };
+        found.push((region, v1::Region::decode(value).ok()));
+    }
+    Ok(found)
 }
 
 /// Removes all that `data` has of a region: its rows, also those in `more`, and what is known of them.

@@ -52,8 +52,8 @@ impl Peers {
         let peers = Arc::clone(self);
         self.env.runtime.spawn(async move {
             peer.stop().await;
-            let _changing = peers.changing.lock().await;
             let (region, id) = (peer.region, peer.id);
+            let _changes = peers.changing.begin(region).await;
             if peers.quarantined.read().get(&region).is_none_or(|here| here.peer != id) {
                 return; // it was destroyed meanwhile
             }
@@ -357,6 +357,24 @@ mod tests {
             }
         };
         soon("its tombstone", answer).await;
+        destroying.abort();
+    }
+
+    /// What hangs there is its core, which is waited for with the right to change the region.
+    #[tokio::test]
+    async fn peer_that_hangs_while_it_is_destroyed_keeps_no_other_from_it() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear_cut(&b"m"[..].into());
+        let peers = open(&fixture).await;
+        let destroying = tokio::spawn(Arc::clone(&peers).run_destroyer());
+        let hangs = peers.changing.begin(REGION).await;
+        peers.give_up(REGION, PEER);
+        let (other, its_peer) = (RegionId(REGION.0 + 1), PeerId(PEER.0 + 1));
+        peers.give_up(other, its_peer);
+        until("the other to be gone", || peers.is_buried(other, its_peer)).await;
+        assert!(peers.get(REGION).is_some());
+        drop(hangs);
+        until("it to be gone", || peers.get(REGION).is_none()).await;
         destroying.abort();
     }
 

@@ -1,6 +1,7 @@
 //! One peer of one Raft group: what it may propose, what it may read, how it lives and dies.
 
 mod arrival;
+mod changing;
 pub mod clock;
 pub mod compact;
 mod company;

@@ -11,17 +11,18 @@ use bytes::Bytes;
 use flotilla_proto::v1::{self, message::Body, refused::Reason};
 use futures::{FutureExt, future::BoxFuture};
 use parking_lot::{Mutex, RwLock};
-use prost::Message as _;
 use tokio::time::Instant;
 use tonic::Streaming;
 
 use super::{
     Environment, Peer,
+    changing::{Changes, Changing},
     destroyer::Destroyer,
     incarnations::Incarnations,
     lifecycle::{self, Opened},
     news::News,
     promises::{self, Fate, Promises},
+    receive::UnderWay,
     recovery::Loss,
     serve::refused,
 };
@@ -30,11 +31,10 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     raft::{
         presence::Presence,
+        region_state::read_descriptors,
         snapshot,
         transport::{self, Inbox},
     },
-    storage::engine::{Direction, Family},
-    storage::keys,
 };
 
 /// Peers that run here, peers that must not, and peers that are gone.
@@ -43,8 +43,7 @@ pub struct Peers {
     /// Invariant: changed only under its lock, and what is taken out or moved is told by itself, not by
     /// its region: another peer of the region may have come in its place.
     pub(super) map: RwLock<Map>,
-    /// Serializes creation and destruction.
-    pub(super) changing: tokio::sync::Mutex<()>,
+    pub(super) changing: Changing,
     pub(super) destroyer: Destroyer,
     /// Largest buried peer of each region.
     tombstones: RwLock<HashMap<RegionId, PeerId>>,
@@ -55,9 +54,8 @@ pub struct Peers {
     incarnations: Mutex<Incarnations>,
     pub(super) news: Arc<News>,
     nodes: RwLock<Nodes>,
-    /// Regions of which a snapshot is being received or installed; one that hangs in that, from when on it
-    /// does.
-    pub(super) receiving: Mutex<HashMap<RegionId, Option<Instant>>>,
+    /// Regions of which a snapshot is being received or installed.
+    pub(super) receiving: Mutex<HashMap<RegionId, UnderWay>>,
 }
 
 /// Who is in the node table, as last heard.
@@ -135,7 +133,7 @@ impl Peers {
         let gate = if restarted { env.config.lease() } else { Duration::ZERO };
         let peers = Self {
             map: RwLock::default(),
-            changing: tokio::sync::Mutex::default(),
+            changing: Changing::default(),
             destroyer: Destroyer::default(),
             tombstones: RwLock::default(),
             quarantined: RwLock::default(),
@@ -217,19 +215,12 @@ impl Peers {
     /// its state says is here.
     fn found(&self) -> anyhow::Result<Vec<(RegionId, Promises, Option<PeerId>)>> {
         let mut described = BTreeMap::new();
-        let data = &self.env.data;
-        let mut cursor =
-            data.scan(Family::Meta, &keys::meta::all_descriptors(), Direction::Forward);
-        while let Some((key, value)) = cursor.next()? {
-            let Some(keys::meta::MetaKey::Descriptor(region)) = keys::meta::decode(key) else {
-                anyhow::bail!("the key of a descriptor does not decode: {key:02x?}");
-            };
+        for (region, descriptor) in read_descriptors(self.env.data.as_ref())? {
             // One that does not decode is found by whoever opens the peer.
-            let descriptor = v1::Region::decode(value).unwrap_or_default();
+            let descriptor = descriptor.unwrap_or_default();
             let own = descriptor.peers.iter().find(|peer| peer.node_id == self.env.node.0);
             described.insert(region, own.map_or(PeerId::UNKNOWN, |peer| PeerId(peer.peer_id)));
         }
-        drop(cursor);
         let mut promised = promises::read_all(self.env.log.as_ref())?;
         for region in described.keys() {
             promised.entry(*region).or_default();
@@ -297,9 +288,10 @@ impl Peers {
         self.env.feature_level.fetch_max(table.feature_level, Ordering::Relaxed);
     }
 
-    /// The caller holds `changing`, and has seen that nothing of the region is here.
-    pub(super) async fn create_locked(
+    /// The caller has seen, since it may change the region, that nothing of it is here.
+    pub(super) async fn create(
         self: &Arc<Self>,
+        _changes: &Changes,
         region: RegionId,
         peer: PeerId,
     ) -> Result<Arc<Peer>, v1::Refused> {
@@ -320,14 +312,16 @@ impl Peers {
     pub async fn destroy(self: &Arc<Self>, region: RegionId, peer: PeerId) -> anyhow::Result<()> {
         let peers = Arc::clone(self);
         let destroying = async move {
-            let _changing = peers.changing.lock().await;
-            peers.destroy_locked(region, peer).await
+            let changes = peers.changing.begin(region).await;
+            peers.destroy_while(&changes, region, peer).await
         };
         self.env.runtime.spawn(destroying).await?
     }
 
-    pub(super) async fn destroy_locked(
+    /// As [`Self::destroy`], for who may change the region.
+    pub(super) async fn destroy_while(
         &self,
+        _changes: &Changes,
         region: RegionId,
         peer: PeerId,
     ) -> anyhow::Result<()> {
@@ -350,6 +344,7 @@ impl Peers {
             tokio::task::spawn_blocking(move || view.close()).await?;
         }
         self.quarantined.write().remove(&region);
+        let _turn = self.destroyer.turn().await;
         lifecycle::erase(&self.env, region).await
     }
 
@@ -514,7 +509,8 @@ mod tests {
         region::fixture::{Fixture, PEER, REGION, until},
         storage::{
             batch::WriteBatch,
-            engine::{Durability, Engine as _, Read as _},
+            engine::{Durability, Engine as _, Family, Read as _},
+            keys,
         },
     };
 
@@ -524,11 +520,11 @@ mod tests {
 
     /// The peer as a snapshot for it finds or makes it.
     async fn reach(peers: &Arc<Peers>) -> Result<Arc<Peer>, v1::Refused> {
-        let _changing = peers.changing.lock().await;
+        let changes = peers.changing.begin(REGION).await;
         peers.refuse_gone(REGION, PEER)?;
         match peers.get(REGION) {
             Some(here) => Ok(here),
-            None => peers.create_locked(REGION, PEER).await,
+            None => peers.create(&changes, REGION, PEER).await,
         }
     }
 

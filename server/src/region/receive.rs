@@ -20,13 +20,15 @@ use crate::{
     raft::{
         Snapshot, SnapshotMeta, Vote, convert,
         presence::Presence,
-        region_state::{range_of, read_state},
+        region_state::{range_of, read_descriptors, read_state},
         snapshot::{Received, Receiver, SnapshotData, stage_name},
         transport::{INSTALL_IDLE_TIMEOUTS, Inbox as _},
     },
+    storage::engine::KeyRange,
 };
 
-/// Bound: peers of this node that wait for their first state; while so many do, no further one is made.
+/// Bound: peers of this node that wait for their first state; while so many do, no further one is made, but by
+/// snapshots that were received at the same moment.
 const UNINITIALIZED_MAX: usize = 64;
 
 impl Peers {
@@ -50,10 +52,10 @@ impl Peers {
         };
         self.admit(&speaker, &presence)?;
         let region = RegionId(header.region_id);
-        let only = Receiving::begin(&self, region)?;
+        let arrival = Arrival::of(&header, self.env.node)?;
+        let only = Receiving::begin(&self, region, range_of(&arrival.descriptor))?;
         self.refuse_without_room(header.bytes)?;
         let under_way = self.env.metrics.raft.snapshot(metrics::Direction::Receive);
-        let arrival = Arrival::of(&header, self.env.node)?;
         self.judge(&arrival).await?;
         let received = self.collect(&header, chunks).await?;
         let stage = received.stage.clone();
@@ -95,8 +97,8 @@ impl Peers {
 
     /// The peer that a snapshot which is here as a whole is for.
     async fn make(self: &Arc<Self>, arrival: &Arrival) -> Result<Arc<Peer>, v1::Refused> {
-        let _changing = self.changing.lock().await;
         let region = RegionId(arrival.descriptor.region_id);
+        let changes = self.changing.begin(region).await;
         // Again: somebody may have come meanwhile, into the region or into its range.
         let act = self.judge(arrival).await?;
         if act == Act::Feed {
@@ -109,16 +111,16 @@ impl Peers {
             return Err(refused(Reason::Busy, message));
         }
         if let Act::Replace(old) = act {
-            self.destroy_locked(region, old).await.map_err(failed)?;
+            self.destroy_while(&changes, region, old).await.map_err(failed)?;
         }
-        self.create_locked(region, arrival.to).await
+        self.create(&changes, region, arrival.to).await
     }
 
     /// What a snapshot may do here.
     async fn judge(&self, arrival: &Arrival) -> Result<Act, v1::Refused> {
         let region = RegionId(arrival.descriptor.region_id);
         self.refuse_gone(region, arrival.to)?;
-        self.refuse_overlap(&arrival.descriptor)?;
+        self.refuse_overlap(&arrival.descriptor).await?;
         let runs = self.get(region).map(|peer| Here {
             peer: peer.id,
             conf_ver: peer.view().with(|now| conf_ver(&now.descriptor)),
@@ -196,22 +198,24 @@ impl Peers {
         }
     }
 
-    /// No two regions of a node may overlap; the other must apply what makes room first.
-    fn refuse_overlap(&self, descriptor: &v1::Region) -> Result<(), v1::Refused> {
+    /// No two regions of a node may overlap; the other must apply what makes room first, or be gone. What
+    /// counts is what the disk has, also of peers that do not run any more: with them their range is erased.
+    async fn refuse_overlap(&self, descriptor: &v1::Region) -> Result<(), v1::Refused> {
+        let data = Arc::clone(&self.env.data);
         let range = range_of(descriptor);
-        for other in self.all() {
-            if other.region.0 != descriptor.region_id
-                && other.view().is_initialized()
-                && other.view().range().overlaps(&range)
-            {
-                return Err(refused(
-                    Reason::NotReady,
-                    format!("the range overlaps region {} here", other.region),
-                ));
+        let region = RegionId(descriptor.region_id);
+        for (other, there) in blocking(move || read_descriptors(data.as_ref())).await? {
+            // Of one that does not decode nothing can be erased.
+            if other != region && there.is_some_and(|there| range_of(&there).overlaps(&range)) {
+                return Err(overlap(other));
             }
         }
         Ok(())
     }
+}
+
+fn overlap(other: RegionId) -> v1::Refused {
+    refused(Reason::NotReady, format!("the range overlaps region {other} here"))
 }
 
 fn conf_ver(descriptor: &v1::Region) -> u64 {
@@ -232,30 +236,40 @@ struct Receiving {
     region: RegionId,
 }
 
-impl Receiving {
-    fn begin(peers: &Arc<Peers>, region: RegionId) -> Result<Self, v1::Refused> {
-        let mut receiving = peers.receiving.lock();
-        let now = clock::now();
-        let counts = |hangs_from: &&Option<Instant>| hangs_from.is_none_or(|from| now < from);
-        let count = receiving.values().filter(counts).count();
-        let most = peers.env.config.snapshot.concurrent_max as usize;
-        if count >= most && !receiving.contains_key(&region) {
-            return Err(refused(Reason::Busy, format!("{most} snapshots are being received")));
-        }
-        if receiving.contains_key(&region) {
-            return Err(refused(Reason::NotReady, "another snapshot of the region is under way"));
-        }
-        receiving.insert(region, None);
-        drop(receiving);
-        Ok(Self { peers: Arc::clone(peers), region })
-    }
+/// A snapshot that is being received or installed.
+pub(super) struct UnderWay {
+    range: KeyRange,
+    /// It has hung since then in its install, if it is still here.
+    hangs_from: Option<Instant>,
 }
 
 impl Receiving {
+    fn begin(peers: &Arc<Peers>, region: RegionId, range: KeyRange) -> Result<Self, v1::Refused> {
+        let mut receiving = peers.receiving.lock();
+        if receiving.contains_key(&region) {
+            return Err(refused(Reason::NotReady, "another snapshot of the region is under way"));
+        }
+        let now = clock::now();
+        let counts = |of: &&UnderWay| of.hangs_from.is_none_or(|from| now < from);
+        let most = peers.env.config.snapshot.concurrent_max as usize;
+        if receiving.values().filter(counts).count() >= most {
+            return Err(refused(Reason::Busy, format!("{most} snapshots are being received")));
+        }
+        // Until it is installed the disk does not tell of it.
+        if let Some((other, _)) = receiving.iter().find(|(_, of)| of.range.overlaps(&range)) {
+            return Err(overlap(*other));
+        }
+        receiving.insert(region, UnderWay { range, hangs_from: None });
+        drop(receiving);
+        Ok(Self { peers: Arc::clone(peers), region })
+    }
+
     /// All of it is here. Its sender waits so long and no longer for it to be installed; from then on it is the
     /// peer that hangs, and it keeps no other region's snapshot from being received.
     fn installs_within(&self, most: Duration) {
-        self.peers.receiving.lock().insert(self.region, Some(clock::now() + most));
+        if let Some(of) = self.peers.receiving.lock().get_mut(&self.region) {
+            of.hangs_from = Some(clock::now() + most);
+        }
     }
 }
 
@@ -314,21 +328,28 @@ mod tests {
     async fn no_more_snapshots_are_received_than_the_bound() {
         let fixture = Fixture::new(|config| config.snapshot.concurrent_max = 2);
         let peers = Peers::open(Arc::clone(&fixture.env), false, None).await.expect("peers");
-        let first = Receiving::begin(&peers, RegionId(8)).expect("the first");
-        let _second = Receiving::begin(&peers, RegionId(9)).expect("the second");
+        let begin = |region: u64| {
+            let key = |at: u64| bytes::Bytes::from(format!("{at:02}"));
+            Receiving::begin(&peers, RegionId(region), KeyRange::new(key(region), key(region + 1)))
+        };
+        let first = begin(8).expect("the first");
+        let _second = begin(9).expect("the second");
         let reason = |begun: Result<Receiving, v1::Refused>| begun.err().map(|of| of.reason());
-        assert_eq!(reason(Receiving::begin(&peers, RegionId(10))), Some(Reason::Busy));
-        assert_eq!(reason(Receiving::begin(&peers, RegionId(9))), Some(Reason::NotReady));
+        assert_eq!(reason(begin(10)), Some(Reason::Busy));
+        assert_eq!(reason(begin(9)), Some(Reason::NotReady));
         drop(first);
-        assert!(Receiving::begin(&peers, RegionId(10)).is_ok(), "there is room again");
-        let hangs = Receiving::begin(&peers, RegionId(8)).expect("room");
+        assert!(begin(10).is_ok(), "there is room again");
+        let hangs = begin(8).expect("room");
         hangs.installs_within(Duration::from_secs(3600));
-        assert_eq!(reason(Receiving::begin(&peers, RegionId(10))), Some(Reason::Busy));
+        assert_eq!(reason(begin(10)), Some(Reason::Busy));
         hangs.installs_within(Duration::ZERO);
-        assert_eq!(reason(Receiving::begin(&peers, RegionId(8))), Some(Reason::NotReady));
-        let third = Receiving::begin(&peers, RegionId(10)).expect("one that hangs keeps no place");
-        assert_eq!(reason(Receiving::begin(&peers, RegionId(11))), Some(Reason::Busy));
+        assert_eq!(reason(begin(8)), Some(Reason::NotReady));
+        let third = begin(10).expect("one that hangs keeps no place");
+        assert_eq!(reason(begin(11)), Some(Reason::Busy));
         drop((hangs, third));
+        let range = KeyRange::new(&b"09x"[..], &b"10"[..]);
+        let overlapping = Receiving::begin(&peers, RegionId(12), range).err().expect("it overlaps");
+        assert!(overlapping.message.contains("overlaps region 9"), "{}", overlapping.message);
     }
 
     #[tokio::test]
@@ -461,6 +482,24 @@ mod tests {
         assert!(!old.runs() && port.peers.is_buried(REGION, PEER));
         assert_eq!(port.peers.route(b"a").expect("it is initialized").id, NEW);
         assert!(fixture.data.stages().expect("stages").is_empty());
+    }
+
+    /// It would be erased with them, when they are.
+    #[tokio::test]
+    async fn snapshot_does_not_come_over_the_rows_of_a_peer_that_runs_no_more() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear();
+        let mut port = Port::open(&fixture).await;
+        let other = header(RegionId(REGION.0 + 1), NEW, 2);
+        let refused = port.send(other.clone(), [end()]).await.expect_err("a peer runs there");
+        assert!(refused.message.contains("overlaps"), "{}", refused.message);
+        let old = port.peers.get(REGION).expect("the peer");
+        port.peers.quarantine(old, "a test".to_owned());
+        let refused = port.send(other.clone(), [end()]).await.expect_err("its rows are there");
+        assert!(refused.message.contains("overlaps"), "{}", refused.message);
+        port.peers.destroy(REGION, PEER).await.expect("destroyed");
+        port.send(other, [end()]).await.expect("taken");
+        assert_eq!(port.here(), [NEW]);
     }
 
     /// It learnt from the placement driver that it was removed.
