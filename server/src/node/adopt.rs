@@ -21,6 +21,9 @@ pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result
     if ClusterId::from_bytes(&request.cluster_id).is_none() || request.node_id == 0 {
         return Err(Status::invalid_argument("not an identity"));
     }
+    if request.disk_id != node.births.disk_id() {
+        return Err(Status::failed_precondition("another disk answers here than was asked before"));
+    }
     let too_old = |error: TooOld| Status::failed_precondition(error.to_string());
     let level = request.table.as_ref().map_or(0, |table| table.feature_level);
     let stored = identity::read_stored(node.log.as_ref()).map_err(storage)?;

@@ -57,7 +57,7 @@ pub(super) fn table(replication_factor: u32, nodes: Vec<v1::NodeRecord>) -> v1::
 
 impl Fixture {
     /// Words for nodes. In service: `up`, `off` (disconnected), `down`, `evict`, `crit`. Else:
-    /// `joining`, `learner`, `demoted`, `drain`, `drainoff`, `draindown`, `force` (given up, disconnected),
+    /// `joining`, `joiningoff`, `learner`, `demoted`, `drain`, `drainoff`, `draindown`, `force` (given up, disconnected),
     /// `zombie` (given up, alive), `removed`.
     pub(super) fn new(replication_factor: u32, nodes: &str) -> Self {
         let mut fixture = Self {
@@ -79,6 +79,7 @@ impl Fixture {
                 "off" => (NodeState::Up, false, off),
                 "down" => (NodeState::Up, false, down),
                 "joining" => (NodeState::Joining, false, alive),
+                "joiningoff" => (NodeState::Joining, false, off),
                 "learner" | "demoted" => (NodeState::NodeLearner, false, alive),
                 "drain" => (NodeState::Draining, false, alive),
                 "drainoff" => (NodeState::Draining, false, off),

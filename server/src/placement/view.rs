@@ -148,6 +148,7 @@ impl NodeView {
             forced,
             feature_level: _,
             demoted,
+            disk_id: _,
         } = self.record.clone();
         v1::Node {
             node_id,

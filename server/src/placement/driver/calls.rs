@@ -230,6 +230,7 @@ impl Driver {
             cluster_id: table.cluster_id.clone(),
             node_id: node.0,
             table: Some(table),
+            disk_id: status.disk_id.clone(),
         };
         let adopting = async {
             let channel = endpoint(&status.peer_address)?

@@ -3,7 +3,8 @@
 //! Dial the address for its `Status`; [`add_learner`] says what is next: take an id from the
 //! counter and [`join`] (the node is `JOINING`: its id is taken), hand over the identity (`Adopt`),
 //! [`confirm`] (it is a learner). Repeating the call goes on from whatever was reached. A `JOINING`
-//! node may be handed its identity again, also on another disk: it never held a peer.
+//! node may be handed its identity again, on the same disk: of another nobody knows whether the first one
+//! has it already, and comes back.
 
 use flotilla_proto::v1;
 
@@ -76,6 +77,7 @@ pub fn add_learner(
         labels,
         version: status.version.clone(),
         feature_level: status.feature_level,
+        disk_id: status.disk_id.clone(),
         ..v1::NodeRecord::default()
     };
     check_record(&record)?;
@@ -94,7 +96,9 @@ pub fn add_learner(
                 || node.peer_address == status.peer_address)
     });
     match holder {
-        Some(holder) if holder.state() == v1::NodeState::Joining => {
+        Some(holder)
+            if holder.state() == v1::NodeState::Joining && holder.disk_id == status.disk_id =>
+        {
             Ok(AddLearner::Adopt { node: NodeId(holder.node_id) })
         }
         Some(holder) if holder.client_address == status.client_address => {
@@ -114,8 +118,8 @@ pub fn add_learner(
 pub fn only_says_where(table: &v1::NodeTable, asked: &str, status: &v1::StatusResponse) -> bool {
     let own = &status.client_address;
     let is_held = |node: &v1::NodeRecord| {
-        let leaves = matches!(node.state(), v1::NodeState::Removed | v1::NodeState::Joining);
-        !leaves && !node.forced && node.client_address == *own
+        let is_removed = node.state() == v1::NodeState::Removed;
+        !is_removed && !node.forced && node.client_address == *own
     };
     !status.joined && own != asked && table.nodes.iter().any(is_held)
 }

@@ -44,7 +44,7 @@ pub fn remove_node(
         return Err(refused(format!("no node would stay in service without node {node}")));
     }
     if request.force {
-        check_force(view, node, config, now_ms)?;
+        check_force(view, node, record.state(), config, now_ms)?;
     } else if serves {
         check_enough(table.replication_factor, remaining)?;
     }
@@ -58,6 +58,7 @@ pub fn remove_node(
 fn check_force(
     view: &ClusterView,
     node: NodeId,
+    state: v1::NodeState,
     config: &PlacementConfig,
     now_ms: u64,
 ) -> Result<(), Error> {
@@ -68,6 +69,10 @@ fn check_force(
              drained",
             humantime::format_duration(config.node_disconnected_after)
         )));
+    }
+    if state == v1::NodeState::Joining {
+        // It never held a peer.
+        return Ok(());
     }
     match view.survives_without(node, config, now_ms) {
         Ok(()) => Ok(()),

@@ -171,10 +171,12 @@ fn add_learner_goes_on_from_wherever_it_was_cut_off() {
         labels: [("zone".to_owned(), "z".repeat(1 << 20))].into(),
         ..unjoined("n9")
     };
+    let another_disk = v1::StatusResponse { disk_id: vec![2; 16].into(), ..unjoined("n2") };
     let mute = v1::StatusResponse { peer_address: String::new(), ..unjoined("n9") };
     for (why, address, status, want) in [
         ("new", "n9:7420", unjoined("n9"), "join"),
         ("id taken, no identity on the disk", "n2:7420", unjoined("n2"), "adopt 2"),
+        ("id taken by another disk", "n2:7420", another_disk, "replace 2"),
         ("identity on the disk, not in the table", "n2:7420", joined("n2", 2), "confirm 2"),
         ("learner already", "n3:7420", joined("n3", 3), "known 3"),
         ("in service already", "n1:7420", joined("n1", 1), "known 1"),
@@ -227,7 +229,7 @@ fn member_is_given_up_for_an_empty_disk_that_was_found_at_its_address() {
         ("found elsewhere", "10.0.0.9:7420", unjoined("n1"), true),
         ("a member says where it is", "10.0.0.9:7420", joined("n1", 1), false),
         ("nobody is there", "10.0.0.9:7420", unjoined("n9"), false),
-        ("one without a peer yet", "10.0.0.9:7420", unjoined("n2"), false),
+        ("one without a peer yet", "10.0.0.9:7420", unjoined("n2"), true),
         ("one that was removed", "10.0.0.9:7420", unjoined("n5"), false),
         ("one that was given up", "10.0.0.9:7420", unjoined("n6"), false),
     ] {
@@ -434,6 +436,15 @@ fn force_is_for_the_dead_whose_regions_keep_a_live_quorum() {
         ("another lost what it acknowledged", 3, three, &["1* 2r 3"], 3, true, "refused"),
         ("only a learner is on it", 3, three, &["1* 2 3l-"], 3, true, "3 DRAINING forced"),
         ("nothing is on it", 3, three, &["1* 2"], 3, true, "3 DRAINING forced"),
+        (
+            "it never had an identity",
+            3,
+            "1:up 2:off 3:joiningoff",
+            &["1* 2"],
+            3,
+            true,
+            "3 DRAINING forced",
+        ),
         ("its region is not heard", 3, three, &["1 2 3", "1* 2 3"], 3, true, "not ready"),
         ("it led its region last", 3, three, &["3* 1 2"], 3, true, "refused"),
         ("a joint change is open", 3, three, &["1* 2 3 joint"], 3, true, "not ready"),
