@@ -2,10 +2,12 @@
 //!
 //! A thread that died alone would leave the others waiting for it: without the log's writer the node would
 //! be up, and deaf. So a panic ends the process, whichever thread or task it is in, and what is on the
-//! disk is enough to start again. Except for what a client's bytes alone decide: a command that panics while
-//! its effects are computed would else end every node that has the region, again at each start.
+//! disk is enough to start again. Except where every replica computes the same of what a client once wrote,
+//! the effects of a command and a checksum: such a panic would end every node that has the region, and the
+//! first again at each start.
 
 use std::{
+    any::Any,
     cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
 };
@@ -32,6 +34,12 @@ pub(crate) fn outlive<T>(act: impl FnOnce() -> T) -> std::thread::Result<T> {
     catch_unwind(AssertUnwindSafe(act))
 }
 
+/// What a panic said.
+pub(crate) fn words(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without words")
+}
+
 /// Ends the process with a panic that nobody outlives, after it was told.
 pub(crate) fn end_the_process() {
     let tell = std::panic::take_hook();
@@ -53,7 +61,7 @@ mod tests {
         assert!(outlive(|| OUTLIVED.get()).expect("it does not panic"));
         let caught = outlive(|| panic!("on purpose, {}", OUTLIVED.get()));
         let said = caught.expect_err("it panics");
-        assert_eq!(said.downcast_ref::<String>().map(String::as_str), Some("on purpose, true"));
+        assert_eq!(words(said.as_ref()), "on purpose, true");
         assert!(!OUTLIVED.get());
     }
 }

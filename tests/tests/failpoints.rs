@@ -2,7 +2,8 @@
 //!
 //! `crash_points.rs` kills a node that stands still at such a line. Here the line itself panics, on
 //! whatever thread runs it, which must be the end of the process: a node that is up while the thread
-//! that writes its log is gone would be worse than one that is down. The other two go on, and what
+//! that writes its log is gone would be worse than one that is down. (Where only the effects of a command are
+//! computed, it is the end of the peer.) The other two go on, and what
 //! was acknowledged is there in the end, on the node that crashed as well.
 //!
 //! Needs `flotilla-server-faults`, as there.

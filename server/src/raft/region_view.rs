@@ -72,6 +72,8 @@ pub struct Checksum {
 pub(super) struct Gate {
     /// They never are again.
     closed: Mutex<bool>,
+    /// The peer has ended, and whoever waits for an install of it has gone on.
+    no_installs: AtomicBool,
 }
 
 impl Gate {
@@ -83,6 +85,16 @@ impl Gate {
             return Err(engine::Error::Io { message: "the peer is being destroyed".to_owned() });
         }
         Ok(closed)
+    }
+
+    /// # Errors
+    /// When the peer is being destroyed, or [`RegionView::end_installs`] was called.
+    pub(super) fn enter_to_install(&self) -> Result<MutexGuard<'_, bool>, engine::Error> {
+        let entered = self.enter()?;
+        if self.no_installs.load(Ordering::SeqCst) {
+            return Err(engine::Error::Io { message: "the peer has ended".to_owned() });
+        }
+        Ok(entered)
     }
 
     fn close(&self) {
@@ -189,6 +201,13 @@ impl RegionView {
     pub fn close(&self) {
         self.unreadable.store(true, Ordering::SeqCst);
         self.gate.close();
+    }
+
+    /// Waits for the install under way; later ones fail, which openraft may still hold for a peer that has
+    /// ended. Blocks on the disk.
+    pub fn end_installs(&self) {
+        self.gate.no_installs.store(true, Ordering::SeqCst);
+        drop(self.gate.closed.lock());
     }
 
     /// The checksum that the entry at `index` asks for, once it has been applied here.

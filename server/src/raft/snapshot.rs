@@ -262,7 +262,7 @@ fn decode_record(mut record: Bytes) -> Result<Received, engine::Error> {
 /// record is gone; a crash at any line is finished by [`resume`].
 ///
 /// # Errors
-/// When the disk fails; the install is then resumed at the next start.
+/// When the disk fails; the install is then resumed at the next start, from the same stage.
 pub fn install(
     data: &dyn Engine,
     received: Received,
@@ -290,24 +290,60 @@ fn redo(data: &dyn Engine, received: Received) -> Result<command::RegionState, e
     Ok(region)
 }
 
+/// Installs that have begun and not come to their end.
+///
+/// # Errors
+/// When the disk cannot be read.
+pub fn begun(data: &(impl engine::Read + ?Sized)) -> Result<Vec<Received>, engine::Error> {
+    let mut records = Vec::new();
+    let mut cursor = data.scan(Family::Meta, &keys::meta::all_installs(), Direction::Forward);
+    while let Some((_, record)) = cursor.next()? {
+        records.push(decode_record(Bytes::copy_from_slice(record))?);
+    }
+    Ok(records)
+}
+
+/// The install of a region that has begun and not come to its end.
+fn begun_of(data: &dyn Engine, region: RegionId) -> Result<Option<Received>, engine::Error> {
+    data.get(Family::Meta, &keys::meta::install(region))?.map(decode_record).transpose()
+}
+
+/// Drops the stage of an install that did not come to its end, unless it has begun: the next start then
+/// finishes it. Blocks on the disk.
+///
+/// # Errors
+/// When the disk fails.
+pub fn leave(data: &dyn Engine, region: RegionId, stage: &str) -> Result<(), engine::Error> {
+    match begun_of(data, region)? {
+        Some(begun) if begun.stage == stage => Ok(()),
+        _ => data.drop_stage(stage),
+    }
+}
+
+/// Removes all that `data` has of a region, also of an install that has begun. Blocks on the disk.
+///
+/// # Errors
+/// When the disk fails; what is there is then told by the next start.
+pub fn erase(data: &dyn Engine, region: RegionId) -> Result<(), engine::Error> {
+    let begun = begun_of(data, region)?;
+    let range = begun.as_ref().map(|begun| range_of(&begun.region.descriptor));
+    erase_state(data, region, range.as_ref())?;
+    match begun {
+        Some(begun) => data.drop_stage(&begun.stage),
+        None => Ok(()),
+    }
+}
+
 /// Finishes installs that a crash interrupted, and drops stages that nobody will finish. Called
 /// once at start, before any peer is opened. Answers the regions it finished.
 ///
 /// # Errors
 /// When the disk fails.
 pub fn resume(data: &dyn Engine) -> Result<Vec<RegionId>, engine::Error> {
-    let mut records = Vec::new();
-    {
-        let mut cursor = data.scan(Family::Meta, &keys::meta::all_installs(), Direction::Forward);
-        while let Some((_, record)) = cursor.next()? {
-            records.push(decode_record(Bytes::copy_from_slice(record))?);
-        }
-    }
     let mut resumed = Vec::new();
-    let stages = data.stages()?;
-    for received in records {
+    for received in begun(data)? {
         let region = RegionId(received.region.descriptor.region_id);
-        if !stages.contains(&received.stage) {
+        if !data.is_staged(&received.stage)? {
             // The install was finished, and its stage dropped; then `data` fell back to before its end.
             tracing::error!(%region, "the state of a region is lost: its snapshot is there no more");
             erase_state(data, region, Some(&range_of(&received.region.descriptor)))?;

@@ -71,8 +71,8 @@ fn stopped(error: tokio::task::JoinError) -> engine::Error {
 }
 
 /// A command that panics is a failure like any other: openraft ends the peer for it.
-fn panicked(_: Box<dyn Any + Send>) -> engine::Error {
-    engine::Error::Io { message: "applying panicked".to_owned() }
+fn panicked(payload: Box<dyn Any + Send>) -> engine::Error {
+    engine::Error::Io { message: format!("applying panicked: {}", panics::words(payload.as_ref())) }
 }
 
 /// One peer's state, persistent in `data`.
@@ -314,8 +314,13 @@ impl StateMachine {
             }
             tokio::task::spawn_blocking(move || {
                 let _turn = turn;
-                let outcome = command::checksum(pinned.as_ref(), &range, &state)
-                    .map_err(|error| error.to_string());
+                let summing = || command::checksum(pinned.as_ref(), &range, &state);
+                let outcome = match panics::outlive(summing) {
+                    Ok(outcome) => outcome.map_err(|error| error.to_string()),
+                    Err(payload) => {
+                        Err(format!("it panicked: {}", panics::words(payload.as_ref())))
+                    }
+                };
                 if let Some(view) = view.upgrade() {
                     view.checksum_ends(state.applied_index, outcome);
                 }
@@ -436,7 +441,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 self.view.install_begins();
                 let gate = Arc::clone(self.view.gate());
                 let installing = move || {
-                    let _entered = gate.enter()?;
+                    let _entered = gate.enter_to_install()?;
                     install(data.as_ref(), *received)
                 };
                 let region = tokio::task::spawn_blocking(installing)

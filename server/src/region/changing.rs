@@ -20,11 +20,12 @@ pub(super) struct Changing {
 
 /// The right to change what a region has here, given back on drop.
 pub(super) struct Changes {
-    _region: OwnedMutexGuard<()>,
+    pub(super) region: RegionId,
+    _guard: OwnedMutexGuard<()>,
 }
 
 impl Changing {
-    /// Waits for the right.
+    /// Waits for the right, which may be for ever.
     pub(super) async fn begin(&self, region: RegionId) -> Changes {
         let lock = {
             let mut regions = self.regions.lock();
@@ -32,7 +33,7 @@ impl Changing {
             regions.retain(|_, lock| Arc::strong_count(lock) > 1);
             Arc::clone(regions.entry(region).or_default())
         };
-        Changes { _region: lock.lock_owned().await }
+        Changes { region, _guard: lock.lock_owned().await }
     }
 }
 

@@ -7,17 +7,19 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    pin::pin,
     sync::Arc,
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::peers::Peers;
 use crate::ids::{PeerId, RegionId};
 
-/// Bound: peers whose data is erased at a time, each on a thread that may block.
-const ERASED_AT_ONCE_MAX: usize = 4;
+/// Bound: peers that are destroyed at a time; each may take a thread that may block, of which apply and the reads
+/// of clients need some as well. One that hangs does not count.
+const AT_ONCE_MAX: usize = 16;
 
 /// Peers to be destroyed.
 ///
@@ -25,7 +27,7 @@ const ERASED_AT_ONCE_MAX: usize = 4;
 pub(super) struct Destroyer {
     given_up: Mutex<BTreeMap<(RegionId, PeerId), Stage>>,
     more: Notify,
-    erasing: Semaphore,
+    places: Arc<Semaphore>,
 }
 
 #[derive(PartialEq)]
@@ -39,32 +41,30 @@ impl Default for Destroyer {
         Self {
             given_up: Mutex::default(),
             more: Notify::new(),
-            erasing: Semaphore::new(ERASED_AT_ONCE_MAX),
+            places: Arc::new(Semaphore::new(AT_ONCE_MAX)),
         }
     }
 }
 
 impl Destroyer {
-    /// Those that waited; they stay noted, so that they are not given up again meanwhile.
-    async fn begin(&self) -> Vec<(RegionId, PeerId)> {
+    /// The next that waits, and a place for it. It stays noted, so that it is not given up again meanwhile.
+    async fn next(&self) -> (RegionId, PeerId, OwnedSemaphorePermit) {
+        let places = Arc::clone(&self.places);
+        let place = places.acquire_owned().await.expect("it is never closed");
         loop {
             let more = self.more.notified();
-            let mut begun = Vec::new();
-            for (peer, stage) in self.given_up.lock().iter_mut() {
-                if std::mem::replace(stage, Stage::Begun) == Stage::Waits {
-                    begun.push(*peer);
-                }
-            }
-            if !begun.is_empty() {
-                return begun;
+            if let Some((region, peer)) = self.begin() {
+                return (region, peer, place);
             }
             more.await;
         }
     }
 
-    /// Waits for a turn to erase a peer's data.
-    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
-        self.erasing.acquire().await.expect("it is never closed")
+    fn begin(&self) -> Option<(RegionId, PeerId)> {
+        let mut given_up = self.given_up.lock();
+        let (peer, stage) = given_up.iter_mut().find(|(_, stage)| **stage == Stage::Waits)?;
+        *stage = Stage::Begun;
+        Some(*peer)
     }
 }
 
@@ -86,15 +86,60 @@ impl Peers {
     /// given up again by whoever still sees it, and else the next start finishes it.
     pub async fn run_destroyer(self: Arc<Self>) {
         loop {
-            for (region, peer) in self.destroyer.begin().await {
-                let peers = Arc::clone(&self);
-                self.env.runtime.spawn(async move {
-                    if let Err(error) = peers.destroy(region, peer).await {
-                        tracing::error!(%region, %peer, "destroy a peer: {error:#}");
+            let (region, peer, place) = self.destroyer.next().await;
+            let peers = Arc::clone(&self);
+            self.env.runtime.spawn(async move {
+                let mut destroying = pin!(peers.destroy(region, peer));
+                // As long as for the next part of a snapshot: a disk that is well has done it by then.
+                let patience = peers.env.config.snapshot.idle_timeout;
+                let destroyed = match tokio::time::timeout(patience, &mut destroying).await {
+                    Ok(destroyed) => destroyed,
+                    Err(_) => {
+                        tracing::warn!(%region, %peer, "a peer hangs while it is destroyed");
+                        drop(place);
+                        destroying.await
                     }
-                    peers.destroyer.given_up.lock().remove(&(region, peer));
-                });
-            }
+                };
+                if let Err(error) = destroyed {
+                    tracing::error!(%region, %peer, "destroy a peer: {error:#}");
+                }
+                peers.destroyer.given_up.lock().remove(&(region, peer));
+            });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::region::{
+        fixture::{Fixture, PEER, REGION, until},
+        peers::Quarantined,
+    };
+
+    #[tokio::test]
+    async fn peers_that_hang_while_they_are_destroyed_keep_no_other_from_it() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear();
+        let peers = Peers::open(Arc::clone(&fixture.env), false, None).await.expect("peers");
+        let destroying = tokio::spawn(Arc::clone(&peers).run_destroyer());
+        let mut hang = Vec::new();
+        // In the order of regions they come first.
+        for (region, _) in (1..REGION.0).zip(0..).chain((100..).zip(0..AT_ONCE_MAX)) {
+            let region = RegionId(region);
+            hang.push(peers.changing.begin(region).await);
+            let reason = "a test".to_owned();
+            let quarantined = Quarantined { peer: PEER, reason, remains: None };
+            peers.quarantined.write().insert(region, quarantined);
+            peers.give_up(region, PEER);
+        }
+        until("all places to be taken", || peers.destroyer.places.available_permits() == 0).await;
+        peers.give_up(REGION, PEER);
+        until("the other to be gone", || peers.get(REGION).is_none()).await;
+        assert_eq!(peers.quarantined().len(), hang.len());
+        drop(hang);
+        until("all to be gone", || peers.destroyer.given_up.lock().is_empty()).await;
+        assert!(peers.quarantined().is_empty());
+        destroying.abort();
     }
 }

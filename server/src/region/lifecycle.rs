@@ -26,8 +26,9 @@ use crate::{
         log_store::{LogBounds, LogStore, PeerLog},
         network::{Network, SnapshotSettings},
         proposal::Admissions,
-        region_state::{erase_state, put_state, read_reached},
+        region_state::{put_state, read_reached},
         reversion::Reversions,
+        snapshot,
         state_machine::StateMachine,
     },
     storage::{
@@ -222,7 +223,7 @@ pub async fn create(
         anyhow::bail!("peer {peer} of region {region} cannot begin on what is here: {here:?}");
     }
     let blocking = Arc::clone(env);
-    on_disk(move || erase_state(blocking.data.as_ref(), region, None)).await?;
+    on_disk(move || snapshot::erase(blocking.data.as_ref(), region)).await?;
     env.writer.promise(keys::log::own_peer(region), promises::encode(peer, "")).await?;
     let blocking = Arc::clone(env);
     let (log, machine) = on_disk(move || open_disk(&blocking, region, peer)).await?;
@@ -341,7 +342,7 @@ async fn start(
 /// When the disk fails; the next start repeats it, since the tombstone is there.
 pub async fn erase(env: &Environment, region: RegionId) -> anyhow::Result<()> {
     let data = Arc::clone(&env.data);
-    on_disk(move || erase_state(data.as_ref(), region, None)).await?;
+    on_disk(move || snapshot::erase(data.as_ref(), region)).await?;
     env.writer.clear(region).await?;
     Ok(())
 }

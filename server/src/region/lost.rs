@@ -51,15 +51,18 @@ impl Peers {
         }
         let peers = Arc::clone(self);
         self.env.runtime.spawn(async move {
-            peer.stop().await;
-            let (region, id) = (peer.region, peer.id);
-            let _changes = peers.changing.begin(region).await;
-            if peers.quarantined.read().get(&region).is_none_or(|here| here.peer != id) {
-                return; // it was destroyed meanwhile
-            }
-            if let Err(error) = lifecycle::quarantine(&peers.env, region, id, &reason).await {
-                tracing::error!(%region, peer = %id, "note that a peer is in quarantine: {error:#}");
-            }
+            let note = async {
+                let (region, id) = (peer.region, peer.id);
+                let _changes = peers.changing.begin(region).await;
+                if peers.quarantined.read().get(&region).is_none_or(|here| here.peer != id) {
+                    return; // it was destroyed meanwhile
+                }
+                if let Err(error) = lifecycle::quarantine(&peers.env, region, id, &reason).await {
+                    tracing::error!(%region, peer = %id, "note that a peer is in quarantine: {error:#}");
+                }
+            };
+            // Beside each other: a core that hangs must not keep the verdict from the disk.
+            tokio::join!(peer.stop(), note);
         });
     }
 
@@ -360,22 +363,30 @@ mod tests {
         destroying.abort();
     }
 
-    /// What hangs there is its core, which is waited for with the right to change the region.
-    #[tokio::test]
-    async fn peer_that_hangs_while_it_is_destroyed_keeps_no_other_from_it() {
+    /// A restart would else open it, and let it vote.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+    async fn peer_whose_core_hangs_is_in_quarantine_on_the_disk() {
         let fixture = Fixture::new(|_| {});
-        fixture.bear_cut(&b"m"[..].into());
-        let peers = open(&fixture).await;
-        let destroying = tokio::spawn(Arc::clone(&peers).run_destroyer());
-        let hangs = peers.changing.begin(REGION).await;
-        peers.give_up(REGION, PEER);
-        let (other, its_peer) = (RegionId(REGION.0 + 1), PeerId(PEER.0 + 1));
-        peers.give_up(other, its_peer);
-        until("the other to be gone", || peers.is_buried(other, its_peer)).await;
-        assert!(peers.get(REGION).is_some());
-        drop(hangs);
-        until("it to be gone", || peers.get(REGION).is_none()).await;
-        destroying.abort();
+        fixture.bear();
+        let (peers, peer) = lead(&fixture).await;
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (hangs, hung) = tokio::sync::oneshot::channel();
+        let hanging = Arc::clone(&peer);
+        tokio::spawn(async move {
+            let hang = move |_: &_| {
+                let _ = hangs.send(());
+                let _ = held.recv();
+            };
+            let _ = hanging.raft().with_raft_state(hang).await;
+        });
+        soon("its core to hang", hung).await.expect("it does");
+        peers.quarantine(peer, "a test".to_owned());
+        until("the verdict on the disk", || {
+            let promises = super::super::promises::read(fixture.log.as_ref(), REGION);
+            promises.expect("a log that can be read").quarantined.is_some()
+        })
+        .await;
+        drop(release);
     }
 
     /// It comes by a state of before the entry that adds it was applied.

@@ -288,13 +288,13 @@ impl Peers {
         self.env.feature_level.fetch_max(table.feature_level, Ordering::Relaxed);
     }
 
-    /// The caller has seen, since it may change the region, that nothing of it is here.
+    /// The caller has seen, after it got the right to change the region, that nothing of it is here.
     pub(super) async fn create(
         self: &Arc<Self>,
-        _changes: &Changes,
-        region: RegionId,
+        changes: &Changes,
         peer: PeerId,
     ) -> Result<Arc<Peer>, v1::Refused> {
+        let region = changes.region;
         tracing::info!(%region, %peer, "creating a peer, to be initialized by snapshot");
         let peer = lifecycle::create(&self.env, region, peer).await.map_err(failed)?;
         self.map.write().insert(Arc::clone(&peer));
@@ -313,18 +313,13 @@ impl Peers {
         let peers = Arc::clone(self);
         let destroying = async move {
             let changes = peers.changing.begin(region).await;
-            peers.destroy_while(&changes, region, peer).await
+            peers.destroy_while(&changes, peer).await
         };
         self.env.runtime.spawn(destroying).await?
     }
 
-    /// As [`Self::destroy`], for who may change the region.
-    pub(super) async fn destroy_while(
-        &self,
-        _changes: &Changes,
-        region: RegionId,
-        peer: PeerId,
-    ) -> anyhow::Result<()> {
+    async fn destroy_while(&self, changes: &Changes, peer: PeerId) -> anyhow::Result<()> {
+        let region = changes.region;
         let here = self.get(region).filter(|here| here.id == peer);
         let remains = || {
             let quarantined = self.quarantined.read();
@@ -344,7 +339,6 @@ impl Peers {
             tokio::task::spawn_blocking(move || view.close()).await?;
         }
         self.quarantined.write().remove(&region);
-        let _turn = self.destroyer.turn().await;
         lifecycle::erase(&self.env, region).await
     }
 
@@ -524,7 +518,7 @@ mod tests {
         peers.refuse_gone(REGION, PEER)?;
         match peers.get(REGION) {
             Some(here) => Ok(here),
-            None => peers.create(&changes, REGION, PEER).await,
+            None => peers.create(&changes, PEER).await,
         }
     }
 

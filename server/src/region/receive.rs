@@ -21,14 +21,14 @@ use crate::{
         Snapshot, SnapshotMeta, Vote, convert,
         presence::Presence,
         region_state::{range_of, read_descriptors, read_state},
-        snapshot::{Received, Receiver, SnapshotData, stage_name},
+        snapshot::{self, Received, Receiver, SnapshotData, stage_name},
         transport::{INSTALL_IDLE_TIMEOUTS, Inbox as _},
     },
-    storage::engine::KeyRange,
+    storage::engine::{self, KeyRange},
 };
 
-/// Bound: peers of this node that wait for their first state; while so many do, no further one is made, but by
-/// snapshots that were received at the same moment.
+/// Bound: peers of this node that wait for their first state; while so many do, no further one is made. Snapshots
+/// that come to their end at the same moment may each make one more.
 const UNINITIALIZED_MAX: usize = 64;
 
 impl Peers {
@@ -53,22 +53,23 @@ impl Peers {
         self.admit(&speaker, &presence)?;
         let region = RegionId(header.region_id);
         let arrival = Arrival::of(&header, self.env.node)?;
+        self.judge(&arrival).await?;
         let only = Receiving::begin(&self, region, range_of(&arrival.descriptor))?;
         self.refuse_without_room(header.bytes)?;
         let under_way = self.env.metrics.raft.snapshot(metrics::Direction::Receive);
-        self.judge(&arrival).await?;
         let received = self.collect(&header, chunks).await?;
-        let stage = received.stage.clone();
-        only.installs_within(self.env.config.snapshot.idle_timeout * INSTALL_IDLE_TIMEOUTS);
-        let installed = self.install(&arrival, received).await;
-        // One that was turned down is of no use; after an install it is gone already.
-        self.drop_stage(stage).await?;
-        let vote = installed?;
+        only.installs_within(self.install_time());
+        let vote = self.install(&arrival, received).await?;
         // A later vote turns the snapshot down.
         if vote == arrival.vote {
             under_way.done();
         }
         Ok(v1::SnapshotResult { vote: Some(convert::vote_to_proto(&vote)), refused: None })
+    }
+
+    /// How long the sender waits for what it has sent to be installed.
+    fn install_time(&self) -> Duration {
+        self.env.config.snapshot.idle_timeout * INSTALL_IDLE_TIMEOUTS
     }
 
     /// Makes what was received the state of its peer. Answers the peer's vote.
@@ -77,7 +78,14 @@ impl Peers {
         arrival: &Arrival,
         received: Received,
     ) -> Result<Vote, v1::Refused> {
-        let peer = self.make(arrival).await?;
+        let stage = received.stage.clone();
+        let peer = match self.make(arrival).await {
+            Ok(peer) => peer,
+            Err(refused) => {
+                self.drop_stage(stage).await?;
+                return Err(refused);
+            }
+        };
         let state = &received.region.state;
         let meta = SnapshotMeta {
             last_log_id: convert::applied(state),
@@ -85,35 +93,55 @@ impl Peers {
         };
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(received)) };
         let installing = peer.raft().install_full_snapshot(arrival.vote, snapshot);
-        let SnapshotResponse { vote, .. } = peer
-            .unless_stopped(installing)
-            .await
-            .ok_or_else(|| refused(Reason::NotReady, "the peer has stopped"))?
-            .map_err(failed)?;
-        // It may have a range now, and it may have been destroyed meanwhile.
-        self.map.write().reindex(&peer);
-        Ok(vote)
+        let ended = match peer.unless_stopped(installing).await {
+            Some(Ok(SnapshotResponse { vote, .. })) => {
+                // One that was turned down is of no use; after an install it is gone already.
+                self.drop_stage(stage).await?;
+                // It may have a range now, and it may have been destroyed meanwhile.
+                self.map.write().reindex(&peer);
+                return Ok(vote);
+            }
+            Some(Err(fatal)) => failed(fatal),
+            None => refused(Reason::NotReady, "the peer has stopped"),
+        };
+        // It may be at it all the same, or have failed half way: what has begun needs its stage to be finished.
+        let (data, view) = (Arc::clone(&self.env.data), Arc::clone(peer.view()));
+        blocking(move || {
+            view.end_installs();
+            snapshot::leave(data.as_ref(), view.region, &stage)
+        })
+        .await?;
+        Err(ended)
     }
 
     /// The peer that a snapshot which is here as a whole is for.
     async fn make(self: &Arc<Self>, arrival: &Arrival) -> Result<Arc<Peer>, v1::Refused> {
         let region = RegionId(arrival.descriptor.region_id);
-        let changes = self.changing.begin(region).await;
-        // Again: somebody may have come meanwhile, into the region or into its range.
-        let act = self.judge(arrival).await?;
-        if act == Act::Feed {
-            let gone = || refused(Reason::NotReady, format!("peer {} has stopped", arrival.to));
-            return self.get(region).filter(|here| here.id == arrival.to).ok_or_else(gone);
+        let deadline = clock::now() + self.install_time();
+        loop {
+            let changes = gone_by(deadline, self.changing.begin(region)).await?;
+            // Again: somebody may have come meanwhile, into the region or into its range.
+            match self.judge(arrival).await? {
+                Act::Feed => {
+                    let here = self.get(region).filter(|here| here.id == arrival.to);
+                    let gone = format!("peer {} has stopped", arrival.to);
+                    return here.ok_or_else(|| refused(Reason::NotReady, gone));
+                }
+                Act::Replace(old) => {
+                    drop(changes);
+                    gone_by(deadline, self.destroy(region, old)).await?.map_err(failed)?;
+                }
+                Act::Make => {
+                    let waits = |peer: &&Arc<Peer>| !peer.view().is_initialized();
+                    if self.all().iter().filter(waits).count() >= UNINITIALIZED_MAX {
+                        let message =
+                            format!("{UNINITIALIZED_MAX} peers here wait for their first state");
+                        return Err(refused(Reason::Busy, message));
+                    }
+                    return self.create(&changes, arrival.to).await;
+                }
+            }
         }
-        let waits = |peer: &&Arc<Peer>| !peer.view().is_initialized();
-        if self.all().iter().filter(waits).count() >= UNINITIALIZED_MAX {
-            let message = format!("{UNINITIALIZED_MAX} peers here wait for their first state");
-            return Err(refused(Reason::Busy, message));
-        }
-        if let Act::Replace(old) = act {
-            self.destroy_while(&changes, region, old).await.map_err(failed)?;
-        }
-        self.create(&changes, region, arrival.to).await
     }
 
     /// What a snapshot may do here.
@@ -202,20 +230,33 @@ impl Peers {
     /// counts is what the disk has, also of peers that do not run any more: with them their range is erased.
     async fn refuse_overlap(&self, descriptor: &v1::Region) -> Result<(), v1::Refused> {
         let data = Arc::clone(&self.env.data);
-        let range = range_of(descriptor);
-        let region = RegionId(descriptor.region_id);
-        for (other, there) in blocking(move || read_descriptors(data.as_ref())).await? {
+        let reading = move || {
+            let begun = snapshot::begun(data.as_ref())?;
+            let begun = begun.into_iter().map(|begun| begun.region.descriptor);
+            let described = read_descriptors(data.as_ref())?;
             // Of one that does not decode nothing can be erased.
-            if other != region && there.is_some_and(|there| range_of(&there).overlaps(&range)) {
-                return Err(overlap(other));
-            }
+            let described = described.into_iter().filter_map(|(_, described)| described);
+            Ok::<_, engine::Error>(begun.chain(described).collect::<Vec<_>>())
+        };
+        let range = range_of(descriptor);
+        let overlaps = |other: &v1::Region| {
+            other.region_id != descriptor.region_id && range_of(other).overlaps(&range)
+        };
+        match blocking(reading).await?.iter().find(|other| overlaps(other)) {
+            Some(other) => Err(overlap(RegionId(other.region_id))),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
 fn overlap(other: RegionId) -> v1::Refused {
     refused(Reason::NotReady, format!("the range overlaps region {other} here"))
+}
+
+/// Waits until an earlier peer of a region is gone, which one whose core hangs never is.
+async fn gone_by<T>(deadline: Instant, gone: impl Future<Output = T>) -> Result<T, v1::Refused> {
+    let hangs = "an earlier peer of the region hangs while it is destroyed";
+    tokio::time::timeout_at(deadline, gone).await.map_err(|_| refused(Reason::NotReady, hangs))
 }
 
 fn conf_ver(descriptor: &v1::Region) -> u64 {
@@ -230,7 +271,7 @@ async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
 }
 
 /// The right to receive a snapshot of a region, given back on drop. Transfers to one peer share the
-/// name of their stage: a second one would pull it from under the install of the first.
+/// name of their stage: the beginning of a second one would pull it from under the install of the first.
 struct Receiving {
     peers: Arc<Peers>,
     region: RegionId,
@@ -239,7 +280,7 @@ struct Receiving {
 /// A snapshot that is being received or installed.
 pub(super) struct UnderWay {
     range: KeyRange,
-    /// It has hung since then in its install, if it is still here.
+    /// If it is still here then, its install hangs.
     hangs_from: Option<Instant>,
 }
 
@@ -294,7 +335,7 @@ mod tests {
             transport::{self, RaftService, endpoint},
         },
         region::fixture::{DISK_BYTES, Fixture, NODE, PEER, REGION, until},
-        storage::engine::Engine as _,
+        storage::{engine::Engine as _, memory::Fault},
     };
 
     /// A peer that is yet to come.
@@ -482,6 +523,75 @@ mod tests {
         assert!(!old.runs() && port.peers.is_buried(REGION, PEER));
         assert_eq!(port.peers.route(b"a").expect("it is initialized").id, NEW);
         assert!(fixture.data.stages().expect("stages").is_empty());
+    }
+
+    /// The whole of a snapshot that can be taken.
+    fn whole() -> [Body; 2] {
+        [rows(0), end()]
+    }
+
+    async fn reopened(fixture: &Fixture) -> (Fixture, Arc<Peers>) {
+        let again = Fixture::over(Arc::clone(&fixture.log), Arc::clone(&fixture.data), |_| {});
+        let peers = Peers::open(Arc::clone(&again.env), true, None).await.expect("peers");
+        (again, peers)
+    }
+
+    /// It has broken no promise: a start finishes what it has begun.
+    #[tokio::test]
+    async fn install_that_failed_half_way_is_finished_by_the_next_start() {
+        let fixture = Fixture::new(|_| {});
+        let mut port = Port::open(&fixture).await;
+        fixture.data.inner.inject(Fault::Replace);
+        port.send(header(REGION, NEW, 2), whole()).await.expect_err("it failed");
+        until("its end to be noticed", || port.here().is_empty()).await;
+        let (_again, peers) = reopened(&fixture).await;
+        assert!(peers.quarantined().is_empty(), "{:?}", peers.quarantined());
+        assert!(peers.get(REGION).expect("the peer").view().is_initialized());
+        assert!(fixture.data.stages().expect("stages").is_empty());
+    }
+
+    /// As when the node is told to stop.
+    #[tokio::test]
+    async fn install_under_way_when_its_peer_stops_is_finished() {
+        let fixture = Fixture::new(|_| {});
+        let mut port = Port::open(&fixture).await;
+        port.send(header(REGION, NEW, 2), whole()).await.expect("taken");
+        let peers = Arc::clone(&port.peers);
+        let peer = peers.get(REGION).expect("the peer");
+        let mut newer = header(REGION, NEW, 3);
+        newer.state.as_mut().expect("a state").applied_index = 12;
+        let before = fixture.data.writes().len();
+        fixture.data.hold();
+        let sending = port.send(newer, whole());
+        let stopping = async {
+            until("the install", || fixture.data.writes().len() > before).await;
+            peer.stop().await;
+            tokio::task::yield_now().await;
+            assert_eq!(peers.receiving.lock().len(), 1, "it is under way");
+            fixture.data.release();
+        };
+        let (sent, ()) = tokio::join!(sending, stopping);
+        sent.expect_err("the peer has stopped");
+        let (_again, peers) = reopened(&fixture).await;
+        assert!(peers.quarantined().is_empty(), "{:?}", peers.quarantined());
+        let applied = peers.get(REGION).expect("the peer").view().published().applied;
+        assert_eq!(applied.expect("a state").index, 12);
+    }
+
+    /// It has rows there already, and is erased with them.
+    #[tokio::test]
+    async fn snapshot_does_not_come_over_an_install_that_failed_half_way() {
+        let fixture = Fixture::new(|_| {});
+        let mut port = Port::open(&fixture).await;
+        fixture.data.inner.inject(Fault::Replace);
+        port.send(header(REGION, NEW, 2), whole()).await.expect_err("it failed");
+        until("its end to be noticed", || port.here().is_empty()).await;
+        let other = header(RegionId(REGION.0 + 1), NEW, 2);
+        let refused = port.send(other.clone(), [end()]).await.expect_err("its rows are there");
+        assert!(refused.message.contains("overlaps"), "{}", refused.message);
+        port.peers.destroy(REGION, NEW).await.expect("destroyed");
+        assert!(fixture.data.stages().expect("stages").is_empty());
+        port.send(other, [end()]).await.expect("taken");
     }
 
     /// It would be erased with them, when they are.

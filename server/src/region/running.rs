@@ -35,7 +35,7 @@ pub(super) struct Running {
     stopped: AtomicBool,
     /// Term of a leader that has another entry where one was applied here; 0 if there is none.
     contradicted: AtomicU64,
-    /// Openraft has ended, and could perhaps not say so: it does not when it panics.
+    /// Openraft has ended, and could perhaps not say so.
     ended: AtomicBool,
 }
 

@@ -258,11 +258,17 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     /// A failed removal.
     fn drop_stage(&self, name: &str) -> Result<(), Error>;
 
-    /// Names of the stages that exist.
+    /// Names of the stages that exist, complete or not.
     ///
     /// # Errors
     /// A failed read of the directory.
     fn stages(&self) -> Result<Vec<String>, Error>;
+
+    /// Whether all of what was staged under `name` is there.
+    ///
+    /// # Errors
+    /// A failed read.
+    fn is_staged(&self, name: &str) -> Result<bool, Error>;
 
     /// Lets rows of the default family go that have expired: some at once, others in the engine's
     /// own time, none that `reclaim.rs` forbids. `capture` says what is true of the state that is

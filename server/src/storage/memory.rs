@@ -233,6 +233,10 @@ impl Engine for MemoryEngine {
         Ok(self.stages.lock().keys().cloned().collect())
     }
 
+    fn is_staged(&self, name: &str) -> Result<bool, Error> {
+        Ok(self.stages.lock().get(name).is_some_and(Option::is_some))
+    }
+
     /// What may go, goes at once; not from pinned maps, which are copies. Time grows with the map.
     fn reclaim_expired(&self, capture: &mut dyn FnMut() -> Claims) -> Result<(), Error> {
         let ticket = self.reclaim.begin();

@@ -300,6 +300,10 @@ impl Engine for RocksEngine {
         stage::list(&self.stages_dir)
     }
 
+    fn is_staged(&self, name: &str) -> Result<bool, Error> {
+        stage::is_complete(&stage::path(&self.stages_dir, name)?)
+    }
+
     fn reclaim_expired(&self, capture: &mut dyn FnMut() -> Claims) -> Result<(), Error> {
         reclaim::reclaim_expired(self, capture)
     }

@@ -116,6 +116,10 @@ impl Engine for Vital {
         self.inner.stages()
     }
 
+    fn is_staged(&self, name: &str) -> Result<bool, Error> {
+        self.inner.is_staged(name)
+    }
+
     fn reclaim_expired(&self, capture: &mut dyn FnMut() -> Claims) -> Result<(), Error> {
         self.inner.reclaim_expired(capture)
     }

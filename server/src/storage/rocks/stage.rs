@@ -127,6 +127,12 @@ pub(super) fn list(stages_dir: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
+/// Whether the stage in `dir` has its seal.
+pub(super) fn is_complete(dir: &Path) -> Result<bool, Error> {
+    let seal = durable_file::read(&dir.join(SEAL))?;
+    Ok(seal.is_some_and(|bytes| Seal::decode(&bytes).is_some()))
+}
+
 pub(super) struct RocksStage {
     dir: PathBuf,
     /// The file being written, if any.
