@@ -331,6 +331,7 @@ async fn start(
         size: super::size::Size::default(),
         large: super::weight::Large::default(),
         checking: tokio::sync::Mutex::default(),
+        changing_members: tokio::sync::Mutex::default(),
         leading: parking_lot::Mutex::default(),
         held: super::Held::default(),
     }))

@@ -27,6 +27,15 @@ impl Peer {
     }
 
     async fn carry_out_running(self: &Arc<Self>, step: &v1::Step) -> Result<(), String> {
+        let _only = match &step.action {
+            // The driver orders a step again until it sees it done. Openraft refuses a change beside another,
+            // and logs that as an error of its own.
+            Some(Action::AddLearner(_) | Action::Change(_)) => {
+                let only = self.changing_members.try_lock();
+                Some(only.map_err(|_| "a change of its membership is under way".to_owned())?)
+            }
+            Some(Action::Transfer(_)) | None => None,
+        };
         let descriptor = self.view.published().descriptor;
         if step.epoch.as_ref().map(|epoch| epoch.conf_ver)
             != descriptor.epoch.as_ref().map(|epoch| epoch.conf_ver)
@@ -90,4 +99,38 @@ fn explain(
     error: RaftError<crate::raft::TypeConfig, ClientWriteError<crate::raft::TypeConfig>>,
 ) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::region::fixture::{Fixture, until};
+
+    /// The driver orders a step until it sees it done.
+    #[tokio::test]
+    async fn step_that_is_ordered_again_while_it_is_carried_out_is_refused() {
+        let fixture = Fixture::new(|_| {});
+        let peer = fixture.leader().await;
+        let add = v1::AddLearnerPeer { peer_id: 71, node_id: 2 };
+        let epoch = peer.view().published().descriptor.epoch;
+        let step = v1::Step {
+            region_id: peer.region.0,
+            epoch,
+            action: Some(Action::AddLearner(add)),
+            ..v1::Step::default()
+        };
+        fixture.log.hold();
+        let before = fixture.log.writes().len();
+        let first = tokio::spawn({
+            let (peer, step) = (Arc::clone(&peer), step.clone());
+            async move { peer.carry_out(&step).await }
+        });
+        until("its entry to be written", || fixture.log.writes().len() > before).await;
+        let again = peer.carry_out(&step).await.expect_err("it is under way");
+        assert!(again.contains("is under way"), "{again}");
+        fixture.log.release();
+        first.await.expect("it runs").expect("done");
+        let again = peer.carry_out(&step).await.expect_err("it is done");
+        assert!(again.contains("moved on"), "{again}");
+    }
 }
