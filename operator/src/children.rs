@@ -64,19 +64,37 @@ impl Child {
     /// How the API server knows it.
     #[must_use]
     pub fn resource(self) -> ApiResource {
-        let (group, kind, plural) = match self {
-            Self::ServiceAccount => ("", "ServiceAccount", "serviceaccounts"),
-            Self::ConfigMap => ("", "ConfigMap", "configmaps"),
-            Self::HeadlessService | Self::Service | Self::ClientsService => {
-                ("", "Service", "services")
-            }
-            Self::NetworkPolicy => ("networking.k8s.io", "NetworkPolicy", "networkpolicies"),
-            Self::DisruptionBudget => ("policy", "PodDisruptionBudget", "poddisruptionbudgets"),
-            Self::StatefulSet => ("apps", "StatefulSet", "statefulsets"),
-            Self::ServiceMonitor => ("monitoring.coreos.com", "ServiceMonitor", "servicemonitors"),
+        let (group, plural) = match self {
+            Self::ServiceAccount => ("", "serviceaccounts"),
+            Self::ConfigMap => ("", "configmaps"),
+            Self::HeadlessService | Self::Service | Self::ClientsService => ("", "services"),
+            Self::NetworkPolicy => ("networking.k8s.io", "networkpolicies"),
+            Self::DisruptionBudget => ("policy", "poddisruptionbudgets"),
+            Self::StatefulSet => ("apps", "statefulsets"),
+            Self::ServiceMonitor => ("monitoring.coreos.com", "servicemonitors"),
         };
-        let gvk = kube::core::GroupVersionKind::gvk(group, "v1", kind);
+        let gvk = kube::core::GroupVersionKind::gvk(group, "v1", self.kind());
         ApiResource::from_gvk_with_plural(&gvk, plural)
+    }
+
+    /// What Kubernetes and its users call it.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::ServiceAccount => "ServiceAccount",
+            Self::ConfigMap => "ConfigMap",
+            Self::HeadlessService | Self::Service | Self::ClientsService => "Service",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::DisruptionBudget => "PodDisruptionBudget",
+            Self::StatefulSet => "StatefulSet",
+            Self::ServiceMonitor => "ServiceMonitor",
+        }
+    }
+
+    /// With its name, for people.
+    #[must_use]
+    pub fn title(self, names: &Names) -> String {
+        format!("{} {}", self.kind(), self.name(names))
     }
 
     #[must_use]

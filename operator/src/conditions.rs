@@ -12,8 +12,15 @@ use crate::{
 /// Bound: longest message of a condition, in characters.
 const MESSAGE_MAX: usize = 2000;
 /// Reasons of `Degraded`, the gravest first: the first that applies is shown.
-const GRAVITY: [&str; 6] =
-    ["QuorumLost", "BootstrapVolumeLost", "ForeignVolume", "InvalidSpec", "NodeLost", "PodFailing"];
+const GRAVITY: [&str; 7] = [
+    "QuorumLost",
+    "BootstrapVolumeLost",
+    "ForeignVolume",
+    "NameTaken",
+    "InvalidSpec",
+    "NodeLost",
+    "PodFailing",
+];
 
 /// An answer: status, reason, message.
 type Verdict = (Option<bool>, String, String);

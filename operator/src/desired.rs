@@ -7,7 +7,7 @@ use crate::{
     children,
     crd::{KvCluster, KvClusterSpec, TlsMode},
     drift, hash,
-    names::{ADOPT, Names},
+    names::{self, ADOPT, Names},
     settings::Settings,
 };
 
@@ -83,6 +83,10 @@ impl Desired {
             && (id.len() != 32 || !id.chars().all(|c| c.is_ascii_hexdigit()))
         {
             errors.push(format!("annotation {ADOPT}: {id:?} is no id of a cluster"));
+        }
+        let name = cluster.metadata.name.as_deref().unwrap_or_default();
+        if !names::is_service_name(name) {
+            errors.push(format!("metadata.name: {} {name:?}", names::NO_SERVICE_NAME));
         }
         let uid = cluster.metadata.uid.clone().unwrap_or_default();
         let Some(settings) = settings.filter(|_| errors.is_empty()) else {

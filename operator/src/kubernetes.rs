@@ -10,7 +10,7 @@ mod volumes;
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
-use futures::future::join_all;
+use futures::{StreamExt as _, TryStreamExt as _, future::join_all};
 use k8s_openapi::{
     api::core::v1::{PersistentVolumeClaim, Pod},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -23,6 +23,7 @@ use kube::{
         PropagationPolicy,
     },
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
@@ -33,9 +34,9 @@ use crate::{
     lease::Leadership,
     metrics::Metrics,
     names::{DECOMMISSIONED, MANAGER, Names},
-    nodes,
+    nodes, owner,
     plan::{Call, Change},
-    seen::{self, Node, Seen},
+    seen::{self, Node, Seen, Slot},
     world::{Error, Key, World},
 };
 
@@ -43,6 +44,8 @@ use crate::{
 pub(crate) const SERVICE_MONITORS: &str = "servicemonitors.monitoring.coreos.com";
 /// Bound: nodes that are asked for the node table in one look, before it counts as unknown.
 const TABLE_ASKED_MAX: usize = 3;
+/// Bound: questions for single objects that are under way to the API server at once, in one look.
+const ASKED_AT_ONCE: usize = 16;
 
 /// The real world.
 #[derive(Clone)]
@@ -85,7 +88,7 @@ impl Kubernetes {
         Api::namespaced_with(self.client.clone(), namespace, &child.resource())
     }
 
-    /// Every object of ours that there is.
+    /// Every object of a name of ours that there is.
     async fn children(
         &self,
         names: &Names,
@@ -97,7 +100,7 @@ impl Kubernetes {
             let name = child.name(names);
             let object = self.child(child, &names.namespace).get_opt(&name).await;
             let object =
-                object.map_err(|error| failed(&format!("read {child:?} {name}"), error))?;
+                object.map_err(|error| failed(&format!("read {} {name}", child.kind()), error))?;
             let object = object.map(serde_json::to_value).transpose();
             let object = object.map_err(|error| Error::Failed(error.to_string()))?;
             Ok(object.map(|object| (child, object)))
@@ -106,38 +109,67 @@ impl Kubernetes {
         read.into_iter().filter_map(Result::transpose).collect()
     }
 
+    /// Those with our labels, and those that stand where one of `replicas` pods is missing.
     async fn pods(
         &self,
         names: &Names,
-    ) -> Result<BTreeMap<i32, (seen::Pod, Option<String>)>, Error> {
-        let selected = ListParams::default().labels(&names.selector_text());
+        maker: &pods::Maker,
+        replicas: i32,
+    ) -> Result<(Pods, BTreeMap<Slot, String>), Error> {
         let pods: Api<Pod> = self.api(&names.namespace);
-        let pods = pods.list(&selected).await.map_err(|error| failed("list pods", error))?;
-        let read = pods.items.iter().filter_map(|pod| {
-            let ordinal = names.ordinal_of_pod(pod.metadata.name.as_deref()?)?;
-            Some((ordinal, (pods::read(pod), pods::machine(pod))))
-        });
-        Ok(read.collect())
-    }
-
-    async fn volumes(
-        &self,
-        names: &Names,
-        desired: Option<&Desired>,
-    ) -> Result<BTreeMap<i32, seen::VolumeClaim>, Error> {
-        let selected = ListParams::default().labels(&names.selector_text());
-        let claims: Api<PersistentVolumeClaim> = self.api(&names.namespace);
-        let claims = claims.list(&selected).await.map_err(|error| failed("list volumes", error))?;
-        let mut volumes = BTreeMap::new();
-        for claim in &claims.items {
-            let name = claim.metadata.name.as_deref().unwrap_or_default();
-            if let Some(ordinal) = names.ordinal_of_volume(name) {
-                volumes.insert(ordinal, volumes::read(claim));
+        let found = by_name(
+            &pods,
+            names,
+            replicas,
+            |ordinal| names.pod(ordinal),
+            |name| names.ordinal_of_pod(name),
+        );
+        let found = found.await.map_err(|error| failed("list pods", error))?;
+        let (mut seen, mut taken) = (Pods::new(), BTreeMap::new());
+        for (ordinal, pod) in found {
+            match maker.whose(&pod, names) {
+                Ok(ours) => {
+                    let read = seen::Pod { ours, ..pods::read(&pod) };
+                    seen.insert(ordinal, (read, pods::machine(&pod)));
+                }
+                Err(whose) => {
+                    taken.insert(Slot::Pod(ordinal), whose);
+                }
             }
         }
-        if let Some(desired) = desired {
-            volumes::ask_growth(&self.client, desired, &claims.items, names, &mut volumes).await;
+        Ok((seen, taken))
+    }
+
+    /// As [`Self::pods`].
+    async fn volumes(&self, names: &Names, desired: &Desired) -> Result<Volumes, Error> {
+        let claims: Api<PersistentVolumeClaim> = self.api(&names.namespace);
+        let replicas = desired.spec.replicas;
+        let found = by_name(
+            &claims,
+            names,
+            replicas,
+            |ordinal| names.volume(ordinal),
+            |name| names.ordinal_of_volume(name),
+        );
+        let found = found.await.map_err(|error| failed("list volumes", error))?;
+        let mut volumes = Volumes::default();
+        let mut ours = Vec::new();
+        for (ordinal, claim) in found {
+            match volumes::cluster_id(&claim) {
+                Some(id) if id == desired.cluster_id => {
+                    volumes.ours.insert(ordinal, volumes::read(&claim));
+                    ours.push(claim);
+                }
+                Some(other) => {
+                    volumes.foreign.insert(ordinal, other.to_owned());
+                }
+                None => {
+                    let owner = owner::controller(claim.metadata.owner_references.as_ref());
+                    volumes.taken.insert(Slot::Volume(ordinal), owner::whose(owner));
+                }
+            }
         }
+        volumes::ask_growth(&self.client, desired, &ours, names, &mut volumes.ours).await;
         Ok(volumes)
     }
 
@@ -145,7 +177,7 @@ impl Kubernetes {
     async fn ask_nodes(
         &self,
         names: &Names,
-        pods: BTreeMap<i32, (seen::Pod, Option<String>)>,
+        pods: Pods,
         zone_label: &str,
     ) -> BTreeMap<i32, seen::Pod> {
         let asked = pods.into_iter().map(|(ordinal, (mut pod, machine))| async move {
@@ -197,15 +229,28 @@ impl Kubernetes {
         replace: bool,
     ) -> Result<(), Error> {
         let api = self.child(child, &key.namespace);
-        let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        let what = format!("apply {child:?} {name}");
+        let metadata = &object["metadata"];
+        let name = metadata["name"].as_str().unwrap_or_default();
+        let what = format!("apply {} {name}", child.kind());
         if replace {
             let object: DynamicObject = serde_json::from_value(object.clone())
                 .map_err(|error| Error::Failed(error.to_string()))?;
             let params = PostParams { field_manager: Some(MANAGER.to_owned()), dry_run: false };
             return done(&what, api.replace(name, &params, &object).await);
         }
-        let params = PatchParams::apply(MANAGER).force();
+        let mut params = PatchParams::apply(MANAGER);
+        if metadata["uid"].is_null() {
+            // Nothing was there when we looked. Kubernetes knows no "apply only what is not there", so it is
+            // looked at once more, and what came in between is not forced to be ours.
+            match api.get_metadata_opt(name).await {
+                Ok(None) => {}
+                Ok(Some(_)) => return Err(Error::Moved(what)),
+                Err(error) => return Err(failed(&what, error)),
+            }
+        } else {
+            // The API server compares uid and version with those of the object that was seen to be ours.
+            params = params.force();
+        }
         done(&what, api.patch(name, &params, &Patch::Apply(object)).await)
     }
 
@@ -257,15 +302,28 @@ impl World for Kubernetes {
         let desired = Desired::of(&cluster, &self.defaults).ok();
         let monitors = cluster.spec.metrics.service_monitor && self.has_service_monitors().await;
         let zone = cluster.spec.placement.topology_key.as_deref().unwrap_or(pods::ZONE);
-        let (children, pods, mut volumes) = futures::try_join!(
-            self.children(&names, monitors),
+        let uid = cluster.metadata.uid.clone().unwrap_or_default();
+        let (children, others) = owner::sort(self.children(&names, monitors).await?, &uid);
+        let mut taken: BTreeMap<Slot, String> =
+            others.into_iter().map(|(child, whose)| (Slot::Child(child), whose)).collect();
+        let maker = pods::Maker::of(&children, &taken);
+        let ((pods, strange), volumes) = futures::try_join!(
             async {
-                let pods = self.pods(&names).await?;
-                Ok::<_, Error>(self.ask_nodes(&names, pods, zone).await)
+                let replicas = seen::replicas(&children).unwrap_or(0);
+                let (pods, strange) = self.pods(&names, &maker, replicas).await?;
+                Ok::<_, Error>((self.ask_nodes(&names, pods, zone).await, strange))
             },
-            self.volumes(&names, desired.as_ref()),
+            async {
+                match &desired {
+                    Some(desired) => self.volumes(&names, desired).await,
+                    None => Ok(Volumes::default()),
+                }
+            },
         )?;
-        for (ordinal, volume) in &mut volumes {
+        taken.extend(strange);
+        taken.extend(volumes.taken);
+        let mut volumes_seen = volumes.ours;
+        for (ordinal, volume) in &mut volumes_seen {
             let runs = pods.get(ordinal).is_some_and(|pod| pod.running);
             if let Some(bound) = volume.volume.as_deref().filter(|_| !runs) {
                 volume.machine_is_gone = volumes::machine_is_gone(&self.client, bound).await;
@@ -282,8 +340,10 @@ impl World for Kubernetes {
         Ok(Some(Seen {
             cluster,
             children,
+            taken,
+            foreign_volumes: volumes.foreign,
             pods,
-            volumes,
+            volumes: volumes_seen,
             table,
             table_error,
             service_monitors: monitors,
@@ -316,7 +376,7 @@ impl World for Kubernetes {
                     params.propagation_policy = Some(PropagationPolicy::Orphan);
                 }
                 let api = self.child(*child, &key.namespace);
-                gone(&format!("delete {child:?} {name}"), api.delete(name, &params).await)
+                gone(&format!("delete {} {name}", child.kind()), api.delete(name, &params).await)
             }
             Change::DeletePod { name, uid } => {
                 gone(&format!("delete pod {name}"), pods().delete(name, &only(uid)).await)
@@ -373,6 +433,47 @@ impl World for Kubernetes {
     fn now(&self) -> Timestamp {
         clock::wall()
     }
+}
+
+/// By ordinal, with the Kubernetes node that each runs on.
+type Pods = BTreeMap<i32, (seen::Pod, Option<String>)>;
+
+/// Claims of our names.
+#[derive(Default)]
+struct Volumes {
+    ours: BTreeMap<i32, seen::VolumeClaim>,
+    /// By the id of their cluster.
+    foreign: BTreeMap<i32, String>,
+    taken: BTreeMap<Slot, String>,
+}
+
+/// Those with our labels and a name of ours; and of the ordinals below `count` that lack one, those that
+/// have the name alone. Of a cluster that is complete none lacks one.
+async fn by_name<K>(
+    api: &Api<K>,
+    names: &Names,
+    count: i32,
+    name_of: impl Fn(i32) -> String,
+    ordinal_of: impl Fn(&str) -> Option<i32>,
+) -> kube::Result<BTreeMap<i32, K>>
+where
+    K: kube::Resource + Clone + DeserializeOwned + Debug,
+{
+    let selected = ListParams::default().labels(&names.selector_text());
+    let listed = api.list(&selected).await?.items.into_iter();
+    let mut found: BTreeMap<i32, K> = listed
+        .filter_map(|object| Some((ordinal_of(object.meta().name.as_deref()?)?, object)))
+        .collect();
+    let missing: Vec<i32> = (0..count).filter(|ordinal| !found.contains_key(ordinal)).collect();
+    let asked = missing.into_iter().map(|ordinal| {
+        let named = ListParams::default().fields(&format!("metadata.name={}", name_of(ordinal)));
+        async move { Ok::<_, kube::Error>((ordinal, api.list(&named).await?.items.pop())) }
+    });
+    let answers: Vec<_> =
+        futures::stream::iter(asked).buffered(ASKED_AT_ONCE).try_collect().await?;
+    let there = answers.into_iter().filter_map(|(ordinal, object)| Some((ordinal, object?)));
+    found.extend(there);
+    Ok(found)
 }
 
 /// Addresses of the cluster's nodes, the ready ones first.

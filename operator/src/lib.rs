@@ -30,6 +30,8 @@ pub mod plan;
 
 pub mod children;
 
+pub mod owner;
+
 pub mod drift;
 
 pub mod overlay;

@@ -11,6 +11,8 @@ pub const OBJECT_HASH: &str = "flotilla.dev/object-hash";
 /// On a volume claim: the node whose disk it was was removed. Deleted before its ordinal is used
 /// again.
 pub const DECOMMISSIONED: &str = "flotilla.dev/decommissioned-node-id";
+/// On a volume claim: id of the cluster whose data it is for.
+pub const CLUSTER_ID: &str = "flotilla.dev/cluster-id";
 /// On a KvCluster: id of the cluster whose volumes it is to take over, instead of beginning one.
 pub const ADOPT: &str = "flotilla.dev/adopt-cluster-id";
 /// On every object of a cluster: the name of the KvCluster.
@@ -123,6 +125,20 @@ impl Names {
     }
 }
 
+/// What is wrong with such a name; the definition says the same.
+pub(crate) const NO_SERVICE_NAME: &str = "a name is lower case letters, digits and '-', begins with a \
+    letter and does not end with '-': Services bear it";
+
+/// Whether a Service may bear a name. Ours do, and Kubernetes would refuse them only when they are made.
+#[must_use]
+pub fn is_service_name(name: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    let bytes = name.as_bytes();
+    bytes.first().is_some_and(u8::is_ascii_lowercase)
+        && bytes.iter().copied().all(inner)
+        && !name.ends_with('-')
+}
+
 /// Only as Kubernetes writes it: no sign, no leading zero.
 fn ordinal(text: &str) -> Option<i32> {
     let number: i32 = text.parse().ok()?;
@@ -151,6 +167,20 @@ mod tests {
             ("another cluster", "vk-0"),
         ] {
             assert_eq!(names.ordinal_of_pod(pod), None, "{why}: {pod}");
+        }
+        for (name, is_one) in [
+            ("kv", true),
+            ("k", true),
+            ("default", true),
+            ("a-1", true),
+            ("1kv", false),
+            ("a.b", false),
+            ("kv-", false),
+            ("-kv", false),
+            ("Kv", false),
+            ("", false),
+        ] {
+            assert_eq!(is_service_name(name), is_one, "{name}");
         }
         let elsewhere = "kv-0.kv-headless.other.svc.cluster.local:7420";
         assert_eq!(names.ordinal_at(elsewhere), None, "another namespace");

@@ -87,7 +87,7 @@ pub async fn pass<W: World>(
         Action::Call(call) => world.call(&seen, call).await,
         Action::Change(change) => world.change(key, change).await,
     };
-    crash_after(action.name());
+    crash_point(action.deed().crash_point());
     match result {
         Ok(()) => {
             let requeue = plan.requeue;
@@ -98,27 +98,7 @@ pub async fn pass<W: World>(
     }
 }
 
-/// Where tests end the process. Names are those of actions, in lower case.
-fn crash_after(action: &str) {
-    match action {
-        "Initialize" => crash_point("after-initialize"),
-        "LatchCluster" => crash_point("after-latch"),
-        "AddLearner" => crash_point("after-add-learner"),
-        "Promote" => crash_point("after-promote"),
-        "RemoveNode" => crash_point("after-remove-node"),
-        "CancelRemoveNode" => crash_point("after-cancel-remove-node"),
-        "SetReplicationFactor" => crash_point("after-set-replication-factor"),
-        "EvictLeaders" => crash_point("after-evict-leaders"),
-        "Scale" => crash_point("after-scale"),
-        "DeletePod" => crash_point("after-delete-pod"),
-        "MarkVolume" => crash_point("after-mark-volume"),
-        "DeleteVolume" => crash_point("after-delete-volume"),
-        "GrowVolume" => crash_point("after-grow-volume"),
-        _ => crash_point("after-apply"),
-    }
-}
-
-/// Compiled to nothing without the feature `failpoints`.
+/// Where tests end the process. Compiled to nothing without the feature `failpoints`.
 fn crash_point(_name: &'static str) {
     fail::fail_point!(_name, |_| std::process::abort());
 }

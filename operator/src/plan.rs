@@ -158,7 +158,7 @@ pub enum Change {
     },
 }
 
-/// What an operation is for. As text in the status.
+/// What an operation is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Create,
@@ -173,6 +173,26 @@ pub(crate) enum Kind {
     GrowVolumes,
     Stop,
     Start,
+}
+
+impl Kind {
+    /// As it stands in the status. Invariant: never another text for the same kind, since an operation
+    /// that an older operator began is found again by it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Create => "Create",
+            Self::ScaleUp => "ScaleUp",
+            Self::ScaleDown => "ScaleDown",
+            Self::CancelScaleDown => "CancelScaleDown",
+            Self::ReplicationFactor => "ReplicationFactor",
+            Self::RollingUpdate => "RollingUpdate",
+            Self::Repair => "Repair",
+            Self::Restore => "Restore",
+            Self::GrowVolumes => "GrowVolumes",
+            Self::Stop => "Stop",
+            Self::Start => "Start",
+        }
+    }
 }
 
 /// One rung's decision.
@@ -303,14 +323,13 @@ impl<'a> View<'a> {
 
     /// The operation, begun now or going on.
     fn operation(&self, kind: Kind, target: &str, step: &str) -> Operation {
-        let kind = format!("{kind:?}");
-        let going_on = self.recorded.filter(|old| old.kind == kind && old.target == target);
+        let going_on = self.recorded(kind).filter(|old| old.target == target);
         Operation {
             started_at: going_on
                 .map_or_else(|| clock::text(self.now), |old| old.started_at.clone()),
             node_id: going_on.and_then(|old| old.node_id),
             volume_uid: going_on.and_then(|old| old.volume_uid.clone()),
-            kind,
+            kind: kind.name().to_owned(),
             target: target.to_owned(),
             step: step.to_owned(),
         }
@@ -318,7 +337,7 @@ impl<'a> View<'a> {
 
     /// The recorded operation, if it is of this kind.
     fn recorded(&self, kind: Kind) -> Option<&'a Operation> {
-        self.recorded.filter(|operation| operation.kind == format!("{kind:?}"))
+        self.recorded.filter(|operation| operation.kind == kind.name())
     }
 
     /// Seconds since an operation began.
@@ -402,36 +421,97 @@ fn up(table: &Table) -> impl Iterator<Item = &Row> {
     table.nodes.iter().filter(|row| row.state == State::Up)
 }
 
+macro_rules! deeds {
+    ($($deed:ident, $name:literal, $crash_point:literal;)*) => {
+        /// What an action does, without what it does it to.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Deed { $($deed,)* }
+
+        impl Deed {
+            /// Every one: the simulation ends the operator around each.
+            pub const ALL: &[Self] = &[$(Self::$deed,)*];
+
+            /// For metrics and events.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$deed => $name,)* }
+            }
+
+            /// The failpoint right after it.
+            #[must_use]
+            pub fn crash_point(self) -> &'static str {
+                match self { $(Self::$deed => $crash_point,)* }
+            }
+        }
+    };
+}
+
+deeds! {
+    Latch, "LatchCluster", "after-latch";
+    Initialize, "Initialize", "after-initialize";
+    AddLearner, "AddLearner", "after-add-learner";
+    Promote, "Promote", "after-promote";
+    RemoveNode, "RemoveNode", "after-remove-node";
+    CancelRemoveNode, "CancelRemoveNode", "after-cancel-remove-node";
+    SetReplicationFactor, "SetReplicationFactor", "after-set-replication-factor";
+    EvictLeaders, "EvictLeaders", "after-evict-leaders";
+    Apply, "Apply", "after-apply";
+    Replace, "Replace", "after-replace";
+    Delete, "Delete", "after-delete";
+    Scale, "Scale", "after-scale";
+    DeletePod, "DeletePod", "after-delete-pod";
+    MarkVolume, "MarkVolume", "after-mark-volume";
+    DeleteVolume, "DeleteVolume", "after-delete-volume";
+    GrowVolume, "GrowVolume", "after-grow-volume";
+}
+
 impl Action {
-    /// For metrics, events and failpoints.
+    #[must_use]
+    pub fn deed(&self) -> Deed {
+        match self {
+            Self::Latch { .. } => Deed::Latch,
+            Self::Call(call) => call.deed(),
+            Self::Change(change) => change.deed(),
+        }
+    }
+
+    /// For metrics and events.
     #[must_use]
     pub fn name(&self) -> &'static str {
+        self.deed().name()
+    }
+}
+
+impl Call {
+    #[must_use]
+    pub fn deed(&self) -> Deed {
         match self {
-            Self::Latch { .. } => "LatchCluster",
-            Self::Call(call) => match call {
-                Call::Initialize { .. } => "Initialize",
-                Call::AddLearner { .. } => "AddLearner",
-                Call::Promote { .. } => "Promote",
-                Call::RemoveNode { .. } => "RemoveNode",
-                Call::CancelRemoveNode { .. } => "CancelRemoveNode",
-                Call::SetReplicationFactor { .. } => "SetReplicationFactor",
-                Call::EvictLeaders { .. } => "EvictLeaders",
-            },
-            Self::Change(change) => match change {
-                Change::Apply(..) => "Apply",
-                Change::Replace(..) => "Replace",
-                Change::Delete { .. } => "Delete",
-                Change::Scale { .. } => "Scale",
-                Change::DeletePod { .. } => "DeletePod",
-                Change::MarkVolume { .. } => "MarkVolume",
-                Change::DeleteVolume { .. } => "DeleteVolume",
-                Change::GrowVolume { .. } => "GrowVolume",
-            },
+            Self::Initialize { .. } => Deed::Initialize,
+            Self::AddLearner { .. } => Deed::AddLearner,
+            Self::Promote { .. } => Deed::Promote,
+            Self::RemoveNode { .. } => Deed::RemoveNode,
+            Self::CancelRemoveNode { .. } => Deed::CancelRemoveNode,
+            Self::SetReplicationFactor { .. } => Deed::SetReplicationFactor,
+            Self::EvictLeaders { .. } => Deed::EvictLeaders,
         }
     }
 }
 
 impl Change {
+    #[must_use]
+    pub fn deed(&self) -> Deed {
+        match self {
+            Self::Apply(..) => Deed::Apply,
+            Self::Replace(..) => Deed::Replace,
+            Self::Delete { .. } => Deed::Delete,
+            Self::Scale { .. } => Deed::Scale,
+            Self::DeletePod { .. } => Deed::DeletePod,
+            Self::MarkVolume { .. } => Deed::MarkVolume,
+            Self::DeleteVolume { .. } => Deed::DeleteVolume,
+            Self::GrowVolume { .. } => Deed::GrowVolume,
+        }
+    }
+
     /// Of what it is, for metrics.
     #[must_use]
     pub fn kind(&self) -> &'static str {

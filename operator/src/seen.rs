@@ -14,8 +14,12 @@ use crate::{children::Child, crd::KvCluster, names::Names};
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub cluster: KvCluster,
-    /// Objects of ours that there are, as they are.
+    /// Objects of ours that there are, as they are: see [`crate::owner`].
     pub children: BTreeMap<Child, Value>,
+    /// Names of ours that others have, and whose they are, for people.
+    pub taken: BTreeMap<Slot, String>,
+    /// Volume claims of our names with the data of other clusters, and of which; by ordinal.
+    pub foreign_volumes: BTreeMap<i32, String>,
     /// By ordinal.
     pub pods: BTreeMap<i32, Pod>,
     /// By ordinal; also of pods that are no more.
@@ -28,11 +32,33 @@ pub struct Seen {
     pub service_monitors: bool,
 }
 
+/// What has a name that follows from the cluster's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    Child(Child),
+    Pod(i32),
+    Volume(i32),
+}
+
+impl Slot {
+    /// Kind and name, for people.
+    #[must_use]
+    pub fn title(self, names: &Names) -> String {
+        match self {
+            Self::Child(child) => child.title(names),
+            Self::Pod(ordinal) => format!("Pod {}", names.pod(ordinal)),
+            Self::Volume(ordinal) => format!("PersistentVolumeClaim {}", names.volume(ordinal)),
+        }
+    }
+}
+
 /// A pod and the node in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     pub name: String,
     pub uid: String,
+    /// Our StatefulSet is its controller. Else it is about to adopt it, and nobody else has it.
+    pub ours: bool,
     pub ready: bool,
     pub terminating: bool,
     /// The server's process runs, well or not.
@@ -185,12 +211,18 @@ impl Row {
     }
 }
 
+/// As [`Seen::replicas`].
+#[must_use]
+pub fn replicas(children: &BTreeMap<Child, Value>) -> Option<i32> {
+    let replicas = children.get(&Child::StatefulSet)?.pointer("/spec/replicas")?;
+    i32::try_from(replicas.as_i64()?).ok()
+}
+
 impl Seen {
     /// What the StatefulSet has as `replicas`; `None` without a StatefulSet.
     #[must_use]
     pub fn replicas(&self) -> Option<i32> {
-        let replicas = self.children.get(&Child::StatefulSet)?.pointer("/spec/replicas")?;
-        i32::try_from(replicas.as_i64()?).ok()
+        replicas(&self.children)
     }
 
     /// The member whose address is that of an ordinal.

@@ -19,7 +19,9 @@ use crate::{
     children::Child,
     crd::KvClusterStatus,
     desired::{Defaults, Desired},
+    names::Names,
     pass::{self, Did},
+    plan::Deed,
     seen::{Seen, State},
     world::{Error, Key, World},
 };
@@ -29,6 +31,10 @@ const PASSES_MAX: usize = 3000;
 
 fn defaults() -> Defaults {
     Defaults { server_image: "flotilla:1".into(), ..Defaults::default() }
+}
+
+fn names() -> Names {
+    Names { namespace: "ns".into(), name: "kv".into(), domain: "cluster.local".into() }
 }
 
 fn key() -> Key {
@@ -67,7 +73,8 @@ struct Story {
     holds: fn(&Fake, &Seen),
 }
 
-async fn play(story: &Story, crash: Option<Crash>) -> usize {
+/// How many changes it took, and what the operator was ended around.
+async fn play(story: &Story, crash: Option<Crash>) -> (usize, Option<Deed>) {
     let fake = Fake::new((story.spec)());
     let why = format!("{}, crash {crash:?}", story.name);
     fake.crash_at(crash);
@@ -79,7 +86,7 @@ async fn play(story: &Story, crash: Option<Crash>) -> usize {
     let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
     (story.holds)(&fake, &seen);
     assert_eq!(fake.begun(), 1, "{why}: a cluster begins once\n{}", fake.journal());
-    fake.changes()
+    (fake.changes(), fake.ended_around())
 }
 
 fn in_service(seen: &Seen) -> usize {
@@ -98,7 +105,28 @@ fn replicas(fake: &Fake, replicas: i32) {
     fake.edit(|spec| spec["replicas"] = json!(replicas));
 }
 
-const STORIES: [Story; 14] = [
+const STORIES: [Story; 16] = [
+    Story {
+        name: "a node that was to go is wanted again",
+        spec: || json!({"replicas": 4, "replicationFactor": 3}),
+        turns: &[|fake| {
+            replicas(fake, 3);
+            fake.have_a_second_thought(4);
+        }],
+        holds: |_, seen| assert_eq!(in_service(seen), 4),
+    },
+    Story {
+        name: "somebody adds a variable to the pods' template",
+        spec: || json!({"replicas": 1, "replicationFactor": 1}),
+        turns: &[|fake| {
+            let path = "/spec/template/spec/containers/0/env";
+            fake.push_to_child(Child::StatefulSet, path, json!({"name": "X", "value": "y"}));
+        }],
+        holds: |_, seen| {
+            let set = seen.children[&Child::StatefulSet].to_string();
+            assert!(!set.contains("\"X\""), "{set}");
+        },
+    },
     Story {
         name: "create three",
         spec: || json!({"replicas": 3, "replicationFactor": 3}),
@@ -247,15 +275,18 @@ const STORIES: [Story; 14] = [
 
 #[tokio::test]
 async fn every_story_ends_well_wherever_the_operator_ends() {
+    let mut ended_around = BTreeSet::new();
     for story in &STORIES {
-        let changes = play(story, None).await;
+        let (changes, _) = play(story, None).await;
         assert!(changes > 5, "{}: {changes} changes", story.name);
         for number in 0..changes {
             for crash in [Crash::Before(number), Crash::After(number)] {
-                play(story, Some(crash)).await;
+                ended_around.extend(play(story, Some(crash)).await.1);
             }
         }
     }
+    let all: BTreeSet<Deed> = Deed::ALL.iter().copied().collect();
+    assert_eq!(ended_around, all, "something is done in no story, so nothing is shown of its end");
 }
 
 /// Waits, as the tests of a person would, for the operator to come to a state by itself.
@@ -376,6 +407,93 @@ async fn steady_cluster_is_read_and_never_written() {
         fake.tick();
     }
     assert_eq!(fake.changes(), before, "{}", fake.journal());
+}
+
+fn strangers(child: Child) -> Value {
+    json!({
+        "kind": child.kind(),
+        "metadata": {"name": child.name(&names()), "namespace": "ns", "uid": "theirs",
+            "resourceVersion": "1", "labels": names().labels(),
+            "ownerReferences": [{"apiVersion": "v1", "kind": "HelmRelease", "name": "theirs",
+                "uid": "release", "controller": true}]},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "theirs"}}},
+    })
+}
+
+async fn passes(fake: &Fake, count: usize) -> KvClusterStatus {
+    let mut status = KvClusterStatus::default();
+    for _ in 0..count {
+        let outcome = pass::pass(fake, &key(), &defaults()).await.expect("a pass").expect("one");
+        status = outcome.status;
+        fake.end_of_pass();
+        fake.tick();
+    }
+    status
+}
+
+fn told(status: &KvClusterStatus) -> String {
+    let degraded = status.conditions.iter().find(|condition| condition.kind == "Degraded");
+    degraded.map(|condition| condition.message.clone()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn objects_of_others_are_left_alone_and_begin_no_cluster_until_they_are_gone() {
+    for child in Child::ALL {
+        let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3,
+            "metrics": {"serviceMonitor": true}}));
+        let theirs = strangers(child);
+        fake.take_name(child, theirs.clone());
+        let status = passes(&fake, 20).await;
+        assert_eq!(degraded(&status), Some("NameTaken"), "{child:?}: {status:#?}");
+        let title = child.title(&names());
+        assert!(told(&status).contains(&title), "{title} is not named: {}", told(&status));
+        assert_eq!(fake.child(child), Some(theirs), "{child:?}");
+        assert_eq!((fake.begun(), fake.pods_made()), (0, 0), "{child:?}: nothing begins in part");
+        fake.remove_child(child);
+        settle(&fake, "it is gone").await;
+    }
+}
+
+#[tokio::test]
+async fn running_cluster_lives_on_beside_objects_of_others() {
+    for child in Child::ALL.into_iter().filter(|child| *child != Child::StatefulSet) {
+        let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3,
+            "metrics": {"serviceMonitor": true}}));
+        settle(&fake, "create").await;
+        let theirs = strangers(child);
+        fake.take_name(child, theirs.clone());
+        // It is repaired, and nothing that is not wanted is anybody's to delete.
+        fake.lose_volume(1);
+        fake.edit(|spec| {
+            spec["podDisruptionBudget"] = json!(false);
+            spec["metrics"]["serviceMonitor"] = json!(false);
+        });
+        let status = passes(&fake, 60).await;
+        assert_eq!(fake.child(child), Some(theirs), "{child:?}");
+        assert!(condition(&status, "Available"), "{child:?}: {status:#?}");
+        let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+        assert_eq!(in_service(&seen), 3, "{child:?}: {}", fake.journal());
+        fake.remove_child(child);
+        settle(&fake, "it is gone").await;
+    }
+}
+
+/// The old volumes are nobody's to mark or delete, however many are wanted.
+#[tokio::test]
+async fn volumes_of_an_earlier_cluster_are_not_deleted() {
+    let fake = Fake::new(json!({"replicas": 5, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    let kept = fake.claims();
+    fake.recreate();
+    for replicas in [5, 3, 4, 1, 5] {
+        fake.edit(|spec| {
+            spec["replicas"] = json!(replicas);
+            spec["replicationFactor"] = json!(1);
+            spec["storage"]["retain"] = json!(false);
+        });
+        passes(&fake, 20).await;
+    }
+    assert_eq!(fake.claims(), kept, "{}", fake.journal());
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub fn compute(seen: &Seen, plan: &Plan, defaults: &Defaults, now: Timestamp) ->
     };
     let ready = seen.pods.values().filter(|pod| pod.ready && !pod.terminating && live(&pod.node));
     let begins = plan.operation.as_ref().filter(|operation| {
-        operation.kind == format!("{:?}", Kind::Create) && operation.step == "Initialize"
+        operation.kind == Kind::Create.name() && operation.step == "Initialize"
     });
     let mut status = KvClusterStatus {
         observed_generation: seen.cluster.metadata.generation,

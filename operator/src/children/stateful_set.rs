@@ -30,7 +30,9 @@ use super::{CONFIG_FILE, metadata, value};
 use crate::{
     desired::Desired,
     drift::{self, Drift},
-    names::{CLIENT_PORT, CONTAINER, HTTP_PORT, PEER_PORT, TEMPLATE_HASH, USER, VOLUME},
+    names::{
+        CLIENT_PORT, CLUSTER_ID, CONTAINER, HTTP_PORT, PEER_PORT, TEMPLATE_HASH, USER, VOLUME,
+    },
     overlay,
     settings::DATA_DIR,
 };
@@ -81,6 +83,7 @@ fn claims(desired: &Desired) -> Value {
         metadata: ObjectMeta {
             name: Some(VOLUME.to_owned()),
             labels: Some(desired.names.labels()),
+            annotations: Some([(CLUSTER_ID.to_owned(), desired.cluster_id.clone())].into()),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeClaimSpec {

@@ -64,6 +64,8 @@ fn nothing_of(cluster: KvCluster) -> Seen {
     Seen {
         cluster,
         children: Default::default(),
+        taken: Default::default(),
+        foreign_volumes: Default::default(),
         pods: Default::default(),
         volumes: Default::default(),
         table: None,

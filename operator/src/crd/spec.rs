@@ -46,7 +46,9 @@ use super::status::KvClusterStatus;
     printcolumn(name = "Doing", type_ = "string", json_path = ".status.operation.kind"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 40")
-        .message("a name has at most 40 characters: pods and services add to it")
+        .message("a name has at most 40 characters: pods and services add to it"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message(crate::names::NO_SERVICE_NAME)
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(

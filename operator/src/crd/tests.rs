@@ -89,6 +89,7 @@ fn every_rule_of_the_design_is_in_the_schema() {
     rules("", &schema(), &mut found);
     for (why, path, part) in [
         ("names leave room for suffixes", "", "size(self.metadata.name) <= 40"),
+        ("services bear the name", "", "matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"),
         ("peers need nodes", ".spec", "self.replicationFactor <= self.replicas"),
         ("a majority needs an odd number", ".spec.replicationFactor", "% 2 == 1"),
         ("storage never shrinks", ".spec.storage.size", "compareTo(quantity(oldSelf)) >= 0"),

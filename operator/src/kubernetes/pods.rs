@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{self, Container, ContainerStatus, PodStatus};
 use kube::{Api, Client};
+use serde_json::Value;
 
 use crate::{
+    children::Child,
     clock,
-    names::{CONTAINER, TEMPLATE_HASH},
-    seen::{Exit, Node, Pod},
+    names::{CONTAINER, Names, TEMPLATE_HASH},
+    owner,
+    seen::{Exit, Node, Pod, Slot},
 };
 
 /// Label of a Kubernetes node that tells its zone, unless the spec names another.
@@ -17,6 +20,48 @@ pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 const PASSING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// Exit codes of a process that was told to end.
 const TOLD_TO_END: [i32; 3] = [0, 137, 143];
+
+/// The StatefulSet whose pods are looked for.
+#[derive(Debug)]
+pub(super) enum Maker {
+    /// Ours, by its uid.
+    Ours(String),
+    /// It is not there. Its pods may be: those that it left.
+    Missing,
+    /// Somebody else's has the name.
+    Strangers,
+}
+
+impl Maker {
+    pub(super) fn of(children: &BTreeMap<Child, Value>, taken: &BTreeMap<Slot, String>) -> Self {
+        let uid = children.get(&Child::StatefulSet).map(|set| &set["metadata"]["uid"]);
+        match uid.and_then(Value::as_str) {
+            Some(uid) => Self::Ours(uid.to_owned()),
+            None if taken.contains_key(&Slot::Child(Child::StatefulSet)) => Self::Strangers,
+            None => Self::Missing,
+        }
+    }
+
+    /// Whether our StatefulSet is the controller of a pod with a name of ours; an error says whose the pod
+    /// is when nobody but us could look after it is not so.
+    pub(super) fn whose(&self, pod: &v1::Pod, names: &Names) -> Result<bool, String> {
+        let controller = owner::controller(pod.metadata.owner_references.as_ref());
+        let labelled = pod.metadata.labels.as_ref().is_some_and(|labels| {
+            names.selector().iter().all(|(key, value)| labels.get(key) == Some(value))
+        });
+        match (controller, self) {
+            (Some(owner), Self::Ours(uid)) if owner.uid == *uid => Ok(true),
+            // Left by an earlier StatefulSet of ours: it is adopted, or on its way out.
+            (Some(owner), Self::Ours(_) | Self::Missing)
+                if labelled && owner.kind == "StatefulSet" && owner.name == names.name =>
+            {
+                Ok(false)
+            }
+            (None, Self::Ours(_) | Self::Missing) if labelled => Ok(false),
+            (owner, _) => Err(owner::whose(owner)),
+        }
+    }
+}
 
 pub(super) fn read(pod: &v1::Pod) -> Pod {
     let metadata = &pod.metadata;
@@ -35,6 +80,7 @@ pub(super) fn read(pod: &v1::Pod) -> Pod {
         name: metadata.name.clone().unwrap_or_default(),
         uid: metadata.uid.clone().unwrap_or_default(),
         ready: ready.as_ref().is_some_and(|(value, _)| value == "True"),
+        ours: false,
         terminating: metadata.deletion_timestamp.is_some(),
         running,
         template_hash: metadata
@@ -144,7 +190,7 @@ fn image(pod: &v1::Pod) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -186,6 +232,42 @@ mod tests {
         assert_eq!(crashing.restarts, 7);
         assert_eq!(crashing.last_exit, Some(Exit { code: 64, out_of_memory: false }));
         assert!(crashing.problem.is_some_and(|(_, text)| text.contains("flotilla:1")));
+    }
+
+    #[test]
+    fn pods_are_ours_by_their_controller_and_not_by_name_and_labels() {
+        let names = Names { namespace: "n".into(), name: "kv".into(), domain: "d".into() };
+        let labels = json!(names.selector());
+        let pod = |owners: Value, labels: &Value| -> v1::Pod {
+            let metadata = json!({"name": "kv-0", "labels": labels, "ownerReferences": owners});
+            serde_json::from_value(json!({"metadata": metadata})).expect("a pod")
+        };
+        let by = |kind: &str, name: &str, uid: &str| json!([{"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "controller": true}]);
+        let ours = Maker::Ours("set".into());
+        for (why, maker, owners, labels, want) in [
+            ("our set's", &ours, by("StatefulSet", "kv", "set"), &labels, Ok(true)),
+            (
+                "left by our set's predecessor",
+                &ours,
+                by("StatefulSet", "kv", "old"),
+                &labels,
+                Ok(false),
+            ),
+            ("about to be adopted", &ours, json!([]), &labels, Ok(false)),
+            ("about to be adopted", &Maker::Missing, json!([]), &labels, Ok(false)),
+            ("without our labels", &ours, json!([]), &Value::Null, Err("no KvCluster made it")),
+            ("a job's", &ours, by("Job", "j", "x"), &labels, Err("it belongs to Job j")),
+            (
+                "another set's of our name",
+                &Maker::Strangers,
+                by("StatefulSet", "kv", "x"),
+                &labels,
+                Err("it belongs to StatefulSet kv"),
+            ),
+        ] {
+            let whose = maker.whose(&pod(owners, labels), &names);
+            assert_eq!(whose, want.map_err(ToOwned::to_owned), "{why}");
+        }
     }
 
     #[test]

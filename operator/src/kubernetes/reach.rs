@@ -65,6 +65,7 @@ mod tests {
             uid: String::new(),
             ready: true,
             terminating: false,
+            ours: true,
             running: true,
             template_hash: None,
             ip: None,

@@ -14,9 +14,14 @@ use kube::{Api, Client};
 use crate::{
     desired::Desired,
     drift,
-    names::{DECOMMISSIONED, Names},
+    names::{CLUSTER_ID, DECOMMISSIONED, Names},
     seen::VolumeClaim,
 };
+
+/// Of the cluster whose data a claim is for: it is in the claims of our StatefulSets, and outlives them.
+pub(super) fn cluster_id(claim: &PersistentVolumeClaim) -> Option<&str> {
+    claim.metadata.annotations.as_ref()?.get(CLUSTER_ID).map(String::as_str)
+}
 
 pub(super) fn read(claim: &PersistentVolumeClaim) -> VolumeClaim {
     let metadata = &claim.metadata;

@@ -67,6 +67,9 @@ impl View<'_> {
         if self.desired.adopts {
             return waits(format!("waiting for a node of cluster {}", self.desired.cluster_id));
         }
+        if let Some(object) = self.in_the_way() {
+            return waits(object);
+        }
         if let Some((pod, theirs)) = self.seen.foreign(&self.desired.cluster_id).next() {
             return waits(format!("the volume of pod {} belongs to cluster {theirs}", pod.name));
         }

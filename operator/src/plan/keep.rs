@@ -7,21 +7,28 @@ use crate::{
     children::{self, Child},
     drift::{self, Drift},
     names::OBJECT_HASH,
-    seen::Node,
+    seen::{Node, Slot},
 };
 
 /// Fields of a StatefulSet that nobody can change.
 const FIXED: [&str; 3] = ["/spec/selector", "/spec/serviceName", "/spec/podManagementPolicy"];
 
 impl View<'_> {
-    /// What is not there at all.
+    /// What is not there at all. A cluster of which nothing runs is made when all of its names are free,
+    /// and else not in part.
     pub(super) fn missing_children(&self) -> Option<Step> {
-        let child = Child::ALL
-            .into_iter()
-            .find(|child| self.is_wanted(*child) && !self.seen.children.contains_key(child))?;
+        let runs = self.seen.replicas().is_some() || !self.seen.pods.is_empty();
+        if !runs && self.in_the_way().is_some() {
+            return None;
+        }
+        let child = Child::ALL.into_iter().find(|child| {
+            self.is_wanted(*child)
+                && !self.seen.children.contains_key(child)
+                && !self.seen.taken.contains_key(&Slot::Child(*child))
+        })?;
         let replicas = if self.desired.spec.stopped { 0 } else { self.wanted_from_nothing() };
         let object = children::build(child, self.desired, replicas, None);
-        let why = format!("{child:?} {} is not there", child.name(&self.desired.names));
+        let why = format!("{} is not there", child.title(&self.desired.names));
         Some(Step::Keep(Action::Change(Change::Apply(child, Box::new(object))), why))
     }
 
@@ -31,6 +38,41 @@ impl View<'_> {
         self.wanted_pods().max(pods)
     }
 
+    /// Somebody else's object that keeps a cluster from beginning.
+    pub(super) fn in_the_way(&self) -> Option<String> {
+        let names = &self.desired.names;
+        let taken =
+            self.taken().next().map(|(slot, whose)| format!("{}: {whose}", slot.title(names)));
+        taken.or_else(|| {
+            let (ordinal, theirs) = self.foreign_volumes().next()?;
+            let title = Slot::Volume(ordinal).title(names);
+            Some(format!("{title}: it holds data of cluster {theirs}"))
+        })
+    }
+
+    /// Names that are needed and that others have.
+    fn taken(&self) -> impl Iterator<Item = (Slot, &str)> {
+        let needed = |slot: Slot| match slot {
+            Slot::Child(child) => self.is_wanted(child),
+            Slot::Pod(_) => true,
+            Slot::Volume(ordinal) => ordinal < self.desired.spec.replicas,
+        };
+        let taken = self.seen.taken.iter().map(|(slot, whose)| (*slot, whose.as_str()));
+        taken.filter(move |(slot, _)| needed(*slot))
+    }
+
+    /// Volume claims that our pods would use, and of which cluster their data is.
+    fn foreign_volumes(&self) -> impl Iterator<Item = (i32, &str)> {
+        let needed = self.seen.foreign_volumes.range(..self.desired.spec.replicas);
+        needed.map(|(ordinal, theirs)| (*ordinal, theirs.as_str()))
+    }
+
+    /// Somebody else's object would be used by a pod that starts now.
+    pub(super) fn lacks_what_pods_start_with(&self) -> bool {
+        let needed = [Child::ServiceAccount, Child::ConfigMap, Child::HeadlessService];
+        needed.iter().any(|child| self.seen.taken.contains_key(&Slot::Child(*child)))
+    }
+
     fn is_wanted(&self, child: Child) -> bool {
         child.is_wanted(self.desired)
             && (child != Child::ServiceMonitor || self.seen.service_monitors)
@@ -38,19 +80,15 @@ impl View<'_> {
 
     /// What is not as it should be is put back.
     pub(super) fn children(&mut self) -> Option<Step> {
-        let mut stuck = None;
         for child in Child::ALL {
             let Some(live) = self.seen.children.get(&child) else { continue };
             let name = child.name(&self.desired.names);
+            let title = child.title(&self.desired.names);
             if !self.is_wanted(child) {
                 let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-                let why = format!("{child:?} {name} is no longer wanted");
+                let why = format!("{title} is no longer wanted");
                 let change = Change::Delete { child, name, uid, keep_dependents: false };
                 return Some(Step::Keep(Action::Change(change), why));
-            }
-            if !is_ours(live, &self.desired.uid) {
-                stuck.get_or_insert_with(|| format!("{child:?} {name} belongs to somebody else"));
-                continue;
             }
             let want = self.as_applied(child, live);
             if child == Child::StatefulSet
@@ -71,24 +109,16 @@ impl View<'_> {
             let hash = |object: &Value| object["metadata"]["annotations"][OBJECT_HASH].clone();
             let found = drift::drift(&want, live);
             let (action, why) = match found {
-                Some(Drift::HasMore(path)) if hash(&want) == hash(live) => {
-                    let mut whole = want;
-                    whole["metadata"]["resourceVersion"] =
-                        live["metadata"]["resourceVersion"].clone();
-                    (
-                        Change::Replace(child, Box::new(whole)),
-                        format!("something was put into {path}"),
-                    )
-                }
+                Some(Drift::HasMore(path)) if hash(&want) == hash(live) => (
+                    Change::Replace(child, Box::new(want)),
+                    format!("something was put into {path}"),
+                ),
                 Some(Drift::Differs(path) | Drift::HasMore(path)) => {
                     (Change::Apply(child, Box::new(want)), format!("{path} is not as it should be"))
                 }
                 None => continue,
             };
-            return Some(Step::Keep(Action::Change(action), format!("{child:?} {name}: {why}")));
-        }
-        if let Some(message) = stuck {
-            self.trouble("NameTaken", message);
+            return Some(Step::Keep(Action::Change(action), format!("{title}: {why}")));
         }
         None
     }
@@ -98,10 +128,7 @@ impl View<'_> {
         let replicas = self.seen.replicas().unwrap_or(0);
         let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
         let mut object = children::build(child, self.desired, replicas, claims.as_ref());
-        if child == Child::StatefulSet {
-            // Refused if somebody scales it at this moment.
-            object["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
-        }
+        pin(&mut object, live);
         object
     }
 
@@ -163,6 +190,34 @@ impl View<'_> {
                     "the volume of pod {} belongs to cluster {theirs}, not to {cluster_id}; delete the \
                      volume, or take the older cluster over with the annotation {}",
                     pod.name,
+                    crate::names::ADOPT
+                )
+            })
+            .collect();
+        for message in foreign {
+            self.trouble("ForeignVolume", message);
+        }
+        let names = &self.desired.names;
+        let taken: Vec<String> = self
+            .taken()
+            .map(|(slot, whose)| {
+                format!(
+                    "{} is not this cluster's: {whose}; it is left alone. Delete or rename it, or give the \
+                     KvCluster another name",
+                    slot.title(names)
+                )
+            })
+            .collect();
+        for message in taken {
+            self.trouble("NameTaken", message);
+        }
+        let foreign: Vec<String> = self
+            .foreign_volumes()
+            .map(|(ordinal, theirs)| {
+                format!(
+                    "volume claim {} holds data of cluster {theirs}, not of {cluster_id}; delete it, or take \
+                     the older cluster over with the annotation {}",
+                    names.volume(ordinal),
                     crate::names::ADOPT
                 )
             })
@@ -239,10 +294,10 @@ impl View<'_> {
     }
 }
 
-/// Made by us, for this cluster and not for an earlier one of the same name.
-fn is_ours(live: &Value, uid: &str) -> bool {
-    let owners = live["metadata"]["ownerReferences"].as_array();
-    owners.is_none_or(|owners| {
-        owners.iter().all(|owner| owner["controller"] != true || owner["uid"] == uid)
-    })
+/// Applied to this very object in this very version, or not at all: what was seen to be ours may have
+/// become somebody else's, and a StatefulSet may have been scaled.
+pub(super) fn pin(object: &mut Value, live: &Value) {
+    for field in ["uid", "resourceVersion"] {
+        object["metadata"][field] = live["metadata"][field].clone();
+    }
 }

@@ -4,7 +4,7 @@ use super::{View, scale::strip_claims};
 use crate::{
     children::{self, Child},
     drift::{self, Drift},
-    seen::Node,
+    seen::{Node, Slot},
 };
 
 impl View<'_> {
@@ -15,19 +15,25 @@ impl View<'_> {
         let desired = self.desired;
         let replicas = self.seen.replicas().unwrap_or(0);
         for child in Child::ALL {
-            let name = child.name(&desired.names);
+            let title = child.title(&desired.names);
             let wanted = child.is_wanted(desired)
                 && (child != Child::ServiceMonitor || self.seen.service_monitors);
+            if let Some(whose) = self.seen.taken.get(&Slot::Child(child)) {
+                if wanted {
+                    lines.push(format!("leave {title} alone: {whose}"));
+                }
+                continue;
+            }
             match (wanted, self.seen.children.get(&child)) {
-                (true, None) => lines.push(format!("make {child:?} {name}")),
-                (false, Some(_)) => lines.push(format!("delete {child:?} {name}")),
+                (true, None) => lines.push(format!("make {title}")),
+                (false, Some(_)) => lines.push(format!("delete {title}")),
                 (true, Some(live)) => {
                     let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
                     let want = children::build(child, desired, replicas, claims.as_ref());
                     if let Some(Drift::Differs(path) | Drift::HasMore(path)) =
                         drift::drift(&want, live)
                     {
-                        lines.push(format!("change {child:?} {name} at {path}"));
+                        lines.push(format!("change {title} at {path}"));
                     }
                 }
                 (false, None) => {}

@@ -141,7 +141,7 @@ impl View<'_> {
             let why = format!("volume {} is that of a node that was removed", volume.name);
             return Some(Step::Act(operation, Action::Change(change), why));
         }
-        if pod.terminating {
+        if pod.terminating || !pod.ours {
             "WaitForPod".clone_into(&mut operation.step);
             return Some(Step::Wait(operation, format!("pod {} begins anew", pod.name)));
         }

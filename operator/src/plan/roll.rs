@@ -19,11 +19,14 @@ const EVICTION_WAIT_SECONDS: i64 = 30;
 impl<'a> View<'a> {
     /// Outdated pods that serve nobody are made anew at once.
     pub(super) fn refresh(&self) -> Option<Step> {
-        if self.is_emptying_a_disk() {
+        if self.is_emptying_a_disk() || self.lacks_what_pods_start_with() {
             return None;
         }
         let (ordinal, pod) = self.seen.pods.iter().find(|(ordinal, pod)| {
-            self.is_outdated(pod) && !pod.terminating && self.serves_nobody(**ordinal, pod)
+            self.is_outdated(pod)
+                && pod.ours
+                && !pod.terminating
+                && self.serves_nobody(**ordinal, pod)
         })?;
         let operation = self.operation(Kind::RollingUpdate, &pod.name, "DeletePod");
         let change = Change::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
@@ -72,7 +75,14 @@ impl<'a> View<'a> {
             return None;
         }
         let (ordinal, pod, row) = self.next_to_roll(&outdated)?;
-        if let Err(why) = self.nothing_is_missing(row) {
+        let ready = if self.lacks_what_pods_start_with() {
+            Err("it would start with what is somebody else's".to_owned())
+        } else if pod.ours {
+            self.nothing_is_missing(row)
+        } else {
+            Err(format!("pod {} is not our StatefulSet's", pod.name))
+        };
+        if let Err(why) = ready {
             let operation = self.operation(Kind::RollingUpdate, &pod.name, "Blocked");
             let message =
                 format!("{} pods have an old template; none is restarted: {why}", outdated.len());

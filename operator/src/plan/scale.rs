@@ -4,10 +4,10 @@
 //! pod goes. How many pods there must be follows from the spec and from who is a member, so a
 //! StatefulSet that somebody scaled by hand is put back before anything else is done.
 
-use super::{Action, Call, Change, Kind, Step, View, up};
+use super::{Action, Call, Change, Kind, Step, View, keep::pin, up};
 use crate::{
     children::{self, Child},
-    seen::{Node, State},
+    seen::{Node, Slot, State},
 };
 
 impl View<'_> {
@@ -81,7 +81,16 @@ impl View<'_> {
             let why = format!("volume {} is that of a node that was removed", volume.name);
             return Some(Step::Act(operation, Action::Change(change), why));
         }
+        // A pod would write into somebody else's volume.
+        let theirs = |ordinal: i32| {
+            self.seen.foreign_volumes.contains_key(&ordinal)
+                || self.seen.taken.contains_key(&Slot::Volume(ordinal))
+        };
         let operation = self.operation(kind, &name, "AddPods");
+        if let Some(ordinal) = (now..wanted).find(|ordinal| theirs(*ordinal)) {
+            let title = Slot::Volume(ordinal).title(&self.desired.names);
+            return Some(Step::Wait(operation, format!("{title} is not this cluster's")));
+        }
         let why = format!("{wanted} nodes are wanted, there are {now} pods");
         Some(Step::Act(operation, self.scale_to(wanted)?, why))
     }
@@ -191,7 +200,7 @@ impl View<'_> {
         let live = self.seen.children.get(&Child::StatefulSet)?;
         let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
         let mut set = children::build(Child::StatefulSet, self.desired, replicas, claims.as_ref());
-        set["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
+        pin(&mut set, live);
         Some(Action::Change(Change::Scale { set: Box::new(set), replicas }))
     }
 }

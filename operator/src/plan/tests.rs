@@ -9,7 +9,7 @@ use crate::{
     children,
     crd::{KvCluster, KvClusterStatus},
     names::Names,
-    seen::{Exit, Joined, Node, Peer, VolumeClaim},
+    seen::{Exit, Joined, Node, Peer, Slot, VolumeClaim},
 };
 
 const UID: &str = "0000000000000000000000000000000a";
@@ -75,6 +75,7 @@ fn pod(desired: &Desired, ordinal: i32, node: Node) -> Pod {
         uid: format!("pod-{ordinal}"),
         ready: matches!(&node, Node::Joined(joined) if joined.ready),
         terminating: false,
+        ours: true,
         running: true,
         template_hash: Some(desired.template_hash.clone()),
         ip: Some("10.0.0.1".into()),
@@ -129,6 +130,8 @@ fn well(count: i32, spec: Value, started: Value) -> Seen {
     let voters: Vec<u64> = (1..=3.min(count)).map(|id| u64::try_from(id).expect("an id")).collect();
     Seen {
         children: children_of(&old, count),
+        taken: BTreeMap::new(),
+        foreign_volumes: BTreeMap::new(),
         pods: (0..count)
             .map(|at| {
                 let id = u64::try_from(at).expect("an ordinal") + 1;
@@ -952,9 +955,62 @@ fn what_somebody_changed_by_hand_is_put_back() {
         ),
         (
             "somebody else's object has the name",
-            edited(Child::Service, "/metadata/ownerReferences/0/uid", json!("other")),
+            {
+                let mut seen = settled(3, json!({}));
+                seen.children.remove(&Child::Service);
+                seen.taken.insert(Slot::Child(Child::Service), "it belongs to X y".to_owned());
+                seen
+            },
             Want::Nothing,
             "NameTaken",
+        ),
+        (
+            "a name that is not needed is somebody else's",
+            {
+                let mut seen = settled(3, json!({"podDisruptionBudget": false}));
+                let slot = Slot::Child(Child::DisruptionBudget);
+                seen.taken.insert(slot, "no KvCluster made it".to_owned());
+                seen
+            },
+            Want::Nothing,
+            "",
+        ),
+        (
+            "a pod would start with somebody else's configuration",
+            {
+                let mut seen = well(3, json!({"image": "flotilla:2"}), json!({}));
+                seen.children = settled(3, json!({"image": "flotilla:2"})).children;
+                seen.children.remove(&Child::ConfigMap);
+                let slot = Slot::Child(Child::ConfigMap);
+                seen.taken.insert(slot, "no KvCluster made it".to_owned());
+                seen
+            },
+            Want::Waits("somebody else's"),
+            "NameTaken",
+        ),
+        (
+            "a pod is not our StatefulSet's",
+            {
+                let mut seen = well(3, json!({"image": "flotilla:2"}), json!({}));
+                seen.children = settled(3, json!({"image": "flotilla:2"})).children;
+                for pod in seen.pods.values_mut() {
+                    pod.ours = false;
+                }
+                seen
+            },
+            Want::Waits("is not our StatefulSet's"),
+            "RollingUpdateBlocked",
+        ),
+        (
+            "a volume of another cluster is where a pod is to come",
+            {
+                let mut seen = settled(3, json!({}));
+                seen.cluster.spec.replicas = 4;
+                seen.foreign_volumes.insert(3, "f".repeat(32));
+                seen
+            },
+            Want::Waits("is not this cluster's"),
+            "ForeignVolume",
         ),
     ]);
 }
@@ -1068,4 +1124,28 @@ fn preview_tells_all_that_a_spec_leads_to() {
         assert!(lines.iter().any(|line| line.contains(part)), "{part}: {lines:#?}");
     }
     assert_eq!(preview(&settled(3, json!({})), &defaults(), now()), Vec::<String>::new());
+}
+
+/// What older operators wrote into a status. A change of this test is an operation that nobody ends.
+#[test]
+fn names_that_are_written_down_stay_as_they_are() {
+    let kinds = [
+        (Kind::Create, "Create"),
+        (Kind::ScaleUp, "ScaleUp"),
+        (Kind::ScaleDown, "ScaleDown"),
+        (Kind::CancelScaleDown, "CancelScaleDown"),
+        (Kind::ReplicationFactor, "ReplicationFactor"),
+        (Kind::RollingUpdate, "RollingUpdate"),
+        (Kind::Repair, "Repair"),
+        (Kind::Restore, "Restore"),
+        (Kind::GrowVolumes, "GrowVolumes"),
+        (Kind::Stop, "Stop"),
+        (Kind::Start, "Start"),
+    ];
+    for (kind, name) in kinds {
+        assert_eq!(kind.name(), name);
+    }
+    let points: std::collections::BTreeSet<_> =
+        Deed::ALL.iter().map(|deed| deed.crash_point()).collect();
+    assert_eq!(points.len(), Deed::ALL.len(), "each has its own");
 }

@@ -15,9 +15,10 @@ use crate::{
     children::Child,
     crd::{KvCluster, KvClusterStatus},
     desired::Desired,
-    names::{Names, TEMPLATE_HASH},
-    plan::{Call, Change},
-    seen::{Exit, Joined, Node, Peer, Pod, Row, Seen, State, Table, VolumeClaim},
+    names::{CLUSTER_ID, Names, TEMPLATE_HASH},
+    owner,
+    plan::{Call, Change, Deed},
+    seen::{Exit, Joined, Node, Peer, Pod, Row, Seen, Slot, State, Table, VolumeClaim},
     world::{Error, Key, World},
 };
 
@@ -48,6 +49,12 @@ struct Inner {
     crash: Option<Crash>,
     judge_disks_only: bool,
     placement_stands_still: bool,
+    /// Somebody asks for so many nodes while one drains.
+    second_thought: Option<i32>,
+    /// No peer is moved before.
+    placement_rests_until: i64,
+    /// What was being done when the operator ended.
+    ended_around: Option<Deed>,
     journal: Vec<String>,
 }
 
@@ -61,12 +68,15 @@ struct FakePod {
     restarts: i32,
     /// The claim that it was started with.
     claim: String,
+    /// Uid of the StatefulSet that is its controller.
+    set: String,
 }
 
 #[derive(Clone, Debug)]
 struct FakeClaim {
     uid: String,
     size: String,
+    cluster_id: String,
     mark: Option<String>,
     terminating: bool,
     /// Cluster id and node id.
@@ -86,6 +96,8 @@ struct Flotilla {
     evicted: BTreeSet<u64>,
 }
 
+/// How long the peers of a node that drains stay after it is wanted again: some passes.
+const SECOND_THOUGHT: i64 = 10;
 const RANGES: [(&str, &str); 3] = [("", "g"), ("g", "p"), ("p", "")];
 
 impl Fake {
@@ -116,6 +128,9 @@ impl Fake {
             crash: None,
             judge_disks_only: false,
             placement_stands_still: false,
+            second_thought: None,
+            placement_rests_until: 0,
+            ended_around: None,
             journal: Vec::new(),
         }))
     }
@@ -131,6 +146,26 @@ impl Fake {
     /// No peer is moved from now on, and no removal ends.
     pub(super) fn hold_placement(&self) {
         self.0.lock().placement_stands_still = true;
+    }
+
+    /// As soon as a node drains, somebody asks for so many nodes.
+    pub(super) fn have_a_second_thought(&self, replicas: i32) {
+        self.0.lock().second_thought = Some(replicas);
+    }
+
+    /// Somebody puts an item into a list.
+    pub(super) fn push_to_child(&self, child: Child, path: &str, item: Value) {
+        let mut inner = self.0.lock();
+        let version = inner.next_version();
+        let object = inner.children.get_mut(&child).expect("a child");
+        object.pointer_mut(path).and_then(Value::as_array_mut).expect("a list").push(item);
+        object["metadata"]["resourceVersion"] = json!(version);
+        inner.journal.push(format!("-- somebody adds to {child:?} at {path}"));
+    }
+
+    /// What the operator was ended right before or after, if it was anything but a note.
+    pub(super) fn ended_around(&self) -> Option<Deed> {
+        self.0.lock().ended_around
     }
 
     pub(super) fn begun(&self) -> usize {
@@ -194,6 +229,23 @@ impl Fake {
         *object.pointer_mut(path).expect("a path") = value;
         object["metadata"]["resourceVersion"] = json!(version);
         inner.journal.push(format!("-- somebody edits {child:?} at {path}"));
+    }
+
+    /// Somebody makes an object with a name of ours, instead of what is there.
+    pub(super) fn take_name(&self, child: Child, object: Value) {
+        let mut inner = self.0.lock();
+        inner.children.insert(child, object);
+        inner.journal.push(format!("-- somebody makes {child:?}"));
+    }
+
+    /// Uids and marks of the volumes.
+    pub(super) fn claims(&self) -> Vec<(String, Option<String>)> {
+        let inner = self.0.lock();
+        inner.claims.values().map(|claim| (claim.uid.clone(), claim.mark.clone())).collect()
+    }
+
+    pub(super) fn child(&self, child: Child) -> Option<Value> {
+        self.0.lock().children.get(&child).cloned()
     }
 
     pub(super) fn remove_child(&self, child: Child) {
@@ -301,8 +353,19 @@ impl Inner {
                 pod.restarts += 1;
             }
         }
+        let drains =
+            |flotilla: &Flotilla| flotilla.rows.iter().any(|row| row.state == State::Draining);
+        if self.flotilla.as_ref().is_some_and(drains)
+            && let Some(replicas) = self.second_thought.take()
+        {
+            self.cluster.spec.replicas = replicas;
+            self.touch_cluster();
+            self.placement_rests_until = self.seconds + SECOND_THOUGHT;
+            self.journal.push("-- second thoughts".to_owned());
+        }
+        let rests = self.placement_stands_still || self.seconds < self.placement_rests_until;
         let alive = self.alive();
-        if let Some(flotilla) = self.flotilla.as_mut().filter(|_| !self.placement_stands_still) {
+        if let Some(flotilla) = self.flotilla.as_mut().filter(|_| !rests) {
             flotilla.tick(&alive);
         }
     }
@@ -312,7 +375,11 @@ impl Inner {
         self.pods.retain(|_, pod| !pod.terminating);
         let used: BTreeSet<String> = self.pods.values().map(|pod| pod.claim.clone()).collect();
         self.claims.retain(|_, claim| !claim.terminating || used.contains(&claim.uid));
-        let Some(set) = self.children.get(&Child::StatefulSet).cloned() else { return };
+        let Some(set) = self.our_set().cloned() else { return };
+        let set_uid = set["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        for pod in self.pods.values_mut() {
+            pod.set.clone_from(&set_uid);
+        }
         let replicas = set["spec"]["replicas"].as_i64().unwrap_or(0);
         let replicas = i32::try_from(replicas).unwrap_or(0);
         for (_, pod) in self.pods.range_mut(replicas..) {
@@ -320,12 +387,15 @@ impl Inner {
         }
         let size = &set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"];
         let size = size["storage"].as_str().unwrap_or_default().to_owned();
+        let cluster_id = &set["spec"]["volumeClaimTemplates"][0]["metadata"]["annotations"];
+        let cluster_id = cluster_id[CLUSTER_ID].as_str().unwrap_or_default().to_owned();
         for ordinal in 0..replicas {
             if !self.claims.contains_key(&ordinal) {
                 let uid = self.next_uid();
                 let claim = FakeClaim {
                     uid,
                     size: size.clone(),
+                    cluster_id: cluster_id.clone(),
                     mark: None,
                     terminating: false,
                     identity: None,
@@ -353,14 +423,25 @@ impl Inner {
                 terminating: false,
                 restarts: 0,
                 claim,
+                set: set_uid.clone(),
             };
             self.pods.insert(ordinal, pod);
             self.pods_made += 1;
         }
     }
 
+    fn uid(&self) -> &str {
+        self.cluster.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    fn our_set(&self) -> Option<&Value> {
+        let set = self.children.get(&Child::StatefulSet)?;
+        owner::is_ours(set, self.uid()).then_some(set)
+    }
+
     fn look(&self) -> Seen {
         let names = self.names();
+        let (children, taken) = owner::sort(self.children.clone(), self.uid());
         let ours = Desired::of(&self.cluster, &defaults()).map(|desired| desired.cluster_id);
         let table = self
             .flotilla
@@ -382,16 +463,28 @@ impl Inner {
         };
         Seen {
             cluster: self.cluster.clone(),
-            children: self.children.clone(),
+            children,
+            taken: taken.into_iter().map(|(child, whose)| (Slot::Child(child), whose)).collect(),
+            foreign_volumes: self
+                .claims
+                .iter()
+                .filter(|(_, claim)| ours.as_ref() != Ok(&claim.cluster_id))
+                .map(|(ordinal, claim)| (*ordinal, claim.cluster_id.clone()))
+                .collect(),
             pods: self
                 .pods
                 .iter()
                 .map(|(ordinal, pod)| (*ordinal, self.pod(*ordinal, pod)))
                 .collect(),
-            volumes: self.claims.iter().map(volume).collect(),
+            volumes: self
+                .claims
+                .iter()
+                .filter(|(_, claim)| ours.as_ref() == Ok(&claim.cluster_id))
+                .map(volume)
+                .collect(),
             table: table.map(|flotilla| flotilla.table(&alive)),
             table_error: None,
-            service_monitors: false,
+            service_monitors: true,
         }
     }
 
@@ -410,6 +503,7 @@ impl Inner {
         Pod {
             name: self.names().pod(ordinal),
             uid: pod.uid.clone(),
+            ours: self.our_set().is_some_and(|set| set["metadata"]["uid"] == *pod.set),
             ready,
             terminating: pod.terminating,
             running: runs,
@@ -476,9 +570,13 @@ impl Inner {
     }
 
     /// Counts a change, and ends the operator before it if that is due.
-    fn begin_change(&mut self, what: &str, is_note: bool) -> Result<usize, Error> {
+    fn begin_change(&mut self, what: &str, deed: Option<Deed>) -> Result<usize, Error> {
         let number = self.changes;
         self.changes += 1;
+        if matches!(self.crash, Some(Crash::Before(at) | Crash::After(at)) if at == number) {
+            self.ended_around = deed;
+        }
+        let is_note = matches!(deed, None | Some(Deed::Latch));
         let crash = self.crash == Some(Crash::Before(number));
         self.journal.push(format!(
             "{} {number} {what}{}",
@@ -549,6 +647,10 @@ impl Inner {
                     return Err(Error::Moved("uid".to_owned()));
                 }
                 self.require(
+                    found.is_none_or(|object| owner::is_ours(object, self.uid())),
+                    "what is somebody else's is not deleted",
+                );
+                self.require(
                     *child != Child::StatefulSet || *keep_dependents,
                     "pods outlive their StatefulSet",
                 );
@@ -561,6 +663,11 @@ impl Inner {
                 if pod.uid != *uid {
                     return Err(Error::Moved("uid".to_owned()));
                 }
+                let ours = self.our_set().is_some_and(|set| set["metadata"]["uid"] == *pod.set);
+                self.require(
+                    ours || self.judge_disks_only,
+                    "only pods of our StatefulSet are deleted",
+                );
                 self.judge_pod_loss(ordinal);
                 if let Some(pod) = self.pods.get_mut(&ordinal) {
                     pod.terminating = true;
@@ -597,11 +704,17 @@ impl Inner {
 
     fn store(&mut self, child: Child, object: &Value) -> Result<(), Error> {
         let old = self.children.get(&child).cloned();
-        let version = &object["metadata"]["resourceVersion"];
-        let known = old.as_ref().map(|old| old["metadata"]["resourceVersion"].clone());
-        if !version.is_null() && known.as_ref() != Some(version) {
-            return Err(Error::Moved("version".to_owned()));
+        for field in ["uid", "resourceVersion"] {
+            let asked = &object["metadata"][field];
+            let known = old.as_ref().map_or(&Value::Null, |old| &old["metadata"][field]);
+            if asked != known {
+                return Err(Error::Moved(field.to_owned()));
+            }
         }
+        self.require(
+            old.as_ref().is_none_or(|old| owner::is_ours(old, self.uid())),
+            "what is somebody else's is not written",
+        );
         let mut new = object.clone();
         if child == Child::StatefulSet
             && let Some(old) = &old
@@ -890,7 +1003,9 @@ impl World for Fake {
         let what = operation.map_or_else(String::new, |operation| {
             format!("{} {} {}", operation.kind, operation.target, operation.step)
         });
-        let number = inner.begin_change(&format!("note {what}"), true)?;
+        let old = inner.cluster.status.as_ref().and_then(|old| old.cluster_id.as_ref());
+        let latches = status.cluster_id.is_some() && old.is_none();
+        let number = inner.begin_change(&format!("note {what}"), latches.then_some(Deed::Latch))?;
         if inner.cluster.metadata.resource_version != cluster.metadata.resource_version {
             return Err(Error::Moved("version".to_owned()));
         }
@@ -908,7 +1023,7 @@ impl World for Fake {
             Change::Scale { replicas, .. } => format!("scale to {replicas}"),
             other => format!("{other:?}"),
         };
-        let number = inner.begin_change(&what, false)?;
+        let number = inner.begin_change(&what, Some(change.deed()))?;
         inner.change(change)?;
         inner.end_change(number)
     }
@@ -917,7 +1032,7 @@ impl World for Fake {
         let desired = Desired::of(&seen.cluster, &defaults()).expect("a valid spec");
         let door = seen.joined(&desired.cluster_id).next();
         let mut inner = self.0.lock();
-        let number = inner.begin_change(&format!("{call:?}"), false)?;
+        let number = inner.begin_change(&format!("{call:?}"), Some(call.deed()))?;
         if door.is_none() && !matches!(call, Call::Initialize { .. }) {
             return Err(Error::Refused("no node answers".to_owned()));
         }

@@ -23,6 +23,8 @@ pub(super) async fn bad_specs_are_refused_in_our_words(stage: &Stage<'_>) -> any
     let long = "a-name-that-is-longer-than-forty-characters";
     for (why, name, spec, words) in [
         ("a long name", long, small(3, 3), "a name has at most 40 characters"),
+        ("a name that no Service could have", "1kv", small(3, 3), "Services bear it"),
+        ("a name with a dot", "a.b", small(3, 3), "Services bear it"),
         ("no room for the peers", "kv", small(1, 3), "a node of its own"),
         ("an even factor", "kv", small(3, 2), "survives no more failures than one less"),
         ("no nodes", "kv", small(0, 1), "greater than or equal to 1"),
