@@ -61,6 +61,7 @@ impl Context {
     /// A cluster is gone.
     fn forget(&self, key: &Key) {
         self.metrics.forget(key);
+        self.world.forget(key);
         self.failures.lock().remove(key);
     }
 }

@@ -16,14 +16,38 @@ pub enum Drift {
     HasMore(String),
 }
 
+impl Drift {
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Differs(path) | Self::HasMore(path) => path,
+        }
+    }
+}
+
+/// One difference, and what is there instead: nothing, another value, or the items that were added.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    pub drift: Drift,
+    pub there: Value,
+}
+
 /// Keys below which texts are amounts, which Kubernetes rewrites: `1024Mi` as `1Gi`.
 const AMOUNTS: [&str; 3] = ["requests", "limits", "sizeLimit"];
 
 /// Compares what we want with what there is; `None` when all of it is there.
 #[must_use]
 pub fn drift(want: &Value, live: &Value) -> Option<Drift> {
-    let mut more = None;
-    walk("", want, live, false, &mut more).or(more)
+    differences(want, live).into_iter().next().map(|difference| difference.drift)
+}
+
+/// All that differs; what was put beside ours comes last.
+#[must_use]
+pub fn differences(want: &Value, live: &Value) -> Vec<Difference> {
+    let (mut all, mut more) = (Vec::new(), Vec::new());
+    walk("", want, live, false, &mut all, &mut more);
+    all.append(&mut more);
+    all
 }
 
 fn walk(
@@ -31,20 +55,26 @@ fn walk(
     want: &Value,
     live: &Value,
     amount: bool,
-    more: &mut Option<Drift>,
-) -> Option<Drift> {
-    let differs = || Some(Drift::Differs(path.to_owned()));
+    all: &mut Vec<Difference>,
+    more: &mut Vec<Difference>,
+) {
+    let differs = |path: &str, there: &Value| Difference {
+        drift: Drift::Differs(path.to_owned()),
+        there: there.clone(),
+    };
     match (want, live) {
-        (Value::Object(want), Value::Object(live)) => want.iter().find_map(|(key, value)| {
-            let path = format!("{path}.{key}");
-            let amount = amount || AMOUNTS.contains(&key.as_str());
-            match live.get(key) {
-                Some(live) => walk(&path, value, live, amount, more),
-                // An empty one is left out by Kubernetes.
-                None if is_empty(value) => None,
-                None => Some(Drift::Differs(path)),
+        (Value::Object(want), Value::Object(live)) => {
+            for (key, value) in want {
+                let path = format!("{path}.{key}");
+                let amount = amount || AMOUNTS.contains(&key.as_str());
+                match live.get(key) {
+                    Some(live) => walk(&path, value, live, amount, all, more),
+                    // An empty one is left out by Kubernetes.
+                    None if is_empty(value) => {}
+                    None => all.push(differs(&path, &Value::Null)),
+                }
             }
-        }),
+        }
         (Value::Array(want), Value::Array(live)) => {
             let named = !want.is_empty() && want.iter().all(|item| item["name"].is_string());
             for (index, item) in want.iter().enumerate() {
@@ -54,24 +84,37 @@ fn walk(
                 } else {
                     (format!("{path}[{index}]"), live.get(index))
                 };
-                let Some(found) = found else { return Some(Drift::Differs(path)) };
-                if let Some(drift) = walk(&path, item, found, amount, more) {
-                    return Some(drift);
+                match found {
+                    Some(found) => walk(&path, item, found, amount, all, more),
+                    None => all.push(differs(&path, &Value::Null)),
                 }
             }
             if live.len() > want.len() && !path.starts_with(".metadata") {
-                more.get_or_insert(Drift::HasMore(path.to_owned()));
+                let added = live.iter().enumerate().filter(|(index, item)| {
+                    if named {
+                        want.iter().all(|wanted| wanted["name"] != item["name"])
+                    } else {
+                        *index >= want.len()
+                    }
+                });
+                more.push(Difference {
+                    drift: Drift::HasMore(path.to_owned()),
+                    there: added.map(|(_, item)| item.clone()).collect(),
+                });
             }
-            None
         }
         (Value::Number(want), Value::String(live)) if amount => {
-            if same_amount(&want.to_string(), live) { None } else { differs() }
+            if !same_amount(&want.to_string(), live) {
+                all.push(differs(path, &Value::String(live.clone())));
+            }
         }
         (Value::String(want), Value::String(live)) if amount && want != live => {
-            if same_amount(want, live) { None } else { differs() }
+            if !same_amount(want, live) {
+                all.push(differs(path, &Value::String(live.clone())));
+            }
         }
-        (want, live) if want == live => None,
-        _ => differs(),
+        (want, live) if want == live => {}
+        (_, live) => all.push(differs(path, live)),
     }
 }
 
@@ -198,6 +241,9 @@ mod tests {
         let both = json!({"env": [{"name": "b"}, {"name": "a"}], "args": ["y"]});
         assert_eq!(drift(&want, &both), Some(Drift::Differs(".args[0]".to_owned())));
         assert_eq!(drift(&json!({"args": []}), &json!({})), None, "empty lists are not kept");
+        let there: Vec<Value> =
+            differences(&want, &both).into_iter().map(|difference| difference.there).collect();
+        assert_eq!(there, [json!("y"), json!([{"name": "b"}])], "all of them, with what is there");
     }
 
     #[test]

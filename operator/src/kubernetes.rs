@@ -27,6 +27,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
+    answers::Memory,
     children::Child,
     clock,
     crd::{KvCluster, KvClusterStatus},
@@ -55,6 +56,7 @@ pub struct Kubernetes {
     metrics: Metrics,
     /// Asked right before every change.
     leadership: Arc<Leadership>,
+    memory: Arc<Memory>,
 }
 
 impl Kubernetes {
@@ -65,7 +67,7 @@ impl Kubernetes {
         metrics: Metrics,
         leadership: Arc<Leadership>,
     ) -> Self {
-        Self { client, defaults, metrics, leadership }
+        Self { client, defaults, metrics, leadership, memory: Arc::default() }
     }
 
     fn names(&self, key: &Key) -> Names {
@@ -227,7 +229,7 @@ impl Kubernetes {
         child: Child,
         object: &Value,
         replace: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<Value, Error> {
         let api = self.child(child, &key.namespace);
         let metadata = &object["metadata"];
         let name = metadata["name"].as_str().unwrap_or_default();
@@ -236,7 +238,7 @@ impl Kubernetes {
             let object: DynamicObject = serde_json::from_value(object.clone())
                 .map_err(|error| Error::Failed(error.to_string()))?;
             let params = PostParams { field_manager: Some(MANAGER.to_owned()), dry_run: false };
-            return done(&what, api.replace(name, &params, &object).await);
+            return stored(&what, api.replace(name, &params, &object).await);
         }
         let mut params = PatchParams::apply(MANAGER);
         if metadata["uid"].is_null() {
@@ -251,7 +253,66 @@ impl Kubernetes {
             // The API server compares uid and version with those of the object that was seen to be ours.
             params = params.force();
         }
-        done(&what, api.patch(name, &params, &Patch::Apply(object)).await)
+        stored(&what, api.patch(name, &params, &Patch::Apply(object)).await)
+    }
+
+    /// The object as it is stored then, where one is.
+    async fn make(&self, key: &Key, change: &Change) -> Result<Value, Error> {
+        let pods = || self.api::<Pod>(&key.namespace);
+        let claims = || self.api::<PersistentVolumeClaim>(&key.namespace);
+        match change {
+            Change::Apply(child, object, _) => self.apply(key, *child, object, false).await,
+            Change::Replace(child, object, _) => self.apply(key, *child, object, true).await,
+            Change::Scale { set, replicas } => {
+                let stored = self.apply(key, Child::StatefulSet, set, false).await?;
+                match &stored["spec"]["replicas"] {
+                    there if there == replicas => Ok(stored),
+                    there => {
+                        let why = format!("{replicas} pods were asked for, {there} are stored");
+                        Err(Error::Refused(why))
+                    }
+                }
+            }
+            Change::Delete { child, name, uid, keep_dependents } => {
+                let mut params = only(uid);
+                if *keep_dependents {
+                    params.propagation_policy = Some(PropagationPolicy::Orphan);
+                }
+                let api = self.child(*child, &key.namespace);
+                gone(&format!("delete {} {name}", child.kind()), api.delete(name, &params).await)
+            }
+            Change::DeletePod { name, uid } => {
+                gone(&format!("delete pod {name}"), pods().delete(name, &only(uid)).await)
+            }
+            Change::DeleteVolume { name, uid } => {
+                gone(&format!("delete volume {name}"), claims().delete(name, &only(uid)).await)
+            }
+            Change::MarkVolume { name, uid, node_id } => {
+                let patch = json!({"metadata": {
+                    "uid": uid,
+                    "annotations": {DECOMMISSIONED: node_id},
+                }});
+                let params =
+                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+                let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
+                done(&format!("mark volume {name}"), patched)
+            }
+            Change::GrowVolume { name, uid, size } => {
+                let patch = json!({
+                    "metadata": {"uid": uid},
+                    "spec": {"resources": {"requests": {"storage": size}}},
+                });
+                let params =
+                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+                let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
+                done(&format!("grow volume {name}"), patched)
+            }
+        }
+    }
+
+    /// A cluster is gone.
+    pub(crate) fn forget(&self, key: &Key) {
+        self.memory.forget(key);
     }
 
     /// A lease is no fence: between this and the change the process may be frozen. What such a late
@@ -342,6 +403,7 @@ impl World for Kubernetes {
             children,
             taken,
             foreign_volumes: volumes.foreign,
+            answers: self.memory.of(key),
             pods,
             volumes: volumes_seen,
             table,
@@ -358,53 +420,15 @@ impl World for Kubernetes {
         let noted = KvCluster { status: Some(status.clone()), ..cluster.clone() };
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), dry_run: false };
         self.metrics.wrote("status");
-        done("note the status", clusters.replace_status(name, &params, &noted).await)
+        done("note the status", clusters.replace_status(name, &params, &noted).await).map(drop)
     }
 
     async fn change(&self, key: &Key, change: &Change) -> Result<(), Error> {
         self.may_act()?;
         self.metrics.wrote(change.kind());
-        let pods = || self.api::<Pod>(&key.namespace);
-        let claims = || self.api::<PersistentVolumeClaim>(&key.namespace);
-        match change {
-            Change::Apply(child, object) => self.apply(key, *child, object, false).await,
-            Change::Replace(child, object) => self.apply(key, *child, object, true).await,
-            Change::Scale { set, .. } => self.apply(key, Child::StatefulSet, set, false).await,
-            Change::Delete { child, name, uid, keep_dependents } => {
-                let mut params = only(uid);
-                if *keep_dependents {
-                    params.propagation_policy = Some(PropagationPolicy::Orphan);
-                }
-                let api = self.child(*child, &key.namespace);
-                gone(&format!("delete {} {name}", child.kind()), api.delete(name, &params).await)
-            }
-            Change::DeletePod { name, uid } => {
-                gone(&format!("delete pod {name}"), pods().delete(name, &only(uid)).await)
-            }
-            Change::DeleteVolume { name, uid } => {
-                gone(&format!("delete volume {name}"), claims().delete(name, &only(uid)).await)
-            }
-            Change::MarkVolume { name, uid, node_id } => {
-                let patch = json!({"metadata": {
-                    "uid": uid,
-                    "annotations": {DECOMMISSIONED: node_id},
-                }});
-                let params =
-                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
-                let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
-                done(&format!("mark volume {name}"), patched)
-            }
-            Change::GrowVolume { name, uid, size } => {
-                let patch = json!({
-                    "metadata": {"uid": uid},
-                    "spec": {"resources": {"requests": {"storage": size}}},
-                });
-                let params =
-                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
-                let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
-                done(&format!("grow volume {name}"), patched)
-            }
-        }
+        let result = self.make(key, change).await;
+        self.memory.learn(key, change, &result, self.now());
+        result.map(drop)
     }
 
     async fn call(&self, seen: &Seen, call: &Call) -> Result<(), Error> {
@@ -433,6 +457,12 @@ impl World for Kubernetes {
     fn now(&self) -> Timestamp {
         clock::wall()
     }
+}
+
+/// As [`done`], with the object as it is now.
+fn stored(what: &str, result: kube::Result<DynamicObject>) -> Result<Value, Error> {
+    let object = result.map_err(|error| failed(what, error))?;
+    serde_json::to_value(object).map_err(|error| Error::Failed(error.to_string()))
 }
 
 /// By ordinal, with the Kubernetes node that each runs on.
@@ -513,14 +543,14 @@ fn failed(what: &str, error: kube::Error) -> Error {
     }
 }
 
-fn done<T: Debug>(what: &str, result: kube::Result<T>) -> Result<(), Error> {
-    result.map(drop).map_err(|error| failed(what, error))
+fn done<T: Debug>(what: &str, result: kube::Result<T>) -> Result<Value, Error> {
+    result.map(|_| Value::Null).map_err(|error| failed(what, error))
 }
 
 /// As [`done`]; what is gone already is gone.
-fn gone<T: Debug>(what: &str, result: kube::Result<T>) -> Result<(), Error> {
+fn gone<T: Debug>(what: &str, result: kube::Result<T>) -> Result<Value, Error> {
     match result {
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Value::Null),
         result => done(what, result),
     }
 }

@@ -34,6 +34,8 @@ pub mod owner;
 
 pub mod drift;
 
+pub mod answers;
+
 pub mod overlay;
 
 pub mod hash;

@@ -124,9 +124,10 @@ pub enum Call {
 /// One change of an object. Deletions carry the uid of what was seen.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    Apply(Child, Box<Value>),
+    /// With the path at which it is not as it should be, unless it is not there.
+    Apply(Child, Box<Value>, Option<String>),
     /// Instead of what is there, of the same version: items of others in our lists go.
-    Replace(Child, Box<Value>),
+    Replace(Child, Box<Value>, Option<String>),
     Delete {
         child: Child,
         name: String,
@@ -516,7 +517,7 @@ impl Change {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Apply(child, _) | Self::Replace(child, _) | Self::Delete { child, .. } => {
+            Self::Apply(child, ..) | Self::Replace(child, ..) | Self::Delete { child, .. } => {
                 match child {
                     Child::ServiceAccount => "serviceaccounts",
                     Child::ConfigMap => "configmaps",

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::Value;
 
-use crate::{children::Child, crd::KvCluster, names::Names};
+use crate::{answers::Answers, children::Child, crd::KvCluster, names::Names};
 
 /// One look at a cluster.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct Seen {
     pub taken: BTreeMap<Slot, String>,
     /// Volume claims of our names with the data of other clusters, and of which; by ordinal.
     pub foreign_volumes: BTreeMap<i32, String>,
+    /// What the API server made of what was applied.
+    pub answers: Answers,
     /// By ordinal.
     pub pods: BTreeMap<i32, Pod>,
     /// By ordinal; also of pods that are no more.

@@ -496,6 +496,122 @@ async fn volumes_of_an_earlier_cluster_are_not_deleted() {
     assert_eq!(fake.claims(), kept, "{}", fake.journal());
 }
 
+/// As policies do: the registry of images rewritten, resources raised, a variable injected, labels added
+/// and changed, a selector that cannot be changed later.
+fn policy(child: Child, object: &mut Value) {
+    object["metadata"]["labels"]["policy"] = json!("seen");
+    object["metadata"]["labels"]["app.kubernetes.io/managed-by"] = json!("policy");
+    if child == Child::StatefulSet {
+        let template = &mut object["spec"]["template"];
+        template["metadata"]["labels"]["policy"] = json!("seen");
+        let container = &mut template["spec"]["containers"][0];
+        let image = container["image"].as_str().unwrap_or_default().replace("mirror/", "");
+        container["image"] = json!(format!("mirror/{image}"));
+        container["resources"]["requests"]["cpu"] = json!("2");
+        let injected = json!({"name": "INJECTED", "value": "1"});
+        if let Some(env) = container["env"].as_array_mut()
+            && !env.contains(&injected)
+        {
+            env.insert(0, injected);
+        }
+        object["spec"]["podManagementPolicy"] = json!("OrderedReady");
+    }
+}
+
+const UNDER_A_POLICY: Story = Story {
+    name: "a policy changes every object on its way",
+    spec: || {
+        json!({"replicas": 3, "replicationFactor": 3,
+            "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}})
+    },
+    turns: &[
+        |fake| fake.edit(|spec| spec["config"] = json!({"log_level": "debug"})),
+        |fake| fake.edit(|spec| spec["image"] = json!("flotilla:2")),
+        |fake| replicas(fake, 5),
+        |fake| replicas(fake, 3),
+        |fake| fake.lose_volume(1),
+        |fake| fake.edit_child(Child::Service, "/spec/ports/0/port", json!(1)),
+    ],
+    holds: |_, seen| {
+        assert_eq!(in_service(seen), 3);
+        let set = &seen.children[&Child::StatefulSet];
+        let image = &set["spec"]["template"]["spec"]["containers"][0]["image"];
+        assert_eq!(image, "mirror/flotilla:2", "the policy has its way");
+        assert_eq!(seen.children[&Child::Service]["spec"]["ports"][0]["port"], json!(7420));
+    },
+};
+
+#[tokio::test]
+async fn policies_that_change_our_objects_neither_starve_the_plan_nor_make_writes() {
+    let fake = Fake::new((UNDER_A_POLICY.spec)());
+    fake.admit(policy);
+    settle(&fake, "create").await;
+    for (number, turn) in UNDER_A_POLICY.turns.iter().enumerate() {
+        turn(&fake);
+        settle(&fake, &format!("turn {number}")).await;
+        let before = fake.changes();
+        let status = passes(&fake, 50).await;
+        assert_eq!(fake.changes(), before, "turn {number}: {}", fake.journal());
+        assert!(condition(&status, "Ready"), "turn {number}: {status:#?}");
+    }
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    (UNDER_A_POLICY.holds)(&fake, &seen);
+    // One that comes later, or an operator that has just been started: once more, and no more.
+    fake.forget();
+    settle(&fake, "a new operator").await;
+    let before = fake.changes();
+    passes(&fake, 50).await;
+    assert_eq!(fake.changes(), before, "{}", fake.journal());
+}
+
+#[tokio::test]
+async fn object_that_another_controller_changes_again_and_again_does_not_keep_nodes_from_joining() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.meddle(|child, object| {
+        if child == Child::Service {
+            object["spec"]["ports"][0]["port"] = json!(1);
+        }
+    });
+    let before = fake.changes();
+    let status = passes(&fake, 300).await;
+    assert_eq!(degraded(&status), Some("Contended"), "{status:#?}");
+    assert!(told(&status).contains("Service kv: .spec.ports"), "{}", told(&status));
+    // The applies, and what the status says of them.
+    assert!(fake.changes() - before < 30, "{}", fake.journal());
+    replicas(&fake, 5);
+    fake.lose_volume(1);
+    until(&fake, "five nodes beside the quarrel", |seen, _| {
+        seen.table.as_ref().is_some_and(|_| in_service(seen) == 5)
+    })
+    .await;
+    fake.meddle(|_, _| {});
+    settle(&fake, "the quarrel has ended").await;
+}
+
+#[tokio::test]
+async fn object_that_is_refused_does_not_keep_a_running_cluster_from_repairs() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    fake.refuse(Some(Child::NetworkPolicy));
+    let status = passes(&fake, 30).await;
+    assert_eq!(degraded(&status), Some("ApplyRefused"), "{status:#?}");
+    assert!(told(&status).contains("NetworkPolicy kv"), "{}", told(&status));
+    assert_eq!(fake.pods_made(), 0, "nothing begins without it");
+    fake.refuse(None);
+    settle(&fake, "create").await;
+    fake.refuse(Some(Child::NetworkPolicy));
+    fake.remove_child(Child::NetworkPolicy);
+    fake.lose_volume(1);
+    until(&fake, "three nodes without it", |seen, status| {
+        degraded(status) == Some("ApplyRefused")
+            && seen.table.as_ref().is_some_and(|table| table.nodes.len() == 4)
+            && in_service(seen) == 3
+    })
+    .await;
+    fake.refuse(None);
+    settle(&fake, "taken").await;
+}
+
 #[tokio::test]
 async fn recreated_cluster_does_not_take_old_volumes_for_its_own() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));

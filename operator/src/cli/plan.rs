@@ -65,6 +65,7 @@ fn nothing_of(cluster: KvCluster) -> Seen {
         cluster,
         children: Default::default(),
         taken: Default::default(),
+        answers: Default::default(),
         foreign_volumes: Default::default(),
         pods: Default::default(),
         volumes: Default::default(),

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{Action, Change, Kind, Step, View, scale::strip_claims, up};
 use crate::{
+    answers::Contended,
     children::{self, Child},
     drift::{self, Drift},
     names::OBJECT_HASH,
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// Fields of a StatefulSet that nobody can change.
-const FIXED: [&str; 3] = ["/spec/selector", "/spec/serviceName", "/spec/podManagementPolicy"];
+const FIXED: [&str; 3] = [".spec.selector", ".spec.serviceName", ".spec.podManagementPolicy"];
 
 impl View<'_> {
     /// What is not there at all. A cluster of which nothing runs is made when all of its names are free,
@@ -25,11 +26,12 @@ impl View<'_> {
             self.is_wanted(*child)
                 && !self.seen.children.contains_key(child)
                 && !self.seen.taken.contains_key(&Slot::Child(*child))
+                && self.refused(*child).is_none()
         })?;
         let replicas = if self.desired.spec.stopped { 0 } else { self.wanted_from_nothing() };
         let object = children::build(child, self.desired, replicas, None);
         let why = format!("{} is not there", child.title(&self.desired.names));
-        Some(Step::Keep(Action::Change(Change::Apply(child, Box::new(object))), why))
+        Some(Step::Keep(Action::Change(Change::Apply(child, Box::new(object), None)), why))
     }
 
     /// Without a StatefulSet: no pod that is there may go.
@@ -43,7 +45,11 @@ impl View<'_> {
         let names = &self.desired.names;
         let taken =
             self.taken().next().map(|(slot, whose)| format!("{}: {whose}", slot.title(names)));
-        taken.or_else(|| {
+        let refused = || {
+            let child = Child::ALL.into_iter().find(|child| self.refused(*child).is_some())?;
+            Some(format!("{}: {}", child.title(names), self.refused(child)?))
+        };
+        taken.or_else(refused).or_else(|| {
             let (ordinal, theirs) = self.foreign_volumes().next()?;
             let title = Slot::Volume(ordinal).title(names);
             Some(format!("{title}: it holds data of cluster {theirs}"))
@@ -59,6 +65,11 @@ impl View<'_> {
         };
         let taken = self.seen.taken.iter().map(|(slot, whose)| (*slot, whose.as_str()));
         taken.filter(move |(slot, _)| needed(*slot))
+    }
+
+    /// Why the API server does not take an object now.
+    fn refused(&self, child: Child) -> Option<&str> {
+        self.seen.answers.refused(child, self.now)
     }
 
     /// Volume claims that our pods would use, and of which cluster their data is.
@@ -78,49 +89,73 @@ impl View<'_> {
             && (child != Child::ServiceMonitor || self.seen.service_monitors)
     }
 
-    /// What is not as it should be is put back.
+    /// What is not as it should be is put back; what does not stay so, or is refused, is told and left for
+    /// a while, so that the plan goes on.
     pub(super) fn children(&mut self) -> Option<Step> {
+        let answers = &self.seen.answers;
+        let mut contended = Vec::new();
+        let mut next = None;
         for child in Child::ALL {
             let Some(live) = self.seen.children.get(&child) else { continue };
+            if self.refused(child).is_some() {
+                continue;
+            }
             let name = child.name(&self.desired.names);
             let title = child.title(&self.desired.names);
+            let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
             if !self.is_wanted(child) {
-                let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
                 let why = format!("{title} is no longer wanted");
                 let change = Change::Delete { child, name, uid, keep_dependents: false };
-                return Some(Step::Keep(Action::Change(change), why));
+                next = Some((change, why));
+                break;
             }
             let want = self.as_applied(child, live);
-            if child == Child::StatefulSet
-                && let Some(path) = FIXED.iter().find(|path| {
-                    let differs = |want| {
-                        live.pointer(path).is_none_or(|live| drift::drift(want, live).is_some())
-                    };
-                    want.pointer(path).is_some_and(differs)
-                })
-            {
-                let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+            let differences = answers.differences(child, &want, live);
+            let fixed = differences.iter().map(|found| found.drift.path()).find(|path| {
+                child == Child::StatefulSet && FIXED.iter().any(|fixed| path.starts_with(fixed))
+            });
+            if let Some(path) = fixed {
+                if let Err(Contended { times, until }) = answers.may_make_anew(child, self.now) {
+                    contended.push(quarrel(&title, path, times, &until));
+                    continue;
+                }
                 let why = format!(
                     "{path} of the StatefulSet cannot be changed; it is made anew around its pods"
                 );
                 let change = Change::Delete { child, name, uid, keep_dependents: true };
-                return Some(Step::Keep(Action::Change(change), why));
+                next = Some((change, why));
+                break;
+            }
+            let mut due = None;
+            for found in differences {
+                match answers.may_put_back(child, found.drift.path(), self.now) {
+                    Ok(()) => {
+                        due.get_or_insert(found.drift);
+                    }
+                    Err(Contended { times, until }) => {
+                        contended.push(quarrel(&title, found.drift.path(), times, &until));
+                    }
+                }
             }
             let hash = |object: &Value| object["metadata"]["annotations"][OBJECT_HASH].clone();
-            let found = drift::drift(&want, live);
-            let (action, why) = match found {
-                Some(Drift::HasMore(path)) if hash(&want) == hash(live) => (
-                    Change::Replace(child, Box::new(want)),
-                    format!("something was put into {path}"),
-                ),
+            let (change, why) = match due {
+                Some(Drift::HasMore(path)) if hash(&want) == hash(live) => {
+                    let why = format!("something was put into {path}");
+                    (Change::Replace(child, Box::new(want), Some(path)), why)
+                }
                 Some(Drift::Differs(path) | Drift::HasMore(path)) => {
-                    (Change::Apply(child, Box::new(want)), format!("{path} is not as it should be"))
+                    let why = format!("{path} is not as it should be");
+                    (Change::Apply(child, Box::new(want), Some(path)), why)
                 }
                 None => continue,
             };
-            return Some(Step::Keep(Action::Change(action), format!("{title}: {why}")));
+            next = Some((change, format!("{title}: {why}")));
+            break;
         }
-        None
+        for message in contended {
+            self.trouble("Contended", message);
+        }
+        next.map(|(change, why)| Step::Keep(Action::Change(change), why))
     }
 
     /// An object as it would be applied beside what is there.
@@ -168,6 +203,11 @@ impl View<'_> {
         if !drift::is_larger(size, &now) {
             return None;
         }
+        if self.seen.answers.may_make_anew(Child::StatefulSet, self.now).is_err() {
+            let message = format!("the claims of new volumes are given {}, not {size}", now.0);
+            self.trouble("Contended", message);
+            return None;
+        }
         let change = Change::Delete {
             child: Child::StatefulSet,
             name: self.desired.names.name.clone(),
@@ -198,6 +238,15 @@ impl View<'_> {
             self.trouble("ForeignVolume", message);
         }
         let names = &self.desired.names;
+        let refused: Vec<String> = Child::ALL
+            .into_iter()
+            .filter_map(|child| {
+                Some(format!("{} is refused: {}", child.title(names), self.refused(child)?))
+            })
+            .collect();
+        for message in refused {
+            self.trouble("ApplyRefused", message);
+        }
         let taken: Vec<String> = self
             .taken()
             .map(|(slot, whose)| {
@@ -292,6 +341,14 @@ impl View<'_> {
             self.trouble("UnknownNode", message);
         }
     }
+}
+
+/// Of a place that does not stay as it is put. Nothing in it moves while nothing is done.
+fn quarrel(title: &str, path: &str, times: u32, until: &str) -> String {
+    format!(
+        "{title}: {path} was put back ({times} times of late) and is changed again, by a policy or another \
+         controller; it is put back at {until} at the earliest"
+    )
 }
 
 /// Applied to this very object in this very version, or not at all: what was seen to be ours may have

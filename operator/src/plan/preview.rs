@@ -3,7 +3,7 @@
 use super::{View, scale::strip_claims};
 use crate::{
     children::{self, Child},
-    drift::{self, Drift},
+    drift,
     seen::{Node, Slot},
 };
 
@@ -30,10 +30,8 @@ impl View<'_> {
                 (true, Some(live)) => {
                     let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
                     let want = children::build(child, desired, replicas, claims.as_ref());
-                    if let Some(Drift::Differs(path) | Drift::HasMore(path)) =
-                        drift::drift(&want, live)
-                    {
-                        lines.push(format!("change {title} at {path}"));
+                    if let Some(found) = self.seen.answers.differences(child, &want, live).first() {
+                        lines.push(format!("change {title} at {}", found.drift.path()));
                     }
                 }
                 (false, None) => {}

@@ -131,6 +131,7 @@ fn well(count: i32, spec: Value, started: Value) -> Seen {
     Seen {
         children: children_of(&old, count),
         taken: BTreeMap::new(),
+        answers: Default::default(),
         foreign_volumes: BTreeMap::new(),
         pods: (0..count)
             .map(|at| {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::defaults;
 use crate::{
+    answers::{Answers, Memory},
     children::Child,
     crd::{KvCluster, KvClusterStatus},
     desired::Desired,
@@ -29,7 +30,10 @@ pub(super) enum Crash {
     After(usize),
 }
 
-pub(super) struct Fake(Mutex<Inner>);
+/// What changes objects on their way into the store.
+pub(super) type Admission = fn(Child, &mut Value);
+
+pub(super) struct Fake(Mutex<Inner>, Memory);
 
 struct Inner {
     cluster: KvCluster,
@@ -56,6 +60,9 @@ struct Inner {
     /// What was being done when the operator ended.
     ended_around: Option<Deed>,
     journal: Vec<String>,
+    admission: Admission,
+    meddler: Admission,
+    refuses: Option<Child>,
 }
 
 #[derive(Clone, Debug)]
@@ -111,28 +118,54 @@ impl Fake {
         for (name, value) in spec.as_object().expect("an object") {
             whole["spec"][name] = value.clone();
         }
-        Self(Mutex::new(Inner {
-            cluster: serde_json::from_value(whole).expect("a cluster"),
-            version: 1,
-            uids: 100,
-            seconds: 1_700_000_000,
-            children: BTreeMap::new(),
-            pods: BTreeMap::new(),
-            claims: BTreeMap::new(),
-            flotilla: None,
-            begun: 0,
-            first_cluster_id: String::new(),
-            pods_made: 0,
-            changes: 0,
-            changes_in_pass: 0,
-            crash: None,
-            judge_disks_only: false,
-            placement_stands_still: false,
-            second_thought: None,
-            placement_rests_until: 0,
-            ended_around: None,
-            journal: Vec::new(),
-        }))
+        Self(
+            Mutex::new(Inner {
+                cluster: serde_json::from_value(whole).expect("a cluster"),
+                version: 1,
+                uids: 100,
+                seconds: 1_700_000_000,
+                children: BTreeMap::new(),
+                pods: BTreeMap::new(),
+                claims: BTreeMap::new(),
+                flotilla: None,
+                begun: 0,
+                first_cluster_id: String::new(),
+                pods_made: 0,
+                changes: 0,
+                changes_in_pass: 0,
+                crash: None,
+                judge_disks_only: false,
+                placement_stands_still: false,
+                second_thought: None,
+                placement_rests_until: 0,
+                ended_around: None,
+                journal: Vec::new(),
+                admission: |_, _| {},
+                meddler: |_, _| {},
+                refuses: None,
+            }),
+            Memory::default(),
+        )
+    }
+
+    /// A policy changes what is stored from now on.
+    pub(super) fn admit(&self, admission: Admission) {
+        self.0.lock().admission = admission;
+    }
+
+    /// Another controller changes our objects every second.
+    pub(super) fn meddle(&self, meddler: Admission) {
+        self.0.lock().meddler = meddler;
+    }
+
+    /// Another operator, which knows nothing.
+    pub(super) fn forget(&self) {
+        self.1.forget(&super::key());
+    }
+
+    /// A policy lets nobody write such an object.
+    pub(super) fn refuse(&self, child: Option<Child>) {
+        self.0.lock().refuses = child;
     }
 
     pub(super) fn crash_at(&self, crash: Option<Crash>) {
@@ -338,6 +371,14 @@ impl Inner {
 
     fn tick(&mut self) {
         self.seconds += 1;
+        for (child, object) in &mut self.children {
+            let before = object.clone();
+            (self.meddler)(*child, object);
+            if *object != before {
+                self.version += 1;
+                object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            }
+        }
         self.stateful_set();
         for pod in self.pods.values_mut() {
             pod.age += 1;
@@ -464,6 +505,7 @@ impl Inner {
         Seen {
             cluster: self.cluster.clone(),
             children,
+            answers: Answers::default(),
             taken: taken.into_iter().map(|(child, whose)| (Slot::Child(child), whose)).collect(),
             foreign_volumes: self
                 .claims
@@ -635,12 +677,19 @@ impl Inner {
         }
     }
 
-    fn change(&mut self, change: &Change) -> Result<(), Error> {
+    /// The object as it is stored then, where one is.
+    fn change(&mut self, change: &Change) -> Result<Value, Error> {
         match change {
-            Change::Apply(child, object) | Change::Replace(child, object) => {
-                self.store(*child, object)
+            Change::Apply(child, object, _) | Change::Replace(child, object, _) => {
+                return self.store(*child, object);
             }
-            Change::Scale { set, .. } => self.store(Child::StatefulSet, set),
+            Change::Scale { set, replicas } => {
+                let stored = self.store(Child::StatefulSet, set)?;
+                if stored["spec"]["replicas"] != *replicas {
+                    return Err(Error::Refused("another number of pods is stored".to_owned()));
+                }
+                return Ok(stored);
+            }
             Change::Delete { child, uid, keep_dependents, .. } => {
                 let found = self.children.get(child);
                 if found.is_some_and(|object| object["metadata"]["uid"] != *uid) {
@@ -655,11 +704,10 @@ impl Inner {
                     "pods outlive their StatefulSet",
                 );
                 self.children.remove(child);
-                Ok(())
             }
             Change::DeletePod { name, uid } => {
                 let ordinal = self.names().ordinal_of_pod(name).expect("a pod of ours");
-                let Some(pod) = self.pods.get(&ordinal) else { return Ok(()) };
+                let Some(pod) = self.pods.get(&ordinal) else { return Ok(Value::Null) };
                 if pod.uid != *uid {
                     return Err(Error::Moved("uid".to_owned()));
                 }
@@ -672,15 +720,12 @@ impl Inner {
                 if let Some(pod) = self.pods.get_mut(&ordinal) {
                     pod.terminating = true;
                 }
-                Ok(())
             }
             Change::MarkVolume { name, uid, node_id } => {
                 self.claim(name, uid)?.mark = Some(node_id.clone());
-                Ok(())
             }
             Change::GrowVolume { name, uid, size } => {
                 self.claim(name, uid)?.size.clone_from(&size.0);
-                Ok(())
             }
             Change::DeleteVolume { name, uid } => {
                 self.claim(name, uid)?;
@@ -691,9 +736,9 @@ impl Inner {
                 if !used {
                     self.claims.remove(&ordinal);
                 }
-                Ok(())
             }
         }
+        Ok(Value::Null)
     }
 
     fn claim(&mut self, name: &str, uid: &str) -> Result<&mut FakeClaim, Error> {
@@ -702,7 +747,10 @@ impl Inner {
         claim.ok_or_else(|| Error::Moved("uid".to_owned()))
     }
 
-    fn store(&mut self, child: Child, object: &Value) -> Result<(), Error> {
+    fn store(&mut self, child: Child, object: &Value) -> Result<Value, Error> {
+        if self.refuses == Some(child) {
+            return Err(Error::Refused("a policy refuses it".to_owned()));
+        }
         let old = self.children.get(&child).cloned();
         for field in ["uid", "resourceVersion"] {
             let asked = &object["metadata"][field];
@@ -741,8 +789,9 @@ impl Inner {
         };
         new["metadata"]["uid"] = uid;
         new["metadata"]["resourceVersion"] = json!(self.next_version());
-        self.children.insert(child, new);
-        Ok(())
+        (self.admission)(child, &mut new);
+        self.children.insert(child, new.clone());
+        Ok(new)
     }
 
     fn call(&mut self, call: &Call) -> Result<(), Error> {
@@ -994,7 +1043,7 @@ fn has_majority(voters: &BTreeSet<u64>, of: &BTreeSet<u64>) -> bool {
 
 impl World for Fake {
     async fn look(&self, _: &Key) -> Result<Option<Seen>, Error> {
-        Ok(Some(self.0.lock().look()))
+        Ok(Some(Seen { answers: self.1.of(&super::key()), ..self.0.lock().look() }))
     }
 
     async fn note(&self, cluster: &KvCluster, status: &KvClusterStatus) -> Result<(), Error> {
@@ -1019,13 +1068,21 @@ impl World for Fake {
     async fn change(&self, _: &Key, change: &Change) -> Result<(), Error> {
         let mut inner = self.0.lock();
         let what = match change {
-            Change::Apply(child, _) | Change::Replace(child, _) => format!("apply {child:?}"),
+            Change::Apply(child, ..) | Change::Replace(child, ..) => format!("apply {child:?}"),
             Change::Scale { replicas, .. } => format!("scale to {replicas}"),
             other => format!("{other:?}"),
         };
-        let number = inner.begin_change(&what, Some(change.deed()))?;
-        inner.change(change)?;
-        inner.end_change(number)
+        let ended = |error: Error| {
+            // What the operator knew goes with it.
+            self.1.forget(&super::key());
+            error
+        };
+        let number = inner.begin_change(&what, Some(change.deed())).map_err(ended)?;
+        let now = Timestamp::from_second(inner.seconds).expect("a time");
+        let result = inner.change(change);
+        self.1.learn(&super::key(), change, &result, now);
+        result?;
+        inner.end_change(number).map_err(ended)
     }
 
     async fn call(&self, seen: &Seen, call: &Call) -> Result<(), Error> {

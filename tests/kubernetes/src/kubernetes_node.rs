@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::{Api, Client};
+use kube::{Api, Client, api::ListParams};
 
 use crate::{programs, wait::eventually};
 
@@ -23,6 +23,31 @@ impl KubernetesNode {
         let inspect = ["inspect", "--format", "{{.State.Running}}", name.as_str()];
         programs::run("docker", inspect, BOUND).await.ok()?;
         Some(Self { name })
+    }
+
+    /// The one that runs the API server, when it is a container of the Docker engine here.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn control_plane(client: &Client) -> anyhow::Result<Option<Self>> {
+        let selected = ListParams::default().labels("node-role.kubernetes.io/control-plane");
+        let nodes = Api::<Node>::all(client.clone()).list(&selected).await?.items;
+        let Some(name) = nodes.first().map(kube::ResourceExt::name_any) else { return Ok(None) };
+        let inspect = ["inspect", "--format", "{{.State.Running}}", name.as_str()];
+        Ok(programs::run("docker", inspect, BOUND).await.is_ok().then_some(Self { name }))
+    }
+
+    /// Starts its API server anew with further arguments, for as long as this Kubernetes lives: the kubelet does so
+    /// when its manifest changes.
+    ///
+    /// # Errors
+    /// Docker's.
+    pub async fn give_api_server(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        let manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+        let lines: String =
+            arguments.iter().map(|argument| format!("\\n    - {argument}")).collect();
+        let edit = format!("s|^    - kube-apiserver$|&{lines}|");
+        self.inside(&["sed", "-i", &edit, manifest]).await
     }
 
     /// Its name.

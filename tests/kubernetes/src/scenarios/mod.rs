@@ -6,6 +6,7 @@ mod life;
 mod machines;
 mod monitoring;
 mod operators;
+mod others;
 mod pods;
 mod rights;
 mod roll;
@@ -82,6 +83,8 @@ scenarios! {
     Long roll::image_upgrade_is_not_noticed,
     Long roll::sick_pod_holds_a_roll_up,
     Long hand_edits::stateful_set_is_put_back,
+    Long others::objects_of_others_are_left_alone,
+    Long others::policies_that_change_ours_are_lived_with,
     Long life::clusters_of_one_name_do_not_share_data,
     Long life::stopped_cluster_keeps_its_data,
     Long machines::killed_machine_loses_nothing,
