@@ -19,6 +19,7 @@ mod log_format;
 mod raft;
 mod reads;
 mod runtime;
+mod slow_requests;
 mod snapshot;
 
 pub use self::{
@@ -32,6 +33,7 @@ pub use self::{
     raft::RaftConfig,
     reads::ReadsConfig,
     runtime::RuntimeConfig,
+    slow_requests::SlowRequestsConfig,
     snapshot::SnapshotConfig,
 };
 
@@ -118,6 +120,7 @@ pub struct Config {
     pub snapshot: SnapshotConfig,
     pub placement: PlacementConfig,
     pub runtime: RuntimeConfig,
+    pub slow_requests: SlowRequestsConfig,
 }
 
 impl Default for Config {
@@ -146,6 +149,7 @@ impl Default for Config {
             snapshot: SnapshotConfig::default(),
             placement: PlacementConfig::default(),
             runtime: RuntimeConfig::default(),
+            slow_requests: SlowRequestsConfig::default(),
         }
     }
 }
@@ -240,6 +244,7 @@ impl Config {
         self.snapshot.check(errors);
         self.placement.check(errors);
         self.runtime.check(errors);
+        self.slow_requests.check(errors);
     }
 
     fn check_birth(&self, errors: &mut Vec<ConfigError>) {
@@ -305,7 +310,7 @@ impl Config {
 
 /// A filter may name a target alone, and then shows all of it. So a misspelt level is a filter too, one that
 /// hides everything: hence a target must be given its level.
-fn check_log_level(filter: &str) -> Result<(), String> {
+pub(crate) fn check_log_level(filter: &str) -> Result<(), String> {
     let parsed = tracing_subscriber::EnvFilter::builder().parse(filter);
     parsed.map_err(|error| error.to_string())?;
     let words = filter.split(',').map(str::trim).filter(|word| !word.is_empty());

@@ -42,3 +42,4 @@ pub mod metrics;
 mod share;
 pub mod signals;
 pub mod telemetry;
+pub mod trail;

@@ -28,7 +28,7 @@ pub use self::{
     region::{PeerLoss, PeerRole, RegionMetrics},
     request::{BusyQueue, MethodMetrics, RequestMetrics},
     runtime::RuntimeMetrics,
-    slow::SlowLog,
+    slow::{INTERVAL as SLOW_LOG_INTERVAL, SlowLog},
     storage::{Instance, StorageMetrics},
 };
 
@@ -42,6 +42,8 @@ pub struct Metrics {
     pub regions: RegionMetrics,
     pub placement: PlacementMetrics,
     pub storage: StorageMetrics,
+    /// Not for Prometheus: which requests were slow.
+    pub slow: SlowLog,
 }
 
 impl Metrics {
@@ -52,8 +54,10 @@ impl Metrics {
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         process::register(registry)?;
         let requests = RequestMetrics::register(registry)?;
+        let slow = SlowLog::default();
         Ok(Self {
-            raft: RaftMetrics::register(registry, requests.clone())?,
+            raft: RaftMetrics::register(registry, requests.clone(), slow.clone())?,
+            slow,
             requests,
             regions: RegionMetrics::register(registry)?,
             placement: PlacementMetrics::register(registry)?,

@@ -17,7 +17,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::{config::LogFormat, panics};
+use crate::{
+    config::{LogFormat, check_log_level},
+    panics,
+};
 
 /// Libraries that say too much at `info`; a filter that names them wins.
 const QUIET: &str = "openraft=warn,h2=warn,hyper=warn,tower=warn,tonic=warn";
@@ -32,6 +35,8 @@ static LOST: OnceLock<ErrorCounter> = OnceLock::new();
 pub enum Error {
     #[error("read log filter {filter:?}")]
     Filter { filter: String, source: ParseError },
+    #[error("read log filter {filter:?}: {problem}")]
+    Level { filter: String, problem: String },
     #[error("change the log filter")]
     Gone(#[from] reload::Error),
     #[error("install the logger")]
@@ -149,6 +154,9 @@ fn colour_bytes(text: &[u8]) -> usize {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, Error> {
+    // Wherever it comes from: a misspelt level would be a filter that hides everything.
+    check_log_level(filter)
+        .map_err(|problem| Error::Level { filter: filter.to_owned(), problem })?;
     EnvFilter::builder()
         .parse(format!("{QUIET},{filter}"))
         .map_err(|source| Error::Filter { filter: filter.to_owned(), source })
@@ -161,6 +169,16 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
+
+    #[test]
+    fn misspelt_level_is_refused_wherever_it_comes_from() {
+        for filter in ["verbose", "inof", "info,debgu", "flotilla_server=inof"] {
+            assert!(parse(filter).is_err(), "{filter}");
+        }
+        for filter in ["", "warn", "info,flotilla_server::raft=debug", "off"] {
+            assert!(parse(filter).is_ok(), "{filter}");
+        }
+    }
 
     #[test]
     fn named_libraries_are_no_longer_quiet() {

@@ -6,6 +6,7 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -39,7 +40,11 @@ use super::{
     seed::SeedApi,
     status::status,
 };
-use crate::{error::Error, ids::ClusterId};
+use crate::{
+    error::Error,
+    ids::ClusterId,
+    trail::{self, Scoped, Trail},
+};
 
 /// Bytes that a request's message is wrapped in, generously.
 const FRAMING_BYTES: usize = 64;
@@ -56,7 +61,7 @@ type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>
 type AnyService = BoxCloneSyncService<Request<RequestBody>, Response<Body>, Infallible>;
 
 /// All gRPC services of the port for clients, as one service of hyper. Cheap to clone.
-pub struct Services<R: Requests>(Arc<Shared<R>>);
+pub struct Services<R: Requests>(Arc<Shared<R>>, Option<SocketAddr>);
 
 struct Shared<R: Requests> {
     kv: KvServer<KvApi<R>>,
@@ -74,7 +79,7 @@ struct Shared<R: Requests> {
 
 impl<R: Requests> Clone for Services<R> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self(Arc::clone(&self.0), self.1)
     }
 }
 
@@ -91,7 +96,7 @@ impl<R: Requests> Services<R> {
             ClusterApi { membership: Arc::clone(&membership), limits: Arc::clone(&limits) };
         let draining = CancellationToken::new();
         let health = HealthApi::new(Arc::clone(&membership), draining.clone());
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             kv: KvServer::new(kv.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
@@ -109,7 +114,13 @@ impl<R: Requests> Services<R> {
             observer,
             draining,
             membership,
-        }))
+        });
+        Self(shared, None)
+    }
+
+    /// The same services, for the connection of a client.
+    pub(super) fn for_client(&self, client: Option<SocketAddr>) -> Self {
+        Self(Arc::clone(&self.0), client)
     }
 
     /// Ends the streams that would otherwise never end.
@@ -121,9 +132,15 @@ impl<R: Requests> Services<R> {
 impl<R: Requests> hyper::service::Service<Request<Incoming>> for Services<R> {
     type Response = Response<Answer<Rest>>;
     type Error = Infallible;
-    type Future = Call;
+    type Future = Scoped<Call>;
 
-    fn call(&self, request: Request<Incoming>) -> Call {
+    fn call(&self, request: Request<Incoming>) -> Scoped<Call> {
+        trail::scope(self.1, self.take_in(request))
+    }
+}
+
+impl<R: Requests> Services<R> {
+    fn take_in(&self, request: Request<Incoming>) -> Call {
         let shared = &*self.0;
         let method = Method::from_path(request.uri().path());
         let mut tracked = Tracked::start(&shared.observer, method);
@@ -426,6 +443,8 @@ pub(super) struct Tracked {
     started: Instant,
     /// Of the answer, and when it was known; `None`, which counts as cancelled, if the client goes first.
     code: Option<(Code, Duration)>,
+    /// Of a slow call, as it was when its answer was known.
+    trail: Option<Trail>,
     permit: Option<Permit>,
 }
 
@@ -433,7 +452,7 @@ impl Tracked {
     pub(super) fn start(observer: &Arc<dyn Observer>, method: Method) -> Self {
         observer.started(method);
         let observer = Arc::clone(observer);
-        Self { observer, method, started: Instant::now(), code: None, permit: None }
+        Self { observer, method, started: Instant::now(), code: None, trail: None, permit: None }
     }
 
     /// Holds the call's place for as long as it is tracked.
@@ -443,7 +462,13 @@ impl Tracked {
 
     /// Notes how the call ended; the first answer counts.
     pub(super) fn finish(&mut self, code: Code) {
-        self.code.get_or_insert_with(|| (code, self.started.elapsed()));
+        if self.code.is_none() {
+            let taken = self.started.elapsed();
+            self.code = Some((code, taken));
+            if self.observer.is_slow(self.method, taken) {
+                self.trail = Some(trail::current());
+            }
+        }
     }
 }
 
@@ -451,6 +476,10 @@ impl Drop for Tracked {
     fn drop(&mut self) {
         let (code, taken) = self.code.unwrap_or_else(|| (Code::Cancelled, self.started.elapsed()));
         self.observer.finished(self.method, code, taken.as_secs_f64());
+        if self.observer.is_slow(self.method, taken) {
+            let trail = self.trail.take().unwrap_or_else(trail::current);
+            self.observer.slow(self.method, code, taken, trail);
+        }
     }
 }
 

@@ -1,11 +1,23 @@
 //! Who is told of each call: the seam to the metrics.
 
+use std::time::Duration;
+
+use crate::trail::Trail;
+
 /// Told once when a call is taken in and once when it is over, on the path of the call: an
 /// implementation must not block or allocate.
 pub trait Observer: Send + Sync + 'static {
     fn started(&self, method: Method);
     /// `code` is `Cancelled` when the client went before the answer was ready.
     fn finished(&self, method: Method, code: tonic::Code, seconds: f64);
+
+    /// Whether a call that took so long is to be told of in detail.
+    fn is_slow(&self, _: Method, _: Duration) -> bool {
+        false
+    }
+
+    /// Such a call is over.
+    fn slow(&self, _: Method, _: tonic::Code, _: Duration, _: Trail) {}
 }
 
 /// Tells nobody.

@@ -6,6 +6,7 @@ use std::{
     fmt::Display,
     future::Future,
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -39,6 +40,7 @@ use super::{
     answer::CallTasks,
     limits::Limits,
 };
+use crate::trail;
 
 /// After a failed accept, as when no file descriptor is left: time for connections to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -125,6 +127,18 @@ pub struct Connection<IO> {
     _place: Permit,
 }
 
+/// A connection that a client has made.
+pub trait OfClient {
+    /// Where the client is, if that can be told.
+    fn client(&self) -> Option<SocketAddr>;
+}
+
+impl OfClient for Connection<TcpStream> {
+    fn client(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+}
+
 impl<IO: AsyncRead + Unpin> AsyncRead for Connection<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -183,7 +197,7 @@ pub async fn serve_grpc<R, IO>(
     shutdown: impl Future<Output = ()>,
 ) where
     R: Requests,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + OfClient + Unpin + Send + 'static,
 {
     let stall_timeout = limits.stall_timeout;
     let mut builder = http2::Builder::new(CallTasks { stall_timeout });
@@ -208,9 +222,10 @@ pub async fn serve_grpc<R, IO>(
         services.drain();
     };
     accept(incoming, shutdown, |io, closing: CancellationToken| {
+        let services = services.for_client(io.client());
         let (io, read) = Watched::new(io, stall_timeout);
         let io = TokioIo::new(io);
-        let connection = builder.serve_connection(io, services.clone());
+        let connection = builder.serve_connection(io, services);
         let (elsewhere, is_late) = (elsewhere.clone(), elsewhere.is_cancelled());
         let leave = async move {
             tokio::select! {
@@ -231,7 +246,7 @@ pub async fn serve_http<IO>(
     limits: &Limits,
     shutdown: impl Future<Output = ()>,
 ) where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + OfClient + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
     builder
@@ -242,12 +257,13 @@ pub async fn serve_http<IO>(
     let (opening_timeout, stall_timeout) =
         (limits.connections.opening_timeout, limits.stall_timeout);
     accept(incoming, shutdown, |io, closing: CancellationToken| {
+        let client = io.client();
         let (io, _) = Watched::new(io, stall_timeout);
         let (asked, asks) = (Arc::new(AtomicBool::new(false)), router.clone());
         let first = Arc::clone(&asked);
         let service = TowerToHyperService::new(tower::service_fn(move |request| {
             first.store(true, Ordering::Relaxed);
-            asks.clone().oneshot(request)
+            trail::scope(client, asks.clone().oneshot(request))
         }));
         let connection = builder.serve_connection(TokioIo::new(io), service);
         let asked = move || asked.load(Ordering::Relaxed);

@@ -8,7 +8,7 @@ use prometheus::{
     exponential_buckets,
 };
 
-use super::{Counters, Gauges, Histograms, Label as _, RequestMetrics, add, label::label};
+use super::{Counters, Gauges, Histograms, Label as _, RequestMetrics, SlowLog, add, label::label};
 
 label! {
     /// How a proposal ended.
@@ -123,14 +123,19 @@ pub struct RaftMetrics {
     pub log_catch_up_bytes: IntGauge,
     snapshots_total: [Box<[IntCounter]>; Direction::VALUES.len()],
     requests: RequestMetrics,
+    slow: SlowLog,
 }
 
 impl RaftMetrics {
-    /// The layer counts refused and forwarded requests in `requests`.
+    /// The layer counts refused and forwarded requests in `requests`, and tells `slow` of syncs.
     ///
     /// # Errors
     /// A name that is registered already.
-    pub fn register(registry: &Registry, requests: RequestMetrics) -> prometheus::Result<Self> {
+    pub fn register(
+        registry: &Registry,
+        requests: RequestMetrics,
+        slow: SlowLog,
+    ) -> prometheus::Result<Self> {
         let seconds = |name: &str, help: &str, least: f64| -> prometheus::Result<_> {
             // 15 doublings: 25 µs to 0.4 s for the disk, 0.1 ms to 1.6 s for rounds.
             let buckets = exponential_buckets(least, 2.0, 15)?;
@@ -237,12 +242,14 @@ impl RaftMetrics {
             )?,
             snapshots_total: [by_result(Direction::Send), by_result(Direction::Receive)],
             requests,
+            slow,
         })
     }
 
     /// One synced write of the log took `elapsed` and carried `entries` of all regions.
     pub fn observe_log_write(&self, elapsed: Duration, entries: usize) {
         self.fsync_seconds.observe(elapsed.as_secs_f64());
+        self.slow.synced(elapsed);
         self.group_commit_entries.observe(entries as f64);
     }
 

@@ -15,10 +15,13 @@ use std::{
 
 use openraft::{OptionalSend, raft::responder::Responder};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
-use super::TypeConfig;
-use crate::{handoff, share::is_fair};
+use super::{LogId, TypeConfig};
+use crate::{clock, handoff, share::is_fair};
 
 /// With so many proposals of a region under way, further ones wait for their answers. Each turn of
 /// Raft costs the same for one entry as for many, on every peer: where there are many callers, few
@@ -149,24 +152,37 @@ impl Drop for Admitted {
 /// Answers whoever proposed, and holds the proposal's place until then. Openraft drops it without an
 /// answer when the peer stops.
 pub struct Answerer<T> {
-    answer: handoff::Sender<T>,
+    answer: handoff::Sender<Answered<T>>,
     admitted: Admitted,
+    committed: Option<Instant>,
+}
+
+/// The answer to a proposal.
+#[derive(Debug)]
+pub struct Answered<T> {
+    pub result: T,
+    /// When it was on a majority of disks, if it got there.
+    pub committed: Option<Instant>,
 }
 
 impl<T: Send + 'static> Answerer<T> {
     /// The answerer of a proposal, and where its answer arrives.
     #[must_use]
-    pub fn new(admitted: Admitted) -> (Self, oneshot::Receiver<T>) {
+    pub fn new(admitted: Admitted) -> (Self, oneshot::Receiver<Answered<T>>) {
         let (answer, answered) = handoff::channel();
-        (Self { answer, admitted }, answered)
+        (Self { answer, admitted, committed: None }, answered)
     }
 }
 
 impl<T: OptionalSend + 'static> Responder<TypeConfig, T> for Answerer<T> {
+    fn on_commit(&mut self, _: LogId) {
+        self.committed = Some(clock::now());
+    }
+
     fn on_complete(self, result: T) {
         // Ordering: the place is free before the caller can ask for the next.
         drop(self.admitted);
-        self.answer.send(result);
+        self.answer.send(Answered { result, committed: self.committed });
     }
 }
 

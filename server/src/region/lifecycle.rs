@@ -329,6 +329,7 @@ async fn start(
         clock: parking_lot::Mutex::default(),
         silence: Silence::default(),
         size: super::size::Size::default(),
+        rates: super::rates::Rates::default(),
         large: super::weight::Large::default(),
         checking: tokio::sync::Mutex::default(),
         changing_members: tokio::sync::Mutex::default(),

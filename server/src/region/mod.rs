@@ -17,6 +17,7 @@ pub mod news;
 pub mod peers;
 pub mod promises;
 pub mod propose;
+mod rates;
 pub mod read;
 mod receive;
 pub mod reclaim;
@@ -133,6 +134,7 @@ pub struct Peer {
     clock: Mutex<clock::RegionClock>,
     silence: silence::Silence,
     size: size::Size,
+    rates: rates::Rates,
     large: weight::Large,
     /// Held while a checksum is begun, so that two that ask for one get the same.
     checking: tokio::sync::Mutex<()>,
@@ -194,6 +196,7 @@ impl Peer {
         let runs = self.runs();
         let metrics = self.raft.metrics().borrow_watched().clone();
         let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
+        let rates = self.rates.per_second();
         let role = match metrics.state {
             _ if !runs => "stopped",
             ServerState::Leader => "leader",
@@ -214,6 +217,8 @@ impl Peer {
             snapshot_index: index(metrics.snapshot),
             purged_index: index(metrics.purged),
             reason: String::new(),
+            reads_per_second: rates.reads,
+            writes_per_second: rates.writes,
         }
     }
 }

@@ -20,8 +20,9 @@ use crate::{
     metrics::ProposeOutcome,
     raft::{
         CommandBytes, Reply, TypeConfig,
-        proposal::{Admitted, Answerer, Full},
+        proposal::{Admitted, Answered, Answerer, Full},
     },
+    trail,
 };
 
 /// How long a caller is told to wait when a queue is full.
@@ -43,6 +44,7 @@ impl Peer {
         epoch_version: u64,
         deadline: Instant,
     ) -> Result<v1::WriteReply, Error> {
+        self.rates.written();
         if let Some(available_bytes) = self.env.disk.refuse_writes()
             && !command::frees_space(&write)
         {
@@ -135,6 +137,10 @@ impl Peer {
 
         let (answerer, answer) = Answerer::<ClientWriteResult<TypeConfig>>::new(admitted);
         let unknown = |message: &str| Error::OutcomeUnknown { message: message.to_owned() };
+        trail::note(|trail| {
+            trail.region = Some(self.region);
+            (trail.proposed, trail.committed) = (Some(clock::now()), None);
+        });
         let handed_over = self.raft.client_write_ff(CommandBytes(bytes), Some(answerer));
         match tokio::time::timeout_at(deadline, self.unless_stopped(handed_over)).await {
             Ok(Some(Ok(()))) => {}
@@ -147,7 +153,10 @@ impl Peer {
             }
         }
         let result = match tokio::time::timeout_at(deadline, answer).await {
-            Ok(Ok(result)) => result,
+            Ok(Ok(Answered { result, committed })) => {
+                trail::note(|trail| trail.committed = committed);
+                result
+            }
             Ok(Err(_)) => {
                 Err(ClientWriteError::LogEntryDiscarded(openraft::errors::ForwardToLeader::empty()))
             }

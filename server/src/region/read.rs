@@ -87,6 +87,7 @@ impl Peer {
         read: &v1::ReadCommand,
         deadline: Instant,
     ) -> Result<v1::ReadReply, Error> {
+        self.rates.read();
         match read.read_mode() {
             v1::ReadMode::Stale => {}
             v1::ReadMode::Lease

@@ -27,6 +27,7 @@ use crate::{
         reversion::{contradiction, is_reversion},
     },
     storage::keys::data::{self, KeyspaceId},
+    trail,
 };
 
 /// Longest that work for another node's client goes on without a word of its deadline.
@@ -68,8 +69,7 @@ impl Peer {
                 Ok(Body::ReadIndexResult(v1::ReadIndexResult { read }))
             }
             Body::Forward(forward) => {
-                let result = self
-                    .serve_forward(forward)
+                let result = trail::scope(None, self.serve_noted(forward))
                     .await
                     .unwrap_or_else(|error| forward_result::Result::Failure(error.to_failure()));
                 Ok(Body::ForwardResult(v1::ForwardResult { result: Some(result) }))
@@ -223,6 +223,30 @@ impl Peer {
             }
         }
         Ok(())
+    }
+
+    /// As [`Self::serve_forward`]; one that was slow is told of. The node that it came from knows the client.
+    async fn serve_noted(
+        self: &Arc<Self>,
+        forward: v1::Forward,
+    ) -> Result<forward_result::Result, Error> {
+        let began = clock::now();
+        trail::note(|trail| {
+            let write = match &forward.request {
+                Some(forward::Request::Write(write)) => write,
+                _ => return,
+            };
+            trail.key = touched::of_write(write).next().map(|part| part.start().clone());
+        });
+        trail::note(|trail| trail.region = Some(self.region));
+        let result = self.serve_forward(forward).await;
+        let (slow, took) = (&self.env.metrics.slow, began.elapsed());
+        if slow.is_slow(took) {
+            // What the code of an error is, is for the node to say that the client has asked.
+            let code = result.is_ok().then_some(tonic::Code::Ok);
+            slow.finished("forward", code, took, trail::current());
+        }
+        result
     }
 
     /// Serves another node's client here; never passes it on.

@@ -33,6 +33,7 @@ use crate::{
     },
     region::{Peer, peers::Peers, propose::epoch_version},
     storage::engine::KeyRange,
+    trail,
 };
 
 /// Pause before a refused request is tried again; doubled up to the second, halved at random.
@@ -105,6 +106,7 @@ impl Router {
         peer: Option<&Peer>,
         place: &mut Option<Place<'a>>,
     ) -> Result<(), Error> {
+        trail::note(|trail| trail.region = (region != UNKNOWN_REGION).then_some(region));
         if place.as_ref().is_some_and(|place| place.region == region) {
             return Ok(());
         }
@@ -121,7 +123,7 @@ impl Router {
         &self,
         cx: &Context,
         kind: Kind,
-        key: &[u8],
+        key: &Bytes,
         attempt: F,
     ) -> Result<T, Error>
     where
@@ -130,6 +132,7 @@ impl Router {
     {
         let mut pause = RETRY_MIN;
         let mut place = None;
+        trail::note(|trail| trail.key = Some(key.clone()));
         loop {
             let result = match self.locate(cx, kind, key, &mut place).await {
                 Ok(target) => attempt(target).await,
@@ -262,6 +265,7 @@ impl Router {
         let lost = |message: String| {
             if is_read { Error::NoLeader { region } } else { Error::OutcomeUnknown { message } }
         };
+        trail::note(|trail| trail.passed_on_to = Some(node));
         let called = env.transport.call(node, Lane::Forward, message);
         match tokio::time::timeout_at(deadline, called).await {
             Err(_) => Err(if is_read {

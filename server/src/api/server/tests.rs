@@ -27,6 +27,7 @@ use crate::api::{
     fake::{FAKE_CLUSTER, FakeMembership, FakeRequests},
     http_router,
 };
+use crate::trail::Trail;
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Recorder {
     started: AtomicUsize,
     finished: Mutex<Vec<(Method, Code)>>,
+    /// Who asked, of each call.
+    clients: Mutex<Vec<(Method, Option<SocketAddr>)>>,
 }
 
 impl Observer for Recorder {
@@ -45,6 +48,15 @@ impl Observer for Recorder {
     fn finished(&self, method: Method, code: Code, seconds: f64) {
         assert!(seconds >= 0.0);
         self.finished.lock().push((method, code));
+    }
+
+    /// All of them, so that none has to take long.
+    fn is_slow(&self, _: Method, _: Duration) -> bool {
+        true
+    }
+
+    fn slow(&self, method: Method, _: Code, _: Duration, trail: Trail) {
+        self.clients.lock().push((method, trail.client));
     }
 }
 
@@ -823,9 +835,39 @@ async fn connections_are_dealt_out_in_turn_within_the_places_of_their_port() {
     assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
 }
 
+/// Also where the answer was not waited for: that is how most requests end that take too long.
+#[tokio::test]
+async fn it_is_known_who_asked_what_was_slow() {
+    let server = Server::start(Limits::default()).await;
+    let mut kv = clients::kv(server.channel().await);
+    kv.put(put("k", b"v".to_vec())).await.expect("written");
+    server.requests.hang(true);
+    let call = tokio::spawn(async move { kv.get(get("k")).await });
+    eventually(|| server.recorder.started.load(Ordering::SeqCst) == 2).await;
+    call.abort();
+    let clients = &server.recorder.clients;
+    eventually(|| clients.lock().len() == 2).await;
+    let told = clients.lock().clone();
+    let is_known = |(_, client): &(Method, Option<SocketAddr>)| {
+        client.is_some_and(|client| client.ip().is_loopback())
+    };
+    assert!(told.iter().all(is_known), "{told:?}");
+    assert_eq!([told[0].0, told[1].0], [Method::Put, Method::Get]);
+
+    let server = HttpServer::start(Limits::default()).await;
+    let mut tcp = server.tcp().await;
+    let from = tcp.local_addr().expect("connected");
+    tcp.write_all(b"GET /kv/k HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .expect("sent");
+    rest_of(&mut tcp).await;
+    eventually(|| server.recorder.clients.lock()[..] == [(Method::HttpGet, Some(from))]).await;
+}
+
 struct HttpServer {
     address: SocketAddr,
     requests: FakeRequests,
+    recorder: Arc<Recorder>,
     shutdown: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -834,6 +876,7 @@ impl HttpServer {
     async fn start(limits: Limits) -> Self {
         let limits = Arc::new(limits);
         let requests = FakeRequests::with_user_regions(&[]);
+        let recorder = Arc::new(Recorder::default());
         let admission = Admission::new(&limits);
         let places = admission.http_connections();
         let router = http_router(
@@ -841,7 +884,7 @@ impl HttpServer {
             Arc::new(FakeMembership::default()),
             Arc::clone(&limits),
             admission,
-            Arc::new(Recorder::default()),
+            Arc::clone(&recorder) as Arc<dyn Observer>,
             Arc::new(|| "hello".into()),
             Hosts::default(),
         );
@@ -854,7 +897,7 @@ impl HttpServer {
             };
             serve_http(listen(listener, places), router, &limits, asked).await;
         });
-        Self { address, requests, shutdown, task }
+        Self { address, requests, recorder, shutdown, task }
     }
 
     async fn tcp(&self) -> TcpStream {
