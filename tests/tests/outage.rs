@@ -32,6 +32,8 @@ async fn lead(session: &Session, region_id: u64, to_node_id: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eviction_outlives_the_driver_and_an_outage_is_told_by_whoever_is_left() {
     let mut cluster = Cluster::start(3).await;
+    // Leaders are moved while the regions get their voters: a step that began is then another leader's.
+    cluster.allow("step error: has to forward request to");
     let sessions = cluster.sessions();
     let mut ids = Vec::new();
     for index in 0..3 {
@@ -89,6 +91,16 @@ async fn eviction_outlives_the_driver_and_an_outage_is_told_by_whoever_is_left()
     let refused = survivor.cluster.clone().list_nodes(survivor.request(list)).await;
     assert!(refused.is_err(), "{refused:?}");
 
+    // The log has the story: who was lost, and that nobody is served.
+    eventually("the log to tell", BOUND, async || {
+        let log = cluster.nodes[2].output();
+        let want =
+            ["a node is not heard any more", "no quorum answers", "leader of a region is not"];
+        let missing: Vec<_> = want.iter().filter(|line| !log.contains(**line)).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} are not in the log")) }
+    })
+    .await;
+
     let address = cluster.nodes[2].http_address();
     let reply = http(&address, "GET", "/metrics", &[], &[]).await.expect("metrics");
     let metrics = String::from_utf8_lossy(&reply.body).into_owned();
@@ -99,4 +111,12 @@ async fn eviction_outlives_the_driver_and_an_outage_is_told_by_whoever_is_left()
     assert_eq!(value("flotilla_region_leaders"), "0");
     assert_eq!(value("flotilla_region_leaders_without_quorum"), "1");
     assert_eq!(value("flotilla_regions_unheard"), "1");
+    // Of the one it leads and of the one it follows.
+    assert_eq!(value("flotilla_regions_without_quorum"), "2");
+    assert_eq!(value("flotilla_nodes_unheard"), "2");
+    // By which the alerts know that nobody drives.
+    assert!(metrics.lines().any(|line| line.starts_with("flotilla_placement_nodes{")));
+    let driven =
+        |line: &str| line.starts_with("flotilla_placement_nodes{") && !line.ends_with(" 0");
+    assert!(!metrics.lines().any(driven), "{metrics}");
 }

@@ -38,7 +38,11 @@ const GROUPS: [(&str, &str, &[&str]); 6] = [
         &["flotilla_grpc_", "flotilla_forwarded_", "flotilla_busy_"],
     ),
     ("Raft", "The Raft groups of all regions with a peer on this node.", &["flotilla_raft_"]),
-    ("Regions", "The peers of this node.", &["flotilla_region"]),
+    (
+        "Regions",
+        "The peers of this node, and the other nodes as this one hears them.",
+        &["flotilla_region", "flotilla_nodes_"],
+    ),
     (
         "Placement",
         "The placement driver, counted on the node that leads region 1. Gauges are 0 on the others: take the \

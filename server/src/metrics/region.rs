@@ -40,6 +40,11 @@ pub struct RegionMetrics {
     pub leaders_without_quorum: IntGauge,
     /// Regions with a peer here that hears no leader.
     pub unheard: IntGauge,
+    /// Regions with a peer here that serve nothing since most of their voters are away, as far as this node can
+    /// tell: it is cut off itself, perhaps.
+    pub without_quorum: IntGauge,
+    /// Other nodes that this one misses. Of those it has no reason to hear it knows nothing.
+    pub nodes_unheard: IntGauge,
     /// Peers elsewhere, of regions led from here, that are not caught up.
     pub peers_pending: IntGauge,
     /// Peers of this node that were set aside while it ran.
@@ -74,6 +79,20 @@ impl RegionMetrics {
                 IntGauge::new(
                     "flotilla_regions_unheard",
                     "Regions with a peer on this node that hears no leader",
+                )?,
+            )?,
+            without_quorum: add(
+                registry,
+                IntGauge::new(
+                    "flotilla_regions_without_quorum",
+                    "Regions with a peer on this node most of whose voters this node does not hear",
+                )?,
+            )?,
+            nodes_unheard: add(
+                registry,
+                IntGauge::new(
+                    "flotilla_nodes_unheard",
+                    "Other nodes that this node has a reason to hear, and does not",
                 )?,
             )?,
             peers_pending: add(

@@ -21,7 +21,7 @@ mod snapshots;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -165,15 +165,27 @@ struct Office {
     links: Weak<Links>,
     /// Counts the streams that were opened to each node.
     reached: Mutex<HashMap<NodeId, watch::Sender<u64>>>,
+    /// Nodes to which the newest attempt to connect failed.
+    unreached: Mutex<HashSet<NodeId>>,
 }
 
 impl Office {
+    fn note_attempt(&self, node: NodeId, connected: bool) {
+        let mut unreached = self.unreached.lock();
+        if connected {
+            unreached.remove(&node);
+        } else {
+            unreached.insert(node);
+        }
+    }
+
     fn reached(&self, node: NodeId) -> watch::Sender<u64> {
         self.reached.lock().entry(node).or_default().clone()
     }
 
     fn forget(&self, node: NodeId) {
         self.reached.lock().remove(&node);
+        self.unreached.lock().remove(&node);
     }
 }
 
@@ -198,6 +210,7 @@ impl Transport {
                 metrics,
                 links: Arc::downgrade(&links),
                 reached: Mutex::default(),
+                unreached: Mutex::default(),
             }),
             links,
             shipping: Arc::new(shipping),
@@ -249,6 +262,13 @@ impl Transport {
     #[must_use]
     pub fn reached(&self, node: NodeId) -> watch::Receiver<u64> {
         self.office.reached(node).subscribe()
+    }
+
+    /// Whether the newest attempt to connect to a node failed. That may be long ago: nobody connects without a
+    /// message to send.
+    #[must_use]
+    pub fn is_unreached(&self, node: NodeId) -> bool {
+        self.office.unreached.lock().contains(&node)
     }
 
     fn with_link<T>(&self, node: NodeId, lane: Lane, act: impl FnOnce(&Link) -> T) -> T {

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use flotilla_proto::v1;
 use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver as _};
 
 use super::{Peer, peers::Peers};
@@ -83,6 +84,12 @@ impl Company {
 }
 
 impl Peer {
+    /// Whether most voters of the region are on nodes that are `missed`.
+    #[must_use]
+    pub fn most_are_missed(&self, missed: &BTreeSet<NodeId>) -> bool {
+        is_most_missed(&self.view().published().descriptor, missed)
+    }
+
     /// Where a peer of the region is, as far as this one knows.
     pub(super) fn node_of(&self, peer: PeerId) -> Option<NodeId> {
         let descriptor = &self.view().published().descriptor;
@@ -91,10 +98,39 @@ impl Peer {
     }
 }
 
+fn is_most_missed(region: &v1::Region, missed: &BTreeSet<NodeId>) -> bool {
+    let voters = region.peers.iter().filter(|peer| peer.role() == v1::PeerRole::Voter);
+    let (mut away, mut all) = (0, 0);
+    for voter in voters {
+        all += 1;
+        away += usize::from(missed.contains(&NodeId(voter.node_id)));
+    }
+    all > 0 && (all - away) <= all / 2
+}
+
 impl Peers {
     /// As long as a leader may be silent before its followers look for another, twice.
     pub(super) fn silence_max(&self) -> Duration {
         2 * self.env.config.raft.election_timeout_max
+    }
+
+    /// Whether a request may be passed on to another node: unless each of them is missed.
+    #[must_use]
+    pub fn may_reach_others(&self) -> bool {
+        let bound = self.silence_max();
+        self.signs_of_nodes().values().any(|signs| signs.is_heard(bound) != Some(false))
+    }
+
+    /// The nodes that this one would hear, or reach, were they there, and does not.
+    #[must_use]
+    pub fn missed(&self) -> BTreeSet<NodeId> {
+        let bound = self.silence_max();
+        let is_missed = |(node, signs): &(NodeId, Signs)| match signs.is_heard(bound) {
+            Some(is_heard) => !is_heard,
+            // Nobody who has a quorum to ask for leaves a node alone.
+            None => signs.gone.is_none() && self.env.transport.is_unreached(*node),
+        };
+        self.signs_of_nodes().into_iter().filter(is_missed).map(|(node, _)| node).collect()
     }
 
     /// Of every other node that is in the table and was not removed.
@@ -164,6 +200,31 @@ mod tests {
         ] {
             let signs = Signs { answered: seconds(answered), silent: seconds(silent), gone };
             assert_eq!(signs.is_heard(MAX), want, "{why}");
+        }
+    }
+
+    #[test]
+    fn quorum_is_lost_with_half_of_the_voters_or_more() {
+        let region = |voters: &[u64], learners: &[u64]| {
+            let peer = |role: v1::PeerRole| {
+                move |node: &u64| v1::Peer { peer_id: *node, node_id: *node, role: role.into() }
+            };
+            let voters = voters.iter().map(peer(v1::PeerRole::Voter));
+            let peers = voters.chain(learners.iter().map(peer(v1::PeerRole::Learner))).collect();
+            v1::Region { peers, ..v1::Region::default() }
+        };
+        for (why, voters, learners, missed, want) in [
+            ("all are there", &[1, 2, 3][..], &[][..], &[][..], false),
+            ("one of three", &[1, 2, 3], &[], &[2], false),
+            ("two of three", &[1, 2, 3], &[], &[2, 3], true),
+            ("two of four", &[1, 2, 3, 4], &[], &[2, 3], true),
+            ("two of five", &[1, 2, 3, 4, 5], &[], &[2, 3], false),
+            ("learners do not count", &[1, 2, 3], &[4, 5], &[4, 5, 2], false),
+            ("a node that has no peer of it", &[1, 2], &[], &[3], false),
+            ("nothing is known of it yet", &[], &[], &[2, 3], false),
+        ] {
+            let missed = missed.iter().copied().map(NodeId).collect();
+            assert_eq!(is_most_missed(&region(voters, learners), &missed), want, "{why}");
         }
     }
 

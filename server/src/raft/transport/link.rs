@@ -148,7 +148,9 @@ impl Run {
             if first.answer.is_closed() {
                 continue;
             }
-            match connect(&self.office, self.node).await {
+            let connected = connect(&self.office, self.node).await;
+            self.office.note_attempt(self.node, connected.is_ok());
+            match connected {
                 Ok(channel) => {
                     let began = clock::monotonic();
                     let error = self.run_stream(channel, first, &mut queued).await;
