@@ -87,7 +87,7 @@ fn node(answer: v1::StatusResponse) -> Node {
         node_id: answer.node_id,
         version: answer.version,
         ready: answer.ready,
-        not_ready_reasons: answer.not_ready_reasons,
+        complaints: answer.not_ready_reasons.into_iter().chain(answer.warnings).collect(),
         peers: answer.peers.into_iter().map(peer).collect(),
     })
 }

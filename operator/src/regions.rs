@@ -14,6 +14,8 @@ use crate::seen::{Joined, Peer};
 pub struct Regions {
     regions: BTreeMap<u64, Region>,
     answering: BTreeSet<u64>,
+    /// Nodes with a peer that lacks what its leader has committed.
+    behind: BTreeSet<u64>,
     /// A stretch of the key space of which no node that answers has a peer.
     pub has_gap: bool,
     /// Peers a region should have.
@@ -28,7 +30,6 @@ struct Region {
     start_key: Vec<u8>,
     end_key: Vec<u8>,
     has_leader: bool,
-    has_peer_behind: bool,
     quarantined: bool,
 }
 
@@ -37,6 +38,8 @@ impl Regions {
     #[must_use]
     pub fn of<'a>(nodes: impl Iterator<Item = &'a Joined> + Clone, wanted: usize) -> Self {
         let answering: BTreeSet<u64> = nodes.clone().map(|node| node.node_id).collect();
+        let is_behind = |node: &&Joined| node.peers.iter().any(|peer| peer.behind);
+        let behind = nodes.clone().filter(is_behind).map(|node| node.node_id).collect();
         let mut regions: BTreeMap<u64, Region> = BTreeMap::new();
         for peer in nodes.flat_map(|node| &node.peers) {
             let region = regions.entry(peer.region_id).or_default();
@@ -46,11 +49,10 @@ impl Regions {
             }
             region.has_leader |=
                 peer.leads || peer.leader_node.is_some_and(|leader| answering.contains(&leader));
-            region.has_peer_behind |= peer.behind;
             region.describe(peer);
         }
         let has_gap = has_gap(&regions);
-        Self { regions, answering, has_gap, wanted }
+        Self { regions, answering, behind, has_gap, wanted }
     }
 
     #[must_use]
@@ -106,11 +108,16 @@ impl Regions {
             && self.quorum_lost().is_empty()
     }
 
+    /// A node but this one that would be missed: what is written does not reach all its peers.
+    #[must_use]
+    pub fn other_behind(&self, node: u64) -> Option<u64> {
+        self.behind.iter().copied().find(|other| *other != node)
+    }
+
     /// All serve and are whole, and what is written reaches every peer: one node more may go.
     #[must_use]
     pub fn all_healthy(&self) -> bool {
-        let reached = self.regions.values().all(|region| !region.has_peer_behind);
-        self.all_serve() && self.healthy() == self.total() && reached
+        self.all_serve() && self.healthy() == self.total() && self.behind.is_empty()
     }
 
     fn is_under_replicated(&self, region: &Region) -> bool {

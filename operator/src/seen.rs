@@ -110,7 +110,8 @@ pub struct Joined {
     pub node_id: u64,
     pub version: String,
     pub ready: bool,
-    pub not_ready_reasons: Vec<String>,
+    /// What it says is wrong, whether it is ready or not.
+    pub complaints: Vec<String>,
     pub peers: Vec<Peer>,
 }
 
@@ -272,7 +273,7 @@ impl Joined {
             node_id,
             version: "0.1.0".into(),
             ready: true,
-            not_ready_reasons: Vec::new(),
+            complaints: Vec::new(),
             peers,
         }
     }

@@ -54,6 +54,7 @@ pub struct Status {
     pub table_version: u64,
     pub ready: bool,
     pub not_ready_reasons: Vec<String>,
+    pub warnings: Vec<String>,
     pub disk_level: String,
     pub disk_available_bytes: u64,
     pub disk_used_bytes: u64,
@@ -77,6 +78,8 @@ pub struct Peer {
     pub applied_index: u64,
     pub snapshot_index: u64,
     pub purged_index: u64,
+    pub reads_per_second: f64,
+    pub writes_per_second: f64,
 }
 
 /// The word for a node's state.
@@ -156,6 +159,7 @@ impl From<v1::StatusResponse> for Status {
             table_version: status.table_version,
             ready: status.ready,
             not_ready_reasons: status.not_ready_reasons,
+            warnings: status.warnings,
             disk_level: status.disk_level,
             disk_available_bytes: status.disk_available_bytes,
             disk_used_bytes: status.disk_used_bytes,
@@ -181,6 +185,8 @@ impl From<v1::PeerStatus> for Peer {
             applied_index: peer.applied_index,
             snapshot_index: peer.snapshot_index,
             purged_index: peer.purged_index,
+            reads_per_second: peer.reads_per_second,
+            writes_per_second: peer.writes_per_second,
         }
     }
 }
@@ -245,13 +251,13 @@ mod tests {
         let want = concat!(
             r#"{"joined":true,"removed":false,"cluster_id":"","node_id":1,"version":"","#,
             r#""client_address":"","peer_address":"","http_address":"","labels":{},"#,
-            r#""table_version":0,"ready":true,"not_ready_reasons":[],"disk_level":"normal","#,
+            r#""table_version":0,"ready":true,"not_ready_reasons":[],"warnings":[],"disk_level":"normal","#,
             r#""disk_available_bytes":0,"disk_used_bytes":0,"data_bytes":0,"#,
             r#""system_leader_node":0,"#,
             r#""feature_level":0,"cluster_feature_level":0,"peers":["#,
             r#"{"region_id":0,"peer_id":0,"role":"leader","term":0,"leader_peer_id":0,"#,
             r#""last_index":0,"committed_index":0,"applied_index":0,"snapshot_index":0,"#,
-            r#""purged_index":0}]}"#
+            r#""purged_index":0,"reads_per_second":0.0,"writes_per_second":0.0}]}"#
         );
         assert_eq!(text, want);
     }

@@ -15,6 +15,7 @@ mod join;
 mod joined;
 mod local;
 mod ports;
+mod pulse;
 mod readiness;
 mod watch;
 
@@ -82,6 +83,8 @@ pub struct Node {
     data_bytes: AtomicU64,
     /// Where regions and everything else but clients' requests run.
     runtime: runtime::Handle,
+    /// Set when all runtimes are there.
+    pulses: OnceLock<pulse::Pulses>,
     joined: OnceLock<Arc<Joined>>,
     joining: tokio::sync::Mutex<()>,
     births: birth::Births,
@@ -230,6 +233,7 @@ impl Node {
     ) -> anyhow::Result<(Arc<Self>, thread::JoinHandle<()>)> {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry)?;
+        metrics.slow.configure(config.slow_requests.clone());
         let on_disk = config.storage.engine == EngineKind::Rocksdb;
         let (log, data, disk, sentinel) = if on_disk {
             let disk =
@@ -292,6 +296,7 @@ impl Node {
             disk_status: Mutex::default(),
             data_bytes: AtomicU64::new(0),
             runtime: runtime::Handle::current(),
+            pulses: OnceLock::new(),
             joined: OnceLock::new(),
             joining: tokio::sync::Mutex::default(),
             births,

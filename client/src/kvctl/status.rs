@@ -51,10 +51,7 @@ impl NodeStatus {
             (_, true, _) => Cell::text("removed").tone(Tone::Bad),
             (false, false, _) => Cell::text("not joined").tone(Tone::Warning),
             (true, false, true) => Cell::text("ready").tone(Tone::Good),
-            (true, false, false) => {
-                let reasons = status.not_ready_reasons.join(", ");
-                Cell::text(format!("not ready: {reasons}")).tone(Tone::Warning)
-            }
+            (true, false, false) => Cell::text("not ready").tone(Tone::Warning),
         };
         let leaders = status.peers.iter().filter(|peer| peer.role == "leader").count();
         let disk_tone = match status.disk_level.as_str() {
@@ -71,11 +68,19 @@ impl NodeStatus {
             Cell::number(status.peers.len()),
             Cell::number(HumanBytes(status.data_bytes)),
             Cell::text(&status.disk_level).tone(disk_tone),
-            Cell::number(HumanBytes(status.disk_available_bytes)),
-            Cell::text(&status.version),
-            // Enough to tell two clusters apart; JSON and YAML have all of it.
+            // Enough to tell two clusters apart; JSON and YAML have all of it, and the version.
             Cell::text(status.cluster_id.chars().take(8).collect::<String>()),
         ]
+    }
+
+    /// What is wrong with the node, a line for each: in the table it would make every row as long.
+    fn complaints(&self) -> Vec<String> {
+        let asked = self.error.iter().cloned();
+        let of_status = |status: &json::Status| {
+            let reasons = status.not_ready_reasons.iter().map(|why| format!("not ready: {why}"));
+            reasons.chain(status.warnings.iter().cloned()).collect::<Vec<_>>()
+        };
+        asked.chain(self.status.iter().flat_map(of_status)).collect()
     }
 }
 
@@ -96,16 +101,7 @@ impl Status {
         let statuses = futures::future::join_all(asked).await;
         out.show(&statuses, || {
             let mut table = Table::new(&[
-                "ENDPOINT",
-                "NODE",
-                "STATE",
-                "LEADERS",
-                "PEERS",
-                "DATA",
-                "DISK",
-                "DISK FREE",
-                "VERSION",
-                "CLUSTER",
+                "ENDPOINT", "NODE", "STATE", "LEADERS", "PEERS", "DATA", "DISK", "CLUSTER",
             ]);
             statuses.iter().for_each(|status| table.row(status.cells()));
             table
@@ -113,9 +109,9 @@ impl Status {
         if self.peers && out.format == super::output::Format::Table {
             out.show(&(), || peers_table(&statuses))?;
         }
-        for NodeStatus { address, error, .. } in &statuses {
-            if let Some(error) = error {
-                out.tell(&format!("{address}: {error}"));
+        for status in &statuses {
+            for complaint in status.complaints() {
+                out.tell(&format!("{}: {complaint}", status.address));
             }
         }
         let ids = statuses.iter().filter_map(|status| status.status.as_ref());
@@ -136,18 +132,14 @@ impl Status {
     }
 }
 
+/// Of little only whether there is any.
+fn rate(per_second: f64) -> String {
+    if per_second >= 10.0 { format!("{per_second:.0}") } else { format!("{per_second:.1}") }
+}
+
 fn peers_table(statuses: &[NodeStatus]) -> Table {
     let mut table = Table::new(&[
-        "NODE",
-        "REGION",
-        "PEER",
-        "ROLE",
-        "TERM",
-        "LAST",
-        "COMMITTED",
-        "APPLIED",
-        "SNAPSHOT",
-        "PURGED",
+        "NODE", "REGION", "PEER", "ROLE", "TERM", "LAST", "APPLIED", "READS/S", "WRITES/S",
     ]);
     for status in statuses.iter().filter_map(|status| status.status.as_ref()) {
         for peer in &status.peers {
@@ -163,10 +155,9 @@ fn peers_table(statuses: &[NodeStatus]) -> Table {
                 Cell::text(&peer.role).tone(tone),
                 Cell::number(peer.term),
                 Cell::number(peer.last_index),
-                Cell::number(peer.committed_index),
                 Cell::number(peer.applied_index),
-                Cell::number(peer.snapshot_index),
-                Cell::number(peer.purged_index),
+                Cell::number(rate(peer.reads_per_second)),
+                Cell::number(rate(peer.writes_per_second)),
             ]);
         }
     }

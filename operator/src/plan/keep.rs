@@ -321,7 +321,7 @@ impl View<'_> {
             self.trouble("UnderReplicated", message);
         }
         for (_, joined) in self.seen.joined(&cluster_id).collect::<Vec<_>>() {
-            for reason in &joined.not_ready_reasons {
+            for reason in &joined.complaints {
                 if reason.starts_with("disk") || reason.starts_with("quarantine") {
                     self.trouble("NodeNotReady", format!("node {}: {reason}", joined.node_id));
                 }

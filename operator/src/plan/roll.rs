@@ -193,6 +193,10 @@ impl<'a> View<'a> {
         if leaderless > 0 {
             return Err(format!("{leaderless} regions have no leader"));
         }
+        // Readiness does not say so: who is behind serves and forwards.
+        if let Some(behind) = self.regions.other_behind(row.node_id) {
+            return Err(format!("peers of node {behind} are catching up"));
+        }
         Ok(())
     }
 

@@ -693,6 +693,17 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             "RollingUpdateBlocked",
         ),
         (
+            "another node is ready, and its leader has not reached it",
+            old(&|seen| {
+                update(seen, 0);
+                let pod = seen.pods.get_mut(&0).expect("a pod");
+                let Node::Joined(node) = &mut pod.node else { unreachable!("it is joined") };
+                node.peers[0].behind = true;
+            }),
+            Want::Waits("peers of node 1 are catching up"),
+            "RollingUpdateBlocked",
+        ),
+        (
             "a region has too few peers",
             old(&|seen| {
                 for pod in seen.pods.values_mut() {

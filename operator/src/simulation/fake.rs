@@ -574,7 +574,7 @@ impl Inner {
                 node_id,
                 version: "0.1.0".into(),
                 ready: false,
-                not_ready_reasons: Vec::new(),
+                complaints: Vec::new(),
                 peers: Vec::new(),
             });
         };
@@ -606,7 +606,7 @@ impl Inner {
             node_id,
             version: "0.1.0".into(),
             ready: led && self.driver_answers() && alive.contains(&node_id),
-            not_ready_reasons: Vec::new(),
+            complaints: Vec::new(),
             peers,
         })
     }

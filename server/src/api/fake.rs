@@ -9,7 +9,7 @@ use flotilla_proto::v1::{self, command::Body, command_reply::Reply};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{ClusterAnswer, Context, Keyspace, Limits, Membership, Requests, kv::KvApi};
+use super::{Check, ClusterAnswer, Context, Keyspace, Limits, Membership, Requests, kv::KvApi};
 use crate::{
     command::{self, AsOf, Overlay, POINTS_BYTES_MAX, RegionState, StoredValue, touched},
     error::Error,
@@ -626,12 +626,15 @@ impl Membership for FakeMembership {
         self.0.lock().not_live.clone()
     }
 
-    fn checks(&self) -> Vec<(&'static str, Result<String, String>)> {
+    fn checks(&self) -> Vec<Check> {
         let table = self.0.lock();
         let result = |reasons: &[String]| match reasons.first() {
             None => Ok("fine".to_string()),
             Some(reason) => Err(reason.clone()),
         };
-        vec![("joined", result(&table.not_ready)), ("log writer", result(&table.not_live))]
+        vec![
+            Check::decisive("joined", result(&table.not_ready)),
+            Check::told("leaders", Err("not heard in 1 of 2 regions".to_owned())),
+        ]
     }
 }

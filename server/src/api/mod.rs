@@ -24,6 +24,7 @@ mod admission;
 mod answer;
 mod batch;
 mod body;
+mod check;
 mod cluster;
 mod context;
 mod delete_range;
@@ -53,6 +54,7 @@ mod routed_tests;
 
 pub use self::{
     admission::{Admission, Places},
+    check::Check,
     context::{Keyspace, Whole},
     dispatch::{Call, Services, check_cluster},
     limits::Limits,
@@ -172,10 +174,12 @@ pub trait Membership: Send + Sync + 'static {
         None
     }
 
-    /// Why this node can neither serve nor redirect requests; empty when it can.
-    fn is_ready(&self) -> Vec<String>;
+    /// Why this node can neither serve nor forward requests; empty when it can.
+    fn is_ready(&self) -> Vec<String> {
+        self.checks().iter().filter(|check| check.counts).filter_map(Check::complaint).collect()
+    }
     /// Why this process is wedged; empty when it is not. Never about other nodes.
     fn is_live(&self) -> Vec<String>;
-    /// Each check by name, with a word on how it is or why it failed.
-    fn checks(&self) -> Vec<(&'static str, Result<String, String>)>;
+    /// Each check, with a word on how it is or on what is wrong.
+    fn checks(&self) -> Vec<Check>;
 }

@@ -17,10 +17,12 @@ use super::{
     heartbeat::{self, Asking, Unanswered},
     identity,
     join::not_joined,
-    local, readiness,
+    local,
+    pulse::STILL_MAX,
+    readiness,
 };
 use crate::{
-    api::{ClusterAnswer, Context, Membership, Requests},
+    api::{Check, ClusterAnswer, Context, Membership, Requests},
     clock,
     error::Error,
     ids::{ClusterId, NodeId, RegionId},
@@ -193,12 +195,17 @@ impl Calls {
 
     fn status_now(&self, request: &v1::StatusRequest) -> v1::StatusResponse {
         let node = &self.0;
-        let reasons = self.is_ready();
+        let complaints = |counts: bool| {
+            let checks = readiness::checks(node).into_iter();
+            checks.filter(move |check| check.counts == counts).filter_map(|check| check.complaint())
+        };
+        let reasons: Vec<String> = complaints(true).collect();
         let disk = *node.disk_status.lock();
         let mut status = v1::StatusResponse {
             removed: node.is_removed(),
             ready: reasons.is_empty(),
             not_ready_reasons: reasons,
+            warnings: complaints(false).collect(),
             disk_level: match disk.map(|disk| disk.level) {
                 None | Some(Level::Normal) => "normal",
                 Some(Level::Low) => "low",
@@ -457,19 +464,12 @@ impl Membership for Calls {
         self.0.joined.get().map(|joined| joined.cluster)
     }
 
-    fn is_ready(&self) -> Vec<String> {
-        readiness::checks(&self.0)
-            .into_iter()
-            .filter_map(|(name, result)| result.err().map(|why| format!("{name}: {why}")))
-            .collect()
-    }
-
     fn is_live(&self) -> Vec<String> {
-        // A node that cannot write its log ends by itself; what answers here is not wedged.
-        Vec::new()
+        // A node whose disk does not answer ends by itself (`watch.rs`).
+        self.0.pulses.get().map(|pulses| pulses.still(STILL_MAX)).unwrap_or_default()
     }
 
-    fn checks(&self) -> Vec<(&'static str, Result<String, String>)> {
+    fn checks(&self) -> Vec<Check> {
         readiness::checks(&self.0)
     }
 }

@@ -53,6 +53,9 @@ pub struct Joined {
     pub(super) confirmed: AtomicBool,
     /// Set once the cluster was seen to be as large as the node was told to expect.
     whole: AtomicBool,
+    opened: Instant,
+    /// Set once the regions here had heard their leaders and caught up since the start.
+    settled: AtomicBool,
     tasks: parking_lot::Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
@@ -144,6 +147,8 @@ impl Joined {
             driver,
             confirmed: AtomicBool::new(false),
             whole: AtomicBool::new(restarted),
+            opened: clock::now(),
+            settled: AtomicBool::new(false),
             tasks: parking_lot::Mutex::default(),
         }))
     }
@@ -174,6 +179,20 @@ impl Joined {
 
     pub(super) fn note_whole(&self) {
         self.whole.store(true, Ordering::Release);
+    }
+
+    /// Since the peers of this node were opened.
+    pub(super) fn age(&self) -> Duration {
+        clock::now().saturating_duration_since(self.opened)
+    }
+
+    #[must_use]
+    pub(super) fn has_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    pub(super) fn note_settled(&self) {
+        self.settled.store(true, Ordering::Release);
     }
 
     /// Gives every leadership to another voter, as far as there is one, until the deadline.

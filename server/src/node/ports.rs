@@ -25,6 +25,7 @@ use tonic::{Request, service::interceptor::InterceptedService};
 use super::{
     Node,
     calls::{Calls, Gate, NodeInbox, PlacementCalls},
+    pulse::Pulses,
     readiness,
 };
 use crate::{
@@ -32,8 +33,9 @@ use crate::{
     clock,
     config::{Advertised, BoundAddresses, Config, RuntimeConfig},
     handoff,
-    metrics::{self, MethodMetrics, RuntimeMetrics, SlowLog},
+    metrics::{self, MethodMetrics, RuntimeMetrics, SLOW_LOG_INTERVAL, SlowLog},
     raft::{presence::Accepted, transport::RaftService},
+    trail::Trail,
 };
 
 const BACKLOG: i32 = 4096;
@@ -133,8 +135,13 @@ impl Ports {
                 Clients::Threads(threads)
             }
         };
+        let _ = node.pulses.set(Pulses::start(&runtimes));
         RuntimeMetrics::register(&node.registry, runtimes)?;
-        let tasks = vec![shared.serve_peers(self.peer)?, shared.serve_http(self.http)?];
+        let tasks = vec![
+            shared.serve_peers(self.peer)?,
+            shared.serve_http(self.http)?,
+            node.runtime.spawn(tell_of_slow_requests(node.metrics.slow.clone())),
+        ];
         // Ordering: written when all ports answer; whoever finds the file may connect.
         self.bound.write(&node.data_dir()).context("write addresses.json")?;
         Ok(Servers { stop: shared.stop, clients, tasks })
@@ -373,14 +380,24 @@ impl Clients {
     }
 }
 
-/// Counts requests, and tells of slow ones.
+/// Runs until the node stops.
+async fn tell_of_slow_requests(slow: SlowLog) {
+    let mut interval = tokio::time::interval(SLOW_LOG_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        slow.tell();
+    }
+}
+
+/// Counts requests, and notes the slow ones.
 struct Observed(Vec<MethodMetrics>, SlowLog);
 
 impl Observed {
     fn new(node: &Node) -> Self {
         let methods = Method::ALL.iter();
         let methods = methods.map(|method| node.metrics.requests.method(method.name())).collect();
-        Self(methods, SlowLog::default())
+        Self(methods, node.metrics.slow.clone())
     }
 }
 
@@ -391,9 +408,15 @@ impl Observer for Observed {
 
     fn finished(&self, method: Method, code: tonic::Code, seconds: f64) {
         self.0[method as usize].finished(code, seconds);
-        if !method.streams() && method != Method::HttpList {
-            self.1.finished(method.name(), code, seconds);
-        }
+    }
+
+    fn is_slow(&self, method: Method, took: Duration) -> bool {
+        // A stream takes as long as its client does.
+        self.1.is_slow(took) && !method.streams() && method != Method::HttpList
+    }
+
+    fn slow(&self, method: Method, code: tonic::Code, took: Duration, trail: Trail) {
+        self.1.finished(method.name(), Some(code), took, trail);
     }
 }
 

@@ -1,15 +1,19 @@
 //! Whether the node can serve, and whether it is alive; and what it measures of itself.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use flotilla_proto::v1;
 use openraft::ServerState;
 
 use crate::{
+    api::Check,
+    ids::NodeId,
     metrics::{Instance, PeerRole},
     region::Peer,
     storage::disk::Level,
 };
 
-use super::Node;
+use super::{Joined, Node};
 
 /// Entries a peer may lag its leader by and still count as caught up.
 const LAG_MAX: u64 = 1000;
@@ -17,13 +21,19 @@ const LAG_MAX: u64 = 1000;
 /// Bound: peers in quarantine that are named; of more, the number.
 const NAMED_MAX: usize = 8;
 
-/// One named check.
-pub(super) type Check = (&'static str, Result<String, String>);
+/// After a start, regions whose leaders are not heard by then are not waited for any more. Several
+/// elections long: what is not there then is not about to come.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
 
-/// Everything that must hold before clients are sent here.
+/// Whether clients should be sent here, and what else is to be told.
+///
+/// A node is ready that can serve requests or forward them. How a single region is decides nothing: its nodes
+/// lead and forward for others, and one without a quorum would take them all from everybody. After a start alone
+/// the regions count once, so that who takes one node down after the other waits until the last one is
+/// whole again.
 pub(super) fn checks(node: &Node) -> Vec<Check> {
-    let mut checks = vec![("process", Ok("running".to_owned()))];
-    checks.push((
+    let mut checks = vec![Check::decisive("process", Ok("running".to_owned()))];
+    checks.push(Check::decisive(
         "draining",
         if node.is_draining() { Err("shutting down".to_owned()) } else { Ok("no".to_owned()) },
     ));
@@ -33,18 +43,15 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
             true => "removed from its cluster".to_owned(),
             false => node.births.waits(),
         };
-        checks.push(("joined", Err(why)));
+        checks.push(Check::decisive("joined", Err(why)));
         return checks;
     };
-    checks.push(("joined", Ok(format!("node {} of cluster {}", joined.node, joined.cluster))));
-    checks.push((
-        "confirmed",
-        if joined.is_confirmed() {
-            Ok("known to the placement driver".to_owned())
-        } else {
-            Err("the placement driver has not answered since the start".to_owned())
-        },
-    ));
+    let whose = format!("node {} of cluster {}", joined.node, joined.cluster);
+    checks.push(Check::decisive("joined", Ok(whose)));
+    let here = Here::look(joined);
+    let confirmed = here.confirmed(joined.is_confirmed());
+    let is_confirmed = confirmed.is_ok();
+    checks.push(Check::decisive("confirmed", confirmed));
     if expects > 0 {
         let voters = joined.peers.all().into_iter().map(|peer| {
             let is_voter = |of: &&v1::Peer| of.role() == v1::PeerRole::Voter;
@@ -56,34 +63,24 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
         if check.is_ok() {
             joined.note_whole();
         }
-        checks.push(("expected", check));
+        checks.push(Check::decisive("expected", check));
     }
-    let (mut behind, mut unheard, mut total) = (0_usize, 0_usize, 0_usize);
-    for peer in joined.peers.all() {
-        total += 1;
-        // One that ended this moment is in quarantine the next.
-        let Some(metrics) = peer.metrics() else {
-            unheard += 1;
-            continue;
-        };
-        if !peer.is_in_touch() {
-            unheard += 1;
-        }
-        let applied = metrics.last_applied.map_or(0, |id| id.index);
-        let committed = metrics.cluster_committed.map_or(0, |id| id.index);
-        if !peer.view().is_initialized() || applied + LAG_MAX < committed {
-            behind += 1;
-        }
+    let settled = if joined.has_settled() { Ok(()) } else { here.settled(joined.age()) };
+    // Before, its peers may not be there yet.
+    if settled.is_ok() && is_confirmed {
+        joined.note_settled();
     }
-    checks.push((
+    checks.push(Check::decisive("settled", settled.map(|()| "since its start".to_owned())));
+    checks.push(Check::decisive("reach", here.reach(|| joined.peers.may_reach_others())));
+    let Here { total, unheard, behind, .. } = here;
+    checks.push(Check::told(
         "leaders",
-        if unheard == 0 {
-            Ok(format!("heard in all {total} regions"))
-        } else {
-            Err(format!("not heard in {unheard} of {total} regions"))
+        match unheard {
+            0 => Ok(format!("heard in all {total} regions")),
+            _ => Err(format!("not heard in {unheard} of {total} regions")),
         },
     ));
-    checks.push((
+    checks.push(Check::told(
         "caught-up",
         if behind == 0 { Ok("yes".to_owned()) } else { Err(format!("{behind} peers are behind")) },
     ));
@@ -97,10 +94,12 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
         if quarantined.len() > NAMED_MAX {
             named.push(format!("and {} more", quarantined.len() - NAMED_MAX));
         }
-        checks.push(("quarantine", Err(named.join("; "))));
+        checks.push(Check::told("quarantine", Err(named.join("; "))));
     }
     if let Some(disk) = &node.disk {
-        checks.push((
+        // Reads are served and deletes are forwarded also by a node whose disk is full; were it to go, then all
+        // would together, as their disks fill together, and nobody could delete anything.
+        checks.push(Check::told(
             "disk",
             match disk.level() {
                 Level::Normal => Ok("normal".to_owned()),
@@ -110,6 +109,74 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
         ));
     }
     checks
+}
+
+/// The peers of this node, as far as they matter to clients.
+#[derive(Clone, Copy, Debug, Default)]
+struct Here {
+    total: usize,
+    /// Of whose region no leader is heard.
+    unheard: usize,
+    behind: usize,
+    /// Of those behind whose leader is heard, so that they are about to catch up.
+    catching_up: usize,
+}
+
+impl Here {
+    fn look(joined: &Joined) -> Self {
+        let mut here = Self::default();
+        for peer in joined.peers.all() {
+            here.total += 1;
+            // One that ended this moment is in quarantine the next.
+            let Some(metrics) = peer.metrics() else {
+                here.unheard += 1;
+                continue;
+            };
+            let is_heard = peer.is_in_touch();
+            here.unheard += usize::from(!is_heard);
+            let applied = metrics.last_applied.map_or(0, |id| id.index);
+            let committed = metrics.cluster_committed.map_or(0, |id| id.index);
+            let is_behind = !peer.view().is_initialized() || applied + LAG_MAX < committed;
+            here.behind += usize::from(is_behind);
+            here.catching_up += usize::from(is_behind && is_heard);
+        }
+        here
+    }
+
+    /// A node that was removed while it was away must not serve what it remembers. That it was not is known from
+    /// the placement driver, or from any leader that counts it as one of its region.
+    fn confirmed(&self, by_driver: bool) -> Result<String, String> {
+        match (by_driver, self.unheard < self.total) {
+            (true, _) => Ok("known to the placement driver".to_owned()),
+            (false, true) => Ok("known to a region's leader".to_owned()),
+            (false, false) => {
+                Err("neither the placement driver nor a leader has answered since the start"
+                    .to_owned())
+            }
+        }
+    }
+
+    fn settled(&self, age: Duration) -> Result<(), String> {
+        match *self {
+            Self { unheard, total, .. } if unheard > 0 && age < SETTLE_MAX => {
+                Err(format!("no leader was heard since the start in {unheard} of {total} regions"))
+            }
+            Self { catching_up, .. } if catching_up > 0 => {
+                Err(format!("{catching_up} peers have not caught up since the start"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn reach(&self, may_reach_others: impl FnOnce() -> bool) -> Result<String, String> {
+        match self.total - self.unheard {
+            0 if !may_reach_others() => {
+                Err("neither a leader nor another node is heard".to_owned())
+            }
+            0 => Ok("forwards to other nodes".to_owned()),
+            serves => Ok(format!("serves {serves} regions, forwards for others")),
+        }
+    }
 }
 
 /// Whether the cluster is as large as the node was told to expect, and its regions with it: `fewest` is the
@@ -166,8 +233,9 @@ pub(super) fn measure(node: &Node) {
         });
     }
     let Some(joined) = node.joined() else { return };
+    let missed = joined.peers.missed();
     let mut seen = Seen::default();
-    joined.peers.all().iter().for_each(|peer| seen.look(peer));
+    joined.peers.all().iter().for_each(|peer| seen.look(peer, &missed));
     let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let regions = &metrics.regions;
     for (role, count) in [
@@ -182,6 +250,8 @@ pub(super) fn measure(node: &Node) {
     regions.leaders.set(gauge(seen.leads));
     regions.leaders_without_quorum.set(gauge(seen.leads_alone));
     regions.unheard.set(gauge(seen.unheard));
+    regions.without_quorum.set(gauge(seen.without_quorum));
+    regions.nodes_unheard.set(gauge(missed.len()));
     regions.peers_pending.set(gauge(seen.pending));
     metrics.raft.apply_lag_entries.set(i64::try_from(seen.lag).unwrap_or(i64::MAX));
 }
@@ -196,12 +266,14 @@ struct Seen {
     campaigns: usize,
     learns: usize,
     unheard: usize,
+    /// Leaders that no quorum answers, and regions without a leader of whose voters most are missed.
+    without_quorum: usize,
     pending: usize,
     lag: u64,
 }
 
 impl Seen {
-    fn look(&mut self, peer: &Peer) {
+    fn look(&mut self, peer: &Peer, missed: &BTreeSet<NodeId>) {
         let is_heard = peer.is_in_touch();
         let Some(raft) = peer.metrics() else { return };
         let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
@@ -223,12 +295,43 @@ impl Seen {
         } else if !is_heard {
             self.unheard += 1;
         }
+        let leads = raft.state == ServerState::Leader;
+        self.without_quorum += usize::from(!is_heard && (leads || peer.most_are_missed(missed)));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn node_is_ready_that_serves_or_forwards_whatever_single_regions_are_like() {
+        let here =
+            |total, unheard, behind, catching_up| Here { total, unheard, behind, catching_up };
+        let (young, old) = (Duration::from_secs(1), SETTLE_MAX);
+        type Row = (&'static str, Here, Duration, bool, bool, bool);
+        let rows: [Row; 11] = [
+            ("all is well", here(3, 0, 0, 0), young, true, true, true),
+            ("one of three regions has no quorum", here(3, 1, 0, 0), old, true, true, true),
+            ("that is the driver's, after a restart", here(3, 1, 0, 0), old, false, true, true),
+            ("a region may yet elect a leader", here(3, 1, 0, 0), young, true, true, false),
+            ("a peer catches up after the start", here(3, 0, 1, 1), old, true, true, false),
+            ("a peer is behind and hears nobody", here(3, 1, 1, 0), old, true, true, true),
+            ("it holds nothing and is known", here(0, 0, 0, 0), young, true, true, true),
+            ("it holds nothing and is not known", here(0, 0, 0, 0), old, false, true, false),
+            ("nobody leads, others are there", here(3, 3, 0, 0), old, true, true, true),
+            ("it is alone with what it had", here(3, 3, 0, 0), old, true, false, false),
+            ("it is alone and serves", here(2, 0, 0, 0), young, true, false, true),
+        ];
+        for (why, here, age, by_driver, others, want) in rows {
+            let checks = [
+                here.confirmed(by_driver).err(),
+                here.settled(age).err(),
+                here.reach(|| others).err(),
+            ];
+            assert_eq!(checks.iter().all(Option::is_none), want, "{why}: {checks:?}");
+        }
+    }
 
     #[test]
     fn expected_nodes_and_a_majority_of_voters_are_waited_for_once() {

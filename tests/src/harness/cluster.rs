@@ -286,8 +286,9 @@ impl Drop for Cluster {
 async fn whole_as_seen_by(session: &Session, running: usize) -> Result<(), String> {
     let seen = |error: tonic::Status| format!("{}: {error}", session.address);
     let status = session.status().await.map_err(seen)?;
-    if !status.ready {
-        return Err(format!("{} is not ready: {:?}", session.address, status.not_ready_reasons));
+    let complaints = [&status.not_ready_reasons[..], &status.warnings[..]].concat();
+    if !status.ready || !complaints.is_empty() {
+        return Err(format!("{} is not whole: {complaints:?}", session.address));
     }
     let table = session.nodes().await.map_err(seen)?;
     let up: BTreeSet<u64> = table

@@ -7,7 +7,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, Uri, header};
 
 use super::{Failure, Shared, query::Query};
-use crate::api::Requests;
+use crate::api::{Check, Requests};
 
 /// 200 unless this process is wedged; other nodes do not matter.
 pub(super) async fn livez<R: Requests>(
@@ -18,7 +18,7 @@ pub(super) async fn livez<R: Requests>(
     probe(&uri, &membership.is_live(), || membership.checks())
 }
 
-/// 200 while this node can serve requests or redirect them.
+/// 200 while this node can serve requests or forward them.
 pub(super) async fn readyz<R: Requests>(
     State(rest): State<Shared<R>>,
     uri: Uri,
@@ -39,17 +39,12 @@ pub(super) async fn metrics<R: Requests>(State(rest): State<Shared<R>>) -> Respo
 fn probe(
     uri: &Uri,
     reasons: &[String],
-    checks: impl FnOnce() -> Vec<(&'static str, Result<String, String>)>,
+    checks: impl FnOnce() -> Vec<Check>,
 ) -> Result<Response, Failure> {
     let verbose = Query::of(uri, &["verbose"])?.flag("verbose")?;
     let mut text = String::new();
     if verbose {
-        for (name, result) in checks() {
-            text += &match result {
-                Ok(how) => format!("[+] {name}: {how}\n"),
-                Err(why) => format!("[-] {name}: {why}\n"),
-            };
-        }
+        text.extend(checks().iter().map(Check::line));
     }
     for reason in reasons {
         text += reason;

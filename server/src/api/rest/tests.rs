@@ -83,7 +83,9 @@ impl Http {
 }
 
 impl Answer {
+    /// Of an answer that is one line.
     fn json(&self) -> Value {
+        assert!(self.body.ends_with(b"\n"), "{self:?}");
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
@@ -529,9 +531,13 @@ async fn probes_say_yes_or_why_not() {
     assert_eq!((ready.status, text(&ready)), (503, "not joined to a cluster\n".into()));
     assert_eq!(http.get("/livez").await.status, 200, "not ready is not dead");
     let verbose = http.get("/readyz?verbose").await;
-    let want =
-        "[-] joined: not joined to a cluster\n[+] log writer: fine\nnot joined to a cluster\n";
-    assert_eq!((verbose.status, text(&verbose)), (503, want.into()));
+    let told = "[!] leaders: not heard in 1 of 2 regions\n";
+    let want = format!("[-] joined: not joined to a cluster\n{told}not joined to a cluster\n");
+    assert_eq!((verbose.status, text(&verbose)), (503, want));
+    http.membership.set_ready(&[]);
+    let verbose = http.get("/readyz?verbose").await;
+    let want = format!("[+] joined: fine\n{told}ok\n");
+    assert_eq!((verbose.status, text(&verbose)), (200, want), "what is told decides nothing");
     http.membership.set_live(&["log writer stuck"]);
     assert_eq!(http.get("/livez").await.status, 503);
     assert_eq!(http.get("/livez?loud").await.status, 400);

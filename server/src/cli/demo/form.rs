@@ -55,8 +55,9 @@ pub(super) async fn wait_whole(sessions: &[Session]) -> anyhow::Result<usize> {
 
 async fn whole_as_seen_by(session: &Session) -> Result<usize, String> {
     let status = session.status().await?;
-    if !status.ready {
-        return Err(format!("{} is not ready: {:?}", session.address, status.not_ready_reasons));
+    let complaints = [&status.not_ready_reasons[..], &status.warnings[..]].concat();
+    if !status.ready || !complaints.is_empty() {
+        return Err(format!("{} is not whole: {complaints:?}", session.address));
     }
     let regions = session.regions().await?;
     for info in &regions {

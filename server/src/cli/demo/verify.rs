@@ -120,8 +120,9 @@ fn equal(region: u64, indexes: &[u64]) -> Result<(u64, u64), String> {
 /// Applied index of every region on one node.
 async fn applied(session: &Session) -> Result<BTreeMap<u64, u64>, String> {
     let status = session.status().await?;
-    if !status.ready {
-        return Err(format!("{} is not ready: {:?}", session.address, status.not_ready_reasons));
+    let complaints = [&status.not_ready_reasons[..], &status.warnings[..]].concat();
+    if !status.ready || !complaints.is_empty() {
+        return Err(format!("{} is not whole: {complaints:?}", session.address));
     }
     let peers = status.peers.into_iter();
     Ok(peers.filter_map(|peer| Some((peer.region?.region_id, peer.applied_index))).collect())
