@@ -68,6 +68,7 @@ def check_alerts(sources):
     files = {path.stem: path.read_text() for path in (FILES / "alerts").glob("*.yaml")}
     tests = {path.stem for path in (FILES / "alerts/tests").glob("*.yaml")}
     pages = {path.stem: path.read_text() for path in (ROOT / "docs/runbooks").glob("*.md")}
+    index = pages.pop("README")
     need(files.keys() == tests, f"alerts without a test, or the reverse: {sorted(files.keys() ^ tests)}")
     need(files.keys() == pages.keys(), f"alerts without a runbook, or the reverse: {sorted(files.keys() ^ pages.keys())}")
     for stem, text in files.items():
@@ -76,6 +77,8 @@ def check_alerts(sources):
         need(f"runbook_url: docs/runbooks/{stem}.md\n" in text, f"{stem}.yaml: links to no runbook, or to another's")
         for word in ("severity:", "summary:", "description:", "for:"):
             need(word in text, f"{stem}.yaml: has no {word[:-1]}")
+        severity = re.search(r"severity: (\w+)", text)[1]
+        need(f"| [{alerts[0]}]({stem}.md) | {severity} |" in index, f"docs/runbooks/README.md: does not list {alerts[0]}")
         title = pages.get(stem, "\n").splitlines()[0]
         need(title == f"# {alerts[0]}", f"docs/runbooks/{stem}.md: is headed {title!r}")
         for name in series(re.search(r"expr: \|\n((?: {10}.*\n)+)", text)[1]):

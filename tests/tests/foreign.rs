@@ -114,7 +114,7 @@ async fn page_for_http_does_what_it_says() {
 fn make_go(python: &Path, page: &Path, folder: &Path) -> Result<(), String> {
     let here = env::current_dir().map_err(|error| error.to_string())?;
     let contracts = here.join("../proto/proto");
-    let commands = blocks(page, "sh");
+    let commands = blocks(page, "sh go");
     run(Command::new("go").current_dir(folder).args(["mod", "init", "flotilla.dev/go"]))?;
     for words in commands.lines().filter_map(|line| line.strip_prefix("go ")) {
         let mut go = Command::new("go");

@@ -33,7 +33,7 @@ mod version;
 
 use std::{io::Write as _, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use self::{
     encoding::Encoding,
@@ -190,7 +190,7 @@ impl Context {
 /// Runs the program and answers its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
     // One thread is enough for one call, and starts sooner.
     let mut runtime = match &cli.command {
         Command::Bench(_) => tokio::runtime::Builder::new_multi_thread(),
@@ -208,6 +208,16 @@ pub fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "{text}");
     }
     ExitCode::from(exit::code(&outcome))
+}
+
+/// The arguments of this process, or its end with words.
+fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| {
+        // An option that a variable sets is shown by its usage as one that must be given.
+        let command = Cli::command().mut_args(|option| option.env(None::<&'static str>));
+        let plain = command.try_get_matches().err().filter(|plain| plain.kind() == error.kind());
+        plain.unwrap_or(error).exit()
+    })
 }
 
 async fn run(cli: Cli, out: impl FnOnce(Format) -> Output) -> Result<(), Failure> {

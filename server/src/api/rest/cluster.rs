@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use axum::{
-    Json,
     extract::{Path, Request, State},
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, post},
@@ -17,6 +16,7 @@ use super::{
     Failure, Rest, Shared,
     conditions::etag,
     failure::HalfDone,
+    json_line::JsonLine,
     query::{Query, TIMEOUT},
 };
 use crate::{
@@ -76,7 +76,7 @@ pub(super) async fn show<R: Requests>(
         let call =
             rest.cluster.membership.list_nodes(v1::ListNodesRequest { all, allow_local: false });
         let table = within(rest.cluster_deadline(&query)?, Kind::Reads, call).await?;
-        Ok(with_etag(table.version, Json(json::Cluster::from(table))))
+        Ok(with_etag(table.version, JsonLine(json::Cluster::from(table))))
     })
     .await
 }
@@ -94,7 +94,7 @@ pub(super) async fn status<R: Requests>(
         while let Some(next) = status.next_page() {
             status.extend(ask(next).await?);
         }
-        Ok(Json(json::Status::from(status)).into_response())
+        Ok(JsonLine(json::Status::from(status)).into_response())
     })
     .await
 }
@@ -138,7 +138,7 @@ async fn add<R: Requests>(
             })?
             .version;
         let added = Added { id: added.node_id, version };
-        Ok((StatusCode::CREATED, with_etag(version, Json(added))).into_response())
+        Ok((StatusCode::CREATED, with_etag(version, JsonLine(added))).into_response())
     })
     .await
 }
@@ -168,7 +168,7 @@ async fn remove<R: Requests>(
             leaders_left: removing.leaders_left,
             version: removing.version,
         };
-        Ok((status, with_etag(removing.version, Json(body))).into_response())
+        Ok((status, with_etag(removing.version, JsonLine(body))).into_response())
     })
     .await
 }

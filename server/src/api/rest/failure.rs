@@ -1,13 +1,11 @@
 //! Errors as HTTP answers.
 
-use axum::{
-    Json,
-    response::{IntoResponse, Response},
-};
+use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use tonic::Code;
 
+use super::json_line::JsonLine;
 use crate::{
     api::status::{code, code_name, http_code, retry_after_seconds},
     error::Error,
@@ -77,7 +75,7 @@ impl Failure {
     /// An answer of HTTP itself, which no call was made for.
     pub(super) fn plain(status: StatusCode, code: &'static str, message: &str) -> Response {
         let body = Body { code, message: message.into(), retryable: false, maybe_applied: false };
-        (status, Json(body)).into_response()
+        (status, JsonLine(body)).into_response()
     }
 }
 
@@ -90,7 +88,7 @@ impl From<Error> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = self.status.unwrap_or_else(|| http_code(&self.error));
-        let mut response = (status, Json(self.body())).into_response();
+        let mut response = (status, JsonLine(self.body())).into_response();
         if let Some(seconds) = retry_after_seconds(&self.error) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

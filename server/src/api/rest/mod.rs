@@ -27,6 +27,7 @@ mod cluster;
 mod conditions;
 mod failure;
 mod guard;
+mod json_line;
 mod keys;
 mod lines;
 mod listing;

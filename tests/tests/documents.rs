@@ -1,0 +1,262 @@
+//! The commands of the documents do what the documents say.
+//!
+//! Every block of `sh` is run by a shell against three nodes, which the README itself starts, page after page
+//! and in order. What cannot be run here says so where it stands, by a word behind `sh`; a block without one
+//! that fails, fails the test. Of the blocks for Kubernetes the calls of `kvctl` are run all the same.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use flotilla_tests::harness::{Scratch, Turn, binary, eventually, say, say_aloud};
+
+/// Words behind `sh`, and where such a block is run instead.
+const ELSEWHERE: [(&str, &str); 6] = [
+    ("kubernetes", "tests/kubernetes has the scenarios; calls of kvctl are run here"),
+    ("machines", "needs machines, root, or containers"),
+    ("build", "builds, or takes minutes: the Makefile's goals, of which CI runs those that check"),
+    ("grpcurl", "here, where there is a grpcurl"),
+    ("go", "tests/foreign.rs"),
+    ("python", "tests/foreign.rs"),
+];
+
+/// Bound: the whole of it. An election takes six seconds, a build that is not optimized some more.
+const BOUND: Duration = Duration::from_secs(150);
+
+/// A block of commands on a page.
+#[derive(Debug)]
+struct Block {
+    page: String,
+    line: usize,
+    /// The word behind `sh`; empty: it is run here.
+    mark: String,
+    text: String,
+}
+
+fn root() -> PathBuf {
+    // Cargo runs tests in the folder of their package, wherever they were compiled.
+    std::env::current_dir().expect("a folder").join("..")
+}
+
+/// The pages, those first that a newcomer reads first.
+fn pages() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder of documents") {
+            let path = entry.expect("an entry").path();
+            match path.extension() {
+                None => folders.push(path),
+                Some(extension) if extension == "md" => found.push(path),
+                Some(_) => {}
+            }
+        }
+    }
+    let name = |path: &Path| path.strip_prefix(root()).expect("below it").display().to_string();
+    let mut names: Vec<String> = found.iter().map(|path| name(path)).collect();
+    names.sort();
+    let first = ["README.md", "CONTRIBUTING.md", "deploy/README.md"].map(str::to_owned);
+    first.into_iter().chain(names).collect()
+}
+
+fn blocks(page: &str) -> Vec<Block> {
+    let text = fs::read_to_string(root().join(page)).expect("the page");
+    let mut blocks = Vec::new();
+    let mut lines = text.lines().enumerate();
+    while let Some((number, line)) = lines.next() {
+        let indent = line.len() - line.trim_start().len();
+        let Some(info) = line.trim_start().strip_prefix("```") else { continue };
+        let body = lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```");
+        let body: String =
+            body.map(|line| line.get(indent..).unwrap_or_default().to_owned() + "\n").collect();
+        let mut words = info.split_whitespace();
+        // `bash` is the page for HTTP, as a whole.
+        if words.next() == Some("sh") {
+            let (page, mark) = (page.to_owned(), words.collect::<Vec<_>>().join(" "));
+            blocks.push(Block { page, line: number + 1, mark, text: body });
+        }
+    }
+    blocks
+}
+
+/// The calls of `kvctl` in a block for Kubernetes, without what brings them into a pod.
+fn inside_of_pods(block: &Block) -> Option<Block> {
+    let call = |line: &str| Some(format!("kvctl {}\n", line.split_once(" -- kvctl ")?.1));
+    let text: String = block.text.lines().filter_map(call).collect();
+    let (page, mark) = (block.page.clone(), String::new());
+    (!text.is_empty()).then_some(Block { page, line: block.line, mark, text })
+}
+
+#[test]
+fn block_that_is_not_run_says_where_it_is() {
+    let all: Vec<Block> = pages().iter().flat_map(|page| blocks(page)).collect();
+    for Block { page, line, mark, .. } in &all {
+        let known = mark.is_empty() || ELSEWHERE.iter().any(|(word, _)| word == mark);
+        assert!(known, "{page}:{line}: \"sh {mark}\" is none of {ELSEWHERE:?}");
+    }
+    for (word, _) in ELSEWHERE {
+        assert!(all.iter().any(|block| block.mark == word), "nothing is marked {word}");
+    }
+}
+
+/// What a sentence calls does not rot either: the words after `kvctl` are commands and flags that there are.
+#[test]
+fn calls_of_kvctl_in_sentences_are_calls_that_there_are() {
+    let mut calls = 0;
+    for page in pages() {
+        let text = fs::read_to_string(root().join(&page)).expect("the page");
+        // A sentence goes on over the end of a line.
+        let text = text.split("```").step_by(2).collect::<String>().replace('\n', " ");
+        for call in text.split('`').skip(1).step_by(2) {
+            let Some(words) = call.strip_prefix("kvctl ") else { continue };
+            // As in `kvctl export …`: the rest is the reader's.
+            let words = words.split_whitespace().filter(|word| *word != "…");
+            let words = words.map(|word| match word {
+                "ID" | "N" => "1",
+                word => word,
+            });
+            let mut asked = Command::new(binary("kvctl"));
+            let answer = asked.args(words).arg("--help").output().expect("kvctl runs");
+            let said = String::from_utf8_lossy(&answer.stderr);
+            assert!(answer.status.success(), "{page}: {call}: {said}");
+            calls += 1;
+        }
+    }
+    assert!(calls > 20, "{calls} were found");
+}
+
+#[test]
+fn usage_is_the_same_whatever_the_environment_says() {
+    let usage = |variable: &str| {
+        let mut kvctl = Command::new(binary("kvctl"));
+        let kvctl = kvctl.env_remove("FLOTILLA_ENDPOINTS").env(variable, "127.0.0.1:1").arg("get");
+        String::from_utf8(kvctl.output().expect("it runs").stderr).expect("text")
+    };
+    assert!(usage("NOTHING").contains("Usage: kvctl get <KEYS>..."), "{}", usage("NOTHING"));
+    assert_eq!(usage("FLOTILLA_ENDPOINTS"), usage("NOTHING"));
+}
+
+#[test]
+fn settings_beside_the_unit_of_systemd_are_settings() {
+    let mut check = Command::new(binary("flotilla-server"));
+    check.args(["config", "check", "--config"]).arg(root().join("deploy/systemd/flotilla.yaml"));
+    let answer = check.output().expect("it runs");
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_of_the_documents_do_what_they_say() {
+    let _turn = Turn::take().await;
+    let scratch = Scratch::new();
+    let has_grpcurl = Command::new("grpcurl").arg("-version").output().is_ok();
+    if !has_grpcurl {
+        say_aloud("SKIPPED: commands_of_the_documents_do_what_they_say: blocks of grpcurl");
+    }
+    let mut script = PROLOGUE.to_owned();
+    for block in pages().iter().flat_map(|page| blocks(page)) {
+        let run = match &block.mark[..] {
+            "kubernetes" => inside_of_pods(&block),
+            "" => Some(block),
+            "grpcurl" if has_grpcurl => Some(block),
+            _ => None,
+        };
+        if let Some(Block { page, line, text, .. }) = run {
+            write!(script, "at={page}:{line}; echo \"== $at\"\n{text}").expect("to memory");
+        }
+    }
+    script += EPILOGUE;
+
+    // The documents' own ports and folder may be somebody's here.
+    for (theirs, ours) in ["742", "743", "744"].into_iter().zip(tens()) {
+        script = script.replace(theirs, &ours.to_string());
+    }
+    let folder = scratch.path().join("flotilla");
+    script = script.replace("/tmp/flotilla", &folder.display().to_string());
+    let programs = binary("kvctl").parent().expect("a folder").to_owned();
+    fs::create_dir(scratch.path().join("target")).expect("make a directory");
+    std::os::unix::fs::symlink(programs, scratch.path().join("target/release")).expect("link");
+    fs::write(scratch.path().join("script"), &script).expect("write the script");
+
+    let _nodes = Nodes(folder);
+    let said = fs::File::create(scratch.path().join("said")).expect("make a file");
+    let mut shell = Command::new("bash");
+    shell
+        .arg(scratch.path().join("script"))
+        .current_dir(scratch.path())
+        .env("CARGO_TARGET_DIR", scratch.path().join("target"))
+        // Proxies of the machine have no business between a client and loopback.
+        .env("no_proxy", "127.0.0.1")
+        .stdin(Stdio::null())
+        .stderr(said.try_clone().expect("a handle"))
+        .stdout(said);
+    let mut shell = shell.spawn().expect("bash runs");
+    let ended =
+        eventually("the shell to come to the end", BOUND, async || match shell.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => {
+                let said = fs::read_to_string(scratch.path().join("said")).unwrap_or_default();
+                Err(format!("so far:\n{said}"))
+            }
+            Err(error) => Err(error.to_string()),
+        })
+        .await;
+    let said = fs::read_to_string(scratch.path().join("said")).expect("what it said");
+    say(&said);
+    assert!(ended.success(), "{ended}:\n{said}");
+    let failures = fs::read_to_string(scratch.path().join("failures")).unwrap_or_default();
+    // The README says that this may end so.
+    let promised = |line: &str| line.contains("kvctl put fruit plum") && line.starts_with("4 ");
+    let failures: Vec<&str> = failures.lines().filter(|line| !promised(line)).collect();
+    assert!(failures.is_empty(), "{failures:#?}\n{said}");
+    for want in
+        ["HTTP/1.1 204", "x-revision", "Ahoy", "apple", "consistent", "the nodes have stopped"]
+    {
+        assert!(said.contains(want), "{want:?} is not in\n{said}");
+    }
+}
+
+/// Notes what fails, and goes on: one run shows all of it.
+const PROLOGUE: &str = r#"
+set -mE -o pipefail
+failures=$PWD/failures
+trap 'echo "$? at $at: $BASH_COMMAND" >> "$failures"' ERR
+"#;
+
+/// As the README says. Who was killed and started again is the fourth.
+const EPILOGUE: &str = r#"
+at=end
+kill %2 %3 %4
+wait
+echo "the nodes have stopped"
+"#;
+
+/// Three numbers, behind which a digit makes a port that is free.
+fn tens() -> [u16; 3] {
+    let is_free = |ten: &u16| {
+        (0..3).all(|digit| TcpListener::bind((Ipv4Addr::LOCALHOST, ten * 10 + digit)).is_ok())
+    };
+    // Below the range from which Linux takes the ports of outgoing connections.
+    let begin = 2100 + u16::try_from(std::process::id() % 900).expect("small");
+    let mut free = (begin..3270).filter(is_free);
+    std::array::from_fn(|_| free.next().expect("a free port"))
+}
+
+/// Kills the nodes that are left in a folder when the shell did not.
+struct Nodes(PathBuf);
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        for entry in entries {
+            let here = fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == self.0);
+            if here {
+                let _ = Command::new("kill").arg("-9").arg(entry.file_name()).status();
+            }
+        }
+    }
+}
