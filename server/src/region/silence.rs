@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use openraft::{Instant as _, ServerState};
+use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver as _};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -48,7 +48,12 @@ impl Peer {
     #[must_use]
     pub fn is_in_touch(&self) -> bool {
         let bound = 2 * self.env.config.raft.election_timeout_max;
-        let Some(metrics) = self.metrics() else { return false };
+        if !self.runs() {
+            return false;
+        }
+        // Without a copy of it: there may be ten thousand.
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
         if metrics.state == ServerState::Leader {
             let alone = metrics.membership_config.voter_ids().all(|voter| voter == self.id);
             return alone || metrics.last_quorum_acked.is_some_and(|at| at.elapsed() <= bound);
