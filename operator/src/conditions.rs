@@ -12,12 +12,13 @@ use crate::{
 /// Bound: longest message of a condition, in characters.
 const MESSAGE_MAX: usize = 2000;
 /// Reasons of `Degraded`, the gravest first: the first that applies is shown.
-const GRAVITY: [&str; 7] = [
+const GRAVITY: [&str; 8] = [
     "QuorumLost",
     "BootstrapVolumeLost",
     "ForeignVolume",
     "NameTaken",
     "InvalidSpec",
+    "VersionRefused",
     "NodeLost",
     "PodFailing",
 ];

@@ -38,6 +38,8 @@ pub mod answers;
 
 pub mod overlay;
 
+pub mod skew;
+
 pub mod hash;
 
 pub mod status;

@@ -15,6 +15,8 @@ pub const DECOMMISSIONED: &str = "flotilla.dev/decommissioned-node-id";
 pub const CLUSTER_ID: &str = "flotilla.dev/cluster-id";
 /// On a KvCluster: id of the cluster whose volumes it is to take over, instead of beginning one.
 pub const ADOPT: &str = "flotilla.dev/adopt-cluster-id";
+/// On a KvCluster: a version of the server that it is given although the operator would refuse it.
+pub const ALLOW_VERSION: &str = "flotilla.dev/allow-version";
 /// On every object of a cluster: the name of the KvCluster.
 pub const CLUSTER: &str = "flotilla.dev/cluster";
 

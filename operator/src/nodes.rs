@@ -86,6 +86,7 @@ fn node(answer: v1::StatusResponse) -> Node {
         cluster_id: answer.cluster_id,
         node_id: answer.node_id,
         version: answer.version,
+        feature_level: answer.cluster_feature_level,
         ready: answer.ready,
         complaints: answer.not_ready_reasons.into_iter().chain(answer.warnings).collect(),
         peers: answer.peers.into_iter().map(peer).collect(),

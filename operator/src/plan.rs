@@ -38,6 +38,7 @@ use crate::{
     desired::{Defaults, Desired, Invalid},
     regions::Regions,
     seen::{Pod, Row, Seen, State, Table},
+    skew,
 };
 
 /// How soon the next look is, after a change.
@@ -271,6 +272,8 @@ pub(crate) struct View<'a> {
     pub(crate) regions: Regions,
     recorded: Option<&'a Operation>,
     now: Timestamp,
+    /// Why the pods' template stays as it is.
+    version_refused: Option<String>,
     troubles: Vec<Trouble>,
 }
 
@@ -283,13 +286,24 @@ impl<'a> View<'a> {
         let in_service = seen.table.as_ref().map_or(factor, |table| up(table).count());
         let regions = Regions::of(joined.into_iter(), factor.min(in_service.max(1)));
         let recorded = seen.cluster.status.as_ref().and_then(|status| status.operation.as_ref());
-        Self { seen, desired, regions, recorded, now, troubles: Vec::new() }
+        let version_refused = skew::refused(seen, desired);
+        Self { seen, desired, regions, recorded, now, version_refused, troubles: Vec::new() }
     }
 
     /// The ladder.
     fn step(&mut self) -> Option<Step> {
         if let Some(step) = self.missing_children() {
             return Some(step);
+        }
+        if self.version_refused.is_some() {
+            // Nothing that would bring its template to the pods.
+            return self
+                .begin()
+                .or_else(|| self.children())
+                .or_else(|| self.repair())
+                .or_else(|| self.join())
+                .or_else(|| self.drain())
+                .or_else(|| self.wait_to_begin());
         }
         if self.desired.spec.stopped {
             return self.stop().or_else(|| self.children());

@@ -109,6 +109,8 @@ pub struct Joined {
     pub cluster_id: String,
     pub node_id: u64,
     pub version: String,
+    /// What all nodes of the cluster can do, as far as it knows; 0 before it does.
+    pub feature_level: u32,
     pub ready: bool,
     /// What it says is wrong, whether it is ready or not.
     pub complaints: Vec<String>,
@@ -272,6 +274,7 @@ impl Joined {
             cluster_id: "c".into(),
             node_id,
             version: "0.1.0".into(),
+            feature_level: 1,
             ready: true,
             complaints: Vec::new(),
             peers,

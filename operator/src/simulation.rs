@@ -613,6 +613,27 @@ async fn object_that_is_refused_does_not_keep_a_running_cluster_from_repairs() {
 }
 
 #[tokio::test]
+async fn version_that_is_refused_reaches_no_pod_and_keeps_nobody_from_repairs() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    let set = fake.child(Child::StatefulSet);
+    fake.edit(|spec| spec["image"] = json!("flotilla:9.9.0"));
+    fake.lose_volume(1);
+    until(&fake, "told, and the lost node replaced", |seen, status| {
+        degraded(status) == Some("VersionRefused")
+            && seen.table.as_ref().is_some_and(|table| table.nodes.len() == 4)
+            && in_service(seen) == 3
+    })
+    .await;
+    let status = passes(&fake, 20).await;
+    assert!(told(&status).contains("9.9.0"), "{}", told(&status));
+    assert_eq!(fake.child(Child::StatefulSet), set, "its template stays as it was");
+    assert_eq!(status.feature_level, Some(1));
+    fake.edit(|spec| spec["image"] = json!("flotilla:1"));
+    settle(&fake, "put right").await;
+}
+
+#[tokio::test]
 async fn recreated_cluster_does_not_take_old_volumes_for_its_own() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
     settle(&fake, "create").await;

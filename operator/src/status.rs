@@ -46,6 +46,7 @@ pub fn compute(seen: &Seen, plan: &Plan, defaults: &Defaults, now: Timestamp) ->
         replicas: count(seen.pods.len()),
         ready_replicas: count(ready.count()),
         version: version(&view),
+        feature_level: feature_level(&view).max(old.feature_level),
         // Not what the spec names: a name that is taken back must leave no trace.
         image: old.image.clone().or_else(|| Some(defaults.server_image.clone())),
         cluster_id: old.cluster_id.clone(),
@@ -77,6 +78,13 @@ fn version(view: &View<'_>) -> Option<String> {
     versions.sort_unstable();
     versions.dedup();
     (!versions.is_empty()).then(|| versions.join(", "))
+}
+
+/// As the nodes say; one that lags behind says less.
+fn feature_level(view: &View<'_>) -> Option<i32> {
+    let joined = view.seen.joined(&view.desired.cluster_id);
+    let known = joined.map(|(_, joined)| joined.feature_level).filter(|level| *level > 0);
+    known.max().and_then(|level| i32::try_from(level).ok())
 }
 
 fn regions(view: &View<'_>) -> Option<RegionCounts> {

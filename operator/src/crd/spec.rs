@@ -43,6 +43,12 @@ use super::status::KvClusterStatus;
         priority = 1,
         json_path = ".status.conditions[?(@.type==\"Available\")].status"
     ),
+    printcolumn(
+        name = "Level",
+        type_ = "integer",
+        priority = 1,
+        json_path = ".status.featureLevel"
+    ),
     printcolumn(name = "Doing", type_ = "string", json_path = ".status.operation.kind"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 40")

@@ -22,6 +22,10 @@ pub struct KvClusterStatus {
     /// Version that all nodes run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// What all nodes can do: raised by itself when the last one was upgraded, and never lowered. Older
+    /// versions of the server cannot be put back below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feature_level: Option<i32>,
     /// Image of clusters that name none: the default of the operator that made this one, for good.
     /// A new default would restart the nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -27,6 +27,7 @@ impl View<'_> {
                 && !self.seen.children.contains_key(child)
                 && !self.seen.taken.contains_key(&Slot::Child(*child))
                 && self.refused(*child).is_none()
+                && !self.is_held_back(*child)
         })?;
         let replicas = if self.desired.spec.stopped { 0 } else { self.wanted_from_nothing() };
         let object = children::build(child, self.desired, replicas, None);
@@ -72,6 +73,11 @@ impl View<'_> {
         self.seen.answers.refused(child, self.now)
     }
 
+    /// It would bring a version to the pods that they must not have.
+    fn is_held_back(&self, child: Child) -> bool {
+        child == Child::StatefulSet && self.version_refused.is_some()
+    }
+
     /// Volume claims that our pods would use, and of which cluster their data is.
     fn foreign_volumes(&self) -> impl Iterator<Item = (i32, &str)> {
         let needed = self.seen.foreign_volumes.range(..self.desired.spec.replicas);
@@ -97,7 +103,7 @@ impl View<'_> {
         let mut next = None;
         for child in Child::ALL {
             let Some(live) = self.seen.children.get(&child) else { continue };
-            if self.refused(child).is_some() {
+            if self.refused(child).is_some() || self.is_held_back(child) {
                 continue;
             }
             let name = child.name(&self.desired.names);
@@ -236,6 +242,9 @@ impl View<'_> {
             .collect();
         for message in foreign {
             self.trouble("ForeignVolume", message);
+        }
+        if let Some(why) = self.version_refused.clone() {
+            self.trouble("VersionRefused", why);
         }
         let names = &self.desired.names;
         let refused: Vec<String> = Child::ALL

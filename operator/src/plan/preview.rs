@@ -14,6 +14,9 @@ impl View<'_> {
         let mut lines = Vec::new();
         let desired = self.desired;
         let replicas = self.seen.replicas().unwrap_or(0);
+        if let Some(why) = &self.version_refused {
+            return vec![format!("nothing to the pods: {why}")];
+        }
         for child in Child::ALL {
             let title = child.title(&desired.names);
             let wanted = child.is_wanted(desired)

@@ -1105,6 +1105,35 @@ fn stopped_paused_and_deleted_clusters_are_let_be() {
             "DriverUnreachable",
         ),
         (
+            "a new cluster of a version that this operator does not know",
+            {
+                let mut seen = settled(3, json!({"image": "flotilla:9.0.0"}));
+                seen.cluster.status = None;
+                seen.table = None;
+                seen.children.clear();
+                seen.pods.clear();
+                seen.volumes.clear();
+                for child in [Child::ServiceAccount, Child::ConfigMap, Child::HeadlessService] {
+                    let desired = desired(&seen.cluster);
+                    seen.children.insert(child, children::build(child, &desired, 3, None));
+                }
+                seen
+            },
+            Want::Does("Apply", "Service"),
+            "VersionRefused",
+        ),
+        (
+            "a version that is allowed by name",
+            {
+                let mut seen = settled(3, json!({"image": "flotilla:9.0.0"}));
+                let allowed = (crate::names::ALLOW_VERSION.to_owned(), "9.0.0".to_owned());
+                seen.cluster.metadata.annotations = Some([allowed].into());
+                seen
+            },
+            Want::Nothing,
+            "",
+        ),
+        (
             "a spec that cannot be acted on",
             {
                 let mut seen = settled(3, json!({}));
