@@ -14,6 +14,7 @@ use crate::{
     clock,
     crd::KvClusterStatus,
     pass::{Did, Outcome},
+    plan::{Action, Plan},
     world::Key,
 };
 
@@ -25,7 +26,8 @@ const STATES: [&str; 6] = ["joining", "learner", "up", "draining", "down", "stop
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
-    /// Label `result`: `ok` or `error`.
+    /// Label `result`: `ok`; `refused`, when Kubernetes would not take a change (no right, a quota, a
+    /// policy); `error`. What a node refuses is ok: it says when it can.
     reconciles_total: IntCounterVec,
     reconcile_seconds: Histogram,
     /// Labels `action`, of [`crate::plan::Action::name`], and `result`: `done`, `refused`, `failed`.
@@ -118,7 +120,15 @@ impl Metrics {
 
     pub fn passed(&self, seconds: f64, outcome: Option<&Outcome>) {
         self.reconcile_seconds.observe(seconds);
-        let result = if outcome.is_some() { "ok" } else { "error" };
+        let result = match outcome {
+            None => "error",
+            Some(Outcome {
+                did: Did::Refused(_),
+                plan: Plan { action: Some(Action::Change(_)), .. },
+                ..
+            }) => "refused",
+            Some(_) => "ok",
+        };
         self.reconciles_total.with_label_values(&[result]).inc();
         let Some(outcome) = outcome else { return };
         if let Some(action) = &outcome.plan.action {
