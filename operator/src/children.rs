@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 
 pub use self::{
     config_map::CONFIG_FILE,
-    stateful_set::{check_pod_template, claim_size},
+    network::read_peers,
+    stateful_set::{ADVERTISE_HOST, check_pod_template, claim_size},
 };
 use crate::{
     desired::Desired,
@@ -115,6 +116,7 @@ impl Child {
                 desired.spec.pod_disruption_budget && desired.spec.replicas > 1
             }
             Self::ServiceMonitor => desired.spec.metrics.service_monitor,
+            Self::NetworkPolicy => desired.spec.network_policy.enabled,
             _ => true,
         }
     }

@@ -5,6 +5,7 @@ mod plan;
 mod run;
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Read as _,
     net::SocketAddr,
@@ -16,7 +17,13 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{crd, desired::Defaults, rbac, telemetry::LogFormat};
+use crate::{
+    crd,
+    desired::{Defaults, OperatorPlace},
+    rbac,
+    rights::{self, Right},
+    telemetry::LogFormat,
+};
 
 /// The command line is wrong: a restart will not help. (`EX_USAGE` of sysexits.)
 const USAGE: u8 = 64;
@@ -41,6 +48,8 @@ enum Command {
     Crd,
     /// Print the permissions that `run` needs, as YAML.
     Rbac,
+    /// Print what pod templates cannot give to pods, as parts of a ValidatingAdmissionPolicy.
+    Admission,
     /// Print the version.
     Version,
 }
@@ -60,6 +69,73 @@ pub struct DefaultArgs {
     #[arg(long, env = "FLOTILLA_OPERATOR_CLUSTER_DOMAIN", value_name = "DOMAIN")]
     #[arg(default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Secret that images of nodes are pulled with, in their own namespace; repeatable.
+    #[arg(long = "image-pull-secret", env = "FLOTILLA_OPERATOR_IMAGE_PULL_SECRETS")]
+    #[arg(value_name = "NAME", value_delimiter = ',')]
+    pub image_pull_secrets: Vec<String>,
+    /// User and group of the nodes' pods; `none` leaves it to their namespace, as on OpenShift.
+    #[arg(
+        long,
+        env = "FLOTILLA_OPERATOR_SERVER_USER",
+        value_name = "UID",
+        default_value = "65532"
+    )]
+    #[arg(value_parser = read_user)]
+    pub server_user: User,
+    /// What `spec.podTemplate` may give to pods; repeatable. [default: nothing of these]
+    #[arg(long = "allow-in-templates", env = "FLOTILLA_OPERATOR_ALLOW_IN_TEMPLATES")]
+    #[arg(value_name = "RIGHT", value_delimiter = ',')]
+    pub allow_in_templates: Vec<Right>,
+    /// Namespace of the operator's pods, which NetworkPolicies of clusters let in. [default: none]
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub pod_namespace: Option<String>,
+    /// Labels of the operator's pods, of the same use.
+    #[arg(long, env = "FLOTILLA_OPERATOR_POD_LABELS", value_name = "NAME=VALUE,…")]
+    #[arg(default_value = "app.kubernetes.io/name=flotilla-operator", value_parser = read_labels)]
+    pub pod_labels: Labels,
+}
+
+/// Whom pods run as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    Id(i64),
+    OfTheNamespace,
+}
+
+fn read_user(text: &str) -> Result<User, String> {
+    match text.parse() {
+        _ if text == "none" => Ok(User::OfTheNamespace),
+        Ok(id @ 1..) => Ok(User::Id(id)),
+        _ => Err("must be a number above 0, or none".to_owned()),
+    }
+}
+
+/// Labels of a pod.
+pub type Labels = BTreeMap<String, String>;
+
+fn read_labels(text: &str) -> Result<Labels, String> {
+    let labels = text.split(',').map(|label| match label.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{label:?} is no NAME=VALUE")),
+    });
+    labels.collect()
+}
+
+impl RunArgs {
+    /// `None`: every namespace. `own` is where the operator is.
+    ///
+    /// # Errors
+    /// Both some and all were asked for.
+    pub fn scope(&self, own: &str) -> anyhow::Result<Option<Vec<String>>> {
+        match (self.all_namespaces, self.namespaces.is_empty()) {
+            (true, true) => Ok(None),
+            (true, false) => {
+                anyhow::bail!("--all-namespaces and --namespace contradict each other")
+            }
+            (false, true) => Ok(Some(vec![own.to_owned()])),
+            (false, false) => Ok(Some(self.namespaces.clone())),
+        }
+    }
 }
 
 impl DefaultArgs {
@@ -68,6 +144,16 @@ impl DefaultArgs {
             server_image: self.server_image.clone(),
             image_pull_policy: self.image_pull_policy.clone(),
             domain: self.cluster_domain.clone(),
+            pull_secrets: self.image_pull_secrets.clone(),
+            operator: self
+                .pod_namespace
+                .clone()
+                .map(|namespace| OperatorPlace { namespace, labels: self.pod_labels.clone() }),
+            user: match self.server_user {
+                User::Id(id) => Some(id),
+                User::OfTheNamespace => None,
+            },
+            lends: self.allow_in_templates.iter().copied().collect(),
         }
     }
 }
@@ -80,10 +166,16 @@ pub struct RunArgs {
     #[arg(long, env = "FLOTILLA_OPERATOR_HTTP_ADDR", value_name = "IP:PORT")]
     #[arg(default_value = "0.0.0.0:8080")]
     pub http_addr: SocketAddr,
-    /// Only clusters of this namespace; repeatable. [default: all]
+    /// Only clusters of this namespace; repeatable. [default: that of the pod or of the kubeconfig]
     #[arg(long = "namespace", env = "FLOTILLA_OPERATOR_NAMESPACES", value_name = "NAME")]
     #[arg(value_delimiter = ',')]
     pub namespaces: Vec<String>,
+    /// Clusters of every namespace. Needs the rights there: who has this operator's token then has every
+    /// ServiceAccount's.
+    #[arg(long, env = "FLOTILLA_OPERATOR_ALL_NAMESPACES", value_name = "BOOL")]
+    #[arg(default_value_t = false, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set)]
+    pub all_namespaces: bool,
     /// Let one of several operators act, chosen by a Lease.
     #[arg(long, env = "FLOTILLA_OPERATOR_LEADER_ELECTION", value_name = "BOOL")]
     #[arg(default_value_t = true, action = clap::ArgAction::Set)]
@@ -163,6 +255,7 @@ pub fn main() -> ExitCode {
         },
         Command::Crd => crd::yaml(),
         Command::Rbac => rbac::yaml(),
+        Command::Admission => rights::yaml(),
         Command::Version => format!("flotilla-operator {}\n", env!("CARGO_PKG_VERSION")),
     };
     print(&text);
@@ -226,5 +319,52 @@ mod tests {
         let Command::Run(args) = cli.command else { panic!("{:?}", cli.command) };
         assert_eq!(args.namespaces, ["a", "b"]);
         assert!(!args.leader_election);
+    }
+
+    #[test]
+    fn operator_acts_in_its_own_namespace_unless_it_was_given_others() {
+        for (why, words, scope) in [
+            ("its own", vec![], Ok(Some(vec!["own"]))),
+            ("given", vec!["--namespace", "a", "--namespace", "b"], Ok(Some(vec!["a", "b"]))),
+            ("all", vec!["--all-namespaces"], Ok(None)),
+            ("not all", vec!["--all-namespaces", "false"], Ok(Some(vec!["own"]))),
+            ("both", vec!["--all-namespaces", "--namespace", "a"], Err(())),
+        ] {
+            let words = ["flotilla-operator", "run"].into_iter().chain(words);
+            let cli = Cli::try_parse_from(words).expect(why);
+            let Command::Run(args) = cli.command else { panic!("{why}: {:?}", cli.command) };
+            let scope = scope
+                .map(|names| names.map(|names| names.into_iter().map(str::to_owned).collect()));
+            assert_eq!(args.scope("own").map_err(drop), scope, "{why}");
+        }
+    }
+
+    #[test]
+    fn defaults_say_where_the_operator_is_and_what_templates_may_lend() {
+        let words = [
+            "flotilla-operator",
+            "run",
+            "--pod-namespace",
+            "system",
+            "--pod-labels",
+            "a=b,c=d",
+            "--image-pull-secret",
+            "one,two",
+            "--allow-in-templates",
+            "hostPaths",
+        ];
+        let cli = Cli::try_parse_from(words).expect("parsed");
+        let Command::Run(args) = cli.command else { panic!("{:?}", cli.command) };
+        let defaults = args.defaults.defaults();
+        let place = defaults.operator.expect("a place");
+        assert_eq!((place.namespace.as_str(), place.labels.len()), ("system", 2));
+        assert_eq!(defaults.pull_secrets, ["one", "two"]);
+        assert_eq!(defaults.lends, [Right::HostPaths].into());
+        for wrong in
+            [["--pod-labels", "a"], ["--server-user", "0"], ["--allow-in-templates", "all"]]
+        {
+            let words = ["flotilla-operator", "run"].into_iter().chain(wrong);
+            assert!(Cli::try_parse_from(words).is_err(), "{wrong:?}");
+        }
     }
 }

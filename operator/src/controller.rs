@@ -66,20 +66,19 @@ impl Context {
     }
 }
 
-/// Runs over the clusters of some namespaces, or of all when there is none, until `stop`.
+/// Runs over the clusters of some namespaces, or of all (`None`), until `stop`.
 pub async fn run<S>(
     client: Client,
-    namespaces: &[String],
+    namespaces: Option<&[String]>,
     concurrency: u16,
     context: Arc<Context>,
     stop: impl Fn() -> S,
 ) where
     S: Future<Output = ()> + Send + Sync + 'static,
 {
-    let scopes: Vec<Option<&str>> = if namespaces.is_empty() {
-        vec![None]
-    } else {
-        namespaces.iter().map(|name| Some(name.as_str())).collect()
+    let scopes: Vec<Option<&str>> = match namespaces {
+        None => vec![None],
+        Some(names) => names.iter().map(|name| Some(name.as_str())).collect(),
     };
     let controllers = scopes
         .into_iter()

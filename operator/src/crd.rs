@@ -7,7 +7,11 @@ mod spec;
 mod status;
 
 pub use self::{
-    spec::{ClusterTls, KvCluster, KvClusterSpec, Metrics, Placement, Regions, Storage, TlsMode},
+    spec::{
+        ClusterNetwork, ClusterTls, IpFamily, IpFamilyPolicy, KvCluster, KvClusterSpec, Metrics,
+        Placement, PullSecret, Regions, ServiceTemplate, ServiceType, Storage, TlsMode,
+        TrafficPolicy,
+    },
     status::{Condition, KvClusterStatus, Member, Operation, RegionCounts},
 };
 

@@ -1,13 +1,19 @@
 //! What a KvCluster asks for, checked, with every default filled in.
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::{
+    api::{core::v1::ResourceRequirements, networking::v1::NetworkPolicyPeer},
+    apimachinery::pkg::apis::meta::v1::LabelSelector,
+};
 use serde_json::{Value, json};
 
 use crate::{
     children,
     crd::{KvCluster, KvClusterSpec, TlsMode},
     drift, hash,
-    names::{self, ADOPT, Names},
+    names::{self, ADOPT, Names, USER},
+    rights::Right,
     settings::Settings,
 };
 
@@ -19,6 +25,45 @@ pub struct Defaults {
     pub image_pull_policy: String,
     /// DNS domain of the Kubernetes cluster.
     pub domain: String,
+    /// Secrets that images are pulled with, by name, where there are some of that name.
+    pub pull_secrets: Vec<String>,
+    /// Where the operator itself is, so that a NetworkPolicy lets it in; `None` outside of Kubernetes.
+    pub operator: Option<OperatorPlace>,
+    /// User and group of the nodes' pods; `None`: whom their namespace says.
+    pub user: Option<i64>,
+    /// What pod templates may lend.
+    pub lends: BTreeSet<Right>,
+}
+
+/// The pod of the operator, as a NetworkPolicy knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorPlace {
+    pub namespace: String,
+    pub labels: BTreeMap<String, String>,
+}
+
+impl OperatorPlace {
+    fn peer(&self) -> NetworkPolicyPeer {
+        let labelled = |labels: &BTreeMap<String, String>| {
+            let match_labels = Some(labels.clone());
+            Some(LabelSelector { match_labels, ..LabelSelector::default() })
+        };
+        // Set by Kubernetes on every namespace, where nobody can take it away.
+        let by_name = ("kubernetes.io/metadata.name".to_owned(), self.namespace.clone());
+        NetworkPolicyPeer {
+            namespace_selector: labelled(&[by_name].into()),
+            pod_selector: labelled(&self.labels),
+            ip_block: None,
+        }
+    }
+}
+
+/// Who may connect to a cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Network {
+    /// `None`: the pods of its namespace.
+    pub from: Option<Vec<NetworkPolicyPeer>>,
+    pub operator_from: Vec<NetworkPolicyPeer>,
 }
 
 impl Default for Defaults {
@@ -27,6 +72,10 @@ impl Default for Defaults {
             server_image: format!("localhost/flotilla-server:{}", env!("CARGO_PKG_VERSION")),
             image_pull_policy: "IfNotPresent".to_owned(),
             domain: "cluster.local".to_owned(),
+            pull_secrets: Vec::new(),
+            operator: None,
+            user: Some(USER),
+            lends: BTreeSet::new(),
         }
     }
 }
@@ -49,6 +98,11 @@ pub struct Desired {
     pub cluster_id: String,
     /// An older cluster's volumes are taken over; none is begun.
     pub adopts: bool,
+    pub network: Network,
+    /// Of the operator and of the spec, each once.
+    pub pull_secrets: Vec<String>,
+    pub user: Option<i64>,
+    pub lends: BTreeSet<Right>,
 }
 
 /// What is wrong with a spec, one sentence per mistake; only an edit can help.
@@ -72,6 +126,10 @@ impl Desired {
             None => None,
             Some(value) => read_resources(value).map_err(|wrong| errors.push(wrong)).ok(),
         };
+        let network = network(spec, defaults).map_err(|wrong| errors.push(wrong)).ok();
+        let named = spec.image_pull_secrets.iter().map(|secret| &secret.name);
+        let pull_secrets: BTreeSet<_> =
+            defaults.pull_secrets.iter().chain(named).cloned().collect();
         let status = cluster.status.as_ref();
         let image = spec
             .image
@@ -107,6 +165,10 @@ impl Desired {
             resources,
             image,
             image_pull_policy: defaults.image_pull_policy.clone(),
+            network: network.unwrap_or_default(),
+            pull_secrets: pull_secrets.into_iter().collect(),
+            user: defaults.user,
+            lends: defaults.lends.clone(),
         };
         match children::check_pod_template(&desired) {
             Ok(()) => Ok(desired),
@@ -115,15 +177,33 @@ impl Desired {
     }
 }
 
+fn network(spec: &KvClusterSpec, defaults: &Defaults) -> Result<Network, String> {
+    let asked = &spec.network_policy;
+    let read = |field: &str, peers: &Option<Vec<Value>>| {
+        let field = format!("networkPolicy.{field}");
+        peers.as_ref().map(|peers| children::read_peers(&field, peers)).transpose()
+    };
+    let here = || defaults.operator.iter().map(OperatorPlace::peer).collect();
+    Ok(Network {
+        from: read("from", &asked.from)?,
+        operator_from: read("operatorFrom", &asked.operator_from)?.unwrap_or_else(here),
+    })
+}
+
 fn template_hash(spec: &KvClusterSpec, image: &str, settings: &Settings) -> String {
-    hash::hash(&json!({
+    let mut whole = json!({
         "image": image,
         "settings": settings.asked(),
         "resources": spec.resources,
         "podTemplate": spec.pod_template,
         "restartedAt": spec.restarted_at,
         "topologyKey": spec.placement.topology_key,
-    }))
+    });
+    // Only where it is so: the hashes of all other clusters stay what they are.
+    if settings.dual() {
+        whole["dual"] = json!(true);
+    }
+    hash::hash(&whole)
 }
 
 fn read_resources(value: &Value) -> Result<ResourceRequirements, String> {

@@ -38,6 +38,8 @@ pub mod answers;
 
 pub mod overlay;
 
+pub mod rights;
+
 pub mod skew;
 
 pub mod hash;

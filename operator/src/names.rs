@@ -99,6 +99,16 @@ impl Names {
         self.ordinal_of_pod(pod)
     }
 
+    /// The DNS domain in an advertised host, if it is this cluster's in another domain than this operator
+    /// was told of.
+    #[must_use]
+    pub fn other_domain<'a>(&self, host: &'a str) -> Option<&'a str> {
+        let here = format!(".{}.{}.svc.", self.headless(), self.namespace);
+        let (_, domain) = host.split_once(&here)?;
+        let domain = domain.split_once(':').map_or(domain, |(domain, _)| domain);
+        (domain != self.domain).then_some(domain)
+    }
+
     /// Never changes: a StatefulSet's selector cannot.
     #[must_use]
     pub fn selector(&self) -> BTreeMap<String, String> {
@@ -184,6 +194,14 @@ mod tests {
         ] {
             assert_eq!(is_service_name(name), is_one, "{name}");
         }
+        let moved = "kv-0.kv-headless.ns.svc.k8s.example:7420";
+        assert_eq!(
+            (names.ordinal_at(moved), names.other_domain(moved)),
+            (None, Some("k8s.example"))
+        );
+        assert_eq!(names.other_domain(&names.client_address(0)), None);
+        assert_eq!(names.other_domain("$(POD_NAME).kv-headless.ns.svc.a.b"), Some("a.b"));
+        assert_eq!(names.other_domain("kv-0.kv-headless.other.svc.a:7420"), None);
         let elsewhere = "kv-0.kv-headless.other.svc.cluster.local:7420";
         assert_eq!(names.ordinal_at(elsewhere), None, "another namespace");
     }

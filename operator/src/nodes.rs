@@ -2,7 +2,11 @@
 //!
 //! A node is reached by its pod's address, not by name: names are for nodes among each other, and lag
 //! behind. An address may meanwhile be another pod's, so an answer counts only if it gives the name
-//! that is the pod's.
+//! that is the pod's. Whoever makes a KvCluster names the image, so what answers may be anything: an answer
+//! is bounded in time, in bytes, in what it becomes in memory ([`bounded`]), and in how many are awaited at
+//! once; its texts are cut and are of one line before they come into a status, an event or a log.
+
+mod bounded;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,10 +14,10 @@ use flotilla_proto::{
     clients,
     v1::{self, NodeState, PeerRole, cluster_client::ClusterClient, error_detail::Reason},
 };
-use tonic::{
-    Code, Request, Response, Status,
-    transport::{Channel, Endpoint},
-};
+use tokio::sync::Semaphore;
+use tonic::{Code, Request, Response, Status, transport::Endpoint};
+
+use self::bounded::Bounded;
 
 use crate::{
     names::{CLIENT_PORT, Names},
@@ -28,14 +32,37 @@ const ASK: Duration = Duration::from_secs(3);
 /// Bound: a call that changes something; the server goes on by itself when we hang up.
 const CALL: Duration = Duration::from_secs(20);
 
+/// Bound: nodes that are asked at once, over all clusters; the others wait, which counts against no node.
+/// With what one answer may become ([`bounded`]) it bounds the memory that a look takes.
+const ASKED_MAX: usize = 8;
+static ASKED: Semaphore = Semaphore::const_new(ASKED_MAX);
+/// Bound: peers that one node may tell of, over all pages; one with more counts as silent. As many regions
+/// as a node should ever hold, and again.
+const PEERS_MAX: usize = 1 << 16;
+/// Bound: characters of a text of a node, and how many of its complaints are kept.
+const TEXT_MAX: usize = 256;
+const COMPLAINTS_MAX: usize = 32;
+
+pub(crate) type Client = ClusterClient<Bounded>;
+
 /// A client of one node.
-pub(crate) async fn connect(ip: &str) -> Result<ClusterClient<Channel>, String> {
+pub(crate) async fn connect(ip: &str) -> Result<Client, String> {
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
     let endpoint = Endpoint::from_shared(format!("http://{host}:{CLIENT_PORT}"))
         .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT);
-    let channel = endpoint.connect().await.map_err(|error| root(&error))?;
-    Ok(clients::cluster(channel))
+    let channel = endpoint.connect().await.map_err(|error| line(&root(&error)))?;
+    Ok(clients::cluster(Bounded::new(channel)).max_decoding_message_size(bounded::BYTES_MAX))
+}
+
+/// A text of somebody else, cut and on one line.
+fn line(text: &str) -> String {
+    let mut said: String =
+        text.chars().take(TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(TEXT_MAX).is_some() {
+        said.push('…');
+    }
+    said
 }
 
 /// The innermost cause, which says most in the fewest words.
@@ -48,7 +75,9 @@ fn root(error: &dyn std::error::Error) -> String {
 }
 
 /// What a node says of itself.
-pub(crate) async fn ask(client: &mut ClusterClient<Channel>, names: &Names, ordinal: i32) -> Node {
+pub(crate) async fn ask(client: &mut Client, names: &Names, ordinal: i32) -> Node {
+    // It is never closed; were it, asking without a permit would be right.
+    let _place = ASKED.acquire().await;
     let asking = async {
         let mut ask = async |request| {
             let mut request = Request::new(request);
@@ -58,6 +87,10 @@ pub(crate) async fn ask(client: &mut ClusterClient<Channel>, names: &Names, ordi
         let mut answer = ask(v1::StatusRequest::default()).await?;
         while let Some(next) = answer.next_page() {
             answer.extend(ask(next).await?);
+            if answer.peers.len() > PEERS_MAX {
+                let why = format!("it tells of more than {PEERS_MAX} peers");
+                return Err(Status::out_of_range(why));
+            }
         }
         Ok::<_, Status>(answer)
     };
@@ -66,29 +99,30 @@ pub(crate) async fn ask(client: &mut ClusterClient<Channel>, names: &Names, ordi
             if answer.client_address == names.client_address(ordinal) {
                 node(answer)
             } else {
-                let who = answer.client_address;
+                let who = line(&answer.client_address);
                 Node::Silent(format!("{who} answers at its address"))
             }
         }
-        Ok(Err(status)) => Node::Silent(status.message().to_owned()),
+        Ok(Err(status)) => Node::Silent(line(status.message())),
         Err(_) => Node::Silent(format!("no answer within {} s", ASK.as_secs())),
     }
 }
 
 fn node(answer: v1::StatusResponse) -> Node {
     if answer.removed {
-        return Node::Removed { cluster_id: answer.cluster_id, node_id: answer.node_id };
+        return Node::Removed { cluster_id: line(&answer.cluster_id), node_id: answer.node_id };
     }
     if !answer.joined {
-        return Node::Unjoined { version: answer.version };
+        return Node::Unjoined { version: line(&answer.version) };
     }
+    let complaints = answer.not_ready_reasons.iter().chain(&answer.warnings).take(COMPLAINTS_MAX);
     Node::Joined(Joined {
-        cluster_id: answer.cluster_id,
+        cluster_id: line(&answer.cluster_id),
         node_id: answer.node_id,
-        version: answer.version,
+        version: line(&answer.version),
         feature_level: answer.cluster_feature_level,
         ready: answer.ready,
-        complaints: answer.not_ready_reasons.into_iter().chain(answer.warnings).collect(),
+        complaints: complaints.map(|one| line(one)).collect(),
         peers: answer.peers.into_iter().map(peer).collect(),
     })
 }
@@ -118,20 +152,21 @@ fn peer(status: v1::PeerStatus) -> Peer {
 }
 
 /// The node table, from the placement driver by way of any node.
-pub(crate) async fn table(client: &mut ClusterClient<Channel>) -> Result<(String, Table), String> {
+pub(crate) async fn table(client: &mut Client) -> Result<(String, Table), String> {
+    let _place = ASKED.acquire().await;
     let mut request = Request::new(v1::ListNodesRequest { all: true, allow_local: false });
     request.set_timeout(ASK);
     let answer = tokio::time::timeout(ASK, client.list_nodes(request))
         .await
         .map_err(|_| "the placement driver does not answer".to_owned())?
-        .map_err(|status| status.message().to_owned())?
+        .map_err(|status| line(status.message()))?
         .into_inner();
     let table = Table {
         version: answer.version,
         replication_factor: answer.replication_factor,
         nodes: answer.nodes.into_iter().filter_map(row).collect(),
     };
-    Ok((answer.cluster_id, table))
+    Ok((line(&answer.cluster_id), table))
 }
 
 fn row(node: v1::Node) -> Option<Row> {
@@ -152,14 +187,14 @@ fn row(node: v1::Node) -> Option<Row> {
         leaders: node.leaders,
         peers: node.peers,
         leaders_evicted: node.leaders_evicted,
-        version: node.version,
-        address: node.client_address,
+        version: line(&node.version),
+        address: line(&node.client_address),
     })
 }
 
 /// Sends one call. `place`: labels of the node that it makes known to the cluster.
 pub(crate) async fn call(
-    client: &mut ClusterClient<Channel>,
+    client: &mut Client,
     call: &Call,
     place: BTreeMap<String, String>,
 ) -> Result<(), Error> {
@@ -240,7 +275,7 @@ fn timed<T>(message: T) -> Request<T> {
 
 /// What an error of a node means for us.
 fn judge(status: &Status) -> Error {
-    let message = status.message().to_owned();
+    let message = line(status.message());
     let detail = flotilla_proto::status::detail(status);
     if let Some(Reason::VersionMoved(_)) = detail.as_ref().and_then(|detail| detail.reason.as_ref())
     {
@@ -282,6 +317,21 @@ mod tests {
         ] {
             assert_eq!(matches!(judge(&status), Error::Refused(_)), refused, "{why}");
         }
+    }
+
+    #[test]
+    fn texts_of_a_node_are_cut_and_are_of_one_line() {
+        assert_eq!(line("all is well"), "all is well");
+        assert_eq!(line("well\n{\"level\":\"ERROR\"}\u{1b}[2J"), "well {\"level\":\"ERROR\"} [2J");
+        assert_eq!(line(&"é".repeat(1000)).chars().count(), TEXT_MAX + 1);
+        let answer = v1::StatusResponse {
+            joined: true,
+            not_ready_reasons: vec!["x".repeat(10_000); 10_000],
+            ..Default::default()
+        };
+        let Node::Joined(joined) = node(answer) else { panic!("it has joined") };
+        assert_eq!(joined.complaints.len(), COMPLAINTS_MAX);
+        assert!(joined.complaints.iter().all(|one| one.chars().count() <= TEXT_MAX + 1));
     }
 
     #[test]

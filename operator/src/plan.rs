@@ -32,7 +32,7 @@ use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
 use serde_json::Value;
 
 use crate::{
-    children::Child,
+    children::{self, Child},
     clock,
     crd::Operation,
     desired::{Defaults, Desired, Invalid},
@@ -219,9 +219,20 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
         Err(Invalid(wrong)) => {
             let message = wrong.join("; ");
             let trouble = Trouble { reason: "InvalidSpec", message };
-            return quiet("the spec cannot be acted on", vec![trouble]);
+            let why = "the spec cannot be acted on";
+            return Plan { operation: recorded(seen).cloned(), ..quiet(why, vec![trouble]) };
         }
     };
+    if let Some(domain) = domain_of_nodes(seen, &desired) {
+        let message = format!(
+            "its nodes are known by names in the DNS domain {domain}, and this operator was told that it is \
+             {}: set the operator's cluster domain back; nothing is done until then",
+            desired.names.domain
+        );
+        let trouble = Trouble { reason: "ClusterDomainChanged", message };
+        let why = "the DNS domain is another than that of the nodes";
+        return Plan { operation: recorded(seen).cloned(), ..quiet(why, vec![trouble]) };
+    }
     let mut view = View::new(seen, &desired, now);
     if desired.spec.paused {
         let recorded = view.recorded.cloned();
@@ -260,6 +271,23 @@ pub fn preview(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Vec<String> 
     }
 }
 
+/// What was begun. It stays noted while nothing may be done about it.
+fn recorded(seen: &Seen) -> Option<&Operation> {
+    seen.cluster.status.as_ref().and_then(|status| status.operation.as_ref())
+}
+
+/// The domain that the pods were started with, if it is another than ours. By names of ours no node
+/// would be found: each would count as silent, and what is made for them would have names that none has.
+fn domain_of_nodes(seen: &Seen, desired: &Desired) -> Option<String> {
+    let set = seen.children.get(&Child::StatefulSet)?;
+    let containers = set.pointer("/spec/template/spec/containers")?.as_array()?;
+    let variables = containers.iter().flat_map(|each| each["env"].as_array().into_iter().flatten());
+    let host = variables
+        .filter(|variable| variable["name"] == children::ADVERTISE_HOST)
+        .find_map(|variable| variable["value"].as_str())?;
+    desired.names.other_domain(host).map(str::to_owned)
+}
+
 fn quiet(why: &str, troubles: Vec<Trouble>) -> Plan {
     let requeue = if troubles.is_empty() { STEADY } else { POLL * 5 };
     Plan { action: None, operation: None, why: why.to_owned(), troubles, requeue }
@@ -285,7 +313,7 @@ impl<'a> View<'a> {
         let factor = seen.table.as_ref().map_or(wished, |table| table.replication_factor as usize);
         let in_service = seen.table.as_ref().map_or(factor, |table| up(table).count());
         let regions = Regions::of(joined.into_iter(), factor.min(in_service.max(1)));
-        let recorded = seen.cluster.status.as_ref().and_then(|status| status.operation.as_ref());
+        let recorded = recorded(seen);
         let version_refused = skew::refused(seen, desired);
         Self { seen, desired, regions, recorded, now, version_refused, troubles: Vec::new() }
     }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use serde_json::{Map, Value};
 
 use crate::{
-    crd::KvClusterSpec,
+    crd::{IpFamily, KvClusterSpec},
     names::{CLIENT_PORT, HTTP_PORT, PEER_PORT},
 };
 
@@ -75,6 +75,8 @@ pub struct Settings {
     /// What the spec asks for, by key. Invariant: a function of the spec alone, so that its hash
     /// does not change with the operator.
     asked: BTreeMap<String, Value>,
+    /// Nodes are to be reached by addresses of version 6, too.
+    dual: bool,
 }
 
 impl Settings {
@@ -109,7 +111,8 @@ impl Settings {
                 errors.push(format!("config {key}: {problem}"));
             }
         }
-        if errors.is_empty() { Ok(Self { asked }) } else { Err(errors) }
+        let dual = spec.service.ip_families.contains(&IpFamily::IPv6);
+        if errors.is_empty() { Ok(Self { asked, dual }) } else { Err(errors) }
     }
 
     #[must_use]
@@ -133,11 +136,19 @@ impl Settings {
         self.seconds("shutdown_grace", SHUTDOWN_GRACE)
     }
 
+    /// Whether nodes listen on addresses of both versions. Not always: a Kubernetes node without
+    /// version 6 has no such socket.
+    #[must_use]
+    pub fn dual(&self) -> bool {
+        self.dual
+    }
+
     /// The server's configuration file.
     #[must_use]
     pub fn yaml(&self) -> String {
         let mut tree = Map::new();
-        let any = |port: i32| Value::from(format!("0.0.0.0:{port}"));
+        let host = if self.dual { "[::]" } else { "0.0.0.0" };
+        let any = |port: i32| Value::from(format!("{host}:{port}"));
         let mut all: BTreeMap<String, Value> = [
             ("data_dir".to_owned(), Value::from(DATA_DIR)),
             ("client_addr".to_owned(), any(CLIENT_PORT)),
@@ -300,5 +311,13 @@ mod tests {
                 "shutdown_grace": "7s",
             })
         );
+    }
+
+    #[test]
+    fn nodes_listen_on_version_6_where_it_was_asked_for() {
+        let addresses = |spec| settings(spec).expect("valid").yaml().matches("[::]:").count();
+        assert_eq!(addresses(json!({})), 0);
+        assert_eq!(addresses(json!({"service": {"ipFamilies": ["IPv4"]}})), 0);
+        assert_eq!(addresses(json!({"service": {"ipFamilies": ["IPv4", "IPv6"]}})), 3);
     }
 }

@@ -21,9 +21,8 @@ fn printed(command: &str) -> String {
 
 #[test]
 fn chart_installs_the_definition_and_the_rights_of_this_version() {
-    for (path, command) in
-        [("helm/flotilla/files/crd.yaml", "crd"), ("helm/flotilla/files/rbac.yaml", "rbac")]
-    {
+    for command in ["crd", "rbac", "admission"] {
+        let path = &format!("helm/flotilla/files/{command}.yaml");
         assert!(file(path) == printed(command), "{path} is not current: run `make manifests`");
     }
 }

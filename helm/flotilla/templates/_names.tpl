@@ -34,12 +34,45 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* An image by its digest, which wins, or its tag. */}}
+{{- define "flotilla.image" -}}
+{{- $image := index . 0 -}}
+{{ $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default (index . 1) $image.tag }}{{ end }}
+{{- end -}}
+
 {{- define "flotilla.operatorImage" -}}
-{{ .Values.operator.image.repository }}:{{ default .Chart.AppVersion .Values.operator.image.tag }}
+{{ include "flotilla.image" (list .Values.operator.image .Chart.AppVersion) }}
 {{- end -}}
 
 {{- define "flotilla.serverImage" -}}
-{{ .Values.server.image.repository }}:{{ default .Chart.AppVersion .Values.server.image.tag }}
+{{ include "flotilla.image" (list .Values.server.image .Chart.AppVersion) }}
+{{- end -}}
+
+{{/* Names of pull secrets as one text. */}}
+{{- define "flotilla.pullSecrets" -}}
+{{- range $i, $secret := . }}{{ if $i }},{{ end }}{{ $secret.name }}{{ end -}}
+{{- end -}}
+
+{{/* The namespaces that the operator acts in, as a list; empty when it acts in all. */}}
+{{- define "flotilla.namespaces" -}}
+{{- if .Values.operator.allNamespaces -}}
+{{- if .Values.operator.namespaces -}}
+{{- fail "operator.allNamespaces and operator.namespaces contradict each other" -}}
+{{- end -}}
+[]
+{{- else -}}
+{{- default (list .Release.Namespace) .Values.operator.namespaces | toJson -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Where the chart makes a cluster, for itself or for a test: a namespace that the operator acts in. */}}
+{{- define "flotilla.testNamespace" -}}
+{{- $namespaces := include "flotilla.namespaces" . | fromJsonArray -}}
+{{- if or (not $namespaces) (has .Release.Namespace $namespaces) .Values.test.endpoints -}}
+{{- .Release.Namespace -}}
+{{- else -}}
+{{- first $namespaces -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "flotilla.clusterName" -}}
@@ -76,8 +109,13 @@ spec: {{- toYaml .Values.cluster.spec | nindent 2 }}
 {{/* What Pod Security's level "restricted" asks of a pod, and of a container. */}}
 {{- define "flotilla.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
+{{- /* Numbers of OpenShift are so large that YAML would make fractions of them. */}}
+{{- with .Values.podSecurity.runAsUser }}
+runAsUser: {{ int64 . }}
+{{- end }}
+{{- with .Values.podSecurity.runAsGroup }}
+runAsGroup: {{ int64 . }}
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 {{- define "flotilla.containerSecurity" -}}

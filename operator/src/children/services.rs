@@ -7,6 +7,7 @@ use k8s_openapi::{
 
 use super::metadata;
 use crate::{
+    crd::{IpFamily, IpFamilyPolicy, ServiceType, TrafficPolicy},
     desired::Desired,
     names::{CLIENT_PORT, HTTP_PORT, PEER_PORT},
 };
@@ -29,7 +30,30 @@ pub(super) fn headless(desired: &Desired) -> Service {
 /// One address for clients that know no better; Kubernetes balances their connections.
 pub(super) fn virtual_ip(desired: &Desired) -> Service {
     let ports = vec![port("client", CLIENT_PORT), port("http", HTTP_PORT)];
-    build(desired, desired.names.name.clone(), "client", ports)
+    let mut service = build(desired, desired.names.name.clone(), "client", ports);
+    let asked = &desired.spec.service;
+    if !asked.annotations.is_empty() {
+        service.metadata.annotations = Some(asked.annotations.clone());
+    }
+    if let Some(spec) = &mut service.spec {
+        // Said even where it is the default: left out, it would not go back to it.
+        spec.type_ = Some(
+            match asked.kind {
+                ServiceType::ClusterIP => "ClusterIP",
+                ServiceType::NodePort => "NodePort",
+                ServiceType::LoadBalancer => "LoadBalancer",
+            }
+            .to_owned(),
+        );
+        spec.internal_traffic_policy = asked.internal_traffic_policy.map(|policy| {
+            match policy {
+                TrafficPolicy::Cluster => "Cluster",
+                TrafficPolicy::Local => "Local",
+            }
+            .to_owned()
+        });
+    }
+    service
 }
 
 /// For gRPC: a connection per ready node, balanced by the client.
@@ -45,11 +69,29 @@ pub(super) fn clients(desired: &Desired) -> Service {
 fn build(desired: &Desired, name: String, role: &str, ports: Vec<ServicePort>) -> Service {
     let mut metadata = metadata(desired, name);
     metadata.labels.get_or_insert_default().insert(ROLE.to_owned(), role.to_owned());
+    let asked = &desired.spec.service;
+    let families = asked.ip_families.iter().map(|family| {
+        match family {
+            IpFamily::IPv4 => "IPv4",
+            IpFamily::IPv6 => "IPv6",
+        }
+        .to_owned()
+    });
+    let families: Vec<_> = families.collect();
     Service {
         metadata,
         spec: Some(ServiceSpec {
             selector: Some(desired.names.selector()),
             ports: Some(ports),
+            ip_families: (!families.is_empty()).then_some(families),
+            ip_family_policy: asked.ip_family_policy.map(|policy| {
+                match policy {
+                    IpFamilyPolicy::SingleStack => "SingleStack",
+                    IpFamilyPolicy::PreferDualStack => "PreferDualStack",
+                    IpFamilyPolicy::RequireDualStack => "RequireDualStack",
+                }
+                .to_owned()
+            }),
             ..ServiceSpec::default()
         }),
         ..Service::default()

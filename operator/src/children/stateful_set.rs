@@ -30,13 +30,13 @@ use super::{CONFIG_FILE, metadata, value};
 use crate::{
     desired::Desired,
     drift::{self, Drift},
-    names::{
-        CLIENT_PORT, CLUSTER_ID, CONTAINER, HTTP_PORT, PEER_PORT, TEMPLATE_HASH, USER, VOLUME,
-    },
-    overlay,
+    names::{CLIENT_PORT, CLUSTER_ID, CONTAINER, HTTP_PORT, PEER_PORT, TEMPLATE_HASH, VOLUME},
+    overlay, rights,
     settings::DATA_DIR,
 };
 
+/// The variable by which a node knows its own name.
+pub const ADVERTISE_HOST: &str = "FLOTILLA_ADVERTISE_HOST";
 const CONFIG_DIR: &str = "/etc/flotilla";
 /// A pod gets this much longer than the server asks for, to end by itself.
 const GRACE_MARGIN_SECONDS: i64 = 15;
@@ -135,7 +135,7 @@ pub fn check_pod_template(desired: &Desired) -> Result<(), String> {
                 .spec
                 .is_some_and(|spec| spec.containers.iter().any(|each| each.name == CONTAINER));
             if server {
-                Ok(())
+                rights::refuse(&merged, &desired.names, &desired.lends)
             } else {
                 Err(format!("podTemplate: removes the container {CONTAINER}"))
             }
@@ -166,9 +166,9 @@ fn base(desired: &Desired) -> PodTemplateSpec {
             ),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),
-                run_as_user: Some(USER),
-                run_as_group: Some(USER),
-                fs_group: Some(USER),
+                run_as_user: desired.user,
+                run_as_group: desired.user,
+                fs_group: desired.user,
                 // A volume of many files would be walked at every start.
                 fs_group_change_policy: Some("OnRootMismatch".to_owned()),
                 seccomp_profile: Some(SeccompProfile {
@@ -248,7 +248,7 @@ fn container(desired: &Desired) -> Container {
                 ..EnvVar::default()
             },
             EnvVar {
-                name: "FLOTILLA_ADVERTISE_HOST".to_owned(),
+                name: ADVERTISE_HOST.to_owned(),
                 value: Some(format!("$(POD_NAME).{}", desired.names.host_suffix())),
                 ..EnvVar::default()
             },

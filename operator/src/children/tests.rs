@@ -12,7 +12,7 @@ use crate::{
     names::{OBJECT_HASH, TEMPLATE_HASH},
 };
 
-fn desired(spec: Value) -> Desired {
+fn cluster(spec: Value) -> KvCluster {
     let mut whole = json!({
         "apiVersion": "flotilla.dev/v1alpha1", "kind": "KvCluster",
         "metadata": {"name": "kv", "namespace": "ns",
@@ -22,8 +22,11 @@ fn desired(spec: Value) -> Desired {
     for (name, value) in spec.as_object().expect("an object") {
         whole["spec"][name] = value.clone();
     }
-    let cluster: KvCluster = serde_json::from_value(whole).expect("a cluster");
-    Desired::of(&cluster, &Defaults::default()).expect("a valid spec")
+    serde_json::from_value(whole).expect("a cluster")
+}
+
+fn desired(spec: Value) -> Desired {
+    Desired::of(&cluster(spec), &Defaults::default()).expect("a valid spec")
 }
 
 fn rich() -> Desired {
@@ -129,4 +132,158 @@ fn claims_that_cannot_change_are_sent_as_they_are() {
     assert_eq!(claim_size(claims).map(|size| size.0), Some("10Gi".to_owned()));
     let new = build(Child::StatefulSet, &rich(), 3, Some(claims));
     assert_eq!(&new["spec"]["volumeClaimTemplates"], claims);
+}
+
+#[test]
+fn network_lets_in_whom_was_asked_for_and_no_more() {
+    let here = crate::desired::OperatorPlace {
+        namespace: "system".into(),
+        labels: [("app".to_owned(), "operator".to_owned())].into(),
+    };
+    let policy = |spec: Value| {
+        let defaults = Defaults { operator: Some(here.clone()), ..Defaults::default() };
+        let desired = Desired::of(&cluster(spec), &defaults).expect("a valid spec");
+        build(Child::NetworkPolicy, &desired, 3, None)["spec"].clone()
+    };
+    let pods = json!({"podSelector": {"matchLabels": {
+        "app.kubernetes.io/name": "flotilla", "app.kubernetes.io/instance": "kv",
+        "app.kubernetes.io/component": "server",
+    }}});
+    let operator = json!({
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "system"}},
+        "podSelector": {"matchLabels": {"app": "operator"}},
+    });
+    let team = json!({"namespaceSelector": {"matchLabels": {"team": "a"}}});
+    let office = json!({"ipBlock": {"cidr": "10.0.0.0/8"}});
+    for (why, asked, clients, operators) in [
+        ("nothing was said", json!({}), json!([{"podSelector": {}}]), json!([operator])),
+        ("a team", json!({"from": [team]}), json!([pods, team]), json!([operator])),
+        ("nobody", json!({"from": []}), json!([pods]), json!([operator])),
+        (
+            "the operator is elsewhere",
+            json!({"operatorFrom": [office]}),
+            json!([{"podSelector": {}}]),
+            json!([office]),
+        ),
+        ("no operator", json!({"operatorFrom": []}), json!([{"podSelector": {}}]), Value::Null),
+    ] {
+        let policy = policy(json!({ "networkPolicy": asked }));
+        let from = |ports: Value| {
+            let rules = policy["ingress"].as_array().expect("rules").iter();
+            let numbers = |rule: &Value| {
+                let ports = rule["ports"].as_array().expect("ports").iter();
+                ports.map(|port| port["port"].clone()).collect::<Value>()
+            };
+            let mut found = rules.filter(|rule| numbers(rule) == ports).map(|rule| &rule["from"]);
+            found.next().cloned().unwrap_or_default()
+        };
+        assert_eq!(from(json!([7420, 7422])), clients, "{why}");
+        assert_eq!(from(json!([7420])), operators, "{why}");
+        assert_eq!(from(json!([7421])), json!([pods]), "{why}: the peers' port");
+        for rule in policy["ingress"].as_array().expect("rules") {
+            // Kubernetes takes no list, and an empty one, for everybody.
+            let named = rule["from"].as_array().is_some_and(|from| !from.is_empty());
+            assert!(named && !rule["ports"].is_null(), "{why}: anybody, or any port: {rule}");
+        }
+        assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]), "{why}");
+        let out = policy["egress"].as_array().expect("rules");
+        assert_eq!(out.len(), 2, "{why}: DNS and peers: {out:?}");
+        assert_eq!(out[1]["to"], json!([pods]), "{why}: peers");
+    }
+    let off = desired(json!({"networkPolicy": {"enabled": false}}));
+    assert!(!Child::NetworkPolicy.is_wanted(&off));
+}
+
+#[test]
+fn peers_that_name_nobody_or_nothing_known_are_refused() {
+    for (why, peer, part) in [
+        ("nobody", json!({}), "networkPolicy.from[0]: names nobody"),
+        ("a field", json!({"podSelektor": {}}), "names nobody"),
+        ("a field beside", json!({"podSelector": {}, "ports": [1]}), "no field ports"),
+        (
+            "a field inside",
+            json!({"podSelector": {"matchLabel": {"a": "b"}}}),
+            "no field podSelector.matchLabel",
+        ),
+        ("two in one", json!({"podSelector": {}, "ipBlock": {"cidr": "::/0"}}), "stands alone"),
+    ] {
+        let spec = json!({"networkPolicy": {"from": [peer]}});
+        let invalid = Desired::of(&cluster(spec), &Defaults::default()).expect_err(why);
+        assert!(invalid.0.iter().any(|text| text.contains(part)), "{why}: {invalid:?}");
+    }
+}
+
+#[test]
+fn service_is_as_it_was_asked_for() {
+    let plain = desired(json!({}));
+    let asked = desired(json!({"service": {
+        "type": "LoadBalancer", "annotations": {"cloud.example/internal": "true"},
+        "ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "RequireDualStack",
+        "internalTrafficPolicy": "Local",
+    }}));
+    let of = |child, desired: &Desired| build(child, desired, 3, None);
+    assert_eq!(of(Child::Service, &plain)["spec"]["type"], json!("ClusterIP"));
+    let service = of(Child::Service, &asked);
+    assert_eq!(service["spec"]["type"], json!("LoadBalancer"));
+    assert_eq!(service["spec"]["internalTrafficPolicy"], json!("Local"));
+    assert_eq!(service["metadata"]["annotations"]["cloud.example/internal"], json!("true"));
+    for child in [Child::Service, Child::HeadlessService, Child::ClientsService] {
+        let service = of(child, &asked);
+        assert_eq!(service["spec"]["ipFamilies"], json!(["IPv6", "IPv4"]), "{child:?}");
+        assert_eq!(service["spec"]["ipFamilyPolicy"], json!("RequireDualStack"), "{child:?}");
+        let open = child != Child::Service && !service["spec"]["type"].is_null();
+        assert!(!open, "{child:?} is for inside");
+    }
+    let file = build(Child::ConfigMap, &asked, 3, None);
+    assert!(file["data"][CONFIG_FILE].as_str().is_some_and(|file| file.contains("[::]:7420")));
+}
+
+#[test]
+fn monitor_can_be_selected_and_gives_the_job_the_clusters_name() {
+    let monitor = |metrics: Value| {
+        build(Child::ServiceMonitor, &desired(json!({ "metrics": metrics })), 3, None)
+    };
+    let plain = monitor(json!({"serviceMonitor": true}));
+    assert_eq!(plain["spec"]["jobLabel"], json!("app.kubernetes.io/instance"));
+    let relabeling = json!({"targetLabel": "cluster", "replacement": "east"});
+    let asked = monitor(json!({
+        "serviceMonitor": true, "labels": {"release": "prometheus", "flotilla.dev/cluster": "other"},
+        "interval": "1m", "jobLabel": "team", "relabelings": [relabeling],
+    }));
+    assert_eq!(asked["metadata"]["labels"]["release"], json!("prometheus"));
+    assert_eq!(asked["metadata"]["labels"]["flotilla.dev/cluster"], json!("kv"), "ours stay");
+    assert_eq!(asked["spec"]["jobLabel"], json!("team"));
+    assert_eq!(asked["spec"]["endpoints"][0]["interval"], json!("1m"));
+    assert_eq!(asked["spec"]["endpoints"][0]["relabelings"], json!([relabeling]));
+}
+
+#[test]
+fn pull_secrets_of_the_operator_and_of_the_cluster_are_at_the_account() {
+    let defaults = Defaults { pull_secrets: vec!["registry".into()], ..Defaults::default() };
+    let account = |spec| {
+        let desired = Desired::of(&cluster(spec), &defaults).expect("a valid spec");
+        build(Child::ServiceAccount, &desired, 3, None)
+    };
+    assert_eq!(account(json!({}))["imagePullSecrets"], json!([{"name": "registry"}]));
+    let own = json!({"imagePullSecrets": [{"name": "mine"}, {"name": "registry"}]});
+    let own = account(own);
+    assert_eq!(own["imagePullSecrets"], json!([{"name": "mine"}, {"name": "registry"}]));
+    let mut live = own.clone();
+    live["imagePullSecrets"] = json!([{"name": "mine"}, {"name": "registry"}, {"name": "theirs"}]);
+    assert_eq!(drift::drift(&own, &live), None, "a distribution adds one of its own");
+    assert!(
+        build(Child::ServiceAccount, &desired(json!({})), 3, None)["imagePullSecrets"].is_null()
+    );
+}
+
+#[test]
+fn user_of_the_pods_can_be_left_to_their_namespace() {
+    let defaults = Defaults { user: None, ..Defaults::default() };
+    let desired = Desired::of(&cluster(json!({})), &defaults).expect("a valid spec");
+    let set = build(Child::StatefulSet, &desired, 3, None);
+    let context = &set["spec"]["template"]["spec"]["securityContext"];
+    for key in ["runAsUser", "runAsGroup", "fsGroup"] {
+        assert!(context[key].is_null(), "{key}");
+    }
+    assert_eq!(context["runAsNonRoot"], json!(true));
 }

@@ -64,6 +64,11 @@ async fn work(
         args.identity.clone().unwrap_or_else(|| format!("process-{}", std::process::id()));
     let namespace =
         args.lease_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let scope = args.scope(&namespace)?;
+    match &scope {
+        Some(namespaces) => tracing::info!(?namespaces, "acting on clusters of these namespaces"),
+        None => tracing::info!("acting on clusters of every namespace"),
+    }
     let election = Election::new(client.clone(), &namespace, &args.lease_name, &identity);
     let leadership = if args.leader_election {
         let leadership = Arc::new(Leadership::default());
@@ -89,7 +94,7 @@ async fn work(
         failures: Mutex::new(BTreeMap::new()),
     });
     let stop = || stopped(stopping.clone());
-    let loops = controller::run(client.clone(), &args.namespaces, args.concurrency, context, stop);
+    let loops = controller::run(client.clone(), scope.as_deref(), args.concurrency, context, stop);
     tokio::pin!(loops);
     let lost = async {
         if args.leader_election {

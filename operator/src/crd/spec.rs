@@ -19,7 +19,6 @@ use super::status::KvClusterStatus;
     kind = "KvCluster",
     plural = "kvclusters",
     shortname = "kvc",
-    category = "all",
     namespaced,
     doc = "A strongly consistent key-value store: nodes with a volume each.",
     status = "KvClusterStatus",
@@ -95,7 +94,18 @@ pub struct KvClusterSpec {
     pub tls: ClusterTls,
     #[serde(default)]
     pub metrics: Metrics,
-    /// Laid over the pods' template, as a strategic merge patch.
+    #[serde(default)]
+    pub network_policy: ClusterNetwork,
+    #[serde(default)]
+    pub service: ServiceTemplate,
+    /// Secrets of this namespace that images are pulled with, beside those that the operator was told
+    /// of. They stand at the pods' ServiceAccount, so that a change restarts nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub image_pull_secrets: Vec<PullSecret>,
+    /// Laid over the pods' template, as a strategic merge patch. It cannot give pods rights that the
+    /// operator was not told to give: another ServiceAccount, paths or namespaces of the Kubernetes
+    /// node, privileges.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub pod_template: Option<Value>,
@@ -202,12 +212,129 @@ pub struct ClusterTls {
 }
 
 /// How the nodes are watched.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Metrics {
     /// Make a ServiceMonitor, for the operator of Prometheus.
     #[serde(default)]
     pub service_monitor: bool,
+    /// Labels of the ServiceMonitor: what your Prometheus selects by, such as `release: prometheus`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "texts")]
+    pub labels: BTreeMap<String, String>,
+    /// How often nodes are scraped, as in `15s`.
+    #[serde(default = "fifteen_seconds")]
+    #[schemars(length(max = 16), regex(pattern = r"^([0-9]+(ms|s|m|h))+$"))]
+    pub interval: String,
+    /// Label of the Service whose value becomes the label `job`: by default the cluster's name, by which
+    /// dashboards and alerts tell clusters apart.
+    #[serde(default = "instance_label")]
+    #[schemars(length(min = 1, max = 253))]
+    pub job_label: String,
+    /// Relabelings of the ServiceMonitor, as its endpoints have them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "objects")]
+    pub relabelings: Vec<Value>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            service_monitor: false,
+            labels: BTreeMap::new(),
+            interval: fifteen_seconds(),
+            job_label: instance_label(),
+            relabelings: Vec::new(),
+        }
+    }
+}
+
+/// Who may connect. Policies add up: another NetworkPolicy can let more in, none can let fewer.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClusterNetwork {
+    /// Make a NetworkPolicy.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Who may reach the clients' ports, as peers of a NetworkPolicy. Without it the pods of this
+    /// namespace; an empty list is nobody. Nodes of the cluster always may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "objects")]
+    pub from: Option<Vec<Value>>,
+    /// Where the operator is, as peers of a NetworkPolicy. Without it the pod that made this policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "objects")]
+    pub operator_from: Option<Vec<Value>>,
+}
+
+impl Default for ClusterNetwork {
+    fn default() -> Self {
+        Self { enabled: true, from: None, operator_from: None }
+    }
+}
+
+/// How the Service for clients is reached.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceType {
+    #[default]
+    ClusterIP,
+    NodePort,
+    LoadBalancer,
+}
+
+/// Kinds of addresses.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IpFamily {
+    IPv4,
+    IPv6,
+}
+
+/// Whether one kind of addresses is enough.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IpFamilyPolicy {
+    SingleStack,
+    PreferDualStack,
+    RequireDualStack,
+}
+
+/// Which nodes a client inside of Kubernetes is sent to.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TrafficPolicy {
+    /// Any.
+    Cluster,
+    /// Those on its own Kubernetes node; nobody when there is none.
+    Local,
+}
+
+/// The Services. What is about addresses holds for all three, the rest for the one that has the
+/// cluster's name.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceTemplate {
+    /// Beware: whoever reaches it can read and write everything.
+    #[serde(default, rename = "type")]
+    pub kind: ServiceType,
+    /// Annotations, such as those that a cloud's load balancers read.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "texts")]
+    pub annotations: BTreeMap<String, String>,
+    /// Addresses of which kinds, in this order. With `IPv6` among them nodes listen on both kinds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    pub ip_families: Vec<IpFamily>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_family_policy: Option<IpFamilyPolicy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internal_traffic_policy: Option<TrafficPolicy>,
+}
+
+/// A Secret of the kind `kubernetes.io/dockerconfigjson`.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PullSecret {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 fn three() -> i32 {
@@ -216,6 +343,31 @@ fn three() -> i32 {
 
 fn yes() -> bool {
     true
+}
+
+fn fifteen_seconds() -> String {
+    "15s".to_owned()
+}
+
+fn instance_label() -> String {
+    "app.kubernetes.io/instance".to_owned()
+}
+
+/// Bound: of labels and annotations, and of lists of foreign objects; as in `maxItems` of the schema.
+const ITEMS_MAX: u32 = 64;
+
+fn texts(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object", "maxProperties": ITEMS_MAX,
+        "additionalProperties": {"type": "string", "maxLength": 4096},
+    })
+}
+
+fn objects(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array", "maxItems": ITEMS_MAX,
+        "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+    })
 }
 
 /// An object that Kubernetes stores as it is.

@@ -107,6 +107,8 @@ fn definition_has_the_subresources_and_names() {
     assert_eq!(crd["metadata"]["name"], json!("kvclusters.flotilla.dev"));
     assert_eq!(crd["spec"]["scope"], json!("Namespaced"));
     assert_eq!(crd["spec"]["names"]["shortNames"], json!(["kvc"]));
+    // `kubectl delete all --all` is for what can be made again.
+    assert!(crd["spec"]["names"]["categories"].as_array().is_none_or(|all| all.is_empty()));
     let version = &crd["spec"]["versions"][0];
     assert_eq!(version["subresources"]["scale"]["specReplicasPath"], json!(".spec.replicas"));
     assert_eq!(version["subresources"]["scale"]["labelSelectorPath"], json!(".status.selector"));

@@ -1190,3 +1190,18 @@ fn names_that_are_written_down_stay_as_they_are() {
         Deed::ALL.iter().map(|deed| deed.crash_point()).collect();
     assert_eq!(points.len(), Deed::ALL.len(), "each has its own");
 }
+
+#[test]
+fn another_domain_than_that_of_the_nodes_is_told_and_nothing_is_done() {
+    let seen = settled(3, json!({}));
+    let elsewhere = Defaults { domain: "k8s.example".into(), ..defaults() };
+    let told = plan(&seen, &elsewhere, now());
+    assert!(told.action.is_none(), "{:?}", told.action);
+    assert_eq!(told.troubles.len(), 1, "{:?}", told.troubles);
+    assert_eq!(told.troubles[0].reason, "ClusterDomainChanged");
+    for part in ["cluster.local", "k8s.example"] {
+        assert!(told.troubles[0].message.contains(part), "{}", told.troubles[0].message);
+    }
+    let same = plan(&seen, &defaults(), now());
+    assert!(same.troubles.iter().all(|trouble| trouble.reason != "ClusterDomainChanged"));
+}

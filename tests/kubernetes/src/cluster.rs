@@ -70,6 +70,8 @@ pub fn small(replicas: u32, replication_factor: u32) -> Value {
         },
         // Volumes of a test may be folders of one disk.
         "config": {"disk.ballast_bytes": 0},
+        // Clients are in another namespace, and tests ask by way of the API server.
+        "networkPolicy": {"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]},
     })
 }
 

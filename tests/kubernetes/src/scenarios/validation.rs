@@ -37,6 +37,12 @@ pub(super) async fn bad_specs_are_refused_in_our_words(stage: &Stage<'_>) -> any
             with("tls", json!({"mode": "disabled", "issuerRef": {"name": "x"}})),
             "issuerRef is for the mode certManager",
         ),
+        (
+            "a template that takes the machine's network",
+            "kv",
+            with("podTemplate", json!({"spec": {"hostNetwork": true}})),
+            "takes network, processes or ports of the Kubernetes node",
+        ),
         ("a mode that there is not", "kv", with("tls", json!({"mode": "some"})), "tls.mode"),
     ] {
         match Cluster::create(stage, name, spec).await {

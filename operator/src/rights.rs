@@ -1,0 +1,292 @@
+//! What `spec.podTemplate` cannot give to pods, unless the operator was told to let it.
+//!
+//! The operator may make pods, and who may make a KvCluster tells it which. Were every template taken, that
+//! person had the rights of any ServiceAccount of the namespace and of the Kubernetes nodes' root, though
+//! perhaps not the right to make a single pod. So a template lends nothing that its author does not bring
+//! along: no other identity, nothing of the Kubernetes node, no privileges. What is inside of the namespace it
+//! may name (volumes, Secrets, ConfigMaps): who makes a KvCluster there may read these.
+//!
+//! The same is said twice. Here, about the template as it would be applied, where nobody gets past it; and
+//! as the CEL of a ValidatingAdmissionPolicy ([`yaml`], for the chart), about the patch as it was written,
+//! so that `kubectl apply` says it. A test holds both to the same templates.
+
+use std::collections::BTreeSet;
+
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
+use crate::names::Names;
+
+/// What can be let through. Named on the command line and in the chart's `operator.allowInTemplates`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[value(rename_all = "camelCase")]
+pub enum Right {
+    /// Another ServiceAccount, or a token of it.
+    ServiceAccounts,
+    /// Folders of the Kubernetes node, and kinds of volumes that reach it.
+    HostPaths,
+    /// The network, the processes and the ports of the Kubernetes node.
+    HostNamespaces,
+    /// Root, privileges, capabilities, and what is hidden from a container otherwise.
+    Privileged,
+}
+
+impl Right {
+    const ALL: [Self; 4] =
+        [Self::ServiceAccounts, Self::HostPaths, Self::HostNamespaces, Self::Privileged];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ServiceAccounts => "serviceAccounts",
+            Self::HostPaths => "hostPaths",
+            Self::HostNamespaces => "hostNamespaces",
+            Self::Privileged => "privileged",
+        }
+    }
+}
+
+/// Volumes that are of the namespace or of the pod, as in the level `restricted` of Pod Security.
+const VOLUMES: [&str; 8] = [
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+];
+const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
+
+/// # Errors
+/// What the template would lend, each with the right that is missing.
+pub fn refuse(template: &Value, names: &Names, lends: &BTreeSet<Right>) -> Result<(), String> {
+    let mut found = Vec::new();
+    let spec = &template["spec"];
+    for right in Right::ALL.into_iter().filter(|right| !lends.contains(right)) {
+        let mut bad = |what: String| found.push((right, what));
+        match right {
+            Right::ServiceAccounts => accounts(spec, names, &mut bad),
+            Right::HostPaths => paths(spec, &mut bad),
+            Right::HostNamespaces => namespaces(spec, &mut bad),
+            Right::Privileged => privileges(spec, &mut bad),
+        }
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let said: Vec<_> = found
+        .into_iter()
+        .map(|(right, what)| {
+            format!(
+                "podTemplate: {what}: this operator lets no template do so (allow-in-templates {})",
+                right.name()
+            )
+        })
+        .collect();
+    Err(said.join("; "))
+}
+
+fn list<'a>(of: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    of[key].as_array().into_iter().flatten()
+}
+
+fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
+    CONTAINERS.into_iter().flat_map(|key| list(spec, key))
+}
+
+fn accounts(spec: &Value, names: &Names, bad: &mut impl FnMut(String)) {
+    for key in ["serviceAccountName", "serviceAccount"] {
+        if spec[key].as_str().is_some_and(|name| name != names.name) {
+            bad(format!("{key} is another account"));
+        }
+    }
+    if spec["serviceAccountName"].as_str().is_none() {
+        bad("serviceAccountName is taken away, which is the account `default`".to_owned());
+    }
+    if spec["automountServiceAccountToken"] != json!(false) {
+        bad("automountServiceAccountToken is not false".to_owned());
+    }
+    for volume in list(spec, "volumes") {
+        if list(&volume["projected"], "sources")
+            .any(|source| !source["serviceAccountToken"].is_null())
+        {
+            bad(format!("volume {} has a token", volume["name"]));
+        }
+    }
+}
+
+fn paths(spec: &Value, bad: &mut impl FnMut(String)) {
+    for volume in list(spec, "volumes") {
+        let kinds = volume.as_object().into_iter().flat_map(|fields| fields.keys());
+        for kind in kinds.filter(|key| *key != "name" && !VOLUMES.contains(&key.as_str())) {
+            bad(format!("volume {} is a {kind}", volume["name"]));
+        }
+    }
+}
+
+fn namespaces(spec: &Value, bad: &mut impl FnMut(String)) {
+    for key in ["hostNetwork", "hostPID", "hostIPC"] {
+        if spec[key] == json!(true) {
+            bad(format!("{key} is true"));
+        }
+    }
+    for container in containers(spec) {
+        if list(container, "ports")
+            .any(|port| port["hostPort"].as_i64().is_some_and(|port| port != 0))
+        {
+            bad(format!("container {} has a hostPort", container["name"]));
+        }
+    }
+}
+
+fn privileges(spec: &Value, bad: &mut impl FnMut(String)) {
+    let pod = &spec["securityContext"];
+    if pod["runAsNonRoot"] != json!(true) {
+        bad("securityContext.runAsNonRoot is not true".to_owned());
+    }
+    let contexts = std::iter::once(("the pod".to_owned(), pod)).chain(
+        containers(spec)
+            .map(|each| (format!("container {}", each["name"]), &each["securityContext"])),
+    );
+    for (who, context) in contexts {
+        if context["runAsUser"] == json!(0) || context["runAsNonRoot"] == json!(false) {
+            bad(format!("{who} may run as root"));
+        }
+        for key in ["privileged", "allowPrivilegeEscalation"] {
+            if context[key] == json!(true) {
+                bad(format!("{who} is to have {key}"));
+            }
+        }
+        if list(&context["capabilities"], "add").next().is_some() {
+            bad(format!("{who} is to have more capabilities"));
+        }
+        for key in ["seccompProfile", "appArmorProfile"] {
+            if context[key]["type"] == json!("Unconfined") {
+                bad(format!("{who} is to have no {key}"));
+            }
+        }
+        if context["procMount"].as_str().is_some_and(|mount| mount != "Default") {
+            bad(format!("{who} is to see all of /proc"));
+        }
+        if context["windowsOptions"]["hostProcess"] == json!(true) {
+            bad(format!("{who} is to be a process of the host"));
+        }
+    }
+}
+
+/// Names that the expressions use. Without what CEL has for fields that may be missing, since a policy is
+/// read by people, too.
+fn variables() -> Vec<Value> {
+    let variable = |name: &str, expression: &str| json!({"name": name, "expression": expression});
+    vec![
+        variable(
+            "pod",
+            "has(object.spec.podTemplate) && has(object.spec.podTemplate.spec) ? \
+             object.spec.podTemplate.spec : {}",
+        ),
+        variable(
+            "containers",
+            "(has(variables.pod.containers) ? variables.pod.containers : []) + \
+             (has(variables.pod.initContainers) ? variables.pod.initContainers : []) + \
+             (has(variables.pod.ephemeralContainers) ? variables.pod.ephemeralContainers : [])",
+        ),
+        variable("volumes", "has(variables.pod.volumes) ? variables.pod.volumes : []"),
+        variable(
+            "contexts",
+            "(has(variables.pod.securityContext) ? [variables.pod.securityContext] : []) + \
+             variables.containers.filter(c, has(c.securityContext)).map(c, c.securityContext)",
+        ),
+    ]
+}
+
+fn expressions(right: Right) -> Vec<(String, &'static str)> {
+    match right {
+        Right::ServiceAccounts => vec![
+            (
+                "(!has(variables.pod.serviceAccountName) || \
+                 variables.pod.serviceAccountName == object.metadata.name) && \
+                 (!has(variables.pod.serviceAccount) || \
+                 variables.pod.serviceAccount == object.metadata.name)"
+                    .to_owned(),
+                "podTemplate names another ServiceAccount than the cluster's own",
+            ),
+            (
+                "(!has(variables.pod.automountServiceAccountToken) || \
+                 variables.pod.automountServiceAccountToken == false) && \
+                 variables.volumes.all(v, !has(v.projected) || !has(v.projected.sources) || \
+                 v.projected.sources.all(s, !has(s.serviceAccountToken)))"
+                    .to_owned(),
+                "podTemplate gives pods a token of a ServiceAccount",
+            ),
+        ],
+        Right::HostPaths => {
+            let allowed: Vec<_> =
+                ["name", "$patch"].iter().chain(&VOLUMES).map(|kind| format!("'{kind}'")).collect();
+            vec![(
+                format!("variables.volumes.all(v, v.all(kind, kind in [{}]))", allowed.join(", ")),
+                "podTemplate has a volume that reaches the Kubernetes node, such as a hostPath",
+            )]
+        }
+        Right::HostNamespaces => vec![(
+            "(!has(variables.pod.hostNetwork) || variables.pod.hostNetwork != true) && \
+             (!has(variables.pod.hostPID) || variables.pod.hostPID != true) && \
+             (!has(variables.pod.hostIPC) || variables.pod.hostIPC != true) && \
+             variables.containers.all(c, !has(c.ports) || c.ports.all(p, !has(p.hostPort) || \
+             p.hostPort == 0))"
+                .to_owned(),
+            "podTemplate takes network, processes or ports of the Kubernetes node",
+        )],
+        Right::Privileged => vec![
+            (
+                "!has(variables.pod.securityContext) || (variables.pod.securityContext != null && \
+                 (!has(variables.pod.securityContext.runAsNonRoot) || \
+                 variables.pod.securityContext.runAsNonRoot == true))"
+                    .to_owned(),
+                "podTemplate takes away that pods do not run as root",
+            ),
+            (
+                "variables.contexts.all(s, s == null || (\
+                 (!has(s.runAsUser) || s.runAsUser != 0) && \
+                 (!has(s.runAsNonRoot) || s.runAsNonRoot != false) && \
+                 (!has(s.privileged) || s.privileged != true) && \
+                 (!has(s.allowPrivilegeEscalation) || s.allowPrivilegeEscalation != true) && \
+                 (!has(s.capabilities) || s.capabilities == null || !has(s.capabilities.add) || \
+                 s.capabilities.add == null || size(s.capabilities.add) == 0) && \
+                 (!has(s.seccompProfile) || s.seccompProfile == null || \
+                 !has(s.seccompProfile.type) || s.seccompProfile.type != 'Unconfined') && \
+                 (!has(s.appArmorProfile) || s.appArmorProfile == null || \
+                 !has(s.appArmorProfile.type) || s.appArmorProfile.type != 'Unconfined') && \
+                 (!has(s.procMount) || s.procMount == null || s.procMount == 'Default') && \
+                 (!has(s.windowsOptions) || s.windowsOptions == null || \
+                 !has(s.windowsOptions.hostProcess) || s.windowsOptions.hostProcess != true)))"
+                    .to_owned(),
+                "podTemplate gives a container root, privileges or capabilities",
+            ),
+        ],
+    }
+}
+
+/// What the chart's ValidatingAdmissionPolicy says, by the right that it is about.
+#[must_use]
+pub fn yaml() -> String {
+    let by_right: serde_json::Map<String, Value> = Right::ALL
+        .into_iter()
+        .map(|right| {
+            let said = expressions(right).into_iter().map(|(expression, message)| {
+                let message = format!(
+                    "{message}; whoever runs the operator can allow it (operator.allowInTemplates: \
+                     [{}])",
+                    right.name()
+                );
+                json!({"expression": expression, "message": message})
+            });
+            (right.name().to_owned(), said.collect())
+        })
+        .collect();
+    let all = json!({"variables": variables(), "validations": by_right});
+    serde_yaml::to_string(&all).expect("a policy has a YAML form")
+}
+
+#[cfg(test)]
+mod tests;
