@@ -1,4 +1,9 @@
 //! The operator's own port: metrics, and whether it lives.
+//!
+//! Whoever reaches it may be anybody, so there are so many connections and no more, and none lasts: one that
+//! says nothing keeps its place for a while only. Who scrapes connects again.
+
+mod bounded;
 
 use std::{
     future::Future,
@@ -12,6 +17,7 @@ use std::{
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 
+use self::bounded::Bounded;
 use crate::metrics::Metrics;
 
 /// Whether the operator can do its work: the API server answered and knows our type. One that waits
@@ -62,5 +68,5 @@ pub async fn serve(
         )
         .with_state((metrics, ready));
     tracing::info!(address = %listener.local_addr()?, "serving metrics");
-    Ok(async move { axum::serve(listener, router).await })
+    Ok(async move { axum::serve(Bounded::new(listener), router).await })
 }
