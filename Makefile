@@ -129,16 +129,29 @@ DEBIAN := $(shell . /etc/os-release 2>/dev/null; [ "$$ID" = debian ] && echo $$V
 IMAGE_BASE ?= $(shell $(DOCKER) image inspect localhost/debian:$(DEBIAN) >/dev/null 2>&1 \
   && echo localhost/debian:$(DEBIAN) || echo debian:$(DEBIAN)-slim)
 BINARIES ?=
+# What the programs are made of, put into the images. Empty: without it, as in tests.
+SBOM ?= $(TOOLS)/bin/cargo-sbom
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 CONTEXT := $(CARGO_TARGET_DIR)/images
 
-images: $(if $(BINARIES),,build)
-	@rm -rf $(CONTEXT) && mkdir -p $(CONTEXT)/data && cp deploy/image.yaml $(CONTEXT)
+$(TOOLS)/bin/cargo-sbom:
+	env -u CARGO_TARGET_DIR cargo install cargo-sbom --locked --debug --version 0.10.0 --root $(TOOLS)
+
+images: $(if $(BINARIES),,build) $(SBOM)
+	@rm -rf $(CONTEXT) && mkdir -p $(CONTEXT)/data $(CONTEXT)/sbom && cp deploy/image.yaml $(CONTEXT)
+	@for package in $(if $(SBOM),flotilla-server flotilla-client flotilla-operator); do \
+	  $(SBOM) --cargo-package $$package --output-format cyclone_dx_json_1_6 > $(CONTEXT)/$$package.cdx.json; \
+	done
 	@for program in flotilla-server kvctl flotilla-operator; do \
 	  strip --strip-debug -o $(CONTEXT)/$$program $(or $(BINARIES),$(BIN))/$$program; \
 	done
-	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) --target server-prebuilt \
+	@$(if $(SBOM),mv $(CONTEXT)/flotilla-{server,client}.cdx.json $(CONTEXT)/sbom)
+	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) $(LABELS) --target server-prebuilt \
 	  -t localhost/flotilla-server:$(TAG) -f Dockerfile $(CONTEXT)
-	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) --target operator-prebuilt \
+	@rm -f $(CONTEXT)/sbom/* $(if $(SBOM),&& mv $(CONTEXT)/flotilla-operator.cdx.json $(CONTEXT)/sbom)
+	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) $(LABELS) --target operator-prebuilt \
 	  -t localhost/flotilla-operator:$(TAG) -f Dockerfile $(CONTEXT)
 	@run="$(DOCKER) run --rm --network none --read-only --cap-drop ALL"; \
 	  $$run localhost/flotilla-server:$(TAG) version && \
@@ -160,8 +173,8 @@ e2e-programs: setup
 	$(if $(FAULTS),cargo build $(OPERATOR) --features flotilla-operator/failpoints --bin flotilla-operator-faults)
 
 e2e-images: $(if $(BINARIES),,e2e-programs)
-	@$(MAKE) --no-print-directory images TAG=$(E2E_TAG) BINARIES=$(or $(BINARIES),$(BIN))
-	@rm -rf $(CONTEXT) && mkdir -p $(CONTEXT)
+	@$(MAKE) --no-print-directory images TAG=$(E2E_TAG) BINARIES=$(or $(BINARIES),$(BIN)) SBOM=
+	@rm -rf $(CONTEXT) && mkdir -p $(CONTEXT)/sbom
 	@for program in flotilla-workload flotilla-recorder; do \
 	  strip --strip-debug -o $(CONTEXT)/$$program $(or $(BINARIES),$(BIN))/$$program; \
 	done
@@ -181,20 +194,39 @@ e2e: $(if $(BINARIES),,e2e-programs) tools
 e2e-all: $(if $(BINARIES),,e2e-programs) tools
 	$(E2E) --all
 
-# helm, promtool and prometheus: those of the machine, else built or unpacked below $(TOOLS), where
-# nothing starts a service. `charts` says what it could not check for want of one, and fails with CI=true.
+# helm, promtool, prometheus and what checks the chart: those of the machine, else built or unpacked below
+# $(TOOLS), where nothing starts a service. `charts` says what it could not check for want of one, and fails with
+# CI=true.
 HELM_VERSION := v4.3.1
+# Tests of the templates; the table of values in the chart's README; objects against the schemas of Kubernetes,
+# which it carries along.
+HELM_UNITTEST := github.com/helm-unittest/helm-unittest@v1.1.2
+HELM_DOCS := github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2
+KUBECTL_VALIDATE := sigs.k8s.io/kubectl-validate@v0.0.4
+GO_INSTALL := GOBIN=$(TOOLS)/bin CGO_ENABLED=0 go install
 export PATH := $(PATH):$(TOOLS)/bin:$(TOOLS)/prometheus/usr/bin
 CHART := helm/flotilla
 RENDER := helm template flotilla $(CHART) --namespace flotilla-system --skip-tests --kube-version 1.34
+# The newest schemas that it carries. It has none of the operator of Prometheus, whose objects are left out.
+VALIDATE := kubectl-validate --version 1.30 --local-crds $(CHART)/files
+README := helm-docs --chart-search-root helm --sort-values-order file --log-level warning
 # Which release made it is of no use in a plain manifest.
 PLAIN := sed -e '/^\# Source: /d' -e '/helm.sh\/chart: /d' -e '/app.kubernetes.io\/managed-by: Helm/d'
 
 .PHONY: tools
 tools:
 	@command -v helm >/dev/null || ! command -v go >/dev/null \
-	  || GOBIN=$(TOOLS)/bin CGO_ENABLED=0 go install helm.sh/helm/v4/cmd/helm@$(HELM_VERSION) \
+	  || $(GO_INSTALL) helm.sh/helm/v4/cmd/helm@$(HELM_VERSION) \
 	  || echo "helm could not be built"
+	@command -v helm-docs >/dev/null || ! command -v go >/dev/null || $(GO_INSTALL) $(HELM_DOCS) \
+	  || echo "helm-docs could not be built"
+	@command -v kubectl-validate >/dev/null || ! command -v go >/dev/null || $(GO_INSTALL) $(KUBECTL_VALIDATE) \
+	  || echo "kubectl-validate could not be built"
+	@# It replaces one of its modules, which `go install` refuses of all but the module it is called in.
+	@command -v helm-unittest >/dev/null || ! command -v go >/dev/null \
+	  || { there=$$(go mod download -json $(HELM_UNITTEST) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') \
+	       && cd "$$there" && CGO_ENABLED=0 go build -mod=readonly -o $(TOOLS)/bin/helm-unittest ./cmd/helm-unittest; } \
+	  || echo "helm-unittest could not be built"
 	@command -v promtool >/dev/null || ! command -v apt-get >/dev/null \
 	  || { mkdir -p $(TOOLS)/prometheus && cd $(TOOLS)/prometheus && rm -f *.deb \
 	       && apt-get download -qq prometheus >/dev/null && dpkg -x prometheus_*.deb . && rm *.deb; } \
@@ -204,8 +236,9 @@ manifests: setup tools
 	cargo build $(OPERATOR) --bin flotilla-operator
 	$(BIN)/flotilla-operator crd > $(CHART)/files/crd.yaml
 	$(BIN)/flotilla-operator rbac > $(CHART)/files/rbac.yaml
+	$(BIN)/flotilla-operator admission > $(CHART)/files/admission.yaml
 	@$(MAKE) --no-print-directory manifests-of-chart OUT=deploy/manifests
-	python3 helm/readme.py
+	$(README)
 
 # What follows from the chart alone.
 .PHONY: manifests-of-chart
@@ -222,19 +255,40 @@ charts: charts-text charts-helm charts-rules
 
 charts-text: setup
 	python3 deploy/check.py
-	python3 helm/readme.py --check
 
 charts-helm: tools
 	@if ! command -v helm >/dev/null; then echo "SKIPPED: the chart, for want of helm"; [ "$${CI:-}" != true ]; exit; fi; \
+	made=$$(mktemp -d); trap 'rm -rf $$made' EXIT; \
 	for values in deploy/kind/values.yaml $(CHART)/ci/*.yaml $(CHART)/values.yaml; do \
 	  echo "chart with $$values"; \
 	  helm lint --quiet --strict $(CHART) --values $$values; \
-	  helm template flotilla $(CHART) --values $$values --api-versions flotilla.dev/v1alpha1/KvCluster >/dev/null; \
+	  helm template flotilla $(CHART) --values $$values --kube-version 1.34 \
+	    --api-versions flotilla.dev/v1alpha1/KvCluster >/dev/null; \
+	  helm template flotilla $(CHART) --values $$values --kube-version 1.34 \
+	    --api-versions flotilla.dev/v1alpha1/KvCluster --set metrics.serviceMonitor.enabled=false \
+	    --set metrics.rules.enabled=false > $$made/$$(basename $$values); \
 	done; \
+	if ! command -v kubectl-validate >/dev/null; then \
+	  echo "SKIPPED: objects against the schemas of Kubernetes, for want of kubectl-validate"; [ "$${CI:-}" != true ]; \
+	else \
+	  $(VALIDATE) $$made/*.yaml $(filter-out %/client-job.yaml,$(wildcard deploy/samples/*.yaml)) deploy/manifests/*.yaml \
+	    > $$made/log 2>&1 || { sed 's/\x1b\[[0-9;]*m//g' $$made/log | grep -v OK; exit 1; }; \
+	fi; \
+	if ! command -v helm-unittest >/dev/null; then \
+	  echo "SKIPPED: tests of the templates, for want of helm-unittest"; [ "$${CI:-}" != true ]; \
+	else \
+	  helm-unittest $(CHART) > $$made/log 2>&1 || { cat $$made/log; exit 1; }; \
+	  grep '^Tests:' $$made/log | sed 's/^Tests: */tests of the templates: /'; \
+	fi; \
+	if ! command -v helm-docs >/dev/null; then \
+	  echo "SKIPPED: the README of the chart, for want of helm-docs"; [ "$${CI:-}" != true ]; \
+	elif ! $(README) --dry-run | diff $(CHART)/README.md - >/dev/null; then \
+	  echo "$(CHART)/README.md is not current: run 'make manifests'"; exit 1; \
+	fi; \
 	if helm template flotilla $(CHART) --set operator.replica=2 >/dev/null 2>&1; then \
 	  echo "the schema lets a misspelt value through"; exit 1; \
 	fi; \
-	now=$$(mktemp -d); trap 'rm -rf $$now' EXIT; \
+	now=$$made/now; mkdir $$now; \
 	helm package --destination $$now $(CHART) >/dev/null; size=$$(stat -c %s $$now/*.tgz); rm $$now/*.tgz; \
 	if [ $$size -gt 350000 ]; then \
 	  echo "the chart has $$size bytes: with its manifest it may outgrow the Secret that Helm keeps it in"; exit 1; \
