@@ -133,7 +133,18 @@ impl Answers {
         (!tries.is_due(REFUSED_WAIT_MAX, now)).then_some(why.as_str())
     }
 
-    fn learn(&mut self, change: &Change, result: Result<&Value, &Error>, now: Timestamp) {
+    /// The last try was refused, a moment ago or longer.
+    #[must_use]
+    pub fn was_refused(&self, child: Child) -> bool {
+        self.0.get(&child).is_some_and(|answer| answer.refused.is_some())
+    }
+
+    pub(crate) fn learn(
+        &mut self,
+        change: &Change,
+        result: Result<&Value, &Error>,
+        now: Timestamp,
+    ) {
         let (child, asked, path) = match change {
             Change::Apply(child, asked, path) | Change::Replace(child, asked, path) => {
                 (*child, Some(asked), path.as_deref())

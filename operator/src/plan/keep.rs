@@ -149,6 +149,11 @@ impl View<'_> {
                     let why = format!("something was put into {path}");
                     (Change::Replace(child, Box::new(want), Some(path)), why)
                 }
+                // Applied beside what somebody put there it may make no valid object: two ports of one name.
+                Some(Drift::Differs(path) | Drift::HasMore(path)) if answers.was_refused(child) => {
+                    let why = format!("{path} is not as it should be, and to apply it was refused");
+                    (Change::Replace(child, Box::new(want), Some(path)), why)
+                }
                 Some(Drift::Differs(path) | Drift::HasMore(path)) => {
                     let why = format!("{path} is not as it should be");
                     (Change::Apply(child, Box::new(want), Some(path)), why)
