@@ -139,18 +139,18 @@ CONTEXT := $(CARGO_TARGET_DIR)/images
 $(TOOLS)/bin/cargo-sbom:
 	env -u CARGO_TARGET_DIR cargo install cargo-sbom --locked --debug --version 0.10.0 --root $(TOOLS)
 
+sbom_of = $(if $(SBOM),for package in $(1); do $(SBOM) --cargo-package $$package \
+  --output-format cyclone_dx_json_1_6 > $(CONTEXT)/sbom/$$package.cdx.json; done)
 images: $(if $(BINARIES),,build) $(SBOM)
 	@rm -rf $(CONTEXT) && mkdir -p $(CONTEXT)/data $(CONTEXT)/sbom && cp deploy/image.yaml $(CONTEXT)
-	@for package in $(if $(SBOM),flotilla-server flotilla-client flotilla-operator); do \
-	  $(SBOM) --cargo-package $$package --output-format cyclone_dx_json_1_6 > $(CONTEXT)/$$package.cdx.json; \
-	done
 	@for program in flotilla-server kvctl flotilla-operator; do \
 	  strip --strip-debug -o $(CONTEXT)/$$program $(or $(BINARIES),$(BIN))/$$program; \
 	done
-	@$(if $(SBOM),mv $(CONTEXT)/flotilla-{server,client}.cdx.json $(CONTEXT)/sbom)
+	@$(call sbom_of,flotilla-server flotilla-client)
 	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) $(LABELS) --target server-prebuilt \
 	  -t localhost/flotilla-server:$(TAG) -f Dockerfile $(CONTEXT)
-	@rm -f $(CONTEXT)/sbom/* $(if $(SBOM),&& mv $(CONTEXT)/flotilla-operator.cdx.json $(CONTEXT)/sbom)
+	@rm -f $(CONTEXT)/sbom/*
+	@$(call sbom_of,flotilla-operator)
 	$(DOCKER) build -q --build-arg BASE=$(IMAGE_BASE) $(LABELS) --target operator-prebuilt \
 	  -t localhost/flotilla-operator:$(TAG) -f Dockerfile $(CONTEXT)
 	@run="$(DOCKER) run --rm --network none --read-only --cap-drop ALL"; \
