@@ -349,6 +349,9 @@ impl Way {
                 }
             };
             if response.accepted || response.removed {
+                if target.node != joined.node && target.is_proven_by(&response) {
+                    joined.peers.note_driver(target.node);
+                }
                 if let Some(address) = &target.address
                     && target.is_proven_by(&response)
                 {

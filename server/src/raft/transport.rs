@@ -62,6 +62,8 @@ pub use v1::Lane;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(2);
+/// Bound: wait for the answer to a greeting. An attempt to connect has ended by then.
+const GREETING_MAX: Duration = Duration::from_secs(2);
 /// HTTP/2 windows: bandwidth times delay of a fast network between machines.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -165,8 +167,35 @@ struct Office {
     links: Weak<Links>,
     /// Counts the streams that were opened to each node.
     reached: Mutex<HashMap<NodeId, watch::Sender<u64>>>,
-    /// Nodes to which the newest attempt to connect failed.
+    /// Nodes to which the newest attempt to connect failed, or its stream ended without an answer.
     unreached: Mutex<HashSet<NodeId>>,
+    /// Streams that are open and on which the node has answered; without those that have none.
+    answering: Mutex<HashMap<NodeId, usize>>,
+}
+
+/// A stream on which the node has answered, until it ends.
+struct Answering {
+    office: Arc<Office>,
+    node: NodeId,
+}
+
+impl Answering {
+    fn begin(office: &Arc<Office>, node: NodeId) -> Self {
+        *office.answering.lock().entry(node).or_default() += 1;
+        Self { office: Arc::clone(office), node }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let mut answering = self.office.answering.lock();
+        if let Some(streams) = answering.get_mut(&self.node) {
+            *streams -= 1;
+            if *streams == 0 {
+                answering.remove(&self.node);
+            }
+        }
+    }
 }
 
 impl Office {
@@ -211,6 +240,7 @@ impl Transport {
                 links: Arc::downgrade(&links),
                 reached: Mutex::default(),
                 unreached: Mutex::default(),
+                answering: Mutex::default(),
             }),
             links,
             shipping: Arc::new(shipping),
@@ -269,6 +299,21 @@ impl Transport {
     #[must_use]
     pub fn is_unreached(&self, node: NodeId) -> bool {
         self.office.unreached.lock().contains(&node)
+    }
+
+    /// Whether a stream to a node is open on which it, and nobody in its place, has answered. Pings end it within
+    /// two [`KEEPALIVE`] of the node's death.
+    #[must_use]
+    pub fn is_answering(&self, node: NodeId) -> bool {
+        self.office.answering.lock().contains_key(&node)
+    }
+
+    /// Finds out whether a node is there: afterwards it is [answering](Self::is_answering) or
+    /// [unreached](Self::is_unreached). The message is empty, which every version refuses.
+    pub async fn greet(&self, node: NodeId) {
+        let greeting = self.call(node, Lane::Fast, v1::Message::default());
+        // What came of it is noted by the link.
+        drop(tokio::time::timeout(GREETING_MAX, greeting).await);
     }
 
     fn with_link<T>(&self, node: NodeId, lane: Lane, act: impl FnOnce(&Link) -> T) -> T {

@@ -1,12 +1,16 @@
 //! Which other nodes are heard, as far as this node has a reason to hear them.
 //!
-//! Two signs tell. A leader here is answered by the peers of its region, so their silence is their node's.
-//! Otherwise it is the connections that a node has made to this one: a process that ends takes them
-//! along, and one that is cut off loses them to the pings. A node that owes no answer and has no connection
-//! is neither heard nor missed.
+//! That a node is there is shown by what it answered: to a leader here, to this node's heartbeat when it is the
+//! driver, or on a stream that is still open. A node that calls, by a connection that is open, is there too. That it
+//! is not is shown by a leader here to which it owes answers, or by two signs together: every connection
+//! that it ever made is closed, and it cannot be reached either. The first of them alone shows nothing: a node that
+//! was started again calls nobody as long as it leads nothing. So whoever is in doubt is greeted, once a second
+//! (`news.rs`), and what comes of it decides. A node that owes no answer, never called and was never in doubt is
+//! neither heard nor missed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,25 +23,46 @@ use crate::ids::{NodeId, PeerId};
 /// What there is of a node at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Signs {
-    /// Since the newest answer to a leader here.
+    /// Since the newest answer, to a leader here or as the driver.
     pub(super) answered: Option<Duration>,
-    /// The same, where one that never answered counts from when its leader began to lead.
+    /// Since the newest answer to a leader here, where one that never answered counts from when its leader began
+    /// to lead.
     pub(super) silent: Option<Duration>,
     /// Whether all its connections are closed, if it had any.
     pub(super) gone: Option<bool>,
+    /// Whether it has answered on a stream of ours that is open.
+    pub(super) answering: bool,
+    /// Whether the newest attempt to reach it failed.
+    pub(super) unreached: bool,
 }
 
 impl Signs {
     /// `None`: nothing can be said.
     fn is_heard(self, silence_max: Duration) -> Option<bool> {
-        match (self.answered, self.silent, self.gone) {
-            (Some(answered), ..) if answered <= silence_max => Some(true),
-            (_, _, Some(true)) => Some(false),
-            (_, Some(silent), _) if silent > silence_max => Some(false),
+        let has_answered = self.answered.is_some_and(|answered| answered <= silence_max);
+        match (self.silent, self.gone) {
+            // A stream that is open is answered by pings: a region whose peer there is silent says less.
+            _ if has_answered || self.answering => Some(true),
+            (Some(silent), _) if silent > silence_max => Some(false),
+            (_, Some(true)) => self.unreached.then_some(false),
             // Its leader is too young to miss it.
-            (_, Some(_), _) => None,
-            (_, None, gone) => gone.map(|gone| !gone),
+            (Some(_), _) => None,
+            (None, gone) => gone.map(|gone| !gone),
         }
+    }
+
+    fn is_missed(self, silence_max: Duration) -> bool {
+        match self.is_heard(silence_max) {
+            Some(is_heard) => !is_heard,
+            // Nobody who has a quorum to ask for leaves a node alone.
+            None => self.gone.is_none() && self.unreached,
+        }
+    }
+
+    /// Whether only a word to it shows whether it is there: nothing shows that it is, and it has no reason to
+    /// call, or could not be reached some time ago.
+    fn is_in_doubt(self, silence_max: Duration) -> bool {
+        self.is_heard(silence_max) != Some(true) && (self.gone == Some(true) || self.unreached)
     }
 }
 
@@ -55,6 +80,12 @@ pub(super) struct Company {
 }
 
 impl Company {
+    /// Of whom only a word to them shows whether they are there.
+    pub(super) fn in_doubt(signs: &BTreeMap<NodeId, Signs>, silence_max: Duration) -> Vec<NodeId> {
+        let in_doubt = signs.iter().filter(|(_, signs)| signs.is_in_doubt(silence_max));
+        in_doubt.map(|(node, _)| *node).collect()
+    }
+
     /// What has changed. Nodes without signs are not in the cluster any more, and forgotten.
     pub(super) fn look(
         &mut self,
@@ -118,32 +149,34 @@ impl Peers {
     #[must_use]
     pub fn may_reach_others(&self) -> bool {
         let bound = self.silence_max();
-        self.signs_of_nodes().values().any(|signs| signs.is_heard(bound) != Some(false))
+        let signs = self.signs_of_nodes(&self.all());
+        signs.values().any(|signs| signs.is_heard(bound) != Some(false))
     }
 
     /// The nodes that this one would hear, or reach, were they there, and does not.
     #[must_use]
     pub fn missed(&self) -> BTreeSet<NodeId> {
         let bound = self.silence_max();
-        let is_missed = |(node, signs): &(NodeId, Signs)| match signs.is_heard(bound) {
-            Some(is_heard) => !is_heard,
-            // Nobody who has a quorum to ask for leaves a node alone.
-            None => signs.gone.is_none() && self.env.transport.is_unreached(*node),
-        };
-        self.signs_of_nodes().into_iter().filter(is_missed).map(|(node, _)| node).collect()
+        let signs = self.signs_of_nodes(&self.all()).into_iter();
+        signs.filter(|(_, signs)| signs.is_missed(bound)).map(|(node, _)| node).collect()
     }
 
-    /// Of every other node that is in the table and was not removed.
-    pub(super) fn signs_of_nodes(&self) -> BTreeMap<NodeId, Signs> {
-        let mut signs: BTreeMap<NodeId, Signs> = self
-            .others()
-            .into_iter()
-            .map(|node| (node, Signs { gone: self.is_gone(node), ..Signs::default() }))
-            .collect();
+    /// Of every other node that is in the table and was not removed; `peers` are those that are here.
+    pub(super) fn signs_of_nodes(&self, peers: &[Arc<Peer>]) -> BTreeMap<NodeId, Signs> {
+        let transport = &self.env.transport;
+        let of = |node: NodeId| Signs {
+            answered: self.answered_as_driver(node),
+            silent: None,
+            gone: self.is_gone(node),
+            answering: transport.is_answering(node),
+            unreached: transport.is_unreached(node),
+        };
+        let mut signs: BTreeMap<NodeId, Signs> =
+            self.others().into_iter().map(|node| (node, of(node))).collect();
         let sooner = |old: &mut Option<Duration>, new: Duration| {
             *old = Some(old.map_or(new, |old| old.min(new)));
         };
-        for peer in self.all().into_iter().filter(|peer| peer.runs()) {
+        for peer in peers.iter().filter(|peer| peer.runs()) {
             // Without a copy of it: there may be ten thousand.
             let metrics = peer.raft().metrics();
             let metrics = metrics.borrow_watched();
@@ -167,39 +200,83 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        raft::presence::pretend,
+        region::{fixture::Fixture, incarnations::incarnation},
+    };
 
     const MAX: Duration = Duration::from_secs(10);
     const NODE: NodeId = NodeId(3);
 
     #[test]
     fn node_is_heard_by_its_answers_and_by_its_connections() {
+        /// What this node's own connections to it show.
+        #[derive(Clone, Copy, Debug)]
+        enum Ours {
+            Untried,
+            Answering,
+            Unreached,
+        }
+        use Ours::{Answering, Unreached, Untried};
         let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
-        for (why, answered, silent, gone, want) in [
-            ("nothing is known", None, None, None, None),
-            ("it answers", Some(1), Some(1), None, Some(true)),
+        type Row = (
+            &'static str,
+            Option<u64>,
+            Option<u64>,
+            Option<bool>,
+            Ours,
+            (Option<bool>, bool, bool),
+        );
+        let (heard, unknown) = ((Some(true), false, false), (None, false, false));
+        let missed = (Some(false), true, false);
+        // To be heard, missed, and in doubt.
+        let lost = (Some(false), true, true);
+        let rows: [Row; 20] = [
+            ("nothing is known", None, None, None, Untried, unknown),
+            ("it answers", Some(1), Some(1), None, Untried, heard),
+            ("it answers, its own are closed", Some(1), Some(1), Some(true), Untried, heard),
+            ("it does not answer", Some(11), Some(11), None, Untried, missed),
             (
-                "it answers by our connection, its own are closed",
-                Some(1),
-                Some(1),
-                Some(true),
-                Some(true),
-            ),
-            ("it does not answer", Some(11), Some(11), None, Some(false)),
-            (
-                "it is silent, and paused with open connections",
+                "it is paused with open connections",
                 Some(11),
                 Some(11),
                 Some(false),
-                Some(false),
+                Untried,
+                missed,
             ),
-            ("it never answered an old leader", None, Some(11), Some(false), Some(false)),
-            ("it never answered a young leader", None, Some(1), Some(false), None),
-            ("it is dead, and its new leader is young", None, Some(1), Some(true), Some(false)),
-            ("it led, and is dead", None, None, Some(true), Some(false)),
-            ("it leads", None, None, Some(false), Some(true)),
-        ] {
-            let signs = Signs { answered: seconds(answered), silent: seconds(silent), gone };
-            assert_eq!(signs.is_heard(MAX), want, "{why}");
+            ("it never answered an old leader", None, Some(11), Some(false), Untried, missed),
+            ("it never answered a young leader", None, Some(1), Some(false), Untried, unknown),
+            ("it is dead, its leader is young", None, Some(1), Some(true), Unreached, lost),
+            ("it led, and is dead", None, None, Some(true), Unreached, lost),
+            ("it leads", None, None, Some(false), Untried, heard),
+            ("it leads, and was away before", None, None, Some(false), Unreached, heard),
+            ("it restarted and has no reason to call", None, None, Some(true), Answering, heard),
+            (
+                "it restarted a moment ago, and was not greeted yet",
+                None,
+                None,
+                Some(true),
+                Untried,
+                (None, false, true),
+            ),
+            ("the driver answered a moment ago", Some(1), None, Some(true), Untried, heard),
+            ("it answered as the driver", Some(1), None, None, Unreached, heard),
+            ("it was the driver once", Some(11), None, Some(true), Untried, (None, false, true)),
+            ("the driver died", Some(11), None, Some(true), Unreached, lost),
+            ("its one peer is in quarantine", None, Some(99), Some(true), Answering, heard),
+            ("it is silent, and is greeted", None, Some(99), Some(true), Untried, lost),
+            ("it never called, and is away", None, None, None, Unreached, (None, true, true)),
+        ];
+        for (why, answered, silent, gone, ours, want) in rows {
+            let signs = Signs {
+                answered: seconds(answered),
+                silent: seconds(silent),
+                gone,
+                answering: matches!(ours, Answering),
+                unreached: matches!(ours, Unreached),
+            };
+            let got = (signs.is_heard(MAX), signs.is_missed(MAX), signs.is_in_doubt(MAX));
+            assert_eq!(got, want, "{why}");
         }
     }
 
@@ -228,11 +305,41 @@ mod tests {
         }
     }
 
+    /// The fixture's transport reaches nobody.
+    #[tokio::test]
+    async fn node_whose_connections_are_closed_is_missed_once_it_cannot_be_reached_either() {
+        let fixture = Fixture::new(|_| {});
+        let peers = Peers::open(Arc::clone(&fixture.env), false, None).await.expect("peers");
+        let nodes = [NODE, NodeId(4)]
+            .map(|node| v1::NodeRecord { node_id: node.0, ..v1::NodeRecord::default() });
+        let table = v1::NodeTable { nodes: nodes.into(), ..v1::NodeTable::default() };
+        peers.set_nodes(&table);
+        let (connection, presence) = pretend();
+        peers.recognize(NODE, incarnation(1, 1), &presence).expect("it is the only one");
+        let doubted = || Company::in_doubt(&peers.signs_of_nodes(&peers.all()), MAX);
+        assert_eq!(peers.missed(), BTreeSet::new());
+        assert_eq!(doubted(), [], "it calls");
+
+        drop(connection);
+        assert_eq!(peers.missed(), BTreeSet::new(), "it may have no reason to call");
+        assert_eq!(doubted(), [NODE]);
+        fixture.env.transport.greet(NODE).await;
+        assert_eq!(peers.missed(), BTreeSet::from([NODE]));
+        assert!(peers.may_reach_others(), "of the other nothing is known");
+        fixture.env.transport.greet(NodeId(4)).await;
+        assert_eq!(doubted(), [NODE, NodeId(4)]);
+
+        peers.note_driver(NODE);
+        assert_eq!(peers.missed(), BTreeSet::from([NodeId(4)]), "it answers as the driver");
+        peers.set_nodes(&v1::NodeTable::default());
+        assert_eq!(peers.answered_as_driver(NODE), None, "it is forgotten with its node");
+    }
+
     #[test]
     fn change_is_told_once() {
         let mut company = Company::default();
         let mut look = |gone| {
-            let signs = Signs { gone, ..Signs::default() };
+            let signs = Signs { gone, unreached: gone == Some(true), ..Signs::default() };
             company.look(&BTreeMap::from([(NODE, signs)]), MAX)
         };
         assert_eq!(look(Some(true)), [], "it was never heard");

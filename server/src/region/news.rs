@@ -17,6 +17,7 @@ use std::{
 use super::{
     company::{Change, Company},
     peers::Peers,
+    rates,
 };
 use crate::{
     clock,
@@ -60,7 +61,18 @@ impl News {
 
 /// Which regions are served, as far as this node can tell: those that were, and whether they are.
 #[derive(Debug, Default)]
-struct Touch(BTreeMap<RegionId, bool>);
+struct Touch {
+    /// Changed in place: there may be ten thousand.
+    regions: BTreeMap<RegionId, Served>,
+    looks: u64,
+}
+
+#[derive(Debug)]
+struct Served {
+    is_in_touch: bool,
+    /// The newest look that saw a peer of it.
+    look: u64,
+}
 
 /// What has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -77,20 +89,25 @@ impl Touch {
     /// never in touch is no news.
     fn look(&mut self, now: impl Iterator<Item = (RegionId, bool, bool)>) -> Touched {
         let mut touched = Touched::default();
-        let mut seen = BTreeMap::new();
+        self.looks += 1;
+        let look = self.looks;
         for (region, leads, is_in_touch) in now {
-            let was = self.0.get(&region).copied();
-            match (was, is_in_touch, leads) {
-                (Some(true), false, true) => touched.without_quorum.push(region),
-                (Some(true), false, false) => touched.without_leader.push(region),
-                (Some(false), true, _) => touched.again.push(region),
+            let Some(served) = self.regions.get_mut(&region) else {
+                if is_in_touch {
+                    self.regions.insert(region, Served { is_in_touch, look });
+                }
+                continue;
+            };
+            match (served.is_in_touch, is_in_touch, leads) {
+                (true, false, true) => touched.without_quorum.push(region),
+                (true, false, false) => touched.without_leader.push(region),
+                (false, true, _) => touched.again.push(region),
                 _ => {}
             }
-            if was.is_some() || is_in_touch {
-                seen.insert(region, is_in_touch);
-            }
+            *served = Served { is_in_touch, look };
         }
-        self.0 = seen;
+        // Those of which there is no peer here any more.
+        self.regions.retain(|_, served| served.look == look);
         touched
     }
 }
@@ -112,26 +129,57 @@ impl Touched {
     }
 }
 
-/// Runs until the node stops.
-pub async fn run(peers: Arc<Peers>) {
-    let mut interval = tokio::time::interval(INTERVAL);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut company = Company::default();
-    let mut touch = Touch::default();
-    let mut last = clock::now();
-    loop {
-        interval.tick().await;
+/// What a turn goes on from.
+#[derive(Default)]
+struct Known {
+    company: Company,
+    touch: Touch,
+}
+
+impl Known {
+    /// Looks at every region, and answers which nodes are to be greeted.
+    fn turn(&mut self, peers: &Peers, elapsed: Duration) -> Vec<NodeId> {
         peers.news.turn();
-        let elapsed = last.elapsed();
-        last = clock::now();
-        peers.all().iter().for_each(|peer| peer.rates.turn(elapsed));
-        let now = peers.all().into_iter().filter(|peer| peer.runs());
-        touch.look(now.map(|peer| (peer.region, peer.is_leader(), peer.is_in_touch()))).tell();
-        for (node, change) in company.look(&peers.signs_of_nodes(), peers.silence_max()) {
+        let here = peers.all();
+        let turn = rates::Turn::after(elapsed);
+        here.iter().for_each(|peer| peer.rates.turn(turn));
+        let now = here.iter().filter(|peer| peer.runs());
+        self.touch.look(now.map(|peer| (peer.region, peer.is_leader(), peer.is_in_touch()))).tell();
+        let (signs, bound) = (peers.signs_of_nodes(&here), peers.silence_max());
+        for (node, change) in self.company.look(&signs, bound) {
             match change {
                 Change::Lost => tracing::warn!(%node, "a node is not heard any more"),
                 Change::Again => tracing::info!(%node, "a node is heard again"),
             }
+        }
+        Company::in_doubt(&signs, bound)
+    }
+}
+
+/// Runs until the node stops.
+pub async fn run(peers: Arc<Peers>) {
+    let mut interval = tokio::time::interval(INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut known = Known::default();
+    let mut last = clock::now();
+    loop {
+        interval.tick().await;
+        let now = clock::now();
+        let elapsed = now.saturating_duration_since(last);
+        last = now;
+        // On a thread that may take its time: on this one regions wait for each other.
+        let looking = Arc::clone(&peers);
+        let turn = tokio::task::spawn_blocking(move || {
+            let in_doubt = known.turn(&looking, elapsed);
+            (known, in_doubt)
+        });
+        // Else the process ends.
+        let Ok((next, in_doubt)) = turn.await else { return };
+        known = next;
+        // Bound: one for each node and turn, and none waits for longer than two turns.
+        for node in in_doubt {
+            let transport = peers.env.transport.clone();
+            tokio::spawn(async move { transport.greet(node).await });
         }
     }
 }

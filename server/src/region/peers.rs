@@ -52,6 +52,8 @@ pub struct Peers {
     /// still run.
     vote_gate: Instant,
     incarnations: Mutex<Incarnations>,
+    /// When a node last answered a heartbeat of this one, as the driver.
+    driven: Mutex<HashMap<NodeId, Instant>>,
     pub(super) news: Arc<News>,
     nodes: RwLock<Nodes>,
     /// Regions of which a snapshot is being received or installed.
@@ -139,6 +141,7 @@ impl Peers {
             quarantined: RwLock::default(),
             vote_gate: clock::now() + gate,
             incarnations: Mutex::default(),
+            driven: Mutex::default(),
             news: Arc::default(),
             nodes: RwLock::default(),
             receiving: Mutex::default(),
@@ -280,10 +283,13 @@ impl Peers {
     /// Takes over the node table: who is in the cluster and who was (nothing that a removed node says is
     /// heard), and what all of them can do.
     pub fn set_nodes(&self, table: &v1::NodeTable) {
-        let known = table.nodes.iter().map(|record| NodeId(record.node_id)).collect();
+        let known: HashSet<NodeId> =
+            table.nodes.iter().map(|record| NodeId(record.node_id)).collect();
         let is_removed = |record: &&v1::NodeRecord| record.state() == v1::NodeState::Removed;
         let removed = table.nodes.iter().filter(is_removed);
         let removed = removed.map(|record| NodeId(record.node_id)).collect();
+        // Bound: nodes that are in the table.
+        self.driven.lock().retain(|node, _| known.contains(node));
         *self.nodes.write() = Nodes { known, removed };
         self.env.feature_level.fetch_max(table.feature_level, Ordering::Relaxed);
     }
@@ -417,6 +423,17 @@ impl Peers {
             return Ok(());
         }
         Err(refused(Reason::DuplicateNode, format!("another process speaks as node {node}")))
+    }
+
+    /// Notes that a node has just answered a heartbeat as the driver.
+    pub fn note_driver(&self, node: NodeId) {
+        self.driven.lock().insert(node, clock::now());
+    }
+
+    /// Since a node last answered a heartbeat as the driver.
+    pub(super) fn answered_as_driver(&self, node: NodeId) -> Option<Duration> {
+        let at = *self.driven.lock().get(&node)?;
+        Some(clock::now().saturating_duration_since(at))
     }
 
     /// See [`Incarnations::is_gone`].

@@ -17,6 +17,23 @@ pub(super) struct PerSecond {
     pub(super) writes: f64,
 }
 
+/// What the rates of all regions take over at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    seconds: f64,
+    /// Of what was counted in that time, in the rate that is shown.
+    share: f64,
+}
+
+impl Turn {
+    /// `elapsed` since the turn before.
+    pub(super) fn after(elapsed: Duration) -> Self {
+        let seconds = elapsed.as_secs_f64().max(0.001);
+        // A constant rate is approached, whatever the turns are like.
+        Self { seconds, share: 1.0 - (-seconds / WINDOW.as_secs_f64()).exp() }
+    }
+}
+
 /// Counts the requests of a region that are served here, whichever node they came to.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
@@ -34,11 +51,8 @@ impl Rates {
         self.writes.fetch_add(1, Relaxed);
     }
 
-    /// Takes in what was counted in the last `elapsed`.
-    pub(super) fn turn(&self, elapsed: Duration) {
-        let seconds = elapsed.as_secs_f64().max(0.001);
-        // A constant rate is approached, whatever the turns are like.
-        let share = 1.0 - (-seconds / WINDOW.as_secs_f64()).exp();
+    /// Takes in what was counted since the last turn.
+    pub(super) fn turn(&self, Turn { seconds, share }: Turn) {
         let mut shown = self.shown.lock();
         let PerSecond { reads, writes } = &mut *shown;
         for (rate, count) in [(reads, &self.reads), (writes, &self.writes)] {
@@ -64,12 +78,12 @@ mod tests {
             (0..100).for_each(|_| rates.read());
             rates.written();
             // Turns come late where the node has much to do.
-            rates.turn(Duration::from_secs(1 + turn % 2));
+            rates.turn(Turn::after(Duration::from_secs(1 + turn % 2)));
         }
         let PerSecond { reads, writes } = rates.per_second();
         assert!((50.0..=100.0).contains(&reads), "{reads}");
         assert!((0.5..=1.0).contains(&writes), "{writes}");
-        (0..60).for_each(|_| rates.turn(Duration::from_secs(1)));
+        (0..60).for_each(|_| rates.turn(Turn::after(Duration::from_secs(1))));
         let PerSecond { reads, writes } = rates.per_second();
         assert!(reads < 1.0 && writes < 0.01, "{reads} {writes}");
     }

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, codegen::http::uri::PathAndQuery, transport::Channel};
 
 use super::{
-    Cause, Lane, Office,
+    Answering, Cause, Lane, Office,
     budget::{Budget, Taken},
     connect,
     frame::{FRAME_BYTES_ACCEPTED, FrameCodec, MESSAGE_BYTES_MAX, fits},
@@ -208,7 +208,13 @@ impl Run {
         let mut pending = Pending::default();
         pending.push(first);
         let mut waiting = HashMap::new();
-        let error = self.exchange(channel, &mut pending, &mut waiting, queued).await;
+        let mut answering = None;
+        let error =
+            self.exchange(channel, &mut pending, &mut waiting, queued, &mut answering).await;
+        // Somebody took the connection who is not the node, or is about to end.
+        if answering.is_none() {
+            self.office.note_attempt(self.node, false);
+        }
         // What was not in a frame surely was not sent.
         for outgoing in pending.messages {
             fail(outgoing, &error);
@@ -225,6 +231,7 @@ impl Run {
         pending: &mut Pending,
         waiting: &mut HashMap<u64, handoff::Sender<Answer>>,
         queued: &mut mpsc::Receiver<Outgoing>,
+        answering: &mut Option<Answering>,
     ) -> String {
         let mut client = tonic::client::Grpc::new(channel)
             .max_decoding_message_size(FRAME_BYTES_ACCEPTED)
@@ -257,8 +264,13 @@ impl Run {
                 answer = next_answer(&mut answers) => match answer {
                     Ok(Some(batch)) => {
                         progress = Instant::now();
-                        if let Err(stranger) = self.take_answers(batch, waiting) {
-                            return stranger;
+                        match self.take_answers(batch, waiting) {
+                            Ok(true) if answering.is_none() => {
+                                self.office.note_attempt(self.node, true);
+                                *answering = Some(Answering::begin(&self.office, self.node));
+                            }
+                            Ok(_) => {}
+                            Err(stranger) => return stranger,
                         }
                     }
                     Ok(None) => return "closed by the other side".to_owned(),
@@ -340,12 +352,12 @@ impl Run {
     }
 
     /// Hands answers to whoever waits for them. A refusal is believed whoever it is from; anything else
-    /// only from the node that was asked.
+    /// only from the node that was asked. Answers whether it is that node.
     fn take_answers(
         &self,
         batch: v1::MessageBatch,
         waiting: &mut HashMap<u64, handoff::Sender<Answer>>,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let identity = &self.office.identity;
         let is_asked = batch.cluster_id[..] == identity.cluster.0
             && batch.from_node == self.node.0
@@ -361,7 +373,7 @@ impl Run {
                 answer.send(Ok(message));
             }
         }
-        Ok(())
+        Ok(is_asked)
     }
 }
 

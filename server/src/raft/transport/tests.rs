@@ -173,6 +173,33 @@ fn message(region: u64, bytes: usize) -> v1::Message {
     v1::Message { region_id: region, body: Some(Body::Append(append)), ..v1::Message::default() }
 }
 
+#[tokio::test]
+async fn node_is_answering_while_a_stream_is_open_on_which_it_has_answered_itself() {
+    let node = NodeId(2);
+    let served = Served::start(identity(2)).await;
+    let transport = transport_to(served.address.clone());
+    assert!(!transport.is_answering(node), "nothing was said");
+    transport.call(node, Lane::Fast, message(ANSWERED, 1)).await.expect("an answer");
+    until("the answer to be noted", || transport.is_answering(node)).await;
+    assert!(!transport.is_unreached(node));
+    let answered = transport.call(node, Lane::Fast, message(NEVER_ANSWERED, 1));
+    let waits = tokio::spawn(answered);
+    until("the message to be there", || served.delivered() == 2).await;
+    assert!(transport.is_answering(node), "it owes one, and the stream is open");
+    drop((transport, waits));
+
+    let another = Served::start(identity(3)).await;
+    let transport = transport_to(another.address.clone());
+    let lost = transport.call(node, Lane::Fast, message(ANSWERED, 1)).await;
+    lost.expect_err("another node answers at its address");
+    until("the attempt to be noted", || transport.is_unreached(node)).await;
+    assert!(!transport.is_answering(node));
+
+    let transport = transport_to(free_address().await);
+    transport.greet(node).await;
+    assert!(transport.is_unreached(node) && !transport.is_answering(node), "nobody is there");
+}
+
 /// A disk or a process that stands still, seen from the node that sends to it.
 #[tokio::test]
 async fn node_that_reads_nothing_is_refused_more_than_the_bound() {
