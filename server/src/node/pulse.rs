@@ -5,6 +5,12 @@
 //! on each runtime notes the time; one that has not for long is on a runtime that is wedged. `/livez` is served
 //! by the runtime of the regions: when that is the one, it does not answer at all, which whoever asks takes
 //! for the same.
+//!
+//! What it cannot see: on a runtime of several threads, one or all but one that are blocked, as the last one still
+//! runs the beat; a task that waits for ever, for a lock or an answer, as others run meanwhile; threads that are no
+//! runtime's, so those that write to the disk, whose silence `watch.rs` and the regions' own bounds show;
+//! blocking work that fills its pool, for which tasks wait and the beat does not. Nor does it tell a runtime that is
+//! wedged from a process that was paused: the first look after a pause may come before the first beat.
 
 use std::{
     sync::{

@@ -32,7 +32,7 @@ pub(super) fn start(node: &Arc<Node>) {
     }
     let probes = Arc::new(AtomicU64::new(0));
     let began = clock::monotonic();
-    let seconds = move || began.elapsed().as_secs();
+    let millis = move || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
 
     let (probed, probe_disk, prober) = (Arc::clone(&probes), Arc::clone(&disk), Arc::clone(node));
     let probing = thread::Builder::new().name("disk-probe".to_owned()).spawn(move || {
@@ -45,27 +45,33 @@ pub(super) fn start(node: &Arc<Node>) {
                 Ok(_) | Err(crate::storage::engine::Error::Full { .. }) => {}
                 Err(error) => return prober.fail(format!("probe the disk: {error}")),
             }
-            probed.store(seconds(), Ordering::Release);
+            probed.store(millis(), Ordering::Release);
             let own = [&prober.log, &prober.data].map(|engine| engine.stats().file_bytes());
             prober.data_bytes.store(own.iter().sum(), Ordering::Relaxed);
             pause(INTERVAL);
         }
     });
     let (watcher, disk_of_relief) = (Arc::clone(node), Arc::clone(&disk));
-    let timeout = node.config.disk.probe_timeout.as_secs();
+    // One second beyond it, in which no probe is under way.
+    let timeout = node.config.disk.probe_timeout.max(Duration::from_secs(1)) + INTERVAL;
     let watching = thread::Builder::new().name("disk-watch".to_owned()).spawn(move || {
         // It writes nothing itself: a disk that hangs is seen by nobody who waits for it.
+        let mut silence = Silence::default();
         loop {
             match disk.poll() {
                 Ok(status) => *watcher.disk_status.lock() = Some(status),
                 Err(error) => tracing::warn!(%error, "looking at the disk"),
             }
-            let silent = seconds().saturating_sub(probes.load(Ordering::Acquire));
-            if silent > timeout.max(1) + 1 {
-                watcher.fail(format!("the disk has not answered a write for {silent} s"));
+            let probed = Duration::from_millis(probes.load(Ordering::Acquire));
+            let silent = silence.look(Duration::from_millis(millis()), probed);
+            if silent > timeout {
+                let seconds = silent.as_secs();
+                watcher.fail(format!("the disk has not answered a write for {seconds} s"));
                 return;
             }
+            let slept = clock::monotonic();
             pause(LOOK_INTERVAL);
+            silence.slept(slept.elapsed());
         }
     });
     let (relieved, space) = (Arc::clone(node), disk_of_relief);
@@ -83,6 +89,32 @@ pub(super) fn start(node: &Arc<Node>) {
         if let Err(error) = thread {
             node.fail(format!("start the watch of the disk: {error}"));
         }
+    }
+}
+
+/// How long the disk has answered nothing, as far as this process could have noticed: while it is paused, by a
+/// signal, a debugger or its container, nobody waits for the disk.
+#[derive(Debug, Default)]
+struct Silence {
+    /// The newest probe that was answered.
+    probed: Duration,
+    /// What the watcher slept longer than it meant to, since then.
+    paused: Duration,
+}
+
+impl Silence {
+    /// The watcher has slept for so long where it meant to for [`LOOK_INTERVAL`].
+    fn slept(&mut self, slept: Duration) {
+        // What is left of it counts, so that a machine on which every sleep is long hides no disk.
+        self.paused += slept.saturating_sub(LOOK_INTERVAL);
+    }
+
+    /// `now` and `probed` since the watch began.
+    fn look(&mut self, now: Duration, probed: Duration) -> Duration {
+        if self.probed != probed {
+            *self = Self { probed, paused: Duration::ZERO };
+        }
+        now.saturating_sub(probed).saturating_sub(self.paused)
     }
 }
 
@@ -118,4 +150,36 @@ fn relieve(engine: &dyn Engine, room_bytes: u64) {
 #[expect(clippy::disallowed_methods, reason = "threads of their own, which nothing may hold up")]
 fn pause(interval: Duration) {
     thread::sleep(interval);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disk_that_hangs_is_told_from_a_process_that_was_paused() {
+        let seconds = Duration::from_secs;
+        // When the newest probe was answered, the sleeps since, and what the disk was silent for.
+        type Row = (&'static str, u64, &'static [u64], u64);
+        let rows: [Row; 4] = [
+            ("all is well", 1, &[0], 0),
+            ("the disk hangs", 1, &[0; 160], 40),
+            ("the process was paused", 1, &[100], 0),
+            ("it was paused while the disk hung", 1, &[0, 0, 0, 0, 100, 0, 0, 0], 2),
+        ];
+        for (why, probed, sleeps, want) in rows {
+            let (mut silence, mut now) = (Silence::default(), seconds(probed));
+            let mut silent = silence.look(now, seconds(probed));
+            for paused in sleeps {
+                let slept = LOOK_INTERVAL + seconds(*paused);
+                now += slept;
+                silence.slept(slept);
+                silent = silence.look(now, seconds(probed));
+            }
+            assert_eq!(silent.as_secs(), want, "{why}");
+        }
+        let mut silence = Silence::default();
+        silence.slept(seconds(100));
+        assert_eq!(silence.look(seconds(100), seconds(50)), seconds(50), "it was answered since");
+    }
 }
