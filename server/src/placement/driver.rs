@@ -116,6 +116,12 @@ impl Driver {
     async fn round(&self) -> Result<(), Error> {
         let metrics = &self.peers.environment().metrics.placement;
         self.lead().await.inspect_err(|_| metrics.see_nothing())?;
+        // Ordering: before what may end the round. A region 1 that commits nothing is when it is looked at.
+        self.with(|leading| {
+            let now_ms = self.now_ms();
+            metrics.ended(&leading.view.settle_orders(&self.config, now_ms));
+            metrics.see(&leading.view, &self.config, now_ms);
+        })?;
         // Whoever has the turn is followed by another round.
         if let Ok(mut turn) = self.turn.try_lock() {
             self.settle(&mut turn).await?;
@@ -141,13 +147,11 @@ impl Driver {
         }
         let steps = self.with(|leading| {
             let now_ms = self.now_ms();
-            metrics.ended(&leading.view.settle_orders(&self.config, now_ms));
             let Leading { view, peer_ids, .. } = leading;
             let planning = metrics.plan_seconds.start_timer();
             let steps = plan::plan(view, &self.config, now_ms, &mut || peer_ids.pop_front());
             planning.observe_duration();
             view.order(&steps, now_ms);
-            metrics.see(view, &self.config, now_ms);
             steps
         })?;
         for step in &steps {

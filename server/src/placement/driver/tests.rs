@@ -4,8 +4,10 @@ use flotilla_proto::v1;
 use super::*;
 use crate::{
     ids::ClusterId,
+    metrics::NodeStanding::{Disconnected, Down, Up},
     raft::presence::pretend,
     region::{
+        RegionConfig,
         fixture::{Fixture, NODE, until},
         lifecycle,
     },
@@ -23,7 +25,11 @@ struct Leader {
 
 impl Leader {
     async fn start() -> Self {
-        let fixture = Fixture::new(|_| {});
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut RegionConfig)) -> Self {
+        let fixture = Fixture::new(change);
         let record = |node: u64| v1::NodeRecord {
             node_id: node,
             client_address: format!("n{node}:7420"),
@@ -95,6 +101,17 @@ async fn node_of_another_cluster_is_never_taken_for_ours() {
     // A second process of our own is still noticed.
     let answer = leader.hear(OURS, 2, 6, &by_theirs).await;
     assert!(answer.duplicate, "{answer:?}");
+}
+
+/// When region 1 commits nothing its metrics are looked at.
+#[tokio::test]
+async fn round_that_can_write_nothing_shows_what_the_driver_sees_all_the_same() {
+    let leader = Leader::with(|config| config.proposals_max = 0).await;
+    let metrics = &leader.driver.peers.environment().metrics.placement;
+    let shown = || [Up, Disconnected, Down].map(|standing| metrics.nodes.get(standing).get());
+    assert_eq!(shown().iter().sum::<i64>(), 0);
+    leader.driver.round().await.expect_err("no id of a peer can be taken");
+    assert_eq!(shown().iter().sum::<i64>(), 2, "{:?}", shown());
 }
 
 /// It may have counted more starts than the driver's own process, whose connections nobody sees.
