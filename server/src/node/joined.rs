@@ -1,6 +1,7 @@
 //! What a node has once it belongs to a cluster.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +18,7 @@ use crate::{
     clock,
     error::Error,
     feature_level,
-    ids::{ClusterId, NodeId},
+    ids::{ClusterId, NodeId, PeerId, RegionId},
     placement::driver::Driver,
     raft::{
         log_memory::LogMemory,
@@ -54,6 +55,8 @@ pub struct Joined {
     /// Set once the cluster was seen to be as large as the node was told to expect.
     whole: AtomicBool,
     opened: Instant,
+    /// The peers that were here then: what comes later is not waited for.
+    opened_with: HashSet<(RegionId, PeerId)>,
     /// Set once the regions here had heard their leaders and caught up since the start.
     settled: AtomicBool,
     tasks: parking_lot::Mutex<Vec<tokio::task::JoinHandle<()>>>,
@@ -125,6 +128,7 @@ impl Joined {
         });
         let peers = Peers::open(env, restarted, node.loss).await?;
         peers.set_nodes(&node.directory.table());
+        let opened_with = peers.all().iter().map(|peer| (peer.region, peer.id)).collect();
         let driver = Driver::new(
             Arc::clone(&peers),
             Arc::clone(&node.directory),
@@ -148,6 +152,7 @@ impl Joined {
             confirmed: AtomicBool::new(false),
             whole: AtomicBool::new(restarted),
             opened: clock::now(),
+            opened_with,
             settled: AtomicBool::new(false),
             tasks: parking_lot::Mutex::default(),
         }))
@@ -184,6 +189,11 @@ impl Joined {
     /// Since the peers of this node were opened.
     pub(super) fn age(&self) -> Duration {
         clock::now().saturating_duration_since(self.opened)
+    }
+
+    /// Whether a peer was here when the node was opened.
+    pub(super) fn was_opened_with(&self, region: RegionId, peer: PeerId) -> bool {
+        self.opened_with.contains(&(region, peer))
     }
 
     #[must_use]

@@ -21,9 +21,17 @@ const LAG_MAX: u64 = 1000;
 /// Bound: peers in quarantine that are named; of more, the number.
 const NAMED_MAX: usize = 8;
 
-/// After a start, regions whose leaders are not heard by then are not waited for any more. Several
-/// elections long: what is not there then is not about to come.
-const SETTLE_MAX: Duration = Duration::from_secs(30);
+/// After a start, regions whose leaders are not heard by then are not waited for any more, or, where an election
+/// may take longer, not after three of them: what is not there then is not about to come.
+const SETTLE_MIN: Duration = Duration::from_secs(30);
+
+/// Bound: wait for peers to catch up after a start. Long enough for a snapshot of a large region; a region that is
+/// written to faster than its peer here follows would else keep the node from all others for ever.
+const CATCH_UP_MAX: Duration = Duration::from_secs(5 * 60);
+
+fn settle_max(election_timeout_max: Duration) -> Duration {
+    SETTLE_MIN.max(3 * election_timeout_max)
+}
 
 /// Whether clients should be sent here, and what else is to be told.
 ///
@@ -65,7 +73,11 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
         }
         checks.push(Check::decisive("expected", check));
     }
-    let settled = if joined.has_settled() { Ok(()) } else { here.settled(joined.age()) };
+    let settled = if joined.has_settled() {
+        Ok(())
+    } else {
+        here.settled(joined.age(), settle_max(node.config.raft.election_timeout_max))
+    };
     // Before, its peers may not be there yet.
     if settled.is_ok() && is_confirmed {
         joined.note_settled();
@@ -117,8 +129,10 @@ struct Here {
     total: usize,
     /// Of whose region no leader is heard.
     unheard: usize,
+    /// Of whose region this node is all there is: nobody else has to do with them.
+    alone: usize,
     behind: usize,
-    /// Of those behind whose leader is heard, so that they are about to catch up.
+    /// Of those behind that were here at the start and whose leader is heard, so that they are about to catch up.
     catching_up: usize,
 }
 
@@ -127,26 +141,34 @@ impl Here {
         let mut here = Self::default();
         for peer in joined.peers.all() {
             here.total += 1;
+            let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
+            let told = peer.look(|raft| {
+                let lags = index(raft.last_applied) + LAG_MAX < index(raft.cluster_committed);
+                let is_alone = raft.state == ServerState::Leader
+                    && raft.membership_config.voter_ids().all(|voter| voter == peer.id);
+                (lags, is_alone)
+            });
             // One that ended this moment is in quarantine the next.
-            let Some(metrics) = peer.metrics() else {
+            let Some((lags, is_alone)) = told else {
                 here.unheard += 1;
                 continue;
             };
             let is_heard = peer.is_in_touch();
             here.unheard += usize::from(!is_heard);
-            let applied = metrics.last_applied.map_or(0, |id| id.index);
-            let committed = metrics.cluster_committed.map_or(0, |id| id.index);
-            let is_behind = !peer.view().is_initialized() || applied + LAG_MAX < committed;
+            here.alone += usize::from(is_heard && is_alone);
+            let is_behind = lags || !peer.view().is_initialized();
             here.behind += usize::from(is_behind);
-            here.catching_up += usize::from(is_behind && is_heard);
+            let is_awaited = is_behind && is_heard && joined.was_opened_with(peer.region, peer.id);
+            here.catching_up += usize::from(is_awaited);
         }
         here
     }
 
     /// A node that was removed while it was away must not serve what it remembers. That it was not is known from
-    /// the placement driver, or from any leader that counts it as one of its region.
+    /// the placement driver, or from any leader that counts it as one of its region, or any quorum with others that
+    /// follows it.
     fn confirmed(&self, by_driver: bool) -> Result<String, String> {
-        match (by_driver, self.unheard < self.total) {
+        match (by_driver, self.unheard + self.alone < self.total) {
             (true, _) => Ok("known to the placement driver".to_owned()),
             (false, true) => Ok("known to a region's leader".to_owned()),
             (false, false) => {
@@ -156,12 +178,12 @@ impl Here {
         }
     }
 
-    fn settled(&self, age: Duration) -> Result<(), String> {
+    fn settled(&self, age: Duration, settle_max: Duration) -> Result<(), String> {
         match *self {
-            Self { unheard, total, .. } if unheard > 0 && age < SETTLE_MAX => {
+            Self { unheard, total, .. } if unheard > 0 && age < settle_max => {
                 Err(format!("no leader was heard since the start in {unheard} of {total} regions"))
             }
-            Self { catching_up, .. } if catching_up > 0 => {
+            Self { catching_up, .. } if catching_up > 0 && age < CATCH_UP_MAX => {
                 Err(format!("{catching_up} peers have not caught up since the start"))
             }
             _ => Ok(()),
@@ -275,11 +297,18 @@ struct Seen {
 impl Seen {
     fn look(&mut self, peer: &Peer, missed: &BTreeSet<NodeId>) {
         let is_heard = peer.is_in_touch();
-        let Some(raft) = peer.metrics() else { return };
         let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
-        let lag = index(raft.cluster_committed).saturating_sub(index(raft.last_applied));
+        let told = peer.look(|raft| {
+            let lag = index(raft.cluster_committed).saturating_sub(index(raft.last_applied));
+            let last = raft.last_log_index.unwrap_or(0);
+            let followers = raft.replication.iter().flatten();
+            let pending = followers.filter(|(_, at)| index(**at) + LAG_MAX < last).count();
+            (raft.state, lag, pending)
+        });
+        let Some((state, lag, pending)) = told else { return };
+        let leads = state == ServerState::Leader;
         self.lag = self.lag.max(lag);
-        let role = match raft.state {
+        let role = match state {
             ServerState::Leader if is_heard => &mut self.leads,
             ServerState::Leader => &mut self.leads_alone,
             ServerState::Follower => &mut self.follows,
@@ -287,15 +316,11 @@ impl Seen {
             ServerState::Learner | ServerState::Shutdown => &mut self.learns,
         };
         *role += 1;
-        if raft.state == ServerState::Leader {
-            let last = raft.last_log_index.unwrap_or(0);
-            let followers = raft.replication.iter().flatten();
-            self.pending +=
-                followers.filter(|(_, matched)| index(**matched) + LAG_MAX < last).count();
+        if leads {
+            self.pending += pending;
         } else if !is_heard {
             self.unheard += 1;
         }
-        let leads = raft.state == ServerState::Leader;
         self.without_quorum += usize::from(!is_heard && (leads || peer.most_are_missed(missed)));
     }
 }
@@ -306,31 +331,54 @@ mod tests {
 
     #[test]
     fn node_is_ready_that_serves_or_forwards_whatever_single_regions_are_like() {
-        let here =
-            |total, unheard, behind, catching_up| Here { total, unheard, behind, catching_up };
-        let (young, old) = (Duration::from_secs(1), SETTLE_MAX);
+        let here = |total, unheard, behind, catching_up| Here {
+            total,
+            unheard,
+            behind,
+            catching_up,
+            ..Here::default()
+        };
+        let alone = |total, alone| Here { total, alone, ..Here::default() };
+        let settle = settle_max(Duration::from_secs(6));
+        let (young, old) = (Duration::from_secs(1), settle);
         type Row = (&'static str, Here, Duration, bool, bool, bool);
-        let rows: [Row; 11] = [
+        let rows: [Row; 15] = [
             ("all is well", here(3, 0, 0, 0), young, true, true, true),
             ("one of three regions has no quorum", here(3, 1, 0, 0), old, true, true, true),
             ("that is the driver's, after a restart", here(3, 1, 0, 0), old, false, true, true),
             ("a region may yet elect a leader", here(3, 1, 0, 0), young, true, true, false),
             ("a peer catches up after the start", here(3, 0, 1, 1), old, true, true, false),
+            ("for as long as it may", here(3, 0, 1, 1), CATCH_UP_MAX, true, true, true),
+            ("a peer came after the start", here(3, 0, 1, 0), young, true, true, true),
             ("a peer is behind and hears nobody", here(3, 1, 1, 0), old, true, true, true),
             ("it holds nothing and is known", here(0, 0, 0, 0), young, true, true, true),
             ("it holds nothing and is not known", here(0, 0, 0, 0), old, false, true, false),
             ("nobody leads, others are there", here(3, 3, 0, 0), old, true, true, true),
             ("it is alone with what it had", here(3, 3, 0, 0), old, true, false, false),
             ("it is alone and serves", here(2, 0, 0, 0), young, true, false, true),
+            ("regions of one copy are nobody else's", alone(2, 2), young, false, true, false),
+            ("and one has a leader elsewhere", alone(3, 2), young, false, true, true),
         ];
         for (why, here, age, by_driver, others, want) in rows {
             let checks = [
                 here.confirmed(by_driver).err(),
-                here.settled(age).err(),
+                here.settled(age, settle).err(),
                 here.reach(|| others).err(),
             ];
             assert_eq!(checks.iter().all(Option::is_none), want, "{why}: {checks:?}");
         }
+    }
+
+    #[test]
+    fn leaders_are_waited_for_as_long_as_elections_take() {
+        let one = Here { total: 1, unheard: 1, ..Here::default() };
+        let slow = settle_max(Duration::from_secs(60));
+        assert!(
+            one.settled(Duration::from_secs(179), slow).is_err(),
+            "an election may be under way"
+        );
+        assert!(one.settled(Duration::from_secs(180), slow).is_ok());
+        assert_eq!(settle_max(Duration::from_secs(1)), SETTLE_MIN);
     }
 
     #[test]

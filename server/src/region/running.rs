@@ -51,9 +51,11 @@ impl Running {
     }
 
     fn runs(&self) -> bool {
-        !self.stopped.load(Ordering::Acquire)
-            && !self.ended.load(Ordering::Acquire)
-            && self.all.borrow_watched().running_state.is_ok()
+        !self.is_stopped_or_ended() && self.all.borrow_watched().running_state.is_ok()
+    }
+
+    fn is_stopped_or_ended(&self) -> bool {
+        self.stopped.load(Ordering::Acquire) || self.ended.load(Ordering::Acquire)
     }
 
     /// `None` of a peer that does not run.
@@ -137,6 +139,17 @@ impl Peer {
     pub fn metrics(&self) -> Option<RaftMetrics<TypeConfig>> {
         let told = self.running.all.borrow_watched().clone();
         self.runs().then_some(told)
+    }
+
+    /// Looks at all that openraft tells, without a copy of it: there may be ten thousand peers. `None` of a peer
+    /// that does not run. While it looks nobody is told anything new, so it must ask nothing else of the peer.
+    pub fn look<T>(&self, look: impl FnOnce(&RaftMetrics<TypeConfig>) -> T) -> Option<T> {
+        let running = &self.running;
+        if running.is_stopped_or_ended() {
+            return None;
+        }
+        let told = running.all.borrow_watched();
+        told.running_state.is_ok().then(|| look(&told))
     }
 
     /// The part of it that changes with elections and members.
