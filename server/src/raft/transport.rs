@@ -302,7 +302,7 @@ impl Transport {
     }
 
     /// Whether a stream to a node is open on which it, and nobody in its place, has answered. Pings end it within
-    /// two [`KEEPALIVE`] of the node's death.
+    /// two `KEEPALIVE` of the node's death.
     #[must_use]
     pub fn is_answering(&self, node: NodeId) -> bool {
         self.office.answering.lock().contains_key(&node)
