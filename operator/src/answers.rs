@@ -3,7 +3,9 @@
 //! Between an apply and what is stored stand admission policies: they rewrite registries of images, raise
 //! resources, add variables. So an object is compared with what was asked for *and* with what the API
 //! server answered to that very asking: where the two differ, the answer is how it is to be. Only what
-//! differs from both was changed by somebody, and is put back.
+//! differs from both was changed by somebody, and is put back. An apply leaves the items that others put
+//! into our lists where they are: its answer has them, whoever put them there. So what stands beside our
+//! items is taken for a policy's only from the answer to a creation or a replacement.
 //!
 //! Who changes it again after that does so on purpose, or is a program that will never stop. The place is
 //! told and put back ever more seldom, as is what the API server refuses, and meanwhile the plan goes on
@@ -21,7 +23,7 @@ use serde_json::Value;
 use crate::{
     children::Child,
     clock,
-    drift::{self, Difference},
+    drift::{self, Difference, Drift},
     names::OBJECT_HASH,
     plan::Change,
     world::{Error, Key},
@@ -35,8 +37,11 @@ const REFUSED_WAIT_MAX: i64 = 60;
 const CALM: i64 = 2 * CONTENDED_WAIT_MAX;
 /// Bound: places of one object that are remembered; those that were tried last stay.
 const PLACES_MAX: usize = 32;
-/// Stands for the object as a whole, which was made anew.
-const WHOLE: &str = "";
+/// Stand for the object as a whole, which was made or deleted.
+const MADE: &str = "";
+const DELETED: &str = "-";
+/// Who puts the same place back so often within [`CALM`] has a quarrel, and not a visitor.
+const QUARREL: u32 = 3;
 
 /// What is known of the objects of one cluster.
 #[derive(Clone, Debug, Default)]
@@ -50,8 +55,16 @@ struct Answer {
     otherwise: Vec<Difference>,
     /// By path.
     tries: BTreeMap<String, Tries>,
-    /// Why the last try was refused.
-    refused: Option<(String, Tries)>,
+    /// Since the last try that was taken.
+    refused: Option<Refusal>,
+}
+
+#[derive(Clone, Debug)]
+struct Refusal {
+    why: String,
+    /// The API server will not have it; else it could not.
+    definite: bool,
+    tries: Tries,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +94,15 @@ impl Tries {
     fn is_due(&self, wait_max: i64, now: Timestamp) -> bool {
         !self.is_fresh(now) || now.as_second() >= self.next(wait_max)
     }
+
+    fn is_quarrel(&self, now: Timestamp) -> bool {
+        self.count >= QUARREL && self.is_fresh(now)
+    }
+
+    fn contended(&self, now: Timestamp) -> Contended {
+        let until = Timestamp::from_second(self.next(CONTENDED_WAIT_MAX)).unwrap_or(now);
+        Contended { times: self.count, until: clock::text(until) }
+    }
 }
 
 /// A place that does not stay as it is put.
@@ -104,39 +126,86 @@ impl Answers {
         all
     }
 
-    /// Whether a place may be put back now.
+    /// Whether a place may be put back now. What is asked for anew is not put back, but asked for.
     ///
     /// # Errors
     /// It was a moment ago.
-    pub fn may_put_back(&self, child: Child, path: &str, now: Timestamp) -> Result<(), Contended> {
-        match self.0.get(&child).and_then(|answer| answer.tries.get(path)) {
-            Some(tries) if !tries.is_due(CONTENDED_WAIT_MAX, now) => {
-                let until = Timestamp::from_second(tries.next(CONTENDED_WAIT_MAX)).unwrap_or(now);
-                Err(Contended { times: tries.count, until: clock::text(until) })
-            }
-            _ => Ok(()),
-        }
+    pub fn may_put_back(
+        &self,
+        child: Child,
+        want: &Value,
+        path: &str,
+        now: Timestamp,
+    ) -> Result<(), Contended> {
+        let answer = self.0.get(&child).filter(|answer| answer.asked.as_ref() == Some(hash(want)));
+        may(answer, path, now)
     }
 
-    /// As [`Self::may_put_back`], of an object that is to be made anew.
+    /// As [`Self::may_put_back`], of an object that is not there.
     ///
     /// # Errors
-    /// It was a moment ago.
-    pub fn may_make_anew(&self, child: Child, now: Timestamp) -> Result<(), Contended> {
-        self.may_put_back(child, WHOLE, now)
+    /// It was made a moment ago.
+    pub fn may_make(&self, child: Child, now: Timestamp) -> Result<(), Contended> {
+        may(self.0.get(&child), MADE, now)
     }
 
-    /// Why an object was refused a moment ago; `None` when it may be tried.
+    /// As [`Self::may_put_back`], of an object that is to go.
+    ///
+    /// # Errors
+    /// It was deleted a moment ago.
+    pub fn may_delete(&self, child: Child, now: Timestamp) -> Result<(), Contended> {
+        may(self.0.get(&child), DELETED, now)
+    }
+
+    /// Something of an object was put back a moment ago, or again and again.
     #[must_use]
-    pub fn refused(&self, child: Child, now: Timestamp) -> Option<&str> {
-        let (why, tries) = self.0.get(&child)?.refused.as_ref()?;
-        (!tries.is_due(REFUSED_WAIT_MAX, now)).then_some(why.as_str())
+    pub fn is_fought_about(&self, child: Child, now: Timestamp) -> bool {
+        let mut tries = self.0.get(&child).into_iter().flat_map(|answer| answer.tries.values());
+        tries.any(|tries| tries.is_quarrel(now) || !tries.is_due(CONTENDED_WAIT_MAX, now))
     }
 
-    /// The last try was refused, a moment ago or longer.
+    /// An object is deleted or made by others again and again.
+    #[must_use]
+    pub fn quarrel_about(&self, child: Child, now: Timestamp) -> Option<Contended> {
+        let answer = self.0.get(&child)?;
+        let whole = [MADE, DELETED].into_iter().filter_map(|path| answer.tries.get(path));
+        let worst = whole.filter(|tries| tries.is_quarrel(now)).max_by_key(|tries| tries.last)?;
+        Some(worst.contended(now))
+    }
+
+    /// Places that were put back again and again until a while ago. Told as long as they are remembered, so
+    /// that what is said does not change with every try.
+    pub fn quarrels(
+        &self,
+        child: Child,
+        want: &Value,
+        now: Timestamp,
+    ) -> impl Iterator<Item = (&str, Contended)> {
+        let answer = self.0.get(&child).filter(|answer| answer.asked.as_ref() == Some(hash(want)));
+        let tries = answer.into_iter().flat_map(|answer| &answer.tries);
+        tries
+            .filter(move |(path, tries)| !is_whole(path) && tries.is_quarrel(now))
+            .map(move |(path, tries)| (path.as_str(), tries.contended(now)))
+    }
+
+    /// Whether an object may be written: it was not refused a moment ago.
+    #[must_use]
+    pub fn may_try(&self, child: Child, now: Timestamp) -> bool {
+        let refusal = self.0.get(&child).and_then(|answer| answer.refused.as_ref());
+        refusal.is_none_or(|refusal| refusal.tries.is_due(REFUSED_WAIT_MAX, now))
+    }
+
+    /// Why the last try was refused, a moment ago or longer.
+    #[must_use]
+    pub fn refused(&self, child: Child) -> Option<&str> {
+        Some(self.0.get(&child)?.refused.as_ref()?.why.as_str())
+    }
+
+    /// The API server said that it will not have it.
     #[must_use]
     pub fn was_refused(&self, child: Child) -> bool {
-        self.0.get(&child).is_some_and(|answer| answer.refused.is_some())
+        let refusal = self.0.get(&child).and_then(|answer| answer.refused.as_ref());
+        refusal.is_some_and(|refusal| refusal.definite)
     }
 
     pub(crate) fn learn(
@@ -145,12 +214,13 @@ impl Answers {
         result: Result<&Value, &Error>,
         now: Timestamp,
     ) {
-        let (child, asked, path) = match change {
-            Change::Apply(child, asked, path) | Change::Replace(child, asked, path) => {
-                (*child, Some(asked), path.as_deref())
-            }
-            Change::Scale { set, .. } => (Child::StatefulSet, Some(set), None),
-            Change::Delete { child, .. } => (*child, None, Some(WHOLE)),
+        // `whole`: nothing of others is left beside what was asked for.
+        let (child, asked, path, whole) = match change {
+            Change::Apply(child, asked, None) => (*child, Some(asked), Some(MADE), true),
+            Change::Apply(child, asked, path) => (*child, Some(asked), path.as_deref(), false),
+            Change::Replace(child, asked, path) => (*child, Some(asked), path.as_deref(), true),
+            Change::Scale { set, .. } => (Child::StatefulSet, Some(set), None, false),
+            Change::Delete { child, .. } => (*child, None, Some(DELETED), false),
             Change::DeletePod { .. }
             | Change::MarkVolume { .. }
             | Change::DeleteVolume { .. }
@@ -161,8 +231,15 @@ impl Answers {
             Ok(stored) => {
                 answer.refused = None;
                 if let Some(asked) = asked {
-                    answer.asked = Some(hash(asked).clone());
+                    let before = std::mem::take(&mut answer.otherwise);
                     answer.otherwise = drift::differences(asked, stored);
+                    if !whole {
+                        answer.forget_what_others_put(&before);
+                    }
+                    if answer.asked.as_ref() != Some(hash(asked)) {
+                        answer.asked = Some(hash(asked).clone());
+                        answer.tries.retain(|path, _| is_whole(path));
+                    }
                 }
                 if let Some(path) = path {
                     let tries = Tries::again(answer.tries.get(path), now);
@@ -174,13 +251,48 @@ impl Answers {
                     answer.tries.remove(&oldest);
                 }
             }
-            Err(Error::Refused(why)) => {
-                let before = answer.refused.as_ref().map(|(_, tries)| tries);
-                answer.refused = Some((why.clone(), Tries::again(before, now)));
+            // What failed, as when a webhook does not answer, may go on failing: nothing waits for it.
+            Err(Error::Refused(why) | Error::Failed(why)) => {
+                let before = answer.refused.as_ref().map(|refusal| &refusal.tries);
+                answer.refused = Some(Refusal {
+                    why: why.clone(),
+                    definite: matches!(result, Err(Error::Refused(_))),
+                    tries: Tries::again(before, now),
+                });
             }
-            Err(Error::Moved(_) | Error::NotLeading | Error::Failed(_)) => {}
+            Err(Error::Moved(_) | Error::NotLeading) => {}
         }
     }
+}
+
+impl Answer {
+    /// Of an answer to an apply: items beside ours stay only when they were known `before`. What differs
+    /// within such a list differs perhaps because of them.
+    fn forget_what_others_put(&mut self, before: &[Difference]) {
+        let is_more = |difference: &Difference| matches!(difference.drift, Drift::HasMore(_));
+        let unknown: Vec<String> = self
+            .otherwise
+            .iter()
+            .filter(|difference| is_more(difference) && !before.contains(difference))
+            .map(|difference| format!("{}[", difference.drift.path()))
+            .collect();
+        self.otherwise.retain(|difference| {
+            let path = difference.drift.path();
+            (!is_more(difference) || before.contains(difference))
+                && !unknown.iter().any(|list| path.starts_with(list))
+        });
+    }
+}
+
+fn may(answer: Option<&Answer>, path: &str, now: Timestamp) -> Result<(), Contended> {
+    match answer.and_then(|answer| answer.tries.get(path)) {
+        Some(tries) if !tries.is_due(CONTENDED_WAIT_MAX, now) => Err(tries.contended(now)),
+        _ => Ok(()),
+    }
+}
+
+fn is_whole(path: &str) -> bool {
+    [MADE, DELETED].contains(&path)
 }
 
 fn hash(object: &Value) -> &Value {
@@ -248,25 +360,106 @@ mod tests {
     fn the_same_place_is_put_back_ever_more_seldom_until_it_holds() {
         let mut answers = Answers::default();
         let change = apply(object("1", "a"), Some(".spec.image"));
+        let may = |answers: &Answers, path: &str, second: i64| {
+            answers.may_put_back(Child::Service, &object("1", "a"), path, at(second))
+        };
         let mut now = 0;
         let mut waits = Vec::new();
         for _ in 0..10 {
-            assert_eq!(answers.may_put_back(Child::Service, ".spec.image", at(now)), Ok(()));
+            assert_eq!(may(&answers, ".spec.image", now), Ok(()));
             answers.learn(&change, Ok(&object("1", "a")), at(now));
             let tried = now;
-            while answers.may_put_back(Child::Service, ".spec.image", at(now)).is_err() {
+            while may(&answers, ".spec.image", now).is_err() {
                 now += 1;
             }
             waits.push(now - tried);
         }
         assert_eq!(waits, [5, 10, 20, 40, 80, 160, 320, 600, 600, 600]);
-        assert_eq!(answers.may_put_back(Child::Service, ".spec.type", at(now)), Ok(()), "another");
+        assert_eq!(may(&answers, ".spec.type", now), Ok(()), "another");
         answers.learn(&change, Ok(&object("1", "a")), at(now));
-        assert_eq!(answers.may_put_back(Child::Service, ".spec.image", at(now - 60)), Ok(()));
+        assert_eq!(may(&answers, ".spec.image", now - 60), Ok(()));
         now += CALM;
         answers.learn(&change, Ok(&object("1", "a")), at(now));
-        let contended = answers.may_put_back(Child::Service, ".spec.image", at(now + 1));
+        let contended = may(&answers, ".spec.image", now + 1);
         assert_eq!(contended.map_err(|contended| contended.times), Err(1), "a new quarrel");
+        let anew = answers.may_put_back(Child::Service, &object("2", "a"), ".spec.image", at(now));
+        assert_eq!(anew, Ok(()), "what is asked for anew does not wait for what was fought about");
+    }
+
+    #[test]
+    fn quarrel_is_remembered_until_it_is_calm_and_a_visit_is_none() {
+        let mut answers = Answers::default();
+        let want = object("1", "a");
+        let told = |answers: &Answers, second: i64| -> Vec<(String, u32)> {
+            let quarrels = answers.quarrels(Child::Service, &want, at(second));
+            quarrels.map(|(path, contended)| (path.to_owned(), contended.times)).collect()
+        };
+        let change = apply(want.clone(), Some(".spec.image"));
+        for second in [0, 5] {
+            answers.learn(&change, Ok(&want), at(second));
+            assert_eq!(told(&answers, second), [], "once or twice is no quarrel");
+        }
+        answers.learn(&change, Ok(&want), at(15));
+        let quarrel = [(".spec.image".to_owned(), 3)];
+        for second in [15, 34, 35, 36, 15 + CALM - 1] {
+            assert_eq!(told(&answers, second), quarrel, "due or not: {second}");
+        }
+        assert_eq!(told(&answers, 15 + CALM), []);
+    }
+
+    #[test]
+    fn objects_that_are_deleted_and_made_again_and_again_are_so_ever_more_seldom() {
+        let want = object("1", "a");
+        let deletion = Change::Delete {
+            child: Child::Service,
+            name: "kv".to_owned(),
+            uid: "u".to_owned(),
+            keep_dependents: false,
+        };
+        type May = fn(&Answers, i64) -> bool;
+        let making: May = |answers, second| answers.may_make(Child::Service, at(second)).is_ok();
+        let going: May = |answers, second| answers.may_delete(Child::Service, at(second)).is_ok();
+        for (why, change, may, other) in [
+            ("made", apply(want.clone(), None), making, going),
+            ("deleted", deletion, going, making),
+        ] {
+            let mut answers = Answers::default();
+            answers.learn(&change, Ok(&want), at(0));
+            assert!(!may(&answers, 4) && may(&answers, 5), "{why} once");
+            assert!(other(&answers, 0), "{why}: what is made anew is made at once");
+            answers.learn(&change, Ok(&want), at(5));
+            assert!(!may(&answers, 14) && may(&answers, 15), "{why} twice");
+        }
+    }
+
+    #[test]
+    fn items_that_others_put_beside_ours_are_never_taken_for_a_policys() {
+        let listed = |hash: &str, names: &[&str]| {
+            let env: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
+            json!({"metadata": {"annotations": {OBJECT_HASH: hash}}, "spec": {"env": env}})
+        };
+        let drifts = |answers: &Answers, want: &Value, live: &Value| {
+            !answers.differences(Child::Service, want, live).is_empty()
+        };
+        let (first, second) = (listed("1", &["ours"]), listed("2", &["ours"]));
+        let mut answers = Answers::default();
+        // A policy adds one to what is made.
+        answers.learn(&apply(first.clone(), None), Ok(&listed("1", &["ours", "policy"])), at(0));
+        assert!(!drifts(&answers, &first, &listed("1", &["ours", "policy"])));
+        // Something else is asked for, and the answer has it still.
+        let again = apply(second.clone(), Some(".metadata"));
+        answers.learn(&again, Ok(&listed("2", &["ours", "policy"])), at(1));
+        assert!(!drifts(&answers, &second, &listed("2", &["ours", "policy"])));
+        // A stranger's comes with the answer.
+        let strange = listed("2", &["ours", "policy", "stranger"]);
+        let scaled = Change::Scale { set: Box::new(second.clone()), replicas: 3 };
+        for (child, change) in [(Child::Service, again), (Child::StatefulSet, scaled)] {
+            answers.learn(&change, Ok(&strange), at(2));
+            assert!(!answers.differences(child, &second, &strange).is_empty(), "{child:?}");
+        }
+        let replaced = Change::Replace(Child::Service, Box::new(second.clone()), None);
+        answers.learn(&replaced, Ok(&listed("2", &["ours", "policy"])), at(3));
+        assert!(!drifts(&answers, &second, &listed("2", &["ours", "policy"])));
     }
 
     #[test]
@@ -275,15 +468,20 @@ mod tests {
         let change = apply(object("1", "a"), None);
         let refused = Error::Refused("a quota".to_owned());
         answers.learn(&change, Err(&refused), at(0));
-        assert_eq!(answers.refused(Child::Service, at(4)), Some("a quota"));
-        assert_eq!(answers.refused(Child::Service, at(5)), None, "it may be tried");
+        let may = |answers: &Answers, second: i64| answers.may_try(Child::Service, at(second));
+        assert!(!may(&answers, 4) && may(&answers, 5), "it may be tried");
         for _ in 0..20 {
             answers.learn(&change, Err(&refused), at(5));
         }
-        assert_eq!(answers.refused(Child::Service, at(64)), Some("a quota"));
-        assert_eq!(answers.refused(Child::Service, at(65)), None);
+        assert!(!may(&answers, 64) && may(&answers, 65));
+        assert_eq!(answers.refused(Child::Service), Some("a quota"), "known, due or not");
+        assert!(answers.was_refused(Child::Service));
         answers.learn(&change, Ok(&object("1", "a")), at(65));
-        assert_eq!(answers.refused(Child::Service, at(66)), None);
+        assert_eq!(answers.refused(Child::Service), None);
+        // A webhook that does not answer.
+        answers.learn(&change, Err(&Error::Failed("no answer".to_owned())), at(66));
+        assert!(!may(&answers, 67) && !answers.was_refused(Child::Service));
+        assert_eq!(answers.refused(Child::Service), Some("no answer"));
     }
 
     #[test]

@@ -48,6 +48,9 @@ const TABLE_ASKED_MAX: usize = 3;
 /// Bound: questions for single objects that are under way to the API server at once, in one look.
 const ASKED_AT_ONCE: usize = 16;
 
+/// Answers of the API server that a moment later may be others: not there (yet), too slow, too much.
+const UNDECIDED: [u16; 3] = [404, 408, 429];
+
 /// The real world.
 #[derive(Clone)]
 pub struct Kubernetes {
@@ -534,9 +537,10 @@ fn failed(what: &str, error: kube::Error) -> Error {
         return Error::Failed(format!("{what}: {error}"));
     };
     let message = format!("{what}: {}", status.message);
-    if status.is_conflict() {
+    // Also of what was made by somebody else meanwhile.
+    if status.code == 409 {
         Error::Moved(message)
-    } else if status.is_forbidden() || status.is_invalid() {
+    } else if matches!(status.code, 400..500) && !UNDECIDED.contains(&status.code) {
         Error::Refused(message)
     } else {
         Error::Failed(message)
@@ -552,5 +556,35 @@ fn gone<T: Debug>(what: &str, result: kube::Result<T>) -> Result<Value, Error> {
     match result {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Value::Null),
         result => done(what, result),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_from_what_may_be_otherwise_in_a_moment() {
+        for (code, want) in [
+            (400, "Refused"),
+            (401, "Refused"),
+            (403, "Refused"),
+            (405, "Refused"),
+            (413, "Refused"),
+            (415, "Refused"),
+            (422, "Refused"),
+            (409, "Moved"),
+            (404, "Failed"),
+            (408, "Failed"),
+            (429, "Failed"),
+            (500, "Failed"),
+            (503, "Failed"),
+        ] {
+            let status = Status { code, message: "no".to_owned(), ..Status::default() };
+            let told = failed("apply", kube::Error::Api(Box::new(status)));
+            assert!(format!("{told:?}").starts_with(want), "{code}: {told:?}");
+        }
     }
 }

@@ -105,7 +105,7 @@ fn replicas(fake: &Fake, replicas: i32) {
     fake.edit(|spec| spec["replicas"] = json!(replicas));
 }
 
-const STORIES: [Story; 16] = [
+const STORIES: [Story; 17] = [
     Story {
         name: "a node that was to go is wanted again",
         spec: || json!({"replicas": 4, "replicationFactor": 3}),
@@ -121,6 +121,19 @@ const STORIES: [Story; 16] = [
         turns: &[|fake| {
             let path = "/spec/template/spec/containers/0/env";
             fake.push_to_child(Child::StatefulSet, path, json!({"name": "X", "value": "y"}));
+        }],
+        holds: |_, seen| {
+            let set = seen.children[&Child::StatefulSet].to_string();
+            assert!(!set.contains("\"X\""), "{set}");
+        },
+    },
+    Story {
+        name: "somebody adds a variable in the second in which the configuration changes",
+        spec: || json!({"replicas": 1, "replicationFactor": 1}),
+        turns: &[|fake| {
+            let path = "/spec/template/spec/containers/0/env";
+            fake.push_to_child(Child::StatefulSet, path, json!({"name": "X", "value": "y"}));
+            fake.edit(|spec| spec["config"] = json!({"log_level": "debug"}));
         }],
         holds: |_, seen| {
             let set = seen.children[&Child::StatefulSet].to_string();
@@ -443,6 +456,16 @@ async fn objects_of_others_are_left_alone_and_begin_no_cluster_until_they_are_go
             "metrics": {"serviceMonitor": true}}));
         let theirs = strangers(child);
         fake.take_name(child, theirs.clone());
+        if child == Child::ServiceMonitor {
+            // Nothing but a scrape depends on it.
+            until(&fake, "told", |seen, status| {
+                degraded(status) == Some("NameTaken")
+                    && seen.table.as_ref().is_some_and(|_| in_service(seen) == 3)
+            })
+            .await;
+            assert_eq!(fake.child(child), Some(theirs));
+            continue;
+        }
         let status = passes(&fake, 20).await;
         assert_eq!(degraded(&status), Some("NameTaken"), "{child:?}: {status:#?}");
         let title = child.title(&names());
@@ -610,6 +633,99 @@ async fn object_that_is_refused_does_not_keep_a_running_cluster_from_repairs() {
     .await;
     fake.refuse(None);
     settle(&fake, "taken").await;
+}
+
+/// Lines of the journal about changes of an object.
+fn tries(fake: &Fake, what: &str) -> usize {
+    fake.journal().lines().filter(|line| line.contains(what)).count()
+}
+
+#[tokio::test]
+async fn standing_trouble_is_told_without_a_break_and_in_few_notes() {
+    type Start = fn(&Fake);
+    let refusal: Start = |fake| {
+        fake.refuse(Some(Child::NetworkPolicy));
+        fake.remove_child(Child::NetworkPolicy);
+    };
+    let quarrel: Start = |fake| {
+        fake.meddle(|child, object| {
+            if child == Child::Service {
+                object["spec"]["ports"][0]["port"] = json!(1);
+            }
+        });
+    };
+    let deletions: Start = |fake| fake.delete_again_and_again(Some(Child::Service));
+    for (reason, start) in
+        [("ApplyRefused", refusal), ("Contended", quarrel), ("Contended", deletions)]
+    {
+        let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+        settle(&fake, "create").await;
+        start(&fake);
+        until(&fake, "told", |_, status| degraded(status) == Some(reason)).await;
+        passes(&fake, 60).await;
+        let before = (tries(&fake, " note "), tries(&fake, "apply"));
+        // Half an hour, at the pace of a cluster that is in trouble.
+        for second in (0..1800).step_by(5) {
+            let outcome =
+                pass::pass(&fake, &key(), &defaults()).await.expect("a pass or a refusal");
+            fake.end_of_pass();
+            let status = outcome.expect("one").status;
+            assert_eq!(degraded(&status), Some(reason), "second {second}: {status:#?}");
+            for _ in 0..5 {
+                fake.tick();
+            }
+        }
+        let notes = tries(&fake, " note ") - before.0;
+        let tried = tries(&fake, "apply") - before.1;
+        assert!(tried > 1 && tried < 40, "{reason}: {tried}");
+        assert!(
+            notes <= tried * 2 + 1,
+            "{reason}: {notes} notes, {tried} tries\n{}",
+            fake.journal()
+        );
+        if reason == "ApplyRefused" {
+            assert!(notes <= 1, "nothing of it changes: {}", fake.journal());
+        }
+    }
+}
+
+#[tokio::test]
+async fn object_that_is_deleted_again_and_again_keeps_no_node_from_joining() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.delete_again_and_again(Some(Child::NetworkPolicy));
+    fake.lose_volume(1);
+    replicas(&fake, 5);
+    until(&fake, "five nodes beside it", |seen, status| {
+        degraded(status) == Some("Contended")
+            && seen.table.as_ref().is_some_and(|_| in_service(seen) == 5)
+    })
+    .await;
+    fake.delete_again_and_again(None);
+    settle(&fake, "it is left alone").await;
+}
+
+#[tokio::test]
+async fn object_that_cannot_go_is_deleted_once_and_keeps_nobody_from_repairs() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.edit_child(Child::DisruptionBudget, "/metadata", {
+        let mut budget = fake.child(Child::DisruptionBudget).expect("a budget");
+        budget["metadata"]["finalizers"] = json!(["example.com/audit"]);
+        budget["metadata"].clone()
+    });
+    fake.edit(|spec| spec["podDisruptionBudget"] = json!(false));
+    fake.lose_volume(1);
+    until(&fake, "three nodes beside it", |seen, status| {
+        degraded(status) == Some("Contended")
+            && told(status).contains("a finalizer keeps it")
+            && seen.table.as_ref().is_some_and(|table| table.nodes.len() == 4)
+            && in_service(seen) == 3
+    })
+    .await;
+    assert_eq!(tries(&fake, "Delete {"), 1, "{}", fake.journal());
+    fake.remove_child(Child::DisruptionBudget);
+    settle(&fake, "it is gone").await;
 }
 
 #[tokio::test]

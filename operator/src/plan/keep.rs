@@ -1,33 +1,40 @@
 //! Objects and volumes are as the spec says; and what is not as it should be is said.
 
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Action, Change, Kind, Step, View, scale::strip_claims, up};
 use crate::{
     answers::Contended,
     children::{self, Child},
-    drift::{self, Drift},
+    clock,
+    drift::{self, Difference, Drift},
     names::OBJECT_HASH,
     seen::{Node, Slot},
 };
 
 /// Fields of a StatefulSet that nobody can change.
 const FIXED: [&str; 3] = [".spec.selector", ".spec.serviceName", ".spec.podManagementPolicy"];
+/// Bound: how long Kubernetes may take over a deletion, in seconds, before it is told.
+const TERMINATES_MAX: i64 = 60;
 
 impl View<'_> {
     /// What is not there at all. A cluster of which nothing runs is made when all of its names are free,
     /// and else not in part.
     pub(super) fn missing_children(&self) -> Option<Step> {
         let runs = self.seen.replicas().is_some() || !self.seen.pods.is_empty();
-        if !runs && self.in_the_way().is_some() {
+        let refused_now =
+            Child::ALL.into_iter().any(|child| is_needed(child) && !self.may_try(child));
+        if !runs && (self.taken_in_the_way().is_some() || refused_now) {
             return None;
         }
         let child = Child::ALL.into_iter().find(|child| {
             self.is_wanted(*child)
                 && !self.seen.children.contains_key(child)
                 && !self.seen.taken.contains_key(&Slot::Child(*child))
-                && self.refused(*child).is_none()
+                && self.may_try(*child)
                 && !self.is_held_back(*child)
+                && self.seen.answers.may_make(*child, self.now).is_ok()
         })?;
         let replicas = if self.desired.spec.stopped { 0 } else { self.wanted_from_nothing() };
         let object = children::build(child, self.desired, replicas, None);
@@ -43,14 +50,21 @@ impl View<'_> {
 
     /// Somebody else's object that keeps a cluster from beginning.
     pub(super) fn in_the_way(&self) -> Option<String> {
+        self.taken_in_the_way().or_else(|| {
+            let mut refused = Child::ALL.into_iter().filter(|child| is_needed(*child));
+            let (child, why) = refused.find_map(|child| Some((child, self.why_refused(child)?)))?;
+            Some(format!("{}: {why}", child.title(&self.desired.names)))
+        })
+    }
+
+    fn taken_in_the_way(&self) -> Option<String> {
         let names = &self.desired.names;
-        let taken =
-            self.taken().next().map(|(slot, whose)| format!("{}: {whose}", slot.title(names)));
-        let refused = || {
-            let child = Child::ALL.into_iter().find(|child| self.refused(*child).is_some())?;
-            Some(format!("{}: {}", child.title(names), self.refused(child)?))
-        };
-        taken.or_else(refused).or_else(|| {
+        let mut taken = self.taken().filter(|(slot, _)| match slot {
+            Slot::Child(child) => is_needed(*child),
+            Slot::Pod(_) | Slot::Volume(_) => true,
+        });
+        let taken = taken.next().map(|(slot, whose)| format!("{}: {whose}", slot.title(names)));
+        taken.or_else(|| {
             let (ordinal, theirs) = self.foreign_volumes().next()?;
             let title = Slot::Volume(ordinal).title(names);
             Some(format!("{title}: it holds data of cluster {theirs}"))
@@ -68,9 +82,31 @@ impl View<'_> {
         taken.filter(move |(slot, _)| needed(*slot))
     }
 
-    /// Why the API server does not take an object now.
-    fn refused(&self, child: Child) -> Option<&str> {
-        self.seen.answers.refused(child, self.now)
+    /// It was not refused a moment ago.
+    fn may_try(&self, child: Child) -> bool {
+        self.seen.answers.may_try(child, self.now)
+    }
+
+    /// Why the API server does not take what is to be done to an object, a moment ago or longer; `None` when
+    /// there is nothing to do any more.
+    fn why_refused(&self, child: Child) -> Option<&str> {
+        let why = self.seen.answers.refused(child)?;
+        let is_as_it_should = match self.seen.children.get(&child) {
+            None => !self.is_wanted(child) || self.seen.taken.contains_key(&Slot::Child(child)),
+            Some(live) => {
+                let want = self.as_applied(child, live);
+                let scales =
+                    child == Child::StatefulSet && self.seen.replicas() != Some(self.wanted_now());
+                self.is_wanted(child)
+                    && !scales
+                    && self.seen.answers.differences(child, &want, live).is_empty()
+            }
+        };
+        (!is_as_it_should).then_some(why)
+    }
+
+    fn wanted_now(&self) -> i32 {
+        if self.desired.spec.stopped { 0 } else { self.wanted_pods() }
     }
 
     /// It would bring a version to the pods that they must not have.
@@ -95,78 +131,121 @@ impl View<'_> {
             && (child != Child::ServiceMonitor || self.seen.service_monitors)
     }
 
-    /// What is not as it should be is put back; what does not stay so, or is refused, is told and left for
-    /// a while, so that the plan goes on.
-    pub(super) fn children(&mut self) -> Option<Step> {
+    /// What is not as it should be is put back; what does not stay so, or is refused, is told (see
+    /// [`Self::look_for_trouble`]) and left for a while, so that the plan goes on.
+    pub(super) fn children(&self) -> Option<Step> {
+        let (change, why) = Child::ALL.into_iter().find_map(|child| {
+            let live = self.seen.children.get(&child)?;
+            // What is being deleted nobody can keep; it is made anew once it is gone.
+            let leave = !self.may_try(child) || self.is_held_back(child) || is_terminating(live);
+            if leave { None } else { self.mend(child, live) }
+        })?;
+        Some(Step::Keep(Action::Change(change), why))
+    }
+
+    fn mend(&self, child: Child, live: &Value) -> Option<(Change, String)> {
         let answers = &self.seen.answers;
-        let mut contended = Vec::new();
-        let mut next = None;
+        let title = child.title(&self.desired.names);
+        let deletion = |keep_dependents| Change::Delete {
+            child,
+            name: child.name(&self.desired.names),
+            uid: live["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
+            keep_dependents,
+        };
+        let may_delete = answers.may_delete(child, self.now).is_ok();
+        if !self.is_wanted(child) {
+            let why = format!("{title} is no longer wanted");
+            return may_delete.then(|| (deletion(false), why));
+        }
+        let want = self.as_applied(child, live);
+        let differences = answers.differences(child, &want, live);
+        if let Some(path) = fixed(child, &differences) {
+            let why = format!(
+                "{path} of the StatefulSet cannot be changed; it is made anew around its pods"
+            );
+            return may_delete.then(|| (deletion(true), why));
+        }
+        let due: Vec<Drift> = differences
+            .into_iter()
+            .map(|found| found.drift)
+            .filter(|drift| answers.may_put_back(child, &want, drift.path(), self.now).is_ok())
+            .collect();
+        let hash = |object: &Value| object["metadata"]["annotations"][OBJECT_HASH].clone();
+        // What stands beside our items goes with everything else that is to be mended. Before something
+        // else is asked for it may yet be ours.
+        let beside = due
+            .iter()
+            .find(|drift| matches!(drift, Drift::HasMore(_)) && hash(&want) == hash(live));
+        if let Some(path) = beside.map(|drift| drift.path().to_owned()) {
+            let why = format!("{title}: something was put into {path}");
+            return Some((Change::Replace(child, Box::new(want), Some(path)), why));
+        }
+        let path = due.first()?.path().to_owned();
+        // Applied beside what somebody put there it may make no valid object: two ports of one name.
+        if answers.was_refused(child) {
+            let why =
+                format!("{title}: {path} is not as it should be, and to apply it was refused");
+            return Some((Change::Replace(child, Box::new(want), Some(path)), why));
+        }
+        let why = format!("{title}: {path} is not as it should be");
+        Some((Change::Apply(child, Box::new(want), Some(path)), why))
+    }
+
+    /// What does not stay as it is put, of all objects: nothing in it moves while nothing is done.
+    fn quarrels(&self) -> Vec<String> {
+        let answers = &self.seen.answers;
+        let mut told = Vec::new();
         for child in Child::ALL {
-            let Some(live) = self.seen.children.get(&child) else { continue };
-            if self.refused(child).is_some() || self.is_held_back(child) {
+            let title = child.title(&self.desired.names);
+            let whole = |Contended { times, until }: Contended| {
+                format!(
+                    "{title} was made or deleted {times} times of late, and somebody else deletes or makes it \
+                     again; the next time is at {until} at the earliest"
+                )
+            };
+            let place = |path: &str, Contended { times, until }: Contended| {
+                format!(
+                    "{title}: {path} was put back ({times} times of late) and is changed again, by a policy \
+                     or another controller; it is put back at {until} at the earliest"
+                )
+            };
+            let live = self.seen.children.get(&child);
+            if let Some(live) = live
+                && terminates_for(live, self.now) >= TERMINATES_MAX
+            {
+                told.push(format!("{title} is being deleted, and a finalizer keeps it"));
+            }
+            if !answers.is_fought_about(child, self.now) {
                 continue;
             }
-            let name = child.name(&self.desired.names);
-            let title = child.title(&self.desired.names);
-            let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-            if !self.is_wanted(child) {
-                let why = format!("{title} is no longer wanted");
-                let change = Change::Delete { child, name, uid, keep_dependents: false };
-                next = Some((change, why));
-                break;
-            }
-            let want = self.as_applied(child, live);
-            let differences = answers.differences(child, &want, live);
-            let fixed = differences.iter().map(|found| found.drift.path()).find(|path| {
-                child == Child::StatefulSet && FIXED.iter().any(|fixed| path.starts_with(fixed))
-            });
-            if let Some(path) = fixed {
-                if let Err(Contended { times, until }) = answers.may_make_anew(child, self.now) {
-                    contended.push(quarrel(&title, path, times, &until));
-                    continue;
+            let again = match live {
+                Some(_) if !self.is_wanted(child) => answers.may_delete(child, self.now).err(),
+                None if self.is_wanted(child)
+                    && !self.seen.taken.contains_key(&Slot::Child(child)) =>
+                {
+                    answers.may_make(child, self.now).err()
                 }
-                let why = format!(
-                    "{path} of the StatefulSet cannot be changed; it is made anew around its pods"
-                );
-                let change = Change::Delete { child, name, uid, keep_dependents: true };
-                next = Some((change, why));
-                break;
-            }
-            let mut due = None;
-            for found in differences {
-                match answers.may_put_back(child, found.drift.path(), self.now) {
-                    Ok(()) => {
-                        due.get_or_insert(found.drift);
-                    }
-                    Err(Contended { times, until }) => {
-                        contended.push(quarrel(&title, found.drift.path(), times, &until));
-                    }
-                }
-            }
-            let hash = |object: &Value| object["metadata"]["annotations"][OBJECT_HASH].clone();
-            let (change, why) = match due {
-                Some(Drift::HasMore(path)) if hash(&want) == hash(live) => {
-                    let why = format!("something was put into {path}");
-                    (Change::Replace(child, Box::new(want), Some(path)), why)
-                }
-                // Applied beside what somebody put there it may make no valid object: two ports of one name.
-                Some(Drift::Differs(path) | Drift::HasMore(path)) if answers.was_refused(child) => {
-                    let why = format!("{path} is not as it should be, and to apply it was refused");
-                    (Change::Replace(child, Box::new(want), Some(path)), why)
-                }
-                Some(Drift::Differs(path) | Drift::HasMore(path)) => {
-                    let why = format!("{path} is not as it should be");
-                    (Change::Apply(child, Box::new(want), Some(path)), why)
-                }
-                None => continue,
+                _ => None,
             };
-            next = Some((change, format!("{title}: {why}")));
-            break;
+            told.extend(again.or_else(|| answers.quarrel_about(child, self.now)).map(whole));
+            let Some(live) = live.filter(|_| self.is_wanted(child)) else { continue };
+            let want = self.as_applied(child, live);
+            for (path, contended) in answers.quarrels(child, &want, self.now) {
+                told.push(place(path, contended));
+            }
+            let differences = answers.differences(child, &want, live);
+            if let Some(path) = fixed(child, &differences) {
+                let again = answers.may_delete(child, self.now).err();
+                told.extend(again.map(|contended| place(path, contended)));
+                continue;
+            }
+            for found in &differences {
+                let path = found.drift.path();
+                let again = answers.may_put_back(child, &want, path, self.now).err();
+                told.extend(again.map(|contended| place(path, contended)));
+            }
         }
-        for message in contended {
-            self.trouble("Contended", message);
-        }
-        next.map(|(change, why)| Step::Keep(Action::Change(change), why))
+        told
     }
 
     /// An object as it would be applied beside what is there.
@@ -214,7 +293,10 @@ impl View<'_> {
         if !drift::is_larger(size, &now) {
             return None;
         }
-        if self.seen.answers.may_make_anew(Child::StatefulSet, self.now).is_err() {
+        if is_terminating(live) {
+            return None;
+        }
+        if self.seen.answers.may_delete(Child::StatefulSet, self.now).is_err() {
             let message = format!("the claims of new volumes are given {}, not {size}", now.0);
             self.trouble("Contended", message);
             return None;
@@ -255,12 +337,16 @@ impl View<'_> {
         let refused: Vec<String> = Child::ALL
             .into_iter()
             .filter_map(|child| {
-                Some(format!("{} is refused: {}", child.title(names), self.refused(child)?))
+                Some(format!("{} is refused: {}", child.title(names), self.why_refused(child)?))
             })
             .collect();
         for message in refused {
             self.trouble("ApplyRefused", message);
         }
+        for message in self.quarrels() {
+            self.trouble("Contended", message);
+        }
+        let names = &self.desired.names;
         let taken: Vec<String> = self
             .taken()
             .map(|(slot, whose)| {
@@ -357,12 +443,27 @@ impl View<'_> {
     }
 }
 
-/// Of a place that does not stay as it is put. Nothing in it moves while nothing is done.
-fn quarrel(title: &str, path: &str, times: u32, until: &str) -> String {
-    format!(
-        "{title}: {path} was put back ({times} times of late) and is changed again, by a policy or another \
-         controller; it is put back at {until} at the earliest"
-    )
+/// A cluster does not begin without it.
+fn is_needed(child: Child) -> bool {
+    child != Child::ServiceMonitor
+}
+
+/// A place that differs and that nobody can change.
+fn fixed(child: Child, differences: &[Difference]) -> Option<&str> {
+    let mut paths = differences.iter().map(|found| found.drift.path());
+    paths.find(|path| {
+        child == Child::StatefulSet && FIXED.iter().any(|fixed| path.starts_with(fixed))
+    })
+}
+
+fn is_terminating(live: &Value) -> bool {
+    live["metadata"]["deletionTimestamp"].is_string()
+}
+
+/// Seconds since the deletion of an object began; 0 when none did.
+fn terminates_for(live: &Value, now: Timestamp) -> i64 {
+    let since = live["metadata"]["deletionTimestamp"].as_str();
+    since.and_then(|since| clock::seconds_since(since, now)).unwrap_or(0)
 }
 
 /// Applied to this very object in this very version, or not at all: what was seen to be ours may have

@@ -950,7 +950,7 @@ fn what_somebody_changed_by_hand_is_put_back() {
                 seen
             },
             Want::Does("Replace", "Service"),
-            "",
+            "ApplyRefused",
         ),
         (
             "the budget is gone",

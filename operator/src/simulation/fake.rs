@@ -63,6 +63,9 @@ struct Inner {
     admission: Admission,
     meddler: Admission,
     refuses: Option<Child>,
+    deletes: Option<Child>,
+    /// What the operator sent last, by which the API server tells its items from those of others.
+    sent: BTreeMap<Child, Value>,
 }
 
 #[derive(Clone, Debug)]
@@ -143,6 +146,8 @@ impl Fake {
                 admission: |_, _| {},
                 meddler: |_, _| {},
                 refuses: None,
+                deletes: None,
+                sent: BTreeMap::new(),
             }),
             Memory::default(),
         )
@@ -166,6 +171,11 @@ impl Fake {
     /// A policy lets nobody write such an object.
     pub(super) fn refuse(&self, child: Option<Child>) {
         self.0.lock().refuses = child;
+    }
+
+    /// Somebody deletes such an object every second.
+    pub(super) fn delete_again_and_again(&self, child: Option<Child>) {
+        self.0.lock().deletes = child;
     }
 
     pub(super) fn crash_at(&self, crash: Option<Crash>) {
@@ -378,6 +388,9 @@ impl Inner {
                 self.version += 1;
                 object["metadata"]["resourceVersion"] = json!(self.version.to_string());
             }
+        }
+        if let Some(child) = self.deletes {
+            self.children.remove(&child);
         }
         self.stateful_set();
         for pod in self.pods.values_mut() {
@@ -682,11 +695,10 @@ impl Inner {
     /// The object as it is stored then, where one is.
     fn change(&mut self, change: &Change) -> Result<Value, Error> {
         match change {
-            Change::Apply(child, object, _) | Change::Replace(child, object, _) => {
-                return self.store(*child, object);
-            }
+            Change::Apply(child, object, _) => return self.store(*child, object, true),
+            Change::Replace(child, object, _) => return self.store(*child, object, false),
             Change::Scale { set, replicas } => {
-                let stored = self.store(Child::StatefulSet, set)?;
+                let stored = self.store(Child::StatefulSet, set, true)?;
                 if stored["spec"]["replicas"] != *replicas {
                     return Err(Error::Refused("another number of pods is stored".to_owned()));
                 }
@@ -705,7 +717,16 @@ impl Inner {
                     *child != Child::StatefulSet || *keep_dependents,
                     "pods outlive their StatefulSet",
                 );
-                self.children.remove(child);
+                let now = Timestamp::from_second(self.seconds).expect("a time");
+                match self.children.get_mut(child) {
+                    Some(object) if object["metadata"]["finalizers"].is_array() => {
+                        let metadata = &mut object["metadata"];
+                        metadata["deletionTimestamp"] = json!(crate::clock::text(now));
+                    }
+                    _ => {
+                        self.children.remove(child);
+                    }
+                }
             }
             Change::DeletePod { name, uid } => {
                 let ordinal = self.names().ordinal_of_pod(name).expect("a pod of ours");
@@ -749,7 +770,8 @@ impl Inner {
         claim.ok_or_else(|| Error::Moved("uid".to_owned()))
     }
 
-    fn store(&mut self, child: Child, object: &Value) -> Result<Value, Error> {
+    /// `merges`: items of others in our lists stay.
+    fn store(&mut self, child: Child, object: &Value, merges: bool) -> Result<Value, Error> {
         if self.refuses == Some(child) {
             return Err(Error::Refused("a policy refuses it".to_owned()));
         }
@@ -766,6 +788,10 @@ impl Inner {
             "what is somebody else's is not written",
         );
         let mut new = object.clone();
+        if let Some(old) = old.as_ref().filter(|_| merges) {
+            let sent = self.sent.get(&child).unwrap_or(&Value::Null);
+            keep_items_of_others(&mut new["spec"], &old["spec"], &sent["spec"]);
+        }
         if child == Child::StatefulSet
             && let Some(old) = &old
         {
@@ -793,6 +819,7 @@ impl Inner {
         new["metadata"]["resourceVersion"] = json!(self.next_version());
         (self.admission)(child, &mut new);
         self.children.insert(child, new.clone());
+        self.sent.insert(child, object.clone());
         Ok(new)
     }
 
@@ -911,6 +938,42 @@ impl Inner {
                 Ok(())
             }
         }
+    }
+}
+
+/// As server-side apply does: an item of a list with names that is not in what was `sent` last is another
+/// manager's, and stays.
+fn keep_items_of_others(new: &mut Value, old: &Value, sent: &Value) {
+    match (new, old) {
+        (Value::Object(new), Value::Object(old)) => {
+            for (key, value) in new {
+                let none = Value::Null;
+                let old = old.get(key).unwrap_or(&none);
+                keep_items_of_others(value, old, &sent[key]);
+            }
+        }
+        (Value::Array(new), Value::Array(old)) => {
+            let same = |one: &Value, other: &Value| one["name"] == other["name"];
+            if new.is_empty() || !new.iter().chain(old).all(|item| item["name"].is_string()) {
+                return;
+            }
+            let find = |list: &Value, item: &Value| {
+                let mut items = list.as_array().into_iter().flatten();
+                items.find(|other| same(other, item)).cloned()
+            };
+            for item in &mut *new {
+                if let Some(before) = old.iter().find(|before| same(before, item)) {
+                    let sent = find(sent, item).unwrap_or_default();
+                    keep_items_of_others(item, before, &sent);
+                }
+            }
+            for item in old {
+                if find(sent, item).is_none() && !new.iter().any(|known| same(known, item)) {
+                    new.push(item.clone());
+                }
+            }
+        }
+        _ => {}
     }
 }
 
