@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use crate::names::Names;
+use crate::names::{CONTAINER, Names};
 
 /// What can be let through. Named on the command line and in the chart's `operator.allowInTemplates`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -56,6 +56,25 @@ const VOLUMES: [&str; 8] = [
     "projected",
     "secret",
 ];
+/// As the level `baseline` has them: what is not named here reaches out of the container.
+const SELINUX_TYPES: [&str; 5] =
+    ["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
+const SYSCTLS: [&str; 10] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_syncookies",
+];
+/// Confinements that are some: what is left out is none.
+const SECCOMP: [&str; 2] = ["RuntimeDefault", "Localhost"];
+/// Classes of Kubernetes itself: who has one pushes the pods of others out.
+const SYSTEM_PRIORITY: &str = "system-";
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
 /// # Errors
@@ -145,6 +164,32 @@ fn privileges(spec: &Value, bad: &mut impl FnMut(String)) {
     if pod["runAsNonRoot"] != json!(true) {
         bad("securityContext.runAsNonRoot is not true".to_owned());
     }
+    if !pod["seccompProfile"]["type"].as_str().is_some_and(|kind| SECCOMP.contains(&kind)) {
+        bad(format!("securityContext.seccompProfile.type is none of {}", SECCOMP.join(", ")));
+    }
+    if spec["priorityClassName"].as_str().is_some_and(|name| name.starts_with(SYSTEM_PRIORITY)) {
+        bad("priorityClassName is of Kubernetes itself".to_owned());
+    }
+    for sysctl in list(pod, "sysctls") {
+        if !sysctl["name"].as_str().is_some_and(|name| SYSCTLS.contains(&name)) {
+            bad(format!("sysctl {} is of the Kubernetes node", sysctl["name"]));
+        }
+    }
+    for each in containers(spec) {
+        // What is not said is `true`.
+        if each["securityContext"]["allowPrivilegeEscalation"] != json!(false) {
+            bad(format!(
+                "container {}: securityContext.allowPrivilegeEscalation is not false",
+                each["name"]
+            ));
+        }
+    }
+    for server in list(spec, "containers").filter(|each| each["name"] == json!(CONTAINER)) {
+        let dropped = &server["securityContext"]["capabilities"];
+        if !list(dropped, "drop").any(|name| *name == json!("ALL")) {
+            bad(format!("container {CONTAINER} does not drop ALL capabilities"));
+        }
+    }
     let contexts = std::iter::once(("the pod".to_owned(), pod)).chain(
         containers(spec)
             .map(|each| (format!("container {}", each["name"]), &each["securityContext"])),
@@ -153,10 +198,15 @@ fn privileges(spec: &Value, bad: &mut impl FnMut(String)) {
         if context["runAsUser"] == json!(0) || context["runAsNonRoot"] == json!(false) {
             bad(format!("{who} may run as root"));
         }
-        for key in ["privileged", "allowPrivilegeEscalation"] {
-            if context[key] == json!(true) {
-                bad(format!("{who} is to have {key}"));
-            }
+        if context["privileged"] == json!(true) {
+            bad(format!("{who} is to be privileged"));
+        }
+        let selinux = |key: &str| context["seLinuxOptions"][key].as_str().unwrap_or_default();
+        if !SELINUX_TYPES.contains(&selinux("type"))
+            || !selinux("user").is_empty()
+            || !selinux("role").is_empty()
+        {
+            bad(format!("{who} has seLinuxOptions that are not a container's"));
         }
         if list(&context["capabilities"], "add").next().is_some() {
             bad(format!("{who} is to have more capabilities"));
@@ -200,6 +250,21 @@ fn variables() -> Vec<Value> {
     ]
 }
 
+/// About whom the policy speaks: about a cluster that comes or whose spec changes. One that was taken
+/// before the policy was there can still be deleted, and bear finalizers, labels and a status meanwhile.
+fn conditions() -> Value {
+    json!([
+        {"name": "stays", "expression": "!has(object.metadata.deletionTimestamp)"},
+        {"name": "asks-for-something-new",
+            "expression": "oldObject == null || object.spec != oldObject.spec"},
+    ])
+}
+
+/// As a list of CEL.
+fn quoted(names: &[&str]) -> String {
+    format!("['{}']", names.join("', '"))
+}
+
 fn expressions(right: Right) -> Vec<(String, &'static str)> {
     match right {
         Right::ServiceAccounts => vec![
@@ -239,6 +304,61 @@ fn expressions(right: Right) -> Vec<(String, &'static str)> {
         )],
         Right::Privileged => vec![
             (
+                format!(
+                    "variables.containers.all(c, (has(c.securityContext) && \
+                     c.securityContext != null && has(c.securityContext.allowPrivilegeEscalation)) ? \
+                     c.securityContext.allowPrivilegeEscalation == false : \
+                     ('$patch' in c && c['$patch'] == 'delete') || (c.name == '{CONTAINER}' && \
+                     (!has(c.securityContext) || c.securityContext != null)))"
+                ),
+                "podTemplate has a container that may gain privileges: beside the server each must \
+                 say securityContext.allowPrivilegeEscalation: false",
+            ),
+            (
+                format!(
+                    "variables.containers.all(c, c.name != '{CONTAINER}' || \
+                     !has(c.securityContext) || (c.securityContext != null && \
+                     (!has(c.securityContext.capabilities) || \
+                     (c.securityContext.capabilities != null && \
+                     (!has(c.securityContext.capabilities.drop) || \
+                     (c.securityContext.capabilities.drop != null && \
+                     'ALL' in c.securityContext.capabilities.drop))))))"
+                ),
+                "podTemplate takes away that the server drops all capabilities",
+            ),
+            (
+                format!(
+                    "!has(variables.pod.securityContext) || variables.pod.securityContext == null || \
+                     !has(variables.pod.securityContext.seccompProfile) || \
+                     (variables.pod.securityContext.seccompProfile != null && \
+                     (!has(variables.pod.securityContext.seccompProfile.type) || \
+                     variables.pod.securityContext.seccompProfile.type in {}))",
+                    quoted(&SECCOMP)
+                ),
+                "podTemplate takes away the seccomp profile",
+            ),
+            (
+                format!(
+                    "variables.contexts.all(s, s == null || ((!has(s.seLinuxOptions) || \
+                     s.seLinuxOptions == null || ((!has(s.seLinuxOptions.type) || \
+                     s.seLinuxOptions.type == null || s.seLinuxOptions.type in {}) && \
+                     (!has(s.seLinuxOptions.user) || s.seLinuxOptions.user in [null, '']) && \
+                     (!has(s.seLinuxOptions.role) || s.seLinuxOptions.role in [null, '']))) && \
+                     (!has(s.sysctls) || s.sysctls == null || s.sysctls.all(x, x.name in {}))))",
+                    quoted(&SELINUX_TYPES),
+                    quoted(&SYSCTLS)
+                ),
+                "podTemplate has SELinux options or sysctls that reach the Kubernetes node",
+            ),
+            (
+                format!(
+                    "!has(variables.pod.priorityClassName) || \
+                     variables.pod.priorityClassName == null || \
+                     !variables.pod.priorityClassName.startsWith('{SYSTEM_PRIORITY}')"
+                ),
+                "podTemplate names a priority of Kubernetes itself",
+            ),
+            (
                 "!has(variables.pod.securityContext) || (variables.pod.securityContext != null && \
                  (!has(variables.pod.securityContext.runAsNonRoot) || \
                  variables.pod.securityContext.runAsNonRoot == true))"
@@ -250,7 +370,6 @@ fn expressions(right: Right) -> Vec<(String, &'static str)> {
                  (!has(s.runAsUser) || s.runAsUser != 0) && \
                  (!has(s.runAsNonRoot) || s.runAsNonRoot != false) && \
                  (!has(s.privileged) || s.privileged != true) && \
-                 (!has(s.allowPrivilegeEscalation) || s.allowPrivilegeEscalation != true) && \
                  (!has(s.capabilities) || s.capabilities == null || !has(s.capabilities.add) || \
                  s.capabilities.add == null || size(s.capabilities.add) == 0) && \
                  (!has(s.seccompProfile) || s.seccompProfile == null || \
@@ -284,7 +403,11 @@ pub fn yaml() -> String {
             (right.name().to_owned(), said.collect())
         })
         .collect();
-    let all = json!({"variables": variables(), "validations": by_right});
+    let all = json!({
+        "matchConditions": conditions(),
+        "variables": variables(),
+        "validations": by_right,
+    });
     serde_yaml::to_string(&all).expect("a policy has a YAML form")
 }
 

@@ -89,6 +89,59 @@ fn template_lends_no_right_that_the_operator_was_not_told_to_lend() {
             Privileged,
         ),
         ("a way up", server(json!({"allowPrivilegeEscalation": true})), Privileged),
+        ("a way up by default", server(json!({"allowPrivilegeEscalation": null})), Privileged),
+        ("a way up, as nothing is said", server(Value::Null), Privileged),
+        (
+            "a way up of a sidecar of which nothing is said",
+            json!({"spec": {"containers": [{"name": "side", "image": "s"}]}}),
+            Privileged,
+        ),
+        (
+            "of a sidecar that says something else",
+            json!({"spec": {"containers": [{"name": "side", "image": "s",
+                "securityContext": {"readOnlyRootFilesystem": true}}]}}),
+            Privileged,
+        ),
+        (
+            "of one that says nothing",
+            json!({"spec": {"containers": [{"name": "side", "image": "s", "securityContext": null}]}}),
+            Privileged,
+        ),
+        ("capabilities kept", server(json!({"capabilities": {"drop": []}})), Privileged),
+        ("some of them", server(json!({"capabilities": {"drop": ["CHOWN"]}})), Privileged),
+        ("all, as none is named", server(json!({"capabilities": {"drop": null}})), Privileged),
+        ("all, as nothing is said", server(json!({"capabilities": null})), Privileged),
+        (
+            "a label of another kind",
+            server(json!({"seLinuxOptions": {"type": "spc_t"}})),
+            Privileged,
+        ),
+        (
+            "a label of somebody else",
+            pod("securityContext", json!({"seLinuxOptions": {"user": "system_u"}})),
+            Privileged,
+        ),
+        (
+            "a role",
+            pod("securityContext", json!({"seLinuxOptions": {"role": "system_r"}})),
+            Privileged,
+        ),
+        (
+            "a setting of the kernel",
+            pod("securityContext", json!({"sysctls": [{"name": "kernel.msgmax", "value": "1"}]})),
+            Privileged,
+        ),
+        ("a rank", pod("priorityClassName", json!("system-node-critical")), Privileged),
+        (
+            "any system call by default",
+            pod("securityContext", json!({"seccompProfile": null})),
+            Privileged,
+        ),
+        (
+            "any system call for all",
+            pod("securityContext", json!({"seccompProfile": {"type": null}})),
+            Privileged,
+        ),
         ("a capability", server(json!({"capabilities": {"add": ["NET_ADMIN"]}})), Privileged),
         ("root", server(json!({"runAsUser": 0})), Privileged),
         ("root by name", server(json!({"runAsNonRoot": false})), Privileged),
@@ -130,7 +183,7 @@ fn template_may_do_what_pods_of_a_namespace_may() {
             "a sidecar with a Secret",
             json!({"spec": {
                 "containers": [{"name": "side", "image": "s", "ports": [{"containerPort": 9000}],
-                    "securityContext": {"capabilities": {"drop": ["ALL"]}},
+                    "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
                     "volumeMounts": [{"name": "s", "mountPath": "/s"}]}],
                 "volumes": [{"name": "s", "secret": {"secretName": "x"}}, {"name": "e", "emptyDir": {}}],
             }}),
@@ -140,11 +193,54 @@ fn template_may_do_what_pods_of_a_namespace_may() {
             json!({"spec": {"containers": [{"name": "server", "env": [{"name": "A", "value": "b"}]}]}}),
         ),
         (
+            "what a container may be anyway",
+            json!({"spec": {
+                "priorityClassName": "important",
+                "securityContext": {"seLinuxOptions": {"level": "s0:c1,c2"},
+                    "sysctls": [{"name": "net.ipv4.tcp_keepalive_time", "value": "60"}]},
+                "containers": [{"name": "server", "securityContext": {"seccompProfile": null,
+                    "seLinuxOptions": {"type": "container_t"}, "capabilities": {"drop": ["ALL"]}}}],
+            }}),
+        ),
+        (
             "another user, or whom the namespace says",
             json!({"spec": {"securityContext": {"runAsUser": null, "runAsGroup": null, "fsGroup": 1000}}}),
         ),
     ] {
         assert_eq!(operator_takes(&template, &[]), Ok(()), "{why}");
         assert!(policy_takes(&template, &[]), "{why}: the policy refuses it");
+    }
+}
+
+/// A cluster of before, with a template that is refused now, can be deleted: the update that takes its
+/// finalizer away asks for nothing.
+#[test]
+fn policy_speaks_of_what_comes_and_of_what_changes_and_never_of_what_goes() {
+    let policy: Value = serde_yaml::from_str(&yaml()).expect("YAML");
+    let speaks = |object: &Value, old: &Value| {
+        let mut context = Context::default();
+        context.add_variable("object", object).expect("an object");
+        context.add_variable("oldObject", old).expect("an object");
+        policy["matchConditions"].as_array().expect("a list").iter().all(|one| {
+            let text = one["expression"].as_str().expect("an expression");
+            let said = Program::compile(text).expect("CEL").execute(&context).expect("an answer");
+            matches!(said, Cel::Bool(true))
+        })
+    };
+    let before = cluster(&json!({"spec": {"volumes": [{"name": "h", "hostPath": {"path": "/"}}]}}));
+    let mut labelled = before.clone();
+    labelled["metadata"]["labels"] = json!({"team": "a"});
+    let mut scaled = before.clone();
+    scaled["spec"]["replicas"] = json!(5);
+    let mut goes = scaled.clone();
+    goes["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    for (why, object, old, want) in [
+        ("one that comes", &before, &Value::Null, true),
+        ("another spec", &scaled, &before, true),
+        ("a label", &labelled, &before, false),
+        ("one that goes", &goes, &before, false),
+        ("one that goes, as it was", &goes, &goes, false),
+    ] {
+        assert_eq!(speaks(object, old), want, "{why}");
     }
 }
