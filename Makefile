@@ -245,7 +245,8 @@ manifests: setup tools
 manifests-of-chart:
 	@mkdir -p $(OUT)/monitoring
 	@$(RENDER) --show-only templates/crd.yaml --set crds.keep=false | $(PLAIN) > $(OUT)/crd.yaml
-	@$(RENDER) --set crds.enabled=false | $(PLAIN) > $(OUT)/operator.yaml
+	@# Its own namespace is no place for clusters, and the samples name none.
+	@$(RENDER) --set crds.enabled=false --set 'operator.namespaces={default}' | $(PLAIN) > $(OUT)/operator.yaml
 	@$(RENDER) --show-only templates/service-monitor.yaml --show-only templates/prometheus-rule.yaml \
 	  --set metrics.serviceMonitor.enabled=true --set metrics.rules.enabled=true \
 	  | $(PLAIN) > $(OUT)/monitoring/prometheus.yaml

@@ -106,14 +106,28 @@ metadata:
 spec: {{- toYaml .Values.cluster.spec | nindent 2 }}
 {{- end -}}
 
+{{/* Values that came after chart 0.1.0 may be missing: `helm upgrade --reuse-values` takes those of the older chart in place of
+   the defaults. What is missing is as in values.yaml; a user that is null is left to the namespace. */}}
+{{- define "flotilla.podUsers" -}}
+{{- if kindIs "map" .Values.podSecurity -}}
+{{- toJson .Values.podSecurity -}}
+{{- else -}}
+{"runAsUser": 65532, "runAsGroup": 65532}
+{{- end -}}
+{{- end -}}
+{{- define "flotilla.admissionPolicy" -}}
+{{- if not (and (kindIs "map" .Values.admissionPolicy) (eq (toString .Values.admissionPolicy.enabled) "false")) -}}true{{- end -}}
+{{- end -}}
+
 {{/* What Pod Security's level "restricted" asks of a pod, and of a container. */}}
 {{- define "flotilla.podSecurity" -}}
 runAsNonRoot: true
 {{- /* Numbers of OpenShift are so large that YAML would make fractions of them. */}}
-{{- with .Values.podSecurity.runAsUser }}
+{{- $users := include "flotilla.podUsers" . | fromJson }}
+{{- with $users.runAsUser }}
 runAsUser: {{ int64 . }}
 {{- end }}
-{{- with .Values.podSecurity.runAsGroup }}
+{{- with $users.runAsGroup }}
 runAsGroup: {{ int64 . }}
 {{- end }}
 seccompProfile: {type: RuntimeDefault}

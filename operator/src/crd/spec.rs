@@ -215,7 +215,8 @@ pub struct ClusterTls {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Metrics {
-    /// Make a ServiceMonitor, for the operator of Prometheus.
+    /// Make a ServiceMonitor, for the operator of Prometheus. A Prometheus in another namespace reads nothing
+    /// until `networkPolicy.from` names it.
     #[serde(default)]
     pub service_monitor: bool,
     /// Labels of the ServiceMonitor: what your Prometheus selects by, such as `release: prometheus`.
@@ -227,7 +228,7 @@ pub struct Metrics {
     #[schemars(length(max = 16), regex(pattern = r"^([0-9]+(ms|s|m|h))+$"))]
     pub interval: String,
     /// Label of the Service whose value becomes the label `job`: by default the cluster's name, by which
-    /// dashboards and alerts tell clusters apart.
+    /// dashboards and alerts tell clusters apart. Targets have the name as `flotilla_dev_cluster`, too.
     #[serde(default = "instance_label")]
     #[schemars(length(min = 1, max = 253))]
     pub job_label: String,
@@ -257,7 +258,7 @@ pub struct ClusterNetwork {
     #[serde(default = "yes")]
     pub enabled: bool,
     /// Who may reach the clients' ports, as peers of a NetworkPolicy. Without it the pods of this
-    /// namespace; an empty list is nobody. Nodes of the cluster always may.
+    /// namespace, and no Prometheus or client elsewhere; an empty list is nobody. Nodes of the cluster always may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "objects")]
     pub from: Option<Vec<Value>>,
