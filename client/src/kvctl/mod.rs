@@ -31,9 +31,9 @@ mod transfer;
 mod txn;
 mod version;
 
-use std::{io::Write as _, process::ExitCode};
+use std::{ffi::OsString, io::Write as _, process::ExitCode};
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 use self::{
     encoding::Encoding,
@@ -212,11 +212,21 @@ pub fn main() -> ExitCode {
 
 /// The arguments of this process, or its end with words.
 fn parse() -> Cli {
-    Cli::try_parse().unwrap_or_else(|error| {
-        // An option that a variable sets is shown by its usage as one that must be given.
-        let command = Cli::command().mut_args(|option| option.env(None::<&'static str>));
-        let plain = command.try_get_matches().err().filter(|plain| plain.kind() == error.kind());
-        plain.unwrap_or(error).exit()
+    let words: Vec<OsString> = std::env::args_os().collect();
+    parsed(&words).unwrap_or_else(|error| error.exit())
+}
+
+fn parsed(words: &[OsString]) -> Result<Cli, clap::Error> {
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    Cli::try_parse_from(words).map_err(|error| match error.kind() {
+        // No errors, though they come as such. They name the variables.
+        DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion => error,
+        kind => {
+            // An option that a variable sets is shown by its usage as one that must be given.
+            let command = Cli::command().mut_args(|option| option.env(None::<&'static str>));
+            let plain = command.try_get_matches_from(words).err();
+            plain.filter(|plain| plain.kind() == kind).unwrap_or(error)
+        }
     })
 }
 

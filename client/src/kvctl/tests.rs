@@ -807,3 +807,21 @@ async fn completions_name_the_commands() {
         assert!(script.contains("evict-leaders"), "{shell}");
     }
 }
+
+#[test]
+fn help_names_the_variables_and_usage_does_not() {
+    let words = |words: &str| {
+        let words: Vec<OsString> = words.split(' ').map(OsString::from).collect();
+        parsed(&words).map(|_| ()).expect_err("words").to_string()
+    };
+    for asked in ["kvctl --help", "kvctl -h", "kvctl get --help", "kvctl cluster status --help"] {
+        // Lines are broken where the terminal ends.
+        let help = words(asked).split_whitespace().collect::<Vec<_>>().join(" ");
+        for variable in ["ENDPOINTS", "OUTPUT", "TIMEOUT", "KEYSPACE"] {
+            let named = format!("[env: FLOTILLA_{variable}");
+            assert!(help.contains(&named), "{asked}: {named} is not in\n{help}");
+        }
+    }
+    let usage = words("kvctl get");
+    assert!(usage.contains("Usage: kvctl get <KEYS>...") && !usage.contains("env:"), "{usage}");
+}
