@@ -25,6 +25,13 @@ const ELSEWHERE: [(&str, &str); 6] = [
     ("python", "tests/foreign.rs"),
 ];
 
+/// What a block of commands may call itself. Only `sh` is run: a block by another of these names is marked with
+/// it, and nobody would notice what rots there.
+const SHELLS: [&str; 6] = ["sh", "bash", "shell", "console", "shell-session", "zsh"];
+
+/// Run by `tests/foreign.rs`, as a whole.
+const WHOLE_PAGES: [(&str, &str); 1] = [("docs/clients/http.md", "bash")];
+
 /// Bound: the whole of it. An election takes six seconds, a build that is not optimized some more.
 const BOUND: Duration = Duration::from_secs(150);
 
@@ -50,10 +57,10 @@ fn pages() -> Vec<String> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a folder of documents") {
             let path = entry.expect("an entry").path();
-            match path.extension() {
-                None => folders.push(path),
-                Some(extension) if extension == "md" => found.push(path),
-                Some(_) => {}
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
             }
         }
     }
@@ -75,10 +82,13 @@ fn blocks(page: &str) -> Vec<Block> {
         let body: String =
             body.map(|line| line.get(indent..).unwrap_or_default().to_owned() + "\n").collect();
         let mut words = info.split_whitespace();
-        // `bash` is the page for HTTP, as a whole.
-        if words.next() == Some("sh") {
-            let (page, mark) = (page.to_owned(), words.collect::<Vec<_>>().join(" "));
-            blocks.push(Block { page, line: number + 1, mark, text: body });
+        let language = words.next().unwrap_or_default();
+        if SHELLS.contains(&language) {
+            let mark = match words.collect::<Vec<_>>().join(" ") {
+                mark if language == "sh" => mark,
+                mark => format!("{language} {mark}").trim_end().to_owned(),
+            };
+            blocks.push(Block { page: page.to_owned(), line: number + 1, mark, text: body });
         }
     }
     blocks
@@ -96,8 +106,13 @@ fn inside_of_pods(block: &Block) -> Option<Block> {
 fn block_that_is_not_run_says_where_it_is() {
     let all: Vec<Block> = pages().iter().flat_map(|page| blocks(page)).collect();
     for Block { page, line, mark, .. } in &all {
-        let known = mark.is_empty() || ELSEWHERE.iter().any(|(word, _)| word == mark);
-        assert!(known, "{page}:{line}: \"sh {mark}\" is none of {ELSEWHERE:?}");
+        let known = mark.is_empty()
+            || ELSEWHERE.iter().any(|(word, _)| word == mark)
+            || WHOLE_PAGES.contains(&(&page[..], &mark[..]));
+        assert!(
+            known,
+            "{page}:{line}: a block of sh is marked {mark:?}, which is none of {ELSEWHERE:?}"
+        );
     }
     for (word, _) in ELSEWHERE {
         assert!(all.iter().any(|block| block.mark == word), "nothing is marked {word}");
@@ -182,9 +197,7 @@ async fn commands_of_the_documents_do_what_they_say() {
     script += EPILOGUE;
 
     // The documents' own ports and folder may be somebody's here.
-    for (theirs, ours) in ["742", "743", "744"].into_iter().zip(tens()) {
-        script = script.replace(theirs, &ours.to_string());
-    }
+    script = with_ports(script, tens());
     let folder = scratch.path().join("flotilla");
     script = script.replace("/tmp/flotilla", &folder.display().to_string());
     let programs = binary("kvctl").parent().expect("a folder").to_owned();
@@ -192,10 +205,12 @@ async fn commands_of_the_documents_do_what_they_say() {
     std::os::unix::fs::symlink(programs, scratch.path().join("target/release")).expect("link");
     fs::write(scratch.path().join("script"), &script).expect("write the script");
 
-    let _nodes = Nodes(folder);
+    let mut left = Left { folder, session: None };
     let said = fs::File::create(scratch.path().join("said")).expect("make a file");
-    let mut shell = Command::new("bash");
+    // In a session of its own, so that whatever it began can be told from others'.
+    let mut shell = Command::new("setsid");
     shell
+        .arg("bash")
         .arg(scratch.path().join("script"))
         .current_dir(scratch.path())
         .env("CARGO_TARGET_DIR", scratch.path().join("target"))
@@ -205,6 +220,7 @@ async fn commands_of_the_documents_do_what_they_say() {
         .stderr(said.try_clone().expect("a handle"))
         .stdout(said);
     let mut shell = shell.spawn().expect("bash runs");
+    left.session = Some(shell.id());
     let ended =
         eventually("the shell to come to the end", BOUND, async || match shell.try_wait() {
             Ok(Some(status)) => Ok(status),
@@ -262,17 +278,76 @@ fn tens() -> [u16; 3] {
     std::array::from_fn(|_| free.next().expect("a free port"))
 }
 
-/// Kills the nodes that are left in a folder when the shell did not.
-struct Nodes(PathBuf);
+/// A script whose ports begin with `tens` instead of the documents' own, all at once: one of ours may look like one
+/// of theirs.
+fn with_ports(mut script: String, tens: [u16; 3]) -> String {
+    let theirs = [("742", "@first-ten@"), ("743", "@second-ten@"), ("744", "@third-ten@")];
+    for (ten, place) in theirs {
+        script = script.replace(ten, place);
+    }
+    for ((_, place), ten) in theirs.into_iter().zip(tens) {
+        script = script.replace(place, &ten.to_string());
+    }
+    script
+}
 
-impl Drop for Nodes {
+#[test]
+fn port_that_looks_like_one_of_the_documents_is_not_replaced_again() {
+    let script = "7420 7431 7442".to_owned();
+    assert_eq!(with_ports(script, [2743, 2744, 2745]), "27430 27441 27452");
+}
+
+/// Kills what is left when the shell did not: the nodes in a folder, and whatever the shell began.
+struct Left {
+    folder: PathBuf,
+    session: Option<u32>,
+}
+
+impl Left {
+    fn has(&self, process: &Path) -> bool {
+        let is_node = || fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == self.folder);
+        let session = || {
+            let stat = fs::read_to_string(process.join("stat")).ok()?;
+            // Behind the name, which may have spaces: state, parent, group, session.
+            stat.rsplit_once(')')?.1.split_whitespace().nth(3)?.parse::<u32>().ok()
+        };
+        self.session.is_some_and(|ours| session() == Some(ours)) || is_node()
+    }
+}
+
+impl Drop for Left {
     fn drop(&mut self) {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        for entry in entries {
-            let here = fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == self.0);
-            if here {
-                let _ = Command::new("kill").arg("-9").arg(entry.file_name()).status();
-            }
+        for entry in entries.filter(|entry| self.has(&entry.path())) {
+            let _ = Command::new("kill").arg("-9").arg(entry.file_name()).status();
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_shell_left_running_ends_with_its_session() {
+    let bound = Duration::from_secs(10);
+    let mut shell = Command::new("setsid");
+    let shell = shell.args(["bash", "-c", "set -m; sleep 600 & wait"]).spawn();
+    let mut shell = shell.expect("bash runs");
+    let left = Left { folder: PathBuf::from("/nowhere"), session: Some(shell.id()) };
+    let all = eventually("the shell and what it began", bound, async || {
+        let all = fs::read_dir("/proc").expect("processes").flatten().map(|entry| entry.path());
+        let ours: Vec<PathBuf> = all.filter(|process| left.has(process)).collect();
+        if ours.len() < 2 { Err(format!("{ours:?}")) } else { Ok(ours) }
+    })
+    .await;
+    drop(left);
+    assert!(!shell.wait().expect("it was begun here").success());
+    eventually("their end", bound, async || {
+        // One that has ended and for which nobody has waited yet has no words any more.
+        let runs = |process: &&PathBuf| {
+            fs::read(process.join("cmdline")).is_ok_and(|words| !words.is_empty())
+        };
+        match all.iter().find(runs) {
+            Some(process) => Err(format!("{process:?}")),
+            None => Ok(()),
+        }
+    })
+    .await;
 }
