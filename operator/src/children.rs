@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 pub use self::{
     config_map::CONFIG_FILE,
     network::read_peers,
-    stateful_set::{ADVERTISE_HOST, check_pod_template, claim_size},
+    stateful_set::{ADVERTISE_HOST, check_pod_template, claim_size, image_of, server_image},
 };
 use crate::{
     desired::Desired,

@@ -300,8 +300,8 @@ pub(crate) struct View<'a> {
     pub(crate) regions: Regions,
     recorded: Option<&'a Operation>,
     now: Timestamp,
-    /// Why the pods' template stays as it is.
-    version_refused: Option<String>,
+    /// Why the pods' template stays as it is, or should be another.
+    version_refused: Option<skew::Refused>,
     troubles: Vec<Trouble>,
 }
 
@@ -323,18 +323,21 @@ impl<'a> View<'a> {
         if let Some(step) = self.missing_children() {
             return Some(step);
         }
-        if self.version_refused.is_some() {
+        if self.desired.spec.stopped {
+            return self.stop().or_else(|| self.children());
+        }
+        if self.holds_template() {
             // Nothing that would bring its template to the pods.
             return self
-                .begin()
+                .cover_members()
+                .or_else(|| self.begin())
                 .or_else(|| self.children())
                 .or_else(|| self.repair())
                 .or_else(|| self.join())
                 .or_else(|| self.drain())
+                .or_else(|| self.change_factor())
+                .or_else(|| self.scale())
                 .or_else(|| self.wait_to_begin());
-        }
-        if self.desired.spec.stopped {
-            return self.stop().or_else(|| self.children());
         }
         // Objects come before repairs, and pods that do not run are made anew before anything is waited
         // for: a spec that is put right must reach the pod that everything else waits for.
@@ -350,6 +353,11 @@ impl<'a> View<'a> {
             .or_else(|| self.roll())
             .or_else(|| self.scale())
             .or_else(|| self.wait_to_begin())
+    }
+
+    /// The pods' template is kept as it is.
+    fn holds_template(&self) -> bool {
+        self.version_refused.as_ref().is_some_and(|refused| refused.holds)
     }
 
     /// Set once, for ever.

@@ -9,9 +9,10 @@
 use std::{collections::BTreeSet, fmt};
 
 use crate::{
+    children::{self, Child},
     desired::Desired,
-    names::ALLOW_VERSION,
-    seen::{Node, Seen},
+    names::{ALLOW_VERSION, TEMPLATE_HASH},
+    seen::{Node, Pod, Seen},
 };
 
 /// Numbers only: what follows them, as in `0.2.0-rc.1`, is no order that anybody relies on.
@@ -19,12 +20,14 @@ use crate::{
 struct Version {
     major: u64,
     minor: u64,
-    patch: u64,
+    /// A tag such as `0.2` is any of them.
+    patch: Option<u64>,
 }
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+        write!(f, "{}.{}", self.major, self.minor)?;
+        self.patch.map_or(Ok(()), |patch| write!(f, ".{patch}"))
     }
 }
 
@@ -35,8 +38,16 @@ impl Version {
         let numbers = text.strip_prefix('v').unwrap_or(text).split(['-', '+']).next()?;
         let mut numbers = numbers.split('.').map(|number| number.parse().ok());
         let (major, minor) = (numbers.next()??, numbers.next()??);
-        let patch = numbers.next().unwrap_or(Some(0))?;
+        let patch = numbers.next().map_or(Some(None), |patch| patch.map(Some))?;
         numbers.next().is_none().then_some(Self { major, minor, patch })
+    }
+
+    /// As far as both are told.
+    fn is_older_than(self, other: Self) -> bool {
+        let minors = |version: Self| (version.major, version.minor);
+        let both = self.patch.zip(other.patch);
+        minors(self) < minors(other)
+            || (minors(self) == minors(other) && both.is_some_and(|(one, other)| one < other))
     }
 
     /// The tag of an image.
@@ -47,30 +58,66 @@ impl Version {
     }
 }
 
+/// A version that the cluster is not to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// For people.
+    pub why: String,
+    /// It is kept from the pods. Not when all of them have what the spec says already: then it is only told.
+    pub holds: bool,
+}
+
 /// Why the cluster is not given the image of its spec; `None` when it may.
 #[must_use]
-pub fn refused(seen: &Seen, desired: &Desired) -> Option<String> {
+pub fn refused(seen: &Seen, desired: &Desired) -> Option<Refused> {
     let own = Version::parse(env!("CARGO_PKG_VERSION"))?;
-    let by_tag = Version::of_image(&desired.image);
-    let wished = by_tag.or_else(|| {
-        // What the pods that have it say, the newest of them.
-        let with_it = seen
-            .pods
-            .values()
-            .filter(|pod| pod.template_hash.as_deref() == Some(&desired.template_hash));
-        with_it.filter_map(|pod| said(&pod.node)).max()
-    })?;
+    let image = children::server_image(desired);
+    // What the pods that have it say, the newest of them; a tag may say anything.
+    let told = with_image(seen, desired, &image).filter_map(|pod| said(&pod.node)).max();
+    let by_tag = Version::of_image(&image).filter(|_| told.is_none());
+    let wished = told.or(by_tag)?;
     let annotations = seen.cluster.metadata.annotations.as_ref();
     let allowed = annotations.and_then(|all| all.get(ALLOW_VERSION));
-    if allowed.and_then(|text| Version::parse(text)) == Some(wished) {
+    let is_named = |allowed: Version| {
+        (allowed.major, allowed.minor) == (wished.major, wished.minor)
+            && (wished.patch.is_none() || allowed.patch == wished.patch)
+    };
+    if allowed.and_then(|text| Version::parse(text)).is_some_and(is_named) {
         return None;
     }
     let why = judge(own, wished, &running(seen, desired), by_tag.is_some())?;
-    Some(format!(
-        "the cluster is not given image {}: {why}. Its pods stay as they are; put the image right, or \
-         allow it with the annotation {ALLOW_VERSION}: {wished}",
-        desired.image
-    ))
+    let has_it = |pod: &Pod| pod.template_hash.as_deref() == Some(&desired.template_hash);
+    let holds = seen.pods.is_empty() || !seen.pods.values().all(has_it);
+    let what = if holds {
+        format!("the cluster is not given image {image}: {why}. Its pods stay as they are")
+    } else {
+        format!("the pods of the cluster have image {image}: {why}")
+    };
+    let why = format!(
+        "{what}; put the image right, or allow it with the annotation {ALLOW_VERSION}: {wished}"
+    );
+    Some(Refused { why, holds })
+}
+
+/// Pods with the image that is wished: those with the whole template; or all, when they have the template of
+/// the StatefulSet as it is, and that has the image already.
+fn with_image<'a>(
+    seen: &'a Seen,
+    desired: &'a Desired,
+    image: &str,
+) -> impl Iterator<Item = &'a Pod> {
+    // A policy may have put another registry before it.
+    let name = |image: &str| image.rsplit('/').next().map(str::to_owned);
+    let template = seen.children.get(&Child::StatefulSet).map(|set| &set["spec"]["template"]);
+    let has_image =
+        template.and_then(children::image_of).is_some_and(|there| name(there) == name(image));
+    let present = template
+        .filter(|_| has_image)
+        .and_then(|template| template["metadata"]["annotations"][TEMPLATE_HASH].as_str());
+    let is = |pod: &Pod, hash: &str| pod.template_hash.as_deref() == Some(hash);
+    let all = present.is_some_and(|hash| seen.pods.values().all(|pod| is(pod, hash)));
+    let pods = seen.pods.values();
+    pods.filter(move |pod| all || is(pod, &desired.template_hash))
 }
 
 /// `is_tag`: it is known before any pod has it. What pods say after the fact may be what they had before an
@@ -81,20 +128,26 @@ fn judge(
     running: &BTreeSet<Version>,
     is_tag: bool,
 ) -> Option<String> {
-    let first = Version { minor: own.minor.saturating_sub(1), patch: 0, ..own };
+    let first = Version { minor: own.minor.saturating_sub(1), patch: Some(0), ..own };
     if wished.major != own.major || !(first.minor..=own.minor).contains(&wished.minor) {
         return Some(format!(
             "an operator of version {own} knows servers from {first} to its own minor, not {wished}"
         ));
     }
     let oldest = running.first()?;
-    if oldest.major != wished.major || wished.minor > oldest.minor + 1 {
+    if oldest.major != wished.major {
+        return Some(format!(
+            "from {oldest} to {wished} is another major, and the operator does not know which minor is the \
+             last before it; from the last one to the first of the next it may be allowed by name"
+        ));
+    }
+    if wished.minor > oldest.minor + 1 {
         return Some(format!(
             "from {oldest} to {wished} is more than one minor; go through those between"
         ));
     }
     // A node that still runs the older one shows an upgrade that is being taken back.
-    (is_tag && wished < *oldest).then(|| {
+    (is_tag && wished.is_older_than(*oldest)).then(|| {
         format!("all its nodes are of {oldest} or newer, and {wished} may not read what they wrote")
     })
 }
@@ -129,7 +182,7 @@ mod tests {
     fn versions_are_read_off_tags() {
         for (image, version) in [
             ("flotilla:0.2.0", Some("0.2.0")),
-            ("registry:5000/team/flotilla:v0.2", Some("0.2.0")),
+            ("registry:5000/team/flotilla:v0.2", Some("0.2")),
             ("flotilla:1.2.3-rc.1@sha256:ab", Some("1.2.3")),
             ("flotilla:0.2.0+7", Some("0.2.0")),
             ("registry:5000/flotilla", None),
@@ -157,6 +210,16 @@ mod tests {
             ("a jump", "0.3.0", "0.3.0", "0.1.4", true, "more than one minor"),
             ("a jump that a pod tells", "0.3.0", "0.3.0", "0.1.4", false, "more than one minor"),
             ("back by a minor", "0.3.0", "0.2.0", "0.3.0", true, "may not read"),
+            ("a tag of all patches", "0.3.0", "0.3", "0.3.5", true, ""),
+            (
+                "a tag of all patches, back by a minor",
+                "0.3.0",
+                "0.2",
+                "0.3.5",
+                true,
+                "may not read",
+            ),
+            ("the next major", "1.0.0", "1.0.0", "0.9.3", true, "allowed by name"),
             ("back by a patch", "0.3.0", "0.3.0", "0.3.1", true, "may not read"),
             ("an upgrade is taken back half way", "0.3.0", "0.2.0", "0.2.0 0.3.0", true, ""),
             ("half way, and on", "0.3.0", "0.3.0", "0.2.0 0.3.0", true, ""),

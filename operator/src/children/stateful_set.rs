@@ -120,6 +120,19 @@ fn template(desired: &Desired) -> Value {
     template
 }
 
+/// The image of the server in a pod template.
+#[must_use]
+pub fn image_of(template: &Value) -> Option<&str> {
+    let containers = template["spec"]["containers"].as_array()?;
+    containers.iter().find(|each| each["name"] == CONTAINER)?["image"].as_str()
+}
+
+/// The image that the pods are to be given, which the overlay may have changed.
+#[must_use]
+pub fn server_image(desired: &Desired) -> String {
+    image_of(&template(desired)).unwrap_or(&desired.image).to_owned()
+}
+
 /// # Errors
 /// An overlay that makes no pod template, or names a field that there is not.
 pub fn check_pod_template(desired: &Desired) -> Result<(), String> {

@@ -67,8 +67,8 @@ impl View<'_> {
         if self.desired.adopts {
             return waits(format!("waiting for a node of cluster {}", self.desired.cluster_id));
         }
-        if let Some(why) = &self.version_refused {
-            return waits(why.clone());
+        if let Some(refused) = self.version_refused.as_ref().filter(|refused| refused.holds) {
+            return waits(refused.why.clone());
         }
         if let Some(object) = self.in_the_way() {
             return waits(object);

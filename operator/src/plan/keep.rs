@@ -111,7 +111,14 @@ impl View<'_> {
 
     /// It would bring a version to the pods that they must not have.
     fn is_held_back(&self, child: Child) -> bool {
-        child == Child::StatefulSet && self.version_refused.is_some()
+        let of_pods = match child {
+            Child::StatefulSet => true,
+            // A pod that starts again is of the older version, and reads it. One that is not there is read by
+            // nobody.
+            Child::ConfigMap => self.seen.children.contains_key(&child),
+            _ => false,
+        };
+        of_pods && self.holds_template()
     }
 
     /// Volume claims that our pods would use, and of which cluster their data is.
@@ -330,8 +337,8 @@ impl View<'_> {
         for message in foreign {
             self.trouble("ForeignVolume", message);
         }
-        if let Some(why) = self.version_refused.clone() {
-            self.trouble("VersionRefused", why);
+        if let Some(refused) = self.version_refused.clone() {
+            self.trouble("VersionRefused", refused.why);
         }
         let names = &self.desired.names;
         let refused: Vec<String> = Child::ALL

@@ -14,8 +14,8 @@ impl View<'_> {
         let mut lines = Vec::new();
         let desired = self.desired;
         let replicas = self.seen.replicas().unwrap_or(0);
-        if let Some(why) = &self.version_refused {
-            return vec![format!("nothing to the pods: {why}")];
+        if let Some(refused) = self.version_refused.as_ref().filter(|refused| refused.holds) {
+            return vec![format!("nothing to the pods: {}", refused.why)];
         }
         for child in Child::ALL {
             let title = child.title(&desired.names);

@@ -7,6 +7,7 @@
 use super::{Action, Call, Change, Kind, Step, View, keep::pin, up};
 use crate::{
     children::{self, Child},
+    names::OBJECT_HASH,
     seen::{Node, Slot, State},
 };
 
@@ -44,6 +45,10 @@ impl View<'_> {
     pub(super) fn scale(&mut self) -> Option<Step> {
         let now = self.seen.replicas()?;
         let wanted = self.wanted_pods();
+        // A new pod would come with the template of before, and be restarted next.
+        if wanted > now && self.holds_template() {
+            return None;
+        }
         if wanted > now {
             return self.add_pods(now, wanted);
         }
@@ -200,6 +205,12 @@ impl View<'_> {
         let live = self.seen.children.get(&Child::StatefulSet)?;
         let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
         let mut set = children::build(Child::StatefulSet, self.desired, replicas, claims.as_ref());
+        if self.holds_template() {
+            // As it was seen: only the number is another.
+            set["spec"]["template"] = live["spec"]["template"].clone();
+            set["metadata"]["annotations"][OBJECT_HASH] =
+                live["metadata"]["annotations"][OBJECT_HASH].clone();
+        }
         pin(&mut set, live);
         Some(Action::Change(Change::Scale { set: Box::new(set), replicas }))
     }

@@ -1137,6 +1137,73 @@ fn stopped_paused_and_deleted_clusters_are_let_be() {
             "VersionRefused",
         ),
         (
+            "a version is refused: a member without a pod gets it back, as it was",
+            {
+                let mut seen = well(3, json!({"image": "flotilla:9.0.0"}), json!({}));
+                let set = seen.children.get_mut(&Child::StatefulSet).expect("a set");
+                set["spec"]["replicas"] = json!(2);
+                seen
+            },
+            Want::Does("Scale", "\"image\": String(\"flotilla:1\")"),
+            "VersionRefused",
+        ),
+        (
+            "a version is refused: the cluster stops",
+            well(3, json!({"image": "flotilla:9.0.0", "stopped": true}), json!({})),
+            Want::Does("Scale", "replicas: 0"),
+            "VersionRefused",
+        ),
+        (
+            "a version is refused: nodes leave",
+            well(5, json!({"image": "flotilla:9.0.0"}), json!({})),
+            Want::Does("RemoveNode", "node_id: 5"),
+            "VersionRefused",
+        ),
+        (
+            "a version is refused: its configuration reaches no pod",
+            well(
+                3,
+                json!({"image": "flotilla:9.0.0", "config": {"log_level": "debug"}}),
+                json!({}),
+            ),
+            Want::Nothing,
+            "VersionRefused",
+        ),
+        (
+            "the template names another image, which is refused",
+            well(
+                3,
+                json!({"podTemplate": {"spec": {"containers":
+                    [{"name": "server", "image": "flotilla:9.0.0"}]}}}),
+                json!({}),
+            ),
+            Want::Nothing,
+            "VersionRefused",
+        ),
+        (
+            "a tag that is no version of ours, which all nodes have, holds no setting back",
+            well(
+                3,
+                json!({"image": "flotilla:2026.11.29", "config": {"log_level": "debug"}}),
+                json!({"image": "flotilla:2026.11.29"}),
+            ),
+            Want::Does("Apply", "ConfigMap"),
+            "",
+        ),
+        (
+            "a version that all pods have is told, and holds nothing back",
+            {
+                let mut seen = settled(3, json!({"image": "flotilla:9.0.0", "replicas": 4}));
+                for pod in seen.pods.values_mut() {
+                    let Node::Joined(node) = &mut pod.node else { unreachable!("it is joined") };
+                    node.version = "9.0.0".into();
+                }
+                seen
+            },
+            Want::Does("Scale", "replicas: 4"),
+            "VersionRefused",
+        ),
+        (
             "a version that is allowed by name",
             {
                 let mut seen = settled(3, json!({"image": "flotilla:9.0.0"}));
