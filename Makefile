@@ -23,6 +23,12 @@ export CARGO_TARGET_DIR
 BIN := $(CARGO_TARGET_DIR)/release
 TOOLS := $(HOME)/.cache/flotilla/tools
 
+# What is pinned below $(TOOLS): another version here makes the tool anew.
+CARGO_DENY := 0.20.2
+CARGO_SBOM := 0.10.0
+$(TOOLS)/pins/%:
+	@mkdir -p $(@D) && rm -f $(@D)/$(firstword $(subst @, ,$*))@* && touch $@
+
 # One profile for product, tests and lints. And always these two selections of packages: cargo
 # unifies features over a selection, and with the operator's the build script of RocksDB becomes
 # another one, so that RocksDB would be compiled twice.
@@ -104,8 +110,9 @@ deny: $(TOOLS)/bin/cargo-deny
 	fi
 
 # A debug build: it takes a third of the time, and checking takes no time at all.
-$(TOOLS)/bin/cargo-deny:
-	env -u CARGO_TARGET_DIR cargo install cargo-deny --locked --debug --version 0.20.2 --root $(TOOLS)
+$(TOOLS)/bin/cargo-deny: $(TOOLS)/pins/cargo-deny@$(CARGO_DENY)
+	env -u CARGO_TARGET_DIR cargo install cargo-deny --locked --debug --version $(CARGO_DENY) --root $(TOOLS)
+	@touch $@
 
 fix: setup
 	cargo fmt --all
@@ -129,19 +136,22 @@ DEBIAN := $(shell . /etc/os-release 2>/dev/null; [ "$$ID" = debian ] && echo $$V
 IMAGE_BASE ?= $(shell $(DOCKER) image inspect localhost/debian:$(DEBIAN) >/dev/null 2>&1 \
   && echo localhost/debian:$(DEBIAN) || echo debian:$(DEBIAN)-slim)
 BINARIES ?=
-# What the programs are made of, put into the images. Empty: without it, as in tests.
-SBOM ?= $(TOOLS)/bin/cargo-sbom
+# What the programs are made of, put into the images. Empty: without it, as in tests. Who brings programs along has
+# nothing compiled for it.
+SBOM ?= $(if $(BINARIES),$(wildcard $(TOOLS)/bin/cargo-sbom),$(TOOLS)/bin/cargo-sbom)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 CONTEXT := $(CARGO_TARGET_DIR)/images
 
-$(TOOLS)/bin/cargo-sbom:
-	env -u CARGO_TARGET_DIR cargo install cargo-sbom --locked --debug --version 0.10.0 --root $(TOOLS)
+$(TOOLS)/bin/cargo-sbom: $(TOOLS)/pins/cargo-sbom@$(CARGO_SBOM)
+	env -u CARGO_TARGET_DIR cargo install cargo-sbom --locked --debug --version $(CARGO_SBOM) --root $(TOOLS)
+	@touch $@
 
 sbom_of = $(if $(SBOM),for package in $(1); do $(SBOM) --cargo-package $$package \
   --output-format cyclone_dx_json_1_6 > $(CONTEXT)/sbom/$$package.cdx.json; done)
-images: $(if $(BINARIES),,build) $(SBOM)
+images: $(if $(BINARIES),,build $(SBOM))
+	@$(if $(SBOM),,echo "SKIPPED: what the images are made of (SBOM= is empty, or BINARIES= is given and there is no cargo-sbom)")
 	@rm -rf $(CONTEXT) && mkdir -p $(CONTEXT)/data $(CONTEXT)/sbom && cp deploy/image.yaml $(CONTEXT)
 	@for program in flotilla-server kvctl flotilla-operator; do \
 	  strip --strip-debug -o $(CONTEXT)/$$program $(or $(BINARIES),$(BIN))/$$program; \
@@ -213,20 +223,27 @@ README := helm-docs --chart-search-root helm --sort-values-order file --log-leve
 # Which release made it is of no use in a plain manifest.
 PLAIN := sed -e '/^\# Source: /d' -e '/helm.sh\/chart: /d' -e '/app.kubernetes.io\/managed-by: Helm/d'
 
+# $(call GO_TOOL,COMMAND,VERSION,HOW): one of the machine is taken as it is, ours is made anew where another was pinned.
+define GO_TOOL
+	@at=$$(command -v $(1) || true); pin=$(TOOLS)/pins/$(1)@$(2); \
+	if [ -z "$$at" ] || { [ "$$at" = $(TOOLS)/bin/$(1) ] && [ ! -e "$$pin" ]; }; then \
+	  if ! command -v go >/dev/null; then \
+	    echo "$(1) $(2) is not there, and neither is Go to build it (Debian's package golang-go, or another)"; \
+	  elif $(3); then $(MAKE) --no-print-directory "$$pin"; \
+	  else echo "$(1) $(2) could not be built"; fi; \
+	fi
+endef
+version = $(lastword $(subst @, ,$(1)))
+# It replaces one of its modules, which `go install` refuses of all but the module it is called in.
+BUILD_UNITTEST = there=$$(go mod download -json $(HELM_UNITTEST) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') \
+  && (cd "$$there" && CGO_ENABLED=0 go build -mod=readonly -o $(TOOLS)/bin/helm-unittest ./cmd/helm-unittest)
+
 .PHONY: tools
 tools:
-	@command -v helm >/dev/null || ! command -v go >/dev/null \
-	  || $(GO_INSTALL) helm.sh/helm/v4/cmd/helm@$(HELM_VERSION) \
-	  || echo "helm could not be built"
-	@command -v helm-docs >/dev/null || ! command -v go >/dev/null || $(GO_INSTALL) $(HELM_DOCS) \
-	  || echo "helm-docs could not be built"
-	@command -v kubectl-validate >/dev/null || ! command -v go >/dev/null || $(GO_INSTALL) $(KUBECTL_VALIDATE) \
-	  || echo "kubectl-validate could not be built"
-	@# It replaces one of its modules, which `go install` refuses of all but the module it is called in.
-	@command -v helm-unittest >/dev/null || ! command -v go >/dev/null \
-	  || { there=$$(go mod download -json $(HELM_UNITTEST) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') \
-	       && cd "$$there" && CGO_ENABLED=0 go build -mod=readonly -o $(TOOLS)/bin/helm-unittest ./cmd/helm-unittest; } \
-	  || echo "helm-unittest could not be built"
+	$(call GO_TOOL,helm,$(HELM_VERSION),$(GO_INSTALL) helm.sh/helm/v4/cmd/helm@$(HELM_VERSION))
+	$(call GO_TOOL,helm-docs,$(call version,$(HELM_DOCS)),$(GO_INSTALL) $(HELM_DOCS))
+	$(call GO_TOOL,kubectl-validate,$(call version,$(KUBECTL_VALIDATE)),$(GO_INSTALL) $(KUBECTL_VALIDATE))
+	$(call GO_TOOL,helm-unittest,$(call version,$(HELM_UNITTEST)),$(BUILD_UNITTEST))
 	@command -v promtool >/dev/null || ! command -v apt-get >/dev/null \
 	  || { mkdir -p $(TOOLS)/prometheus && cd $(TOOLS)/prometheus && rm -f *.deb \
 	       && apt-get download -qq prometheus >/dev/null && dpkg -x prometheus_*.deb . && rm *.deb; } \
