@@ -342,8 +342,10 @@ fn expressions(right: Right) -> Vec<(String, &'static str)> {
                     "variables.contexts.all(s, s == null || ((!has(s.seLinuxOptions) || \
                      s.seLinuxOptions == null || ((!has(s.seLinuxOptions.type) || \
                      s.seLinuxOptions.type == null || s.seLinuxOptions.type in {}) && \
-                     (!has(s.seLinuxOptions.user) || s.seLinuxOptions.user in [null, '']) && \
-                     (!has(s.seLinuxOptions.role) || s.seLinuxOptions.role in [null, '']))) && \
+                     (!has(s.seLinuxOptions.user) || s.seLinuxOptions.user == null || \
+                     s.seLinuxOptions.user == '') && \
+                     (!has(s.seLinuxOptions.role) || s.seLinuxOptions.role == null || \
+                     s.seLinuxOptions.role == ''))) && \
                      (!has(s.sysctls) || s.sysctls == null || s.sysctls.all(x, x.name in {}))))",
                     quoted(&SELINUX_TYPES),
                     quoted(&SYSCTLS)

@@ -196,7 +196,7 @@ fn template_may_do_what_pods_of_a_namespace_may() {
             "what a container may be anyway",
             json!({"spec": {
                 "priorityClassName": "important",
-                "securityContext": {"seLinuxOptions": {"level": "s0:c1,c2"},
+                "securityContext": {"seLinuxOptions": {"level": "s0:c1,c2", "user": null, "role": ""},
                     "sysctls": [{"name": "net.ipv4.tcp_keepalive_time", "value": "60"}]},
                 "containers": [{"name": "server", "securityContext": {"seccompProfile": null,
                     "seLinuxOptions": {"type": "container_t"}, "capabilities": {"drop": ["ALL"]}}}],
@@ -242,5 +242,18 @@ fn policy_speaks_of_what_comes_and_of_what_changes_and_never_of_what_goes() {
         ("one that goes, as it was", &goes, &goes, false),
     ] {
         assert_eq!(speaks(object, old), want, "{why}");
+    }
+}
+
+/// Kubernetes takes no list of several types, and then no policy; the CEL that the tests run with does.
+#[test]
+fn lists_of_the_policy_are_of_names() {
+    for (expression, _) in Right::ALL.into_iter().flat_map(expressions) {
+        for list in expression.split(" in [").skip(1) {
+            let (items, _) = list.split_once(']').expect("an end");
+            for item in items.split(", ") {
+                assert!(item.starts_with('\'') && item.ends_with('\''), "{item} in {expression}");
+            }
+        }
     }
 }
