@@ -137,6 +137,21 @@ pub fn build(child: Child, desired: &Desired, replicas: i32, claims: Option<&Val
         Child::StatefulSet => stateful_set::build(desired, replicas, claims),
         Child::ServiceMonitor => monitor::build(desired),
     };
+    record(child, &mut object);
+    object
+}
+
+/// The budget of a cluster of which no node may go now, since another one is missed already.
+#[must_use]
+pub fn closed_budget(desired: &Desired) -> Value {
+    let mut object = value(&budget::build(desired));
+    object["spec"]["maxUnavailable"] = json!(0);
+    record(Child::DisruptionBudget, &mut object);
+    object
+}
+
+/// With the hash of what is asked for.
+fn record(child: Child, object: &mut Value) {
     // What was applied, but for what changes with every step of scaling.
     let mut hashed = object.clone();
     if child == Child::StatefulSet {
@@ -144,7 +159,6 @@ pub fn build(child: Child, desired: &Desired, replicas: i32, claims: Option<&Val
         hashed["spec"]["volumeClaimTemplates"] = Value::Null;
     }
     object["metadata"]["annotations"][OBJECT_HASH] = json!(hash::hash(&hashed));
-    object
 }
 
 fn value(object: &impl Serialize) -> Value {

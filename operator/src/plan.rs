@@ -337,7 +337,8 @@ impl<'a> View<'a> {
                 .or_else(|| self.drain())
                 .or_else(|| self.change_factor())
                 .or_else(|| self.scale())
-                .or_else(|| self.wait_to_begin());
+                .or_else(|| self.wait_to_begin())
+                .or_else(|| self.open_budget());
         }
         // Objects come before repairs, and pods that do not run are made anew before anything is waited
         // for: a spec that is put right must reach the pod that everything else waits for.
@@ -353,6 +354,7 @@ impl<'a> View<'a> {
             .or_else(|| self.roll())
             .or_else(|| self.scale())
             .or_else(|| self.wait_to_begin())
+            .or_else(|| self.open_budget())
     }
 
     /// The pods' template is kept as it is.

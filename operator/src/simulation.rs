@@ -410,6 +410,32 @@ async fn sick_pod_holds_a_roll_up_and_is_told() {
 }
 
 #[tokio::test]
+async fn budget_is_closed_while_a_copy_is_missed_and_turns_twice() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    let may_go = |fake: &Fake| {
+        fake.child(Child::DisruptionBudget).expect("a budget")["spec"]["maxUnavailable"].as_i64()
+    };
+    assert_eq!(may_go(&fake), Some(1));
+    let turns: [fn(&Fake); 2] = [
+        |fake| fake.lose_volume(1),
+        |fake| fake.edit(|spec| spec["restartedAt"] = json!("2026-01-01T00:00:00Z")),
+    ];
+    for turn in turns {
+        let before = tries(&fake, "apply DisruptionBudget");
+        turn(&fake);
+        until(&fake, "closed", |seen, _| {
+            seen.children[&Child::DisruptionBudget]["spec"]["maxUnavailable"] == 0
+        })
+        .await;
+        settle(&fake, "whole again").await;
+        assert_eq!(may_go(&fake), Some(1));
+        let turned = tries(&fake, "apply DisruptionBudget") - before;
+        assert_eq!(turned, 2, "{}", fake.journal());
+    }
+}
+
+#[tokio::test]
 async fn steady_cluster_is_read_and_never_written() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
     settle(&fake, "create").await;

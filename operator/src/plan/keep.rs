@@ -10,7 +10,7 @@ use crate::{
     clock,
     drift::{self, Difference, Drift},
     names::OBJECT_HASH,
-    seen::{Node, Slot},
+    seen::{Node, Slot, State},
 };
 
 /// Fields of a StatefulSet that nobody can change.
@@ -37,7 +37,7 @@ impl View<'_> {
                 && self.seen.answers.may_make(*child, self.now).is_ok()
         })?;
         let replicas = if self.desired.spec.stopped { 0 } else { self.wanted_from_nothing() };
-        let object = children::build(child, self.desired, replicas, None);
+        let object = self.build(child, replicas, None);
         let why = format!("{} is not there", child.title(&self.desired.names));
         Some(Step::Keep(Action::Change(Change::Apply(child, Box::new(object), None)), why))
     }
@@ -256,12 +256,57 @@ impl View<'_> {
     }
 
     /// An object as it would be applied beside what is there.
-    fn as_applied(&self, child: Child, live: &Value) -> Value {
+    pub(super) fn as_applied(&self, child: Child, live: &Value) -> Value {
         let replicas = self.seen.replicas().unwrap_or(0);
         let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
-        let mut object = children::build(child, self.desired, replicas, claims.as_ref());
+        let mut object = self.build(child, replicas, claims.as_ref());
         pin(&mut object, live);
         object
+    }
+
+    fn build(&self, child: Child, replicas: i32, claims: Option<&Value>) -> Value {
+        if child == Child::DisruptionBudget && !self.one_may_go() {
+            return children::closed_budget(self.desired);
+        }
+        children::build(child, self.desired, replicas, claims)
+    }
+
+    /// Kubernetes may take a node away: not when another copy is missed. What is closed stays so here; see
+    /// [`Self::open_budget`].
+    fn one_may_go(&self) -> bool {
+        !self.is_budget_closed() && (self.desired.spec.stopped || self.is_whole())
+    }
+
+    fn is_budget_closed(&self) -> bool {
+        let live = self.seen.children.get(&Child::DisruptionBudget);
+        live.is_some_and(|live| live["spec"]["maxUnavailable"] == 0)
+    }
+
+    /// Every member is heard, every region has all its peers and a leader, and no peer is behind.
+    fn is_whole(&self) -> bool {
+        let members = self.seen.table.iter().flat_map(|table| &table.nodes);
+        let mut members = members.filter(|row| row.is_member() && row.state != State::Joining);
+        self.seen.table.is_some()
+            && members.all(|row| self.is_alive(row))
+            && self.regions.all_healthy()
+    }
+
+    /// Asked last, when nothing is under way, so that the budget is not turned with every pod of a rolling
+    /// update.
+    pub(super) fn open_budget(&self) -> Option<Step> {
+        let child = Child::DisruptionBudget;
+        let live = self.seen.children.get(&child)?;
+        let is_due = self.is_wanted(child) && self.may_try(child) && !is_terminating(live);
+        if !is_due || !self.is_budget_closed() || !self.is_whole() {
+            return None;
+        }
+        let mut want = children::build(child, self.desired, 0, None);
+        pin(&mut want, live);
+        let path = ".spec.maxUnavailable";
+        self.seen.answers.may_put_back(child, &want, path, self.now).ok()?;
+        let why = format!("{}: all is whole, so one node may go", child.title(&self.desired.names));
+        let change = Change::Apply(child, Box::new(want), Some(path.to_owned()));
+        Some(Step::Keep(Action::Change(change), why))
     }
 
     /// Volumes grow one by one, then the StatefulSet is made anew with larger claims: those it has

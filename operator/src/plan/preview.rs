@@ -1,8 +1,8 @@
 //! Everything that would be done, in the words of a person, before any of it is done.
 
-use super::{View, scale::strip_claims};
+use super::View;
 use crate::{
-    children::{self, Child},
+    children::Child,
     drift,
     seen::{Node, Slot},
 };
@@ -31,8 +31,7 @@ impl View<'_> {
                 (true, None) => lines.push(format!("make {title}")),
                 (false, Some(_)) => lines.push(format!("delete {title}")),
                 (true, Some(live)) => {
-                    let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
-                    let want = children::build(child, desired, replicas, claims.as_ref());
+                    let want = self.as_applied(child, live);
                     if let Some(found) = self.seen.answers.differences(child, &want, live).first() {
                         lines.push(format!("change {title} at {}", found.drift.path()));
                     }

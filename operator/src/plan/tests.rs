@@ -196,8 +196,96 @@ enum Want {
     Nothing,
 }
 
+/// As a pass before this one left it.
+fn keep_budget(seen: &mut Seen) {
+    let Ok(desired) = Desired::of(&seen.cluster, &defaults()) else { return };
+    let Some(live) = seen.children.get(&Child::DisruptionBudget).cloned() else { return };
+    let budget = View::new(seen, &desired, now()).as_applied(Child::DisruptionBudget, &live);
+    seen.children.insert(Child::DisruptionBudget, budget);
+}
+
+/// What the budget is changed to.
+fn budget_of(plan: &Plan) -> Option<i64> {
+    match &plan.action {
+        Some(Action::Change(Change::Apply(Child::DisruptionBudget, budget, _))) => {
+            budget["spec"]["maxUnavailable"].as_i64()
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn drain_takes_no_second_copy() {
+    let row = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(4, json!({"replicas": 4}));
+        change(&mut seen);
+        seen
+    };
+    fn peer(seen: &mut Seen) -> &mut Peer {
+        let Node::Joined(node) = &mut seen.pods.get_mut(&1).expect("a pod").node else {
+            unreachable!("it is joined")
+        };
+        &mut node.peers[0]
+    }
+    let closed = |seen: &mut Seen| {
+        let mut budget = children::closed_budget(&desired(&seen.cluster));
+        for field in ["uid", "resourceVersion"] {
+            budget["metadata"][field] =
+                seen.children[&Child::DisruptionBudget]["metadata"][field].clone();
+        }
+        seen.children.insert(Child::DisruptionBudget, budget);
+    };
+    for (why, seen, want) in [
+        ("all is whole", row(&|_| {}), None),
+        ("a node without a copy is down", row(&|seen| silent(seen, 3)), Some(0)),
+        ("a node is down", row(&|seen| silent(seen, 1)), Some(0)),
+        ("a peer is behind", row(&|seen| peer(seen).behind = true), Some(0)),
+        ("a peer is quarantined", row(&|seen| peer(seen).quarantined = true), Some(0)),
+        ("the driver does not answer", row(&|seen| seen.table = None), Some(0)),
+        (
+            "nobody answers for a part of the keys",
+            row(&|seen| {
+                for pod in seen.pods.values_mut() {
+                    let Node::Joined(node) = &mut pod.node else { unreachable!("it is joined") };
+                    node.peers.iter_mut().for_each(|peer| peer.start_key = b"g".to_vec());
+                }
+            }),
+            Some(0),
+        ),
+        (
+            "it is closed, and a node is still down",
+            row(&|seen| {
+                closed(seen);
+                silent(seen, 1);
+            }),
+            None,
+        ),
+        ("it is closed, and all is whole again", row(&closed), Some(1)),
+        (
+            "all is whole between two pods of an update",
+            row(&|seen| {
+                closed(seen);
+                record(seen, "RollingUpdate", "kv-2", "WaitForNode");
+                seen.pods.get_mut(&0).expect("a pod").template_hash = Some("old".to_owned());
+            }),
+            None,
+        ),
+        (
+            "all is whole while a drain is under way",
+            row(&|seen| {
+                record(seen, "ScaleDown", "kv-3", "RemoveNode");
+            }),
+            None,
+        ),
+    ] {
+        let plan = plan(&seen, &defaults(), now());
+        assert_eq!(budget_of(&plan), want, "{why}: {plan:#?}");
+    }
+}
+
 fn check(rows: Vec<(&str, Seen, Want, &str)>) {
-    for (why, seen, want, trouble) in rows {
+    for (why, mut seen, want, trouble) in rows {
+        keep_budget(&mut seen);
         let plan = plan(&seen, &defaults(), now());
         let shown = format!("{why}: {plan:#?}");
         match want {
