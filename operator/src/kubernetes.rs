@@ -93,19 +93,19 @@ impl Kubernetes {
         Api::namespaced_with(self.client.clone(), namespace, &child.resource())
     }
 
-    /// Every object of a name of ours that there is.
+    /// Every object of a name of ours that there is, wanted or not: what is no longer wanted is to go. Without
+    /// `monitors` a ServiceMonitor is looked for, too, where that can be done.
     async fn children(
         &self,
         names: &Names,
         monitors: bool,
     ) -> Result<BTreeMap<Child, Value>, Error> {
-        let read =
-            Child::ALL.into_iter().filter(|child| monitors || *child != Child::ServiceMonitor);
-        let read = read.map(|child| async move {
+        let read = Child::ALL.into_iter().map(|child| async move {
             let name = child.name(names);
             let object = self.child(child, &names.namespace).get_opt(&name).await;
             let object =
-                object.map_err(|error| failed(&format!("read {} {name}", child.kind()), error))?;
+                object.map_err(|error| failed(&format!("read {} {name}", child.kind()), error));
+            let object = unless_spare(object, monitors || child != Child::ServiceMonitor)?;
             let object = object.map(serde_json::to_value).transpose();
             let object = object.map_err(|error| Error::Failed(error.to_string()))?;
             Ok(object.map(|object| (child, object)))
@@ -532,6 +532,14 @@ fn only(uid: &str) -> DeleteParams {
     DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
 }
 
+/// What could not be read and is not needed counts as not there: its type may be unknown, or not ours to read.
+fn unless_spare<T>(read: Result<Option<T>, Error>, is_needed: bool) -> Result<Option<T>, Error> {
+    match read {
+        Err(_) if !is_needed => Ok(None),
+        read => read,
+    }
+}
+
 fn failed(what: &str, error: kube::Error) -> Error {
     let kube::Error::Api(status) = &error else {
         return Error::Failed(format!("{what}: {error}"));
@@ -564,6 +572,14 @@ mod tests {
     use kube::core::Status;
 
     use super::*;
+
+    #[test]
+    fn only_what_is_needed_must_be_readable() {
+        let refused = || Err(Error::Refused("no right".to_owned()));
+        assert!(matches!(unless_spare::<Value>(refused(), false), Ok(None)));
+        assert!(unless_spare::<Value>(refused(), true).is_err());
+        assert!(matches!(unless_spare(Ok(Some(1)), false), Ok(Some(1))), "there, and to go");
+    }
 
     #[test]
     fn refusals_are_told_from_what_may_be_otherwise_in_a_moment() {

@@ -410,6 +410,17 @@ async fn sick_pod_holds_a_roll_up_and_is_told() {
 }
 
 #[tokio::test]
+async fn service_monitor_goes_when_it_is_no_longer_wanted() {
+    let spec = json!({"replicas": 1, "replicationFactor": 1, "metrics": {"serviceMonitor": true}});
+    let fake = Fake::new(spec);
+    settle(&fake, "create").await;
+    assert!(fake.child(Child::ServiceMonitor).is_some());
+    fake.edit(|spec| spec["metrics"]["serviceMonitor"] = json!(false));
+    settle(&fake, "not wanted").await;
+    assert_eq!(fake.child(Child::ServiceMonitor), None);
+}
+
+#[tokio::test]
 async fn budget_is_closed_while_a_copy_is_missed_and_turns_twice() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
     settle(&fake, "create").await;
