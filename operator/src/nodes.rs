@@ -3,7 +3,7 @@
 //! A node is reached by its pod's address, not by name: names are for nodes among each other, and lag
 //! behind. An address may meanwhile be another pod's, so an answer counts only if it gives the name
 //! that is the pod's. Whoever makes a KvCluster names the image, so what answers may be anything: an answer
-//! is bounded in time, in bytes, in what it becomes in memory ([`bounded`]), and in how many are awaited at
+//! is bounded in time, in bytes, in what it becomes in memory (`bounded.rs`), and in how many are awaited at
 //! once; its texts are cut and are of one line before they come into a status, an event or a log.
 
 mod bounded;
@@ -33,7 +33,7 @@ const ASK: Duration = Duration::from_secs(3);
 const CALL: Duration = Duration::from_secs(20);
 
 /// Bound: nodes that are asked at once, over all clusters; the others wait, which counts against no node.
-/// With what one answer may become ([`bounded`]) it bounds the memory that a look takes.
+/// With what one answer may become (`bounded.rs`) it bounds the memory that a look takes.
 const ASKED_MAX: usize = 8;
 static ASKED: Semaphore = Semaphore::const_new(ASKED_MAX);
 /// Bound: peers that one node may tell of, over all pages; one with more counts as silent. As many regions
