@@ -346,7 +346,7 @@ pub fn resume(data: &dyn Engine) -> Result<Vec<RegionId>, engine::Error> {
         if !data.is_staged(&received.stage)? {
             // The install was finished, and its stage dropped; then `data` fell back to before its end.
             tracing::error!(%region, "the state of a region is lost: its snapshot is there no more");
-            erase_state(data, region, Some(&range_of(&received.region.descriptor)))?;
+            erase(data, region)?;
             continue;
         }
         redo(data, received)?;

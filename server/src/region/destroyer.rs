@@ -125,8 +125,7 @@ mod tests {
         let destroying = tokio::spawn(Arc::clone(&peers).run_destroyer());
         let mut hang = Vec::new();
         // In the order of regions they come first.
-        for (region, _) in (1..REGION.0).zip(0..).chain((100..).zip(0..AT_ONCE_MAX)) {
-            let region = RegionId(region);
+        for region in (1..REGION.0).chain((100..).take(AT_ONCE_MAX)).map(RegionId) {
             hang.push(peers.changing.begin(region).await);
             let reason = "a test".to_owned();
             let quarantined = Quarantined { peer: PEER, reason, remains: None };

@@ -1,7 +1,8 @@
 //! What the log tells of leaders and of other nodes.
 //!
-//! A line for each change of a region's leader, as this node sees it, one for each region that has lost its leader or
-//! its quorum for longer than an election takes, or has it again, and one for each node that is lost or heard again. The death of a node that led ten thousand regions is one event to who reads the log: beyond
+//! A line for each change of a region's leader, as this node sees it; one for each region that has lost its
+//! leader or its quorum for longer than an election takes, or has it again; and one for each node that is lost or
+//! heard again. The death of a node that led ten thousand regions is one event to who reads the log: beyond
 //! a few lines a second changes of leaders are counted, and their number is a line. Nodes are few, and have
 //! a line each.
 
