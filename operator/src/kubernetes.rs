@@ -7,6 +7,7 @@
 mod pods;
 mod reach;
 mod volumes;
+mod write;
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
@@ -234,29 +235,13 @@ impl Kubernetes {
         replace: bool,
     ) -> Result<Value, Error> {
         let api = self.child(child, &key.namespace);
-        let metadata = &object["metadata"];
-        let name = metadata["name"].as_str().unwrap_or_default();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let what = format!("apply {} {name}", child.kind());
         if replace {
-            let object: DynamicObject = serde_json::from_value(object.clone())
-                .map_err(|error| Error::Failed(error.to_string()))?;
-            let params = PostParams { field_manager: Some(MANAGER.to_owned()), dry_run: false };
-            return stored(&what, api.replace(name, &params, &object).await);
-        }
-        let mut params = PatchParams::apply(MANAGER);
-        if metadata["uid"].is_null() {
-            // Nothing was there when we looked. Kubernetes knows no "apply only what is not there", so it is
-            // looked at once more, and what came in between is not forced to be ours.
-            match api.get_metadata_opt(name).await {
-                Ok(None) => {}
-                Ok(Some(_)) => return Err(Error::Moved(what)),
-                Err(error) => return Err(failed(&what, error)),
-            }
+            write::replace(&api, &what, object).await
         } else {
-            // The API server compares uid and version with those of the object that was seen to be ours.
-            params = params.force();
+            write::apply(&api, &what, object).await
         }
-        stored(&what, api.patch(name, &params, &Patch::Apply(object)).await)
     }
 
     /// The object as it is stored then, where one is.
@@ -460,12 +445,6 @@ impl World for Kubernetes {
     fn now(&self) -> Timestamp {
         clock::wall()
     }
-}
-
-/// As [`done`], with the object as it is now.
-fn stored(what: &str, result: kube::Result<DynamicObject>) -> Result<Value, Error> {
-    let object = result.map_err(|error| failed(what, error))?;
-    serde_json::to_value(object).map_err(|error| Error::Failed(error.to_string()))
 }
 
 /// By ordinal, with the Kubernetes node that each runs on.
