@@ -155,12 +155,38 @@ impl Cluster {
     /// See [`Error`].
     pub async fn list_regions(
         &self,
+        request: v1::ListRegionsRequest,
+    ) -> Result<v1::ListRegionsResponse, Error> {
+        self.list_regions_for(request, Audience::Anyone).await
+    }
+
+    /// As [`Cluster::list_regions`], asked of the node at this address alone.
+    pub(crate) async fn list_regions_of(
+        &self,
+        address: &str,
+        request: v1::ListRegionsRequest,
+    ) -> Result<v1::ListRegionsResponse, Error> {
+        self.list_regions_for(request, Audience::Only(address)).await
+    }
+
+    /// As [`Cluster::list_nodes`], asked of the node at this address alone.
+    pub(crate) async fn list_nodes_of(
+        &self,
+        address: &str,
+        request: v1::ListNodesRequest,
+    ) -> Result<v1::ListNodesResponse, Error> {
+        self.client.call_for(request, Audience::Only(address)).await
+    }
+
+    async fn list_regions_for(
+        &self,
         mut request: v1::ListRegionsRequest,
+        audience: Audience<'_>,
     ) -> Result<v1::ListRegionsResponse, Error> {
         let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
         let mut all = v1::ListRegionsResponse::default();
         loop {
-            let page = self.client.call(request.clone()).await?;
+            let page = self.client.call_for(request.clone(), audience).await?;
             self.client.shared.learn(page.regions.clone());
             let is_last = page.next_page_token.is_empty() || page.regions.is_empty();
             all.regions.extend(page.regions);

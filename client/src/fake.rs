@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -60,6 +60,10 @@ struct State {
     /// Whether every node is listed as one that leaders are kept away from.
     evicted: AtomicBool,
     edit: Mutex<Option<Edit>>,
+    /// The node that it is, where it is told what it knows by itself; 0 is no such node.
+    own_id: AtomicU64,
+    /// Whether it finds no placement driver.
+    is_alone: AtomicBool,
     removal: Mutex<Option<v1::RemoveNodeResponse>>,
     /// What each change of the membership said of nodes that were demoted.
     kept_demoted: Mutex<Vec<bool>>,
@@ -211,6 +215,18 @@ impl FakeNode {
         edit: impl Fn(usize, &mut v1::ListNodesResponse) + Send + Sync + 'static,
     ) {
         *self.state.edit.lock() = Some(Box::new(edit));
+    }
+
+    /// Tells as this node what it knows by itself, if no driver is to be asked; `is_alone`: also when one is.
+    pub(crate) fn know_itself(&self, node_id: u64, is_alone: bool, regions: &[v1::RegionInfo]) {
+        self.state.own_id.store(node_id, Relaxed);
+        self.state.is_alone.store(is_alone, Relaxed);
+        *self.state.regions.lock() = regions.to_vec();
+    }
+
+    fn told_by(&self, allow_local: bool, only_local: bool) -> u64 {
+        let by_itself = only_local || (allow_local && self.state.is_alone.load(Relaxed));
+        if by_itself { self.state.own_id.load(Relaxed) } else { 0 }
     }
 
     fn leaders(&self) -> u32 {
@@ -662,8 +678,9 @@ impl cluster_server::Cluster for FakeNode {
 
     async fn list_nodes(
         &self,
-        _: Request<v1::ListNodesRequest>,
+        request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let v1::ListNodesRequest { allow_local, only_local, .. } = request.into_inner();
         let mut nodes = self.state.nodes.lock().clone();
         let (leaders, leaders_evicted) = (self.leaders(), self.state.evicted.load(Relaxed));
         for node in &mut nodes {
@@ -675,7 +692,7 @@ impl cluster_server::Cluster for FakeNode {
             version: 8,
             nodes,
             replication_factor: 1,
-            told_by_node: 0,
+            told_by_node: self.told_by(allow_local, only_local),
         };
         if let Some(edit) = &*self.state.edit.lock() {
             edit(nth, &mut listed);
@@ -685,11 +702,14 @@ impl cluster_server::Cluster for FakeNode {
 
     async fn list_regions(
         &self,
-        _: Request<v1::ListRegionsRequest>,
+        request: Request<v1::ListRegionsRequest>,
     ) -> Result<Response<v1::ListRegionsResponse>, Status> {
+        let v1::ListRegionsRequest { allow_local, only_local, .. } = request.into_inner();
+        let told_by_node = self.told_by(allow_local, only_local);
         let regions = self.state.regions.lock().clone();
         self.serve("list_regions", None, |_| v1::ListRegionsResponse {
             regions,
+            told_by_node,
             ..v1::ListRegionsResponse::default()
         })
         .await

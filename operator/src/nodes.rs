@@ -154,7 +154,7 @@ fn peer(status: v1::PeerStatus) -> Peer {
 /// The node table, from the placement driver by way of any node.
 pub(crate) async fn table(client: &mut Client) -> Result<(String, Table), String> {
     let _place = ASKED.acquire().await;
-    let mut request = Request::new(v1::ListNodesRequest { all: true, allow_local: false });
+    let mut request = Request::new(v1::ListNodesRequest { all: true, ..Default::default() });
     request.set_timeout(ASK);
     let answer = tokio::time::timeout(ASK, client.list_nodes(request))
         .await

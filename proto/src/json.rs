@@ -16,6 +16,9 @@ pub struct Cluster {
     pub version: u64,
     pub replication_factor: u32,
     pub nodes: Vec<Node>,
+    /// Nodes that told this by themselves, without a placement driver; absent when it told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub told_by_nodes: Vec<u64>,
 }
 
 /// A node of the table with what was heard of it.
@@ -117,6 +120,7 @@ impl From<v1::ListNodesResponse> for Cluster {
             version: table.version,
             replication_factor: table.replication_factor,
             nodes,
+            told_by_nodes: Some(table.told_by_node).filter(|node| *node != 0).into_iter().collect(),
         }
     }
 }

@@ -40,6 +40,11 @@ async fn eviction_outlives_the_driver_and_an_outage_is_told_by_whoever_is_left()
         ids.push(cluster.node_id(index).await);
     }
 
+    // Whoever wants it is told by the node alone, also while a driver would answer.
+    let list = v1::ListNodesRequest { only_local: true, ..Default::default() };
+    let told = sessions[1].cluster.clone().list_nodes(sessions[1].request(list)).await;
+    assert_eq!(told.expect("what it knows").into_inner().told_by_node, ids[1]);
+
     // Leaders are kept away from the node that drives: another drives then, and keeps them away too.
     lead(&sessions[1], 1, ids[0]).await;
     let message = v1::EvictLeadersRequest { node_id: ids[0], duration_ms: 3_000_000 };
@@ -76,7 +81,7 @@ async fn eviction_outlives_the_driver_and_an_outage_is_told_by_whoever_is_left()
         }
     })
     .await;
-    let list = v1::ListNodesRequest { all: false, allow_local: true };
+    let list = v1::ListNodesRequest { allow_local: true, ..Default::default() };
     let told = survivor.cluster.clone().list_nodes(survivor.request(list)).await;
     let told = told.expect("what it knows").into_inner();
     assert_eq!(told.told_by_node, ids[2]);
@@ -87,7 +92,7 @@ async fn eviction_outlives_the_driver_and_an_outage_is_told_by_whoever_is_left()
         assert_eq!((node.liveness(), node.leaders), (want, 0), "{node:?}");
     }
     // Who decides upon it is told that nobody knows.
-    let list = v1::ListNodesRequest { all: false, allow_local: false };
+    let list = v1::ListNodesRequest::default();
     let refused = survivor.cluster.clone().list_nodes(survivor.request(list)).await;
     assert!(refused.is_err(), "{refused:?}");
 

@@ -16,11 +16,11 @@ use super::{
     Context,
     encoding::Encoding,
     exit::Failure,
+    listing::{self, Listing, Stale, Told, Wanted},
     region_keys::show_bound,
     table::{Cell, Table, Tone},
-    told,
 };
-use crate::{Cluster, v1};
+use crate::{Client, v1};
 
 /// A split that is being reported, or a move under way, settles within this.
 const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -41,6 +41,8 @@ pub(super) struct Check {
     /// Only this region
     #[arg(long)]
     region: Option<u64>,
+    #[command(flatten)]
+    stale: Stale,
 }
 
 /// How bad a finding is.
@@ -76,6 +78,9 @@ struct Report {
     regions: usize,
     regions_compared: usize,
     keys: u64,
+    /// Nodes that told the listings by themselves; the placement driver did when there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    told_by_nodes: Vec<u64>,
     findings: Vec<Finding>,
 }
 
@@ -83,11 +88,13 @@ impl Check {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
         let Context { client, encoding, mut out, .. } = context;
         let cluster = client.cluster();
-        let Look { nodes, regions, mut findings, told_by_node } =
-            self.look(&cluster, encoding).await?;
+        let (Listing { nodes, regions, told }, mut findings) = self.look(&client, encoding).await?;
+        if let Some(told) = told.as_ref().filter(|told| !told.no_driver) {
+            out.tell(&told.text());
+        }
         let mut keys = 0;
         let mut regions_compared = 0;
-        if !self.fast && told_by_node == 0 {
+        if !self.fast && told.is_none() {
             let progress = ProgressBar::new(regions.len() as u64);
             if let Ok(style) = ProgressStyle::with_template("comparing {pos}/{len} {wide_bar}") {
                 progress.set_style(style);
@@ -118,6 +125,7 @@ impl Check {
             regions: regions.len(),
             regions_compared,
             keys,
+            told_by_nodes: told.map_or_else(Vec::new, |told| told.by_nodes),
             findings,
         };
         out.show(&report, || table(&report))?;
@@ -128,40 +136,39 @@ impl Check {
     }
 
     /// The listings, and what is wrong with them also at a second look.
-    async fn look(&self, cluster: &Cluster, encoding: Encoding) -> Result<Look, Failure> {
+    async fn look(
+        &self,
+        client: &Client,
+        encoding: Encoding,
+    ) -> Result<(Listing, Vec<Finding>), Failure> {
+        let all = v1::ListRegionsRequest { all: true, ..v1::ListRegionsRequest::default() };
+        let wanted = Wanted { nodes: true, all_nodes: false, regions: Some(all) };
         let mut looks = 1;
         loop {
-            let nodes = v1::ListNodesRequest { all: false, allow_local: true };
-            let nodes = cluster.list_nodes(nodes).await?;
-            let all = v1::ListRegionsRequest {
-                all: true,
-                allow_local: true,
-                ..v1::ListRegionsRequest::default()
-            };
-            let listed = cluster.list_regions(all).await?;
-            let told_by_node = nodes.told_by_node.max(listed.told_by_node);
-            let mut regions = listed.regions;
+            let mut listing = listing::list(client, self.stale, &wanted).await?;
+            let regions = &mut listing.regions;
             regions.sort_by(|a, b| start_key(a).cmp(start_key(b)));
-            let mut findings = Vec::new();
-            if told_by_node != 0 {
-                let message = told::text(told_by_node);
-                findings.push(Finding::new(Severity::Unavailable, None, message));
-            } else if self.region.is_none() {
-                findings.extend(check_tiling(encoding, &regions));
+            let mut findings = listing.told.as_ref().map_or_else(Vec::new, missing);
+            // Of regions that nobody in reach has a peer of nothing can be known.
+            let is_whole = listing.told.as_ref().is_none_or(|told| told.silent.is_empty());
+            if self.region.is_none() && is_whole {
+                findings.extend(check_tiling(encoding, regions));
             }
             if let Some(wanted) = self.region {
                 regions.retain(|info| {
                     info.region.as_ref().is_some_and(|region| region.region_id == wanted)
                 });
                 if regions.is_empty() {
-                    return Err(Failure::NotFound(format!("region {wanted}: not found")));
+                    let why =
+                        if is_whole { "not found" } else { "no node in reach has a peer of it" };
+                    return Err(Failure::NotFound(format!("region {wanted}: {why}")));
                 }
             }
-            for info in &regions {
-                findings.extend(check_replicas(info, &nodes));
+            for info in regions.iter() {
+                findings.extend(check_replicas(info, &listing.nodes));
             }
             if findings.is_empty() || looks == LOOKS_MAX {
-                return Ok(Look { nodes, regions, findings, told_by_node });
+                return Ok((listing, findings));
             }
             looks += 1;
             sleep(SECOND_LOOK_AFTER).await;
@@ -169,13 +176,15 @@ impl Check {
     }
 }
 
-/// The listings, and what is wrong with them.
-struct Look {
-    nodes: v1::ListNodesResponse,
-    regions: Vec<v1::RegionInfo>,
-    findings: Vec<Finding>,
-    /// 0: the placement driver.
-    told_by_node: u64,
+/// What is wrong with listings by the way they came to be.
+fn missing(told: &Told) -> Vec<Finding> {
+    match (told.no_driver, &told.silent[..]) {
+        (true, _) => vec![Finding::new(Severity::Unavailable, None, told.text())],
+        (false, silent) => silent
+            .iter()
+            .map(|node| Finding::new(Severity::Degraded, None, format!("no answer from {node}")))
+            .collect(),
+    }
 }
 
 fn start_key(info: &v1::RegionInfo) -> &[u8] {
@@ -355,7 +364,11 @@ fn table(report: &Report) -> Table {
     if report.findings.is_empty() {
         let mut table = Table::fields();
         let compared = report.regions_compared > 0;
-        let result = if compared { "consistent" } else { "healthy; no data was compared" };
+        let result = match (compared, report.told_by_nodes.is_empty()) {
+            (true, _) => "consistent",
+            (false, true) => "healthy; no data was compared",
+            (false, false) => "healthy as far as nodes know by themselves; no data was compared",
+        };
         table.field("result", Cell::text(result).tone(Tone::Good));
         table.field("nodes", Cell::number(report.nodes));
         table.field("regions", Cell::number(report.regions));
@@ -566,6 +579,18 @@ mod tests {
             let worst = found.into_iter().map(|found| found.severity).max();
             assert_eq!(worst, want, "{why}");
         }
+    }
+
+    #[test]
+    fn node_that_gave_no_word_is_a_finding_and_one_that_did_is_none() {
+        let told = |no_driver, silent: &[&str]| {
+            let silent = silent.iter().map(ToString::to_string).collect();
+            missing(&Told { no_driver, by_nodes: vec![1], silent })
+        };
+        let worst = |found: Vec<Finding>| found.into_iter().map(|one| one.severity).max();
+        assert_eq!(worst(told(false, &[])), None, "all told");
+        assert_eq!(worst(told(false, &["node 2"])), Some(Severity::Degraded));
+        assert_eq!(worst(told(true, &[])), Some(Severity::Unavailable), "nobody drives");
     }
 
     #[test]

@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     Context,
     exit::{Failure, Part},
+    listing::{self, Listing, Stale, Wanted},
     nodes,
     output::count,
     table::{Cell, Table, Tone},
-    told,
 };
 use crate::{Client, v1};
 
@@ -28,7 +28,7 @@ pub(super) enum Cluster {
     /// Make the node at the first endpoint the first of a new cluster
     Init(Init),
     /// Print the node table and the health of the regions
-    Status,
+    Status(Stale),
     /// Take a node into the cluster
     Add(Add),
     /// Let learners hold data
@@ -156,7 +156,7 @@ impl Cluster {
     pub(super) async fn run(self, context: Context) -> Result<(), Failure> {
         match self {
             Self::Init(command) => command.run(context).await,
-            Self::Status => status(context).await,
+            Self::Status(stale) => status(context, stale).await,
             Self::Add(command) => command.run(context).await,
             Self::Promote(command) => {
                 change(context, command.nodes, Vec::new(), command.expected).await
@@ -377,7 +377,7 @@ async fn row(
     // would end by the failure of its last question, and not by what it waited for.
     let left = until.saturating_duration_since(Instant::now()).max(ANSWER_MIN);
     let client = client.with_timeout(client.settings.timeout.min(left))?;
-    let request = v1::ListNodesRequest { all: true, allow_local: false };
+    let request = v1::ListNodesRequest { all: true, ..v1::ListNodesRequest::default() };
     let listed = client.cluster().list_nodes(request).await?;
     if listed.told_by_node != 0 || listed.version < since {
         return Ok(None);
@@ -469,9 +469,9 @@ impl EvictLeaders {
 
 #[derive(Debug, Serialize)]
 struct ClusterStatus {
-    /// Node that told this by itself, since no placement driver answers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    told_by_node: Option<u64>,
+    /// Nodes that told this by themselves; the placement driver did when there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    told_by_nodes: Vec<u64>,
     cluster_id: String,
     version: u64,
     replication_factor: u32,
@@ -486,27 +486,21 @@ struct ClusterStatus {
     nodes: Vec<json::Node>,
 }
 
-async fn status(context: Context) -> Result<(), Failure> {
+async fn status(context: Context, stale: Stale) -> Result<(), Failure> {
     let Context { client, mut out, .. } = context;
-    let cluster = client.cluster();
-    let nodes = v1::ListNodesRequest { all: false, allow_local: true };
-    let nodes = cluster.list_nodes(nodes).await?;
-    let all = v1::ListRegionsRequest {
-        all: true,
-        allow_local: true,
-        ..v1::ListRegionsRequest::default()
-    };
-    let response = cluster.list_regions(all).await?;
-    let told_by_node = nodes.told_by_node.max(response.told_by_node);
-    told::note(told_by_node);
-    let regions = response.regions;
+    let all = v1::ListRegionsRequest { all: true, ..v1::ListRegionsRequest::default() };
+    let wanted = Wanted { nodes: true, all_nodes: false, regions: Some(all) };
+    let listing = listing::list(&client, stale, &wanted).await?;
+    listing.note(&out);
+    let told_by_nodes = listing.told_by_nodes();
+    let Listing { nodes, regions, .. } = listing;
     let count = |is: fn(&v1::RegionInfo) -> bool| regions.iter().filter(|info| is(info)).count();
     let is_up = |node: &&v1::Node| {
         node.state() == v1::NodeState::Up && node.liveness() == v1::Liveness::Alive
     };
     let table = nodes::table(&nodes.nodes);
     let status = ClusterStatus {
-        told_by_node: (told_by_node != 0).then_some(told_by_node),
+        told_by_nodes,
         nodes_up: nodes.nodes.iter().filter(is_up).count(),
         cluster_id: nodes.cluster_id,
         version: nodes.version,

@@ -7,8 +7,8 @@ use indicatif::HumanBytes;
 use super::{
     Context,
     exit::Failure,
+    listing::{self, Stale, Wanted},
     table::{Cell, Table, Tone},
-    told,
 };
 use crate::v1;
 
@@ -17,6 +17,8 @@ pub(super) struct Nodes {
     /// With the nodes that were removed
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    stale: Stale,
 }
 
 /// The word for a node's state, with what was done to it that the state alone does not tell.
@@ -83,10 +85,12 @@ pub(super) fn table(nodes: &[v1::Node]) -> Table {
 
 impl Nodes {
     pub(super) async fn run(self, mut context: Context) -> Result<(), Failure> {
-        let request = v1::ListNodesRequest { all: self.all, allow_local: true };
-        let response = context.client.cluster().list_nodes(request).await?;
-        told::note(response.told_by_node);
-        let table = table(&response.nodes);
-        context.out.show(&json::Cluster::from(response), || table)
+        let wanted = Wanted { nodes: true, all_nodes: self.all, regions: None };
+        let listing = listing::list(&context.client, self.stale, &wanted).await?;
+        listing.note(&context.out);
+        let table = table(&listing.nodes.nodes);
+        let told_by_nodes = listing.told_by_nodes();
+        let cluster = json::Cluster { told_by_nodes, ..listing.nodes.into() };
+        context.out.show(&cluster, || table)
     }
 }

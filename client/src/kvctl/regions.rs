@@ -8,9 +8,9 @@ use super::{
     Context,
     encoding::{Encoding, to_hex},
     exit::Failure,
+    listing::{self, Stale, Wanted},
     region_keys::show_bound,
     table::{Cell, Table, Tone},
-    told,
 };
 use crate::v1;
 
@@ -28,6 +28,8 @@ pub(super) struct Regions {
     /// At most so many; 0 is all
     #[arg(long, short = 'n', default_value_t = 0)]
     limit: u32,
+    #[command(flatten)]
+    stale: Stale,
 }
 
 #[derive(Debug, Serialize)]
@@ -199,13 +201,13 @@ impl Regions {
             end_key: bound(&self.to)?.into(),
             limit: self.limit,
             all: self.all,
-            allow_local: true,
             ..v1::ListRegionsRequest::default()
         };
-        let response = client.cluster().list_regions(request).await?;
-        told::note(response.told_by_node);
+        let wanted = Wanted { regions: Some(request), ..Wanted::default() };
+        let listing = listing::list(&client, self.stale, &wanted).await?;
+        listing.note(&out);
         let records: Vec<RegionRecord> =
-            response.regions.into_iter().map(|info| RegionRecord::new(encoding, info)).collect();
+            listing.regions.into_iter().map(|info| RegionRecord::new(encoding, info)).collect();
         out.show(&records, || {
             let mut table =
                 Table::new(&["ID", "START", "END", "EPOCH", "LEADER", "NODES", "HEALTH", "SIZE"]);

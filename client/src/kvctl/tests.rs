@@ -25,9 +25,13 @@ impl io::Write for Captured {
 
 /// Runs `kvctl` with these arguments: exit code and output.
 async fn kvctl(cluster: &FakeCluster, args: &[&str]) -> (u8, String) {
+    kvctl_within(cluster, "10s", args).await
+}
+
+async fn kvctl_within(cluster: &FakeCluster, timeout: &str, args: &[&str]) -> (u8, String) {
     let endpoints: Vec<_> = cluster.nodes.iter().map(|node| node.address.as_str()).collect();
     let endpoints = endpoints.join(",");
-    let all = ["kvctl", "--timeout", "10s", "--endpoints", &endpoints];
+    let all = ["kvctl", "--timeout", timeout, "--endpoints", &endpoints];
     let cli = match Cli::try_parse_from(all.iter().chain(args)) {
         Ok(cli) => cli,
         Err(error) => return (u8::try_from(error.exit_code()).expect("small"), error.to_string()),
@@ -668,6 +672,63 @@ async fn node_that_was_demoted_is_told_as_such_and_not_promoted_by_the_way() {
     let kept: Vec<bool> = cluster.nodes.iter().flat_map(|node| node.kept_demoted()).collect();
     assert_eq!(kept.iter().filter(|kept| **kept).count(), 1, "the first: {kept:?}");
     assert_eq!(kept.len(), 2, "it was asked for by its name");
+}
+
+/// The first endpoint finds no driver, and knows less than the second node; the third is dead.
+#[tokio::test]
+async fn listings_of_an_outage_are_put_together_from_all_nodes_in_reach() {
+    let cluster = FakeCluster::start(3).await;
+    cluster.list_nodes();
+    let node = |at: usize| &cluster.nodes[at];
+    let [low, high] = [region(2, b"", b"m", 1, node(0)), region(3, b"m", b"", 1, node(1))];
+    node(0).know_itself(1, true, std::slice::from_ref(&low));
+    node(1).know_itself(2, false, std::slice::from_ref(&high));
+    node(2).stop();
+    for (at, peers) in [(0, 5), (1, 7)] {
+        node(at).edit_listings(move |_, listed| {
+            listed.nodes.iter_mut().for_each(|node| node.set_liveness(v1::Liveness::Unspecified));
+            listed.nodes[at].set_liveness(v1::Liveness::Alive);
+            listed.nodes[at].peers = peers;
+        });
+    }
+    let one = FakeCluster { nodes: vec![node(0).clone()], data: cluster.data.clone() };
+    for stale in [&[][..], &["--stale"]] {
+        // Asked for, it is so without a driver and with one.
+        let rows = async |args: &[&str]| {
+            let args = [&["-o", "json"], args, stale].concat();
+            // A dead node is waited for to the end.
+            let (code, said) = kvctl_within(&one, "400ms", &args).await;
+            (code, json(&said))
+        };
+        let (code, listed) = rows(&["nodes"]).await;
+        assert_eq!((code, &listed["told_by_nodes"]), (0, &serde_json::json!([1, 2])));
+        let told: Vec<_> = (0..3)
+            .map(|at| &listed["nodes"][at])
+            .map(|row| (row["liveness"].clone(), row["peers"].clone()))
+            .collect();
+        let want = [("alive", 5), ("alive", 7), ("unknown", 0)];
+        assert_eq!(told, want.map(|(liveness, peers)| (liveness.into(), peers.into())));
+        let (code, listed) = rows(&["regions", "--all"]).await;
+        assert_eq!((code, &listed[0]["id"], &listed[1]["id"]), (0, &2.into(), &3.into()));
+        assert_eq!(rows(&["regions", "-n", "1"]).await.1.as_array().map(Vec::len), Some(1));
+        let (code, status) = rows(&["cluster", "status"]).await;
+        assert_eq!((code, &status["nodes_up"], &status["regions"]), (0, &2.into(), &2.into()));
+        if stale.is_empty() {
+            let (code, report) = rows(&["check"]).await;
+            assert_eq!((code, &report["regions_compared"]), (5, &0.into()), "{report}");
+            let message = report["findings"][0]["message"].as_str().unwrap_or_default();
+            let is_named = message.contains(&node(2).address);
+            assert!(is_named && message.contains("no placement driver"), "{report}");
+        }
+        node(0).know_itself(1, false, std::slice::from_ref(&low));
+    }
+    assert_eq!(cluster.count("check_region"), 0, "nobody would say when");
+    // Of a driver the listings are, as long as nobody asks for others.
+    let (_, listed) = kvctl(&one, &["-o", "json", "nodes"]).await;
+    assert!(json(&listed).get("told_by_nodes").is_none(), "{listed}");
+    let two = FakeCluster { nodes: vec![node(2).clone()], data: cluster.data.clone() };
+    let nobody = kvctl_within(&two, "300ms", &["nodes", "--stale"]).await;
+    assert_eq!(nobody, (1, String::new()), "nobody is there");
 }
 
 #[tokio::test]

@@ -122,13 +122,16 @@ impl Calls {
         .await
     }
 
-    /// What the driver answers, or this node if it may and no driver does.
+    /// What the driver answers, or this node if it may and no driver does; this node alone if it is to.
     async fn or_local<T>(
         &self,
-        allowed: bool,
+        (allowed, only): (bool, bool),
         driver: impl Future<Output = Result<T, Error>>,
         local: impl FnOnce(&Joined) -> T,
     ) -> Result<T, Error> {
+        if only {
+            return Ok(local(self.joined()?.as_ref()));
+        }
         if !allowed {
             return driver.await;
         }
@@ -394,7 +397,7 @@ impl Membership for Calls {
             let asking =
                 async { only!(self.on_driver(Call::ListNodes(request)).await?, ListNodes) };
             let local = |joined: &Joined| local::nodes(&self.0, joined, request);
-            self.or_local(request.allow_local, asking, local).await
+            self.or_local((request.allow_local, request.only_local), asking, local).await
         }
         .boxed()
     }
@@ -429,7 +432,7 @@ impl Membership for Calls {
                 async { Ok(listing(0, heartbeat::regions(&self.0, asked.clone()).await?)) };
             let local =
                 |joined: &Joined| listing(joined.node.0, local::regions(&self.0, joined, &asked));
-            self.or_local(request.allow_local, asking, local).await
+            self.or_local((request.allow_local, request.only_local), asking, local).await
         }
         .boxed()
     }

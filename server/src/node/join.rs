@@ -348,7 +348,7 @@ async fn settle_at(node: &Arc<Node>, client: &mut ClusterClient<Channel>) -> Res
     let told = |status: tonic::Status| status.message().to_owned();
     let own = node.joined.get().ok_or("it was not handed an identity yet")?.node;
     let listed = client
-        .list_nodes(v1::ListNodesRequest { all: true, allow_local: false })
+        .list_nodes(v1::ListNodesRequest { all: true, ..Default::default() })
         .await
         .map_err(told)?
         .into_inner();

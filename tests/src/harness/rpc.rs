@@ -142,7 +142,7 @@ impl Session {
     /// # Errors
     /// As the server answers.
     pub async fn nodes(&self) -> Result<v1::ListNodesResponse, Status> {
-        let request = self.request(v1::ListNodesRequest { all: true, allow_local: false });
+        let request = self.request(v1::ListNodesRequest { all: true, ..Default::default() });
         Ok(self.cluster.clone().list_nodes(request).await?.into_inner())
     }
 

@@ -38,8 +38,9 @@ async fn every_call_reaches_the_membership_and_answers() {
     api.transfer_leader(Request::new(transfer)).await.expect("answered");
     let status = api.status(Request::new(v1::StatusRequest::default())).await;
     assert!(status.expect("answered").into_inner().joined);
-    let nodes =
-        api.list_nodes(Request::new(v1::ListNodesRequest { all: true, allow_local: false })).await;
+    let nodes = api
+        .list_nodes(Request::new(v1::ListNodesRequest { all: true, ..Default::default() }))
+        .await;
     assert_eq!(nodes.expect("answered").into_inner().nodes.len(), 2);
     let regions = api.list_regions(Request::new(v1::ListRegionsRequest::default())).await;
     assert_eq!(regions.expect("answered").into_inner().regions[0].term, 7);

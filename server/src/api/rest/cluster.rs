@@ -74,7 +74,7 @@ pub(super) async fn show<R: Requests>(
         let query = Query::of(&uri, &["all", TIMEOUT])?;
         let all = query.flag("all")?;
         let call =
-            rest.cluster.membership.list_nodes(v1::ListNodesRequest { all, allow_local: false });
+            rest.cluster.membership.list_nodes(v1::ListNodesRequest { all, ..Default::default() });
         let table = within(rest.cluster_deadline(&query)?, Kind::Reads, call).await?;
         Ok(with_etag(table.version, JsonLine(json::Cluster::from(table))))
     })
