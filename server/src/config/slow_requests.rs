@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Which requests are slow, and what is told of them in the log: a line a second for the slowest, with method,
-/// client, region, a hash of the key, and what took how long.
+/// client, region, a salted hash of the key, and what took how long.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SlowRequestsConfig {

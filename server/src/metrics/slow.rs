@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt::Write as _,
+    hash::{BuildHasher as _, RandomState},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -34,6 +35,9 @@ struct Shared {
     config: OnceLock<SlowRequestsConfig>,
     /// The slowest since the last line, and how many there were.
     slowest: Mutex<Option<(Slow, u64)>>,
+    /// Keys are told by their hash with this, which is drawn at start and told nobody: by a hash that anybody can
+    /// compute, a key of a few digits is found by trying.
+    salt: RandomState,
     /// When long syncs of the log ended, and how long they took.
     syncs: Mutex<VecDeque<(Instant, Duration)>>,
 }
@@ -111,7 +115,7 @@ impl SlowLog {
     /// Writes the line that is due, if one is.
     pub fn tell(&self) {
         let Some((slow, count)) = self.0.slowest.lock().take() else { return };
-        let told = slow.told(self.config().key_prefix_bytes as usize);
+        let told = slow.told(self.config().key_prefix_bytes as usize, &self.0.salt);
         tracing::info!(
             method = slow.method,
             code = slow.code.map(tracing::field::debug),
@@ -152,12 +156,12 @@ struct Told {
 }
 
 impl Slow {
-    fn told(&self, prefix_bytes: usize) -> Told {
+    fn told(&self, prefix_bytes: usize, salt: &RandomState) -> Told {
         let Trail { client, key, region, passed_on_to, proposed, committed } = &self.trail;
         let key = key.as_deref().and_then(keyspace::decode);
         let began = self.ended.checked_sub(self.took).unwrap_or(self.ended);
         let seconds = |from: Instant, to: Instant| millis(to.saturating_duration_since(from));
-        let hash = |key: &[u8]| format!("{:08x}", crc32c::crc32c(key));
+        let hash = |key: &[u8]| format!("{:016x}", salt.hash_one(key));
         Told {
             seconds: millis(self.took),
             client: client.map(|client| client.to_string()),
@@ -259,11 +263,12 @@ mod tests {
             let (ended, took) = (at + ms(1000), ms(1000));
             Slow { method: "put", code: Some(Code::Ok), ended, took, trail, sync }
         };
+        let salt = RandomState::new();
         let want = Told {
             seconds: 1.0,
             client: Some("127.0.0.1:4711".to_owned()),
             keyspace: Some(1),
-            key_hash: Some(format!("{:08x}", crc32c::crc32c(b"secret"))),
+            key_hash: Some(format!("{:016x}", salt.hash_one(&b"secret"[..]))),
             key_prefix: None,
             region: Some(7),
             passed_on_to: None,
@@ -272,17 +277,33 @@ mod tests {
             sync: Some(0.55),
             apply: Some(0.3),
         };
-        assert_eq!(slow(trail.clone(), Some(ms(550))).told(0), want);
-        let told = slow(trail.clone(), None).told(3);
+        assert_eq!(slow(trail.clone(), Some(ms(550))).told(0, &salt), want);
+        let told = slow(trail.clone(), None).told(3, &salt);
         assert_eq!(told.key_prefix.as_deref(), Some("736563"), "as many bytes as it was told");
-        let told = slow(trail.clone(), None).told(100);
+        let told = slow(trail.clone(), None).told(100, &salt);
         assert_eq!(told.key_prefix.as_deref(), Some("736563726574"), "or all there are");
 
-        let uncommitted = slow(Trail { committed: None, ..trail }, None).told(0);
+        let uncommitted = slow(Trail { committed: None, ..trail }, None).told(0, &salt);
         assert_eq!((uncommitted.propose, uncommitted.apply), (Some(0.9), None));
         let node = Some(NodeId(3));
-        let passed = slow(Trail { passed_on_to: node, ..Trail::default() }, None).told(0);
+        let passed = slow(Trail { passed_on_to: node, ..Trail::default() }, None).told(0, &salt);
         assert_eq!((passed.queue, passed.passed_on_to), (None, Some(3)));
+    }
+
+    #[test]
+    fn equal_keys_are_seen_to_be_equal_in_one_log_and_in_no_other() {
+        let hash = |log: &SlowLog, key: &[u8]| {
+            let key = Some(keyspace::encode(keyspace::KeyspaceId::DEFAULT, key));
+            let trail = Trail { key, ..Trail::default() };
+            let (ended, took) = (clock::now(), Duration::ZERO);
+            let slow = Slow { method: "put", code: None, ended, took, trail, sync: None };
+            slow.told(0, &log.0.salt).key_hash
+        };
+        let (one, other) = (SlowLog::default(), SlowLog::default());
+        assert_eq!(hash(&one, b"1234"), hash(&one.clone(), b"1234"));
+        assert_ne!(hash(&one, b"1234"), hash(&one, b"1235"));
+        // Who has the log cannot try keys until one has the hash.
+        assert_ne!(hash(&one, b"1234"), hash(&other, b"1234"));
     }
 
     #[test]
