@@ -10,7 +10,7 @@ impl v1::StatusResponse {
         Some(v1::StatusRequest { without_peers: false, after_region: last.region_id })
     }
 
-    /// Adds the next page.
+    /// Adds the next page, which says of the node itself nothing that the first did not.
     pub fn extend(&mut self, page: Self) {
         self.peers.extend(page.peers);
         self.more_peers = page.more_peers;

@@ -45,6 +45,23 @@ async fn eviction_outlives_the_driver_and_an_outage_is_told_by_whoever_is_left()
     let told = sessions[1].cluster.clone().list_nodes(sessions[1].request(list)).await;
     assert_eq!(told.expect("what it knows").into_inner().told_by_node, ids[1]);
 
+    // A further page of its status is of peers, and does not find out again how the node is.
+    let status = async |after_region| {
+        let request = v1::StatusRequest { without_peers: false, after_region };
+        let told = sessions[1].cluster.clone().status(sessions[1].request(request)).await;
+        told.expect("a status").into_inner()
+    };
+    let (first, further) = (status(0).await, status(1).await);
+    let regions = |page: &v1::StatusResponse| {
+        let region = |peer: &v1::PeerStatus| peer.region.clone().unwrap_or_default().region_id;
+        page.peers.iter().map(region).collect::<Vec<_>>()
+    };
+    assert_eq!((regions(&first), regions(&further)), (vec![1, 2], vec![2]));
+    assert_eq!((first.node_id, further.node_id), (ids[1], ids[1]));
+    let how = |page: &v1::StatusResponse| (page.ready, page.table_version, page.disk_level.clone());
+    assert!(first.ready && first.table_version > 0);
+    assert_eq!(how(&further), (false, 0, String::new()));
+
     // Leaders are kept away from the node that drives: another drives then, and keeps them away too.
     lead(&sessions[1], 1, ids[0]).await;
     let message = v1::EvictLeadersRequest { node_id: ids[0], duration_ms: 3_000_000 };

@@ -197,8 +197,11 @@ impl Calls {
     }
 
     fn status_now(&self, request: &v1::StatusRequest) -> v1::StatusResponse {
+        // The checks look at every region: a listing of many pages is to cost them once.
+        if let (false, after @ 1..) = (request.without_peers, request.after_region) {
+            return self.further_peers(after);
+        }
         let node = &self.0;
-        // Once: it looks at every region.
         let checks = readiness::checks(node);
         let complaints = |counts: bool| {
             let checks = checks.iter().filter(move |check| check.counts == counts);
@@ -231,7 +234,7 @@ impl Calls {
                 (table.version, table.feature_level);
             status.system_leader_node = joined.driver.system_leader().map_or(0, |leader| leader.0);
             if !request.without_peers {
-                (status.peers, status.more_peers) = local::peers(joined, request.after_region);
+                (status.peers, status.more_peers) = local::peers(joined, 0);
             }
         } else if let Ok(Some(stored)) = identity::read(node.log.as_ref()) {
             status.joined = true;
@@ -243,6 +246,18 @@ impl Calls {
             status.told_of.clear();
         }
         status
+    }
+
+    /// A page of a status but the first: who answers, and peers.
+    fn further_peers(&self, after_region: u64) -> v1::StatusResponse {
+        let mut page = self.0.introduce();
+        if let Some(joined) = self.0.joined.get() {
+            page.joined = true;
+            page.cluster_id = joined.cluster.to_string();
+            page.node_id = joined.node.0;
+            (page.peers, page.more_peers) = local::peers(joined, after_region);
+        }
+        page
     }
 
     async fn peer_checksum(
