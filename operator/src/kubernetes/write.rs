@@ -15,7 +15,10 @@ use kube::{
 use serde_json::{Map, Value, json};
 
 use super::failed;
-use crate::{names::MANAGER, world::Error};
+use crate::{
+    names::{MANAGER, OBJECT_HASH},
+    world::Error,
+};
 
 /// The version that no object has: the store counts from it. Where nothing is, an apply with a version makes the
 /// object all the same; where something is, its version is another one, and nothing is changed.
@@ -31,29 +34,57 @@ pub(super) async fn apply(
     object: &Value,
 ) -> Result<Value, Error> {
     let mut object = object.clone();
-    let mut params = PatchParams::apply(MANAGER);
     if object["metadata"]["uid"].is_null() {
         // What came in between is somebody else's, and is not written.
         object["metadata"]["resourceVersion"] = json!(NEVER);
-    } else {
-        own_by_apply(api, what, &mut object).await?;
-        params = params.force();
+        let params = PatchParams::apply(MANAGER);
+        return stored(what, api.patch(name(&object), &params, &Patch::Apply(&object)).await);
     }
-    let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    stored(what, api.patch(name, &params, &Patch::Apply(&object)).await)
+    let live = there(api, what, &object).await?;
+    apply_beside(api, what, object, &live).await
 }
 
-/// Puts an object in the place of the one whose uid and version it bears.
+/// Puts an object in the place of the very one whose uid and version it bears, with what others have there.
+///
+/// An apply follows, which takes away what we sent once and do not send any more. Until then the object bears
+/// the hash of what was sent before, so that what is left undone here is found to be so.
 pub(super) async fn replace(
     api: &Api<DynamicObject>,
     what: &str,
     object: &Value,
 ) -> Result<Value, Error> {
-    let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    let object: DynamicObject =
-        serde_json::from_value(object.clone()).map_err(|error| Error::Failed(error.to_string()))?;
+    let live = there(api, what, object).await?;
+    let whole: DynamicObject = serde_json::from_value(replacement(object, &live))
+        .map_err(|error| Error::Failed(error.to_string()))?;
     let params = PostParams { field_manager: Some(MANAGER.to_owned()), dry_run: false };
-    stored(what, api.replace(name, &params, &object).await)
+    let live = stored(what, api.replace(name(object), &params, &whole).await)?;
+    let mut object = object.clone();
+    object["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
+    apply_beside(api, what, object, &live).await
+}
+
+async fn apply_beside(
+    api: &Api<DynamicObject>,
+    what: &str,
+    mut object: Value,
+    live: &Value,
+) -> Result<Value, Error> {
+    own_by_apply(api, what, &mut object, live).await?;
+    keep_families(&mut object["spec"], &live["spec"]);
+    let params = PatchParams::apply(MANAGER).force();
+    stored(what, api.patch(name(&object), &params, &Patch::Apply(&object)).await)
+}
+
+/// The object whose uid and version `object` bears.
+async fn there(api: &Api<DynamicObject>, what: &str, object: &Value) -> Result<Value, Error> {
+    let live = match api.get_opt(name(object)).await {
+        Ok(Some(live)) => stored(what, Ok(live))?,
+        Ok(None) => return Err(Error::Moved(what.to_owned())),
+        Err(error) => return Err(failed(what, error)),
+    };
+    let same = |field: &str| object["metadata"][field] == live["metadata"][field];
+    let is_it = same("uid") && same("resourceVersion");
+    if is_it { Ok(live) } else { Err(Error::Moved(what.to_owned())) }
 }
 
 /// Before an apply. The version that `object` bears is then the one that is there.
@@ -61,33 +92,97 @@ async fn own_by_apply(
     api: &Api<DynamicObject>,
     what: &str,
     object: &mut Value,
+    live: &Value,
 ) -> Result<(), Error> {
-    let metadata = &object["metadata"];
-    let name = metadata["name"].as_str().unwrap_or_default();
-    let there = match api.get_metadata_opt(name).await {
-        Ok(Some(there)) => there.metadata,
-        Ok(None) => return Err(Error::Moved(what.to_owned())),
-        Err(error) => return Err(failed(what, error)),
-    };
-    let same = |asked: &Value, there: &Option<String>| asked.as_str() == there.as_deref();
-    if !same(&metadata["uid"], &there.uid)
-        || !same(&metadata["resourceVersion"], &there.resource_version)
-    {
-        return Err(Error::Moved(what.to_owned()));
-    }
-    let Some(fields) = owned_by_apply(there.managed_fields.as_deref().unwrap_or_default()) else {
-        return Ok(());
-    };
+    let entries: Vec<ManagedFieldsEntry> =
+        serde_json::from_value(live["metadata"]["managedFields"].clone()).unwrap_or_default();
+    let Some(fields) = owned_by_apply(&entries) else { return Ok(()) };
     let patch = json!({"metadata": {
-        "uid": metadata["uid"],
-        "resourceVersion": metadata["resourceVersion"],
+        "uid": live["metadata"]["uid"],
+        "resourceVersion": live["metadata"]["resourceVersion"],
         "managedFields": fields,
     }});
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-    let patched = api.patch_metadata(name, &params, &Patch::Merge(&patch)).await;
+    let patched = api.patch_metadata(name(object), &params, &Patch::Merge(&patch)).await;
     let patched = patched.map_err(|error| failed(what, error))?;
     object["metadata"]["resourceVersion"] = json!(patched.metadata.resource_version);
     Ok(())
+}
+
+/// `object` as it takes the place of `live`: what others put beside ours goes with our lists and our spec; what
+/// they have in the metadata, fields of which we say nothing and what a Service was given stay.
+fn replacement(object: &Value, live: &Value) -> Value {
+    let mut whole = live.clone();
+    for (field, ours) in object.as_object().into_iter().flatten() {
+        match field.as_str() {
+            "metadata" => {}
+            "spec" if object["kind"] == "Service" => lay_over_service(&mut whole[field], ours),
+            _ => whole[field] = ours.clone(),
+        }
+    }
+    let ours = &object["metadata"];
+    let metadata = &mut whole["metadata"];
+    for field in ["uid", "resourceVersion"] {
+        metadata[field] = ours[field].clone();
+    }
+    for field in ["labels", "annotations"] {
+        for (key, value) in ours[field].as_object().into_iter().flatten() {
+            metadata[field][key] = value.clone();
+        }
+    }
+    let hash = &live["metadata"]["annotations"][OBJECT_HASH];
+    if hash.is_string() {
+        metadata["annotations"][OBJECT_HASH] = hash.clone();
+    }
+    for (field, key) in [("finalizers", None), ("ownerReferences", Some("uid"))] {
+        let same =
+            |one: &Value, other: &Value| key.map_or(one == other, |key| one[key] == other[key]);
+        let mut items: Vec<Value> = ours[field].as_array().cloned().unwrap_or_default();
+        let theirs = live["metadata"][field].as_array().into_iter().flatten();
+        let more: Vec<Value> =
+            theirs.filter(|item| !items.iter().any(|known| same(known, item))).cloned().collect();
+        items.extend(more);
+        if !items.is_empty() {
+            metadata[field] = Value::Array(items);
+        }
+    }
+    if let Some(metadata) = metadata.as_object_mut() {
+        // Left out, they stay as they are.
+        metadata.remove("managedFields");
+    }
+    whole
+}
+
+/// What a Service was given stays: addresses, families and ports of its own, the class of its load balancer.
+fn lay_over_service(live: &mut Value, ours: &Value) {
+    let before = live.clone();
+    for (field, value) in ours.as_object().into_iter().flatten() {
+        live[field] = value.clone();
+    }
+    keep_families(live, &before);
+    let given = before["ports"].as_array().into_iter().flatten();
+    let given: Vec<&Value> = given.filter(|port| port["nodePort"].is_number()).collect();
+    for port in live["ports"].as_array_mut().into_iter().flatten() {
+        if let Some(known) = given.iter().find(|known| known["name"] == port["name"])
+            && port["nodePort"].is_null()
+        {
+            port["nodePort"] = known["nodePort"].clone();
+        }
+    }
+}
+
+/// Of a Service. To the family that it was asked to have first the API server adds another one where its policy
+/// is so, and lets nobody take that away by sending the first alone, but with the policy SingleStack.
+fn keep_families(spec: &mut Value, live: &Value) {
+    let (ours, there) = (&spec["ipFamilies"], &live["ipFamilies"]);
+    let (Some(asked), Some(all)) = (ours.as_array(), there.as_array()) else { return };
+    if all.starts_with(asked) && spec["ipFamilyPolicy"] != "SingleStack" {
+        spec["ipFamilies"] = there.clone();
+    }
+}
+
+fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
 /// Who owns what, when all that is ours is so by apply; `None` when it is so already.

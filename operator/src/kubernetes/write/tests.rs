@@ -107,6 +107,9 @@ impl Store {
             }
         }
         data.extend(keys.iter().map(|(key, value)| (key.clone(), value.clone())));
+        for owned in self.owners.values_mut() {
+            owned.retain(|key| data.contains_key(key));
+        }
         self.owners.retain(|_, owned| !owned.is_empty());
         self.data = Some(data);
         (StatusCode::OK, self.object())
@@ -160,27 +163,134 @@ fn stranger(store: &Mutex<Store>, kind: &str, data: &Value) {
     assert_eq!(code, StatusCode::OK);
 }
 
+fn owners(store: &Mutex<Store>) -> Vec<(String, String)> {
+    store.lock().owners.keys().cloned().collect()
+}
+
+fn owner(manager: &str, operation: &str) -> (String, String) {
+    (manager.to_owned(), operation.to_owned())
+}
+
 #[tokio::test]
-async fn what_is_no_longer_sent_goes_although_it_was_put_back_by_a_replacement() {
+async fn what_is_no_longer_sent_goes_although_we_put_it_back_otherwise() {
     let (api, store) = server();
-    let both = json!({"a": "1", "b": "1"});
-    apply(&api, "apply", &config_map(None, both.clone())).await.expect("made");
+    apply(&api, "apply", &config_map(None, json!({"a": "1", "b": "1"}))).await.expect("made");
     stranger(&store, "application/merge-patch+json", &json!({"b": "x", "theirs": "1"}));
-    let seen = store.lock().object();
+    // As an operator did that knew no better, or one that ended in the middle.
     let whole = json!({"a": "1", "b": "1", "theirs": "1"});
-    replace(&api, "replace", &config_map(Some(&seen), whole)).await.expect("replaced");
-    // All the same nothing of ours is to be left behind by what is applied next.
-    let seen = store.lock().object();
+    let (code, seen) = {
+        let mut store = store.lock();
+        let sent = config_map(Some(&store.object()), whole);
+        store.answer(&Method::PUT, "application/json", MANAGER, &sent)
+    };
+    assert_eq!(code, StatusCode::OK);
     let stored = apply(&api, "apply", &config_map(Some(&seen), json!({"a": "1"}))).await;
     let stored = stored.expect("applied");
     assert_eq!(stored["data"], json!({"a": "1", "theirs": "1"}));
-    let owners: Vec<_> = store.lock().owners.keys().cloned().collect();
-    let owner = |manager: &str, operation: &str| (manager.to_owned(), operation.to_owned());
-    assert_eq!(owners, [owner(MANAGER, APPLY), owner(STRANGER, UPDATE)]);
+    assert_eq!(owners(&store), [owner(MANAGER, APPLY), owner(STRANGER, UPDATE)]);
     // Nothing but the apply itself is written when all is ours by apply.
     let writes = store.lock().writes;
     apply(&api, "apply", &config_map(Some(&stored), json!({"a": "2"}))).await.expect("applied");
     assert_eq!(store.lock().writes, writes + 1);
+}
+
+#[tokio::test]
+async fn replacement_takes_away_what_others_put_and_leaves_all_ours_by_apply() {
+    let (api, store) = server();
+    let ours = json!({"a": "1", "b": "1"});
+    apply(&api, "apply", &config_map(None, ours.clone())).await.expect("made");
+    stranger(&store, "application/merge-patch+json", &json!({"b": "x", "theirs": "1"}));
+    let seen = store.lock().object();
+    let stored = replace(&api, "replace", &config_map(Some(&seen), ours.clone())).await;
+    assert_eq!(stored.expect("replaced")["data"], ours);
+    assert_eq!(owners(&store), [owner(MANAGER, APPLY)]);
+}
+
+#[test]
+fn replacement_leaves_what_a_service_was_given_and_what_others_have_in_the_metadata() {
+    let owner = |uid: &str| json!({"kind": "KvCluster", "uid": uid, "controller": uid == "ours"});
+    let ours = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kv", "uid": "u", "resourceVersion": "7",
+            "labels": {"a": "ours"}, "annotations": {OBJECT_HASH: "new", "asked": "1"},
+            "ownerReferences": [owner("ours")]},
+        "spec": {"type": "LoadBalancer", "selector": {"a": "ours"}, "ipFamilies": ["IPv6"],
+            "ports": [{"name": "client", "port": 7420}, {"name": "http", "port": 7422}]},
+    });
+    let live = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kv", "uid": "u", "resourceVersion": "7",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {"a": "theirs", "b": "theirs"},
+            "annotations": {OBJECT_HASH: "old", "cloud": "lb-7"},
+            "finalizers": ["service.kubernetes.io/load-balancer-cleanup"],
+            "ownerReferences": [owner("theirs"), owner("ours")],
+            "managedFields": [{"manager": MANAGER}]},
+        "spec": {"type": "ClusterIP", "selector": {"a": "ours", "b": "theirs"},
+            "ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "PreferDualStack",
+            "clusterIP": "fd00::7", "clusterIPs": ["fd00::7", "10.0.0.7"],
+            "healthCheckNodePort": 31_000, "loadBalancerClass": "cloud/fast",
+            "ports": [{"name": "theirs", "port": 22, "nodePort": 30_022},
+                {"name": "client", "port": 7420, "nodePort": 30_420}]},
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}},
+    });
+    let whole = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kv", "uid": "u", "resourceVersion": "7",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {"a": "ours", "b": "theirs"},
+            "annotations": {OBJECT_HASH: "old", "cloud": "lb-7", "asked": "1"},
+            "finalizers": ["service.kubernetes.io/load-balancer-cleanup"],
+            "ownerReferences": [owner("ours"), owner("theirs")]},
+        "spec": {"type": "LoadBalancer", "selector": {"a": "ours"},
+            "ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "PreferDualStack",
+            "clusterIP": "fd00::7", "clusterIPs": ["fd00::7", "10.0.0.7"],
+            "healthCheckNodePort": 31_000, "loadBalancerClass": "cloud/fast",
+            "ports": [{"name": "client", "port": 7420, "nodePort": 30_420},
+                {"name": "http", "port": 7422}]},
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}},
+    });
+    assert_eq!(replacement(&ours, &live), whole);
+}
+
+#[test]
+fn replacement_of_another_kind_has_our_spec_alone_and_all_else_that_is_there() {
+    let live = json!({"kind": "StatefulSet", "metadata": {"annotations": {"theirs": "1"}},
+        "spec": {"template": {"spec": {"nodeSelector": {"theirs": "1"}}}}});
+    let ours = json!({"kind": "StatefulSet", "metadata": {"annotations": {"ours": "1"}},
+        "spec": {"template": {"spec": {}}}});
+    let whole = replacement(&ours, &live);
+    assert_eq!(whole["spec"], ours["spec"]);
+    assert_eq!(whole["metadata"]["annotations"], json!({"ours": "1", "theirs": "1"}));
+    let live = json!({"kind": "ServiceAccount", "metadata": {}, "secrets": [{"name": "token"}],
+        "automountServiceAccountToken": true});
+    let ours =
+        json!({"kind": "ServiceAccount", "metadata": {}, "automountServiceAccountToken": false});
+    let whole = replacement(&ours, &live);
+    assert_eq!(whole["secrets"], live["secrets"], "we say nothing of it");
+    assert_eq!(whole["automountServiceAccountToken"], false);
+}
+
+#[test]
+fn second_family_of_a_service_is_sent_along_where_it_cannot_be_taken_away() {
+    let (one, both) = (json!(["IPv6"]), json!(["IPv6", "IPv4"]));
+    for (why, policy, asked, there, want) in [
+        ("added by the API server", json!("PreferDualStack"), &one, &both, &both),
+        ("of a policy that is no longer asked for", Value::Null, &one, &both, &both),
+        ("given back", json!("SingleStack"), &one, &both, &one),
+        ("not asked for", json!("RequireDualStack"), &Value::Null, &both, &Value::Null),
+        (
+            "another first one, which is refused",
+            Value::Null,
+            &json!(["IPv4"]),
+            &both,
+            &json!(["IPv4"]),
+        ),
+    ] {
+        let mut spec = json!({"ipFamilyPolicy": policy, "ipFamilies": asked});
+        keep_families(&mut spec, &json!({"ipFamilies": there}));
+        assert_eq!(spec["ipFamilies"], *want, "{why}");
+    }
 }
 
 #[tokio::test]
