@@ -35,6 +35,10 @@ pub struct Difference {
 /// Keys below which texts are amounts, which Kubernetes rewrites: `1024Mi` as `1Gi`.
 const AMOUNTS: [&str; 3] = ["requests", "limits", "sizeLimit"];
 
+/// Lists of ours that the API server or a distribution of Kubernetes adds to: each ServiceAccount is given the
+/// secret of a registry, and a Service of two families the one that it was not asked to have.
+const ADDED_TO: [&str; 2] = [".imagePullSecrets", ".spec.ipFamilies"];
+
 /// Compares what we want with what there is; `None` when all of it is there.
 #[must_use]
 pub fn drift(want: &Value, live: &Value) -> Option<Drift> {
@@ -89,8 +93,7 @@ fn walk(
                     None => all.push(differs(&path, &Value::Null)),
                 }
             }
-            // A distribution of Kubernetes may give each ServiceAccount a secret of its own registry.
-            let others_may_add = path.starts_with(".metadata") || path == ".imagePullSecrets";
+            let others_may_add = path.starts_with(".metadata") || ADDED_TO.contains(&path);
             if live.len() > want.len() && !others_may_add {
                 let added = live.iter().enumerate().filter(|(index, item)| {
                     if named {

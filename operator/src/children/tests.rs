@@ -99,6 +99,62 @@ fn one_node_has_no_budget() {
     assert!(Child::DisruptionBudget.is_wanted(&desired(json!({}))));
 }
 
+/// As the API server of Kubernetes 1.34 fills them in where there are two families.
+#[test]
+fn families_and_addresses_that_a_service_is_given_are_not_fought_over() {
+    for (why, service, families, policy) in [
+        ("nothing asked for", json!({}), json!(["IPv4"]), "SingleStack"),
+        ("one family", json!({"ipFamilies": ["IPv6"]}), json!(["IPv6"]), "SingleStack"),
+        (
+            "both, in any order",
+            json!({"ipFamilyPolicy": "PreferDualStack"}),
+            json!(["IPv4", "IPv6"]),
+            "PreferDualStack",
+        ),
+        (
+            "both, and which is first",
+            json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]}),
+            json!(["IPv6", "IPv4"]),
+            "RequireDualStack",
+        ),
+        (
+            "the policy is no longer asked for",
+            json!({"ipFamilies": ["IPv6"]}),
+            json!(["IPv6", "IPv4"]),
+            "PreferDualStack",
+        ),
+        (
+            "one of them only, where there is no other",
+            json!({"ipFamilyPolicy": "PreferDualStack"}),
+            json!(["IPv4"]),
+            "PreferDualStack",
+        ),
+    ] {
+        let mut service = service;
+        service["type"] = json!("LoadBalancer");
+        let desired = desired(json!({"service": service}));
+        for child in [Child::HeadlessService, Child::Service, Child::ClientsService] {
+            let want = build(child, &desired, 3, None);
+            let mut live = want.clone();
+            let spec = &mut live["spec"];
+            spec["ipFamilies"] = families.clone();
+            spec["ipFamilyPolicy"] = json!(policy);
+            spec["sessionAffinity"] = json!("None");
+            if child == Child::Service {
+                spec["clusterIP"] = json!("10.96.0.7");
+                spec["allocateLoadBalancerNodePorts"] = json!(true);
+                spec["healthCheckNodePort"] = json!(31_000);
+                spec["ports"][0]["nodePort"] = json!(30_420);
+            }
+            spec["clusterIPs"] = json!([spec["clusterIP"], "fd00:10:96::7"]);
+            assert_eq!(drift::drift(&want, &live), None, "{why}: {child:?}");
+            live["spec"]["ipFamilies"] = json!(["IPv4", "IPv6"]);
+            let moved = !desired.spec.service.ip_families.is_empty();
+            assert_eq!(drift::drift(&want, &live).is_some(), moved, "{why}: another is first");
+        }
+    }
+}
+
 #[test]
 fn overlay_cannot_hide_a_pod_from_its_operator() {
     let patch = json!({"podTemplate": {"metadata": {
