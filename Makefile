@@ -268,8 +268,8 @@ manifests-of-chart:
 	  --set metrics.serviceMonitor.enabled=true --set metrics.rules.enabled=true \
 	  | $(PLAIN) > $(OUT)/monitoring/prometheus.yaml
 
-charts: charts-text charts-helm charts-rules
-.PHONY: charts-text charts-helm charts-rules
+charts: charts-text charts-helm charts-rules charts-bake
+.PHONY: charts-text charts-helm charts-rules charts-bake
 
 charts-text: setup
 	python3 deploy/check.py
@@ -321,3 +321,10 @@ charts-rules: tools
 	promtool test rules $(CHART)/files/alerts/tests/*.yaml >$(TOOLS)/rules.log 2>&1 \
 	  || { cat $(TOOLS)/rules.log; exit 1; }; \
 	echo "alert rules: $$(grep -c SUCCESS $(TOOLS)/rules.log) files of tests pass"
+
+# Also with CI=true: a plug-in of Docker is no package everywhere, and operator/tests/deployment.rs compares the file
+# with the Dockerfile.
+charts-bake:
+	@if ! $(DOCKER) buildx version >/dev/null 2>&1; then echo "SKIPPED: docker-bake.hcl, for want of docker buildx"; exit; fi; \
+	$(DOCKER) buildx bake --print >/dev/null 2>&1 || { $(DOCKER) buildx bake --print; exit 1; }; \
+	echo "docker-bake.hcl is read"
