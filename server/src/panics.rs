@@ -64,4 +64,43 @@ mod tests {
         assert_eq!(words(said.as_ref()), "on purpose, true");
         assert!(!OUTLIVED.get());
     }
+
+    /// Tells the test below that it runs in a process of its own, and what panics there.
+    const PANICS: &str = "FLOTILLA_TEST_PANICS";
+
+    /// As regions compute what clients wrote, and as everything else runs.
+    #[test]
+    fn process_outlives_an_outlived_panic_on_a_blocking_thread_and_no_other() {
+        if let Ok(panics) = std::env::var(PANICS) {
+            end_the_process();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let on_purpose = || -> () { panic!("on purpose") };
+            let ended = match &*panics {
+                "outlived" => runtime.block_on(runtime.spawn_blocking(move || {
+                    let caught = outlive(on_purpose).expect_err("it panics");
+                    // The thread serves others next.
+                    (words(caught.as_ref()).to_owned(), OUTLIVED.get())
+                })),
+                _ => runtime.block_on(runtime.spawn_blocking(move || {
+                    on_purpose();
+                    (String::new(), false)
+                })),
+            };
+            assert_eq!(ended.expect("the thread is well"), ("on purpose".to_owned(), false));
+            return;
+        }
+        let process = |panics: &str| {
+            let mut program = std::process::Command::new(std::env::current_exe().expect("itself"));
+            program.args(["--exact", "--nocapture"]);
+            program.arg(
+                "panics::tests::process_outlives_an_outlived_panic_on_a_blocking_thread_and_no_other",
+            );
+            program.env(PANICS, panics).output().expect("a process")
+        };
+        let outlived = process("outlived");
+        assert!(outlived.status.success(), "{outlived:?}");
+        let plain = process("plain");
+        let said = String::from_utf8_lossy(&plain.stderr).into_owned();
+        assert_eq!((plain.status.code(), said.contains("on purpose")), (None, true), "{plain:?}");
+    }
 }
