@@ -86,8 +86,28 @@ pub fn read_descriptors(
     Ok(found)
 }
 
-/// Removes all that `data` has of a region: its rows, also those in `more`, and what is known of them.
-/// Blocks on the disk.
+/// The range that a region has by its descriptor; `None` without one, or with one that does not decode.
+fn own_range(data: &dyn Engine, region: RegionId) -> Result<Option<KeyRange>, engine::Error> {
+    let Some(stored) = data.get(Family::Meta, &keys::meta::descriptor(region))? else {
+        return Ok(None);
+    };
+    match v1::Region::decode(stored) {
+        Ok(descriptor) => Ok(Some(range_of(&descriptor))),
+        Err(error) => {
+            tracing::error!(
+                %region,
+                %error,
+                "the descriptor of a region that is erased does not decode: its rows stay until another region \
+                 gets their keys"
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// Removes all that `data` has of a region: its rows, also those in `more`, and what is known of them. What does
+/// not decode hides nothing but the range of the rows, which then belong to nobody: who gets their keys begins
+/// by clearing them. Blocks on the disk.
 ///
 /// # Errors
 /// When the disk fails; what is there is then told by the next start.
@@ -96,8 +116,7 @@ pub fn erase_state(
     region: RegionId,
     more: Option<&KeyRange>,
 ) -> Result<(), engine::Error> {
-    let state = read_state(data, region)?;
-    let own = state.map(|state| range_of(&state.descriptor));
+    let own = own_range(data, region)?;
     let mut batch = WriteBatch::new();
     for range in own.iter().chain(more) {
         // Ordering: the next peer of these keys may start from an older state (`storage/reclaim.rs`).

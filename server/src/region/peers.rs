@@ -21,7 +21,7 @@ use super::{
     incarnations::Incarnations,
     lifecycle::{self, Opened},
     news::News,
-    promises::{self, Fate, Promises},
+    promises::{self, Described, Fate, Promises},
     receive::UnderWay,
     recovery::Loss,
     serve::refused,
@@ -216,13 +216,18 @@ impl Peers {
 
     /// Every region of which there is anything on this disk: what was promised about it, and which peer
     /// its state says is here.
-    fn found(&self) -> anyhow::Result<Vec<(RegionId, Promises, Option<PeerId>)>> {
+    fn found(&self) -> anyhow::Result<Vec<(RegionId, Promises, Option<Described>)>> {
         let mut described = BTreeMap::new();
         for (region, descriptor) in read_descriptors(self.env.data.as_ref())? {
-            // One that does not decode is found by whoever opens the peer.
-            let descriptor = descriptor.unwrap_or_default();
-            let own = descriptor.peers.iter().find(|peer| peer.node_id == self.env.node.0);
-            described.insert(region, own.map_or(PeerId::UNKNOWN, |peer| PeerId(peer.peer_id)));
+            let is_own = |peer: &&v1::Peer| peer.node_id == self.env.node.0;
+            let of = match descriptor {
+                None => Described::Unreadable,
+                Some(descriptor) => match descriptor.peers.iter().find(is_own) {
+                    Some(own) => Described::Of(PeerId(own.peer_id)),
+                    None => Described::OfOthers,
+                },
+            };
+            described.insert(region, of);
         }
         let mut promised = promises::read_all(self.env.log.as_ref())?;
         for region in described.keys() {
@@ -638,6 +643,31 @@ mod tests {
         let descriptor = keys::meta::descriptor(REGION);
         assert_eq!(fixture.data.get(Family::Meta, &descriptor).expect("a read"), None);
         assert_eq!(promised(&fixture).buried, Some(PEER));
+    }
+
+    /// A descriptor that does not decode names no range, and neither a buried region nor another one's ruin is a
+    /// reason not to start.
+    #[tokio::test]
+    async fn buried_region_with_a_rotten_descriptor_is_erased_and_another_is_quarantined() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear();
+        lifecycle::bury(&fixture.env, REGION, PEER).await.expect("a tombstone");
+        let stranger = RegionId(77);
+        let mut batch = WriteBatch::new();
+        for region in [REGION, stranger] {
+            batch.put(Family::Meta, &keys::meta::descriptor(region), &[0xff; 7]);
+        }
+        fixture.data.write(&batch, Durability::Synced).expect("a write");
+        let peers = opened(&fixture).await;
+        assert!(peers.all().is_empty());
+        let stored = |region| {
+            fixture.data.get(Family::Meta, &keys::meta::descriptor(region)).expect("a read")
+        };
+        assert_eq!(stored(REGION), None);
+        assert!(!has_vote(&fixture) && promised(&fixture).own.is_none(), "its log is gone too");
+        let [(region, peer, _)] = &peers.quarantined()[..] else { panic!("not in quarantine") };
+        assert_eq!((*region, *peer), (stranger, PeerId::UNKNOWN));
+        assert!(stored(stranger).is_some(), "nothing proves that it may go");
     }
 
     /// It has voted and granted leases before, and its election would depose a leader that is well.

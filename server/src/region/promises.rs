@@ -35,6 +35,17 @@ pub struct Promises {
     pub has_log: bool,
 }
 
+/// Whose state `data` has of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Described {
+    /// Of this node's peer.
+    Of(PeerId),
+    /// It does not name this node.
+    OfOthers,
+    /// It does not decode.
+    Unreadable,
+}
+
 /// What a start does with a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -51,10 +62,9 @@ pub enum Fate {
 }
 
 impl Promises {
-    /// What becomes of the region at start. `described` is its own peer by the state in `data`:
-    /// `None` without a state, `PeerId::UNKNOWN` when the state does not name this node.
+    /// What becomes of the region at start. `described` is what the state in `data` says, if there is one.
     #[must_use]
-    pub fn fate(&self, described: Option<PeerId>) -> Fate {
+    pub fn fate(&self, described: Option<Described>) -> Fate {
         if let Some((peer, reason)) = &self.quarantined
             && !self.covers(*peer)
         {
@@ -63,7 +73,7 @@ impl Promises {
         match (self.own, described) {
             (Some(own), _) if self.covers(own) => Fate::Erase,
             // A peer is in the log before it has a state.
-            (Some(own), Some(described)) if described > own && described != PeerId::UNKNOWN => {
+            (Some(own), Some(Described::Of(described))) if described > own => {
                 let reason = format!(
                     "the state is of peer {described}, but the log knows of peer {own} alone: its end \
                      is lost"
@@ -72,17 +82,25 @@ impl Promises {
             }
             (Some(own), _) => Fate::Open(own),
             (None, _) if self.has_log => Fate::Quarantine(
-                described.unwrap_or(PeerId::UNKNOWN),
+                match described {
+                    Some(Described::Of(described)) => described,
+                    Some(Described::OfOthers | Described::Unreadable) | None => PeerId::UNKNOWN,
+                },
                 "the log has entries or a vote of the region, but not of which peer: this node gets no peer \
                  of the region before it joins anew, with an empty disk"
                     .to_owned(),
             ),
             // `data` fell back to before a destruction; or the peer had applied that it was removed, and
             // was no voter.
-            (None, Some(described)) if self.covers(described) || described == PeerId::UNKNOWN => {
-                Fate::Erase
-            }
-            (None, Some(described)) => Fate::Quarantine(
+            (None, Some(Described::Of(described))) if self.covers(described) => Fate::Erase,
+            (None, Some(Described::OfOthers)) => Fate::Erase,
+            // A tombstone alone does not prove that it is of the peer that was buried.
+            (None, Some(Described::Unreadable)) => Fate::Quarantine(
+                PeerId::UNKNOWN,
+                "a state of the region is on this disk that does not decode, and its log does not know of it"
+                    .to_owned(),
+            ),
+            (None, Some(Described::Of(described))) => Fate::Quarantine(
                 described,
                 "the region is on this disk, but its log does not know of it: the log's end is lost"
                     .to_owned(),
@@ -193,7 +211,8 @@ mod tests {
             Fate::Erase => "erase".to_owned(),
             Fate::Nothing => "nothing".to_owned(),
         };
-        for (why, promises, described, want) in [
+        type Row = (&'static str, Promises, Option<u64>, &'static str);
+        let rows: [Row; 16] = [
             ("an empty disk", nothing.clone(), None, "nothing"),
             ("a peer", own(9), Some(9), "open 9"),
             ("a peer whose state fell back to before its snapshot", own(9), None, "open 9"),
@@ -225,14 +244,39 @@ mod tests {
             ("the state fell back to before its end", buried(9, nothing.clone()), Some(9), "erase"),
             ("the state is of a later peer", buried(8, nothing.clone()), Some(9), "quarantine 9"),
             ("destroyed", buried(9, nothing.clone()), None, "nothing"),
+        ];
+        let of = |(why, promises, described, want): Row| {
+            (why, promises, described.map(|peer| Described::Of(PeerId(peer))), want)
+        };
+        let without_a_name = [
             (
                 "the state fell back to before its end, and had applied its removal",
-                buried(9, nothing),
-                Some(PeerId::UNKNOWN.0),
+                buried(9, nothing.clone()),
+                Some(Described::OfOthers),
                 "erase",
             ),
-        ] {
-            let fate = promises.fate(described.map(PeerId));
+            (
+                "killed between tombstone and erasing, and the state is rotten",
+                buried(9, own(9)),
+                Some(Described::Unreadable),
+                "erase",
+            ),
+            ("a peer whose state is rotten", own(9), Some(Described::Unreadable), "open 9"),
+            (
+                "a rotten state of nobody knows whom",
+                buried(9, nothing.clone()),
+                Some(Described::Unreadable),
+                "quarantine unknown",
+            ),
+            (
+                "a rotten state that the log does not know of",
+                nothing,
+                Some(Described::Unreadable),
+                "quarantine unknown",
+            ),
+        ];
+        for (why, promises, described, want) in rows.map(of).into_iter().chain(without_a_name) {
+            let fate = promises.fate(described);
             assert_eq!(lives(&fate), want, "{why}: {promises:?}");
             if fate == Fate::Nothing {
                 assert!(promises.is_free(), "{why}: another peer may come");
