@@ -117,6 +117,8 @@ pub struct RaftMetrics {
     pub link_bytes: Gauges<LinkLane>,
     /// Requests to other nodes that were not sent: too much was under way, or they were too large.
     pub link_refused_total: Counters<LinkLane>,
+    /// Nodes that answer, but not on this lane.
+    pub lanes_cut: Gauges<LinkLane>,
     /// Log entries in memory, of all regions.
     pub log_tail_bytes: IntGauge,
     /// Log entries that were read from the disk for followers, and are not sent yet.
@@ -225,6 +227,11 @@ impl RaftMetrics {
                 registry,
                 "flotilla_raft_link_refused_total",
                 "Requests to other nodes that were not sent: too much under way, or too large",
+            )?,
+            lanes_cut: Gauges::register(
+                registry,
+                "flotilla_raft_lanes_cut",
+                "Other nodes that answer, but not what was last sent to them on this lane",
             )?,
             log_tail_bytes: add(
                 registry,

@@ -9,6 +9,7 @@ use crate::{
     api::Check,
     ids::NodeId,
     metrics::{Instance, PeerRole},
+    raft::transport::Lane,
     region::Peer,
     storage::disk::Level,
 };
@@ -107,6 +108,17 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
             named.push(format!("and {} more", quarantined.len() - NAMED_MAX));
         }
         checks.push(Check::told("quarantine", Err(named.join("; "))));
+    }
+    // Where a region leads it may be followed by votes and heartbeats alone.
+    let cut = joined.peers.environment().transport.cut();
+    if !cut.is_empty() {
+        let named = cut.iter().take(NAMED_MAX);
+        let mut named: Vec<String> =
+            named.map(|(node, lane)| format!("node {node} ({lane:?})").to_lowercase()).collect();
+        if let more @ 1.. = cut.len().saturating_sub(NAMED_MAX) {
+            named.push(format!("and {more} more"));
+        }
+        checks.push(Check::told("lanes", Err(format!("cut to {}", named.join(", ")))));
     }
     if let Some(disk) = &node.disk {
         // Reads are served and deletes are forwarded also by a node whose disk is full; were it to go, then all
@@ -275,6 +287,11 @@ pub(super) fn measure(node: &Node) {
     regions.without_quorum.set(gauge(seen.without_quorum));
     regions.nodes_unheard.set(gauge(missed.len()));
     regions.peers_pending.set(gauge(seen.pending));
+    let cut = joined.peers.environment().transport.cut();
+    for lane in [Lane::Fast, Lane::Bulk, Lane::Forward] {
+        let count = cut.iter().filter(|(_, of)| *of == lane).count();
+        metrics.raft.lanes_cut.get(lane.into()).set(gauge(count));
+    }
     metrics.raft.apply_lag_entries.set(i64::try_from(seen.lag).unwrap_or(i64::MAX));
 }
 

@@ -21,7 +21,7 @@ mod snapshots;
 mod tests;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -171,6 +171,9 @@ struct Office {
     unreached: Mutex<HashSet<NodeId>>,
     /// Streams that are open and on which the node has answered; without those that have none.
     answering: Mutex<HashMap<NodeId, usize>>,
+    /// Lanes that failed again and again for longer than `silence_max` while the node answered on another, and
+    /// that it has not answered on since.
+    cut: Mutex<BTreeSet<(NodeId, Lane)>>,
 }
 
 /// A stream on which the node has answered, until it ends.
@@ -208,6 +211,24 @@ impl Office {
         }
     }
 
+    /// A lane has failed for so long, each time anew.
+    fn note_failing(&self, node: NodeId, lane: Lane, failing_for: Duration) {
+        // One that answers nowhere is missed as a whole.
+        if failing_for >= self.config.silence_max
+            && self.answering.lock().contains_key(&node)
+            && self.cut.lock().insert((node, lane))
+        {
+            tracing::warn!(%node, ?lane, "a node answers, but not on this lane: it is cut");
+        }
+    }
+
+    fn note_answer(&self, node: NodeId, lane: Lane) {
+        self.note_attempt(node, true);
+        if self.cut.lock().remove(&(node, lane)) {
+            tracing::info!(%node, ?lane, "a node answers on this lane again");
+        }
+    }
+
     fn reached(&self, node: NodeId) -> watch::Sender<u64> {
         self.reached.lock().entry(node).or_default().clone()
     }
@@ -215,6 +236,7 @@ impl Office {
     fn forget(&self, node: NodeId) {
         self.reached.lock().remove(&node);
         self.unreached.lock().remove(&node);
+        self.cut.lock().retain(|(of, _)| *of != node);
     }
 }
 
@@ -241,6 +263,7 @@ impl Transport {
                 reached: Mutex::default(),
                 unreached: Mutex::default(),
                 answering: Mutex::default(),
+                cut: Mutex::default(),
             }),
             links,
             shipping: Arc::new(shipping),
@@ -306,6 +329,14 @@ impl Transport {
     #[must_use]
     pub fn is_answering(&self, node: NodeId) -> bool {
         self.office.answering.lock().contains_key(&node)
+    }
+
+    /// Lanes to nodes that answer on another lane, on which what was sent last did not arrive, nor what was sent
+    /// before it for longer than a lane may be silent. Of a lane on which nothing was sent since it stays so.
+    #[must_use]
+    pub fn cut(&self) -> Vec<(NodeId, Lane)> {
+        let cut = self.office.cut.lock().clone();
+        cut.into_iter().filter(|(node, _)| self.is_answering(*node)).collect()
     }
 
     /// Finds out whether a node is there: afterwards it is [answering](Self::is_answering) or

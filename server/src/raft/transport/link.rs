@@ -132,6 +132,8 @@ impl Run {
     /// Owns the stream to one node on one lane, until the transport is dropped or the node is gone.
     async fn until_dropped(self, mut queued: mpsc::Receiver<Outgoing>) {
         let mut backoff = BACKOFF_MIN;
+        // Since when no stream was answered on, of those that were tried.
+        let mut failing_since = None;
         loop {
             let first = tokio::select! {
                 next = queued.recv() => match next {
@@ -148,21 +150,30 @@ impl Run {
             if first.answer.is_closed() {
                 continue;
             }
+            let began = clock::monotonic();
             let connected = connect(&self.office, self.node).await;
             self.office.note_attempt(self.node, connected.is_ok());
-            match connected {
+            let was_answered = match connected {
                 Ok(channel) => {
                     let began = clock::monotonic();
-                    let error = self.run_stream(channel, first, &mut queued).await;
+                    let (error, was_answered) = self.run_stream(channel, first, &mut queued).await;
                     tracing::debug!(node = %self.node, lane = ?self.lane, error, "stream ended");
                     if began.elapsed() > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
                     }
+                    was_answered
                 }
                 Err(reason) => {
                     tracing::debug!(node = %self.node, lane = ?self.lane, reason, "cannot connect");
                     fail(first, &reason);
+                    false
                 }
+            };
+            if was_answered {
+                failing_since = None;
+            } else {
+                let since = *failing_since.get_or_insert(began);
+                self.office.note_failing(self.node, self.lane, since.elapsed());
             }
             // What comes while we may not try again fails at once: nobody waits for a dead node.
             let retry = tokio::time::sleep(clock::jitter(backoff));
@@ -198,13 +209,14 @@ impl Run {
         true
     }
 
-    /// Runs one stream until it fails. Whatever was sent and has no answer then fails with it.
+    /// Runs one stream until it fails: why, and whether the node has answered on it. Whatever was sent and has
+    /// no answer then fails with it.
     async fn run_stream(
         &self,
         channel: Channel,
         first: Outgoing,
         queued: &mut mpsc::Receiver<Outgoing>,
-    ) -> String {
+    ) -> (String, bool) {
         let mut pending = Pending::default();
         pending.push(first);
         let mut waiting = HashMap::new();
@@ -222,7 +234,7 @@ impl Run {
         for answer in waiting.into_values() {
             answer.send(Err(Cause::Lost(error.clone())));
         }
-        error
+        (error, answering.is_some())
     }
 
     async fn exchange(
@@ -266,7 +278,7 @@ impl Run {
                         progress = Instant::now();
                         match self.take_answers(batch, waiting) {
                             Ok(true) if answering.is_none() => {
-                                self.office.note_attempt(self.node, true);
+                                self.office.note_answer(self.node, self.lane);
                                 *answering = Some(Answering::begin(&self.office, self.node));
                             }
                             Ok(_) => {}

@@ -200,6 +200,37 @@ async fn node_is_answering_while_a_stream_is_open_on_which_it_has_answered_itsel
     assert!(transport.is_unreached(node) && !transport.is_answering(node), "nobody is there");
 }
 
+/// As when something between the nodes swallows what is large.
+#[tokio::test]
+async fn lane_that_is_cut_is_told_while_the_node_answers_on_another() {
+    let node = NodeId(2);
+    let served = Served::start(identity(2)).await;
+    let transport = transport_with(Arc::new(Only(served.address.clone())), IDLE);
+    let alone = transport_with(Arc::new(Only(free_address().await)), IDLE);
+    let bulk = async |transport: &Transport, region| {
+        transport.call(node, Lane::Bulk, message(region, 1)).await
+    };
+    transport.call(node, Lane::Fast, message(ANSWERED, 1)).await.expect("an answer");
+    bulk(&transport, ANSWERED).await.expect("an answer");
+    bulk(&transport, NEVER_ANSWERED).await.expect_err("silence");
+    assert_eq!(transport.cut(), [], "a stream that was good has ended: that may be once");
+    let begun = clock::now();
+    while transport.cut().is_empty() {
+        assert!(begun.elapsed() < WAIT, "it is not told");
+        bulk(&transport, NEVER_ANSWERED).await.expect_err("silence");
+        let _ = bulk(&alone, ANSWERED).await;
+        tokio::task::yield_now().await;
+    }
+    assert!(begun.elapsed() >= IDLE, "too soon");
+    assert_eq!(transport.cut(), [(node, Lane::Bulk)]);
+    assert_eq!(alone.cut(), [], "a node that answers nowhere is missed as a whole");
+    while bulk(&transport, ANSWERED).await.is_err() {
+        assert!(begun.elapsed() < WAIT, "it is not answered");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(transport.cut(), []);
+}
+
 /// A disk or a process that stands still, seen from the node that sends to it.
 #[tokio::test]
 async fn node_that_reads_nothing_is_refused_more_than_the_bound() {
