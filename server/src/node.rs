@@ -173,12 +173,14 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
             };
             node.writer.stop();
             let _ = tokio::task::spawn_blocking(move || writer_thread.join()).await;
+            node.end_background_work();
             tracing::info!("node has stopped");
             drained
         }
         Err(error) => {
             // Nothing is acknowledged any more; what is not on the disk was never promised.
             tracing::error!("node failed: {error:#}");
+            node.end_background_work();
             Err(error)
         }
     }
@@ -374,6 +376,12 @@ impl Node {
         self.config.data_dir.clone()
     }
 
+    /// See [`Engine::end_background_work`].
+    fn end_background_work(&self) {
+        self.data.end_background_work();
+        self.log.end_background_work();
+    }
+
     async fn drain(self: &Arc<Self>, servers: ports::Servers) -> anyhow::Result<()> {
         self.draining.store(true, Ordering::Release);
         let deadline = clock::now() + self.config.shutdown_grace;
@@ -382,7 +390,12 @@ impl Node {
         }
         servers.stop(deadline).await;
         if let Some(joined) = self.joined.get() {
-            joined.stop().await;
+            let mut stopping = std::pin::pin!(joined.stop());
+            // A snapshot that is being installed may wait for a compaction.
+            if tokio::time::timeout_at(deadline, stopping.as_mut()).await.is_err() {
+                self.end_background_work();
+                stopping.await;
+            }
         }
         let data = Arc::clone(&self.data);
         tokio::task::spawn_blocking(move || data.sync()).await?.context("sync the data")?;

@@ -290,6 +290,11 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     /// Bytes in `range`, estimated from file properties.
     fn approximate_bytes(&self, family: Family, range: &KeyRange) -> u64;
 
+    /// Gives up what the engine does in the background, as to compact files, which may take minutes more: the process
+    /// is about to end, which waits for it. Nothing is lost by that, and what needs files to be made, as writes in
+    /// the long run do, fails from now on.
+    fn end_background_work(&self) {}
+
     /// Errors that the engine has met in the background so far. After one it may refuse all writes, or
     /// have mended it.
     fn background_errors(&self) -> u64 {

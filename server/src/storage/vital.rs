@@ -124,6 +124,10 @@ impl Engine for Vital {
         self.inner.reclaim_expired(capture)
     }
 
+    fn end_background_work(&self) {
+        self.inner.end_background_work();
+    }
+
     fn withdraw_claims(&self, range: &KeyRange) {
         self.inner.withdraw_claims(range);
     }

@@ -1,4 +1,6 @@
-use std::fs;
+use std::{fs, time::Duration};
+
+use rocksdb::properties;
 
 use super::*;
 
@@ -51,6 +53,40 @@ pub(super) fn put(engine: &RocksEngine, keys: &str, value: &str) {
         batch.put(Family::Default, key.as_bytes(), value.as_bytes());
     }
     engine.write(&batch, Durability::Buffered).unwrap();
+}
+
+/// The exit of a process waits for it.
+#[test]
+fn compaction_under_way_ends_when_the_process_is_about_to_end() {
+    const FILES: usize = 3;
+    let dir = tempfile::tempdir().unwrap();
+    let config = StorageConfig::default();
+    let engine = RocksEngine::open(&dir.path().join("data"), Kind::Data, &config).unwrap();
+    let value: String =
+        std::iter::repeat_with(|| rand::random_range('!'..='~')).take(256 << 10).collect();
+    for file in 0..FILES {
+        // Each spans the others, and none has what another has: all of it is read and written.
+        (0..192).for_each(|number| put(&engine, &format!("k{number:03}-{file}"), &value));
+        engine.flush();
+    }
+    let number = |property| engine.db.property_int_value(property).unwrap().unwrap();
+    let files = || engine.db.property_int_value(properties::num_files_at_level(0)).unwrap();
+    assert!(files() >= Some(FILES as u64), "all of it is still to be compacted");
+    std::thread::scope(|threads| {
+        let compacting = threads.spawn(|| engine.db.compact_range(None::<&[u8]>, None::<&[u8]>));
+        let began = crate::clock::monotonic();
+        while number(properties::NUM_RUNNING_COMPACTIONS) == 0 {
+            assert!(!compacting.is_finished() && began.elapsed() < Duration::from_secs(30));
+            std::thread::yield_now();
+        }
+        engine.end_background_work();
+        compacting.join().unwrap();
+    });
+    assert!(files() >= Some(FILES as u64), "it was waited for to the end");
+    assert_eq!(
+        engine.get(Family::Default, b"k007-1").unwrap().map(|value| value.len()),
+        Some(256 << 10)
+    );
 }
 
 #[test]
