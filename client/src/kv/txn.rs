@@ -15,6 +15,7 @@ use super::{PutOptions, renumbered, ttl_millis};
 use crate::{
     Client, Error,
     backoff::Backoff,
+    bounds::Bounds,
     call::write_min,
     verdict::{RegionFailure, judge_region},
 };
@@ -227,11 +228,13 @@ pub struct FailedWrite {
     pub error: Error,
 }
 
-/// The part of a write that a region refused for a moment.
+/// The part of a write that a region refused for a moment, or for its size.
 #[derive(Debug)]
 struct Refused {
     region_id: u64,
     ops: Vec<Numbered>,
+    /// Of them, how many the region may take at once, if it was for the size.
+    fewer: Option<usize>,
     at_least: Duration,
     why: String,
 }
@@ -249,9 +252,19 @@ impl WriteReport {
         self.failed.iter().any(|failed| failed.error.maybe_applied())
     }
 
+    /// These were not sent.
+    fn fail(&mut self, parts: VecDeque<Vec<Numbered>>, error: &Error) {
+        self.failed.extend(parts.into_iter().map(|ops| FailedWrite {
+            region_id: 0,
+            ops: ops.into_iter().map(|(number, _)| number).collect(),
+            error: error.clone(),
+        }));
+    }
+
     /// Takes in what became of a request of these operations; answers what may be repeated.
     fn add(
         &mut self,
+        bounds: &Bounds,
         outcome: Result<v1::WriteResponse, Error>,
         ops: Vec<Numbered>,
     ) -> Vec<Refused> {
@@ -281,6 +294,12 @@ impl WriteReport {
             let (region_id, indexes) = (region.region_id, std::mem::take(&mut region.op_indexes));
             match judge_region(region) {
                 RegionFailure::Final(error) => {
+                    // Nothing of the part was applied, so it may be cut, as a whole request is.
+                    if let fewer @ Some(_) = bounds.fewer(&error, indexes.len()) {
+                        let why = error.to_string();
+                        refused.push((region_id, indexes, fewer, Duration::ZERO, why, error));
+                        continue;
+                    }
                     if error.maybe_applied() {
                         begun.extend(indexes.iter().copied());
                     }
@@ -289,12 +308,12 @@ impl WriteReport {
                     self.failed.push(FailedWrite { region_id, ops, error });
                 }
                 RegionFailure::Passing { at_least, why, otherwise } => {
-                    refused.push((region_id, indexes, at_least, why, otherwise));
+                    refused.push((region_id, indexes, None, at_least, why, otherwise));
                 }
             }
         }
         let mut passing = Vec::new();
-        for (region_id, indexes, at_least, why, otherwise) in refused {
+        for (region_id, indexes, fewer, at_least, why, otherwise) in refused {
             // Ordering: the whole part or nothing of it, since operations on a key keep their order. To remove
             // a range again where that was done would remove what was written since.
             if indexes.iter().any(|index| begun.contains(index)) {
@@ -305,7 +324,7 @@ impl WriteReport {
             }
             let of_part = indexes.iter().filter_map(|index| ops.get(*index as usize).cloned());
             let (ops, why) = (of_part.collect(), renumber(why));
-            passing.push(Refused { region_id, ops, at_least, why });
+            passing.push(Refused { region_id, ops, fewer, at_least, why });
         }
         passing
     }
@@ -330,8 +349,8 @@ impl Client {
     /// fails, as a whole or in one region. So an `Ok` may hold operations that were not applied: the report
     /// says which were, which were refused, which may have been applied, and which were not sent.
     ///
-    /// What a region refuses for a moment is repeated within the timeout, as a call of its own would be. But
-    /// for a part with an operation that removes a range and that another region has applied or may have:
+    /// What a region refuses for a moment is repeated within the timeout, as a call of its own would be; what is
+    /// too much for it at once is cut into less. But for a part with an operation that removes a range and that another region has applied or may have:
     /// that ends the write with [`Error::Refused`].
     ///
     /// # Guarantees
@@ -364,7 +383,7 @@ impl Client {
                 outcome.as_ref().map_err(Clone::clone)?;
             }
             sent += ops.len();
-            let refused = report.add(outcome, ops);
+            let refused = report.add(bounds, outcome, ops);
             if !refused.is_empty() {
                 self.repeat(refused, begun, &mut report).await;
             }
@@ -379,26 +398,39 @@ impl Client {
         Ok(report)
     }
 
-    /// Repeats what regions refused for a moment, until it is done or the time since `begun` is over.
+    /// Repeats what regions refused for a moment, and cuts what was too much for them, until it is done or the
+    /// time since `begun` is over.
     async fn repeat(&self, mut refused: Vec<Refused>, begun: Instant, report: &mut WriteReport) {
         let timeout = self.settings.timeout;
         let (mut backoff, mut attempts) = (Backoff::new(), 1);
-        while let Some(at_least) = refused.iter().map(|part| part.at_least).max() {
-            let pause = backoff.next(at_least, &mut *self.shared.rng.lock());
+        let mut waiting: VecDeque<Vec<Numbered>> = VecDeque::new();
+        loop {
+            // Who only takes fewer need not be waited for.
+            let passing = refused.iter().filter(|part| part.fewer.is_none());
+            let pause =
+                passing.map(|part| part.at_least).max().map_or(Duration::ZERO, |at_least| {
+                    backoff.next(at_least, &mut *self.shared.rng.lock())
+                });
             let left = timeout.saturating_sub(begun.elapsed()).saturating_sub(pause);
             if left <= write_min(timeout) {
+                let last = refused.first().map_or_else(String::new, |part| part.why.clone());
                 report.failed.extend(refused.into_iter().map(|part| FailedWrite {
                     region_id: part.region_id,
                     ops: part.ops.into_iter().map(|(number, _)| number).collect(),
                     error: Error::TimedOut { timeout, attempts, last: part.why },
                 }));
+                report.fail(waiting, &Error::TimedOut { timeout, attempts, last });
                 return;
             }
             sleep(pause).await;
-            // In the caller's order, and each once.
+            let fewer = refused.iter().filter_map(|part| part.fewer).min();
+            // In the caller's order, and each once. Ordering: before what waits, which comes behind it.
             let ops: BTreeMap<usize, v1::Op> =
                 refused.drain(..).flat_map(|part| part.ops).collect();
             let ops: Vec<Numbered> = ops.into_iter().collect();
+            let parts = ops.rchunks(fewer.unwrap_or(ops.len()).max(1));
+            parts.for_each(|part| waiting.push_front(part.to_vec()));
+            let Some(ops) = waiting.pop_front() else { return };
             let mut client = self.clone();
             client.settings.timeout = left;
             let outcome = client.write_ops(unnumbered(&ops), false).await;
@@ -409,7 +441,19 @@ impl Client {
                 other => other,
             });
             attempts += 1;
-            refused = report.add(outcome, ops);
+            let bounds = &self.shared.bounds;
+            let fewer = outcome.as_ref().err().and_then(|error| bounds.fewer(error, ops.len()));
+            if let Some(fewer) = fewer {
+                ops.rchunks(fewer).for_each(|part| waiting.push_front(part.to_vec()));
+                continue;
+            }
+            let failed = report.failed.len();
+            refused = report.add(bounds, outcome, ops);
+            if let Some(error) = report.failed.get(failed).map(|failed| failed.error.to_string()) {
+                let message = format!("what comes before it failed: {error}");
+                let error = Error::Refused { code: tonic::Code::Aborted, message };
+                report.fail(std::mem::take(&mut waiting), &error);
+            }
         }
     }
 
@@ -598,6 +642,55 @@ mod tests {
         let revision = |key: &'static str| cluster.data.lock()[key.as_bytes()].1;
         // The fake stores what it is sent, whatever it says.
         assert_eq!(["a", "b", "z", "y"].map(revision), [1, 1, 3, 4], "only what was refused");
+    }
+
+    /// What a region said of these operations, which are too much for it at once.
+    fn too_much(op_indexes: Vec<u32>) -> v1::RegionWriteResult {
+        let reason =
+            Reason::InvalidArgument(v1::InvalidArgument { field: "request".into(), limit: 9 });
+        let detail = v1::ErrorDetail { reason: Some(reason), ..Default::default() };
+        v1::RegionWriteResult {
+            region_id: 7,
+            op_indexes,
+            error: "reads too much".into(),
+            code: tonic::Code::InvalidArgument as i32,
+            detail: Some(detail),
+            ..Default::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn part_that_is_too_much_for_its_region_is_cut_in_the_order_of_its_operations() {
+        let cluster = FakeCluster::start(1).await;
+        cluster.nodes[0].answer_writes(|nth| match nth {
+            0 => vec![applied(vec![0]), too_much(vec![1, 2, 3, 4])],
+            1 | 3 | 4 => vec![applied(vec![0])],
+            2 => vec![too_much(vec![0, 1])],
+            _ => vec![busy(vec![0])],
+        });
+        let client = cluster.client(Duration::from_secs(20)).await;
+        let ops = ["a", "y", "y", "y", "y"].map(|key| Op::put(key, "v"));
+        let report = client.write(ops).await.expect("the first was applied");
+        assert!(report.is_complete() && !report.atomic, "{report:?}");
+        let done: Vec<_> = report.regions.iter().map(|part| part.op_indexes.clone()).collect();
+        // The fake says of two operations that one was applied.
+        assert_eq!(done, [vec![0], vec![1], vec![3], vec![4]], "{report:?}");
+        assert_eq!(cluster.count("write"), 5);
+
+        // One that is too much by itself is told with its region and the limit, and so is what waited for it.
+        let cluster = FakeCluster::start(1).await;
+        cluster.nodes[0].answer_writes(|nth| match nth {
+            0 => vec![applied(vec![0]), too_much(vec![1, 2])],
+            _ => vec![too_much(vec![0])],
+        });
+        let client = cluster.client(Duration::from_secs(20)).await;
+        let ops = ["a", "y", "z"].map(|key| Op::put(key, "v"));
+        let report = client.write(ops).await.expect("the first was applied");
+        let [refused, unsent] = &report.failed[..] else { panic!("{report:?}") };
+        assert_eq!((refused.region_id, &refused.ops[..], &unsent.ops[..]), (7, &[1][..], &[2][..]));
+        let is_told = matches!(&refused.error, Error::InvalidArgument { limit: 9, .. });
+        assert!(is_told && !unsent.error.maybe_applied(), "{report:?}");
+        assert_eq!((report.regions.len(), cluster.count("write")), (1, 2));
     }
 
     #[tokio::test]
