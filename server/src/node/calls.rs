@@ -26,6 +26,7 @@ use crate::{
     clock,
     error::Error,
     ids::{ClusterId, NodeId, RegionId},
+    placement::view::check_located,
     raft::{
         presence::Presence,
         transport::{Identity, Inbox},
@@ -468,6 +469,7 @@ impl Membership for Calls {
                     message: "the regions of some of these keys are not known".to_owned(),
                 });
             }
+            check_located(&regions)?;
             Ok(v1::LocateResponse { regions })
         }
         .boxed()

@@ -29,7 +29,7 @@ use crate::{
 };
 
 pub use self::{
-    listing::{page, page_regions},
+    listing::{check_located, page, page_regions},
     regions::Regions,
 };
 

@@ -7,6 +7,7 @@ use prost::Message;
 
 use super::{ClusterView, NodeView, RegionView};
 use crate::{
+    error::Error,
     ids::{NodeId, RegionId},
     placement::config::PlacementConfig,
 };
@@ -28,6 +29,26 @@ pub fn page<T: Message>(items: impl Iterator<Item = T>, count_max: usize) -> (Ve
         page.push(item);
     }
     (page, false)
+}
+
+/// Refuses an answer with the regions of many keys that is larger than a page: it has one for each key, and cannot
+/// go on in another.
+///
+/// # Errors
+/// `InvalidArgument`, with the limit; fewer keys help.
+pub fn check_located(regions: &[v1::RegionInfo]) -> Result<(), Error> {
+    let bytes: usize = regions.iter().map(Message::encoded_len).sum();
+    if bytes <= PAGE_BYTES_MAX || regions.len() < 2 {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument {
+        field: "keys".to_owned(),
+        message: format!(
+            "the regions of {} keys take {bytes} bytes, at most {PAGE_BYTES_MAX} are answered: name fewer keys",
+            regions.len()
+        ),
+        limit: PAGE_BYTES_MAX as u64,
+    })
 }
 
 /// How many regions a page has for who asks for `limit`.
@@ -82,5 +103,36 @@ impl ClusterView {
                 (id, self.node_view(record.clone(), config, now_ms))
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_of_keys_are_no_more_than_a_client_takes() {
+        let info = |key_bytes: usize| {
+            let key = bytes::Bytes::from(vec![7; key_bytes]);
+            let (start_key, end_key) = (key.clone(), key);
+            let region = v1::Region { start_key, end_key, ..v1::Region::default() };
+            v1::RegionInfo { region: Some(region), ..v1::RegionInfo::default() }
+        };
+        for (why, regions, want) in [
+            ("short borders", vec![info(100); 1024], true),
+            ("long borders of few", vec![info(4 << 10); 300], true),
+            ("long borders of many", vec![info(4 << 10); 1024], false),
+            ("one is always told", vec![info(4 << 20)], true),
+        ] {
+            let told = check_located(&regions);
+            assert_eq!(told.is_ok(), want, "{why}: {told:?}");
+            if want && regions.len() > 1 {
+                let bytes: usize = regions.iter().map(Message::encoded_len).sum();
+                assert!(bytes < 4 << 20, "{why}");
+            }
+        }
+        let refused = check_located(&vec![info(4 << 10); 1024]).expect_err("too much");
+        let Error::InvalidArgument { field, limit, .. } = &refused else { panic!("{refused:?}") };
+        assert_eq!((&**field, *limit), ("keys", 3 << 20));
     }
 }
