@@ -560,6 +560,57 @@ mod tests {
         assert!(matches!(unless_spare(Ok(Some(1)), false), Ok(Some(1))), "there, and to go");
     }
 
+    /// As the API server lists them: by labels, or the one of a name.
+    async fn listed(axum::extract::RawQuery(query): axum::extract::RawQuery) -> axum::Json<Value> {
+        let query = query.unwrap_or_default();
+        let names = Names { namespace: "ns".into(), name: "kv".into(), domain: "d".into() };
+        let pod = |name: &str, kind: &str| {
+            let owner = json!([{"apiVersion": "v1", "kind": kind, "name": "x", "uid": "x", "controller": true}]);
+            let owners = if kind.is_empty() { Value::Null } else { owner };
+            json!({"metadata": {"name": name, "labels": names.labels(), "ownerReferences": owners}})
+        };
+        let first = names.pod(0);
+        let mut items = vec![
+            pod(&first, "StatefulSet"),
+            pod("kv-6d4cf56db6-x2x7q", "ReplicaSet"),
+            pod("kv-debug", ""),
+            pod("kv-1-copy", ""),
+            pod("other-1-0", ""),
+            pod("web-0", "StatefulSet"),
+        ];
+        // Somebody's without a label, which has the name of one that is missing.
+        let named = format!("fieldSelector=metadata.name%3D{}", names.pod(1));
+        if !query.contains("labelSelector") {
+            items.clear();
+            if query.contains(&named) {
+                items.push(json!({"metadata": {"name": names.pod(1)}}));
+            }
+        }
+        axum::Json(json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items}))
+    }
+
+    #[tokio::test]
+    async fn pods_of_other_names_are_not_counted_whatever_their_labels_say() {
+        let names = Names { namespace: "ns".into(), name: "kv".into(), domain: "d".into() };
+        let client = Client::new(axum::Router::new().fallback(listed), "ns");
+        let pods: Api<Pod> = Api::namespaced(client, "ns");
+        let found = by_name(
+            &pods,
+            &names,
+            3,
+            |ordinal| names.pod(ordinal),
+            |name| names.ordinal_of_pod(name),
+        );
+        let found = found.await.expect("listed");
+        let found: Vec<_> =
+            found.into_iter().map(|(ordinal, pod)| (ordinal, pod.metadata.name)).collect();
+        assert_eq!(
+            found,
+            [(0, Some(names.pod(0))), (1, Some(names.pod(1)))],
+            "the third is not there"
+        );
+    }
+
     #[test]
     fn refusals_are_told_from_what_may_be_otherwise_in_a_moment() {
         for (code, want) in [
