@@ -17,7 +17,10 @@ use flotilla_tests::harness::{Scratch, Turn, binary, eventually, say, say_aloud}
 
 /// Words behind `sh`, and where such a block is run instead.
 const ELSEWHERE: [(&str, &str); 6] = [
-    ("kubernetes", "tests/kubernetes has the scenarios; calls of kvctl are run here"),
+    (
+        "kubernetes",
+        "tests/kubernetes has the scenarios; calls of kvctl are run here, the others looked at by the operator's",
+    ),
     ("machines", "needs machines, root, or containers"),
     ("build", "builds, or takes minutes: the Makefile's goals, of which CI runs those that check"),
     ("grpcurl", "here, where there is a grpcurl"),
