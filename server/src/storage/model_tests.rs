@@ -164,7 +164,7 @@ fn run(kind: Kind, steps: &[Step]) {
                 compare_range(rocks.as_ref(), memory.as_ref(), Family::Default, &range);
             }
             Step::View => views.push((rocks.view(), memory.view())),
-            Step::Flush => rocks.flush(),
+            Step::Flush => rocks.flush().unwrap(),
             Step::Compact => rocks.compact(),
             Step::Restart | Step::Kill => {
                 // A view keeps the instance open.

@@ -36,7 +36,8 @@ use std::{
 
 use bytes::Bytes;
 use rocksdb::{
-    ColumnFamily, DB, DBPinnableSlice, ErrorKind, Options, ReadOptions, ReadTier, WriteOptions,
+    ColumnFamily, DB, DBPinnableSlice, ErrorKind, FlushOptions, Options, ReadOptions, ReadTier,
+    WriteOptions,
 };
 
 pub use self::status::is_open_elsewhere;
@@ -346,6 +347,12 @@ impl Engine for RocksEngine {
 const COUNTED_ROWS_MAX: usize = 16_384;
 
 impl RocksEngine {
+    /// Moves what is in memtables to files: of both families up to one moment (`options.rs`).
+    pub(in crate::storage) fn flush(&self) -> Result<(), Error> {
+        let families = [Family::Default, Family::Meta].map(|of| family(&self.db, of));
+        self.db.flush_cfs_opt(&families, &FlushOptions::default()).map_err(|e| failed("flush", e))
+    }
+
     fn memtable_bytes(&self, of: Family, range: &KeyRange) -> u64 {
         let mut options = cursor::read_options(range);
         options.set_read_tier(ReadTier::Memtable);

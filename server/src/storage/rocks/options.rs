@@ -132,6 +132,10 @@ fn database(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Optio
         // comes back, the log has the rest.
         Kind::Data => DBRecoveryMode::PointInTime,
     });
+    // Durability: both families have files up to the same moment. Else the one of the few and small rows keeps files
+    // of the write-ahead log for which the other has no use any more, and a hole in one of those refuses
+    // to open: there is no earlier moment that both could come back to.
+    options.set_atomic_flush(kind == Kind::Data);
     options.set_paranoid_checks(true);
     options.set_max_open_files(int(config.open_files_max));
     options.set_max_background_jobs(int(config.background_threads_max));

@@ -61,7 +61,7 @@ fn removed_row_shows_no_older_one_and_hides_no_newer_one() {
     data.compact();
     put(&data, "c", "5");
     put(&data, "e", "5");
-    data.flush();
+    data.flush().unwrap();
     put(&data, "e", "never");
     claim(&data, 10);
     data.compact();

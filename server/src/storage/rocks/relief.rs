@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rocksdb::{BottommostLevelCompaction, CompactOptions, properties};
 
-use super::{Error, Family, RocksEngine, family, status::failed};
+use super::{Error, Family, RocksEngine, family};
 use crate::storage::{
     batch::{Change, WriteBatch},
     engine::{Engine as _, KeyRange},
@@ -72,20 +72,18 @@ pub(super) fn relieve(engine: &RocksEngine, room_bytes: u64) -> Result<bool, Err
     }
     // Ordering: taken before the flush, so that each of them is in a file.
     let ranges = std::mem::take(&mut *removals.ranges.lock());
-    let rows = family(&engine.db, Family::Default);
-    // Both families: a file of the write-ahead log goes when neither needs it.
-    for of in [rows, family(&engine.db, Family::Meta)] {
-        if let Err(error) = engine.db.flush_cf(of) {
-            removals.remember(ranges);
-            removals.any.store(true, Ordering::Relaxed);
-            return Err(failed("flush", error));
-        }
+    // With it go the files of the write-ahead log, which no family needs any more.
+    if let Err(error) = engine.flush() {
+        removals.remember(ranges);
+        removals.any.store(true, Ordering::Relaxed);
+        return Err(error);
     }
     // It must not take the space that it is to give: then RocksDB is left to choose, piece by piece.
     if room_bytes < COMPACTION_BYTES.min(engine.stats().file_bytes()) {
         removals.remember(ranges);
         return Ok(true);
     }
+    let rows = family(&engine.db, Family::Default);
     let mut options = CompactOptions::default();
     options.set_exclusive_manual_compaction(false);
     // Files of the last level that nothing was removed from stay as they are.
@@ -127,7 +125,7 @@ mod tests {
                 std::iter::repeat_with(|| rand::random_range('!'..='~')).take(256 << 10).collect();
             (0..200).for_each(|number| put(&engine, &format!("k{number:03}"), &value));
             put(&engine, "a z", "kept");
-            engine.flush();
+            engine.flush().unwrap();
             let before = engine.stats().file_bytes();
             assert!(before > 30 * MIB, "{why}: {before}");
             let mut batch = WriteBatch::new();

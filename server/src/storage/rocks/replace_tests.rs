@@ -23,7 +23,7 @@ impl Fixture {
         put(&data, "a1 b1 b2 c1 d d1", "old");
         data.compact();
         put(&data, "a2 b3 c1 c2 d2", "old");
-        data.flush();
+        data.flush().unwrap();
         put(&data, "b1 b4 c3 d3", "old");
         Self { dir, data }
     }

@@ -5,13 +5,6 @@ use rocksdb::properties;
 use super::*;
 
 impl RocksEngine {
-    /// Moves memtables to files.
-    pub(in crate::storage) fn flush(&self) {
-        for of in [Family::Default, Family::Meta] {
-            self.db.flush_cf(family(&self.db, of)).unwrap();
-        }
-    }
-
     /// Ends all work in the background, so that the files stand still.
     pub(crate) fn freeze(&self) {
         self.db.cancel_all_background_work(true);
@@ -19,7 +12,7 @@ impl RocksEngine {
 
     /// Merges all files.
     pub(crate) fn compact(&self) {
-        self.flush();
+        self.flush().unwrap();
         for of in [Family::Default, Family::Meta] {
             self.db.compact_range_cf(family(&self.db, of), None::<&[u8]>, None::<&[u8]>);
         }
@@ -67,7 +60,7 @@ fn compaction_under_way_ends_when_the_process_is_about_to_end() {
     for file in 0..FILES {
         // Each spans the others, and none has what another has: all of it is read and written.
         (0..192).for_each(|number| put(&engine, &format!("k{number:03}-{file}"), &value));
-        engine.flush();
+        engine.flush().unwrap();
     }
     let number = |property| engine.db.property_int_value(property).unwrap().unwrap();
     let files = || engine.db.property_int_value(properties::num_files_at_level(0)).unwrap();
@@ -218,7 +211,7 @@ fn sizes_count_rows_in_memtables_and_in_files() {
     let in_memory = bytes("a", "c");
     assert!((320_000..330_000).contains(&in_memory), "{in_memory}");
     assert_eq!(bytes("d", "e"), 0);
-    data.flush();
+    data.flush().unwrap();
     let in_files = bytes("a", "c");
     assert!((100_000..400_000).contains(&in_files), "{in_files}");
     assert!(bytes("a", "") > in_files);
@@ -270,7 +263,7 @@ fn quick_write_is_refused_whole_while_the_engine_is_behind() {
         batch
     };
     assert!(data.write_if_quick(&batch("a")).unwrap());
-    data.flush();
+    data.flush().unwrap();
     data.db.set_options(&[("level0_stop_writes_trigger", "1")]).unwrap();
     assert!(data.stats().write_stopped);
     assert!(!data.write_if_quick(&batch("b")).unwrap());
@@ -298,7 +291,7 @@ fn a_quick_read_leaves_the_disk_alone() {
     assert_eq!(quick(&engine, "a"), Quick::Read(Some("value".into())), "in a memtable");
     put(&engine, "large", "123456");
     assert_eq!(quick(&engine, "large"), Quick::Large { bytes: 6 }, "in a memtable");
-    engine.flush();
+    engine.flush().unwrap();
     drop(engine);
 
     let engine = open();
