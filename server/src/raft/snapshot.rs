@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     command,
-    ids::{PeerId, RegionId},
+    ids::RegionId,
     storage::{
         batch::WriteBatch,
         engine::{self, Direction, Durability, Engine, Family, Stage, View},
@@ -65,10 +65,16 @@ pub enum Error {
     Empty { region: RegionId },
 }
 
-/// Name of the stage for a peer's snapshot.
+/// Name of the stage for a snapshot.
+///
+/// Invariant: a stage of this name holds the rows of this moment of the region and of no other, as an install record
+/// that outlived its own stage must not be finished with the rows of a later one.
 #[must_use]
-pub fn stage_name(region: RegionId, peer: PeerId) -> String {
-    format!("region-{region}-peer-{peer}")
+pub fn stage_name(header: &v1::SnapshotHeader) -> String {
+    let v1::SnapshotHeader { region_id, to_peer, state, .. } = header;
+    let (term, index) =
+        state.as_ref().map_or((0, 0), |state| (state.applied_term, state.applied_index));
+    format!("region-{region_id}-peer-{to_peer}-term-{term}-index-{index}")
 }
 
 /// Reads a pinned state chunk by chunk.
@@ -170,7 +176,7 @@ impl Receiver {
         if descriptor.region_id != header.region_id || state.applied_index == 0 {
             return Err(Malformed { what: "snapshot header" }.into());
         }
-        let name = stage_name(RegionId(header.region_id), PeerId(header.to_peer));
+        let name = stage_name(header);
         let stage = data.stage(&name)?;
         let region = command::RegionState { descriptor, state };
         Ok(Self { stage: Some(stage), name, region, rows: 0, crc32c: 0 })
@@ -334,8 +340,9 @@ pub fn erase(data: &dyn Engine, region: RegionId) -> Result<(), engine::Error> {
     }
 }
 
-/// Finishes installs that a crash interrupted, and drops stages that nobody will finish. Called
-/// once at start, before any peer is opened. Answers the regions it finished.
+/// Finishes installs that a crash interrupted, erases the regions of those that cannot be finished, and drops
+/// stages that nobody will finish. Called once at start, before any peer is opened. Answers the regions
+/// it finished.
 ///
 /// # Errors
 /// When the disk fails.
@@ -343,14 +350,26 @@ pub fn resume(data: &dyn Engine) -> Result<Vec<RegionId>, engine::Error> {
     let mut resumed = Vec::new();
     for received in begun(data)? {
         let region = RegionId(received.region.descriptor.region_id);
-        if !data.is_staged(&received.stage)? {
+        let lost = if data.is_staged(&received.stage)? {
+            match redo(data, received) {
+                Ok(_) => None,
+                Err(engine::Error::Corrupt { message }) => Some(message),
+                Err(error) => return Err(error),
+            }
+        } else {
             // The install was finished, and its stage dropped; then `data` fell back to before its end.
-            tracing::error!(%region, "the state of a region is lost: its snapshot is there no more");
-            erase(data, region)?;
-            continue;
+            Some("it is there no more".to_owned())
+        };
+        match lost {
+            None => resumed.push(region),
+            // The node's other regions are none the worse for it, and this one is judged by its log.
+            Some(why) => {
+                tracing::error!(
+                    %region, "the state of a region is lost: its snapshot cannot be installed: {why}"
+                );
+                erase(data, region)?;
+            }
         }
-        redo(data, received)?;
-        resumed.push(region);
     }
     for stage in data.stages()? {
         data.drop_stage(&stage)?;

@@ -35,6 +35,11 @@ impl Changing {
         };
         Changes { region, _guard: lock.lock_owned().await }
     }
+
+    /// Whether somebody has the right.
+    pub(super) fn is_begun(&self, region: RegionId) -> bool {
+        self.regions.lock().get(&region).is_some_and(|lock| lock.try_lock().is_err())
+    }
 }
 
 #[cfg(test)]
@@ -48,6 +53,7 @@ mod tests {
         let mut again = std::pin::pin!(changing.begin(RegionId(1)));
         assert!(futures::poll!(again.as_mut()).is_pending());
         drop(changing.begin(RegionId(2)).await);
+        assert!(changing.is_begun(RegionId(1)) && !changing.is_begun(RegionId(2)));
         drop(first);
         drop(again.await);
         drop(changing.begin(RegionId(3)).await);

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock,
-    ids::{PeerId, RegionId},
+    ids::RegionId,
     metrics,
     raft::{
         Snapshot, SnapshotMeta, Vote, convert,
@@ -55,6 +55,14 @@ impl Peers {
         let arrival = Arrival::of(&header, self.env.node)?;
         self.judge(&arrival).await?;
         let only = Receiving::begin(&self, region, range_of(&arrival.descriptor))?;
+        // Before any of it is sent: whether an earlier peer will be gone by the end is not known, and one that hangs
+        // would have all of it sent again and again.
+        if self.changing.is_begun(region) {
+            return Err(refused(
+                Reason::NotReady,
+                "an earlier peer of the region is being destroyed",
+            ));
+        }
         self.refuse_without_room(header.bytes)?;
         let under_way = self.env.metrics.raft.snapshot(metrics::Direction::Receive);
         let received = self.collect(&header, chunks).await?;
@@ -178,8 +186,7 @@ impl Peers {
     ) -> Result<Received, v1::Refused> {
         let collected = self.collect_chunks(header.clone(), chunks).await;
         if collected.is_err() {
-            let stage = stage_name(RegionId(header.region_id), PeerId(header.to_peer));
-            self.drop_stage(stage).await?;
+            self.drop_stage(stage_name(header)).await?;
         }
         collected
     }
@@ -330,6 +337,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        ids::PeerId,
         raft::{
             fixture::{id, region_state, soon},
             transport::{self, RaftService, endpoint},
@@ -610,6 +618,20 @@ mod tests {
         port.peers.destroy(REGION, PEER).await.expect("destroyed");
         port.send(other, [end()]).await.expect("taken");
         assert_eq!(port.here(), [NEW]);
+    }
+
+    /// One that hangs is there for as long as the node runs: all of a snapshot would be sent again and again.
+    #[tokio::test]
+    async fn snapshot_is_refused_before_it_is_sent_while_an_earlier_peer_is_destroyed() {
+        let fixture = Fixture::new(|_| {});
+        let mut port = Port::open(&fixture).await;
+        let changes = port.peers.changing.begin(REGION).await;
+        // Its rows never come, and it is not waited for them.
+        let refused = port.send(header(REGION, NEW, 2), []).await.expect_err("it is in the way");
+        assert_eq!(refused.reason(), Reason::NotReady);
+        assert!(refused.message.contains("is being destroyed"), "{}", refused.message);
+        drop(changes);
+        port.send(header(REGION, NEW, 2), whole()).await.expect("taken");
     }
 
     /// It learnt from the placement driver that it was removed.

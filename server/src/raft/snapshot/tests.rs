@@ -7,10 +7,13 @@ use super::{
     },
     *,
 };
-use crate::storage::{
-    config::StorageConfig,
-    memory::MemoryEngine,
-    rocks::{Kind, RocksEngine},
+use crate::{
+    ids::PeerId,
+    storage::{
+        config::StorageConfig,
+        memory::MemoryEngine,
+        rocks::{Kind, RocksEngine},
+    },
 };
 
 const REGION: RegionId = RegionId(2);
@@ -298,6 +301,71 @@ fn an_install_that_is_interrupted_anywhere_is_finished_by_the_next_start() {
         }
     }
     assert!(interrupted > 10, "{interrupted} ways to be interrupted");
+}
+
+/// The state that [`fill`] gives, on its way into `to`, whose install has begun.
+fn begin(from: &dyn Engine, to: &dyn Engine) -> Received {
+    let sender = sender(from);
+    let header = header(&sender);
+    let received = receive(to, &header, messages(sender)).unwrap();
+    let mut batch = WriteBatch::new();
+    batch.put(Family::Meta, &keys::meta::install(REGION), &encode_record(&received));
+    to.write(&batch, Durability::Synced).unwrap();
+    received
+}
+
+/// What is left when a region's state was lost: its neighbours.
+fn assert_erased(engine: &dyn Engine) {
+    assert_eq!(all_rows(engine, Family::Default).len(), 2, "the neighbours stay");
+    assert_eq!(read_state(engine, REGION).unwrap(), None);
+    assert_eq!((records(engine), engine.stages().unwrap().len()), (0, 0));
+}
+
+/// The data fell back to the middle of an install that was finished long ago, when a later snapshot had just arrived
+/// as a whole.
+#[test]
+fn install_is_never_finished_with_the_rows_of_another_snapshot() {
+    let (from, to) = (MemoryEngine::new(), MemoryEngine::new());
+    fill(to.as_ref(), id(2, 30), 70, "old");
+    fill(from.as_ref(), id(3, 900), 50, "new");
+    let first = begin(from.as_ref(), to.as_ref());
+    to.drop_stage(&first.stage).unwrap();
+    fill(from.as_ref(), id(3, 1_000), 60, "newer");
+    let later = sender(from.as_ref());
+    let later_header = header(&later);
+    receive(to.as_ref(), &later_header, messages(later)).unwrap();
+    assert_eq!(resume(to.as_ref()).unwrap(), []);
+    assert_erased(to.as_ref());
+}
+
+/// The regions of a node have nothing to do with each other's snapshots.
+#[test]
+fn install_whose_rows_are_damaged_costs_its_region_only() {
+    type Damage = fn(&std::path::Path);
+    let damages: [(&str, Damage); 3] = [
+        ("a flipped bit in a file's end", |stage| {
+            let file = stage.join("0000.sst");
+            let mut bytes = std::fs::read(&file).unwrap();
+            let at = bytes.len() - 10;
+            bytes[at] ^= 1;
+            std::fs::write(file, bytes).unwrap();
+        }),
+        ("a missing file", |stage| std::fs::remove_file(stage.join("0000.sst")).unwrap()),
+        ("a missing seal", |stage| std::fs::remove_file(stage.join("done")).unwrap()),
+    ];
+    let from = MemoryEngine::new();
+    fill(from.as_ref(), id(3, 900), 50, "new");
+    for (why, damage) in damages {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        let to = RocksEngine::open(&path, Kind::Data, &StorageConfig::default()).unwrap();
+        fill(to.as_ref(), id(2, 30), 70, "old");
+        let received = begin(from.as_ref(), to.as_ref());
+        damage(&dir.path().join("snapshots").join(&received.stage));
+        let resumed = resume(to.as_ref());
+        assert_eq!(resumed.unwrap_or_else(|error| panic!("{why}: {error}")), [], "{why}");
+        assert_erased(to.as_ref());
+    }
 }
 
 #[test]
