@@ -21,6 +21,12 @@ pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result
     if ClusterId::from_bytes(&request.cluster_id).is_none() || request.node_id == 0 {
         return Err(Status::invalid_argument("not an identity"));
     }
+    if request.disk_id.is_empty() {
+        return Err(Status::failed_precondition(
+            "the node that leads region 1 has an older version, which does not say which disk it means; upgrade it, or \
+             move that leader to an upgraded node",
+        ));
+    }
     if request.disk_id != node.births.disk_id() {
         return Err(Status::failed_precondition("another disk answers here than was asked before"));
     }

@@ -15,6 +15,8 @@ const LABELS_MAX: usize = 64;
 /// Bound: bytes of a label's name, and of its value.
 const LABEL_NAME_BYTES_MAX: usize = 63;
 const LABEL_VALUE_BYTES_MAX: usize = 256;
+/// Bytes of a disk's id.
+const DISK_ID_BYTES: usize = 16;
 /// Bound: bytes of the text of a version.
 const VERSION_BYTES_MAX: usize = 64;
 /// Bound: bytes of the whole table; with this, no node is taken in. It leaves room for all else in a
@@ -31,6 +33,17 @@ pub fn check_record(record: &v1::NodeRecord) -> Result<(), Error> {
     check_address("peer_address", &record.peer_address)?;
     check_address("http_address", &record.http_address)?;
     check_version_text(&record.version)?;
+    // The founders of a cluster have none here.
+    if ![0, DISK_ID_BYTES].contains(&record.disk_id.len()) {
+        return Err(Error::InvalidArgument {
+            field: "disk_id".to_owned(),
+            message: format!(
+                "{} bytes, the id of a disk has {DISK_ID_BYTES}",
+                record.disk_id.len()
+            ),
+            limit: DISK_ID_BYTES as u64,
+        });
+    }
     if record.labels.len() > LABELS_MAX {
         return too_much("labels", format!("{} labels", record.labels.len()), LABELS_MAX);
     }
@@ -124,10 +137,11 @@ mod tests {
     fn rows_beyond_their_budget_are_refused_by_the_field_and_its_limit() {
         type Change = fn(&mut v1::NodeRecord);
         type Row = (&'static str, Option<(&'static str, usize)>, Change);
-        let rows: [Row; 8] = [
+        let rows: [Row; 10] = [
             ("as nodes are", None, |_| {}),
             ("at every limit", None, |record| {
                 record.version = "v".repeat(VERSION_BYTES_MAX);
+                record.disk_id = vec![7; DISK_ID_BYTES].into();
                 record.labels = (0..LABELS_MAX)
                     .map(|n| {
                         let name = format!("{n:0>LABEL_NAME_BYTES_MAX$}");
@@ -149,6 +163,12 @@ mod tests {
             }),
             ("a long version", Some(("version", VERSION_BYTES_MAX)), |record| {
                 record.version = "v".repeat(VERSION_BYTES_MAX + 1);
+            }),
+            ("a long id of a disk", Some(("disk_id", DISK_ID_BYTES)), |record| {
+                record.disk_id = vec![7; DISK_ID_BYTES + 1].into();
+            }),
+            ("half an id of a disk", Some(("disk_id", DISK_ID_BYTES)), |record| {
+                record.disk_id = vec![7; DISK_ID_BYTES / 2].into();
             }),
             ("an address that is none", Some(("peer_address", 0)), |record| {
                 record.peer_address = "n1".to_owned();

@@ -156,6 +156,7 @@ pub fn finish_removals(
             removed.set_state(v1::NodeState::Removed);
             // Bound: its row stays for ever.
             removed.labels.clear();
+            removed.disk_id.clear();
             removed
         })
         .collect();
