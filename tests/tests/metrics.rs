@@ -51,6 +51,7 @@ const STILL: &[(&str, &str)] = &[
     (r#"flotilla_placement_steps_total{kind="finish""#, "as above"),
     (r#"flotilla_placement_steps_total{kind="remove""#, "as above"),
     (r#"flotilla_raft_elections_total{result="lost"}"#, "needs two campaigns at one moment"),
+    ("flotilla_raft_lanes_cut", "no lane is cut alone"),
     ("flotilla_raft_link_bytes", "a moment"),
     ("flotilla_raft_link_refused_total", "nothing is too much or too large"),
     ("flotilla_raft_log_catch_up_bytes", "a moment"),
