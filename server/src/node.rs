@@ -261,7 +261,8 @@ impl Node {
             .context("look at the disk")?;
         let incarnation = identity::begin(log.as_ref()).context("count this start")?;
         // Ordering: after the look at whether the log is whole, which takes an empty one for lost.
-        let births = birth::Births::open(log.as_ref()).context("look at the disk")?;
+        let births =
+            birth::Births::open(log.as_ref(), data.as_ref()).context("look at the disk")?;
         if let Some(stored) = identity::read_stored(log.as_ref())? {
             births.note_birth(&stored.birth_id);
         }

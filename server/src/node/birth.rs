@@ -97,9 +97,12 @@ pub(super) struct Births {
 }
 
 impl Births {
-    pub(super) fn open(log: &dyn engine::Engine) -> Result<Self, engine::Error> {
+    pub(super) fn open(
+        log: &dyn engine::Engine,
+        data: &dyn engine::Engine,
+    ) -> Result<Self, engine::Error> {
         Ok(Self {
-            newcomer: Mutex::new(newcomer::open(log)?),
+            newcomer: Mutex::new(newcomer::open(log, data)?),
             founding: Mutex::default(),
             born_by: Mutex::default(),
             changed: Notify::new(),

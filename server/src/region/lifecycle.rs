@@ -140,7 +140,8 @@ pub fn birth(
 pub fn wipe(log: &dyn Engine, data: &dyn Engine) -> Result<(), engine::Error> {
     let mut batch = WriteBatch::new();
     batch.delete_range(Family::Default, &[], &[]);
-    batch.delete_range(Family::Meta, &keys::meta::all_descriptors().start, &[]);
+    // It stays known whose disk it was made on.
+    batch.delete_range(Family::Meta, &keys::meta::all_of_regions().start, &[]);
     data.write(&batch, Durability::Synced)?;
     let mut batch = WriteBatch::new();
     // The disk stays who it is, and promised to what it was.

@@ -6,14 +6,20 @@ use super::{super::engine::KeyRange, split_u64};
 use crate::ids::RegionId;
 
 // 1, 2, 5, 8 and 9 were what is in `log` now.
+const DISK: u8 = 0;
 const DESCRIPTOR: u8 = 3;
 const APPLY_STATE: u8 = 4;
 const INSTALL: u8 = 6;
 const REACHED: u8 = 7;
 
+/// Where what is of no region lies: region 0 does not exist.
+const NODE: RegionId = RegionId(0);
+
 /// A key of the `meta` family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MetaKey {
+    /// The disk that the instance was made on. Not of a region.
+    Disk,
     /// The newest descriptor applied by the local peer.
     Descriptor(RegionId),
     /// How far the local peer has applied.
@@ -22,6 +28,18 @@ pub enum MetaKey {
     Install(RegionId),
     /// Index that the local peer's log had surely reached on the disk.
     Reached(RegionId),
+}
+
+/// Key of the disk that the instance was made on. Not of a region.
+#[must_use]
+pub fn disk() -> [u8; 9] {
+    of_region(DISK, NODE)
+}
+
+/// Everything of the regions.
+#[must_use]
+pub fn all_of_regions() -> KeyRange {
+    KeyRange::new(vec![DISK + 1], Vec::new())
 }
 
 /// Key of a region's descriptor.
@@ -73,6 +91,7 @@ pub fn decode(key: &[u8]) -> Option<MetaKey> {
     let (region, rest) = split_u64(rest)?;
     let region = RegionId(region);
     match (*kind, rest) {
+        (DISK, []) if region == NODE => Some(MetaKey::Disk),
         (DESCRIPTOR, []) => Some(MetaKey::Descriptor(region)),
         (APPLY_STATE, []) => Some(MetaKey::ApplyState(region)),
         (INSTALL, []) => Some(MetaKey::Install(region)),
@@ -102,6 +121,7 @@ mod tests {
         let number = prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()];
         let region = number.prop_map(RegionId);
         prop_oneof![
+            Just(MetaKey::Disk),
             region.clone().prop_map(MetaKey::Descriptor),
             region.clone().prop_map(MetaKey::ApplyState),
             region.clone().prop_map(MetaKey::Install),
@@ -111,6 +131,7 @@ mod tests {
 
     fn encode(key: MetaKey) -> Vec<u8> {
         match key {
+            MetaKey::Disk => disk().to_vec(),
             MetaKey::Descriptor(region) => descriptor(region).to_vec(),
             MetaKey::ApplyState(region) => apply_state(region).to_vec(),
             MetaKey::Install(region) => install(region).to_vec(),
@@ -122,6 +143,7 @@ mod tests {
     #[test]
     fn layout_is_fixed() {
         let region = RegionId(0x0102);
+        assert_eq!(disk(), [0; 9]);
         assert_eq!(descriptor(region), [3, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(apply_state(region), [4, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(install(region), [6, 0, 0, 0, 0, 0, 0, 1, 2]);
@@ -146,6 +168,7 @@ mod tests {
                 prop_assert_eq!(range.contains(&bytes), want);
                 Ok(())
             };
+            is(all_of_regions(), key != MetaKey::Disk)?;
             is(all_descriptors(), matches!(key, MetaKey::Descriptor(_)))?;
             is(all_apply_states(), matches!(key, MetaKey::ApplyState(_)))?;
             is(all_installs(), matches!(key, MetaKey::Install(_)))?;
