@@ -131,7 +131,15 @@ pub(crate) fn judge(kind: Kind, failure: Failure) -> Verdict {
 }
 
 fn maybe_applied(message: String) -> Verdict {
-    Verdict::Fail(Error::MaybeApplied { message })
+    Verdict::Fail(unknown(message))
+}
+
+/// What a node said of it begins with that the outcome is unknown, which the error says itself.
+fn unknown(mut message: String) -> Error {
+    if let Some(why) = message.strip_prefix("outcome unknown: ") {
+        message = why.to_owned();
+    }
+    Error::MaybeApplied { message }
 }
 
 fn judge_broken(kind: Kind, code: Code, message: String) -> Verdict {
@@ -224,7 +232,7 @@ pub(crate) enum RegionFailure {
 pub(crate) fn judge_region(result: v1::RegionWriteResult) -> RegionFailure {
     let v1::RegionWriteResult { error, maybe_applied, code, detail, .. } = result;
     if maybe_applied {
-        return RegionFailure::Final(Error::MaybeApplied { message: error });
+        return RegionFailure::Final(unknown(error));
     }
     let ErrorDetail { retryable, retry_after_ms, reason, .. } = detail.unwrap_or_default();
     let otherwise = final_error(Code::from_i32(code), error.clone(), reason);
@@ -314,6 +322,21 @@ mod tests {
             assert!(!retries(&judge(Kind::Write, broken)), "{code:?} without a detail");
         }
         assert!(!retries(&judge(Kind::Write, Failure::Silent)));
+    }
+
+    #[test]
+    fn that_an_outcome_is_unknown_is_said_once() {
+        let detail = ErrorDetail {
+            maybe_applied: true,
+            retryable: true,
+            retry_after_ms: 0,
+            reason: Some(Reason::OutcomeUnknown(OutcomeUnknown {})),
+        };
+        let message = "outcome unknown: leadership was lost after the proposal".to_owned();
+        let failure = Failure::Answered { code: Code::DeadlineExceeded, message, detail };
+        let Verdict::Fail(error) = judge(Kind::Write, failure) else { panic!("it is repeated") };
+        let want = "the write may have been applied: leadership was lost after the proposal";
+        assert_eq!(error.to_string(), want);
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub enum Error {
     #[error("deadline passed before the request was started: {message}")]
     DeadlineExceeded { message: String },
     /// The write was proposed and its outcome was not learnt.
-    #[error("outcome unknown, the write may have been applied: {message}")]
+    #[error("outcome unknown: {message}")]
     OutcomeUnknown { message: String },
     /// Stored data does not check out.
     #[error("data loss: {message}")]

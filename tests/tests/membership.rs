@@ -284,6 +284,7 @@ async fn lead_that_a_frozen_successor_does_not_take_goes_to_another() {
         let leader = cluster.leader(b"moved").await;
         let (successor, third) = ((leader + 1) % 3, (leader + 2) % 3);
         let successor_id = cluster.node_id(successor).await;
+        let third_id = cluster.node_id(third).await;
         let session = cluster.nodes[leader].session();
         let others = [session.clone(), cluster.nodes[third].session()];
         let writers = Writers::start(&others, 16, 1000, "moved");
@@ -296,7 +297,13 @@ async fn lead_that_a_frozen_successor_does_not_take_goes_to_another() {
         writers.progress(100, BOUND).await;
         let outage = asked.elapsed();
         cluster.nodes[successor].resume();
-        assert!(answer.is_ok(), "somebody could take it: {answer:?}");
+        let status = answer.expect_err("another one took it than was asked to");
+        assert!(
+            detail(&status).is_some_and(|detail| detail.maybe_applied),
+            "it may yet take it: {status:?}"
+        );
+        let words = format!("on node {third_id} leads region 2 now");
+        assert!(status.message().contains(&words), "{status:?}");
         assert!(outage < Duration::from_secs(3), "{outage:?} is an election");
         eventually("the only one that could take it to lead", BOUND, async || {
             let now = cluster.leader(b"moved").await;

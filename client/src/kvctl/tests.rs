@@ -621,7 +621,7 @@ async fn the_cluster_is_grown_and_shrunk() {
             &["cluster", "evict-leaders", "4", "--for", "1m", "--wait"],
             "node 4 has 0 leaders left\n",
         ),
-        (&["transfer", "2", "1"], "node 1 was asked to lead region 2\n"),
+        (&["transfer", "2", "1"], "node 1 leads region 2\n"),
     ] {
         assert_eq!(kvctl(&cluster, args).await, (0, want.into()), "kvctl {args:?}");
     }

@@ -19,7 +19,7 @@ impl Transfer {
         let request = v1::TransferLeaderRequest { region_id, to_node_id };
         context.client.cluster().transfer_leader(request).await?;
         let answer = serde_json::json!({ "region_id": region_id, "to_node_id": to_node_id });
-        let line = format!("node {to_node_id} was asked to lead region {region_id}");
+        let line = format!("node {to_node_id} leads region {region_id}");
         context.out.say(&answer, &line)
     }
 }

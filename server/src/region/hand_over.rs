@@ -42,11 +42,12 @@ impl Peer {
         }
     }
 
-    /// Hands the lead to the peer on `node`, and returns when this peer does not lead any more.
+    /// Hands the lead to the peer on `node`, and returns when that one leads.
     ///
     /// # Errors
     /// `NotFound` when the node has no voter of the region; `NotLeader`; `FailedPrecondition` when
-    /// the peer has not answered for a lease, or nobody took the lead.
+    /// the peer has not answered for a lease; `OutcomeUnknown` when it was asked, and another one leads
+    /// or nobody does: it may yet hear of it.
     ///
     /// # Cancel safety
     /// Once begun it goes on.
@@ -87,10 +88,39 @@ impl Peer {
         let mut order = by_fitness(candidates, lease);
         order.retain(|peer| *peer != target);
         order.insert(0, target);
-        if self.hand_to(order, clock::now() + TRANSFER_MAX).await {
-            return Ok(());
-        }
-        Err(refused(format!("nobody took the lead of region {}", self.region)))
+        let deadline = clock::now() + TRANSFER_MAX;
+        let region = self.region;
+        let leader = if self.hand_to(order, deadline).await {
+            self.next_leader(deadline).await
+        } else {
+            None
+        };
+        // Whoever was told and did not take it may still have the message before it.
+        let message = match leader {
+            Some((leader, _)) if leader == target => return Ok(()),
+            Some((leader, node)) => format!(
+                "peer {leader} on node {node} leads region {region} now, not peer {target}, which may yet \
+                 take the lead"
+            ),
+            None => format!("nobody took the lead of region {region}; peer {target} may yet"),
+        };
+        Err(Error::OutcomeUnknown { message })
+    }
+
+    /// Who leads after this peer, as soon as it knows; `None` at the deadline.
+    async fn next_leader(&self, deadline: Instant) -> Option<(PeerId, NodeId)> {
+        let mut changes = self.raft.server_metrics();
+        let known = async {
+            loop {
+                if let Some(leader) = self.leader() {
+                    return Some(leader);
+                }
+                if !self.runs() || changes.changed().await.is_err() {
+                    return None;
+                }
+            }
+        };
+        tokio::time::timeout_at(deadline, known).await.ok().flatten()
     }
 
     /// Tells `order`, by turns, to take the lead. Answers whether this peer leads no more.
