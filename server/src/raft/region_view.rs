@@ -10,11 +10,11 @@ use std::{
 
 use flotilla_proto::v1;
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{LogId, convert::applied, region_state::range_of};
 use crate::{
-    command,
+    clock, command,
     ids::{PeerId, RegionId},
     storage::engine::{self, Engine, KeyRange},
 };
@@ -53,6 +53,8 @@ pub struct Published {
     pub revision: u64,
     /// The region's replicated time.
     pub time_ms: u64,
+    /// Since when it is that here.
+    pub time_since: Option<Instant>,
     /// Largest expiry ever given; until then time must go on.
     pub expiry_max_ms: u64,
     pub applied: Option<LogId>,
@@ -255,6 +257,9 @@ impl RegionView {
                 published.descriptor = Arc::new(region.descriptor.clone());
             }
             published.revision = region.state.revision;
+            if published.time_since.is_none() || published.time_ms != region.state.time_ms {
+                published.time_since = Some(clock::now());
+            }
             published.time_ms = region.state.time_ms;
             published.expiry_max_ms = region.state.expiry_max_ms;
             published.applied = id;

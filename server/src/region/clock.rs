@@ -1,36 +1,57 @@
 //! The clock of a region, which only its leader advances.
 //!
 //! Expiry must be the same on every peer, so it is decided by a time that is replicated: each command
-//! carries one, and the largest applied one is the region's *replicated time*. A leader continues
-//! from the time it found when it began to lead, by its monotonic clock. The wall clock has no part
-//! in it: a node whose date jumps by an hour expires nothing early. While nobody leads, time stands
-//! still, so a key may live longer than it was given, never shorter.
+//! carries one, and the largest applied one is the region's *replicated time*. Each peer knows by its own
+//! monotonic clock since when it has applied that, and whoever begins to lead goes on from there, so that
+//! a change of leader, however frequent, costs the time for which its last entry was on its way. What is found
+//! on the disk at a start counts as applied then. So time is behind what has really passed, by the way of
+//! entries and by as long as no peer ran that leads later, and never ahead: a key may live longer than it
+//! was given, never shorter. The wall clock has no part in it: a node whose date jumps by an hour expires
+//! nothing early.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// The replicated time as a peer has applied it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub time_ms: u64,
+    /// When it was.
+    pub since: Instant,
+}
+
 /// Time of a region as its leader tells it.
 #[derive(Debug, Default)]
 pub struct RegionClock {
-    /// Term, replicated time at its begin, and when that was.
-    leading: Option<(u64, u64, Instant)>,
+    /// Term, and what was applied when this peer first told the time in it.
+    leading: Option<(u64, Applied)>,
 }
 
 impl RegionClock {
-    /// Milliseconds to stamp on a command proposed at `now` in `term`, where `applied_ms` is the
-    /// replicated time as applied here. Never below `applied_ms`.
-    pub fn stamp(&mut self, term: u64, applied_ms: u64, now: Instant) -> u64 {
-        match self.leading {
-            Some((leading, base_ms, since)) if leading == term => {
-                let elapsed = now.saturating_duration_since(since);
-                base_ms.saturating_add(millis(elapsed)).max(applied_ms)
+    /// Milliseconds to stamp on a command proposed at `now` in `term`. Never below what is applied.
+    pub fn stamp(&mut self, term: u64, applied: Applied, now: Instant) -> u64 {
+        // Within a term not from what is applied: each entry's way would be lost. But entries of earlier terms may
+        // be applied after the first look.
+        let base = match self.leading {
+            Some((leading, base))
+                if leading == term && base.at(applied.since) >= applied.time_ms =>
+            {
+                base
             }
             _ => {
-                self.leading = Some((term, applied_ms, now));
-                applied_ms
+                self.leading = Some((term, applied));
+                applied
             }
-        }
+        };
+        base.at(now)
+    }
+}
+
+impl Applied {
+    /// What the time is later.
+    fn at(self, now: Instant) -> u64 {
+        self.time_ms.saturating_add(millis(now.saturating_duration_since(self.since)))
     }
 }
 
@@ -47,14 +68,69 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut clock = RegionClock::default();
-        for (why, term, applied_ms, now, want) in [
-            ("a new leader continues where the region was", 2, 500, at(0), 500),
-            ("then by its own clock", 2, 500, at(40), 540),
-            ("not below what is applied", 2, 600, at(50), 600),
-            ("a later term starts over from what is applied", 3, 700, at(10_000), 700),
-            ("and goes on from there", 3, 700, at(10_005), 705),
+        for (why, term, time_ms, since, now, want) in [
+            ("a new leader goes on from what it has applied", 2, 500, at(0), at(10), 510),
+            ("then by its own clock", 2, 500, at(0), at(40), 540),
+            ("whatever is on its way", 2, 510, at(35), at(45), 545),
+            ("not below what is applied", 2, 600, at(50), at(50), 600),
+            ("nor from below it on", 2, 600, at(50), at(60), 610),
+            ("a later term starts over from what is applied", 3, 700, at(9_000), at(9_010), 710),
+            ("and goes on from there", 3, 700, at(9_000), at(9_015), 715),
         ] {
-            assert_eq!(clock.stamp(term, applied_ms, now), want, "{why}");
+            let applied = Applied { time_ms, since };
+            assert_eq!(clock.stamp(term, applied, now), want, "{why}");
+        }
+    }
+
+    /// Three peers, each entry of whose log is applied by whoever leads at once, and by the others when they hear
+    /// of it: after `heard_ms`, or when they begin to lead.
+    #[test]
+    fn leaders_that_move_cost_no_time() {
+        const TO_MS: u64 = 60_000;
+        // Until a new leader has applied what it has.
+        const TAKES_MS: u64 = 3;
+        for (moves_every_ms, heard_ms, hands_over) in
+            [(200, 150, true), (200, 1_000, true), (400, 50, false), (1_500, 400, false)]
+        {
+            let start = Instant::now();
+            let at = |ms| start + Duration::from_millis(ms);
+            let mut clocks: [RegionClock; 3] = Default::default();
+            let mut applied = [Applied { time_ms: 0, since: start }; 3];
+            let mut newest = 0;
+            let mut on_way: Vec<(u64, u64)> = Vec::new();
+            let mut moves = 0;
+            for now_ms in 0..TO_MS {
+                let leader = usize::try_from(moves % 3).expect("a peer");
+                let is_last = (now_ms + 1) % moves_every_ms == 0;
+                on_way.retain(|(told_ms, time_ms)| {
+                    let is_heard = told_ms + heard_ms <= now_ms;
+                    for peer in
+                        applied.iter_mut().filter(|peer| is_heard && peer.time_ms < *time_ms)
+                    {
+                        *peer = Applied { time_ms: *time_ms, since: at(now_ms) };
+                    }
+                    !is_heard
+                });
+                if now_ms % 500 == 0 || (is_last && hands_over) {
+                    let told = clocks[leader].stamp(moves, applied[leader], at(now_ms));
+                    assert!(told >= newest, "time went back at {now_ms}");
+                    assert!(told <= now_ms, "{told} is ahead of {now_ms}");
+                    newest = told;
+                    applied[leader] = Applied { time_ms: told, since: at(now_ms) };
+                    on_way.push((now_ms, told));
+                }
+                if is_last {
+                    moves += 1;
+                    let next = usize::try_from(moves % 3).expect("a peer");
+                    if applied[next].time_ms < newest {
+                        applied[next] = Applied { time_ms: newest, since: at(now_ms + TAKES_MS) };
+                    }
+                }
+            }
+            let late = TO_MS - newest;
+            let each = if hands_over { TAKES_MS + 1 } else { heard_ms.min(moves_every_ms) };
+            let bound = 500 + each * (TO_MS / moves_every_ms);
+            assert!(late <= bound, "every {moves_every_ms} ms: {late} ms late, more than {bound}");
         }
     }
 }

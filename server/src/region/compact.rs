@@ -292,13 +292,7 @@ pub async fn run_ticks(peers: Arc<Peers>) {
 }
 
 async fn tick(peers: Vec<Arc<Peer>>) {
-    let due = peers.into_iter().filter(|peer| {
-        // A proposal that is under way brings the time with it; so in a region that has stopped
-        // there is never more than one tick.
-        peer.view.with(|now| now.time_ms < now.expiry_max_ms)
-            && peer.is_leader()
-            && peer.proposals_in_flight() == 0
-    });
+    let due = peers.into_iter().filter(|peer| peer.needs_tick());
     stream::iter(due)
         .for_each_concurrent(TICKING_MAX, |peer| async move {
             let deadline = crate::clock::now() + TICK_INTERVAL;

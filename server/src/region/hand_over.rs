@@ -25,6 +25,8 @@ const AGAIN_MIN: Duration = Duration::from_millis(5);
 const AGAIN_MAX: Duration = Duration::from_millis(100);
 /// A successor that was told so often in vain (for about 200 ms) makes room for the next.
 const TOLD_MAX: usize = 6;
+/// Bound: wait for the time to be told before the lead is given away.
+const TICK_MAX: Duration = Duration::from_millis(100);
 /// Bound: nobody took the lead by then, so an election will settle it.
 const TRANSFER_MAX: Duration = Duration::from_secs(5);
 
@@ -130,12 +132,22 @@ impl Peer {
         }
         let peer = Arc::clone(self);
         let telling = async move {
+            peer.tell_time(deadline).await;
             let telling = peer.tell_until_followed(&order, deadline);
             // A peer that has stopped leads nothing.
             peer.unless_stopped(telling).await.unwrap_or(true)
         };
         // Ordering: to its end, whoever waits for it. Left half way, nobody would lead.
         self.env.runtime.spawn(telling).await.unwrap_or(false)
+    }
+
+    /// So that the successor begins with the time as it is, not as it was at the last tick or at the last write: of
+    /// what this peer proposed it has the last entry, but may not have applied it.
+    async fn tell_time(&self, deadline: Instant) {
+        if self.needs_tick() {
+            // One that fails costs what it would have told.
+            let _ = self.propose_tick(deadline.min(clock::now() + TICK_MAX)).await;
+        }
     }
 
     async fn tell_until_followed(&self, order: &[PeerId], deadline: Instant) -> bool {
@@ -185,7 +197,34 @@ fn by_fitness(mut candidates: Vec<Follower>, silence_max: Duration) -> Vec<PeerI
 
 #[cfg(test)]
 mod tests {
+    use flotilla_proto::v1;
+
     use super::*;
+    use crate::region::fixture::{Fixture, put};
+
+    #[tokio::test]
+    async fn time_is_told_before_the_lead_is_given_away_if_it_matters() {
+        let fixture = Fixture::new(|_| {});
+        let peer = fixture.leader().await;
+        let late = || clock::now() + Duration::from_secs(60);
+        peer.propose_write(put("a", "1"), 1, late()).await.expect("a write");
+        let applied = |peer: &Peer| peer.view.with(|now| (now.time_ms, now.applied));
+        let before = applied(&peer);
+        peer.tell_time(late()).await;
+        assert_eq!(applied(&peer), before, "nothing is to expire");
+
+        let mut expiring = put("a", "1");
+        if let Some(v1::op::Op::Put(put)) = &mut expiring.success[0].op {
+            put.ttl_ms = 60_000;
+        }
+        let begun = clock::now();
+        peer.propose_write(expiring, 1, late()).await.expect("a write");
+        let before = applied(&peer).0;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        peer.tell_time(late()).await;
+        let told = u128::from(applied(&peer).0 - before);
+        assert!((19..=begun.elapsed().as_millis() + 1).contains(&told), "{told}");
+    }
 
     #[test]
     fn successors_are_asked_by_fitness() {

@@ -13,7 +13,7 @@ use flotilla_proto::v1::{self, command::Body, command_reply};
 use openraft::{errors::ClientWriteError, raft::ClientWriteResult};
 use tokio::time::Instant;
 
-use super::Peer;
+use super::{Peer, clock::Applied};
 use crate::{
     clock, command,
     error::Error,
@@ -90,6 +90,14 @@ impl Peer {
         }
     }
 
+    /// Whether time has to be moved on: there are keys to expire, and no proposal is under way, which brings the
+    /// time with it. So in a region that has stopped there is never more than one tick.
+    pub(super) fn needs_tick(&self) -> bool {
+        self.view.with(|now| now.time_ms < now.expiry_max_ms)
+            && self.is_leader()
+            && self.proposals_in_flight() == 0
+    }
+
     /// Moves the replicated time on, so that keys expire in a region that nobody writes to.
     pub(super) async fn propose_tick(&self, deadline: Instant) -> Result<(), Error> {
         let version = self.view.with(|published| epoch_version(&published.descriptor));
@@ -129,8 +137,12 @@ impl Peer {
             Error::DeadlineExceeded { message: "before the proposal".to_owned() }
         })?;
         let term = self.leading_term()?;
-        let applied_ms = self.view.with(|published| published.time_ms);
-        command.time_ms = self.clock.lock().stamp(term, applied_ms, clock::now());
+        let now = clock::now();
+        let applied = self.view.with(|published| Applied {
+            time_ms: published.time_ms,
+            since: published.time_since.unwrap_or(now),
+        });
+        command.time_ms = self.clock.lock().stamp(term, applied, now);
         let bytes = command::encode(&command);
         admitted.set_under_way();
         fail::fail_point!("propose-before-raft");
