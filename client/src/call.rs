@@ -22,6 +22,9 @@ use crate::{
 /// Bound: so often a call follows a correction without a pause; then it backs off, so that nodes
 /// that contradict each other are not asked in a tight loop.
 const CORRECTIONS_MAX: u32 = 8;
+/// Bound: connections to one address over which a node that was removed has answered. Then it is taken for all that
+/// is there.
+const REMOVED_MAX: usize = 5;
 /// No attempt is given less than this while there is time left, and none of a write is begun with less: so
 /// far it is certain that nothing was applied, and an answer that comes too late would end that.
 const ATTEMPT_MIN: Duration = Duration::from_millis(50);
@@ -141,6 +144,8 @@ pub(crate) struct Progress<'a> {
     avoid: Vec<Arc<str>>,
     /// Addresses that belong to no cluster.
     unjoined: Vec<Arc<str>>,
+    /// Addresses where a node answered that was removed, one for each time.
+    removed: Vec<Arc<str>>,
     backoff: Backoff,
 }
 
@@ -157,6 +162,7 @@ impl<'a> Progress<'a> {
             preferred: None,
             avoid: Vec::new(),
             unjoined: Vec::new(),
+            removed: Vec::new(),
             backoff: Backoff::new(),
         }
     }
@@ -285,10 +291,13 @@ impl<'a> Progress<'a> {
             Remedy::Unjoined { removed } => {
                 self.leave(aim);
                 let is_only = matches!(self.audience, Audience::Only(_));
-                // Behind a service's address there are others, and the next connection finds one of
-                // them, now or when the service has noticed.
+                // Behind a service's address there are others, and the next connections find one of them.
                 if removed && !is_only {
-                    return Ok(self.pass_over(aim));
+                    self.removed.push(aim.node.address.clone());
+                    let times = self.removed.iter().filter(|of| **of == aim.node.address).count();
+                    if times < REMOVED_MAX {
+                        return Ok(self.pass_over(aim));
+                    }
                 }
                 if !self.unjoined.contains(&aim.node.address) {
                     self.unjoined.push(aim.node.address.clone());

@@ -453,6 +453,29 @@ async fn a_client_of_a_service_leaves_a_node_that_was_removed() {
     assert_eq!(service.connections(), 2);
 }
 
+/// There is no service before it, or nobody else behind that.
+#[tokio::test]
+async fn a_client_of_nodes_that_were_all_removed_is_told_soon() {
+    let cluster = FakeCluster::start(2).await;
+    let client = cluster.client(PLENTY).await;
+    client.put("k", "v").await.expect("stored");
+    for node in &cluster.nodes {
+        node.script(|_| {
+            let reason = Some(Reason::NotJoined(NotJoined { removed: true }));
+            let detail = ErrorDetail { reason, ..ErrorDetail::default() };
+            Some(Fault::Refuse(typed(Code::Unavailable, detail)))
+        });
+    }
+    let begun = Instant::now();
+    let error = client.put("k", "v").await.expect_err("no cluster");
+    assert!(matches!(error, Error::NotJoined { removed: true, .. }), "{error}");
+    assert!(begun.elapsed() < PLENTY / 2, "{:?}", begun.elapsed());
+    for node in &cluster.nodes {
+        let asked = node.seen("put").len();
+        assert!(asked <= REMOVED_MAX + 1, "asked {asked} times");
+    }
+}
+
 #[tokio::test]
 async fn a_node_that_leaves_hands_its_callers_on() {
     let cluster = FakeCluster::start(2).await;
