@@ -76,13 +76,15 @@ pub(super) fn http_code(error: &Error) -> StatusCode {
     }
 }
 
-/// Whole seconds for `Retry-After`: at least one where waiting helps.
+/// Whole seconds for `Retry-After`: at least one where waiting helps. Not where it does not: a node that belongs to no
+/// cluster is to be left for another.
 pub(super) fn retry_after_seconds(error: &Error) -> Option<u64> {
     let unavailable = matches!(
         http_code(error),
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE
     );
-    unavailable.then(|| error.retry_after().max(Duration::from_secs(1)).as_secs())
+    (unavailable && error.retryable())
+        .then(|| error.retry_after().max(Duration::from_secs(1)).as_secs())
 }
 
 /// A code's name in the specification of gRPC.
@@ -245,7 +247,7 @@ mod tests {
                 "{error:?}: {http}, {}",
                 row.http
             );
-            let waits = matches!(http_code(&error).as_u16(), 503 | 507);
+            let waits = matches!(http_code(&error).as_u16(), 503 | 507) && error.retryable();
             assert_eq!(retry_after_seconds(&error).is_some(), waits, "{error:?}");
         }
         assert_eq!(met, documented, "the page has all of them and no other");

@@ -119,6 +119,15 @@ async fn add<R: Requests>(
         check_add_learner(&learner)?;
         let deadline = rest.cluster_deadline(&query)?;
         let membership = &rest.cluster.membership;
+        // Only the version before tells whether the first step changed anything: the caller named it, or it is asked
+        // for.
+        let before = match expected_version {
+            Some(version) => Some(version),
+            None => {
+                let listing = membership.list_nodes(v1::ListNodesRequest::default());
+                within(deadline, Kind::Reads, listing).await.ok().map(|table| table.version)
+            }
+        };
         let added = within(deadline, Kind::Changes, membership.add_learner(learner)).await?;
         let promotion = v1::ChangeMembershipRequest {
             promote: vec![added.node_id],
@@ -132,8 +141,7 @@ async fn add<R: Requests>(
             within(deadline, Kind::Changes, membership.change_membership(promotion)).await;
         let version = promoted
             .map_err(|error| {
-                // Whoever named a version knows by the next one whether the first step changed it.
-                let changed = expected_version != Some(added.version);
+                let changed = before != Some(added.version);
                 Failure::half_done(HalfDone { node: added.node_id, changed }, error)
             })?
             .version;
