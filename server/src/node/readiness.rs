@@ -232,7 +232,7 @@ fn expected(
 ) -> Result<String, String> {
     let known = table.nodes.len();
     if known < expects {
-        return Err(format!("{known} of {expects} expected nodes are of the cluster"));
+        return Err(format!("{known} of {expects} expected nodes have joined the cluster"));
     }
     // In service, or on its way.
     let counts = |record: &&v1::NodeRecord| match record.state() {
@@ -246,7 +246,11 @@ fn expected(
         Some(fewest) if fewest <= voters / 2 && !was_whole => Err(format!(
             "a region here has {fewest} of {voters} voters: it is about to get the others"
         )),
-        _ => Ok(format!("{known} nodes are of the cluster, {expects} were expected")),
+        _ => {
+            let is_removed = |record: &&v1::NodeRecord| record.state() == v1::NodeState::Removed;
+            let left = known - table.nodes.iter().filter(is_removed).count();
+            Ok(format!("{left} nodes are of the cluster, {expects} were expected"))
+        }
     }
 }
 
@@ -440,9 +444,16 @@ mod tests {
             let table = v1::NodeTable { nodes, replication_factor, ..v1::NodeTable::default() };
             let got = expected(&table, 3, fewest, was_whole);
             assert_eq!(got.is_ok(), want, "{why}: {got:?}");
+            let left = states.iter().filter(|state| **state != Removed).count();
+            if let Ok(words) = got {
+                assert!(
+                    words.starts_with(&format!("{left} nodes are of the cluster")),
+                    "{why}: {words}"
+                );
+            }
         }
         let table = v1::NodeTable { replication_factor: 3, ..v1::NodeTable::default() };
         let words = expected(&table, 3, None, true).expect_err("too few");
-        assert_eq!(words, "0 of 3 expected nodes are of the cluster");
+        assert_eq!(words, "0 of 3 expected nodes have joined the cluster");
     }
 }

@@ -65,8 +65,8 @@ fn check_force(
     let liveness = view.liveness(node, config, now_ms);
     if matches!(liveness, v1::Liveness::Alive | v1::Liveness::Suspect) {
         return Err(refused(format!(
-            "node {node} is alive, or was {} ago: force is for dead nodes, without it the node is \
-             drained",
+            "node {node} was heard within the last {}, or has not been waited for that long: force is for \
+             dead nodes, without it the node is drained",
             humantime::format_duration(config.node_disconnected_after)
         )));
     }
