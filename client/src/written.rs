@@ -25,6 +25,11 @@ impl Written {
         };
     }
 
+    /// A call that was answered is known to have changed nothing.
+    pub(crate) fn take_back(&self) {
+        self.done.fetch_sub(1, Relaxed);
+    }
+
     /// Calls that were answered.
     pub(crate) fn done(&self) -> u64 {
         self.done.load(Relaxed)

@@ -8,6 +8,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use clap::Args;
+use futures::{StreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::time::sleep;
@@ -25,6 +26,9 @@ use crate::{Client, v1};
 /// A split that is being reported, or a move under way, settles within this.
 const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
 const LOOKS_MAX: u32 = 3;
+/// Bound: regions whose peers are compared at a time. Most of the time of a small one is the way there and back, of a
+/// large one it is the disks of its nodes, which serve others too.
+const COMPARED_AT_ONCE: usize = 8;
 /// The region of the system keyspace.
 const SYSTEM_REGION: u64 = 1;
 const SYSTEM_VOTERS_MAX: usize = 5;
@@ -99,9 +103,15 @@ impl Check {
             if let Ok(style) = ProgressStyle::with_template("comparing {pos}/{len} {wide_bar}") {
                 progress.set_style(style);
             }
-            for info in &regions {
+            let comparing = |info: &v1::RegionInfo| {
                 let region_id = info.region.as_ref().map_or(0, |region| region.region_id);
-                match cluster.compare_peers(region_id, self.wait_timeout).await {
+                let (cluster, wait) = (&cluster, self.wait_timeout);
+                async move { (region_id, cluster.compare_peers(region_id, wait).await) }
+            };
+            let mut compared =
+                stream::iter(regions.iter().map(comparing)).buffered(COMPARED_AT_ONCE);
+            while let Some((region_id, compared)) = compared.next().await {
+                match compared {
                     Ok(response) => {
                         regions_compared += 1;
                         // Those of the system are rows of its tables.

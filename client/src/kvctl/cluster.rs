@@ -1,12 +1,19 @@
 //! `kvctl cluster`
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use clap::{Args, Subcommand};
 use flotilla_proto::json::{self, state_name};
+use futures::{FutureExt as _, future::BoxFuture};
 use serde::Serialize;
 use serde_json::json;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    signal::{
+        ctrl_c,
+        unix::{SignalKind, signal},
+    },
+    time::{Instant, sleep_until},
+};
 
 use super::{
     Context,
@@ -199,8 +206,12 @@ impl Add {
             expected_version: self.expected.expected_version,
         };
         // Only what was there before tells what the call has changed.
-        let before = cluster.list_nodes(v1::ListNodesRequest::default()).await?.nodes;
+        let listed = cluster.list_nodes(v1::ListNodesRequest::default()).await?;
+        let before = listed.nodes;
         let v1::AddLearnerResponse { node_id, mut version } = cluster.add_learner(request).await?;
+        if version == listed.version {
+            context.client.shared.written.take_back();
+        }
         if self.promote {
             let request = v1::ChangeMembershipRequest {
                 promote: vec![node_id],
@@ -311,16 +322,21 @@ impl Remove {
                 told.leaders_left
             ))
         };
+        let mut interruption = Interruption::new();
         while self.wait && told.state() == v1::NodeState::Draining && Instant::now() < deadline {
             spinner.set_message(format!("node {}: {} peers left", self.node, told.peers_left));
             spinner.tick();
-            sleep_until(deadline.min(Instant::now() + POLL)).await;
-            if Instant::now() >= deadline {
-                break;
-            }
-            let row = row(&context.client, self.node, told.version, deadline).await;
-            let row =
-                row.map_err(|failure| failure.after_part(&context.client, || begun(&told)))?;
+            let looking = async {
+                sleep_until(deadline.min(Instant::now() + POLL)).await;
+                if Instant::now() >= deadline {
+                    return Ok(None);
+                }
+                row(&context.client, self.node, told.version, deadline).await
+            };
+            let row = interruption.or(looking).await.map_err(|failure| {
+                spinner.finish_and_clear();
+                failure.after_part(&context.client, || begun(&told))
+            })?;
             if let Some((version, node)) = row {
                 told = v1::RemoveNodeResponse {
                     state: node.state,
@@ -361,6 +377,41 @@ impl Remove {
                 "node {} is not removed: somebody took it back",
                 self.node
             ))),
+        }
+    }
+}
+
+/// Somebody ends the command (SIGINT, SIGTERM) that waits for what goes on without it: he is told so, as at the end of
+/// a wait.
+struct Interruption(BoxFuture<'static, &'static str>);
+
+impl Interruption {
+    fn new() -> Self {
+        let waiting = async {
+            let told = async {
+                let mut terminate = signal(SignalKind::terminate())?;
+                tokio::select! {
+                    interrupted = ctrl_c() => interrupted.map(|()| "interrupted"),
+                    _ = terminate.recv() => Ok("told to stop"),
+                }
+            };
+            match told.await {
+                Ok(signal) => signal,
+                // Then a signal ends the process as it ends any other.
+                Err::<_, io::Error>(_) => std::future::pending().await,
+            }
+        };
+        Self(waiting.boxed())
+    }
+
+    /// The outcome of `work`, or that it was interrupted.
+    async fn or<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            outcome = work => outcome,
+            signal = &mut self.0 => Err(Failure::Failed(signal.to_owned())),
         }
     }
 }
@@ -429,13 +480,17 @@ impl EvictLeaders {
                 },
             }
         };
+        let mut interruption = Interruption::new();
         while self.wait && left > 0 {
-            sleep_until(ends.min(Instant::now() + POLL)).await;
-            // To ask again by the same call would begin the time anew.
-            let row = match Instant::now() < ends {
-                true => row(&context.client, self.node, 0, ends).await,
-                false => Ok(None),
+            let looking = async {
+                sleep_until(ends.min(Instant::now() + POLL)).await;
+                // To ask again by the same call would begin the time anew.
+                match Instant::now() < ends {
+                    true => row(&context.client, self.node, 0, ends).await,
+                    false => Ok(None),
+                }
             };
+            let row = interruption.or(looking).await;
             let row = row.map_err(|failure| failure.after_part(&context.client, || part(left)))?;
             let failure = match row {
                 Some((_, node)) if node.state() == v1::NodeState::Removed => {
@@ -543,6 +598,16 @@ fn summary(status: &ClusterStatus) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn wait_that_somebody_ends_says_so() {
+        let mut interruption = Interruption(std::future::ready("interrupted").boxed());
+        let endless = std::future::pending::<Result<(), Failure>>();
+        let ended = interruption.or(endless).await.expect_err("it would wait for ever");
+        assert_eq!(ended.to_string(), "interrupted");
+        let mut nobody = Interruption::new();
+        nobody.or(async { Ok(()) }).await.expect("nobody interrupts");
+    }
 
     #[test]
     fn a_label_is_a_name_and_a_value() {

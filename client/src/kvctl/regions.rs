@@ -206,6 +206,8 @@ impl Regions {
         let wanted = Wanted { regions: Some(request), ..Wanted::default() };
         let listing = listing::list(&client, self.stale, &wanted).await?;
         listing.note(&out);
+        // A range always lies in some region.
+        let is_told_of = !listing.regions.is_empty() || listing.told.is_none();
         let records: Vec<RegionRecord> =
             listing.regions.into_iter().map(|info| RegionRecord::new(encoding, info)).collect();
         out.show(&records, || {
@@ -213,6 +215,14 @@ impl Regions {
                 Table::new(&["ID", "START", "END", "EPOCH", "LEADER", "NODES", "HEALTH", "SIZE"]);
             records.iter().for_each(|record| table.row(record.cells()));
             table
-        })
+        })?;
+        if is_told_of {
+            return Ok(());
+        }
+        Err(Failure::No(
+            "none of the nodes that answered has a peer that runs of any of these regions: `kvctl status --peers` \
+             tells of each why, /readyz?verbose of those in quarantine"
+                .to_owned(),
+        ))
     }
 }

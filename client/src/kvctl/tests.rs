@@ -266,6 +266,13 @@ async fn failure_after_a_part_was_done_tells_what_was_done_and_how_to_go_on() {
         let text = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
         assert!(text("done").contains(done) && text("next").contains(next), "{args:?}: {told}");
     }
+    // A node that was there before was not added, and is where it was.
+    for node in &cluster.nodes {
+        node.edit_listings(|_, listed| listed.version = 9);
+    }
+    let failure = failed(&one, &["cluster", "add", "n:1", "--promote"]).await;
+    let told = json(&failure.text(Format::Json).expect("somebody listens"));
+    assert_eq!(told["error"]["maybe_applied"], false, "{told}");
     // A removal of which the answer was lost is not to be repeated as a question.
     let lost = FakeCluster::start(1).await;
     lost.nodes[0].script(|seen| {
@@ -579,6 +586,24 @@ async fn counters_and_transactions_print_what_they_did() {
 }
 
 #[tokio::test]
+async fn check_waits_for_several_regions_at_a_time() {
+    let cluster = FakeCluster::start(1).await;
+    let node = &cluster.nodes[0];
+    cluster.list_nodes();
+    let bound = |id: u8| if id == 0 || id == 8 { vec![] } else { vec![0, 0, id] };
+    let regions: Vec<_> =
+        (0..8).map(|id| region(u64::from(id) + 1, &bound(id), &bound(id + 1), 1, node)).collect();
+    cluster.list(&regions);
+    node.script(|seen| (seen.method == "check_region").then_some(Fault::Hang));
+    let begun = tokio::time::Instant::now();
+    let (code, report) = kvctl_within(&cluster, "400ms", &["-o", "json", "check"]).await;
+    assert_eq!((code, &json(&report)["regions_compared"]), (5, &0.into()), "{report}");
+    let each = json(&report)["findings"].as_array().map(Vec::len);
+    assert_eq!(each, Some(8), "{report}");
+    assert!(begun.elapsed() < Duration::from_millis(400) * 5, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn check_fails_when_peers_differ() {
     let cluster = FakeCluster::start(1).await;
     let node = &cluster.nodes[0];
@@ -726,6 +751,10 @@ async fn listings_of_an_outage_are_put_together_from_all_nodes_in_reach() {
     // Of a driver the listings are, as long as nobody asks for others.
     let (_, listed) = kvctl(&one, &["-o", "json", "nodes"]).await;
     assert!(json(&listed).get("told_by_nodes").is_none(), "{listed}");
+    node(0).know_itself(1, true, &[]);
+    node(1).know_itself(2, false, &[]);
+    let (code, none) = kvctl_within(&one, "400ms", &["-o", "json", "regions", "--all"]).await;
+    assert_eq!((code, json(&none)), (5, serde_json::json!([])), "no peer runs, and that is said");
     let two = FakeCluster { nodes: vec![node(2).clone()], data: cluster.data.clone() };
     let nobody = kvctl_within(&two, "300ms", &["nodes", "--stale"]).await;
     assert_eq!(nobody, (1, String::new()), "nobody is there");
