@@ -222,7 +222,8 @@ impl Driver {
 
     async fn adopt(&self, node: NodeId, status: &v1::StatusResponse) -> Result<(), Error> {
         fail::fail_point!("join-before-adopt");
-        let unreachable = |error: String| Error::FailedPrecondition {
+        // Its number is taken, and it may have its identity: a repeat goes on from there.
+        let unreachable = |error: String| Error::OutcomeUnknown {
             message: format!("hand node {node} its identity at {}: {error}", status.peer_address),
         };
         let table = self.with(|leading| leading.view.table().clone())?;
