@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use flotilla_proto::v1;
 use flotilla_tests::harness::{
-    Builder, Node, Session, elapse, eventually, http, say_aloud, strict,
+    Builder, Cluster, Node, Session, elapse, eventually, http, say_aloud, strict,
 };
 use tokio::time::Instant;
 
@@ -75,6 +75,39 @@ async fn hour_of_clock_jump_expires_nothing_early_and_nothing_late() {
         assert!(long.is_some(), "three thousand seconds have not passed: {name}");
         cluster.wait_whole(BOUND).await;
     }
+}
+
+/// A leader tells the time twice a second at most, and none of these leads for so long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn key_expires_in_time_though_its_leader_moves_all_the_time() {
+    const TTL: Duration = Duration::from_secs(2);
+    // Between two ticks, and what each change costs; on a machine that has other work.
+    const LATE_MAX: Duration = Duration::from_secs(2);
+    let cluster = Cluster::start(3).await;
+    let sessions = cluster.sessions();
+    let mut ids = Vec::new();
+    for node in 0..3 {
+        ids.push(cluster.node_id(node).await);
+    }
+    let begun = put(&sessions[0], "clock/moved", TTL).await;
+    let mover = sessions[1].clone();
+    let moving = async {
+        let mut moved = 0;
+        for to_node_id in ids.iter().cycle() {
+            let message = v1::TransferLeaderRequest { region_id: 2, to_node_id: *to_node_id };
+            let answer = mover.cluster.clone().transfer_leader(mover.request(message)).await;
+            moved += usize::from(answer.is_ok());
+            elapse(Duration::from_millis(200)).await;
+            if sessions[2].get("clock/moved").await.is_ok_and(|value| value.is_none()) {
+                break;
+            }
+        }
+        moved
+    };
+    let moved = tokio::time::timeout(BOUND, moving).await.expect("it expires");
+    let lived = begun.elapsed();
+    assert!(moved >= 5, "the leader moved {moved} times, so nothing is shown");
+    assert!(lived >= TTL && lived < TTL + LATE_MAX, "{lived:?}, moved {moved} times");
 }
 
 /// Stores a key that expires, and tells when it was asked for.
