@@ -40,6 +40,8 @@ const PLACES_MAX: usize = 32;
 /// Stand for the object as a whole, which was made or deleted.
 const MADE: &str = "";
 const DELETED: &str = "-";
+/// How many pods a StatefulSet is to have: what it is scaled to may be fought about, too.
+pub const REPLICAS: &str = ".spec.replicas";
 /// Who puts the same place back so often within [`CALM`] has a quarrel, and not a visitor.
 const QUARREL: u32 = 3;
 
@@ -219,7 +221,15 @@ impl Answers {
             Change::Apply(child, asked, None) => (*child, Some(asked), Some(MADE), true),
             Change::Apply(child, asked, path) => (*child, Some(asked), path.as_deref(), false),
             Change::Replace(child, asked, path) => (*child, Some(asked), path.as_deref(), true),
-            Change::Scale { set, .. } => (Child::StatefulSet, Some(set), None, false),
+            Change::Scale { ordinal, set, replicas } => {
+                let is_new = set["metadata"]["uid"].is_null();
+                let path = match replicas {
+                    0 => None,
+                    _ if is_new => Some(MADE),
+                    _ => Some(REPLICAS),
+                };
+                (Child::StatefulSet(*ordinal), Some(set), path, is_new)
+            }
             Change::Delete { child, .. } => (*child, None, Some(DELETED), false),
             Change::DeletePod { .. }
             | Change::MarkVolume { .. }
@@ -240,6 +250,10 @@ impl Answers {
                         answer.asked = Some(hash(asked).clone());
                         answer.tries.retain(|path, _| is_whole(path));
                     }
+                }
+                // It goes for good: what comes after it is no quarrel.
+                if matches!(change, Change::Scale { replicas: 0, .. }) {
+                    answer.tries.clear();
                 }
                 if let Some(path) = path {
                     let tries = Tries::again(answer.tries.get(path), now);
@@ -452,8 +466,10 @@ mod tests {
         assert!(!drifts(&answers, &second, &listed("2", &["ours", "policy"])));
         // A stranger's comes with the answer.
         let strange = listed("2", &["ours", "policy", "stranger"]);
-        let scaled = Change::Scale { set: Box::new(second.clone()), replicas: 3 };
-        for (child, change) in [(Child::Service, again), (Child::StatefulSet, scaled)] {
+        let mut there = second.clone();
+        there["metadata"]["uid"] = json!("u");
+        let scaled = Change::Scale { ordinal: 0, set: Box::new(there), replicas: 1 };
+        for (child, change) in [(Child::Service, again), (Child::StatefulSet(0), scaled)] {
             answers.learn(&change, Ok(&strange), at(2));
             assert!(!answers.differences(child, &second, &strange).is_empty(), "{child:?}");
         }

@@ -22,15 +22,14 @@ use serde_json::{Value, json};
 pub use self::{
     config_map::CONFIG_FILE,
     network::read_peers,
-    stateful_set::{ADVERTISE_HOST, check_pod_template, claim_size, image_of, server_image},
+    stateful_set::{
+        ADVERTISE_HOST, check_pod_template, claim_size, configs, image_of, replicas, server_image,
+        template_hash, template_like,
+    },
 };
-use crate::{
-    desired::Desired,
-    hash,
-    names::{Names, OBJECT_HASH},
-};
+use crate::{desired::Desired, hash, names::OBJECT_HASH};
 
-/// A kind of object, of which each cluster has at most one by one name.
+/// An object of a cluster: a kind of which it has at most one by one name, or a node's StatefulSet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Child {
     ServiceAccount,
@@ -43,14 +42,14 @@ pub enum Child {
     ClientsService,
     NetworkPolicy,
     DisruptionBudget,
-    /// Last of what pods need: they start with it.
-    StatefulSet,
     ServiceMonitor,
+    /// Of the node of this ordinal. Last of what pods need: they start with it.
+    StatefulSet(i32),
 }
 
 impl Child {
-    /// In the order in which they are made.
-    pub const ALL: [Self; 9] = [
+    /// Those that are there once for all nodes, in the order in which they are made.
+    pub const SHARED: [Self; 8] = [
         Self::ServiceAccount,
         Self::ConfigMap,
         Self::HeadlessService,
@@ -58,7 +57,6 @@ impl Child {
         Self::ClientsService,
         Self::NetworkPolicy,
         Self::DisruptionBudget,
-        Self::StatefulSet,
         Self::ServiceMonitor,
     ];
 
@@ -71,7 +69,7 @@ impl Child {
             Self::HeadlessService | Self::Service | Self::ClientsService => ("", "services"),
             Self::NetworkPolicy => ("networking.k8s.io", "networkpolicies"),
             Self::DisruptionBudget => ("policy", "poddisruptionbudgets"),
-            Self::StatefulSet => ("apps", "statefulsets"),
+            Self::StatefulSet(_) => ("apps", "statefulsets"),
             Self::ServiceMonitor => ("monitoring.coreos.com", "servicemonitors"),
         };
         let gvk = kube::core::GroupVersionKind::gvk(group, "v1", self.kind());
@@ -87,23 +85,31 @@ impl Child {
             Self::HeadlessService | Self::Service | Self::ClientsService => "Service",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::DisruptionBudget => "PodDisruptionBudget",
-            Self::StatefulSet => "StatefulSet",
+            Self::StatefulSet(_) => "StatefulSet",
             Self::ServiceMonitor => "ServiceMonitor",
         }
     }
 
     /// With its name, for people.
     #[must_use]
-    pub fn title(self, names: &Names) -> String {
-        format!("{} {}", self.kind(), self.name(names))
+    pub fn title(self, desired: &Desired) -> String {
+        format!("{} {}", self.kind(), self.name(desired))
     }
 
     #[must_use]
-    pub fn name(self, names: &Names) -> String {
+    pub fn name(self, desired: &Desired) -> String {
+        let names = &desired.names;
         match self {
+            // Another text is another object: pods that were made with the old one keep it.
+            Self::ConfigMap => config_map::name(desired),
             Self::HeadlessService => names.headless(),
             Self::ClientsService => names.clients(),
-            _ => names.name.clone(),
+            Self::StatefulSet(ordinal) => names.set(ordinal),
+            Self::ServiceAccount
+            | Self::Service
+            | Self::NetworkPolicy
+            | Self::DisruptionBudget
+            | Self::ServiceMonitor => names.name.clone(),
         }
     }
 
@@ -111,10 +117,7 @@ impl Child {
     #[must_use]
     pub fn is_wanted(self, desired: &Desired) -> bool {
         match self {
-            // With one node it would only keep Kubernetes nodes from being drained, for ever.
-            Self::DisruptionBudget => {
-                desired.spec.pod_disruption_budget && desired.spec.replicas > 1
-            }
+            Self::DisruptionBudget => desired.spec.pod_disruption_budget,
             Self::ServiceMonitor => desired.spec.metrics.service_monitor,
             Self::NetworkPolicy => desired.spec.network_policy.enabled,
             _ => true,
@@ -122,8 +125,8 @@ impl Child {
     }
 }
 
-/// An object as it is to be applied. `replicas` and `claims` are for the StatefulSet: how many pods
-/// it has now, and the claims that it was made with, which Kubernetes lets nobody change.
+/// An object as it is to be applied. `replicas`: of a StatefulSet its own, of the budget those of all of
+/// them. `claims`: those that the StatefulSet was made with, which Kubernetes lets nobody change.
 #[must_use]
 pub fn build(child: Child, desired: &Desired, replicas: i32, claims: Option<&Value>) -> Value {
     let mut object = match child {
@@ -133,28 +136,27 @@ pub fn build(child: Child, desired: &Desired, replicas: i32, claims: Option<&Val
         Child::Service => value(&services::virtual_ip(desired)),
         Child::ClientsService => value(&services::clients(desired)),
         Child::NetworkPolicy => value(&network::build(desired)),
-        Child::DisruptionBudget => value(&budget::build(desired)),
-        Child::StatefulSet => stateful_set::build(desired, replicas, claims),
+        Child::DisruptionBudget => value(&budget::build(desired, replicas, true)),
+        Child::StatefulSet(ordinal) => stateful_set::build(desired, ordinal, replicas, claims),
         Child::ServiceMonitor => monitor::build(desired),
     };
     record(child, &mut object);
     object
 }
 
-/// The budget of a cluster of which no node may go now, since another one is missed already.
+/// The disruption budget for so many pods; `open`: one of them may go.
 #[must_use]
-pub fn closed_budget(desired: &Desired) -> Value {
-    let mut object = value(&budget::build(desired));
-    object["spec"]["maxUnavailable"] = json!(0);
+pub fn budget(desired: &Desired, pods: i32, open: bool) -> Value {
+    let mut object = value(&budget::build(desired, pods, open));
     record(Child::DisruptionBudget, &mut object);
     object
 }
 
 /// With the hash of what is asked for.
-fn record(child: Child, object: &mut Value) {
+pub fn record(child: Child, object: &mut Value) {
     // What was applied, but for what changes with every step of scaling.
     let mut hashed = object.clone();
-    if child == Child::StatefulSet {
+    if let Child::StatefulSet(_) = child {
         hashed["spec"]["replicas"] = Value::Null;
         hashed["spec"]["volumeClaimTemplates"] = Value::Null;
     }

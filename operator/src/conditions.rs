@@ -5,19 +5,20 @@ use k8s_openapi::jiff::Timestamp;
 use crate::{
     clock,
     crd::{Condition, KvClusterStatus},
-    plan::{Plan, Trouble, View},
+    plan::{EARLIER, Plan, Trouble, View},
     seen::Seen,
 };
 
 /// Bound: longest message of a condition, in characters.
 const MESSAGE_MAX: usize = 2000;
 /// Reasons of `Degraded`, the gravest first: the first that applies is shown.
-const GRAVITY: [&str; 8] = [
+const GRAVITY: [&str; 9] = [
     "QuorumLost",
     "BootstrapVolumeLost",
     "ForeignVolume",
     "NameTaken",
     "InvalidSpec",
+    EARLIER,
     "VersionRefused",
     "NodeLost",
     "PodFailing",
@@ -52,11 +53,12 @@ pub(crate) fn of(
     write(verdicts.into(), old, view.seen, now)
 }
 
-/// A spec that cannot be acted on: what runs goes on as it was.
-pub(crate) fn of_invalid(seen: &Seen, plan: &Plan, now: Timestamp) -> Vec<Condition> {
+/// A cluster that cannot be acted on: what runs goes on as it was.
+pub(crate) fn of_untouched(seen: &Seen, plan: &Plan, now: Timestamp) -> Vec<Condition> {
     let old = seen.cluster.status.clone().unwrap_or_default();
-    let ready = (Some(false), "InvalidSpec".to_owned(), "see Degraded".to_owned());
-    let verdicts = vec![("Degraded", degraded(&plan.troubles)), ("Ready", ready)];
+    let degraded = degraded(&plan.troubles);
+    let ready = (Some(false), degraded.1.clone(), "see Degraded".to_owned());
+    let verdicts = vec![("Degraded", degraded), ("Ready", ready)];
     let mut conditions = old.conditions.clone();
     for condition in write(verdicts, &old, seen, now) {
         match conditions.iter_mut().find(|known| known.kind == condition.kind) {

@@ -94,6 +94,8 @@ pub struct Desired {
     /// restarted. Invariant: no operator code goes into it, so that an upgrade of the operator
     /// restarts nobody.
     pub template_hash: String,
+    /// Hash of the settings' text, by which their ConfigMap is named.
+    pub config_hash: String,
     /// Id of the cluster whose disks belong here.
     pub cluster_id: String,
     /// An older cluster's volumes are taken over; none is begun.
@@ -157,6 +159,7 @@ impl Desired {
                 domain: defaults.domain.clone(),
             },
             template_hash: template_hash(spec, &image, &settings),
+            config_hash: hash::hash(&json!({children::CONFIG_FILE: settings.yaml()})),
             cluster_id: adopted.clone().unwrap_or_else(|| uid.replace('-', "").to_lowercase()),
             adopts: adopted.is_some(),
             uid,

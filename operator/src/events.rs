@@ -62,7 +62,18 @@ pub fn of(outcome: &Outcome) -> Vec<Told> {
     let mut told = turns(&outcome.seen.cluster, &outcome.status);
     let Some(action) = &outcome.plan.action else { return told };
     let (warning, reason, note) = match &outcome.did {
-        Did::Done => (false, reason(action).to_owned(), outcome.plan.why.clone()),
+        Did::Done => match action {
+            // A person has to look after it from now on.
+            Action::Change(Change::DeleteVolume { name, keep: Some(kept), .. }) => {
+                let note = format!(
+                    "{}; claim {name} is deleted, and its data is kept in PersistentVolume {kept} \
+                     (reclaim policy Retain) until somebody deletes that",
+                    outcome.plan.why
+                );
+                (true, "VolumeRetained".to_owned(), note)
+            }
+            _ => (false, reason(action).to_owned(), outcome.plan.why.clone()),
+        },
         Did::Refused(why) => {
             let note = format!("{}; refused: {why}", outcome.plan.why);
             (true, format!("{}Refused", reason(action)), note)

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use futures::{StreamExt as _, TryStreamExt as _, future::join_all};
 use k8s_openapi::{
-    api::core::v1::{PersistentVolumeClaim, Pod},
+    api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     jiff::Timestamp,
 };
@@ -21,7 +21,7 @@ use kube::{
     Api, Client,
     api::{
         DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
-        PropagationPolicy,
+        PropagationPolicy, TypeMeta,
     },
 };
 use serde::de::DeserializeOwned;
@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 
 use crate::{
     answers::Memory,
-    children::Child,
+    children::{self, Child},
     clock,
     crd::{KvCluster, KvClusterStatus},
     desired::{Defaults, Desired},
@@ -94,46 +94,116 @@ impl Kubernetes {
         Api::namespaced_with(self.client.clone(), namespace, &child.resource())
     }
 
-    /// Every object of a name of ours that there is, wanted or not: what is no longer wanted is to go. Without
-    /// `monitors` a ServiceMonitor is looked for, too, where that can be done.
+    /// Every object of ours that there is, wanted or not: what is no longer wanted is to go. And whatever has
+    /// the name of one that there is to be. Without `monitors` a ServiceMonitor is looked for, too, where that
+    /// can be done.
     async fn children(
         &self,
-        names: &Names,
+        desired: &Desired,
         monitors: bool,
     ) -> Result<BTreeMap<Child, Value>, Error> {
-        let read = Child::ALL.into_iter().map(|child| async move {
-            let name = child.name(names);
+        let names = &desired.names;
+        let sets = self.child(Child::StatefulSet(0), &names.namespace);
+        // By name also where the list has none: somebody else's has no label of ours.
+        let sets = by_name(
+            &sets,
+            names,
+            desired.spec.replicas,
+            |ordinal| names.set(ordinal),
+            |name| names.ordinal_of_set(name),
+        );
+        let sets = sets.await.map_err(|error| failed("list StatefulSets", error))?;
+        let mut children = BTreeMap::new();
+        for (ordinal, set) in sets {
+            let child = Child::StatefulSet(ordinal);
+            children.insert(child, as_value(child, set)?);
+        }
+        let read = Child::SHARED.into_iter().map(|child| async move {
+            let name = child.name(desired);
             let object = self.child(child, &names.namespace).get_opt(&name).await;
             let object =
                 object.map_err(|error| failed(&format!("read {} {name}", child.kind()), error));
             let object = unless_spare(object, monitors || child != Child::ServiceMonitor)?;
-            let object = object.map(serde_json::to_value).transpose();
-            let object = object.map_err(|error| Error::Failed(error.to_string()))?;
+            let object = object.map(|object| as_value(child, object)).transpose()?;
             Ok(object.map(|object| (child, object)))
         });
         let read: Vec<Result<_, Error>> = join_all(read).await;
-        read.into_iter().filter_map(Result::transpose).collect()
+        for found in read {
+            children.extend(found?);
+        }
+        Ok(children)
     }
 
-    /// Those with our labels, and those that stand where one of `replicas` pods is missing.
+    /// ConfigMaps that were made for this cluster, and for no earlier one of its name, but the present one.
+    async fn old_configs(&self, desired: &Desired) -> Result<BTreeMap<String, String>, Error> {
+        let present = Child::ConfigMap.name(desired);
+        let selected = ListParams::default().labels(&desired.names.selector_text());
+        let configs: Api<ConfigMap> = self.api(&desired.names.namespace);
+        let listed = configs.list_metadata(&selected).await;
+        let listed = listed.map_err(|error| failed("list ConfigMaps", error))?.items;
+        let ours = listed.into_iter().map(|config| config.metadata).filter(|metadata| {
+            let owner = owner::controller(metadata.owner_references.as_ref());
+            owner.is_some_and(|owner| owner.uid == desired.uid)
+        });
+        let named = ours.filter_map(|metadata| Some((metadata.name?, metadata.uid?)));
+        Ok(named.filter(|(name, _)| *name != present).collect())
+    }
+
+    /// What is there of an operator that made one StatefulSet for all nodes: by the members, where some are
+    /// known, so that a cluster in service costs no question.
+    async fn earlier(
+        &self,
+        cluster: &KvCluster,
+        desired: &Desired,
+    ) -> Result<Option<String>, Error> {
+        let names = &desired.names;
+        if let Some(known) = seen::earlier_pod(cluster, names) {
+            return Ok(known);
+        }
+        let child = Child::StatefulSet(0);
+        let set = self.child(child, &names.namespace).get_opt(&names.name).await;
+        let set =
+            set.map_err(|error| failed(&format!("read StatefulSet {}", names.name), error))?;
+        let set = set.map(|set| as_value(child, set)).transpose()?;
+        if set.is_some_and(|set| owner::is_ours(&set, &desired.uid)) {
+            return Ok(Some(format!("StatefulSet {}", names.name)));
+        }
+        let selected = ListParams::default().labels(&names.selector_text());
+        let claims: Api<PersistentVolumeClaim> = self.api(&names.namespace);
+        let claims = claims.list(&selected).await.map_err(|error| failed("list volumes", error))?;
+        // A new cluster of the name has nothing to do with what an older one left.
+        let of_ours = claims
+            .items
+            .into_iter()
+            .filter(|claim| volumes::cluster_id(claim).is_some_and(|id| id == desired.cluster_id));
+        let mut of_ours = of_ours.filter_map(|claim| claim.metadata.name);
+        let claim = of_ours.find(|claim| names.is_earlier(claim));
+        Ok(claim.map(|claim| format!("PersistentVolumeClaim {claim}")))
+    }
+
+    /// Those with our labels, and those that stand where one of our StatefulSets misses its pod.
     async fn pods(
         &self,
         names: &Names,
-        maker: &pods::Maker,
-        replicas: i32,
+        children: &BTreeMap<Child, Value>,
+        not_ours: &BTreeMap<Slot, String>,
     ) -> Result<(Pods, BTreeMap<Slot, String>), Error> {
         let pods: Api<Pod> = self.api(&names.namespace);
+        let held = children.iter().filter_map(|(child, set)| match child {
+            Child::StatefulSet(ordinal) if children::replicas(set) > 0 => Some(ordinal + 1),
+            _ => None,
+        });
         let found = by_name(
             &pods,
             names,
-            replicas,
+            held.max().unwrap_or(0),
             |ordinal| names.pod(ordinal),
             |name| names.ordinal_of_pod(name),
         );
         let found = found.await.map_err(|error| failed("list pods", error))?;
         let (mut seen, mut taken) = (Pods::new(), BTreeMap::new());
         for (ordinal, pod) in found {
-            match maker.whose(&pod, names) {
+            match pods::Maker::of(children, not_ours, ordinal).whose(&pod, names, ordinal) {
                 Ok(ours) => {
                     let read = seen::Pod { ours, ..pods::read(&pod) };
                     seen.insert(ordinal, (read, pods::machine(&pod)));
@@ -251,8 +321,8 @@ impl Kubernetes {
         match change {
             Change::Apply(child, object, _) => self.apply(key, *child, object, false).await,
             Change::Replace(child, object, _) => self.apply(key, *child, object, true).await,
-            Change::Scale { set, replicas } => {
-                let stored = self.apply(key, Child::StatefulSet, set, false).await?;
+            Change::Scale { ordinal, set, replicas } => {
+                let stored = self.apply(key, Child::StatefulSet(*ordinal), set, false).await?;
                 match &stored["spec"]["replicas"] {
                     there if there == replicas => Ok(stored),
                     there => {
@@ -272,7 +342,18 @@ impl Kubernetes {
             Change::DeletePod { name, uid } => {
                 gone(&format!("delete pod {name}"), pods().delete(name, &only(uid)).await)
             }
-            Change::DeleteVolume { name, uid } => {
+            Change::DeleteVolume { name, uid, keep } => {
+                // Ordering: the disk is kept before its claim goes, or Kubernetes may have deleted it.
+                if let Some(volume) = keep {
+                    let patch = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}});
+                    let params =
+                        PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+                    let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+                    let kept = volumes.patch(volume, &params, &Patch::Merge(&patch)).await;
+                    // One that is no more has nothing to keep.
+                    gone(&format!("keep PersistentVolume {volume}"), kept)?;
+                    self.may_act()?;
+                }
                 gone(&format!("delete volume {name}"), claims().delete(name, &only(uid)).await)
             }
             Change::MarkVolume { name, uid, node_id } => {
@@ -308,6 +389,15 @@ impl Kubernetes {
     fn may_act(&self) -> Result<(), Error> {
         if self.leadership.holds() { Ok(()) } else { Err(Error::NotLeading) }
     }
+}
+
+fn as_value(child: Child, mut object: DynamicObject) -> Result<Value, Error> {
+    let kind = child.resource();
+    // In a list Kubernetes says this once, for all of them.
+    object
+        .types
+        .get_or_insert_with(|| TypeMeta { api_version: kind.api_version.clone(), kind: kind.kind });
+    serde_json::to_value(object).map_err(|error| Error::Failed(error.to_string()))
 }
 
 async fn ask_node(ip: &str, names: &Names, ordinal: i32) -> Node {
@@ -352,14 +442,23 @@ impl World for Kubernetes {
         let monitors = cluster.spec.metrics.service_monitor && self.has_service_monitors().await;
         let zone = cluster.spec.placement.topology_key.as_deref().unwrap_or(pods::ZONE);
         let uid = cluster.metadata.uid.clone().unwrap_or_default();
-        let (children, others) = owner::sort(self.children(&names, monitors).await?, &uid);
+        let ((children, others), old_configs, earlier) = match &desired {
+            Some(desired) => {
+                let (found, old, earlier) = futures::try_join!(
+                    self.children(desired, monitors),
+                    self.old_configs(desired),
+                    self.earlier(&cluster, desired)
+                )?;
+                (owner::sort(found, &uid), old, earlier)
+            }
+            // What they are called follows from the spec; nothing is done about them either.
+            None => Default::default(),
+        };
         let mut taken: BTreeMap<Slot, String> =
             others.into_iter().map(|(child, whose)| (Slot::Child(child), whose)).collect();
-        let maker = pods::Maker::of(&children, &taken);
         let ((pods, strange), volumes) = futures::try_join!(
             async {
-                let replicas = seen::replicas(&children).unwrap_or(0);
-                let (pods, strange) = self.pods(&names, &maker, replicas).await?;
+                let (pods, strange) = self.pods(&names, &children, &taken).await?;
                 Ok::<_, Error>((self.ask_nodes(&names, pods, zone).await, strange))
             },
             async {
@@ -391,7 +490,9 @@ impl World for Kubernetes {
             children,
             taken,
             foreign_volumes: volumes.foreign,
+            earlier,
             answers: self.memory.of(key),
+            old_configs,
             pods,
             volumes: volumes_seen,
             table,
@@ -423,14 +524,15 @@ impl World for Kubernetes {
         self.may_act()?;
         let desired = Desired::of(&seen.cluster, &self.defaults)
             .map_err(|invalid| Error::Refused(invalid.0.join("; ")))?;
-        let (pod, place) = match call {
-            Call::Initialize { pod, .. } | Call::AddLearner { pod, .. } => {
-                let pod = seen.pods.get(pod);
-                (pod, pod.map(|pod| pod.place.clone()).unwrap_or_default())
-            }
-            _ => (None, BTreeMap::new()),
+        let own = match call {
+            Call::Initialize { pod, .. } => seen.pods.get(pod).and_then(|pod| pod.ip.as_deref()),
+            _ => None,
         };
-        let own = pod.and_then(|pod| pod.ip.as_deref());
+        // Known of pods whose disk is empty, which are those that such a call is about.
+        let places = seen.pods.iter().filter(|(_, pod)| !pod.place.is_empty());
+        let places = places
+            .map(|(ordinal, pod)| (desired.names.client_address(*ordinal), pod.place.clone()))
+            .collect();
         let door = match call {
             Call::Initialize { .. } => own,
             _ => doors(&seen.pods, &desired.cluster_id).next(),
@@ -439,7 +541,7 @@ impl World for Kubernetes {
             door.ok_or_else(|| Error::Refused("no node of the cluster answers".to_owned()))?;
         let mut client = nodes::connect(door).await.map_err(Error::Refused)?;
         self.may_act()?;
-        nodes::call(&mut client, call, place).await
+        nodes::call(&mut client, call, places).await
     }
 
     fn now(&self) -> Timestamp {

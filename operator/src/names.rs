@@ -19,6 +19,8 @@ pub const ADOPT: &str = "flotilla.dev/adopt-cluster-id";
 pub const ALLOW_VERSION: &str = "flotilla.dev/allow-version";
 /// On every object of a cluster: the name of the KvCluster.
 pub const CLUSTER: &str = "flotilla.dev/cluster";
+/// On a pod and its volume claim: the ordinal of its node.
+pub const ORDINAL: &str = "flotilla.dev/ordinal";
 
 pub const CLIENT_PORT: i32 = 7420;
 pub const PEER_PORT: i32 = 7421;
@@ -41,20 +43,45 @@ pub struct Names {
 }
 
 impl Names {
+    /// The StatefulSet of one node.
     #[must_use]
-    pub fn pod(&self, ordinal: i32) -> String {
+    pub fn set(&self, ordinal: i32) -> String {
         format!("{}-{ordinal}", self.name)
     }
 
     #[must_use]
+    pub fn ordinal_of_set(&self, set: &str) -> Option<i32> {
+        ordinal(set.strip_prefix(&self.name)?.strip_prefix('-')?)
+    }
+
+    /// The only pod of a node's StatefulSet.
+    #[must_use]
+    pub fn pod(&self, ordinal: i32) -> String {
+        format!("{}-0", self.set(ordinal))
+    }
+
+    /// The settings whose text has this hash.
+    #[must_use]
+    pub fn config(&self, hash: &str) -> String {
+        format!("{}-config-{hash}", self.name)
+    }
+
+    #[must_use]
     pub fn volume(&self, ordinal: i32) -> String {
-        format!("{VOLUME}-{}-{ordinal}", self.name)
+        format!("{VOLUME}-{}", self.pod(ordinal))
     }
 
     /// The ordinal in the name of a pod of ours.
     #[must_use]
     pub fn ordinal_of_pod(&self, pod: &str) -> Option<i32> {
-        ordinal(pod.strip_prefix(&self.name)?.strip_prefix('-')?)
+        self.ordinal_of_set(pod.strip_suffix("-0")?)
+    }
+
+    /// The name of a pod, or of its volume claim, of an operator that made one StatefulSet for all nodes.
+    #[must_use]
+    pub fn is_earlier(&self, name: &str) -> bool {
+        let volume = name.strip_prefix(VOLUME).and_then(|name| name.strip_prefix('-'));
+        [Some(name), volume].into_iter().flatten().any(|pod| self.ordinal_of_set(pod).is_some())
     }
 
     #[must_use]
@@ -109,7 +136,7 @@ impl Names {
         (domain != self.domain).then_some(domain)
     }
 
-    /// Never changes: a StatefulSet's selector cannot.
+    /// Selects the pods of all nodes. Never changes: a StatefulSet's selector cannot.
     #[must_use]
     pub fn selector(&self) -> BTreeMap<String, String> {
         [
@@ -119,6 +146,14 @@ impl Names {
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into()
+    }
+
+    /// Selects the pod of one node.
+    #[must_use]
+    pub fn selector_of(&self, ordinal: i32) -> BTreeMap<String, String> {
+        let mut selector = self.selector();
+        selector.insert(ORDINAL.to_owned(), ordinal.to_string());
+        selector
     }
 
     #[must_use]
@@ -166,19 +201,32 @@ mod tests {
         let names =
             Names { namespace: "ns".into(), name: "kv".into(), domain: "cluster.local".into() };
         for ordinal in [0, 7, 12] {
+            assert_eq!(names.ordinal_of_set(&names.set(ordinal)), Some(ordinal));
             assert_eq!(names.ordinal_of_pod(&names.pod(ordinal)), Some(ordinal));
             assert_eq!(names.ordinal_of_volume(&names.volume(ordinal)), Some(ordinal));
             assert_eq!(names.ordinal_at(&names.client_address(ordinal)), Some(ordinal));
         }
-        assert_eq!(names.client_address(0), "kv-0.kv-headless.ns.svc.cluster.local:7420");
+        for (name, is_one) in [
+            ("kv-0", true),
+            ("data-kv-12", true),
+            ("kv-0-0", false),
+            ("data-kv-0-0", false),
+            ("vk-0", false),
+        ] {
+            assert_eq!(names.is_earlier(name), is_one, "{name}");
+        }
+        assert_eq!(names.client_address(0), "kv-0-0.kv-headless.ns.svc.cluster.local:7420");
         for (why, pod) in [
-            ("another cluster with a longer name", "kv-other-0"),
-            ("a leading zero", "kv-00"),
-            ("a sign", "kv-+1"),
-            ("no ordinal", "kv-"),
-            ("another cluster", "vk-0"),
+            ("another cluster with a longer name", "kv-other-0-0"),
+            ("another cluster with a number for its end", "kv-1-0-0"),
+            ("a leading zero", "kv-00-0"),
+            ("a sign", "kv-+1-0"),
+            ("no ordinal", "kv--0"),
+            ("a second pod of one node", "kv-0-1"),
+            ("another cluster", "vk-0-0"),
         ] {
             assert_eq!(names.ordinal_of_pod(pod), None, "{why}: {pod}");
+            assert!(!names.is_earlier(pod), "{why}: {pod}");
         }
         for (name, is_one) in [
             ("kv", true),
@@ -194,15 +242,15 @@ mod tests {
         ] {
             assert_eq!(is_service_name(name), is_one, "{name}");
         }
-        let moved = "kv-0.kv-headless.ns.svc.k8s.example:7420";
+        let moved = "kv-0-0.kv-headless.ns.svc.k8s.example:7420";
         assert_eq!(
             (names.ordinal_at(moved), names.other_domain(moved)),
             (None, Some("k8s.example"))
         );
         assert_eq!(names.other_domain(&names.client_address(0)), None);
         assert_eq!(names.other_domain("$(POD_NAME).kv-headless.ns.svc.a.b"), Some("a.b"));
-        assert_eq!(names.other_domain("kv-0.kv-headless.other.svc.a:7420"), None);
-        let elsewhere = "kv-0.kv-headless.other.svc.cluster.local:7420";
+        assert_eq!(names.other_domain("kv-0-0.kv-headless.other.svc.a:7420"), None);
+        let elsewhere = "kv-0-0.kv-headless.other.svc.cluster.local:7420";
         assert_eq!(names.ordinal_at(elsewhere), None, "another namespace");
     }
 }

@@ -192,21 +192,27 @@ fn row(node: v1::Node) -> Option<Row> {
     })
 }
 
-/// Sends one call. `place`: labels of the node that it makes known to the cluster.
+/// Sends one call. `places`: labels of the nodes that it makes known to the cluster, by address.
 pub(crate) async fn call(
     client: &mut Client,
     call: &Call,
-    place: BTreeMap<String, String>,
+    mut places: BTreeMap<String, BTreeMap<String, String>>,
 ) -> Result<(), Error> {
-    let labels = place.into_iter().collect();
     let sent = async {
         match call {
-            Call::Initialize { cluster_id, replication_factor, .. } => client
+            Call::Initialize {
+                cluster_id, replication_factor, first_nodes, split_keys, ..
+            } => client
                 .initialize(timed(v1::InitializeRequest {
+                    split_keys: split_keys.iter().cloned().map(Into::into).collect(),
                     replication_factor: *replication_factor,
                     token: cluster_id.clone(),
                     cluster_id: cluster_id.clone(),
-                    labels,
+                    first_nodes: first_nodes.clone(),
+                    first_node_labels: places
+                        .into_iter()
+                        .map(|(address, labels)| (address, v1::NodeLabels { labels }))
+                        .collect(),
                     ..v1::InitializeRequest::default()
                 }))
                 .await
@@ -214,7 +220,7 @@ pub(crate) async fn call(
             Call::AddLearner { address, expected_version, .. } => client
                 .add_learner(timed(v1::AddLearnerRequest {
                     address: address.clone(),
-                    labels,
+                    labels: places.remove(address).unwrap_or_default(),
                     expected_version: Some(*expected_version),
                 }))
                 .await

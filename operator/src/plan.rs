@@ -86,11 +86,15 @@ pub enum Action {
 /// that was seen, so that an operator that slept meanwhile does no harm.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Call {
-    /// On the node of one pod; the others may be sent to any node.
+    /// Makes the cluster of all its first nodes or of none. On the node of one pod; the other calls may be sent to any node.
     Initialize {
         pod: i32,
         cluster_id: String,
         replication_factor: u32,
+        /// Client addresses of all the nodes that the cluster begins with, that of the pod among them.
+        first_nodes: Vec<String>,
+        /// Keys at which regions are cut from birth.
+        split_keys: Vec<String>,
     },
     AddLearner {
         pod: i32,
@@ -135,8 +139,9 @@ pub enum Change {
         uid: String,
         keep_dependents: bool,
     },
-    /// The StatefulSet, with another number of pods, of the same version as was seen.
+    /// The StatefulSet of a node with a pod or without, of the same version as was seen.
     Scale {
+        ordinal: i32,
         set: Box<Value>,
         replicas: i32,
     },
@@ -149,9 +154,11 @@ pub enum Change {
         uid: String,
         node_id: String,
     },
+    /// The claim. Its PersistentVolume with the data is kept where there is one to keep.
     DeleteVolume {
         name: String,
         uid: String,
+        keep: Option<String>,
     },
     GrowVolume {
         name: String,
@@ -233,6 +240,11 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
         let why = "the DNS domain is another than that of the nodes";
         return Plan { operation: recorded(seen).cloned(), ..quiet(why, vec![trouble]) };
     }
+    if let Some(what) = &seen.earlier {
+        let trouble = Trouble { reason: EARLIER, message: of_earlier(what) };
+        let why = "the cluster is an earlier operator's";
+        return Plan { operation: recorded(seen).cloned(), ..quiet(why, vec![trouble]) };
+    }
     let mut view = View::new(seen, &desired, now);
     if desired.spec.paused {
         let recorded = view.recorded.cloned();
@@ -266,9 +278,23 @@ pub fn preview(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Vec<String> 
         Ok(desired) if desired.spec.paused => {
             vec!["nothing: reconciliation is paused".to_owned()]
         }
-        Ok(desired) => View::new(seen, &desired, now).preview(),
+        Ok(desired) => match &seen.earlier {
+            Some(what) => vec![format!("nothing: {}", of_earlier(what))],
+            None => View::new(seen, &desired, now).preview(),
+        },
         Err(Invalid(wrong)) => wrong.into_iter().map(|wrong| format!("nothing: {wrong}")).collect(),
     }
+}
+
+/// The reason of a cluster that an operator made which had one StatefulSet for all nodes.
+pub(crate) const EARLIER: &str = "MadeByEarlierOperator";
+
+fn of_earlier(what: &str) -> String {
+    format!(
+        "{what} is of an earlier operator, which made one StatefulSet for all nodes; this one makes one for each, \
+         and does not turn one into the other. Nothing is done: go on with the earlier operator, or take the \
+         data out (kvctl export) and into a KvCluster of another name (kvctl import)"
+    )
 }
 
 /// What was begun. It stays noted while nothing may be done about it.
@@ -279,7 +305,7 @@ fn recorded(seen: &Seen) -> Option<&Operation> {
 /// The domain that the pods were started with, if it is another than ours. By names of ours no node
 /// would be found: each would count as silent, and what is made for them would have names that none has.
 fn domain_of_nodes(seen: &Seen, desired: &Desired) -> Option<String> {
-    let set = seen.children.get(&Child::StatefulSet)?;
+    let (_, set) = seen.sets().next()?;
     let containers = set.pointer("/spec/template/spec/containers")?.as_array()?;
     let variables = containers.iter().flat_map(|each| each["env"].as_array().into_iter().flatten());
     let host = variables
@@ -346,6 +372,7 @@ impl<'a> View<'a> {
             .or_else(|| self.begin())
             .or_else(|| self.children())
             .or_else(|| self.refresh())
+            .or_else(|| self.make_possible())
             .or_else(|| self.repair())
             .or_else(|| self.join())
             .or_else(|| self.drain())
@@ -353,6 +380,7 @@ impl<'a> View<'a> {
             .or_else(|| self.grow())
             .or_else(|| self.roll())
             .or_else(|| self.scale())
+            .or_else(|| self.drop_configs())
             .or_else(|| self.wait_to_begin())
             .or_else(|| self.open_budget())
     }
@@ -576,7 +604,7 @@ impl Change {
                     Child::HeadlessService | Child::Service | Child::ClientsService => "services",
                     Child::NetworkPolicy => "networkpolicies",
                     Child::DisruptionBudget => "poddisruptionbudgets",
-                    Child::StatefulSet => "statefulsets",
+                    Child::StatefulSet(_) => "statefulsets",
                     Child::ServiceMonitor => "servicemonitors",
                 }
             }

@@ -16,7 +16,8 @@ pub fn namespaced() -> Vec<Value> {
         rule("flotilla.dev", &["kvclusters/status"], &["update"]),
         // Owned objects with blockOwnerDeletion, where Kubernetes enforces it.
         rule("flotilla.dev", &["kvclusters/finalizers"], &["update"]),
-        // plan/keep.rs: apply (patch, and create the first time), replace (update), delete.
+        // plan/keep.rs: apply (patch, and create the first time), replace (update), delete. Listed: the
+        // StatefulSets of all nodes, and settings that are no longer used.
         rule("apps", &["statefulsets"], &children),
         rule("", &["services", "configmaps"], &children),
         rule("", &["serviceaccounts"], &["get", "create", "patch", "update", "delete"]),
@@ -43,6 +44,8 @@ pub fn cluster_wide() -> Vec<Value> {
         // The zone of a pod, and whether the machine of a local volume is gone.
         get("", "nodes"),
         get("", "persistentvolumes"),
+        // Kept (`storage.retain`) when the claim of a node that was removed goes.
+        json!({"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["patch"]}),
         // Whether volumes can grow.
         get("storage.k8s.io", "storageclasses"),
         json!({
@@ -97,7 +100,7 @@ mod tests {
 
     #[test]
     fn every_child_can_be_read_applied_replaced_and_deleted() {
-        for child in Child::ALL {
+        for child in Child::SHARED.into_iter().chain([Child::StatefulSet(0)]) {
             let resource = child.resource();
             let verbs = allowed(&namespaced(), &resource.group, &resource.plural);
             for verb in ["get", "create", "patch", "update", "delete"] {

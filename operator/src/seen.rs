@@ -8,7 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::Value;
 
-use crate::{answers::Answers, children::Child, crd::KvCluster, names::Names};
+use crate::{
+    answers::Answers,
+    children::{self, Child},
+    crd::KvCluster,
+    desired::Desired,
+    names::Names,
+};
 
 /// One look at a cluster.
 #[derive(Clone, Debug)]
@@ -20,8 +26,12 @@ pub struct Seen {
     pub taken: BTreeMap<Slot, String>,
     /// Volume claims of our names with the data of other clusters, and of which; by ordinal.
     pub foreign_volumes: BTreeMap<i32, String>,
+    /// Something of an operator that made one StatefulSet for all nodes, and its name. Nothing is done then.
+    pub earlier: Option<String>,
     /// What the API server made of what was applied.
     pub answers: Answers,
+    /// ConfigMaps of this cluster with other settings than those that are asked for: name and uid.
+    pub old_configs: BTreeMap<String, String>,
     /// By ordinal.
     pub pods: BTreeMap<i32, Pod>,
     /// By ordinal; also of pods that are no more.
@@ -45,9 +55,10 @@ pub enum Slot {
 impl Slot {
     /// Kind and name, for people.
     #[must_use]
-    pub fn title(self, names: &Names) -> String {
+    pub fn title(self, desired: &Desired) -> String {
+        let names = &desired.names;
         match self {
-            Self::Child(child) => child.title(names),
+            Self::Child(child) => child.title(desired),
             Self::Pod(ordinal) => format!("Pod {}", names.pod(ordinal)),
             Self::Volume(ordinal) => format!("PersistentVolumeClaim {}", names.volume(ordinal)),
         }
@@ -66,6 +77,8 @@ pub struct Pod {
     /// The server's process runs, well or not.
     pub running: bool,
     pub template_hash: Option<String>,
+    /// ConfigMaps that it was made with.
+    pub configs: BTreeSet<String>,
     pub ip: Option<String>,
     /// Labels of the Kubernetes node it runs on that tell where that is.
     pub place: BTreeMap<String, String>,
@@ -216,18 +229,38 @@ impl Row {
     }
 }
 
-/// As [`Seen::replicas`].
+/// Whether the members of a cluster are in pods of an operator that made one StatefulSet for all nodes; `None`:
+/// no member is known.
 #[must_use]
-pub fn replicas(children: &BTreeMap<Child, Value>) -> Option<i32> {
-    let replicas = children.get(&Child::StatefulSet)?.pointer("/spec/replicas")?;
-    i32::try_from(replicas.as_i64()?).ok()
+pub fn earlier_pod(cluster: &KvCluster, names: &Names) -> Option<Option<String>> {
+    let members = cluster.status.as_ref().map(|status| status.members.as_slice())?;
+    let pods = || members.iter().map(|member| member.pod_name.as_str());
+    let earlier = pods().find(|pod| names.is_earlier(pod));
+    (!members.is_empty()).then(|| earlier.map(|pod| format!("pod {pod}")))
 }
 
 impl Seen {
-    /// What the StatefulSet has as `replicas`; `None` without a StatefulSet.
+    /// StatefulSets, by the ordinal of their node.
+    pub fn sets(&self) -> impl Iterator<Item = (i32, &Value)> {
+        self.children.iter().filter_map(|(child, live)| match child {
+            Child::StatefulSet(ordinal) => Some((*ordinal, live)),
+            _ => None,
+        })
+    }
+
     #[must_use]
-    pub fn replicas(&self) -> Option<i32> {
-        replicas(&self.children)
+    pub fn set(&self, ordinal: i32) -> Option<&Value> {
+        self.children.get(&Child::StatefulSet(ordinal))
+    }
+
+    /// Ordinals whose StatefulSet asks for a pod.
+    pub fn held(&self) -> impl Iterator<Item = i32> {
+        self.sets().filter(|(_, set)| children::replicas(set) > 0).map(|(ordinal, _)| ordinal)
+    }
+
+    #[must_use]
+    pub fn is_held(&self, ordinal: i32) -> bool {
+        self.set(ordinal).is_some_and(|set| children::replicas(set) > 0)
     }
 
     /// The member whose address is that of an ordinal.

@@ -19,7 +19,6 @@ use crate::{
     children::Child,
     crd::KvClusterStatus,
     desired::{Defaults, Desired},
-    names::Names,
     pass::{self, Did},
     plan::Deed,
     seen::{Seen, State},
@@ -31,10 +30,6 @@ const PASSES_MAX: usize = 3000;
 
 fn defaults() -> Defaults {
     Defaults { server_image: "flotilla:1".into(), ..Defaults::default() }
-}
-
-fn names() -> Names {
-    Names { namespace: "ns".into(), name: "kv".into(), domain: "cluster.local".into() }
 }
 
 fn key() -> Key {
@@ -105,7 +100,7 @@ fn replicas(fake: &Fake, replicas: i32) {
     fake.edit(|spec| spec["replicas"] = json!(replicas));
 }
 
-const STORIES: [Story; 17] = [
+const STORIES: [Story; 18] = [
     Story {
         name: "a node that was to go is wanted again",
         spec: || json!({"replicas": 4, "replicationFactor": 3}),
@@ -120,10 +115,11 @@ const STORIES: [Story; 17] = [
         spec: || json!({"replicas": 1, "replicationFactor": 1}),
         turns: &[|fake| {
             let path = "/spec/template/spec/containers/0/env";
-            fake.push_to_child(Child::StatefulSet, path, json!({"name": "X", "value": "y"}));
+            let item = json!({"name": "X", "value": "y"});
+            fake.push_to_child(Child::StatefulSet(0), path, item);
         }],
         holds: |_, seen| {
-            let set = seen.children[&Child::StatefulSet].to_string();
+            let set = seen.children[&Child::StatefulSet(0)].to_string();
             assert!(!set.contains("\"X\""), "{set}");
         },
     },
@@ -132,11 +128,11 @@ const STORIES: [Story; 17] = [
         spec: || json!({"replicas": 1, "replicationFactor": 1}),
         turns: &[|fake| {
             let path = "/spec/template/spec/containers/0/env";
-            fake.push_to_child(Child::StatefulSet, path, json!({"name": "X", "value": "y"}));
+            fake.push_to_child(Child::StatefulSet(0), path, json!({"name": "X", "value": "y"}));
             fake.edit(|spec| spec["config"] = json!({"log_level": "debug"}));
         }],
         holds: |_, seen| {
-            let set = seen.children[&Child::StatefulSet].to_string();
+            let set = seen.children[&Child::StatefulSet(0)].to_string();
             assert!(!set.contains("\"X\""), "{set}");
         },
     },
@@ -164,7 +160,8 @@ const STORIES: [Story; 17] = [
             "storage": {"size": "1Gi", "retain": false}})
         },
         turns: &[|fake| replicas(fake, 3), |fake| replicas(fake, 4)],
-        holds: |_, seen| {
+        holds: |fake, seen| {
+            assert_eq!(fake.kept(), 0);
             assert_eq!((in_service(seen), seen.volumes.len()), (4, 4));
             assert!(seen.volumes.values().all(|volume| volume.decommissioned.is_none()));
         },
@@ -173,10 +170,11 @@ const STORIES: [Story; 17] = [
         name: "a kept volume of a removed node is emptied before its ordinal is used again",
         spec: || json!({"replicas": 4, "replicationFactor": 3}),
         turns: &[|fake| replicas(fake, 3), |fake| replicas(fake, 4)],
-        holds: |_, seen| {
+        holds: |fake, seen| {
             assert_eq!(in_service(seen), 4);
             let table = seen.table.as_ref().expect("a table");
             assert_eq!(table.nodes.len(), 5, "the new node has an id of its own: {table:?}");
+            assert_eq!(fake.kept(), 1, "the old disk is kept\n{}", fake.journal());
         },
     },
     Story {
@@ -186,6 +184,19 @@ const STORIES: [Story; 17] = [
         holds: |fake, seen| {
             assert_eq!(in_service(seen), 3);
             assert!(fake.pods_made() >= 6, "{}", fake.journal());
+            assert_eq!(fake.configs().len(), 1, "settings that nobody uses are gone");
+        },
+    },
+    Story {
+        name: "pods are lost before their turn with other settings",
+        spec: || json!({"replicas": 3, "replicationFactor": 3}),
+        turns: &[|fake| {
+            fake.edit(|spec| spec["config"] = json!({"log_level": "debug"}));
+            fake.evict(0);
+        }],
+        holds: |fake, seen| {
+            assert_eq!(in_service(seen), 3);
+            assert_eq!(fake.configs().len(), 1, "settings that nobody uses are gone");
         },
     },
     Story {
@@ -204,7 +215,10 @@ const STORIES: [Story; 17] = [
         name: "a disk that the server cannot live on",
         spec: || json!({"replicas": 4, "replicationFactor": 3, "placement": {"maxNodeDown": "30s"}}),
         turns: &[|fake| fake.break_disk(2)],
-        holds: |_, seen| assert_eq!(in_service(seen), 4),
+        holds: |fake, seen| {
+            assert_eq!(in_service(seen), 4);
+            assert_eq!(fake.kept(), 1, "what is on it is a person's to judge\n{}", fake.journal());
+        },
     },
     Story {
         name: "volumes grow",
@@ -212,19 +226,23 @@ const STORIES: [Story; 17] = [
         turns: &[|fake| fake.edit(|spec| spec["storage"]["size"] = json!("2Gi"))],
         holds: |fake, seen| {
             assert!(seen.volumes.values().all(|volume| volume.requested.0 == "2Gi"));
-            let claims = &seen.children[&Child::StatefulSet]["spec"]["volumeClaimTemplates"];
-            assert_eq!(claims[0]["spec"]["resources"]["requests"]["storage"], json!("2Gi"));
+            for ordinal in 0..3 {
+                let set = &seen.children[&Child::StatefulSet(ordinal)];
+                let claims = &set["spec"]["volumeClaimTemplates"];
+                assert_eq!(claims[0]["spec"]["resources"]["requests"]["storage"], json!("2Gi"));
+            }
             assert_eq!(fake.pods_made(), 3, "no pod was restarted");
         },
     },
     Story {
-        name: "somebody scales the StatefulSet",
+        name: "somebody scales StatefulSets",
         spec: || json!({"replicas": 3, "replicationFactor": 3}),
         turns: &[
-            |fake| fake.edit_child(Child::StatefulSet, "/spec/replicas", json!(2)),
-            |fake| fake.edit_child(Child::StatefulSet, "/spec/replicas", json!(5)),
+            |fake| fake.edit_child(Child::StatefulSet(1), "/spec/replicas", json!(0)),
+            |fake| fake.edit_child(Child::StatefulSet(2), "/spec/replicas", json!(2)),
+            |fake| fake.remove_child(Child::StatefulSet(0)),
             |fake| fake.edit_child(Child::Service, "/spec/ports/0/port", json!(1)),
-            |fake| fake.remove_child(Child::ConfigMap),
+            |fake| fake.remove_configs(),
         ],
         holds: |_, seen| {
             assert_eq!((in_service(seen), seen.pods.len()), (3, 3));
@@ -349,6 +367,124 @@ async fn broken_image_stops_after_one_pod_and_heals_when_it_is_put_back() {
     }
 }
 
+/// The heart of a template that comes in turn: what a pod is made with after an accident.
+#[tokio::test]
+async fn pod_that_has_an_accident_before_its_turn_comes_back_as_it_was() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    let look = async || fake.look(&key()).await.expect("a look").expect("a cluster");
+    let hashes = |seen: &Seen| -> Vec<_> {
+        seen.pods.values().map(|pod| (pod.template_hash.clone(), pod.configs.clone())).collect()
+    };
+    let before = hashes(&look().await);
+    // Nothing may be restarted on purpose meanwhile.
+    fake.break_disk(2);
+    fake.edit(|spec| {
+        spec["config"] = json!({"log_level": "debug"});
+        spec["image"] = json!("flotilla:2");
+    });
+    until(&fake, "held up", |seen, _| {
+        seen.pods.get(&2).is_some_and(|pod| pod.template_hash != before[2].0 && !pod.terminating)
+    })
+    .await;
+    for accident in [Fake::run_out_of_memory, Fake::evict, Fake::evict] {
+        accident(&fake, 0);
+        until(&fake, "it is back", |seen, _| seen.pods.get(&0).is_some_and(|pod| pod.ready)).await;
+        assert_eq!(hashes(&look().await)[..2], before[..2], "{}", fake.journal());
+    }
+    fake.mend_disk(2);
+    settle(&fake, "the roll goes on").await;
+    let after = hashes(&look().await);
+    assert!(after.iter().all(|now| *now == after[0] && *now != before[0]), "{after:?}");
+    assert_eq!(fake.configs().len(), 1, "the settings of before are gone");
+}
+
+/// Contradictory values of settings are found by the server only; so is an image that does not start.
+#[tokio::test]
+async fn broken_template_and_two_accidents_cost_no_quorum_and_putting_it_back_heals() {
+    for broken in [
+        json!({"image": "broken:2"}),
+        json!({"config": {"raft.election_timeout_min": fake::BROKEN_SETTING}}),
+    ] {
+        let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3, "image": "flotilla:1"}));
+        settle(&fake, "create").await;
+        let old = fake.configs();
+        fake.edit(|spec| {
+            for (field, value) in broken.as_object().expect("an object") {
+                spec[field] = value.clone();
+            }
+        });
+        until(&fake, "one pod fails", |_, status| degraded(status) == Some("PodFailing")).await;
+        let failing = |seen: &Seen| {
+            seen.pods.iter().find(|(_, pod)| pod.problem.is_some()).map(|(ordinal, _)| *ordinal)
+        };
+        let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+        let first = failing(&seen).expect("it is seen");
+        // For long enough that it could be taken for a pod that never will.
+        fake.start_slowly(60);
+        for other in (0..3).filter(|ordinal| *ordinal != first) {
+            // One at a time: that is what the disruption budget is for.
+            fake.evict(other);
+            until(&fake, "the other is back", |seen, _| {
+                seen.pods.get(&other).is_some_and(|pod| pod.ready)
+            })
+            .await;
+            assert_eq!(fake.quorums_lost(), 0, "{broken}: {}", fake.journal());
+        }
+        until(&fake, "told why", |seen, status| {
+            degraded(status) == Some("PodFailing") && failing(seen) == Some(first)
+        })
+        .await;
+        fake.start_slowly(1);
+        fake.edit(|spec| {
+            spec["image"] = json!("flotilla:1");
+            spec["config"] = json!({});
+        });
+        settle(&fake, "put back").await;
+        assert_eq!(fake.configs(), old, "{broken}: {}", fake.journal());
+        assert_eq!(fake.pods_made(), 3 + 1 + 2 + 1, "{broken}: {}", fake.journal());
+    }
+}
+
+/// Else a template that Kubernetes makes no pod of could never be mended.
+#[tokio::test]
+async fn pod_that_cannot_be_made_with_its_old_template_gets_the_new_one() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    fake.refuse_pods_of(seen.pods[&0].template_hash.clone());
+    fake.evict(0);
+    until(&fake, "it stays away", |_, status| degraded(status) == Some("NodeDown")).await;
+    fake.edit(|spec| spec["podTemplate"] = json!({"metadata": {"labels": {"team": "a"}}}));
+    settle(&fake, "mended").await;
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    assert_eq!(in_service(&seen), 3);
+}
+
+/// With fewer nodes, one disk would hold for a time all that was acknowledged.
+#[tokio::test]
+async fn cluster_begins_with_all_its_nodes_as_voters_or_not_at_all() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3,
+        "regions": {"splitKeys": ["g", "p"]}}));
+    fake.refuse_pods_after(2);
+    let status = passes(&fake, 60).await;
+    assert_eq!(fake.begun(), 0, "{}", fake.journal());
+    let available = status.conditions.iter().find(|condition| condition.kind == "Available");
+    let words = available.map(|condition| condition.message.as_str()).unwrap_or_default();
+    assert!(words.contains("waiting for pod kv-2-0"), "{words}");
+    fake.refuse_pods_after(3);
+    until(&fake, "it begins", |seen, _| seen.table.is_some()).await;
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    assert_eq!(
+        (in_service(&seen), voters(&seen)),
+        (3, BTreeSet::from([3])),
+        "from the first moment"
+    );
+    settle(&fake, "create").await;
+    assert!(!fake.journal().contains("AddLearner"), "{}", fake.journal());
+    assert_eq!(fake.split_keys(), ["g", "p"]);
+}
+
 #[tokio::test]
 async fn cancelled_scale_in_keeps_the_node() {
     let fake = Fake::new(json!({"replicas": 5, "replicationFactor": 3}));
@@ -424,10 +560,10 @@ async fn service_monitor_goes_when_it_is_no_longer_wanted() {
 async fn budget_is_closed_while_a_copy_is_missed_and_turns_twice() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
     settle(&fake, "create").await;
-    let may_go = |fake: &Fake| {
-        fake.child(Child::DisruptionBudget).expect("a budget")["spec"]["maxUnavailable"].as_i64()
+    let stay = |fake: &Fake| {
+        fake.child(Child::DisruptionBudget).expect("a budget")["spec"]["minAvailable"].as_i64()
     };
-    assert_eq!(may_go(&fake), Some(1));
+    assert_eq!(stay(&fake), Some(2));
     let turns: [fn(&Fake); 2] = [
         |fake| fake.lose_volume(1),
         |fake| fake.edit(|spec| spec["restartedAt"] = json!("2026-01-01T00:00:00Z")),
@@ -436,14 +572,29 @@ async fn budget_is_closed_while_a_copy_is_missed_and_turns_twice() {
         let before = tries(&fake, "apply DisruptionBudget");
         turn(&fake);
         until(&fake, "closed", |seen, _| {
-            seen.children[&Child::DisruptionBudget]["spec"]["maxUnavailable"] == 0
+            seen.children[&Child::DisruptionBudget]["spec"]["minAvailable"] == 3
         })
         .await;
         settle(&fake, "whole again").await;
-        assert_eq!(may_go(&fake), Some(1));
+        assert_eq!(stay(&fake), Some(2));
         let turned = tries(&fake, "apply DisruptionBudget") - before;
         assert_eq!(turned, 2, "{}", fake.journal());
     }
+}
+
+#[tokio::test]
+async fn cluster_of_an_earlier_operator_is_told_and_not_touched() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    fake.made_by_an_earlier_operator();
+    let status = passes(&fake, 200).await;
+    assert_eq!(degraded(&status), Some("MadeByEarlierOperator"), "{status:#?}");
+    for words in ["pod kv-0", "kvctl export", "kvctl import", "earlier operator"] {
+        assert!(told(&status).contains(words), "{words}: {}", told(&status));
+    }
+    let members: Vec<_> = status.members.iter().map(|member| member.pod_name.as_str()).collect();
+    assert_eq!(members, ["kv-0", "kv-1", "kv-2"], "what is known of it stays");
+    assert_eq!((fake.begun(), fake.pods_made(), fake.configs().len()), (0, 0, 0));
+    assert_eq!(fake.changes(), 1, "the note in its status: {}", fake.journal());
 }
 
 #[tokio::test]
@@ -459,11 +610,11 @@ async fn steady_cluster_is_read_and_never_written() {
     assert_eq!(fake.changes(), before, "{}", fake.journal());
 }
 
-fn strangers(child: Child) -> Value {
+fn strangers(desired: &Desired, child: Child) -> Value {
     json!({
         "kind": child.kind(),
-        "metadata": {"name": child.name(&names()), "namespace": "ns", "uid": "theirs",
-            "resourceVersion": "1", "labels": names().labels(),
+        "metadata": {"name": child.name(desired), "namespace": "ns", "uid": "theirs",
+            "resourceVersion": "1", "labels": desired.names.labels(),
             "ownerReferences": [{"apiVersion": "v1", "kind": "HelmRelease", "name": "theirs",
                 "uid": "release", "controller": true}]},
         "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "theirs"}}},
@@ -488,10 +639,10 @@ fn told(status: &KvClusterStatus) -> String {
 
 #[tokio::test]
 async fn objects_of_others_are_left_alone_and_begin_no_cluster_until_they_are_gone() {
-    for child in Child::ALL {
+    for child in Child::SHARED.into_iter().chain([Child::StatefulSet(1)]) {
         let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3,
             "metrics": {"serviceMonitor": true}}));
-        let theirs = strangers(child);
+        let theirs = strangers(&fake.desired(), child);
         fake.take_name(child, theirs.clone());
         if child == Child::ServiceMonitor {
             // Nothing but a scrape depends on it.
@@ -505,7 +656,7 @@ async fn objects_of_others_are_left_alone_and_begin_no_cluster_until_they_are_go
         }
         let status = passes(&fake, 20).await;
         assert_eq!(degraded(&status), Some("NameTaken"), "{child:?}: {status:#?}");
-        let title = child.title(&names());
+        let title = child.title(&fake.desired());
         assert!(told(&status).contains(&title), "{title} is not named: {}", told(&status));
         assert_eq!(fake.child(child), Some(theirs), "{child:?}");
         assert_eq!((fake.begun(), fake.pods_made()), (0, 0), "{child:?}: nothing begins in part");
@@ -516,11 +667,11 @@ async fn objects_of_others_are_left_alone_and_begin_no_cluster_until_they_are_go
 
 #[tokio::test]
 async fn running_cluster_lives_on_beside_objects_of_others() {
-    for child in Child::ALL.into_iter().filter(|child| *child != Child::StatefulSet) {
+    for child in Child::SHARED {
         let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3,
             "metrics": {"serviceMonitor": true}}));
         settle(&fake, "create").await;
-        let theirs = strangers(child);
+        let theirs = strangers(&fake.desired(), child);
         fake.take_name(child, theirs.clone());
         // It is repaired, and nothing that is not wanted is anybody's to delete.
         fake.lose_volume(1);
@@ -561,7 +712,7 @@ async fn volumes_of_an_earlier_cluster_are_not_deleted() {
 fn policy(child: Child, object: &mut Value) {
     object["metadata"]["labels"]["policy"] = json!("seen");
     object["metadata"]["labels"]["app.kubernetes.io/managed-by"] = json!("policy");
-    if child == Child::StatefulSet {
+    if let Child::StatefulSet(_) = child {
         let template = &mut object["spec"]["template"];
         template["metadata"]["labels"]["policy"] = json!("seen");
         let container = &mut template["spec"]["containers"][0];
@@ -594,7 +745,7 @@ const UNDER_A_POLICY: Story = Story {
     ],
     holds: |_, seen| {
         assert_eq!(in_service(seen), 3);
-        let set = &seen.children[&Child::StatefulSet];
+        let set = &seen.children[&Child::StatefulSet(0)];
         let image = &set["spec"]["template"]["spec"]["containers"][0]["image"];
         assert_eq!(image, "mirror/flotilla:2", "the policy has its way");
         assert_eq!(seen.children[&Child::Service]["spec"]["ports"][0]["port"], json!(7420));
@@ -769,7 +920,7 @@ async fn object_that_cannot_go_is_deleted_once_and_keeps_nobody_from_repairs() {
 async fn version_that_is_refused_reaches_no_pod_and_keeps_nobody_from_repairs() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
     settle(&fake, "create").await;
-    let set = fake.child(Child::StatefulSet);
+    let set = fake.child(Child::StatefulSet(0));
     fake.edit(|spec| spec["image"] = json!("flotilla:9.9.0"));
     fake.lose_volume(1);
     until(&fake, "told, and the lost node replaced", |seen, status| {
@@ -780,7 +931,7 @@ async fn version_that_is_refused_reaches_no_pod_and_keeps_nobody_from_repairs() 
     .await;
     let status = passes(&fake, 20).await;
     assert!(told(&status).contains("9.9.0"), "{}", told(&status));
-    assert_eq!(fake.child(Child::StatefulSet), set, "its template stays as it was");
+    assert_eq!(fake.child(Child::StatefulSet(0)), set, "its template stays as it was");
     assert_eq!(status.feature_level, Some(1));
     fake.edit(|spec| spec["image"] = json!("flotilla:1"));
     settle(&fake, "put right").await;

@@ -9,9 +9,9 @@
 use std::{collections::BTreeSet, fmt};
 
 use crate::{
-    children::{self, Child},
+    children,
     desired::Desired,
-    names::{ALLOW_VERSION, TEMPLATE_HASH},
+    names::ALLOW_VERSION,
     seen::{Node, Pod, Seen},
 };
 
@@ -99,8 +99,8 @@ pub fn refused(seen: &Seen, desired: &Desired) -> Option<Refused> {
     Some(Refused { why, holds })
 }
 
-/// Pods with the image that is wished: those with the whole template; or all, when they have the template of
-/// the StatefulSet as it is, and that has the image already.
+/// Pods with the image that is wished: those with the whole template; or with the template of their
+/// StatefulSet as it is, when that has the image already.
 fn with_image<'a>(
     seen: &'a Seen,
     desired: &'a Desired,
@@ -108,16 +108,17 @@ fn with_image<'a>(
 ) -> impl Iterator<Item = &'a Pod> {
     // A policy may have put another registry before it.
     let name = |image: &str| image.rsplit('/').next().map(str::to_owned);
-    let template = seen.children.get(&Child::StatefulSet).map(|set| &set["spec"]["template"]);
-    let has_image =
-        template.and_then(children::image_of).is_some_and(|there| name(there) == name(image));
-    let present = template
-        .filter(|_| has_image)
-        .and_then(|template| template["metadata"]["annotations"][TEMPLATE_HASH].as_str());
-    let is = |pod: &Pod, hash: &str| pod.template_hash.as_deref() == Some(hash);
-    let all = present.is_some_and(|hash| seen.pods.values().all(|pod| is(pod, hash)));
-    let pods = seen.pods.values();
-    pods.filter(move |pod| all || is(pod, &desired.template_hash))
+    let image = name(image);
+    seen.pods.iter().map(move |(ordinal, pod)| (seen.set(*ordinal), pod)).filter_map(
+        move |(set, pod)| {
+            let has = |hash: Option<&str>| hash.is_some() && pod.template_hash.as_deref() == hash;
+            let by_its_set = set.is_some_and(|set| {
+                let there = children::image_of(&set["spec"]["template"]);
+                has(children::template_hash(set)) && there.and_then(name) == image
+            });
+            (by_its_set || has(Some(&desired.template_hash))).then_some(pod)
+        },
+    )
 }
 
 /// `is_tag`: it is known before any pod has it. What pods say after the fact may be what they had before an

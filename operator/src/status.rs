@@ -7,9 +7,10 @@
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    conditions,
+    children, conditions,
     crd::{KvClusterStatus, Member, RegionCounts},
     desired::{Defaults, Desired},
+    drift,
     names::CLIENT_PORT,
     plan::{Kind, Plan, View},
     seen::{Node, Row, Seen, State},
@@ -24,13 +25,18 @@ const MEMBERS_LISTED: usize = 1000;
 pub fn compute(seen: &Seen, plan: &Plan, defaults: &Defaults, now: Timestamp) -> KvClusterStatus {
     let old = seen.cluster.status.clone().unwrap_or_default();
     let Ok(desired) = Desired::of(&seen.cluster, defaults) else {
-        let conditions = conditions::of_invalid(seen, plan, now);
+        let conditions = conditions::of_untouched(seen, plan, now);
         return KvClusterStatus {
             observed_generation: seen.cluster.metadata.generation,
             conditions,
             ..old
         };
     };
+    if seen.earlier.is_some() {
+        // What runs is not looked at, and goes on as it was.
+        let conditions = conditions::of_untouched(seen, plan, now);
+        return KvClusterStatus { conditions, ..old };
+    }
     let view = View::new(seen, &desired, now);
     let live = |node: &Node| match node {
         Node::Joined(joined) => joined.cluster_id == desired.cluster_id && joined.ready,
@@ -54,6 +60,7 @@ pub fn compute(seen: &Seen, plan: &Plan, defaults: &Defaults, now: Timestamp) ->
             .bootstrap_volume
             .clone()
             .or_else(|| begins.and_then(|operation| operation.volume_uid.clone())),
+        largest_volume: largest_volume(seen).or_else(|| old.largest_volume.clone()),
         conditions: Vec::new(),
         members: members(&view, &old),
         regions: regions(&view).or_else(|| old.regions.clone().filter(|_| desired.spec.stopped)),
@@ -69,6 +76,14 @@ pub fn compute(seen: &Seen, plan: &Plan, defaults: &Defaults, now: Timestamp) ->
     }
     status.conditions = conditions::of(&view, plan, &status, &old, now);
     status
+}
+
+/// Of the claims that there are and of those that a StatefulSet would make.
+fn largest_volume(seen: &Seen) -> Option<String> {
+    let told = seen.volumes.values().map(|volume| volume.requested.clone());
+    let claims = seen.sets().filter_map(|(_, set)| set.pointer("/spec/volumeClaimTemplates"));
+    let sizes = told.chain(claims.filter_map(children::claim_size));
+    sizes.map(|size| size.0).max_by_key(|size| drift::amount(size))
 }
 
 /// The version of all nodes; while they differ, all of them.

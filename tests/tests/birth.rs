@@ -149,6 +149,7 @@ async fn cut_cluster() -> (Cluster, v1::InitializeRequest) {
         cluster_id: CHOSEN.to_owned(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
         first_nodes: Vec::new(),
+        first_node_labels: Default::default(),
     };
     eventually("the first node to be initialized", BOUND, async || {
         first.cluster.clone().initialize(first.request(initialize.clone())).await

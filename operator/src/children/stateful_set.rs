@@ -1,8 +1,22 @@
-//! The pods and their volumes.
+//! A node's pod and its volume: a StatefulSet for each node, of one pod.
 //!
-//! `Parallel`, since nodes need no order to start, and `OnDelete`, since only the operator knows
-//! which node may be restarted next: Kubernetes would begin at the highest ordinal, however sick the
-//! others are.
+//! Invariant: a template reaches a pod in its turn, and never by an accident. A StatefulSet makes a pod
+//! that was evicted, drained or deleted anew from the template that it has by then. With one StatefulSet for
+//! all nodes a new template would come to whichever pod has an accident first; with a broken one and two
+//! accidents the quorum is gone. With one for each node the operator writes the template of a node right
+//! before it restarts that node's pod, and no other's. Pods are still made anew by Kubernetes, also when no
+//! operator runs.
+//!
+//! What was turned down: `RollingUpdate` with a `partition` tells pods of the old template from those of the
+//! new one by a border between ordinals. A pod that does not run because of its old template can then be
+//! mended only after those of all higher ordinals were restarted, which may not be restarted while it is
+//! missing; below the border a pod comes back as the last template that *all* pods ran, and
+//! not as it was; and above it Kubernetes restarts by itself. Pods without a StatefulSet are made anew only
+//! while an operator runs.
+//!
+//! `OnDelete`, since only the operator knows when the node may be restarted.
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::{
@@ -26,7 +40,7 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-use super::{CONFIG_FILE, metadata, value};
+use super::{CONFIG_FILE, config_map, metadata, value};
 use crate::{
     desired::Desired,
     drift::{self, Drift},
@@ -43,10 +57,15 @@ const GRACE_MARGIN_SECONDS: i64 = 15;
 /// Zones and Kubernetes nodes over which pods are spread, as well as can be.
 const SPREAD: [&str; 2] = ["topology.kubernetes.io/zone", "kubernetes.io/hostname"];
 
-pub(super) fn build(desired: &Desired, replicas: i32, claims_now: Option<&Value>) -> Value {
+pub(super) fn build(
+    desired: &Desired,
+    ordinal: i32,
+    replicas: i32,
+    claims_now: Option<&Value>,
+) -> Value {
     let retain = if desired.spec.storage.retain { "Retain" } else { "Delete" };
     let mut set = value(&StatefulSet {
-        metadata: metadata(desired, desired.names.name.clone()),
+        metadata: metadata(desired, desired.names.set(ordinal)),
         spec: Some(StatefulSetSpec {
             replicas: Some(replicas),
             service_name: Some(desired.names.headless()),
@@ -63,26 +82,27 @@ pub(super) fn build(desired: &Desired, replicas: i32, claims_now: Option<&Value>
                 },
             ),
             selector: LabelSelector {
-                match_labels: Some(desired.names.selector()),
+                match_labels: Some(desired.names.selector_of(ordinal)),
                 ..LabelSelector::default()
             },
             ..StatefulSetSpec::default()
         }),
         status: None,
     });
-    set["spec"]["template"] = template(desired);
-    set["spec"]["volumeClaimTemplates"] = claims_now.cloned().unwrap_or_else(|| claims(desired));
+    set["spec"]["template"] = template(desired, ordinal);
+    set["spec"]["volumeClaimTemplates"] =
+        claims_now.cloned().unwrap_or_else(|| claims(desired, ordinal));
     set
 }
 
 /// The claims that a new StatefulSet is made with.
-fn claims(desired: &Desired) -> Value {
+fn claims(desired: &Desired, ordinal: i32) -> Value {
     let storage = &desired.spec.storage;
     json!([value(&PersistentVolumeClaim {
         // The StatefulSet would give claims its selector's labels only; by ours they are watched.
         metadata: ObjectMeta {
             name: Some(VOLUME.to_owned()),
-            labels: Some(desired.names.labels()),
+            labels: Some(labels(desired, ordinal)),
             annotations: Some([(CLUSTER_ID.to_owned(), desired.cluster_id.clone())].into()),
             ..ObjectMeta::default()
         },
@@ -99,6 +119,31 @@ fn claims(desired: &Desired) -> Value {
     })])
 }
 
+fn labels(desired: &Desired, ordinal: i32) -> BTreeMap<String, String> {
+    let mut labels = desired.names.labels();
+    labels.extend(desired.names.selector_of(ordinal));
+    labels
+}
+
+/// How many pods a StatefulSet asks for.
+#[must_use]
+pub fn replicas(set: &Value) -> i32 {
+    let replicas = set.pointer("/spec/replicas").and_then(Value::as_i64);
+    replicas.and_then(|replicas| i32::try_from(replicas).ok()).unwrap_or(0)
+}
+
+/// What the next pod of a StatefulSet will be compared by.
+#[must_use]
+pub fn template_hash(set: &Value) -> Option<&str> {
+    set["spec"]["template"]["metadata"]["annotations"][TEMPLATE_HASH].as_str()
+}
+
+/// ConfigMaps that pods of a StatefulSet are made with.
+pub fn configs(set: &Value) -> impl Iterator<Item = &str> {
+    let volumes = set.pointer("/spec/template/spec/volumes").and_then(Value::as_array);
+    volumes.into_iter().flatten().filter_map(|volume| volume["configMap"]["name"].as_str())
+}
+
 /// The size in the claims of a StatefulSet.
 #[must_use]
 pub fn claim_size(claims: &Value) -> Option<Quantity> {
@@ -107,16 +152,26 @@ pub fn claim_size(claims: &Value) -> Option<Quantity> {
 }
 
 /// The pods' template, with the user's overlay.
-fn template(desired: &Desired) -> Value {
+fn template(desired: &Desired, ordinal: i32) -> Value {
     let mut template = value(&base(desired));
     if let Some(patch) = &desired.spec.pod_template {
         overlay::lay_over(&mut template, patch);
     }
     // Not for the overlay to change: by these the operator finds the pod, and the pod its cluster.
-    for (key, label) in desired.names.labels() {
+    for (key, label) in labels(desired, ordinal) {
         template["metadata"]["labels"][key] = json!(label);
     }
     template["metadata"]["annotations"][TEMPLATE_HASH] = json!(desired.template_hash);
+    template
+}
+
+/// The template of another node's pod, for the one of this ordinal.
+#[must_use]
+pub fn template_like(other: &Value, desired: &Desired, ordinal: i32) -> Value {
+    let mut template = other.clone();
+    for (key, label) in desired.names.selector_of(ordinal) {
+        template["metadata"]["labels"][key] = json!(label);
+    }
     template
 }
 
@@ -130,13 +185,14 @@ pub fn image_of(template: &Value) -> Option<&str> {
 /// The image that the pods are to be given, which the overlay may have changed.
 #[must_use]
 pub fn server_image(desired: &Desired) -> String {
-    image_of(&template(desired)).unwrap_or(&desired.image).to_owned()
+    image_of(&template(desired, 0)).unwrap_or(&desired.image).to_owned()
 }
 
 /// # Errors
 /// An overlay that makes no pod template, or names a field that there is not.
 pub fn check_pod_template(desired: &Desired) -> Result<(), String> {
-    let merged = template(desired);
+    // The same for every node, but for a label.
+    let merged = template(desired, 0);
     let parsed: PodTemplateSpec =
         serde_json::from_value(merged.clone()).map_err(|error| format!("podTemplate: {error}"))?;
     match drift::drift(&merged, &value(&parsed)) {
@@ -196,7 +252,7 @@ fn base(desired: &Desired) -> PodTemplateSpec {
                 Volume {
                     name: "config".to_owned(),
                     config_map: Some(ConfigMapVolumeSource {
-                        name: desired.names.name.clone(),
+                        name: config_map::name(desired),
                         ..ConfigMapVolumeSource::default()
                     }),
                     ..Volume::default()

@@ -45,12 +45,20 @@ fn rich() -> Desired {
     }))
 }
 
+/// The StatefulSets differ by the number of their node only.
+const LAST: Child = Child::StatefulSet(2);
+
+fn all() -> impl Iterator<Item = Child> {
+    Child::SHARED.into_iter().chain([LAST])
+}
+
 #[test]
 fn objects_are_those_on_record() {
     for (name, desired) in [("minimal", desired(json!({}))), ("rich", rich())] {
         let mut text = String::new();
-        for child in Child::ALL.into_iter().filter(|child| child.is_wanted(&desired)) {
-            let object = build(child, &desired, desired.spec.replicas, None);
+        for child in all().filter(|child| child.is_wanted(&desired)) {
+            let replicas = if child == LAST { 1 } else { desired.spec.replicas };
+            let object = build(child, &desired, replicas, None);
             text.push_str("---\n");
             text.push_str(&serde_yaml::to_string(&object).expect("YAML"));
         }
@@ -65,7 +73,7 @@ fn objects_are_those_on_record() {
 
 #[test]
 fn pods_meet_the_restricted_standard() {
-    let set = build(Child::StatefulSet, &desired(json!({})), 3, None);
+    let set = build(Child::StatefulSet(0), &desired(json!({})), 1, None);
     let pod = &set["spec"]["template"]["spec"];
     let container = &pod["containers"][0]["securityContext"];
     for (why, value, want) in [
@@ -84,19 +92,12 @@ fn pods_meet_the_restricted_standard() {
 #[test]
 fn server_has_longer_to_stop_than_it_asks_for() {
     let grace = |desired: &Desired| {
-        build(Child::StatefulSet, desired, 3, None)["spec"]["template"]["spec"]
+        build(Child::StatefulSet(0), desired, 1, None)["spec"]["template"]["spec"]
             ["terminationGracePeriodSeconds"]
             .as_i64()
     };
     assert_eq!(grace(&desired(json!({}))), Some(35));
     assert_eq!(grace(&rich()), Some(45));
-}
-
-#[test]
-fn one_node_has_no_budget() {
-    let one = desired(json!({"replicas": 1, "replicationFactor": 1}));
-    assert!(!Child::DisruptionBudget.is_wanted(&one));
-    assert!(Child::DisruptionBudget.is_wanted(&desired(json!({}))));
 }
 
 /// As the API server of Kubernetes 1.34 fills them in where there are two families.
@@ -162,7 +163,7 @@ fn overlay_cannot_hide_a_pod_from_its_operator() {
         "annotations": {TEMPLATE_HASH: "none"},
     }}});
     let desired = desired(patch);
-    let set = build(Child::StatefulSet, &desired, 3, None);
+    let set = build(Child::StatefulSet(0), &desired, 1, None);
     let metadata = &set["spec"]["template"]["metadata"];
     assert_eq!(metadata["labels"]["app.kubernetes.io/instance"], json!("kv"));
     assert_eq!(metadata["annotations"][TEMPLATE_HASH], json!(desired.template_hash));
@@ -171,11 +172,11 @@ fn overlay_cannot_hide_a_pod_from_its_operator() {
 #[test]
 fn scaling_changes_no_hash_and_what_is_applied_is_found_unchanged() {
     let desired = rich();
-    let three = build(Child::StatefulSet, &desired, 3, None);
-    let five = build(Child::StatefulSet, &desired, 5, None);
+    let with = build(Child::StatefulSet(0), &desired, 1, None);
+    let without = build(Child::StatefulSet(0), &desired, 0, None);
     let hash = |set: &Value| set["metadata"]["annotations"][OBJECT_HASH].clone();
-    assert_eq!(hash(&three), hash(&five));
-    for child in Child::ALL {
+    assert_eq!(hash(&with), hash(&without));
+    for child in all() {
         let object = build(child, &desired, 5, None);
         assert_eq!(drift::drift(&object, &object), None, "{child:?}");
     }
@@ -183,10 +184,10 @@ fn scaling_changes_no_hash_and_what_is_applied_is_found_unchanged() {
 
 #[test]
 fn claims_that_cannot_change_are_sent_as_they_are() {
-    let old = build(Child::StatefulSet, &desired(json!({})), 3, None);
+    let old = build(Child::StatefulSet(0), &desired(json!({})), 1, None);
     let claims = &old["spec"]["volumeClaimTemplates"];
     assert_eq!(claim_size(claims).map(|size| size.0), Some("10Gi".to_owned()));
-    let new = build(Child::StatefulSet, &rich(), 3, Some(claims));
+    let new = build(Child::StatefulSet(0), &rich(), 1, Some(claims));
     assert_eq!(&new["spec"]["volumeClaimTemplates"], claims);
 }
 
@@ -336,10 +337,32 @@ fn pull_secrets_of_the_operator_and_of_the_cluster_are_at_the_account() {
 fn user_of_the_pods_can_be_left_to_their_namespace() {
     let defaults = Defaults { user: None, ..Defaults::default() };
     let desired = Desired::of(&cluster(json!({})), &defaults).expect("a valid spec");
-    let set = build(Child::StatefulSet, &desired, 3, None);
+    let set = build(Child::StatefulSet(0), &desired, 1, None);
     let context = &set["spec"]["template"]["spec"]["securityContext"];
     for key in ["runAsUser", "runAsGroup", "fsGroup"] {
         assert!(context[key].is_null(), "{key}");
     }
     assert_eq!(context["runAsNonRoot"], json!(true));
+}
+
+#[test]
+fn other_settings_are_another_object_and_the_same_ones_are_the_same() {
+    let name = |spec: Value| Child::ConfigMap.name(&desired(spec));
+    let plain = name(json!({}));
+    assert_eq!(plain, name(json!({"image": "flotilla:2", "replicas": 5})));
+    let other = json!({"config": {"log_level": "debug"}});
+    assert_ne!(plain, name(other.clone()));
+    let desired = desired(other);
+    let set = build(Child::StatefulSet(0), &desired, 1, None);
+    assert_eq!(configs(&set).collect::<Vec<_>>(), [Child::ConfigMap.name(&desired)]);
+    assert_eq!(build(Child::ConfigMap, &desired, 3, None)["immutable"], json!(true));
+}
+
+#[test]
+fn budget_lets_one_node_or_none_go_however_many_pods_are_seen() {
+    for (pods, open, stay) in [(2, true, 1), (3, true, 2), (3, false, 3), (9, true, 8)] {
+        let budget = budget(&desired(json!({})), pods, open);
+        assert_eq!(budget["spec"]["minAvailable"], json!(stay), "of {pods}, open: {open}");
+        assert_eq!(budget["spec"]["maxUnavailable"], Value::Null);
+    }
 }

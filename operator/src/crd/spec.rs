@@ -50,6 +50,12 @@ use super::status::KvClusterStatus;
     ),
     printcolumn(name = "Doing", type_ = "string", json_path = ".status.operation.kind"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    // What the volumes have been told to be is in the status, and cannot be taken back.
+    validation = Rule::new("!isQuantity(self.spec.storage.size) || !isQuantity(oldSelf.spec.storage.size) || \
+        quantity(self.spec.storage.size).compareTo(quantity(oldSelf.spec.storage.size)) >= 0 || \
+        (has(self.status) && has(self.status.largestVolume) && isQuantity(self.status.largestVolume) && \
+        quantity(self.spec.storage.size).compareTo(quantity(self.status.largestVolume)) >= 0)")
+        .message("volumes cannot shrink; a size that none of them has got yet can be taken back"),
     validation = Rule::new("size(self.metadata.name) <= 40")
         .message("a name has at most 40 characters: pods and services add to it"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
@@ -59,7 +65,12 @@ use super::status::KvClusterStatus;
 #[x_kube(
     validation = Rule::new("self.replicationFactor <= self.replicas")
         .message("each peer of a region needs a node of its own")
-        .field_path(".replicationFactor")
+        .field_path(".replicationFactor"),
+    validation = Rule::new("(has(self.regions) && has(self.regions.splitKeys) ? \
+        self.regions.splitKeys : []) == (has(oldSelf.regions) && has(oldSelf.regions.splitKeys) ? \
+        oldSelf.regions.splitKeys : [])")
+        .message("regions are cut where the cluster is made, and nowhere else later")
+        .field_path(".regions.splitKeys")
 )]
 pub struct KvClusterSpec {
     /// Nodes, each a pod with a volume.
@@ -134,14 +145,11 @@ pub struct KvClusterSpec {
         .field_path(".storageClassName")
 )]
 pub struct Storage {
-    /// Size of a volume, as in `10Gi`. It can grow.
+    /// Size of a volume, as in `10Gi`. It can grow. What no volume has been told yet can be taken back.
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(
         validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
-            .message("is no size, such as 10Gi"),
-        validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || \
-            quantity(self).compareTo(quantity(oldSelf)) >= 0")
-            .message("volumes cannot shrink")
+            .message("is no size, such as 10Gi")
     )]
     pub size: String,
     /// Class of the volumes; without it the cluster's default.
@@ -161,6 +169,11 @@ pub struct Regions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub split_size: Option<String>,
+    /// Keys of the default keyspace at which regions are cut when the cluster is made; they stay
+    /// where they were cut. Without them one region holds everything, and one node leads all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000), inner(length(min = 1, max = 1024)))]
+    pub split_keys: Vec<String>,
     /// Two neighbours below it are merged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]

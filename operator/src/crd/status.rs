@@ -38,6 +38,11 @@ pub struct KvClusterStatus {
     /// volume is lost before the answer was noted, nobody guesses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap_volume: Option<String>,
+    /// The size of the largest volume, as it was asked for or as new ones will be: `spec.storage.size` may be
+    /// taken back to it, and no further.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub largest_volume: Option<String>,
     /// `Available`, `Progressing`, `Degraded`, `Ready`, `ReconciliationPaused`, `Stopped`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

@@ -92,7 +92,13 @@ fn every_rule_of_the_design_is_in_the_schema() {
         ("services bear the name", "", "matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"),
         ("peers need nodes", ".spec", "self.replicationFactor <= self.replicas"),
         ("a majority needs an odd number", ".spec.replicationFactor", "% 2 == 1"),
-        ("storage never shrinks", ".spec.storage.size", "compareTo(quantity(oldSelf)) >= 0"),
+        ("storage never shrinks", "", "compareTo(quantity(oldSelf.spec.storage.size)) >= 0"),
+        (
+            "what none has got is taken back",
+            "",
+            "compareTo(quantity(self.status.largestVolume)) >= 0",
+        ),
+        ("regions are cut once", ".spec", "oldSelf.regions.splitKeys"),
         ("the class stays", ".spec.storage", "oldSelf.storageClassName"),
         ("one source of certificates", ".spec.tls", "has(self.issuerRef)"),
     ] {

@@ -1,6 +1,6 @@
 //! A pod as it is seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{self, Container, ContainerStatus, PodStatus};
 use kube::{Api, Client};
@@ -21,39 +21,44 @@ const PASSING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// Exit codes of a process that was told to end.
 const TOLD_TO_END: [i32; 3] = [0, 137, 143];
 
-/// The StatefulSet whose pods are looked for.
+/// The StatefulSet whose pod is looked for.
 #[derive(Debug)]
 pub(super) enum Maker {
     /// Ours, by its uid.
     Ours(String),
-    /// It is not there. Its pods may be: those that it left.
+    /// It is not there. Its pod may be: it left it.
     Missing,
     /// Somebody else's has the name.
     Strangers,
 }
 
 impl Maker {
-    pub(super) fn of(children: &BTreeMap<Child, Value>, taken: &BTreeMap<Slot, String>) -> Self {
-        let uid = children.get(&Child::StatefulSet).map(|set| &set["metadata"]["uid"]);
+    pub(super) fn of(
+        children: &BTreeMap<Child, Value>,
+        taken: &BTreeMap<Slot, String>,
+        ordinal: i32,
+    ) -> Self {
+        let child = Child::StatefulSet(ordinal);
+        let uid = children.get(&child).map(|set| &set["metadata"]["uid"]);
         match uid.and_then(Value::as_str) {
             Some(uid) => Self::Ours(uid.to_owned()),
-            None if taken.contains_key(&Slot::Child(Child::StatefulSet)) => Self::Strangers,
+            None if taken.contains_key(&Slot::Child(child)) => Self::Strangers,
             None => Self::Missing,
         }
     }
 
     /// Whether our StatefulSet is the controller of a pod with a name of ours; an error says whose the pod
     /// is when nobody but us could look after it is not so.
-    pub(super) fn whose(&self, pod: &v1::Pod, names: &Names) -> Result<bool, String> {
+    pub(super) fn whose(&self, pod: &v1::Pod, names: &Names, ordinal: i32) -> Result<bool, String> {
         let controller = owner::controller(pod.metadata.owner_references.as_ref());
         let labelled = pod.metadata.labels.as_ref().is_some_and(|labels| {
-            names.selector().iter().all(|(key, value)| labels.get(key) == Some(value))
+            names.selector_of(ordinal).iter().all(|(key, value)| labels.get(key) == Some(value))
         });
         match (controller, self) {
             (Some(owner), Self::Ours(uid)) if owner.uid == *uid => Ok(true),
             // Left by an earlier StatefulSet of ours: it is adopted, or on its way out.
             (Some(owner), Self::Ours(_) | Self::Missing)
-                if labelled && owner.kind == "StatefulSet" && owner.name == names.name =>
+                if labelled && owner.kind == "StatefulSet" && owner.name == names.set(ordinal) =>
             {
                 Ok(false)
             }
@@ -88,6 +93,7 @@ pub(super) fn read(pod: &v1::Pod) -> Pod {
             .as_ref()
             .and_then(|annotations| annotations.get(TEMPLATE_HASH))
             .cloned(),
+        configs: configs(pod),
         ip: status.pod_ip.clone().filter(|ip| !ip.is_empty()),
         place: BTreeMap::new(),
         restarts: container.as_ref().map_or(0, |container| container.restart_count),
@@ -105,6 +111,11 @@ pub(super) fn read(pod: &v1::Pod) -> Pod {
             "its container does not run".to_owned()
         }),
     }
+}
+
+fn configs(pod: &v1::Pod) -> BTreeSet<String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| Some(volume.config_map.as_ref()?.name.clone())).collect()
 }
 
 /// The Kubernetes node that a pod runs on.
@@ -196,7 +207,7 @@ mod tests {
 
     fn pod(status: Value) -> Pod {
         let pod = json!({
-            "metadata": {"name": "kv-0", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z",
+            "metadata": {"name": "kv-0-0", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z",
                 "annotations": {TEMPLATE_HASH: "h"}},
             "spec": {"containers": [{"name": "server", "image": "flotilla:1"}]},
             "status": status,
@@ -237,19 +248,19 @@ mod tests {
     #[test]
     fn pods_are_ours_by_their_controller_and_not_by_name_and_labels() {
         let names = Names { namespace: "n".into(), name: "kv".into(), domain: "d".into() };
-        let labels = json!(names.selector());
+        let labels = json!(names.selector_of(0));
         let pod = |owners: Value, labels: &Value| -> v1::Pod {
-            let metadata = json!({"name": "kv-0", "labels": labels, "ownerReferences": owners});
+            let metadata = json!({"name": "kv-0-0", "labels": labels, "ownerReferences": owners});
             serde_json::from_value(json!({"metadata": metadata})).expect("a pod")
         };
         let by = |kind: &str, name: &str, uid: &str| json!([{"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "controller": true}]);
         let ours = Maker::Ours("set".into());
         for (why, maker, owners, labels, want) in [
-            ("our set's", &ours, by("StatefulSet", "kv", "set"), &labels, Ok(true)),
+            ("our set's", &ours, by("StatefulSet", "kv-0", "set"), &labels, Ok(true)),
             (
                 "left by our set's predecessor",
                 &ours,
-                by("StatefulSet", "kv", "old"),
+                by("StatefulSet", "kv-0", "old"),
                 &labels,
                 Ok(false),
             ),
@@ -260,12 +271,12 @@ mod tests {
             (
                 "another set's of our name",
                 &Maker::Strangers,
-                by("StatefulSet", "kv", "x"),
+                by("StatefulSet", "kv-0", "x"),
                 &labels,
-                Err("it belongs to StatefulSet kv"),
+                Err("it belongs to StatefulSet kv-0"),
             ),
         ] {
-            let whose = maker.whose(&pod(owners, labels), &names);
+            let whose = maker.whose(&pod(owners, labels), &names, 0);
             assert_eq!(whose, want.map_err(ToOwned::to_owned), "{why}");
         }
     }

@@ -68,6 +68,7 @@ mod tests {
             ours: true,
             running: true,
             template_hash: None,
+            configs: Default::default(),
             ip: None,
             place: BTreeMap::new(),
             restarts: 0,

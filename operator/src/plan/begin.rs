@@ -1,12 +1,19 @@
-//! The first node begins the cluster, once.
+//! The cluster begins with all its first nodes at once, once.
+//!
+//! A cluster that began with one node and grew had a time in which one disk held everything that was
+//! acknowledged. So it is waited for until all pods are there with empty disks; the call to the first of them
+//! names all, and the server makes a cluster of all of them or of none.
 //!
 //! Whether a cluster begins is never read off an empty disk: after the first time that is a lost
-//! volume. Two notes in the status decide. The volume on which it begins is noted before the call; the
+//! volume. Two notes in the status decide. The volume of the node that is called is noted before the call; the
 //! cluster's id after it, for ever. Between the two the call is repeated on that volume only, and the
 //! server answers a repeat with the first result.
 
 use super::{Action, Call, Kind, Step, View};
 use crate::seen::{Node, Pod};
+
+/// Bound: nodes that a cluster begins with, as the server has it (`BOOTSTRAP_EXPECT_MAX`); others join.
+const FIRST_NODES_MAX: i32 = 32;
 
 /// Whether the cluster may begin now.
 enum Beginning {
@@ -40,8 +47,11 @@ impl View<'_> {
             pod: 0,
             cluster_id: self.desired.cluster_id.clone(),
             replication_factor: u32::try_from(self.desired.spec.replication_factor).unwrap_or(1),
+            first_nodes: self.first().map(|at| self.desired.names.client_address(at)).collect(),
+            split_keys: self.desired.spec.regions.split_keys.clone(),
         };
-        Some(Step::Act(operation, Action::Call(call), format!("pod {name} begins the cluster")))
+        let why = format!("the cluster begins with {} nodes at once", self.first().count());
+        Some(Step::Act(operation, Action::Call(call), why))
     }
 
     /// What a cluster that has not begun is waiting for; asked last.
@@ -62,7 +72,6 @@ impl View<'_> {
     }
 
     fn beginning(&self) -> Beginning {
-        let name = self.pod_name(0);
         let waits = Beginning::Waits;
         if self.desired.adopts {
             return waits(format!("waiting for a node of cluster {}", self.desired.cluster_id));
@@ -76,26 +85,37 @@ impl View<'_> {
         if let Some((pod, theirs)) = self.seen.foreign(&self.desired.cluster_id).next() {
             return waits(format!("the volume of pod {} belongs to cluster {theirs}", pod.name));
         }
-        let Some(pod) = self.pod(0).filter(|pod| !pod.terminating) else {
-            return waits(format!("waiting for pod {name}"));
-        };
+        // The one that is called first: what was noted is about its volume.
+        let name = self.pod_name(0);
         let Some(volume) = self.seen.volumes.get(&0).filter(|volume| !volume.terminating) else {
-            return waits("waiting for the first volume".to_owned());
+            return waits(format!("waiting for the volume of pod {name}"));
         };
-        match self.bootstrap_volume() {
-            Some(noted) if noted != volume.uid => Beginning::Lost(format!(
+        if let Some(noted) = self.bootstrap_volume().filter(|noted| *noted != volume.uid) {
+            return Beginning::Lost(format!(
                 "the cluster was to begin on the volume claim {noted}, which is gone; whether it had \
                  begun is not known, so it is not begun again: delete the KvCluster and its volumes \
                  and create it anew"
-            )),
-            _ => match &pod.node {
-                Node::Unjoined { .. } => Beginning::On(volume.uid.clone()),
-                Node::Silent(why) => waits(waiting_for(pod, why)),
-                Node::Joined(_) | Node::Removed { .. } => {
-                    waits(format!("the volume of pod {name} is not empty"))
-                }
-            },
+            ));
         }
+        for ordinal in self.first() {
+            let name = self.pod_name(ordinal);
+            let Some(pod) = self.pod(ordinal).filter(|pod| !pod.terminating) else {
+                return waits(format!("waiting for pod {name}"));
+            };
+            match &pod.node {
+                Node::Unjoined { .. } => {}
+                Node::Silent(why) => return waits(waiting_for(pod, why)),
+                Node::Joined(_) | Node::Removed { .. } => {
+                    return waits(format!("the volume of pod {name} is not empty"));
+                }
+            }
+        }
+        Beginning::On(volume.uid.clone())
+    }
+
+    /// Ordinals of the nodes that the cluster begins with.
+    pub(super) fn first(&self) -> impl Iterator<Item = i32> {
+        0..self.desired.spec.replicas.min(FIRST_NODES_MAX)
     }
 
     pub(super) fn bootstrap_volume(&self) -> Option<String> {

@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Action, Change, Kind, Step, View, scale::strip_claims, up};
+use super::{Action, Change, Kind, Step, View, scale::Template, up};
 use crate::{
     answers::Contended,
     children::{self, Child},
@@ -22,51 +22,67 @@ impl View<'_> {
     /// What is not there at all. A cluster of which nothing runs is made when all of its names are free,
     /// and else not in part.
     pub(super) fn missing_children(&self) -> Option<Step> {
-        let runs = self.seen.replicas().is_some() || !self.seen.pods.is_empty();
-        let refused_now =
-            Child::ALL.into_iter().any(|child| is_needed(child) && !self.may_try(child));
-        if !runs && (self.taken_in_the_way().is_some() || refused_now) {
+        if !self.may_be_made() {
             return None;
         }
-        let child = Child::ALL.into_iter().find(|child| {
+        // A pod whose StatefulSet was taken away gets one; those that are to come are for scaling.
+        let sets = self.seen.pods.keys().map(|ordinal| Child::StatefulSet(*ordinal));
+        let child = Child::SHARED.into_iter().chain(sets).find(|child| {
             self.is_wanted(*child)
                 && !self.seen.children.contains_key(child)
-                && !self.seen.taken.contains_key(&Slot::Child(*child))
-                && self.may_try(*child)
                 && !self.is_held_back(*child)
-                && self.seen.answers.may_make(*child, self.now).is_ok()
+                && self.may_make(*child)
         })?;
-        let replicas = if self.desired.spec.stopped { 0 } else { self.wanted_from_nothing() };
-        let object = self.build(child, replicas, None);
-        let why = format!("{} is not there", child.title(&self.desired.names));
+        let object = match child {
+            Child::StatefulSet(ordinal) => {
+                let replicas = i32::from(!self.desired.spec.stopped);
+                self.stateful_set(ordinal, replicas, Template::AsItIs)
+            }
+            _ => self.build(child),
+        };
+        let why = format!("{} is not there", child.title(self.desired));
         Some(Step::Keep(Action::Change(Change::Apply(child, Box::new(object), None)), why))
     }
 
-    /// Without a StatefulSet: no pod that is there may go.
-    fn wanted_from_nothing(&self) -> i32 {
-        let pods = self.seen.pods.keys().max().map_or(0, |last| last + 1);
-        self.wanted_pods().max(pods)
+    /// Something of it runs, or nothing keeps it from being made as a whole.
+    pub(super) fn may_be_made(&self) -> bool {
+        let runs = self.seen.sets().next().is_some() || !self.seen.pods.is_empty();
+        let mut needed = self.all_children().filter(|child| is_needed(*child));
+        runs || (self.taken_in_the_way().is_none() && needed.all(|child| self.may_try(child)))
+    }
+
+    /// An object that is not there: its name is free, and it was neither refused nor made a moment ago.
+    pub(super) fn may_make(&self, child: Child) -> bool {
+        !self.seen.taken.contains_key(&Slot::Child(child))
+            && self.may_try(child)
+            && self.seen.answers.may_make(child, self.now).is_ok()
+    }
+
+    /// Pods that the disruption budget counts on: all that there are or that there must be.
+    fn pods_for_budget(&self) -> i32 {
+        let held = i32::try_from(self.seen.held().count()).unwrap_or(i32::MAX);
+        held.max(self.wanted_pods())
     }
 
     /// Somebody else's object that keeps a cluster from beginning.
     pub(super) fn in_the_way(&self) -> Option<String> {
         self.taken_in_the_way().or_else(|| {
-            let mut refused = Child::ALL.into_iter().filter(|child| is_needed(*child));
-            let (child, why) = refused.find_map(|child| Some((child, self.why_refused(child)?)))?;
-            Some(format!("{}: {why}", child.title(&self.desired.names)))
+            let mut needed = self.all_children().filter(|child| is_needed(*child));
+            let (child, why) = needed.find_map(|child| Some((child, self.why_refused(child)?)))?;
+            Some(format!("{}: {why}", child.title(self.desired)))
         })
     }
 
     fn taken_in_the_way(&self) -> Option<String> {
-        let names = &self.desired.names;
         let mut taken = self.taken().filter(|(slot, _)| match slot {
             Slot::Child(child) => is_needed(*child),
             Slot::Pod(_) | Slot::Volume(_) => true,
         });
-        let taken = taken.next().map(|(slot, whose)| format!("{}: {whose}", slot.title(names)));
+        let taken =
+            taken.next().map(|(slot, whose)| format!("{}: {whose}", slot.title(self.desired)));
         taken.or_else(|| {
             let (ordinal, theirs) = self.foreign_volumes().next()?;
-            let title = Slot::Volume(ordinal).title(names);
+            let title = Slot::Volume(ordinal).title(self.desired);
             Some(format!("{title}: it holds data of cluster {theirs}"))
         })
     }
@@ -74,16 +90,25 @@ impl View<'_> {
     /// Names that are needed and that others have.
     fn taken(&self) -> impl Iterator<Item = (Slot, &str)> {
         let needed = |slot: Slot| match slot {
+            Slot::Child(Child::StatefulSet(ordinal)) | Slot::Volume(ordinal) => {
+                ordinal < self.desired.spec.replicas
+            }
             Slot::Child(child) => self.is_wanted(child),
             Slot::Pod(_) => true,
-            Slot::Volume(ordinal) => ordinal < self.desired.spec.replicas,
         };
         let taken = self.seen.taken.iter().map(|(slot, whose)| (*slot, whose.as_str()));
         taken.filter(move |(slot, _)| needed(*slot))
     }
 
+    /// Those that there are for all nodes, and for each.
+    pub(super) fn all_children(&self) -> impl Iterator<Item = Child> + use<> {
+        let held = self.seen.sets().map(|(ordinal, _)| ordinal + 1).max().unwrap_or(0);
+        let sets = 0..self.wanted_pods().max(held);
+        Child::SHARED.into_iter().chain(sets.map(Child::StatefulSet))
+    }
+
     /// It was not refused a moment ago.
-    fn may_try(&self, child: Child) -> bool {
+    pub(super) fn may_try(&self, child: Child) -> bool {
         self.seen.answers.may_try(child, self.now)
     }
 
@@ -95,30 +120,36 @@ impl View<'_> {
             None => !self.is_wanted(child) || self.seen.taken.contains_key(&Slot::Child(child)),
             Some(live) => {
                 let want = self.as_applied(child, live);
-                let scales =
-                    child == Child::StatefulSet && self.seen.replicas() != Some(self.wanted_now());
+                let turns = match child {
+                    Child::StatefulSet(ordinal) => {
+                        (children::replicas(live) > 0) != self.is_pod_wanted(ordinal)
+                            || self.waits_for_its_turn(ordinal, live)
+                    }
+                    _ => false,
+                };
                 self.is_wanted(child)
-                    && !scales
+                    && !turns
                     && self.seen.answers.differences(child, &want, live).is_empty()
             }
         };
         (!is_as_it_should).then_some(why)
     }
 
-    fn wanted_now(&self) -> i32 {
-        if self.desired.spec.stopped { 0 } else { self.wanted_pods() }
+    fn is_pod_wanted(&self, ordinal: i32) -> bool {
+        !self.desired.spec.stopped && ordinal < self.wanted_pods()
     }
 
-    /// It would bring a version to the pods that they must not have.
-    fn is_held_back(&self, child: Child) -> bool {
-        let of_pods = match child {
-            Child::StatefulSet => true,
-            // A pod that starts again is of the older version, and reads it. One that is not there is read by
-            // nobody.
-            Child::ConfigMap => self.seen.children.contains_key(&child),
+    /// It would bring a version to a pod that it must not have.
+    pub(super) fn is_held_back(&self, child: Child) -> bool {
+        match child {
+            Child::StatefulSet(ordinal) => {
+                let has_it = self.pod(ordinal).is_some_and(|pod| !self.is_outdated(pod));
+                self.holds_template() && !has_it && self.template_of_before(ordinal).is_none()
+            }
+            // No template names it.
+            Child::ConfigMap => self.holds_template() && self.seen.sets().next().is_some(),
             _ => false,
-        };
-        of_pods && self.holds_template()
+        }
     }
 
     /// Volume claims that our pods would use, and of which cluster their data is.
@@ -133,18 +164,26 @@ impl View<'_> {
         needed.iter().any(|child| self.seen.taken.contains_key(&Slot::Child(*child)))
     }
 
-    fn is_wanted(&self, child: Child) -> bool {
+    pub(super) fn is_wanted(&self, child: Child) -> bool {
         child.is_wanted(self.desired)
-            && (child != Child::ServiceMonitor || self.seen.service_monitors)
+            && match child {
+                Child::ServiceMonitor => self.seen.service_monitors,
+                // With one node it would only keep Kubernetes nodes from being drained, for ever.
+                Child::DisruptionBudget => self.pods_for_budget() > 1,
+                Child::StatefulSet(ordinal) => {
+                    self.seen.set(ordinal).is_some() || ordinal < self.wanted_pods()
+                }
+                _ => true,
+            }
     }
 
     /// What is not as it should be is put back; what does not stay so, or is refused, is told (see
     /// [`Self::look_for_trouble`]) and left for a while, so that the plan goes on.
     pub(super) fn children(&self) -> Option<Step> {
-        let (change, why) = Child::ALL.into_iter().find_map(|child| {
+        let (change, why) = self.all_children().find_map(|child| {
             let live = self.seen.children.get(&child)?;
             // What is being deleted nobody can keep; it is made anew once it is gone.
-            let leave = !self.may_try(child) || self.is_held_back(child) || is_terminating(live);
+            let leave = !self.may_try(child) || is_terminating(live);
             if leave { None } else { self.mend(child, live) }
         })?;
         Some(Step::Keep(Action::Change(change), why))
@@ -152,10 +191,10 @@ impl View<'_> {
 
     fn mend(&self, child: Child, live: &Value) -> Option<(Change, String)> {
         let answers = &self.seen.answers;
-        let title = child.title(&self.desired.names);
+        let title = child.title(self.desired);
         let deletion = |keep_dependents| Change::Delete {
             child,
-            name: child.name(&self.desired.names),
+            name: child.name(self.desired),
             uid: live["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
             keep_dependents,
         };
@@ -167,9 +206,8 @@ impl View<'_> {
         let want = self.as_applied(child, live);
         let differences = answers.differences(child, &want, live);
         if let Some(path) = fixed(child, &differences) {
-            let why = format!(
-                "{path} of the StatefulSet cannot be changed; it is made anew around its pods"
-            );
+            let why =
+                format!("{path} of {title} cannot be changed; it is made anew around its pod");
             return may_delete.then(|| (deletion(true), why));
         }
         let due: Vec<Drift> = differences
@@ -202,8 +240,8 @@ impl View<'_> {
     fn quarrels(&self) -> Vec<String> {
         let answers = &self.seen.answers;
         let mut told = Vec::new();
-        for child in Child::ALL {
-            let title = child.title(&self.desired.names);
+        for child in self.all_children() {
+            let title = child.title(self.desired);
             let whole = |Contended { times, until }: Contended| {
                 format!(
                     "{title} was made or deleted {times} times of late, and somebody else deletes or makes it \
@@ -257,18 +295,21 @@ impl View<'_> {
 
     /// An object as it would be applied beside what is there.
     pub(super) fn as_applied(&self, child: Child, live: &Value) -> Value {
-        let replicas = self.seen.replicas().unwrap_or(0);
-        let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
-        let mut object = self.build(child, replicas, claims.as_ref());
+        if let Child::StatefulSet(ordinal) = child {
+            let replicas = children::replicas(live).clamp(0, 1);
+            return self.stateful_set(ordinal, replicas, Template::AsItIs);
+        }
+        let mut object = self.build(child);
         pin(&mut object, live);
         object
     }
 
-    fn build(&self, child: Child, replicas: i32, claims: Option<&Value>) -> Value {
-        if child == Child::DisruptionBudget && !self.one_may_go() {
-            return children::closed_budget(self.desired);
+    /// One of those that are there once for all nodes.
+    fn build(&self, child: Child) -> Value {
+        if child == Child::DisruptionBudget {
+            return children::budget(self.desired, self.pods_for_budget(), self.one_may_go());
         }
-        children::build(child, self.desired, replicas, claims)
+        children::build(child, self.desired, 0, None)
     }
 
     /// Kubernetes may take a node away: not when another copy is missed. What is closed stays so here; see
@@ -277,9 +318,11 @@ impl View<'_> {
         !self.is_budget_closed() && (self.desired.spec.stopped || self.is_whole())
     }
 
+    /// It lets none of the pods go that there are to be.
     fn is_budget_closed(&self) -> bool {
         let live = self.seen.children.get(&Child::DisruptionBudget);
-        live.is_some_and(|live| live["spec"]["maxUnavailable"] == 0)
+        let stay = live.and_then(|live| live["spec"]["minAvailable"].as_i64());
+        stay.is_some_and(|stay| stay >= i64::from(self.pods_for_budget()))
     }
 
     /// Every member is heard, every region has all its peers and a leader, and no peer is behind.
@@ -300,20 +343,41 @@ impl View<'_> {
         if !is_due || !self.is_budget_closed() || !self.is_whole() {
             return None;
         }
-        let mut want = children::build(child, self.desired, 0, None);
+        let mut want = children::budget(self.desired, self.pods_for_budget(), true);
         pin(&mut want, live);
-        let path = ".spec.maxUnavailable";
+        let path = ".spec.minAvailable";
         self.seen.answers.may_put_back(child, &want, path, self.now).ok()?;
-        let why = format!("{}: all is whole, so one node may go", child.title(&self.desired.names));
+        let why = format!("{}: all is whole, so one node may go", child.title(self.desired));
         let change = Change::Apply(child, Box::new(want), Some(path.to_owned()));
         Some(Step::Keep(Action::Change(change), why))
     }
 
-    /// Volumes grow one by one, then the StatefulSet is made anew with larger claims: those it has
-    /// nobody can change. Its pods stay.
+    /// Settings that no pod was made with and none is to be made with any more.
+    pub(super) fn drop_configs(&self) -> Option<Step> {
+        // Kubernetes may still be about to make a pod from a template of a moment ago.
+        let settled = self.seen.held().all(|ordinal| {
+            self.pod(ordinal).is_some_and(|pod| !pod.terminating && !self.is_outdated(pod))
+        });
+        let is_used = |name: &String| {
+            self.seen.pods.values().any(|pod| pod.configs.contains(name))
+                || self.seen.sets().any(|(_, set)| children::configs(set).any(|used| used == name))
+        };
+        let old = self.seen.old_configs.iter().find(|(name, _)| settled && !is_used(name));
+        let (name, uid) = old?;
+        let child = Child::ConfigMap;
+        if !self.may_try(child) {
+            return None;
+        }
+        let why = format!("no pod is made with the settings {name} any more");
+        let change =
+            Change::Delete { child, name: name.clone(), uid: uid.clone(), keep_dependents: false };
+        Some(Step::Keep(Action::Change(change), why))
+    }
+
+    /// Volumes grow one by one, then the StatefulSets are made anew with larger claims: those that they have
+    /// nobody can change. Their pods stay.
     pub(super) fn grow(&mut self) -> Option<Step> {
         let size = &self.desired.spec.storage.size;
-        let live = self.seen.children.get(&Child::StatefulSet)?;
         let operation = |step| self.operation(Kind::GrowVolumes, &self.desired.names.name, step);
         let mut refused = Vec::new();
         for volume in self.seen.volumes.values() {
@@ -340,28 +404,39 @@ impl View<'_> {
             self.trouble("VolumesCannotGrow", message);
             return None;
         }
-        let claims = live.pointer("/spec/volumeClaimTemplates")?;
-        let now = children::claim_size(claims)?;
-        if !drift::is_larger(size, &now) {
-            return None;
-        }
-        if is_terminating(live) {
-            return None;
-        }
-        if self.seen.answers.may_delete(Child::StatefulSet, self.now).is_err() {
-            let message = format!("the claims of new volumes are given {}, not {size}", now.0);
+        let mut contended = Vec::new();
+        let found = self.seen.sets().find_map(|(ordinal, live)| {
+            let claims = live.pointer("/spec/volumeClaimTemplates");
+            let now = claims.and_then(children::claim_size)?;
+            // With the StatefulSet its template would be lost that the pod waits with.
+            let goes = drift::is_larger(size, &now)
+                && !self.waits_for_its_turn(ordinal, live)
+                && !is_terminating(live);
+            if !goes {
+                return None;
+            }
+            if self.seen.answers.may_delete(Child::StatefulSet(ordinal), self.now).is_err() {
+                let name = self.desired.names.set(ordinal);
+                contended.push(format!(
+                    "the claims of StatefulSet {name} are given {}, not {size}",
+                    now.0
+                ));
+                return None;
+            }
+            Some((ordinal, live))
+        });
+        let step = found.map(|(ordinal, live)| {
+            let why = format!(
+                "the next volume of {} is to have {size}; its StatefulSet is made anew around its pod",
+                self.pod_name(ordinal)
+            );
+            let action = Action::Change(self.delete_set(ordinal, live));
+            Step::Act(operation("ReplaceStatefulSet"), action, why)
+        });
+        for message in contended {
             self.trouble("Contended", message);
-            return None;
         }
-        let change = Change::Delete {
-            child: Child::StatefulSet,
-            name: self.desired.names.name.clone(),
-            uid: live["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
-            keep_dependents: true,
-        };
-        let why =
-            format!("new volumes are to have {size}; the StatefulSet is made anew around its pods");
-        Some(Step::Act(operation("ReplaceStatefulSet"), Action::Change(change), why))
+        step
     }
 
     /// What a person should know, whatever is being done.
@@ -385,11 +460,11 @@ impl View<'_> {
         if let Some(refused) = self.version_refused.clone() {
             self.trouble("VersionRefused", refused.why);
         }
-        let names = &self.desired.names;
-        let refused: Vec<String> = Child::ALL
-            .into_iter()
+        let refused: Vec<String> = self
+            .all_children()
             .filter_map(|child| {
-                Some(format!("{} is refused: {}", child.title(names), self.why_refused(child)?))
+                let title = child.title(self.desired);
+                Some(format!("{title} is refused: {}", self.why_refused(child)?))
             })
             .collect();
         for message in refused {
@@ -405,7 +480,7 @@ impl View<'_> {
                 format!(
                     "{} is not this cluster's: {whose}; it is left alone. Delete or rename it, or give the \
                      KvCluster another name",
-                    slot.title(names)
+                    slot.title(self.desired)
                 )
             })
             .collect();
@@ -504,11 +579,11 @@ fn is_needed(child: Child) -> bool {
 fn fixed(child: Child, differences: &[Difference]) -> Option<&str> {
     let mut paths = differences.iter().map(|found| found.drift.path());
     paths.find(|path| {
-        child == Child::StatefulSet && FIXED.iter().any(|fixed| path.starts_with(fixed))
+        matches!(child, Child::StatefulSet(_)) && FIXED.iter().any(|fixed| path.starts_with(fixed))
     })
 }
 
-fn is_terminating(live: &Value) -> bool {
+pub(super) fn is_terminating(live: &Value) -> bool {
     live["metadata"]["deletionTimestamp"].is_string()
 }
 

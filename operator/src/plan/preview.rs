@@ -2,7 +2,6 @@
 
 use super::View;
 use crate::{
-    children::Child,
     drift,
     seen::{Node, Slot},
 };
@@ -13,14 +12,13 @@ impl View<'_> {
     pub(crate) fn preview(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let desired = self.desired;
-        let replicas = self.seen.replicas().unwrap_or(0);
+        let held = self.seen.held().map(|ordinal| ordinal + 1).max().unwrap_or(0);
         if let Some(refused) = self.version_refused.as_ref().filter(|refused| refused.holds) {
             return vec![format!("nothing to the pods: {}", refused.why)];
         }
-        for child in Child::ALL {
-            let title = child.title(&desired.names);
-            let wanted = child.is_wanted(desired)
-                && (child != Child::ServiceMonitor || self.seen.service_monitors);
+        for child in self.all_children() {
+            let title = child.title(desired);
+            let wanted = self.is_wanted(child);
             if let Some(whose) = self.seen.taken.get(&Slot::Child(child)) {
                 if wanted {
                     lines.push(format!("leave {title} alone: {whose}"));
@@ -40,7 +38,11 @@ impl View<'_> {
             }
         }
         if !self.is_initialized() && !desired.adopts {
-            lines.push(format!("begin cluster {} on pod {}", desired.cluster_id, self.pod_name(0)));
+            lines.push(format!(
+                "begin cluster {} with {} nodes at once",
+                desired.cluster_id,
+                self.first().count()
+            ));
         }
         let wanted = if desired.spec.stopped { 0 } else { desired.spec.replicas };
         for ordinal in 0..wanted {
@@ -49,7 +51,7 @@ impl View<'_> {
                 lines.push(format!("let pod {} join", self.pod_name(ordinal)));
             }
         }
-        for ordinal in (wanted..replicas).rev() {
+        for ordinal in (wanted..held).rev() {
             let name = self.pod_name(ordinal);
             match self.member(ordinal).filter(|_| !desired.spec.stopped) {
                 Some(row) => lines.push(format!(
@@ -70,7 +72,7 @@ impl View<'_> {
                 ));
             }
         }
-        for pod in self.seen.pods.range(..wanted.min(replicas)).map(|(_, pod)| pod) {
+        for pod in self.seen.pods.range(..wanted.min(held)).map(|(_, pod)| pod) {
             if pod.template_hash.as_deref() != Some(&desired.template_hash) {
                 lines.push(format!("restart pod {}: its template is an old one", pod.name));
             }

@@ -136,8 +136,7 @@ impl View<'_> {
         let mut operation = self.operation(Kind::Repair, &pod.name, "DeleteVolume");
         if let Some(volume) = volume.filter(|volume| !volume.terminating) {
             operation.volume_uid = Some(volume.uid.clone());
-            let change =
-                Change::DeleteVolume { name: volume.name.clone(), uid: volume.uid.clone() };
+            let change = self.delete_volume(volume);
             let why = format!("volume {} is that of a node that was removed", volume.name);
             return Some(Step::Act(operation, Action::Change(change), why));
         }

@@ -5,19 +5,36 @@
 //! With a template that does not start, the first pod does not come back, and the roll waits there
 //! until the spec is put right. A pod is compared by the hash of the spec it was started with, never
 //! with the StatefulSet's revision: that changes with the operator's code.
+//!
+//! Ordering: the new template is written to the StatefulSet of a pod when the pod is about to be deleted, and
+//! not before: until then whatever happens to the pod brings it back as it was.
 
 use std::time::Duration;
 
-use super::{Action, Call, Change, Kind, Step, View, up};
-use crate::seen::{Node, Pod, Row, State};
+use super::{Action, Call, Change, Kind, Step, View, keep::is_terminating, scale::Template, up};
+use crate::{
+    children::{self, Child},
+    clock,
+    crd::Operation,
+    seen::{Node, Pod, Row, State},
+};
 
 /// Leaders are kept away for this long by one call; it is longer than a restart takes.
 const EVICTION: Duration = Duration::from_secs(120);
 /// Bound: leaders that are still there by then are handed over by the server as it stops.
 const EVICTION_WAIT_SECONDS: i64 = 30;
+/// Bound: a pod that was taken away is there again by then, in whatever state, if it can be made at all; and one
+/// that only starts runs.
+const ABSENCE_SECONDS: i64 = 30;
+/// Bound: of a cluster of which nothing runs, a pod has come back as it was by then, or will not.
+const DESPAIR_SECONDS: i64 = 300;
+
+/// A template that is written, as a place that somebody may fight about.
+const TEMPLATE: &str = ".spec.template";
 
 impl<'a> View<'a> {
-    /// Outdated pods that serve nobody are made anew at once.
+    /// Outdated pods that serve nobody are made anew without waiting for a turn, unless they are about to come
+    /// back as they were.
     pub(super) fn refresh(&self) -> Option<Step> {
         if self.is_emptying_a_disk() || self.lacks_what_pods_start_with() {
             return None;
@@ -27,11 +44,91 @@ impl<'a> View<'a> {
                 && pod.ours
                 && !pod.terminating
                 && self.serves_nobody(**ordinal, pod)
+                && self.may_renew(**ordinal)
+                && (!self.is_initialized() || self.may_jump_the_queue(**ordinal, pod))
         })?;
         let operation = self.operation(Kind::RollingUpdate, &pod.name, "DeletePod");
+        let why = format!("pod {} does not serve and has an old template", pod.name);
+        Some(self.renew(*ordinal, pod, operation, why))
+    }
+
+    /// A pod that was evicted or that ran out of memory serves nobody for a while, too: it is to come back as it
+    /// was, all the more when the template that is asked for has been given to another one and that does not
+    /// run with it.
+    fn may_jump_the_queue(&self, ordinal: i32, pod: &Pod) -> bool {
+        let since = pod.not_ready_since.as_deref();
+        let down = since.and_then(|since| clock::seconds_since(since, self.now)).unwrap_or(0);
+        let is_empty = pod.running && matches!(pod.node, Node::Unjoined { .. });
+        (is_empty || down >= ABSENCE_SECONDS) && self.is_trusted(ordinal, down)
+    }
+
+    /// The template that is asked for runs in another pod, or no other has been given it. Or nothing runs, and
+    /// has not for long.
+    fn is_trusted(&self, ordinal: i32, down: i64) -> bool {
+        let runs = |pod: &Pod| pod.ready || (pod.running && !matches!(pod.node, Node::Silent(_)));
+        let wished = Some(self.desired.template_hash.as_str());
+        let others = self.seen.sets().filter(|(other, set)| {
+            *other != ordinal
+                && children::replicas(set) > 0
+                && children::template_hash(set) == wished
+        });
+        let mut is_given = false;
+        for (other, _) in others {
+            is_given = true;
+            if self.pod(other).is_some_and(|pod| !self.is_outdated(pod) && runs(pod)) {
+                return true;
+            }
+        }
+        !is_given || (down >= DESPAIR_SECONDS && !self.seen.pods.values().any(runs))
+    }
+
+    /// There is what makes a pod anew, and it has the template that is asked for or can be given it.
+    fn may_renew(&self, ordinal: i32) -> bool {
+        let child = Child::StatefulSet(ordinal);
+        let Some(live) = self.seen.set(ordinal) else { return false };
+        let may_write = || {
+            let want = self.stateful_set(ordinal, 1, Template::AsAsked);
+            self.may_try(child)
+                && self.seen.answers.may_put_back(child, &want, TEMPLATE, self.now).is_ok()
+        };
+        !is_terminating(live) && (!self.waits_for_its_turn(ordinal, live) || may_write())
+    }
+
+    /// Its turn: the template first, then the pod.
+    fn renew(&self, ordinal: i32, pod: &Pod, mut operation: Operation, why: String) -> Step {
+        if self.seen.set(ordinal).is_some_and(|live| self.waits_for_its_turn(ordinal, live)) {
+            return self.write_template(ordinal, operation, why);
+        }
+        "DeletePod".clone_into(&mut operation.step);
         let change = Change::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
-        let why = format!("pod {} does not serve and has an old template", self.pod_name(*ordinal));
-        Some(Step::Act(operation, Action::Change(change), why))
+        Step::Act(operation, Action::Change(change), why)
+    }
+
+    fn write_template(&self, ordinal: i32, mut operation: Operation, why: String) -> Step {
+        "WriteTemplate".clone_into(&mut operation.step);
+        let set = self.stateful_set(ordinal, 1, Template::AsAsked);
+        let child = Child::StatefulSet(ordinal);
+        let change = Change::Apply(child, Box::new(set), Some(TEMPLATE.to_owned()));
+        Step::Act(operation, Action::Change(change), why)
+    }
+
+    /// A pod that Kubernetes does not make: with its old template it may not be able to, and a new one can
+    /// reach it by no other way.
+    pub(super) fn make_possible(&self) -> Option<Step> {
+        let (ordinal, _) = self.seen.sets().find(|(ordinal, live)| {
+            children::replicas(live) > 0
+                && self.pod(*ordinal).is_none()
+                && self.waits_for_its_turn(*ordinal, live)
+                && self.may_renew(*ordinal)
+                && self.is_trusted(*ordinal, 0)
+        })?;
+        let name = self.pod_name(ordinal);
+        let operation = self.operation(Kind::RollingUpdate, &name, "WaitForPod");
+        if self.lasts(&operation) < ABSENCE_SECONDS {
+            return Some(Step::Wait(operation, format!("pod {name} is to be made anew")));
+        }
+        let why = format!("no pod {name} has come with its old template");
+        Some(self.write_template(ordinal, operation, why))
     }
 
     /// A repair has given a node up and is about to empty its disk: what it was begun for must stay on
@@ -57,11 +154,12 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn roll(&mut self) -> Option<Step> {
+        // One whose template is refused is told, and keeps nobody from scaling.
         let outdated: Vec<(i32, &'a Pod)> = self
             .seen
             .pods
             .iter()
-            .filter(|(_, pod)| self.is_outdated(pod))
+            .filter(|(ordinal, pod)| self.is_outdated(pod) && self.may_renew(**ordinal))
             .map(|(ordinal, pod)| (*ordinal, pod))
             .collect();
         // The one that was restarted last is waited for, and gets its leaders back.
@@ -97,7 +195,7 @@ impl<'a> View<'a> {
         operation.node_id = i64::try_from(id).ok();
         // Blocked before: the wait begins now.
         if self.recorded(Kind::RollingUpdate).is_some_and(|old| old.step == "Blocked") {
-            operation.started_at = crate::clock::text(self.now);
+            operation.started_at = clock::text(self.now);
         }
         if evict && self.lasts(&operation) < EVICTION_WAIT_SECONDS {
             if row.leaders_evicted {
@@ -108,10 +206,8 @@ impl<'a> View<'a> {
             let why = format!("pod {} is restarted next; its {leaders} leaders go first", pod.name);
             return Some(Step::Act(operation, Action::Call(call), why));
         }
-        "DeletePod".clone_into(&mut operation.step);
-        let change = Change::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
-        let why = format!("pod {} has an old template", self.pod_name(ordinal));
-        Some(Step::Act(operation, Action::Change(change), why))
+        let why = format!("pod {} has an old template", pod.name);
+        Some(self.renew(ordinal, pod, operation, why))
     }
 
     /// Waits for a pod that was restarted; `None` when it is back or has not been restarted.
@@ -200,7 +296,7 @@ impl<'a> View<'a> {
         Ok(())
     }
 
-    fn is_outdated(&self, pod: &Pod) -> bool {
+    pub(super) fn is_outdated(&self, pod: &Pod) -> bool {
         pod.template_hash.as_deref() != Some(&self.desired.template_hash)
     }
 }

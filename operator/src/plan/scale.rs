@@ -1,41 +1,64 @@
 //! More or fewer pods.
 //!
 //! Pods come first and go last: a pod is there before its node joins, and a node has left before its
-//! pod goes. How many pods there must be follows from the spec and from who is a member, so a
-//! StatefulSet that somebody scaled by hand is put back before anything else is done.
+//! pod goes. Which pods there must be follows from the spec and from who is a member, so a
+//! StatefulSet that somebody scaled by hand is put back before anything else is done. One that has
+//! no pod any more, and is not to have one, goes.
 
-use super::{Action, Call, Change, Kind, Step, View, keep::pin, up};
+use serde_json::Value;
+
+use super::{
+    Action, Call, Change, Kind, Step, View,
+    keep::{is_terminating, pin},
+    up,
+};
 use crate::{
+    answers::REPLICAS,
     children::{self, Child},
     names::OBJECT_HASH,
-    seen::{Node, Slot, State},
+    seen::{Node, Slot, State, VolumeClaim},
 };
 
 impl View<'_> {
     /// Members without a pod get it back first.
     pub(super) fn cover_members(&self) -> Option<Step> {
-        let now = self.seen.replicas()?;
-        let need = if self.seen.table.is_some() {
-            self.last_member().map_or(0, |last| last + 1)
+        let needed: Vec<i32> = if let Some(table) = &self.seen.table {
+            let members = table.nodes.iter().filter(|row| row.is_member());
+            members.filter_map(|row| self.ordinal_of(row)).collect()
         } else if self.is_initialized() {
-            self.wanted_pods()
+            // A disk that was let go is no member's.
+            let let_go = |ordinal: &i32| {
+                let volume = self.seen.volumes.get(ordinal);
+                volume.is_some_and(|volume| volume.decommissioned.is_some())
+            };
+            (0..self.wanted_pods()).filter(|ordinal| !let_go(ordinal)).collect()
         } else {
             return None;
         };
-        if now >= need {
-            return None;
-        }
-        let kind = if now == 0 { Kind::Start } else { Kind::Restore };
-        let operation = self.operation(kind, &self.desired.names.name, "AddPods");
-        let why = format!("{now} pods cannot hold {need} nodes");
-        Some(Step::Act(operation, self.scale_to(need)?, why))
+        let lacks_one = |ordinal: &i32| {
+            !self.seen.is_held(*ordinal)
+                && self.may_be_held(*ordinal)
+                && self.is_theirs(*ordinal).is_none()
+        };
+        let ordinal = needed.into_iter().filter(lacks_one).min()?;
+        let operation =
+            self.operation(self.kind_of_more(Kind::Restore), &self.pod_name(ordinal), "AddPod");
+        let why = format!("a node of the cluster has no pod {}", self.pod_name(ordinal));
+        Some(Step::Act(operation, self.scale_to(ordinal, 1), why))
+    }
+
+    /// The first pods of a cluster that has none are a start.
+    fn kind_of_more(&self, otherwise: Kind) -> Kind {
+        let starts = self.seen.held().next().is_none() || self.recorded(Kind::Start).is_some();
+        if starts { Kind::Start } else { otherwise }
     }
 
     pub(super) fn stop(&self) -> Option<Step> {
         let operation = |step| self.operation(Kind::Stop, &self.desired.names.name, step);
-        if self.seen.replicas()? > 0 {
+        let held = self.seen.held().filter(|ordinal| self.may_try(Child::StatefulSet(*ordinal)));
+        if let Some(ordinal) = held.max() {
             let why = "the cluster is to stop; its volumes stay".to_owned();
-            return Some(Step::Act(operation("RemovePods"), self.scale_to(0)?, why));
+            return Some(Step::Act(operation("RemovePod"), self.scale_to(ordinal, 0), why));
         }
         let left = self.seen.pods.len();
         (left > 0)
@@ -43,61 +66,70 @@ impl View<'_> {
     }
 
     pub(super) fn scale(&mut self) -> Option<Step> {
-        let now = self.seen.replicas()?;
-        let wanted = self.wanted_pods();
-        // A new pod would come with the template of before, and be restarted next.
-        if wanted > now && self.holds_template() {
+        if !self.may_be_made() {
             return None;
         }
-        if wanted > now {
-            return self.add_pods(now, wanted);
+        let wanted = self.wanted_pods();
+        let more = (0..wanted).find(|ordinal| {
+            // It would come with the template of before, and be restarted next.
+            !self.holds_template() && !self.seen.is_held(*ordinal) && self.may_be_held(*ordinal)
+        });
+        if let Some(ordinal) = more {
+            return Some(self.add_pod(ordinal, wanted));
         }
         if self.seen.table.is_some() {
-            if let Some(step) = self.remove_member() {
-                return Some(step);
-            }
-            if wanted < now {
-                return self.remove_pods(now, wanted);
-            }
-            return self.drop_volumes(now);
+            return self
+                .remove_member()
+                .or_else(|| self.remove_pods(wanted))
+                .or_else(|| self.drop_volumes(wanted));
         }
         // Before the cluster has begun there is nobody to ask, and nothing to lose.
-        if !self.is_initialized() && wanted < now {
-            return self.remove_pods(now, wanted);
-        }
-        None
+        if self.is_initialized() { None } else { self.remove_pods(wanted) }
     }
 
-    fn add_pods(&self, now: i32, wanted: i32) -> Option<Step> {
-        let name = self.pod_name(now);
-        let kind = if now == 0 { Kind::Start } else { Kind::ScaleUp };
+    /// The StatefulSet of a node may be made or given a pod: nobody undid that a moment ago, nor refused it.
+    fn may_be_held(&self, ordinal: i32) -> bool {
+        let child = Child::StatefulSet(ordinal);
+        let Some(live) = self.seen.set(ordinal) else {
+            return !self.is_held_back(child) && self.may_make(child);
+        };
+        let want = self.stateful_set(ordinal, 1, Template::AsItIs);
+        self.may_try(child)
+            && !is_terminating(live)
+            && self.seen.answers.may_put_back(child, &want, REPLICAS, self.now).is_ok()
+    }
+
+    fn add_pod(&self, ordinal: i32, wanted: i32) -> Step {
+        let name = self.pod_name(ordinal);
+        let kind = self.kind_of_more(Kind::ScaleUp);
         // The disk of a removed node must not come back under a new one.
-        let marked = self.seen.volumes.iter().find(|(ordinal, volume)| {
-            (now..wanted).contains(*ordinal) && volume.decommissioned.is_some()
-        });
-        if let Some((ordinal, volume)) = marked {
+        if let Some(volume) = self.seen.volumes.get(&ordinal)
+            && volume.decommissioned.is_some()
+        {
             let operation = self.operation(kind, &name, "DeleteVolume");
-            if volume.terminating || self.seen.pods.contains_key(ordinal) {
+            if volume.terminating || self.seen.pods.contains_key(&ordinal) {
                 let why = format!("volume {} is being deleted", volume.name);
-                return Some(Step::Wait(operation, why));
+                return Step::Wait(operation, why);
             }
-            let change =
-                Change::DeleteVolume { name: volume.name.clone(), uid: volume.uid.clone() };
+            let change = self.delete_volume(volume);
             let why = format!("volume {} is that of a node that was removed", volume.name);
-            return Some(Step::Act(operation, Action::Change(change), why));
+            return Step::Act(operation, Action::Change(change), why);
         }
         // A pod would write into somebody else's volume.
-        let theirs = |ordinal: i32| {
-            self.seen.foreign_volumes.contains_key(&ordinal)
-                || self.seen.taken.contains_key(&Slot::Volume(ordinal))
-        };
-        let operation = self.operation(kind, &name, "AddPods");
-        if let Some(ordinal) = (now..wanted).find(|ordinal| theirs(*ordinal)) {
-            let title = Slot::Volume(ordinal).title(&self.desired.names);
-            return Some(Step::Wait(operation, format!("{title} is not this cluster's")));
+        let operation = self.operation(kind, &name, "AddPod");
+        if let Some(title) = self.is_theirs(ordinal) {
+            return Step::Wait(operation, format!("{title} is not this cluster's"));
         }
-        let why = format!("{wanted} nodes are wanted, there are {now} pods");
-        Some(Step::Act(operation, self.scale_to(wanted)?, why))
+        let why = format!("{wanted} nodes are wanted, and there is no pod {name}");
+        Step::Act(operation, self.scale_to(ordinal, 1), why)
+    }
+
+    /// The volume that a pod would be made with is somebody else's.
+    fn is_theirs(&self, ordinal: i32) -> Option<String> {
+        let volume = Slot::Volume(ordinal);
+        let is_theirs = self.seen.foreign_volumes.contains_key(&ordinal)
+            || self.seen.taken.contains_key(&volume);
+        is_theirs.then(|| volume.title(self.desired))
     }
 
     /// The member of the highest ordinal that is not wanted any more.
@@ -141,10 +173,11 @@ impl View<'_> {
         Some(Step::Act(operation, Action::Call(call), why))
     }
 
-    /// Pods without a node: their volumes are marked, then they go.
-    fn remove_pods(&mut self, now: i32, wanted: i32) -> Option<Step> {
-        let name = self.pod_name(now - 1);
-        for ordinal in (wanted..now).rev() {
+    /// Pods without a node: their volumes are marked, then they go, then their StatefulSets.
+    fn remove_pods(&mut self, wanted: i32) -> Option<Step> {
+        let held: Vec<i32> = self.seen.held().filter(|ordinal| *ordinal >= wanted).collect();
+        for ordinal in held.iter().rev() {
+            let (ordinal, name) = (*ordinal, self.pod_name(*ordinal));
             // A disk of a cluster that is not ours is not ours to mark.
             if let Some(pod) = self.pod(ordinal)
                 && let Node::Joined(joined) = &pod.node
@@ -156,7 +189,7 @@ impl View<'_> {
                     pod.name, joined.node_id
                 );
                 self.trouble("UnknownNode", message.clone());
-                let operation = self.operation(Kind::ScaleDown, &name, "RemovePods");
+                let operation = self.operation(Kind::ScaleDown, &name, "RemovePod");
                 return Some(Step::Wait(operation, message));
             }
             let Some(volume) = self.seen.volumes.get(&ordinal) else { continue };
@@ -171,25 +204,42 @@ impl View<'_> {
                 Change::MarkVolume { name: volume.name.clone(), uid: volume.uid.clone(), node_id };
             return Some(Step::Act(operation, Action::Change(change), why));
         }
-        let operation = self.operation(Kind::ScaleDown, &name, "RemovePods");
-        let why = format!("{wanted} pods hold all nodes, there are {now}");
-        Some(Step::Act(operation, self.scale_to(wanted)?, why))
+        if let Some(ordinal) = held.last() {
+            let name = self.pod_name(*ordinal);
+            let operation = self.operation(Kind::ScaleDown, &name, "RemovePod");
+            let why = format!("{wanted} pods hold all nodes; pod {name} holds none");
+            return Some(Step::Act(operation, self.scale_to(*ordinal, 0), why));
+        }
+        let (ordinal, live) = self.seen.sets().find(|(ordinal, live)| {
+            let child = Child::StatefulSet(*ordinal);
+            *ordinal >= wanted
+                && !is_terminating(live)
+                && self.seen.answers.may_delete(child, self.now).is_ok()
+        })?;
+        let name = self.pod_name(ordinal);
+        if self.seen.pods.contains_key(&ordinal) {
+            let operation = self.operation(Kind::ScaleDown, &name, "WaitForPod");
+            return Some(Step::Wait(operation, format!("pod {name} is stopping")));
+        }
+        let operation = self.operation(Kind::ScaleDown, &name, "DeleteStatefulSet");
+        let why = format!("StatefulSet {} is not needed", self.desired.names.set(ordinal));
+        Some(Step::Act(operation, Action::Change(self.delete_set(ordinal, live)), why))
     }
 
     /// Marked volumes without a pod, unless they are to be kept.
-    fn drop_volumes(&self, now: i32) -> Option<Step> {
+    fn drop_volumes(&self, wanted: i32) -> Option<Step> {
         if self.desired.spec.storage.retain {
             return None;
         }
         let (_, volume) = self.seen.volumes.iter().find(|(ordinal, volume)| {
-            **ordinal >= now
+            **ordinal >= wanted
                 && volume.decommissioned.is_some()
                 && !volume.terminating
                 && !self.seen.pods.contains_key(ordinal)
         })?;
         let operation = self.operation(Kind::ScaleDown, &volume.name, "DeleteVolume");
         let why = format!("volume {} is no longer needed and not to be kept", volume.name);
-        let change = Change::DeleteVolume { name: volume.name.clone(), uid: volume.uid.clone() };
+        let change = self.delete_volume(volume);
         Some(Step::Act(operation, Action::Change(change), why))
     }
 
@@ -200,24 +250,91 @@ impl View<'_> {
         there.map(|row| row.node_id).max()
     }
 
-    /// The StatefulSet with another number of pods, as it was seen otherwise.
-    fn scale_to(&self, replicas: i32) -> Option<Action> {
-        let live = self.seen.children.get(&Child::StatefulSet)?;
+    /// A node's StatefulSet with a pod or without, as it was seen otherwise.
+    fn scale_to(&self, ordinal: i32, replicas: i32) -> Action {
+        let set = self.stateful_set(ordinal, replicas, Template::AsItIs);
+        Action::Change(Change::Scale { ordinal, set: Box::new(set), replicas })
+    }
+
+    /// A claim goes, for its ordinal is to begin with an empty disk. What was on the disk stays where that is
+    /// asked for.
+    pub(super) fn delete_volume(&self, volume: &VolumeClaim) -> Change {
+        let keep = volume.volume.clone().filter(|_| self.desired.spec.storage.retain);
+        Change::DeleteVolume { name: volume.name.clone(), uid: volume.uid.clone(), keep }
+    }
+
+    /// Without what hangs on it: its pod and its volume are not its to take along.
+    pub(super) fn delete_set(&self, ordinal: i32, live: &Value) -> Change {
+        Change::Delete {
+            child: Child::StatefulSet(ordinal),
+            name: self.desired.names.set(ordinal),
+            uid: live["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
+            keep_dependents: true,
+        }
+    }
+
+    /// A node's StatefulSet as it is to be applied, beside the one that there is.
+    pub(super) fn stateful_set(&self, ordinal: i32, replicas: i32, template: Template) -> Value {
+        let child = Child::StatefulSet(ordinal);
+        let Some(live) = self.seen.set(ordinal) else {
+            let mut set = children::build(child, self.desired, replicas, None);
+            if let Some(before) = self.template_of_before(ordinal) {
+                set["spec"]["template"] = before;
+                children::record(child, &mut set);
+            }
+            return set;
+        };
         let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
-        let mut set = children::build(Child::StatefulSet, self.desired, replicas, claims.as_ref());
-        if self.holds_template() {
-            // As it was seen: only the number is another.
+        let mut set = children::build(child, self.desired, replicas, claims.as_ref());
+        let stays = self.holds_template() || self.waits_for_its_turn(ordinal, live);
+        if template == Template::AsItIs && stays {
             set["spec"]["template"] = live["spec"]["template"].clone();
+            // Of what was applied when that template was.
             set["metadata"]["annotations"][OBJECT_HASH] =
                 live["metadata"]["annotations"][OBJECT_HASH].clone();
         }
         pin(&mut set, live);
-        Some(Action::Change(Change::Scale { set: Box::new(set), replicas }))
+        set
+    }
+
+    /// What the StatefulSet of a node that has none any more made its pod with: that of another node, as their
+    /// pods were made with the same; or, without a pod, one that waits for its turn. `None`: what is asked for.
+    pub(super) fn template_of_before(&self, ordinal: i32) -> Option<Value> {
+        let wished = Some(self.desired.template_hash.as_str());
+        let had = self.pod(ordinal).map(|pod| pod.template_hash.as_deref());
+        let is_it = |live: &Value| match had {
+            Some(had) => children::template_hash(live) == had && had != wished,
+            None => children::template_hash(live) != wished,
+        };
+        let (_, live) = self.seen.sets().find(|(_, live)| is_it(live))?;
+        Some(children::template_like(&live["spec"]["template"], self.desired, ordinal))
+    }
+
+    /// The pod of a StatefulSet has not had its turn with the template that is asked for: the one that it
+    /// was started with stays, for whatever happens to the pod before.
+    ///
+    /// A pod that has the new one already, or is nobody's, is not made to wait: the spec was put back, or
+    /// the cluster is stopped.
+    pub(super) fn waits_for_its_turn(&self, ordinal: i32, live: &Value) -> bool {
+        let wished = self.desired.template_hash.as_str();
+        let has_it =
+            self.pod(ordinal).is_some_and(|pod| pod.template_hash.as_deref() == Some(wished));
+        let stopped = self.desired.spec.stopped && self.pod(ordinal).is_none();
+        children::template_hash(live) != Some(wished) && !has_it && !stopped
     }
 }
 
+/// Which template a StatefulSet is sent with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Template {
+    /// That which it has, as long as its pod has not had its turn.
+    AsItIs,
+    /// It is its turn.
+    AsAsked,
+}
+
 /// Claims as they are sent: without what the API server adds to them.
-pub(super) fn strip_claims(claims: &serde_json::Value) -> serde_json::Value {
+pub(super) fn strip_claims(claims: &Value) -> Value {
     let mut claims = claims.clone();
     for claim in claims.as_array_mut().into_iter().flatten() {
         if let Some(claim) = claim.as_object_mut() {

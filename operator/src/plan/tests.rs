@@ -45,10 +45,18 @@ fn names() -> Names {
 
 /// Objects as they are once applied.
 fn children_of(desired: &Desired, replicas: i32) -> BTreeMap<Child, Value> {
-    let made = Child::ALL
-        .into_iter()
-        .filter(|child| child.is_wanted(desired) && *child != Child::ServiceMonitor);
+    let sets = (0..replicas).map(Child::StatefulSet);
+    let made = Child::SHARED.into_iter().chain(sets);
+    let made = made.filter(|child| match child {
+        Child::ServiceMonitor => false,
+        Child::DisruptionBudget => child.is_wanted(desired) && replicas > 1,
+        _ => child.is_wanted(desired),
+    });
     made.map(|child| {
+        let replicas = match child {
+            Child::StatefulSet(_) => 1,
+            _ => replicas.max(desired.spec.replicas),
+        };
         let mut object = children::build(child, desired, replicas, None);
         object["metadata"]["uid"] = json!(format!("uid-{child:?}"));
         object["metadata"]["resourceVersion"] = json!("7");
@@ -78,6 +86,7 @@ fn pod(desired: &Desired, ordinal: i32, node: Node) -> Pod {
         ours: true,
         running: true,
         template_hash: Some(desired.template_hash.clone()),
+        configs: [Child::ConfigMap.name(desired)].into(),
         ip: Some("10.0.0.1".into()),
         place: BTreeMap::new(),
         restarts: 0,
@@ -92,7 +101,7 @@ fn volume(ordinal: i32) -> VolumeClaim {
     VolumeClaim {
         name: names().volume(ordinal),
         uid: format!("volume-{ordinal}"),
-        volume: None,
+        volume: Some(format!("pv-{ordinal}")),
         requested: Quantity("1Gi".into()),
         decommissioned: None,
         terminating: false,
@@ -128,9 +137,17 @@ fn well(count: i32, spec: Value, started: Value) -> Seen {
         old
     });
     let voters: Vec<u64> = (1..=3.min(count)).map(|id| u64::try_from(id).expect("an id")).collect();
+    let mut children = children_of(&old, count);
+    let mut old_configs = BTreeMap::new();
+    let config = |desired: &Desired| Child::ConfigMap.name(desired);
+    if config(&old) != config(&desired(&cluster)) {
+        children.remove(&Child::ConfigMap);
+        old_configs.insert(config(&old), "uid-of-old".to_owned());
+    }
     Seen {
-        children: children_of(&old, count),
+        children,
         taken: BTreeMap::new(),
+        earlier: None,
         answers: Default::default(),
         foreign_volumes: BTreeMap::new(),
         pods: (0..count)
@@ -151,6 +168,7 @@ fn well(count: i32, spec: Value, started: Value) -> Seen {
         }),
         table_error: None,
         service_monitors: false,
+        old_configs,
         cluster,
     }
 }
@@ -196,6 +214,32 @@ enum Want {
     Nothing,
 }
 
+fn ago(seconds: i64) -> String {
+    clock::text(Timestamp::from_second(now().as_second() - seconds).expect("a time"))
+}
+
+/// Nor has it for so many seconds.
+fn does_not_run(seen: &mut Seen, ordinal: i32, seconds: i64) {
+    silent(seen, ordinal);
+    let pod = seen.pods.get_mut(&ordinal).expect("a pod");
+    (pod.running, pod.ready) = (false, false);
+    pod.not_ready_since = Some(ago(seconds));
+}
+
+/// Its StatefulSet and it have the template that is asked for.
+fn has_its_turn(seen: &mut Seen, ordinal: i32) {
+    let desired = desired(&seen.cluster);
+    let child = Child::StatefulSet(ordinal);
+    let mut set = children::build(child, &desired, 1, None);
+    for field in ["uid", "resourceVersion"] {
+        set["metadata"][field] = seen.children[&child]["metadata"][field].clone();
+    }
+    seen.children.insert(child, set);
+    let pod = seen.pods.get_mut(&ordinal).expect("a pod");
+    pod.template_hash = Some(desired.template_hash.clone());
+    record(seen, "RollingUpdate", &names().pod(ordinal), "WaitForNode");
+}
+
 /// As a pass before this one left it.
 fn keep_budget(seen: &mut Seen) {
     let Ok(desired) = Desired::of(&seen.cluster, &defaults()) else { return };
@@ -208,7 +252,7 @@ fn keep_budget(seen: &mut Seen) {
 fn budget_of(plan: &Plan) -> Option<i64> {
     match &plan.action {
         Some(Action::Change(Change::Apply(Child::DisruptionBudget, budget, _))) => {
-            budget["spec"]["maxUnavailable"].as_i64()
+            budget["spec"]["minAvailable"].as_i64()
         }
         _ => None,
     }
@@ -228,7 +272,7 @@ fn drain_takes_no_second_copy() {
         &mut node.peers[0]
     }
     let closed = |seen: &mut Seen| {
-        let mut budget = children::closed_budget(&desired(&seen.cluster));
+        let mut budget = children::budget(&desired(&seen.cluster), 4, false);
         for field in ["uid", "resourceVersion"] {
             budget["metadata"][field] =
                 seen.children[&Child::DisruptionBudget]["metadata"][field].clone();
@@ -237,11 +281,11 @@ fn drain_takes_no_second_copy() {
     };
     for (why, seen, want) in [
         ("all is whole", row(&|_| {}), None),
-        ("a node without a copy is down", row(&|seen| silent(seen, 3)), Some(0)),
-        ("a node is down", row(&|seen| silent(seen, 1)), Some(0)),
-        ("a peer is behind", row(&|seen| peer(seen).behind = true), Some(0)),
-        ("a peer is quarantined", row(&|seen| peer(seen).quarantined = true), Some(0)),
-        ("the driver does not answer", row(&|seen| seen.table = None), Some(0)),
+        ("a node without a copy is down", row(&|seen| silent(seen, 3)), Some(4)),
+        ("a node is down", row(&|seen| silent(seen, 1)), Some(4)),
+        ("a peer is behind", row(&|seen| peer(seen).behind = true), Some(4)),
+        ("a peer is quarantined", row(&|seen| peer(seen).quarantined = true), Some(4)),
+        ("the driver does not answer", row(&|seen| seen.table = None), Some(4)),
         (
             "nobody answers for a part of the keys",
             row(&|seen| {
@@ -250,7 +294,7 @@ fn drain_takes_no_second_copy() {
                     node.peers.iter_mut().for_each(|peer| peer.start_key = b"g".to_vec());
                 }
             }),
-            Some(0),
+            Some(4),
         ),
         (
             "it is closed, and a node is still down",
@@ -260,7 +304,7 @@ fn drain_takes_no_second_copy() {
             }),
             None,
         ),
-        ("it is closed, and all is whole again", row(&closed), Some(1)),
+        ("it is closed, and all is whole again", row(&closed), Some(3)),
         (
             "all is whole between two pods of an update",
             row(&|seen| {
@@ -331,13 +375,32 @@ fn cluster_begins_once() {
             Want::Does("Apply", "ServiceAccount"),
             "",
         ),
-        ("the first pod is up", new(&|_| {}), Want::Does("Initialize", UID), ""),
+        ("all pods are up", new(&|_| {}), Want::Does("Initialize", UID), ""),
+        (
+            "all of them at once, with the keys at which regions are cut",
+            new(&|seen| seen.cluster.spec.regions.split_keys = vec!["m".into()]),
+            Want::Does(
+                "Initialize",
+                "first_nodes: [\"kv-0-0.kv-headless.ns.svc.cluster.local:7420\", \
+                 \"kv-1-0.kv-headless.ns.svc.cluster.local:7420\", \
+                 \"kv-2-0.kv-headless.ns.svc.cluster.local:7420\"], split_keys: [\"m\"]",
+            ),
+            "",
+        ),
+        (
+            "the last pod is not up",
+            new(&|seen| {
+                seen.pods.get_mut(&2).expect("a pod").node = Node::Silent("refused".into());
+            }),
+            Want::Waits("waiting for pod kv-2-0: refused"),
+            "",
+        ),
         (
             "the first pod is not up",
             new(&|seen| {
                 seen.pods.get_mut(&0).expect("a pod").node = Node::Silent("refused".into());
             }),
-            Want::Waits("waiting for pod kv-0: refused"),
+            Want::Waits("waiting for pod kv-0-0: refused"),
             "",
         ),
         ("there is no pod yet", new(&|seen| seen.pods.clear()), Want::Waits("waiting for pod"), ""),
@@ -428,7 +491,7 @@ fn nodes_join_one_by_one() {
         (
             "its id is taken, its disk does not know",
             with(2, empty(), Some(State::Joining)),
-            Want::Does("AddLearner", "kv-2.kv-headless.ns.svc.cluster.local:7420"),
+            Want::Does("AddLearner", "kv-2-0.kv-headless.ns.svc.cluster.local:7420"),
             "",
         ),
         (
@@ -461,25 +524,25 @@ fn nodes_join_one_by_one() {
                 seen.children = children_of(&desired(&seen.cluster), 3);
                 seen
             },
-            Want::Does("Scale", "replicas: 5"),
+            Want::Does("Scale", "ordinal: 3"),
             "",
         ),
         (
             "an ordinal is used again",
             {
-                let mut seen = settled(3, json!({"replicas": 5}));
+                let mut seen = settled(4, json!({"replicas": 5}));
                 let mut old = volume(4);
                 old.decommissioned = Some("5".into());
                 seen.volumes.insert(4, old);
                 seen
             },
-            Want::Does("DeleteVolume", "volume-4"),
+            Want::Does("DeleteVolume", "uid: \"volume-4\", keep: Some(\"pv-4\")"),
             "",
         ),
         (
             "its old volume is being deleted",
             {
-                let mut seen = settled(3, json!({"replicas": 5}));
+                let mut seen = settled(4, json!({"replicas": 5}));
                 let mut old = volume(4);
                 old.decommissioned = Some("5".into());
                 old.terminating = true;
@@ -504,7 +567,7 @@ fn regions_get_more_peers_after_nodes_came_and_fewer_before_they_leave() {
             Want::Does("SetReplicationFactor", "replication_factor: 5, expected_version: 40"),
             "",
         ),
-        ("nodes come first", factor(3, 5, 5), Want::Does("Scale", "replicas: 5"), ""),
+        ("nodes come first", factor(3, 5, 5), Want::Does("Scale", "ordinal: 3"), ""),
         (
             "before nodes leave",
             factor(5, 1, 1),
@@ -530,6 +593,23 @@ fn nodes_leave_before_their_pods() {
         let mut seen = settled(5, json!({}));
         change(&mut seen);
         seen
+    };
+    let left = |change: &dyn Fn(&mut Seen)| {
+        fewer(&|seen| {
+            for at in [3, 4] {
+                table(seen).nodes[at].state = State::Removed;
+                let ordinal = i32::try_from(at).expect("small");
+                seen.volumes.get_mut(&ordinal).expect("a volume").decommissioned = Some("x".into());
+                seen.pods.get_mut(&ordinal).expect("a pod").node =
+                    Node::Removed { cluster_id: UID.into(), node_id: at as u64 + 1 };
+                let set = seen.children.get_mut(&Child::StatefulSet(ordinal)).expect("a set");
+                set["spec"]["replicas"] = json!(0);
+            }
+            let fewer = children_of(&desired(&seen.cluster), 3);
+            let budget = Child::DisruptionBudget;
+            seen.children.insert(budget, fewer[&budget].clone());
+            change(seen);
+        })
     };
     let state = |ordinal: usize, state: State| {
         move |seen: &mut Seen| {
@@ -579,7 +659,7 @@ fn nodes_leave_before_their_pods() {
             "",
         ),
         (
-            "both are marked: the pods go",
+            "both are marked: a pod goes",
             fewer(&|seen| {
                 for at in [3, 4] {
                     table(seen).nodes[at].state = State::Removed;
@@ -590,7 +670,20 @@ fn nodes_leave_before_their_pods() {
                         Node::Removed { cluster_id: UID.into(), node_id: at as u64 + 1 };
                 }
             }),
-            Want::Does("Scale", "replicas: 3"),
+            Want::Does("Scale", "ordinal: 4"),
+            "",
+        ),
+        ("both pods are told to go", left(&|_| {}), Want::Waits("pod kv-3-0 is stopping"), ""),
+        (
+            "they are gone: their StatefulSets go",
+            left(&|seen| {
+                seen.pods.remove(&3);
+                seen.pods.remove(&4);
+            }),
+            Want::Does(
+                "Delete",
+                "name: \"kv-3\", uid: \"uid-StatefulSet(3)\", keep_dependents: true",
+            ),
             "",
         ),
         (
@@ -637,18 +730,185 @@ fn nodes_leave_before_their_pods() {
 #[test]
 fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
     let newer = || json!({"config": {"log_level": "debug"}});
-    let old = |change: &dyn Fn(&mut Seen)| {
+    let written = |seen: &mut Seen, ordinals: &[i32]| {
+        let now = children_of(&desired(&seen.cluster), 3);
+        for ordinal in ordinals {
+            let child = Child::StatefulSet(*ordinal);
+            seen.children.insert(child, now[&child].clone());
+        }
+    };
+    let waiting = |change: &dyn Fn(&mut Seen)| {
         let mut seen = well(3, newer(), json!({}));
-        seen.children = children_of(&desired(&seen.cluster), 3);
+        let now = children_of(&desired(&seen.cluster), 3);
+        seen.children.insert(Child::ConfigMap, now[&Child::ConfigMap].clone());
+        seen.old_configs =
+            seen.pods[&0].configs.iter().map(|name| (name.clone(), "u".into())).collect();
         change(&mut seen);
         seen
+    };
+    // It has been its turn: its StatefulSet has the new template.
+    let old = |change: &dyn Fn(&mut Seen)| {
+        waiting(&|seen| {
+            written(seen, &[0, 1, 2]);
+            change(seen);
+        })
     };
     let update = |seen: &mut Seen, ordinal: i32| {
         let hash = desired(&seen.cluster).template_hash;
         seen.pods.get_mut(&ordinal).expect("a pod").template_hash = Some(hash);
     };
     check(vec![
-        ("the objects first", well(3, newer(), json!({})), Want::Does("Apply", "ConfigMap"), ""),
+        (
+            "the new settings first",
+            {
+                let mut seen = well(3, newer(), json!({}));
+                // It has another name.
+                seen.children.remove(&Child::ConfigMap);
+                seen
+            },
+            Want::Does("Apply", "ConfigMap"),
+            "",
+        ),
+        (
+            "the template right before the pod",
+            waiting(&|_| {}),
+            Want::Does("Apply", "StatefulSet(2)"),
+            "",
+        ),
+        (
+            "it is written: the pod",
+            waiting(&|seen| {
+                written(seen, &[2]);
+                record(seen, "RollingUpdate", "kv-2-0", "WriteTemplate");
+            }),
+            Want::Does("DeletePod", "pod-2"),
+            "",
+        ),
+        (
+            "it was written, and the spec was put back",
+            {
+                let mut seen = settled(3, json!({}));
+                let other = children_of(&desired(&cluster(newer())), 3);
+                let child = Child::StatefulSet(2);
+                seen.children.insert(child, other[&child].clone());
+                seen
+            },
+            Want::Does("Apply", "StatefulSet(2)"),
+            "",
+        ),
+        (
+            "a pod that has not run for a while gets it without waiting for its turn",
+            waiting(&|seen| does_not_run(seen, 1, 30)),
+            Want::Does("Apply", "StatefulSet(1)"),
+            "NodeDown",
+        ),
+        (
+            "one that may be starting does not, while another is having its turn",
+            waiting(&|seen| {
+                has_its_turn(seen, 0);
+                does_not_run(seen, 1, 29);
+            }),
+            Want::Waits("kv-0-0"),
+            "NodeDown",
+        ),
+        (
+            "nor one that does not start, while what it would get runs nowhere",
+            waiting(&|seen| {
+                has_its_turn(seen, 0);
+                does_not_run(seen, 0, 900);
+                does_not_run(seen, 1, 600);
+            }),
+            Want::Waits("kv-0-0"),
+            "QuorumLost",
+        ),
+        (
+            "what it would get runs somewhere",
+            waiting(&|seen| {
+                has_its_turn(seen, 0);
+                does_not_run(seen, 1, 30);
+            }),
+            Want::Does("Apply", "StatefulSet(1)"),
+            "NodeDown",
+        ),
+        (
+            "nothing runs, and has not for long",
+            waiting(&|seen| {
+                has_its_turn(seen, 0);
+                (0..3).for_each(|ordinal| does_not_run(seen, ordinal, 300));
+                seen.table = None;
+            }),
+            Want::Does("Apply", "StatefulSet(1)"),
+            "QuorumLost",
+        ),
+        (
+            "nothing runs since a moment ago",
+            waiting(&|seen| {
+                has_its_turn(seen, 0);
+                (0..3).for_each(|ordinal| does_not_run(seen, ordinal, 299));
+                seen.table = None;
+            }),
+            Want::Nothing,
+            "QuorumLost",
+        ),
+        (
+            "a pod that cannot be made gets none that runs nowhere",
+            waiting(&|seen| {
+                has_its_turn(seen, 0);
+                does_not_run(seen, 0, 900);
+                seen.pods.remove(&1);
+                let mut operation = record(seen, "RollingUpdate", "kv-1-0", "WaitForPod");
+                operation.started_at = ago(600);
+                seen.cluster.status.get_or_insert_default().operation = Some(operation);
+            }),
+            Want::Waits("kv-1-0"),
+            "QuorumLost",
+        ),
+        (
+            "a pod that was evicted comes back as it was",
+            waiting(&|seen| {
+                seen.pods.remove(&1);
+                table(seen).nodes[1].alive = false;
+            }),
+            Want::Waits("pod kv-1-0 is to be made anew"),
+            "NodeDown",
+        ),
+        (
+            "it does not come back",
+            waiting(&|seen| {
+                seen.pods.remove(&1);
+                table(seen).nodes[1].alive = false;
+                let mut operation = record(seen, "RollingUpdate", "kv-1-0", "WaitForPod");
+                operation.started_at =
+                    clock::text(Timestamp::from_second(1_700_000_000 - 31).expect("a time"));
+                seen.cluster.status.get_or_insert_default().operation = Some(operation);
+            }),
+            Want::Does("Apply", "StatefulSet(1)"),
+            "NodeDown",
+        ),
+        (
+            "old settings stay while a pod has them",
+            waiting(&|seen| {
+                written(seen, &[0, 1, 2]);
+                for ordinal in 0..3 {
+                    update(seen, ordinal);
+                }
+            }),
+            Want::Nothing,
+            "",
+        ),
+        (
+            "and go with the last one",
+            waiting(&|seen| {
+                written(seen, &[0, 1, 2]);
+                let name = Child::ConfigMap.name(&desired(&seen.cluster));
+                for ordinal in 0..3 {
+                    update(seen, ordinal);
+                    seen.pods.get_mut(&ordinal).expect("a pod").configs = [name.clone()].into();
+                }
+            }),
+            Want::Does("Delete", "ConfigMap"),
+            "",
+        ),
         (
             "the node with the fewest leaders",
             old(&|seen| {
@@ -676,7 +936,7 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
                     table(seen).nodes[at].leaders = 2;
                 }
                 table(seen).nodes[2].leaders_evicted = true;
-                record(seen, "RollingUpdate", "kv-2", "EvictLeaders");
+                record(seen, "RollingUpdate", "kv-2-0", "EvictLeaders");
             }),
             Want::Waits("hands 2 leaders over"),
             "",
@@ -688,7 +948,7 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
                     table(seen).nodes[at].leaders = 2;
                 }
                 table(seen).nodes[2].leaders_evicted = true;
-                let mut operation = record(seen, "RollingUpdate", "kv-2", "EvictLeaders");
+                let mut operation = record(seen, "RollingUpdate", "kv-2-0", "EvictLeaders");
                 operation.started_at =
                     clock::text(Timestamp::from_second(1_700_000_000 - 31).expect("a time"));
                 seen.cluster.status.get_or_insert_default().operation = Some(operation);
@@ -701,7 +961,7 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             old(&|seen| {
                 seen.pods.remove(&2);
                 table(seen).nodes[2].alive = false;
-                record(seen, "RollingUpdate", "kv-2", "DeletePod");
+                record(seen, "RollingUpdate", "kv-2-0", "DeletePod");
             }),
             Want::Waits("is being restarted"),
             "NodeDown",
@@ -711,7 +971,7 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             old(&|seen| {
                 update(seen, 2);
                 seen.pods.get_mut(&2).expect("a pod").ready = false;
-                record(seen, "RollingUpdate", "kv-2", "DeletePod");
+                record(seen, "RollingUpdate", "kv-2-0", "DeletePod");
             }),
             Want::Waits("not ready yet"),
             "",
@@ -721,7 +981,7 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             old(&|seen| {
                 update(seen, 2);
                 table(seen).nodes[2].leaders_evicted = true;
-                record(seen, "RollingUpdate", "kv-2", "WaitForNode");
+                record(seen, "RollingUpdate", "kv-2-0", "WaitForNode");
             }),
             Want::Does("EvictLeaders", "duration: 0ns"),
             "",
@@ -730,7 +990,7 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             "it is back, and its leader has not reached it yet",
             old(&|seen| {
                 update(seen, 2);
-                record(seen, "RollingUpdate", "kv-2", "WaitForNode");
+                record(seen, "RollingUpdate", "kv-2-0", "WaitForNode");
                 let pod = seen.pods.get_mut(&2).expect("a pod");
                 let Node::Joined(node) = &mut pod.node else { unreachable!("it is joined") };
                 node.peers[0].behind = true;
@@ -742,7 +1002,7 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             "it is back: the next",
             old(&|seen| {
                 update(seen, 2);
-                record(seen, "RollingUpdate", "kv-2", "WaitForNode");
+                record(seen, "RollingUpdate", "kv-2-0", "WaitForNode");
             }),
             Want::Does("DeletePod", "pod-1"),
             "",
@@ -755,7 +1015,7 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
                 let pod = seen.pods.get_mut(&2).expect("a pod");
                 pod.running = false;
                 pod.problem = Some(("ImagePullBackOff".into(), "no such image".into()));
-                record(seen, "RollingUpdate", "kv-2", "WaitForNode");
+                record(seen, "RollingUpdate", "kv-2-0", "WaitForNode");
             }),
             Want::Waits("no such image"),
             "PodFailing",
@@ -852,7 +1112,7 @@ fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
     let given_up = |seen: &mut Seen, volume: &str| {
         table(seen).nodes[2].state = State::Removed;
         table(seen).nodes[2].forced = true;
-        let mut operation = record(seen, "Repair", "kv-2", "RemoveNode");
+        let mut operation = record(seen, "Repair", "kv-2-0", "RemoveNode");
         operation.node_id = Some(3);
         operation.volume_uid = Some(volume.into());
         seen.cluster.status.get_or_insert_default().operation = Some(operation);
@@ -927,9 +1187,19 @@ fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
             "UnderReplicated",
         ),
         (
-            "it has left: its disk is emptied",
+            "it has left: its claim goes, and what it held is kept",
             sick(&|seen| given_up(seen, "volume-2")),
-            Want::Does("DeleteVolume", "volume-2"),
+            Want::Does("DeleteVolume", "uid: \"volume-2\", keep: Some(\"pv-2\")"),
+            "",
+        ),
+        (
+            "nothing is to be kept",
+            sick(&|seen| {
+                given_up(seen, "volume-2");
+                seen.cluster.spec.storage.retain = false;
+                seen.children = children_of(&desired(&seen.cluster), 3);
+            }),
+            Want::Does("DeleteVolume", "uid: \"volume-2\", keep: None"),
             "",
         ),
         (
@@ -989,20 +1259,24 @@ fn what_somebody_changed_by_hand_is_put_back() {
     check(vec![
         ("as it should be", settled(3, json!({})), Want::Nothing, ""),
         (
-            "fewer pods",
-            edited(Child::StatefulSet, "/spec/replicas", json!(1)),
-            Want::Does("Scale", "replicas: 3"),
+            "a node without its pod",
+            edited(Child::StatefulSet(1), "/spec/replicas", json!(0)),
+            Want::Does("Scale", "ordinal: 1"),
             "",
         ),
         (
-            "more pods",
-            edited(Child::StatefulSet, "/spec/replicas", json!(4)),
-            Want::Does("Scale", "replicas: 3"),
+            "more pods of a node",
+            edited(Child::StatefulSet(1), "/spec/replicas", json!(4)),
+            Want::Does("Apply", "StatefulSet(1)"),
             "",
         ),
         (
             "another image",
-            edited(Child::StatefulSet, "/spec/template/spec/containers/0/image", json!("evil:1")),
+            edited(
+                Child::StatefulSet(0),
+                "/spec/template/spec/containers/0/image",
+                json!("evil:1"),
+            ),
             Want::Does("Apply", "StatefulSet"),
             "",
         ),
@@ -1010,7 +1284,7 @@ fn what_somebody_changed_by_hand_is_put_back() {
             "a variable was added",
             {
                 let mut seen = settled(3, json!({}));
-                let object = seen.children.get_mut(&Child::StatefulSet).expect("a child");
+                let object = seen.children.get_mut(&Child::StatefulSet(0)).expect("a child");
                 let env = object
                     .pointer_mut("/spec/template/spec/containers/0/env")
                     .and_then(Value::as_array_mut);
@@ -1063,7 +1337,7 @@ fn what_somebody_changed_by_hand_is_put_back() {
         ),
         (
             "what cannot be changed",
-            edited(Child::StatefulSet, "/spec/podManagementPolicy", json!("OrderedReady")),
+            edited(Child::StatefulSet(0), "/spec/podManagementPolicy", json!("OrderedReady")),
             Want::Does("Delete", "keep_dependents: true"),
             "",
         ),
@@ -1120,6 +1394,7 @@ fn what_somebody_changed_by_hand_is_put_back() {
             {
                 let mut seen = settled(3, json!({}));
                 seen.cluster.spec.replicas = 4;
+                seen.children = children_of(&desired(&seen.cluster), 3);
                 seen.foreign_volumes.insert(3, "f".repeat(32));
                 seen
             },
@@ -1153,10 +1428,10 @@ fn volumes_grow_then_the_claims_of_new_ones() {
         ),
         ("all have grown", larger(&grown), Want::Does("Delete", "keep_dependents: true"), ""),
         (
-            "the StatefulSet is made anew, around its pods",
+            "the StatefulSet is made anew, around its pod",
             larger(&|seen| {
                 grown(seen);
-                seen.children.remove(&Child::StatefulSet);
+                seen.children.remove(&Child::StatefulSet(0));
             }),
             Want::Does("Apply", "\"storage\": String(\"2Gi\")"),
             "",
@@ -1184,8 +1459,11 @@ fn stopped_paused_and_deleted_clusters_are_let_be() {
     };
     let stopped = |pods: bool| {
         let mut seen = settled(3, json!({"stopped": true}));
-        seen.children = children_of(&desired(&seen.cluster), if pods { 3 } else { 0 });
         if !pods {
+            for ordinal in 0..3 {
+                let set = seen.children.get_mut(&Child::StatefulSet(ordinal)).expect("a set");
+                set["spec"]["replicas"] = json!(0);
+            }
             seen.pods.clear();
             seen.table = None;
         }
@@ -1194,7 +1472,7 @@ fn stopped_paused_and_deleted_clusters_are_let_be() {
     check(vec![
         ("deleted", deleted, Want::Nothing, ""),
         ("paused", settled(3, json!({"replicas": 5, "paused": true})), Want::Nothing, ""),
-        ("to stop", stopped(true), Want::Does("Scale", "replicas: 0"), ""),
+        ("to stop", stopped(true), Want::Does("Scale", "ordinal: 2, set"), ""),
         ("stopped", stopped(false), Want::Nothing, ""),
         (
             "to start",
@@ -1203,7 +1481,7 @@ fn stopped_paused_and_deleted_clusters_are_let_be() {
                 seen.cluster.spec.stopped = false;
                 seen
             },
-            Want::Does("Scale", "replicas: 3"),
+            Want::Does("Scale", "ordinal: 0"),
             "DriverUnreachable",
         ),
         (
@@ -1228,11 +1506,28 @@ fn stopped_paused_and_deleted_clusters_are_let_be() {
             "a version is refused: a member without a pod gets it back, as it was",
             {
                 let mut seen = well(3, json!({"image": "flotilla:9.0.0"}), json!({}));
-                let set = seen.children.get_mut(&Child::StatefulSet).expect("a set");
-                set["spec"]["replicas"] = json!(2);
+                let set = seen.children.get_mut(&Child::StatefulSet(1)).expect("a set");
+                set["spec"]["replicas"] = json!(0);
                 seen
             },
             Want::Does("Scale", "\"image\": String(\"flotilla:1\")"),
+            "VersionRefused",
+        ),
+        (
+            "a version is refused: a member without a StatefulSet gets it back, as the others are",
+            {
+                let mut seen = well(3, json!({"image": "flotilla:9.0.0"}), json!({}));
+                seen.children.remove(&Child::StatefulSet(1));
+                seen.pods.remove(&1);
+                seen
+            },
+            Want::Does("Scale", "\"image\": String(\"flotilla:1\")"),
+            "VersionRefused",
+        ),
+        (
+            "a version is refused: no pod comes that would have it",
+            well(3, json!({"image": "flotilla:9.0.0", "replicas": 5}), json!({})),
+            Want::Nothing,
             "VersionRefused",
         ),
         (
@@ -1288,7 +1583,7 @@ fn stopped_paused_and_deleted_clusters_are_let_be() {
                 }
                 seen
             },
-            Want::Does("Scale", "replicas: 4"),
+            Want::Does("Scale", "ordinal: 3"),
             "VersionRefused",
         ),
         (
@@ -1326,10 +1621,10 @@ fn preview_tells_all_that_a_spec_leads_to() {
     let lines = preview(&seen, &defaults(), now());
     for part in [
         "make NetworkPolicy kv",
-        "change StatefulSet kv at",
-        "let pod kv-3 join",
-        "grow volume data-kv-0 from 1Gi to 2Gi",
-        "restart pod kv-2",
+        "make StatefulSet kv-3",
+        "let pod kv-3-0 join",
+        "grow volume data-kv-0-0 from 1Gi to 2Gi",
+        "restart pod kv-2-0",
     ] {
         assert!(lines.iter().any(|line| line.contains(part)), "{part}: {lines:#?}");
     }

@@ -1,7 +1,7 @@
 //! A Kubernetes, and a Flotilla whose nodes live and die with its pods.
 //!
 //! As far as the operator can tell them from the real ones: versions and uids are compared, claims of a
-//! StatefulSet cannot change, a pod gets its volume back, a node is what its disk says, the node table
+//! StatefulSet cannot change, nor can ConfigMaps, a pod gets its volume back, a node is what its disk says, the node table
 //! answers only while region 1 has a quorum. Every change is judged before it is made.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use super::defaults;
 use crate::{
     answers::{Answers, Memory},
-    children::Child,
+    children::{self, Child},
     crd::{KvCluster, KvClusterStatus},
     desired::Desired,
     names::{CLUSTER_ID, Names, TEMPLATE_HASH},
     owner,
     plan::{Call, Change, Deed},
-    seen::{Exit, Joined, Node, Peer, Pod, Row, Seen, Slot, State, Table, VolumeClaim},
+    seen::{self, Exit, Joined, Node, Peer, Pod, Row, Seen, Slot, State, Table, VolumeClaim},
     world::{Error, Key, World},
 };
 
@@ -41,11 +41,21 @@ struct Inner {
     uids: u64,
     seconds: i64,
     children: BTreeMap<Child, Value>,
+    /// By name; `children` has none of them.
+    configs: BTreeMap<String, Value>,
+    refused: Option<String>,
+    /// So many pods find a place.
+    room: i32,
+    /// Seconds that a new pod takes to start.
+    start_takes: i64,
     pods: BTreeMap<i32, FakePod>,
     claims: BTreeMap<i32, FakeClaim>,
     /// The cluster's own state, which lives on its disks.
     flotilla: Option<Flotilla>,
     begun: usize,
+    split_keys: Vec<String>,
+    /// PersistentVolumes that outlive their claims.
+    kept: BTreeSet<String>,
     first_cluster_id: String,
     pods_made: usize,
     changes: usize,
@@ -73,7 +83,12 @@ struct FakePod {
     uid: String,
     hash: String,
     image: String,
+    configs: BTreeSet<String>,
+    /// The settings that its container is started with: those of its ConfigMap when it was made, if there was
+    /// one. Invariant, as in Kubernetes: a ConfigMap that cannot be changed is what it was at every start.
+    settings: Option<String>,
     age: i64,
+    start_takes: i64,
     terminating: bool,
     restarts: i32,
     /// The claim that it was started with.
@@ -108,6 +123,8 @@ struct Flotilla {
 
 /// How long the peers of a node that drains stay after it is wanted again: some passes.
 const SECOND_THOUGHT: i64 = 10;
+/// A setting that the operator cannot know to be wrong.
+pub(super) const BROKEN_SETTING: &str = "13s";
 const RANGES: [(&str, &str); 3] = [("", "g"), ("g", "p"), ("p", "")];
 
 impl Fake {
@@ -128,10 +145,16 @@ impl Fake {
                 uids: 100,
                 seconds: 1_700_000_000,
                 children: BTreeMap::new(),
+                configs: BTreeMap::new(),
+                refused: None,
+                room: i32::MAX,
+                start_takes: 1,
                 pods: BTreeMap::new(),
                 claims: BTreeMap::new(),
                 flotilla: None,
                 begun: 0,
+                split_keys: Vec::new(),
+                kept: BTreeSet::new(),
                 first_cluster_id: String::new(),
                 pods_made: 0,
                 changes: 0,
@@ -211,6 +234,19 @@ impl Fake {
         self.0.lock().ended_around
     }
 
+    /// Those that the cluster was made with.
+    pub(super) fn split_keys(&self) -> Vec<String> {
+        self.0.lock().split_keys.clone()
+    }
+
+    pub(super) fn kept(&self) -> usize {
+        self.0.lock().kept.len()
+    }
+
+    pub(super) fn desired(&self) -> Desired {
+        Desired::of(&self.0.lock().cluster, &defaults()).expect("a valid spec")
+    }
+
     pub(super) fn begun(&self) -> usize {
         self.0.lock().begun
     }
@@ -258,6 +294,7 @@ impl Fake {
     pub(super) fn recreate(&self) {
         let mut inner = self.0.lock();
         inner.children.clear();
+        inner.configs.clear();
         inner.pods.clear();
         inner.cluster.status = None;
         inner.cluster.metadata.uid = Some("00000000-0000-0000-0000-00000000000b".to_owned());
@@ -274,10 +311,26 @@ impl Fake {
         inner.journal.push(format!("-- somebody edits {child:?} at {path}"));
     }
 
+    /// What an earlier operator left: a cluster in service, in pods of one StatefulSet.
+    pub(super) fn made_by_an_earlier_operator(&self) {
+        let mut inner = self.0.lock();
+        let members = (0..3).map(|ordinal| {
+            json!({"nodeId": ordinal + 1, "podName": format!("kv-{ordinal}"), "role": "voter",
+                "state": "Up", "leaders": 0, "peers": 1})
+        });
+        let status = json!({"clusterId": inner.first_cluster_id, "members": members.collect::<Vec<_>>(),
+            "conditions": []});
+        inner.cluster.status = Some(serde_json::from_value(status).expect("a status"));
+        inner.touch_cluster();
+    }
+
     /// Somebody makes an object with a name of ours, instead of what is there.
     pub(super) fn take_name(&self, child: Child, object: Value) {
         let mut inner = self.0.lock();
-        inner.children.insert(child, object);
+        match inner.present_config().filter(|_| child == Child::ConfigMap) {
+            Some(name) => inner.configs.insert(name, object),
+            None => inner.children.insert(child, object),
+        };
         inner.journal.push(format!("-- somebody makes {child:?}"));
     }
 
@@ -288,11 +341,20 @@ impl Fake {
     }
 
     pub(super) fn child(&self, child: Child) -> Option<Value> {
-        self.0.lock().children.get(&child).cloned()
+        self.0.lock().seen_children().get(&child).cloned()
     }
 
     pub(super) fn remove_child(&self, child: Child) {
-        self.0.lock().children.remove(&child);
+        let mut inner = self.0.lock();
+        match inner.present_config().filter(|_| child == Child::ConfigMap) {
+            Some(name) => inner.configs.remove(&name),
+            None => inner.children.remove(&child),
+        };
+    }
+
+    /// Also those that pods still use.
+    pub(super) fn remove_configs(&self) {
+        self.0.lock().configs.clear();
     }
 
     /// The pod and its volume are gone; Kubernetes makes both anew.
@@ -301,6 +363,49 @@ impl Fake {
         inner.pods.remove(&ordinal);
         inner.claims.remove(&ordinal);
         inner.journal.push(format!("-- volume {ordinal} is lost"));
+    }
+
+    /// Evicted, drained with its machine, or deleted by hand: Kubernetes makes it anew.
+    pub(super) fn evict(&self, ordinal: i32) {
+        let mut inner = self.0.lock();
+        inner.pods.remove(&ordinal);
+        inner.journal.push(format!("-- pod {ordinal} is evicted"));
+    }
+
+    /// Its container is ended for want of memory, and started again in the same pod.
+    pub(super) fn run_out_of_memory(&self, ordinal: i32) {
+        let mut inner = self.0.lock();
+        let pod = inner.pods.get_mut(&ordinal).expect("a pod");
+        (pod.age, pod.restarts) = (0, pod.restarts + 1);
+        inner.journal.push(format!("-- pod {ordinal} runs out of memory"));
+    }
+
+    /// No pod can be made with this template hash, as where a policy refuses it.
+    pub(super) fn refuse_pods_of(&self, hash: Option<String>) {
+        self.0.lock().refused = hash;
+    }
+
+    /// Images are fetched from far away from now on: so long does a new pod take to start.
+    pub(super) fn start_slowly(&self, seconds: i64) {
+        self.0.lock().start_takes = seconds;
+    }
+
+    /// There is room for so many pods.
+    pub(super) fn refuse_pods_after(&self, count: i32) {
+        self.0.lock().room = count;
+    }
+
+    /// ConfigMaps, those that are used and those that are not.
+    pub(super) fn configs(&self) -> BTreeSet<String> {
+        self.0.lock().configs.keys().cloned().collect()
+    }
+
+    /// Regions that can neither be read nor written.
+    pub(super) fn quorums_lost(&self) -> usize {
+        let inner = self.0.lock();
+        let alive = inner.alive();
+        let regions = inner.flotilla.iter().flat_map(|flotilla| &flotilla.regions);
+        regions.filter(|(voters, _)| !has_majority(voters, &alive)).count()
     }
 
     /// The server ends whenever it is started on this disk.
@@ -346,7 +451,8 @@ impl Inner {
     fn runs(&self, pod: &FakePod) -> bool {
         !pod.terminating
             && !pod.image.starts_with("broken")
-            && pod.age >= 1
+            && pod.settings.as_ref().is_some_and(|settings| !settings.contains(BROKEN_SETTING))
+            && pod.age >= pod.start_takes
             && self.claim_of(pod).is_some_and(|claim| !claim.broken)
     }
 
@@ -359,7 +465,7 @@ impl Inner {
         let Some(flotilla) = &self.flotilla else { return BTreeSet::new() };
         self.pods
             .iter()
-            .filter(|(_, pod)| self.runs(pod) && pod.age >= 2)
+            .filter(|(_, pod)| self.runs(pod) && pod.age > pod.start_takes)
             .filter_map(|(ordinal, _)| self.identity(*ordinal))
             .filter(|(id, _)| *id == flotilla.id)
             .map(|(_, node)| *node)
@@ -392,7 +498,7 @@ impl Inner {
         if let Some(child) = self.deletes {
             self.children.remove(&child);
         }
-        self.stateful_set();
+        self.stateful_sets();
         for pod in self.pods.values_mut() {
             pod.age += 1;
         }
@@ -424,78 +530,105 @@ impl Inner {
         }
     }
 
-    /// The controller of StatefulSets, and that which keeps volumes that are in use.
-    fn stateful_set(&mut self) {
+    /// The controller of StatefulSets, and that which keeps volumes that are in use. As the real one with
+    /// `OnDelete`: a pod that is not there is made from the template that the StatefulSet has by then, whatever
+    /// pod was there before, and one that is there is left as it is.
+    fn stateful_sets(&mut self) {
         self.pods.retain(|_, pod| !pod.terminating);
         let used: BTreeSet<String> = self.pods.values().map(|pod| pod.claim.clone()).collect();
         self.claims.retain(|_, claim| !claim.terminating || used.contains(&claim.uid));
-        let Some(set) = self.our_set().cloned() else { return };
+        // Those of others are left to others.
+        let sets: Vec<(i32, Value)> = self
+            .children
+            .iter()
+            .filter_map(|(child, set)| match child {
+                Child::StatefulSet(ordinal) if owner::is_ours(set, self.uid()) => {
+                    Some((*ordinal, set.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        for (ordinal, set) in sets {
+            self.stateful_set(ordinal, &set);
+        }
+    }
+
+    fn stateful_set(&mut self, ordinal: i32, set: &Value) {
         let set_uid = set["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-        for pod in self.pods.values_mut() {
+        if let Some(pod) = self.pods.get_mut(&ordinal) {
             pod.set.clone_from(&set_uid);
         }
         let replicas = set["spec"]["replicas"].as_i64().unwrap_or(0);
-        let replicas = i32::try_from(replicas).unwrap_or(0);
-        for (_, pod) in self.pods.range_mut(replicas..) {
-            pod.terminating = true;
+        if replicas == 0 {
+            if let Some(pod) = self.pods.get_mut(&ordinal) {
+                pod.terminating = true;
+            }
+            return;
         }
         let size = &set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"];
         let size = size["storage"].as_str().unwrap_or_default().to_owned();
         let cluster_id = &set["spec"]["volumeClaimTemplates"][0]["metadata"]["annotations"];
         let cluster_id = cluster_id[CLUSTER_ID].as_str().unwrap_or_default().to_owned();
-        for ordinal in 0..replicas {
-            if !self.claims.contains_key(&ordinal) {
-                let uid = self.next_uid();
-                let claim = FakeClaim {
-                    uid,
-                    size: size.clone(),
-                    cluster_id: cluster_id.clone(),
-                    mark: None,
-                    terminating: false,
-                    identity: None,
-                    broken: false,
-                };
-                self.claims.insert(ordinal, claim);
-            }
-            let claim = &self.claims[&ordinal];
-            if self.pods.contains_key(&ordinal) || claim.terminating {
-                continue;
-            }
-            let claim = claim.uid.clone();
-            let template = &set["spec"]["template"];
-            let pod = FakePod {
-                uid: self.next_uid(),
-                hash: template["metadata"]["annotations"][TEMPLATE_HASH]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned(),
-                image: template["spec"]["containers"][0]["image"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned(),
-                age: 0,
+        if !self.claims.contains_key(&ordinal) {
+            let uid = self.next_uid();
+            let claim = FakeClaim {
+                uid,
+                size,
+                cluster_id,
+                mark: None,
                 terminating: false,
-                restarts: 0,
-                claim,
-                set: set_uid.clone(),
+                identity: None,
+                broken: false,
             };
-            self.pods.insert(ordinal, pod);
-            self.pods_made += 1;
+            self.claims.insert(ordinal, claim);
         }
+        let claim = &self.claims[&ordinal];
+        if self.pods.contains_key(&ordinal) || claim.terminating {
+            return;
+        }
+        let claim = claim.uid.clone();
+        let template = &set["spec"]["template"];
+        let hash = template["metadata"]["annotations"][TEMPLATE_HASH].as_str().unwrap_or_default();
+        if self.refused.as_deref() == Some(hash) || ordinal >= self.room {
+            return;
+        }
+        let configs: BTreeSet<String> = children::configs(set).map(ToOwned::to_owned).collect();
+        let settings = configs.iter().find_map(|name| self.configs.get(name));
+        let settings = settings.map(|config| config["data"].to_string());
+        let pod = FakePod {
+            uid: self.next_uid(),
+            hash: hash.to_owned(),
+            image: template["spec"]["containers"][0]["image"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+            configs,
+            settings,
+            age: 0,
+            start_takes: self.start_takes,
+            terminating: false,
+            restarts: 0,
+            claim,
+            set: set_uid,
+        };
+        self.pods.insert(ordinal, pod);
+        self.pods_made += 1;
     }
 
     fn uid(&self) -> &str {
         self.cluster.metadata.uid.as_deref().unwrap_or_default()
     }
 
-    fn our_set(&self) -> Option<&Value> {
-        let set = self.children.get(&Child::StatefulSet)?;
-        owner::is_ours(set, self.uid()).then_some(set)
+    /// A pod is that of our StatefulSet.
+    fn is_ours(&self, ordinal: i32, pod: &FakePod) -> bool {
+        let set = self.children.get(&Child::StatefulSet(ordinal));
+        let set = set.filter(|set| owner::is_ours(set, self.uid()));
+        set.is_some_and(|set| set["metadata"]["uid"] == *pod.set)
     }
 
     fn look(&self) -> Seen {
         let names = self.names();
-        let (children, taken) = owner::sort(self.children.clone(), self.uid());
+        let (children, taken) = owner::sort(self.seen_children(), self.uid());
         let ours = Desired::of(&self.cluster, &defaults()).map(|desired| desired.cluster_id);
         let table = self
             .flotilla
@@ -506,7 +639,7 @@ impl Inner {
             let seen = VolumeClaim {
                 name: names.volume(*ordinal),
                 uid: claim.uid.clone(),
-                volume: None,
+                volume: Some(format!("pv-of-{}", claim.uid)),
                 requested: Quantity(claim.size.clone()),
                 decommissioned: claim.mark.clone(),
                 terminating: claim.terminating,
@@ -518,7 +651,9 @@ impl Inner {
         Seen {
             cluster: self.cluster.clone(),
             children,
+            earlier: seen::earlier_pod(&self.cluster, &self.names()).flatten(),
             answers: Answers::default(),
+            old_configs: self.old_configs(),
             taken: taken.into_iter().map(|(child, whose)| (Slot::Child(child), whose)).collect(),
             foreign_volumes: self
                 .claims
@@ -543,14 +678,39 @@ impl Inner {
         }
     }
 
+    fn present_config(&self) -> Option<String> {
+        let desired = Desired::of(&self.cluster, &defaults()).ok()?;
+        Some(Child::ConfigMap.name(&desired))
+    }
+
+    fn seen_children(&self) -> BTreeMap<Child, Value> {
+        let mut children = self.children.clone();
+        let config = self.present_config().and_then(|name| self.configs.get(&name));
+        children.extend(config.map(|config| (Child::ConfigMap, config.clone())));
+        children
+    }
+
+    fn old_configs(&self) -> BTreeMap<String, String> {
+        let present = self.present_config();
+        let old = self.configs.iter().filter(|(name, config)| {
+            Some(*name) != present.as_ref() && owner::is_ours(config, self.uid())
+        });
+        old.map(|(name, config)| {
+            let uid = config["metadata"]["uid"].as_str().unwrap_or_default();
+            (name.clone(), uid.to_owned())
+        })
+        .collect()
+    }
+
     fn pod(&self, ordinal: i32, pod: &FakePod) -> Pod {
         let runs = self.runs(pod);
         let node = if runs { self.node(ordinal) } else { Node::Silent("silent".into()) };
         let ready = matches!(&node, Node::Joined(joined) if joined.ready);
         let broken = self.claim_of(pod).is_some_and(|claim| claim.broken);
+        let wrong = pod.settings.as_ref().is_none_or(|text| text.contains(BROKEN_SETTING));
         let reason = if pod.image.starts_with("broken") {
             Some("ImagePullBackOff")
-        } else if broken {
+        } else if broken || wrong {
             Some("CrashLoopBackOff")
         } else {
             None
@@ -558,11 +718,12 @@ impl Inner {
         Pod {
             name: self.names().pod(ordinal),
             uid: pod.uid.clone(),
-            ours: self.our_set().is_some_and(|set| set["metadata"]["uid"] == *pod.set),
+            ours: self.is_ours(ordinal, pod),
             ready,
             terminating: pod.terminating,
             running: runs,
             template_hash: Some(pod.hash.clone()),
+            configs: pod.configs.clone(),
             ip: Some(format!("10.0.0.{ordinal}")),
             place: BTreeMap::new(),
             restarts: pod.restarts,
@@ -677,6 +838,23 @@ impl Inner {
         }
     }
 
+    /// Invariant: of the pods that run well, at most one may come back with another template than it has.
+    fn judge_template(&self, ordinal: i32, old: Option<&Value>, new: &Value) {
+        if self.judge_disks_only || old.is_none() {
+            return;
+        }
+        let changes = |ordinal: i32, set: &Value| {
+            let pod = self.pods.get(&ordinal).filter(|pod| self.runs(pod));
+            pod.is_some_and(|pod| children::template_hash(set) != Some(&pod.hash))
+        };
+        let others = self.children.iter().filter(|(child, set)| match child {
+            Child::StatefulSet(other) => *other != ordinal && changes(*other, set),
+            _ => false,
+        });
+        let many = others.count() + usize::from(changes(ordinal, new));
+        self.require(many <= 1, "a template reaches a pod in its turn only");
+    }
+
     /// Invariant: deleting a volume leaves every region a majority of its disks.
     fn judge_disk_loss(&self, ordinal: i32) {
         let Some(flotilla) = &self.flotilla else { return };
@@ -697,12 +875,22 @@ impl Inner {
         match change {
             Change::Apply(child, object, _) => return self.store(*child, object, true),
             Change::Replace(child, object, _) => return self.store(*child, object, false),
-            Change::Scale { set, replicas } => {
-                let stored = self.store(Child::StatefulSet, set, true)?;
+            Change::Scale { ordinal, set, replicas } => {
+                let stored = self.store(Child::StatefulSet(*ordinal), set, true)?;
                 if stored["spec"]["replicas"] != *replicas {
                     return Err(Error::Refused("another number of pods is stored".to_owned()));
                 }
                 return Ok(stored);
+            }
+            Change::Delete { child: Child::ConfigMap, name, uid, .. } => {
+                let found = self.configs.get(name);
+                if found.is_some_and(|object| object["metadata"]["uid"] != *uid) {
+                    return Err(Error::Moved("uid".to_owned()));
+                }
+                let used = self.pods.values().any(|pod| pod.configs.contains(name))
+                    || self.children.values().any(|set| children::configs(set).any(|c| c == name));
+                self.require(!used, "no settings are deleted that a pod may be made with");
+                self.configs.remove(name);
             }
             Change::Delete { child, uid, keep_dependents, .. } => {
                 let found = self.children.get(child);
@@ -714,7 +902,7 @@ impl Inner {
                     "what is somebody else's is not deleted",
                 );
                 self.require(
-                    *child != Child::StatefulSet || *keep_dependents,
+                    !matches!(child, Child::StatefulSet(_)) || *keep_dependents,
                     "pods outlive their StatefulSet",
                 );
                 let now = Timestamp::from_second(self.seconds).expect("a time");
@@ -734,7 +922,7 @@ impl Inner {
                 if pod.uid != *uid {
                     return Err(Error::Moved("uid".to_owned()));
                 }
-                let ours = self.our_set().is_some_and(|set| set["metadata"]["uid"] == *pod.set);
+                let ours = self.is_ours(ordinal, pod);
                 self.require(
                     ours || self.judge_disks_only,
                     "only pods of our StatefulSet are deleted",
@@ -750,8 +938,16 @@ impl Inner {
             Change::GrowVolume { name, uid, size } => {
                 self.claim(name, uid)?.size.clone_from(&size.0);
             }
-            Change::DeleteVolume { name, uid } => {
+            Change::DeleteVolume { name, uid, keep } => {
                 self.claim(name, uid)?;
+                let retain = self.cluster.spec.storage.retain;
+                let kept = keep.is_some();
+                // A late operator may have seen another spec.
+                self.require(
+                    kept == retain || self.judge_disks_only,
+                    "a disk is kept if and only if that is asked for",
+                );
+                self.kept.extend(keep.clone());
                 let ordinal = self.names().ordinal_of_volume(name).expect("a volume of ours");
                 self.judge_disk_loss(ordinal);
                 self.claim(name, uid)?.terminating = true;
@@ -775,7 +971,11 @@ impl Inner {
         if self.refuses == Some(child) {
             return Err(Error::Refused("a policy refuses it".to_owned()));
         }
-        let old = self.children.get(&child).cloned();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let old = match child {
+            Child::ConfigMap => self.configs.get(&name).cloned(),
+            _ => self.children.get(&child).cloned(),
+        };
         for field in ["uid", "resourceVersion"] {
             let asked = &object["metadata"][field];
             let known = old.as_ref().map_or(&Value::Null, |old| &old["metadata"][field]);
@@ -792,17 +992,24 @@ impl Inner {
             let sent = self.sent.get(&child).unwrap_or(&Value::Null);
             keep_items_of_others(&mut new["spec"], &old["spec"], &sent["spec"]);
         }
-        if child == Child::StatefulSet
+        if child == Child::ConfigMap
+            && let Some(old) = &old
+            && old["data"] != new["data"]
+        {
+            return Err(Error::Refused("it is immutable".to_owned()));
+        }
+        if let Child::StatefulSet(ordinal) = child {
+            self.judge_template(ordinal, old.as_ref(), &new);
+        }
+        if let Child::StatefulSet(ordinal) = child
             && let Some(old) = &old
         {
             let claims = |set: &Value| set["spec"]["volumeClaimTemplates"].clone();
             if claims(old) != claims(&new) {
                 return Err(Error::Refused("claims cannot change".to_owned()));
             }
-            let pods = |set: &Value| set["spec"]["replicas"].as_i64().unwrap_or(0);
-            let stopped = self.cluster.spec.stopped;
-            for ordinal in pods(&new)..pods(old) {
-                let ordinal = i32::try_from(ordinal).unwrap_or(0);
+            if children::replicas(&new) == 0 && children::replicas(old) > 0 {
+                let stopped = self.cluster.spec.stopped;
                 let node = self.identity(ordinal).map(|(_, node)| *node);
                 let member = |node| self.flotilla.as_ref().is_some_and(|f| f.is_member(node));
                 self.require(
@@ -818,7 +1025,11 @@ impl Inner {
         new["metadata"]["uid"] = uid;
         new["metadata"]["resourceVersion"] = json!(self.next_version());
         (self.admission)(child, &mut new);
-        self.children.insert(child, new.clone());
+        if child == Child::ConfigMap {
+            self.configs.insert(name, new.clone());
+        } else {
+            self.children.insert(child, new.clone());
+        }
         self.sent.insert(child, object.clone());
         Ok(new)
     }
@@ -831,22 +1042,46 @@ impl Inner {
             "the operation is noted before its side effect",
         );
         let names = self.names();
-        if let Call::Initialize { pod, cluster_id, replication_factor } = call {
-            let pod = self.pods.get(pod).cloned();
-            let claim = pod.filter(|pod| self.runs(pod)).map(|pod| pod.claim);
-            let claim = self.claims.values_mut().find(|known| Some(&known.uid) == claim.as_ref());
-            let claim = claim.ok_or_else(|| Error::Failed("no answer".to_owned()))?;
-            if claim.identity.is_some() {
+        if let Call::Initialize { pod, cluster_id, replication_factor, first_nodes, split_keys } =
+            call
+        {
+            // As the server: the one that is called, then the others, all of them or none.
+            let mut disks = Vec::new();
+            for address in first_nodes {
+                let ordinal = names.ordinal_at(address).expect("an address of ours");
+                let runs = self.pods.get(&ordinal).filter(|pod| self.runs(pod));
+                let Some(disk) = runs.map(|pod| pod.claim.clone()) else {
+                    return Err(Error::Refused(format!("{address} does not answer")));
+                };
+                disks.push((ordinal, disk, address.clone()));
+            }
+            disks.sort_by_key(|(ordinal, ..)| ordinal != pod);
+            let identity = |inner: &Self, disk: &String| {
+                let claim = inner.claims.values().find(|claim| claim.uid == *disk);
+                claim.and_then(|claim| claim.identity.clone())
+            };
+            if disks.first().is_some_and(|(_, disk, _)| identity(self, disk).is_some()) {
                 // The same token: an echo.
                 return Ok(());
             }
-            claim.identity = Some((cluster_id.clone(), 1));
+            if let Some((.., address)) =
+                disks.iter().find(|(_, disk, _)| identity(self, disk).is_some())
+            {
+                return Err(Error::Refused(format!("{address} belongs to a cluster")));
+            }
+            let mut addresses = Vec::new();
+            for (node, (_, disk, address)) in (1..).zip(disks) {
+                addresses.push(address);
+                let claim = self.claims.values_mut().find(|claim| claim.uid == disk);
+                claim.expect("a disk").identity = Some((cluster_id.clone(), node));
+            }
             self.begun += 1;
             if self.begun == 1 {
                 self.first_cluster_id.clone_from(cluster_id);
             }
+            self.split_keys.clone_from(split_keys);
             let factor = usize::try_from(*replication_factor).unwrap_or(1);
-            self.flotilla = Some(Flotilla::begin(cluster_id, factor, names.client_address(0)));
+            self.flotilla = Some(Flotilla::begin(cluster_id, factor, addresses));
             return Ok(());
         }
         if !self.driver_answers() {
@@ -978,13 +1213,16 @@ fn keep_items_of_others(new: &mut Value, old: &Value, sent: &Value) {
 }
 
 impl Flotilla {
-    fn begin(id: &str, factor: usize, address: String) -> Self {
+    fn begin(id: &str, factor: usize, addresses: Vec<String>) -> Self {
+        let rows: Vec<Row> =
+            (1..).zip(addresses).map(|(id, address)| new_row(id, address, State::Up)).collect();
+        let voters: BTreeSet<u64> = rows.iter().map(|row| row.node_id).take(factor).collect();
         Self {
             id: id.to_owned(),
             version: 1,
             factor,
-            rows: vec![new_row(1, address, State::Up)],
-            regions: vec![(BTreeSet::from([1]), Some(1)); RANGES.len()],
+            rows,
+            regions: vec![(voters, Some(1)); RANGES.len()],
             evicted: BTreeSet::new(),
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{PersistentVolumeClaim, Pod},
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
 };
 use kube::{
     Api, ResourceExt,
@@ -256,12 +256,24 @@ impl<'a> Cluster<'a> {
         Ok(named.filter(|(name, _)| name.starts_with(&prefix)).collect())
     }
 
-    /// Its StatefulSet.
+    /// Its settings, when there is one set of them: no pod has older ones.
+    ///
+    /// # Errors
+    /// The API server's, or when there are several.
+    pub async fn config_map(&self) -> anyhow::Result<ConfigMap> {
+        let selector = format!("app.kubernetes.io/instance={}", self.name);
+        let found = self.api::<ConfigMap>().list(&ListParams::default().labels(&selector)).await?;
+        let names: Vec<_> = found.items.iter().map(ResourceExt::name_any).collect();
+        ensure!(names.len() == 1, "ConfigMaps: {names:?}");
+        found.items.into_iter().next().context("a ConfigMap")
+    }
+
+    /// The StatefulSet of one of its nodes.
     ///
     /// # Errors
     /// The API server's.
-    pub async fn stateful_set(&self) -> anyhow::Result<StatefulSet> {
-        Ok(self.api::<StatefulSet>().get(&self.name).await?)
+    pub async fn stateful_set(&self, ordinal: i32) -> anyhow::Result<StatefulSet> {
+        Ok(self.api::<StatefulSet>().get(&format!("{}-{ordinal}", self.name)).await?)
     }
 
     /// Deletes a pod, and waits until another one of its name is ready. `grace` of zero is a kill -9.

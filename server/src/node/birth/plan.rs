@@ -54,6 +54,9 @@ pub(in crate::node) fn plan(
     split_keys.dedup();
     let first_nodes = nodes.iter().zip(1..).map(|(status, node_id)| {
         let mut labels = status.labels.clone();
+        if let Some(told) = request.first_node_labels.get(&status.client_address) {
+            labels.extend(told.labels.clone());
+        }
         if node_id == 1 {
             labels.extend(request.labels.clone());
         }

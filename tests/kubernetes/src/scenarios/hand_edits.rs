@@ -8,7 +8,10 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Service},
     policy::v1::PodDisruptionBudget,
 };
-use kube::api::{Patch, PatchParams};
+use kube::{
+    ResourceExt as _,
+    api::{Patch, PatchParams},
+};
 use serde_json::json;
 
 use crate::{cluster::Cluster, stage::Stage, traffic::Traffic, wait::eventually};
@@ -24,9 +27,9 @@ pub(super) async fn stateful_set_is_put_back(stage: &Stage<'_>) -> anyhow::Resul
 
     let container = json!({"name": "server", "env": [{"name": "EDITED", "value": "by hand"}]});
     let template = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
-    sets.patch("kv", &edit, &Patch::Strategic(template)).await?;
+    sets.patch("kv-0", &edit, &Patch::Strategic(template)).await?;
     eventually("the template to be put back", BOUND, async || {
-        let set = cluster.stateful_set().await?;
+        let set = cluster.stateful_set(0).await?;
         let text = serde_json::to_string(&set.spec)?;
         ensure!(!text.contains("EDITED"), "the edit is still there");
         Ok(())
@@ -34,10 +37,10 @@ pub(super) async fn stateful_set_is_put_back(stage: &Stage<'_>) -> anyhow::Resul
     .await?;
     ensure!(cluster.uids().await? == before, "an edit that was undone replaced pods");
 
-    sets.patch("kv", &edit, &Patch::Merge(json!({"spec": {"replicas": 4}}))).await?;
+    sets.patch("kv-0", &edit, &Patch::Merge(json!({"spec": {"replicas": 2}}))).await?;
     eventually("the number of pods to be put back", BOUND, async || {
-        let replicas = cluster.stateful_set().await?.spec.and_then(|spec| spec.replicas);
-        ensure!(replicas == Some(3), "{replicas:?}");
+        let replicas = cluster.stateful_set(0).await?.spec.and_then(|spec| spec.replicas);
+        ensure!(replicas == Some(1), "{replicas:?}");
         ensure!(cluster.uids().await? == before, "other pods");
         Ok(())
     })
@@ -45,11 +48,12 @@ pub(super) async fn stateful_set_is_put_back(stage: &Stage<'_>) -> anyhow::Resul
     cluster.healthy(3, BOUND).await?;
     ensure!(cluster.uids().await? == before, "the pods are not those of before");
 
-    cluster.api::<ConfigMap>().delete("kv", &Default::default()).await?;
+    let config = cluster.config_map().await?.name_any();
+    cluster.api::<ConfigMap>().delete(&config, &Default::default()).await?;
     cluster.api::<Service>().delete("kv", &Default::default()).await?;
     cluster.api::<PodDisruptionBudget>().delete("kv", &Default::default()).await?;
     eventually("what was deleted to be made again", BOUND, async || {
-        cluster.api::<ConfigMap>().get("kv").await?;
+        cluster.api::<ConfigMap>().get(&config).await?;
         cluster.api::<Service>().get("kv").await?;
         cluster.api::<PodDisruptionBudget>().get("kv").await?;
         Ok(())

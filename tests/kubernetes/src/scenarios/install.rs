@@ -44,8 +44,8 @@ pub(super) async fn sample_is_available_within_a_minute(stage: &Stage<'_>) -> an
     ensure!(shown["Health"] == "Healthy", "{shown:?}");
 
     // In the pod, without arguments about where and whom.
-    cluster.exec("kv-0", &["kvctl", "put", "greeting", "Ahoy"]).await?;
-    let greeting = cluster.exec("kv-2", &["kvctl", "get", "greeting"]).await?;
+    cluster.exec("kv-0-0", &["kvctl", "put", "greeting", "Ahoy"]).await?;
+    let greeting = cluster.exec("kv-2-0", &["kvctl", "get", "greeting"]).await?;
     ensure!(greeting.contains("Ahoy"), "another pod says {greeting}");
 
     let began = Instant::now();

@@ -25,7 +25,7 @@ pub(super) async fn clusters_of_one_name_do_not_share_data(
     spec["storage"]["retain"] = json!(true);
     let cluster = Cluster::create(stage, "kv", spec.clone()).await?;
     cluster.healthy(3, BOUND).await?;
-    cluster.exec("kv-0", &["kvctl", "put", "who", "the first"]).await?;
+    cluster.exec("kv-0-0", &["kvctl", "put", "who", "the first"]).await?;
     let id = cluster.status().await?["clusterId"].as_str().unwrap_or_default().to_owned();
     end(&cluster).await?;
     ensure!(cluster.claims().await?.len() == 3, "volumes that are to be kept were deleted");
@@ -44,7 +44,7 @@ pub(super) async fn clusters_of_one_name_do_not_share_data(
     // Told to, it takes them over.
     cluster.patch(json!({"metadata": {"annotations": {ADOPT: id}}})).await?;
     cluster.healthy(3, BOUND).await?;
-    let who = cluster.exec("kv-0", &["kvctl", "get", "who"]).await?;
+    let who = cluster.exec("kv-0-0", &["kvctl", "get", "who"]).await?;
     ensure!(who.contains("the first"), "adopted volumes say {who}");
     end(&cluster).await?;
 
@@ -59,7 +59,7 @@ pub(super) async fn clusters_of_one_name_do_not_share_data(
     .await?;
     let cluster = Cluster::create(stage, "kv", small(3, 3)).await?;
     cluster.healthy(3, BOUND).await?;
-    let who = cluster.exec("kv-0", &["kvctl", "get", "who"]).await;
+    let who = cluster.exec("kv-0-0", &["kvctl", "get", "who"]).await;
     ensure!(who.is_err(), "an empty cluster says {who:?}");
     end(&cluster).await?;
     eventually("volumes that are not to be kept to go", BOUND, async || {
@@ -75,7 +75,7 @@ async fn end(cluster: &Cluster<'_>) -> anyhow::Result<()> {
         ensure!(cluster.object().await.is_err(), "the object is still there");
         let pods = cluster.uids().await?;
         ensure!(pods.is_empty(), "{pods:?}");
-        ensure!(cluster.stateful_set().await.is_err(), "the StatefulSet is still there");
+        ensure!(cluster.stateful_set(0).await.is_err(), "a StatefulSet is still there");
         Ok(())
     })
     .await?;
@@ -95,7 +95,7 @@ async fn end(cluster: &Cluster<'_>) -> anyhow::Result<()> {
 
 pub(super) async fn stopped_cluster_keeps_its_data(stage: &Stage<'_>) -> anyhow::Result<()> {
     let cluster = Cluster::healthy_of(stage, 3, 3).await?;
-    cluster.exec("kv-0", &["kvctl", "put", "who", "still me"]).await?;
+    cluster.exec("kv-0-0", &["kvctl", "put", "who", "still me"]).await?;
     let ids = cluster.node_ids().await?;
     cluster.patch(json!({"spec": {"stopped": true}})).await?;
     cluster.becomes("Stopped", "True", BOUND).await?;
@@ -108,7 +108,7 @@ pub(super) async fn stopped_cluster_keeps_its_data(stage: &Stage<'_>) -> anyhow:
     cluster.patch(json!({"spec": {"stopped": false}})).await?;
     cluster.healthy(3, BOUND).await?;
     ensure!(cluster.node_ids().await? == ids, "other nodes");
-    let who = cluster.exec("kv-1", &["kvctl", "get", "who"]).await?;
+    let who = cluster.exec("kv-1-0", &["kvctl", "get", "who"]).await?;
     ensure!(who.contains("still me"), "{who}");
 
     // Paused, a pod that is gone comes back, and nothing of the spec is acted on.

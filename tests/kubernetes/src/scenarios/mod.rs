@@ -81,6 +81,7 @@ scenarios! {
     Long scale::scale_in_can_be_cancelled,
     Long scale::scale_in_with_a_pending_pod_converges,
     Long roll::image_upgrade_is_not_noticed,
+    Long roll::pod_before_its_turn_comes_back_as_it_was,
     Long roll::sick_pod_holds_a_roll_up,
     Long hand_edits::stateful_set_is_put_back,
     Long others::objects_of_others_are_left_alone,

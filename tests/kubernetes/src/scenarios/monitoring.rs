@@ -47,7 +47,7 @@ pub(super) async fn prometheus_sees_all_and_alerts(stage: &Stage<'_>) -> anyhow:
 
     eventually("every pod and the operator to be scraped", BOUND, async || {
         let up: BTreeSet<String> = prometheus.ask("up == 1").await?.iter().map(pod_of).collect();
-        for pod in ["kv-0", "kv-1", "kv-2", "flotilla-operator"] {
+        for pod in ["kv-0-0", "kv-1-0", "kv-2-0", "flotilla-operator"] {
             ensure!(up.iter().any(|name| name.starts_with(pod)), "{pod} is not among {up:?}");
         }
         Ok(())
@@ -59,9 +59,9 @@ pub(super) async fn prometheus_sees_all_and_alerts(stage: &Stage<'_>) -> anyhow:
     // One of three, then two of three, have no place to run.
     let full = Cordon::all(stage).await?;
     let outcome = async {
-        take_away(&cluster, "kv-2").await?;
+        take_away(&cluster, "kv-2-0").await?;
         prometheus.fires("FlotillaNodeDown").await?;
-        take_away(&cluster, "kv-1").await?;
+        take_away(&cluster, "kv-1-0").await?;
         prometheus.fires("FlotillaQuorumLost").await?;
         let available = cluster.becomes("Available", "False", BOUND).await?;
         ensure!(available.reason == "QuorumLost", "{available}");
@@ -343,7 +343,7 @@ mod tests {
     fn pods_are_found_by_the_names_that_prometheus_gives_them() {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {
-                "name": "kv-0", "namespace": "ns",
+                "name": "kv-0-0", "namespace": "ns",
                 "labels": {"app.kubernetes.io/name": "flotilla"},
                 "annotations": {"prometheus.io/scrape": "true"},
             },
@@ -356,7 +356,7 @@ mod tests {
         .expect("a pod");
         let labels = json!({
             "__meta_kubernetes_namespace": "ns",
-            "__meta_kubernetes_pod_name": "kv-0",
+            "__meta_kubernetes_pod_name": "kv-0-0",
             "__meta_kubernetes_pod_label_app_kubernetes_io_name": "flotilla",
             "__meta_kubernetes_pod_annotation_prometheus_io_scrape": "true",
             "__meta_kubernetes_pod_container_port_name": "http",

@@ -29,7 +29,7 @@ const DEATH: Duration = Duration::from_secs(30);
 
 pub(super) async fn operator_restart_touches_no_pod(stage: &Stage<'_>) -> anyhow::Result<()> {
     let cluster = Cluster::healthy_of(stage, 3, 3).await?;
-    let (pods, set) = (cluster.uids().await?, cluster.stateful_set().await?);
+    let (pods, set) = (cluster.uids().await?, cluster.stateful_set(0).await?);
     let traffic = Traffic::start(&cluster).await?;
     stage.world.restart_operator(stage.name).await?;
     // Another default image is what an upgrade of the operator brings.
@@ -53,7 +53,7 @@ pub(super) async fn operator_restart_touches_no_pod(stage: &Stage<'_>) -> anyhow
             Ok(())
         })
         .await?;
-        let now = cluster.stateful_set().await?;
+        let now = cluster.stateful_set(0).await?;
         ensure!(now.metadata.generation == set.metadata.generation, "the StatefulSet was changed");
         cluster.healthy(3, BOUND).await
     }

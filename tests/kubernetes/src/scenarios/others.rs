@@ -27,14 +27,13 @@ const WATCHED: Duration = Duration::from_secs(15);
 /// How long a cluster at rest is watched.
 const REST: Duration = Duration::from_secs(60);
 
-/// What a Helm release named `kv` might have made: group, kind, plural, and the object.
+/// What others might have made under names of a cluster `kv`: group, kind, plural, and the object.
 fn strangers() -> Vec<(&'static str, &'static str, &'static str, Value)> {
     let labels = json!({"app": "theirs"});
     let pod = json!({"metadata": {"labels": labels}, "spec": {
         "containers": [{"name": "theirs", "image": "localhost/theirs:1"}]}});
     vec![
         ("", "ServiceAccount", "serviceaccounts", json!({})),
-        ("", "ConfigMap", "configmaps", json!({"data": {"flotilla.yaml": "theirs"}})),
         (
             "",
             "Service",
@@ -63,6 +62,11 @@ fn strangers() -> Vec<(&'static str, &'static str, &'static str, Value)> {
     ]
 }
 
+/// The name of a cluster's objects; of the StatefulSets that of the first.
+fn name_of(kind: &str) -> &'static str {
+    if kind == "StatefulSet" { "kv-0" } else { "kv" }
+}
+
 fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
 }
@@ -76,7 +80,8 @@ fn api(stage: &Stage<'_>, group: &str, kind: &str, plural: &str) -> Api<DynamicO
 async fn as_they_are(stage: &Stage<'_>) -> anyhow::Result<BTreeMap<&'static str, Value>> {
     let mut all = BTreeMap::new();
     for (group, kind, plural, _) in strangers() {
-        let object = api(stage, group, kind, plural).get("kv").await.with_context(|| kind)?;
+        let object =
+            api(stage, group, kind, plural).get(name_of(kind)).await.with_context(|| kind)?;
         let mut object = serde_json::to_value(object)?;
         object["status"] = Value::Null;
         for field in ["managedFields", "resourceVersion"] {
@@ -89,7 +94,8 @@ async fn as_they_are(stage: &Stage<'_>) -> anyhow::Result<BTreeMap<&'static str,
 
 pub(super) async fn objects_of_others_are_left_alone(stage: &Stage<'_>) -> anyhow::Result<()> {
     for (group, kind, plural, object) in strangers() {
-        let made = DynamicObject::new("kv", &resource(group, "v1", kind, plural)).data(object);
+        let made =
+            DynamicObject::new(name_of(kind), &resource(group, "v1", kind, plural)).data(object);
         let api = api(stage, group, kind, plural);
         api.create(&PostParams::default(), &made).await.with_context(|| kind)?;
     }
@@ -125,7 +131,7 @@ pub(super) async fn objects_of_others_are_left_alone(stage: &Stage<'_>) -> anyho
             Ok(degraded)
         });
         degraded.await?;
-        api(stage, group, kind, plural).delete("kv", &DeleteParams::default()).await?;
+        api(stage, group, kind, plural).delete(name_of(kind), &DeleteParams::default()).await?;
     }
     cluster.healthy(3, BOUND).await?;
 
@@ -287,11 +293,11 @@ async fn live_under_it(stage: &Stage<'_>) -> anyhow::Result<()> {
     }
     traffic.finish_unharmed().await?;
     let now = changed(&cluster, stage).await?;
-    ensure!(now.uid() == set.uid(), "the StatefulSet was made anew");
+    ensure!(now.uid() == set.uid(), "a StatefulSet was made anew");
 
     // Looks that follow a change are closer to each other.
     elapse(REST / 2).await;
-    let generation = cluster.stateful_set().await?.metadata.generation;
+    let generation = cluster.stateful_set(0).await?.metadata.generation;
     let before = stage.world.operator_metrics().await?;
     elapse(REST).await;
     let after = stage.world.operator_metrics().await?;
@@ -306,13 +312,13 @@ async fn live_under_it(stage: &Stage<'_>) -> anyhow::Result<()> {
         let writes = sum(&after, name, labels) - sum(&before, name, labels);
         ensure!(writes < 0.5, "{writes} writes of {labels:?} at rest");
     }
-    ensure!(cluster.stateful_set().await?.metadata.generation == generation, "it was written");
+    ensure!(cluster.stateful_set(0).await?.metadata.generation == generation, "it was written");
     Ok(())
 }
 
-/// The StatefulSet, which is as the policy wants it.
+/// The first StatefulSet, which is as the policy wants it.
 async fn changed(cluster: &Cluster<'_>, stage: &Stage<'_>) -> anyhow::Result<StatefulSet> {
-    let set = cluster.stateful_set().await?;
+    let set = cluster.stateful_set(0).await?;
     let text = serde_json::to_string(&set.spec)?;
     ensure!(text.contains("INJECTED"), "the policy did not reach it: {text}");
     ensure!(text.contains(&stage.world.next_image("flotilla-server")), "{text}");

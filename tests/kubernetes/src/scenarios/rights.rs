@@ -102,8 +102,8 @@ async fn live(stage: &Stage<'_>) -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
-    cluster.api::<PersistentVolumeClaim>().delete("data-kv-1", &none).await?;
-    cluster.delete_pod("kv-1", None).await?;
+    cluster.api::<PersistentVolumeClaim>().delete("data-kv-1-0", &none).await?;
+    cluster.delete_pod("kv-1-0", None).await?;
     eventually("the three to be well", BOUND, async || {
         let ready =
             cluster.pods().await?.iter().filter(|pod| crate::cluster::is_ready(pod)).count();

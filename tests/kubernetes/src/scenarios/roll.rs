@@ -29,7 +29,7 @@ pub(super) async fn changed_config_rolls_unnoticed(stage: &Stage<'_>) -> anyhow:
     let cluster = Cluster::healthy_of(stage, 3, 3).await?;
     let traffic = Traffic::start(&cluster).await?;
     rolls(&cluster, json!({"spec": {"config": {"log_level": "info"}}})).await?;
-    let config = cluster.api::<k8s_openapi::api::core::v1::ConfigMap>().get("kv").await?;
+    let config = cluster.config_map().await?;
     let text = config.data.unwrap_or_default().remove("flotilla.yaml").unwrap_or_default();
     ensure!(text.contains("log_level"), "{text}");
     traffic.finish_within(GAP_MAX).await?;
@@ -116,18 +116,65 @@ pub(super) async fn broken_image_stops_after_one_pod_and_heals(
     Ok(())
 }
 
+/// A template comes to a pod in its turn: two accidents while a broken one is tried cost no quorum.
+pub(super) async fn pod_before_its_turn_comes_back_as_it_was(
+    stage: &Stage<'_>,
+) -> anyhow::Result<()> {
+    let cluster = Cluster::healthy_of(stage, 3, 3).await?;
+    let before = cluster.uids().await?;
+    let traffic = Traffic::start(&cluster).await?;
+    // Each is a setting of its own, and only the server finds that they contradict each other.
+    let contradiction =
+        json!({"raft.heartbeat_interval": "9s", "raft.election_timeout_min": "10s"});
+    cluster.patch(json!({"spec": {"config": contradiction}})).await?;
+    let degraded = eventually("Degraded to say why", BOUND, async || {
+        let degraded = cluster.condition("Degraded").await?;
+        ensure!(degraded.reason == "PodFailing", "Degraded is {degraded}");
+        Ok(degraded)
+    })
+    .await?;
+    say(format!("    Degraded: {degraded}"));
+    let first = changed(&before, &cluster.uids().await?);
+    ensure!(first.len() == 1, "{first:?} were replaced");
+    for other in before.keys().filter(|pod| **pod != first[0]) {
+        let old = cluster.api::<Pod>().get(other).await?;
+        cluster.delete_pod(other, None).await?;
+        eventually(format!("{other} to be back as it was"), BOUND, async || {
+            let now = cluster.api::<Pod>().get(other).await?;
+            ensure!(now.metadata.uid != old.metadata.uid && is_ready(&now), "not yet");
+            ensure!(configs(&now) == configs(&old), "{:?}", configs(&now));
+            Ok(())
+        })
+        .await?;
+    }
+    let available = cluster.condition("Available").await?;
+    ensure!(available.status == "True", "two of three nodes serve, yet {available}");
+    let healed = json!({"raft.heartbeat_interval": null, "raft.election_timeout_min": null});
+    cluster.patch(json!({"spec": {"config": healed}})).await?;
+    cluster.healthy(3, BOUND).await?;
+    cluster.config_map().await?;
+    traffic.finish().await?;
+    Ok(())
+}
+
+/// The settings that a pod was made with.
+fn configs(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| Some(volume.config_map.as_ref()?.name.clone())).collect()
+}
+
 pub(super) async fn sick_pod_holds_a_roll_up(stage: &Stage<'_>) -> anyhow::Result<()> {
     let cluster = Cluster::healthy_of(stage, 3, 3).await?;
     let traffic = Traffic::start(&cluster).await?;
     let full = Cordon::all(stage).await?;
     let outcome = async {
         let before = cluster.uids().await?;
-        cluster.api::<Pod>().delete("kv-1", &Default::default()).await?;
-        pending(&cluster, "kv-1").await?;
+        cluster.api::<Pod>().delete("kv-1-0", &Default::default()).await?;
+        pending(&cluster, "kv-1-0").await?;
         cluster.patch(json!({"spec": {"restartedAt": "2001-01-01T00:00:00Z"}})).await?;
         throughout("the well pods left alone", 2 * STILL, async || {
             let changed = changed(&before, &cluster.uids().await?);
-            ensure!(changed.iter().all(|pod| pod == "kv-1"), "{changed:?} were replaced");
+            ensure!(changed.iter().all(|pod| pod == "kv-1-0"), "{changed:?} were replaced");
             Ok(())
         })
         .await?;

@@ -49,7 +49,7 @@ async fn through(stage: &Stage<'_>, first: u32, factor: u32, steps: &[To]) -> an
                     cluster.patch(json!({"spec": {"replicationFactor": peers}})).await?;
                     eventually(format!("{peers} peers of each region"), BOUND, async || {
                         let words = ["kvctl", "regions", "--all", "--output", "json"];
-                        let regions = cluster.exec(&format!("{}-0", cluster.name), &words).await?;
+                        let regions = cluster.exec("kv-0-0", &words).await?;
                         let regions: Vec<Value> = serde_json::from_str(&regions)?;
                         ensure!(!regions.is_empty(), "no regions");
                         for region in &regions {
@@ -81,7 +81,8 @@ async fn through(stage: &Stage<'_>, first: u32, factor: u32, steps: &[To]) -> an
     let last = last as usize;
     let claims = cluster.claims().await?;
     for (name, claim) in &claims {
-        let ordinal = name.rsplit('-').next().and_then(|text| text.parse::<usize>().ok());
+        let node = name.strip_prefix("data-kv-").and_then(|rest| rest.strip_suffix("-0"));
+        let ordinal = node.and_then(|text| text.parse::<usize>().ok());
         let used = ordinal.is_some_and(|ordinal| ordinal < last);
         let marked = claim.annotations().contains_key("flotilla.dev/decommissioned-node-id");
         // `retain` is off: what was decommissioned may be gone, and else says what it is.
@@ -107,10 +108,10 @@ pub(super) async fn scale_in_can_be_cancelled(stage: &Stage<'_>) -> anyhow::Resu
     cluster.scale(4).await?;
     cluster.healthy(4, BOUND).await?;
     let after = cluster.node_ids().await?;
-    for (pod, id) in before.iter().filter(|(pod, _)| *pod != "kv-3") {
+    for (pod, id) in before.iter().filter(|(pod, _)| *pod != "kv-3-0") {
         ensure!(after.get(pod) == Some(id), "{pod} was node {id}, now {after:?}");
     }
-    say(format!("    kv-3 was node {:?}, is {:?}", before.get("kv-3"), after.get("kv-3")));
+    say(format!("    kv-3-0 was node {:?}, is {:?}", before.get("kv-3-0"), after.get("kv-3-0")));
     traffic.finish_unharmed().await?;
     Ok(())
 }
@@ -122,7 +123,7 @@ pub(super) async fn scale_in_with_a_pending_pod_converges(stage: &Stage<'_>) -> 
     let outcome = async {
         // A pod that never ran, whose node never joined.
         cluster.scale(4).await?;
-        pending(&cluster, "kv-3").await?;
+        pending(&cluster, "kv-3-0").await?;
         cluster.scale(3).await?;
         cluster.healthy(3, BOUND).await?;
         Ok::<(), anyhow::Error>(())
@@ -136,8 +137,8 @@ pub(super) async fn scale_in_with_a_pending_pod_converges(stage: &Stage<'_>) -> 
     cluster.healthy(4, BOUND).await?;
     let full = Cordon::all(stage).await?;
     let outcome = async {
-        cluster.api::<Pod>().delete("kv-3", &Default::default()).await?;
-        pending(&cluster, "kv-3").await?;
+        cluster.api::<Pod>().delete("kv-3-0", &Default::default()).await?;
+        pending(&cluster, "kv-3-0").await?;
         cluster.scale(3).await?;
         cluster.healthy(3, BOUND).await?;
         Ok::<(), anyhow::Error>(())

@@ -39,7 +39,7 @@ pub(super) async fn volumes_grow_under_running_pods(stage: &Stage<'_>) -> anyhow
     cluster.healthy(3, BOUND).await?;
     let traffic = Traffic::start(&cluster).await?;
     let pods = cluster.uids().await?;
-    let set = cluster.stateful_set().await?.uid();
+    let set = cluster.stateful_set(2).await?.uid();
     let before = sizes(&cluster).await?;
 
     cluster.patch(json!({"spec": {"storage": {"size": LARGER}}})).await?;
@@ -57,8 +57,8 @@ pub(super) async fn volumes_grow_under_running_pods(stage: &Stage<'_>) -> anyhow
     eventually("all volumes and those to come to be larger", BOUND, async || {
         let sizes = sizes(&cluster).await?;
         ensure!(sizes.values().all(|size| size == LARGER), "{sizes:?}");
-        let now = cluster.stateful_set().await?;
-        ensure!(now.uid() != set, "the StatefulSet is not made anew yet");
+        let now = cluster.stateful_set(2).await?;
+        ensure!(now.uid() != set, "the last StatefulSet is not made anew yet");
         let template = now.spec.and_then(|spec| spec.volume_claim_templates?.into_iter().next());
         let template = template.context("the StatefulSet has no template of claims")?;
         ensure!(size(&template) == LARGER, "new volumes get {}", size(&template));
