@@ -25,7 +25,7 @@ use crate::{
     clock,
     drift::{self, Difference, Drift},
     names::OBJECT_HASH,
-    plan::Change,
+    plan::{Change, Deed},
     world::{Error, Key},
 };
 
@@ -47,7 +47,11 @@ const QUARREL: u32 = 3;
 
 /// What is known of the objects of one cluster.
 #[derive(Clone, Debug, Default)]
-pub struct Answers(BTreeMap<Child, Answer>);
+pub struct Answers {
+    children: BTreeMap<Child, Answer>,
+    /// By name of the claim, and what was to be done to it. Bound: as many as there are claims, twice.
+    volumes: BTreeMap<(String, Deed), Refusal>,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Answer {
@@ -67,6 +71,19 @@ struct Refusal {
     /// The API server will not have it; else it could not.
     definite: bool,
     tries: Tries,
+}
+
+impl Refusal {
+    /// What failed, as when a webhook does not answer, may go on failing: nothing waits for it.
+    fn of(error: &Error, before: Option<Self>, now: Timestamp) -> Option<Self> {
+        let (why, definite) = match error {
+            Error::Refused(why) => (why, true),
+            Error::Failed(why) => (why, false),
+            Error::Moved(_) | Error::NotLeading => return before,
+        };
+        let tries = Tries::again(before.as_ref().map(|refusal| &refusal.tries), now);
+        Some(Self { why: why.clone(), definite, tries })
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +137,7 @@ impl Answers {
     #[must_use]
     pub fn differences(&self, child: Child, want: &Value, live: &Value) -> Vec<Difference> {
         let mut all = drift::differences(want, live);
-        if let Some(answer) = self.0.get(&child)
+        if let Some(answer) = self.children.get(&child)
             && answer.asked.as_ref() == Some(hash(want))
         {
             all.retain(|difference| !answer.otherwise.contains(difference));
@@ -139,7 +156,8 @@ impl Answers {
         path: &str,
         now: Timestamp,
     ) -> Result<(), Contended> {
-        let answer = self.0.get(&child).filter(|answer| answer.asked.as_ref() == Some(hash(want)));
+        let answer =
+            self.children.get(&child).filter(|answer| answer.asked.as_ref() == Some(hash(want)));
         may(answer, path, now)
     }
 
@@ -148,7 +166,7 @@ impl Answers {
     /// # Errors
     /// It was made a moment ago.
     pub fn may_make(&self, child: Child, now: Timestamp) -> Result<(), Contended> {
-        may(self.0.get(&child), MADE, now)
+        may(self.children.get(&child), MADE, now)
     }
 
     /// As [`Self::may_put_back`], of an object that is to go.
@@ -156,20 +174,21 @@ impl Answers {
     /// # Errors
     /// It was deleted a moment ago.
     pub fn may_delete(&self, child: Child, now: Timestamp) -> Result<(), Contended> {
-        may(self.0.get(&child), DELETED, now)
+        may(self.children.get(&child), DELETED, now)
     }
 
     /// Something of an object was put back a moment ago, or again and again.
     #[must_use]
     pub fn is_fought_about(&self, child: Child, now: Timestamp) -> bool {
-        let mut tries = self.0.get(&child).into_iter().flat_map(|answer| answer.tries.values());
+        let mut tries =
+            self.children.get(&child).into_iter().flat_map(|answer| answer.tries.values());
         tries.any(|tries| tries.is_quarrel(now) || !tries.is_due(CONTENDED_WAIT_MAX, now))
     }
 
     /// An object is deleted or made by others again and again.
     #[must_use]
     pub fn quarrel_about(&self, child: Child, now: Timestamp) -> Option<Contended> {
-        let answer = self.0.get(&child)?;
+        let answer = self.children.get(&child)?;
         let whole = [MADE, DELETED].into_iter().filter_map(|path| answer.tries.get(path));
         let worst = whole.filter(|tries| tries.is_quarrel(now)).max_by_key(|tries| tries.last)?;
         Some(worst.contended(now))
@@ -183,7 +202,8 @@ impl Answers {
         want: &Value,
         now: Timestamp,
     ) -> impl Iterator<Item = (&str, Contended)> {
-        let answer = self.0.get(&child).filter(|answer| answer.asked.as_ref() == Some(hash(want)));
+        let answer =
+            self.children.get(&child).filter(|answer| answer.asked.as_ref() == Some(hash(want)));
         let tries = answer.into_iter().flat_map(|answer| &answer.tries);
         tries
             .filter(move |(path, tries)| !is_whole(path) && tries.is_quarrel(now))
@@ -193,20 +213,27 @@ impl Answers {
     /// Whether an object may be written: it was not refused a moment ago.
     #[must_use]
     pub fn may_try(&self, child: Child, now: Timestamp) -> bool {
-        let refusal = self.0.get(&child).and_then(|answer| answer.refused.as_ref());
+        let refusal = self.children.get(&child).and_then(|answer| answer.refused.as_ref());
         refusal.is_none_or(|refusal| refusal.tries.is_due(REFUSED_WAIT_MAX, now))
     }
 
     /// Why the last try was refused, a moment ago or longer.
     #[must_use]
     pub fn refused(&self, child: Child) -> Option<&str> {
-        Some(self.0.get(&child)?.refused.as_ref()?.why.as_str())
+        Some(self.children.get(&child)?.refused.as_ref()?.why.as_str())
+    }
+
+    /// Why a volume claim could not be changed, a moment ago or longer, and whether it may be tried again.
+    #[must_use]
+    pub fn refused_volume(&self, claim: &str, deed: Deed, now: Timestamp) -> Option<(&str, bool)> {
+        let refusal = self.volumes.get(&(claim.to_owned(), deed))?;
+        Some((refusal.why.as_str(), refusal.tries.is_due(REFUSED_WAIT_MAX, now)))
     }
 
     /// The API server said that it will not have it.
     #[must_use]
     pub fn was_refused(&self, child: Child) -> bool {
-        let refusal = self.0.get(&child).and_then(|answer| answer.refused.as_ref());
+        let refusal = self.children.get(&child).and_then(|answer| answer.refused.as_ref());
         refusal.is_some_and(|refusal| refusal.definite)
     }
 
@@ -230,13 +257,21 @@ impl Answers {
                 };
                 (Child::StatefulSet(*ordinal), Some(set), path, is_new)
             }
+            // One with other settings, and another name.
+            Change::Delete { child: Child::ConfigMap, .. } => (Child::ConfigMap, None, None, false),
             Change::Delete { child, .. } => (*child, None, Some(DELETED), false),
-            Change::DeletePod { .. }
-            | Change::MarkVolume { .. }
-            | Change::DeleteVolume { .. }
-            | Change::GrowVolume { .. } => return,
+            Change::NoteVolume { name, .. } | Change::GrowVolume { name, .. } => {
+                let what = (name.clone(), change.deed());
+                let before = self.volumes.remove(&what);
+                let refusal = result.err().and_then(|error| Refusal::of(error, before, now));
+                self.volumes.extend(refusal.map(|refusal| (what, refusal)));
+                return;
+            }
+            Change::DeletePod { .. } | Change::MarkVolume { .. } | Change::DeleteVolume { .. } => {
+                return;
+            }
         };
-        let answer = self.0.entry(child).or_default();
+        let answer = self.children.entry(child).or_default();
         match result {
             Ok(stored) => {
                 answer.refused = None;
@@ -248,7 +283,9 @@ impl Answers {
                     }
                     if answer.asked.as_ref() != Some(hash(asked)) {
                         answer.asked = Some(hash(asked).clone());
-                        answer.tries.retain(|path, _| is_whole(path));
+                        // Other settings are another object.
+                        let is_same = child != Child::ConfigMap;
+                        answer.tries.retain(|path, _| is_same && is_whole(path));
                     }
                 }
                 // It goes for good: what comes after it is no quarrel.
@@ -265,16 +302,7 @@ impl Answers {
                     answer.tries.remove(&oldest);
                 }
             }
-            // What failed, as when a webhook does not answer, may go on failing: nothing waits for it.
-            Err(Error::Refused(why) | Error::Failed(why)) => {
-                let before = answer.refused.as_ref().map(|refusal| &refusal.tries);
-                answer.refused = Some(Refusal {
-                    why: why.clone(),
-                    definite: matches!(result, Err(Error::Refused(_))),
-                    tries: Tries::again(before, now),
-                });
-            }
-            Err(Error::Moved(_) | Error::NotLeading) => {}
+            Err(error) => answer.refused = Refusal::of(error, answer.refused.take(), now),
         }
     }
 }
@@ -422,6 +450,47 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_change_often_and_nodes_that_come_and_go_are_no_quarrel() {
+        let mut answers = Answers::default();
+        let set = Child::StatefulSet(3);
+        for round in 0..9 {
+            let second = round * 20;
+            let config = object(&round.to_string(), "a");
+            let made = Change::Apply(Child::ConfigMap, Box::new(config.clone()), None);
+            answers.learn(&made, Ok(&config), at(second));
+            let delete = |child| Change::Delete {
+                child,
+                name: String::new(),
+                uid: "u".to_owned(),
+                keep_dependents: true,
+            };
+            answers.learn(&delete(Child::ConfigMap), Ok(&Value::Null), at(second));
+            let scale = |uid: Value, replicas| {
+                let mut set = object("1", "a");
+                set["metadata"]["uid"] = uid;
+                Change::Scale { ordinal: 3, set: Box::new(set), replicas }
+            };
+            answers.learn(&scale(Value::Null, 1), Ok(&object("1", "a")), at(second));
+            answers.learn(&scale(json!("u"), 0), Ok(&object("1", "a")), at(second));
+            answers.learn(&delete(set), Ok(&Value::Null), at(second));
+            for child in [Child::ConfigMap, set] {
+                let quarrel = answers.quarrel_about(child, at(second));
+                assert_eq!(quarrel, None, "{child:?}, round {round}");
+                assert_eq!(answers.may_make(child, at(second + 5)), Ok(()), "{child:?}");
+            }
+        }
+        // Scaled down by somebody, again and again.
+        let mut there = object("1", "a");
+        there["metadata"]["uid"] = json!("u");
+        let up = Change::Scale { ordinal: 3, set: Box::new(there.clone()), replicas: 1 };
+        for second in [200, 205, 215] {
+            answers.learn(&up, Ok(&there), at(second));
+        }
+        let told: Vec<_> = answers.quarrels(set, &there, at(215)).map(|(path, _)| path).collect();
+        assert_eq!(told, [REPLICAS]);
+    }
+
+    #[test]
     fn objects_that_are_deleted_and_made_again_and_again_are_so_ever_more_seldom() {
         let want = object("1", "a");
         let deletion = Change::Delete {
@@ -507,7 +576,7 @@ mod tests {
             let change = apply(object("1", "a"), Some(&format!(".spec.x{number}")));
             answers.learn(&change, Ok(&object("1", "a")), at(number));
         }
-        assert_eq!(answers.0[&Child::Service].tries.len(), PLACES_MAX);
-        assert!(answers.0[&Child::Service].tries.contains_key(".spec.x99"));
+        assert_eq!(answers.children[&Child::Service].tries.len(), PLACES_MAX);
+        assert!(answers.children[&Child::Service].tries.contains_key(".spec.x99"));
     }
 }

@@ -152,6 +152,7 @@ fn reason(action: &Action) -> &'static str {
             Change::Scale { .. } => "Scaled",
             Change::DeletePod { .. } => "PodRestarted",
             Change::MarkVolume { .. } => "VolumeDecommissioned",
+            Change::NoteVolume { .. } => "VolumeNoted",
             Change::DeleteVolume { .. } => "VolumeDeleted",
             Change::GrowVolume { .. } => "VolumeGrows",
         },

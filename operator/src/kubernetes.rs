@@ -35,7 +35,7 @@ use crate::{
     desired::{Defaults, Desired},
     lease::Leadership,
     metrics::Metrics,
-    names::{DECOMMISSIONED, MANAGER, Names},
+    names::{CLUSTER_ID, DECOMMISSIONED, MANAGER, Names},
     nodes, owner,
     plan::{Call, Change},
     seen::{self, Node, Seen, Slot},
@@ -217,7 +217,12 @@ impl Kubernetes {
     }
 
     /// As [`Self::pods`].
-    async fn volumes(&self, names: &Names, desired: &Desired) -> Result<Volumes, Error> {
+    async fn volumes(
+        &self,
+        names: &Names,
+        cluster: &KvCluster,
+        desired: &Desired,
+    ) -> Result<Volumes, Error> {
         let claims: Api<PersistentVolumeClaim> = self.api(&names.namespace);
         let replicas = desired.spec.replicas;
         let found = by_name(
@@ -229,10 +234,17 @@ impl Kubernetes {
         );
         let found = found.await.map_err(|error| failed("list volumes", error))?;
         let mut volumes = Volumes::default();
+        let is_known = |claim: &PersistentVolumeClaim| {
+            claim.metadata.uid.as_ref().is_some_and(|uid| seen::knows_volume(cluster, uid))
+        };
         let mut ours = Vec::new();
         for (ordinal, claim) in found {
             match volumes::cluster_id(&claim) {
                 Some(id) if id == desired.cluster_id => {
+                    volumes.ours.insert(ordinal, volumes::read(&claim));
+                    ours.push(claim);
+                }
+                None if is_known(&claim) => {
                     volumes.ours.insert(ordinal, volumes::read(&claim));
                     ours.push(claim);
                 }
@@ -366,6 +378,16 @@ impl Kubernetes {
                 let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
                 done(&format!("mark volume {name}"), patched)
             }
+            Change::NoteVolume { name, uid, cluster_id } => {
+                let patch = json!({"metadata": {
+                    "uid": uid,
+                    "annotations": {CLUSTER_ID: cluster_id},
+                }});
+                let params =
+                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+                let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
+                done(&format!("note the cluster at volume {name}"), patched)
+            }
             Change::GrowVolume { name, uid, size } => {
                 let patch = json!({
                     "metadata": {"uid": uid},
@@ -463,7 +485,7 @@ impl World for Kubernetes {
             },
             async {
                 match &desired {
-                    Some(desired) => self.volumes(&names, desired).await,
+                    Some(desired) => self.volumes(&names, &cluster, desired).await,
                     None => Ok(Volumes::default()),
                 }
             },

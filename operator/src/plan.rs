@@ -154,6 +154,12 @@ pub enum Change {
         uid: String,
         node_id: String,
     },
+    /// A claim that is known by its uid bears the cluster's id, as the others do.
+    NoteVolume {
+        name: String,
+        uid: String,
+        cluster_id: String,
+    },
     /// The claim. Its PersistentVolume with the data is kept where there is one to keep.
     DeleteVolume {
         name: String,
@@ -350,7 +356,7 @@ impl<'a> View<'a> {
             return Some(step);
         }
         if self.desired.spec.stopped {
-            return self.stop().or_else(|| self.children());
+            return self.stop().or_else(|| self.children()).or_else(|| self.note_volumes());
         }
         if self.holds_template() {
             // Nothing that would bring its template to the pods.
@@ -358,6 +364,7 @@ impl<'a> View<'a> {
                 .cover_members()
                 .or_else(|| self.begin())
                 .or_else(|| self.children())
+                .or_else(|| self.note_volumes())
                 .or_else(|| self.repair())
                 .or_else(|| self.join())
                 .or_else(|| self.drain())
@@ -371,6 +378,7 @@ impl<'a> View<'a> {
         self.cover_members()
             .or_else(|| self.begin())
             .or_else(|| self.children())
+            .or_else(|| self.note_volumes())
             .or_else(|| self.refresh())
             .or_else(|| self.make_possible())
             .or_else(|| self.repair())
@@ -542,6 +550,7 @@ deeds! {
     Scale, "Scale", "after-scale";
     DeletePod, "DeletePod", "after-delete-pod";
     MarkVolume, "MarkVolume", "after-mark-volume";
+    NoteVolume, "NoteVolume", "after-note-volume";
     DeleteVolume, "DeleteVolume", "after-delete-volume";
     GrowVolume, "GrowVolume", "after-grow-volume";
 }
@@ -588,6 +597,7 @@ impl Change {
             Self::Scale { .. } => Deed::Scale,
             Self::DeletePod { .. } => Deed::DeletePod,
             Self::MarkVolume { .. } => Deed::MarkVolume,
+            Self::NoteVolume { .. } => Deed::NoteVolume,
             Self::DeleteVolume { .. } => Deed::DeleteVolume,
             Self::GrowVolume { .. } => Deed::GrowVolume,
         }
@@ -610,9 +620,10 @@ impl Change {
             }
             Self::Scale { .. } => "statefulsets",
             Self::DeletePod { .. } => "pods",
-            Self::MarkVolume { .. } | Self::DeleteVolume { .. } | Self::GrowVolume { .. } => {
-                "persistentvolumeclaims"
-            }
+            Self::MarkVolume { .. }
+            | Self::NoteVolume { .. }
+            | Self::DeleteVolume { .. }
+            | Self::GrowVolume { .. } => "persistentvolumeclaims",
         }
     }
 }

@@ -163,6 +163,8 @@ pub struct VolumeClaim {
     /// The volume it is bound to.
     pub volume: Option<String>,
     pub requested: Quantity,
+    /// It lacks the cluster's id, which claims of ours bear. By its uid it is ours all the same.
+    pub unnoted: bool,
     /// As marked by us when its node was removed.
     pub decommissioned: Option<String>,
     pub terminating: bool,
@@ -227,6 +229,14 @@ impl Row {
     pub fn is_member(&self) -> bool {
         self.state != State::Removed && !self.forced
     }
+}
+
+/// A volume claim is known by its uid to be a cluster's.
+#[must_use]
+pub fn knows_volume(cluster: &KvCluster, uid: &str) -> bool {
+    let Some(status) = &cluster.status else { return false };
+    let of_members = status.members.iter().filter_map(|member| member.pvc_uid.as_deref());
+    of_members.chain(status.bootstrap_volume.as_deref()).any(|known| known == uid)
 }
 
 /// Whether the members of a cluster are in pods of an operator that made one StatefulSet for all nodes; `None`:

@@ -100,7 +100,13 @@ fn replicas(fake: &Fake, replicas: i32) {
     fake.edit(|spec| spec["replicas"] = json!(replicas));
 }
 
-const STORIES: [Story; 18] = [
+const STORIES: [Story; 19] = [
+    Story {
+        name: "a claim loses the note whose it is",
+        spec: || json!({"replicas": 1, "replicationFactor": 1}),
+        turns: &[|fake| fake.annotate_claim(0, "")],
+        holds: |_, seen| assert!(!seen.volumes[&0].unnoted),
+    },
     Story {
         name: "a node that was to go is wanted again",
         spec: || json!({"replicas": 4, "replicationFactor": 3}),
@@ -595,6 +601,65 @@ async fn cluster_of_an_earlier_operator_is_told_and_not_touched() {
     assert_eq!(members, ["kv-0", "kv-1", "kv-2"], "what is known of it stays");
     assert_eq!((fake.begun(), fake.pods_made(), fake.configs().len()), (0, 0, 0));
     assert_eq!(fake.changes(), 1, "the note in its status: {}", fake.journal());
+}
+
+/// Kubernetes would make the pod anew around the same claim, again and again.
+#[tokio::test]
+async fn pod_is_not_deleted_while_its_claim_may_be_somebody_elses() {
+    for theirs in ["", "another"] {
+        let fake = Fake::new(json!({"replicas": 4, "replicationFactor": 3}));
+        settle(&fake, "create").await;
+        let made = fake.pods_made();
+        fake.forget_volumes();
+        fake.annotate_claim(1, theirs);
+        fake.remove_node(1);
+        let status = passes(&fake, 200).await;
+        let reason = if theirs.is_empty() { "NameTaken" } else { "ForeignVolume" };
+        assert_eq!(degraded(&status), Some(reason), "{status:#?}");
+        // Nor when it has another template.
+        fake.edit(|spec| spec["config"] = json!({"log_level": "debug"}));
+        passes(&fake, 200).await;
+        assert_eq!(tries(&fake, "DeletePod { name: \"kv-1-0\""), 0, "{}", fake.journal());
+        assert_eq!(tries(&fake, "DeleteVolume"), 0, "{}", fake.journal());
+        assert!(fake.pods_made() > made, "the others are restarted");
+        fake.annotate_claim(1, &fake.first_cluster_id());
+        settle(&fake, "it is said to be ours").await;
+    }
+}
+
+#[tokio::test]
+async fn growth_that_is_refused_keeps_nobody_from_repairs_restarts_and_joins() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.refuse_growth(true);
+    fake.edit(|spec| spec["storage"]["size"] = json!("2Gi"));
+    until(&fake, "told", |_, status| degraded(status) == Some("VolumesCannotGrow")).await;
+    fake.lose_volume(1);
+    fake.edit(|spec| {
+        spec["config"] = json!({"log_level": "debug"});
+        spec["replicas"] = json!(4);
+    });
+    let wished = fake.desired().template_hash;
+    until(&fake, "all else is done", |seen, status| {
+        degraded(status) == Some("VolumesCannotGrow")
+            && seen.table.as_ref().is_some_and(|_| in_service(seen) == 4)
+            && seen.pods.values().all(|pod| pod.template_hash.as_ref() == Some(&wished))
+    })
+    .await;
+    let status = passes(&fake, 60).await;
+    assert!(told(&status).contains("exceeded quota"), "{}", told(&status));
+    let before = tries(&fake, "GrowVolume {");
+    passes(&fake, 600).await;
+    let tried = tries(&fake, "GrowVolume {") - before;
+    assert!((1..=40).contains(&tried), "three claims, each once a minute: {tried}");
+    // Taken back, as no volume has got it; and asked for again where there is room.
+    fake.edit(|spec| spec["storage"]["size"] = json!("1Gi"));
+    settle(&fake, "taken back").await;
+    fake.edit(|spec| spec["storage"]["size"] = json!("2Gi"));
+    fake.refuse_growth(false);
+    settle(&fake, "grown").await;
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    assert!(seen.volumes.values().all(|volume| volume.requested.0 == "2Gi"), "{seen:#?}");
 }
 
 #[tokio::test]

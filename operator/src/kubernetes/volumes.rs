@@ -34,6 +34,7 @@ pub(super) fn read(claim: &PersistentVolumeClaim) -> VolumeClaim {
         uid: metadata.uid.clone().unwrap_or_default(),
         volume: claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()),
         requested: requested.cloned().unwrap_or_else(|| Quantity("0".to_owned())),
+        unnoted: annotation(CLUSTER_ID).is_none(),
         decommissioned: annotation(DECOMMISSIONED),
         terminating: metadata.deletion_timestamp.is_some(),
         machine_is_gone: false,

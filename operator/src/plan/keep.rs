@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Action, Change, Kind, Step, View, scale::Template, up};
+use super::{Action, Change, Deed, Kind, Step, View, scale::Template, up};
 use crate::{
     answers::Contended,
     children::{self, Child},
@@ -102,8 +102,9 @@ impl View<'_> {
 
     /// Those that there are for all nodes, and for each.
     pub(super) fn all_children(&self) -> impl Iterator<Item = Child> + use<> {
-        let held = self.seen.sets().map(|(ordinal, _)| ordinal + 1).max().unwrap_or(0);
-        let sets = 0..self.wanted_pods().max(held);
+        let there = self.seen.sets().map(|(ordinal, _)| ordinal);
+        let there = there.chain(self.seen.pods.keys().copied()).max();
+        let sets = 0..self.wanted_pods().max(there.map_or(0, |last| last + 1));
         Child::SHARED.into_iter().chain(sets.map(Child::StatefulSet))
     }
 
@@ -171,7 +172,10 @@ impl View<'_> {
                 // With one node it would only keep Kubernetes nodes from being drained, for ever.
                 Child::DisruptionBudget => self.pods_for_budget() > 1,
                 Child::StatefulSet(ordinal) => {
-                    self.seen.set(ordinal).is_some() || ordinal < self.wanted_pods()
+                    // Also one whose pod was left behind, and is to go with it.
+                    self.seen.set(ordinal).is_some()
+                        || self.seen.pods.contains_key(&ordinal)
+                        || ordinal < self.wanted_pods()
                 }
                 _ => true,
             }
@@ -186,6 +190,24 @@ impl View<'_> {
             let leave = !self.may_try(child) || is_terminating(live);
             if leave { None } else { self.mend(child, live) }
         })?;
+        Some(Step::Keep(Action::Change(change), why))
+    }
+
+    /// Claims that are known by their uid bear the cluster's id: by it they are ours also when the status is
+    /// lost.
+    pub(super) fn note_volumes(&self) -> Option<Step> {
+        let mut unnoted = self.seen.volumes.values().filter(|volume| volume.unnoted);
+        let volume = unnoted.find(|volume| {
+            let refused =
+                self.seen.answers.refused_volume(&volume.name, Deed::NoteVolume, self.now);
+            !volume.terminating && refused.is_none_or(|(_, may_try)| may_try)
+        })?;
+        let change = Change::NoteVolume {
+            name: volume.name.clone(),
+            uid: volume.uid.clone(),
+            cluster_id: self.desired.cluster_id.clone(),
+        };
+        let why = format!("volume claim {} does not bear the cluster's id", volume.name);
         Some(Step::Keep(Action::Change(change), why))
     }
 
@@ -378,8 +400,10 @@ impl View<'_> {
     /// nobody can change. Their pods stay.
     pub(super) fn grow(&mut self) -> Option<Step> {
         let size = &self.desired.spec.storage.size;
-        let operation = |step| self.operation(Kind::GrowVolumes, &self.desired.names.name, step);
-        let mut refused = Vec::new();
+        let operation =
+            |view: &Self, step| view.operation(Kind::GrowVolumes, &view.desired.names.name, step);
+        let (mut refused, mut fixed) = (Vec::new(), Vec::new());
+        let mut next = None;
         for volume in self.seen.volumes.values() {
             if volume.terminating
                 || volume.decommissioned.is_some()
@@ -388,8 +412,15 @@ impl View<'_> {
                 continue;
             }
             if volume.can_grow == Some(false) {
-                refused.push(volume.name.clone());
+                fixed.push(volume.name.clone());
                 continue;
+            }
+            let told = self.seen.answers.refused_volume(&volume.name, Deed::GrowVolume, self.now);
+            if let Some((why, may_try)) = told {
+                refused.push(format!("volume {} is not given {size}: {why}", volume.name));
+                if !may_try {
+                    continue;
+                }
             }
             let change = Change::GrowVolume {
                 name: volume.name.clone(),
@@ -397,12 +428,18 @@ impl View<'_> {
                 size: k8s_openapi::apimachinery::pkg::api::resource::Quantity(size.clone()),
             };
             let why = format!("volume {} grows from {} to {size}", volume.name, volume.requested.0);
-            return Some(Step::Act(operation("GrowVolume"), Action::Change(change), why));
+            let operation = operation(self, "GrowVolume");
+            next.get_or_insert(Step::Act(operation, Action::Change(change), why));
         }
-        if !refused.is_empty() {
-            let message = format!("the storage class lets no volume grow: {}", refused.join(", "));
+        if !fixed.is_empty() {
+            refused.push(format!("the storage class lets no volume grow: {}", fixed.join(", ")));
+        }
+        let waits = !refused.is_empty();
+        for message in refused {
             self.trouble("VolumesCannotGrow", message);
-            return None;
+        }
+        if next.is_some() || waits {
+            return next;
         }
         let mut contended = Vec::new();
         let found = self.seen.sets().find_map(|(ordinal, live)| {
@@ -431,7 +468,7 @@ impl View<'_> {
                 self.pod_name(ordinal)
             );
             let action = Action::Change(self.delete_set(ordinal, live));
-            Step::Act(operation("ReplaceStatefulSet"), action, why)
+            Step::Act(operation(self, "ReplaceStatefulSet"), action, why)
         });
         for message in contended {
             self.trouble("Contended", message);

@@ -133,6 +133,10 @@ impl View<'_> {
         if !old_disk || self.member(ordinal).is_some() {
             return None;
         }
+        // The pod would come back with it, again and again. What the name is taken by is told.
+        if self.is_theirs(ordinal).is_some() {
+            return None;
+        }
         let mut operation = self.operation(Kind::Repair, &pod.name, "DeleteVolume");
         if let Some(volume) = volume.filter(|volume| !volume.terminating) {
             operation.volume_uid = Some(volume.uid.clone());

@@ -91,7 +91,9 @@ impl<'a> View<'a> {
             self.may_try(child)
                 && self.seen.answers.may_put_back(child, &want, TEMPLATE, self.now).is_ok()
         };
-        !is_terminating(live) && (!self.waits_for_its_turn(ordinal, live) || may_write())
+        // With a claim that is somebody else's it would not come back as ours.
+        let comes_back = !is_terminating(live) && self.is_theirs(ordinal).is_none();
+        comes_back && (!self.waits_for_its_turn(ordinal, live) || may_write())
     }
 
     /// Its turn: the template first, then the pod.

@@ -125,7 +125,7 @@ impl View<'_> {
     }
 
     /// The volume that a pod would be made with is somebody else's.
-    fn is_theirs(&self, ordinal: i32) -> Option<String> {
+    pub(super) fn is_theirs(&self, ordinal: i32) -> Option<String> {
         let volume = Slot::Volume(ordinal);
         let is_theirs = self.seen.foreign_volumes.contains_key(&ordinal)
             || self.seen.taken.contains_key(&volume);

@@ -103,6 +103,7 @@ fn volume(ordinal: i32) -> VolumeClaim {
         uid: format!("volume-{ordinal}"),
         volume: Some(format!("pv-{ordinal}")),
         requested: Quantity("1Gi".into()),
+        unnoted: false,
         decommissioned: None,
         terminating: false,
         machine_is_gone: false,

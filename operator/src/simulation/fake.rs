@@ -46,6 +46,8 @@ struct Inner {
     refused: Option<String>,
     /// So many pods find a place.
     room: i32,
+    /// A quota lets no volume grow.
+    no_growth: bool,
     /// Seconds that a new pod takes to start.
     start_takes: i64,
     pods: BTreeMap<i32, FakePod>,
@@ -101,6 +103,7 @@ struct FakePod {
 struct FakeClaim {
     uid: String,
     size: String,
+    /// As its annotation says; empty where it has none.
     cluster_id: String,
     mark: Option<String>,
     terminating: bool,
@@ -148,6 +151,7 @@ impl Fake {
                 configs: BTreeMap::new(),
                 refused: None,
                 room: i32::MAX,
+                no_growth: false,
                 start_takes: 1,
                 pods: BTreeMap::new(),
                 claims: BTreeMap::new(),
@@ -311,6 +315,41 @@ impl Fake {
         inner.journal.push(format!("-- somebody edits {child:?} at {path}"));
     }
 
+    pub(super) fn refuse_growth(&self, refuses: bool) {
+        self.0.lock().no_growth = refuses;
+    }
+
+    /// The annotation of a volume claim that says of which cluster it is.
+    pub(super) fn annotate_claim(&self, ordinal: i32, cluster_id: &str) {
+        let mut inner = self.0.lock();
+        cluster_id.clone_into(&mut inner.claims.get_mut(&ordinal).expect("a claim").cluster_id);
+        inner.journal.push(format!("-- claim {ordinal} is said to be of {cluster_id:?}"));
+    }
+
+    /// The status does not know any more which volumes there were.
+    pub(super) fn forget_volumes(&self) {
+        let mut inner = self.0.lock();
+        let status = inner.cluster.status.get_or_insert_default();
+        status.bootstrap_volume = None;
+        status.members.iter_mut().for_each(|member| member.pvc_uid = None);
+        inner.touch_cluster();
+    }
+
+    /// A person removes a node by force.
+    pub(super) fn remove_node(&self, ordinal: i32) {
+        let mut inner = self.0.lock();
+        let (_, node) = inner.identity(ordinal).expect("a node").clone();
+        let flotilla = inner.flotilla.as_mut().expect("a cluster");
+        flotilla.version += 1;
+        flotilla.rows.iter_mut().find(|row| row.node_id == node).expect("a row").state =
+            State::Removed;
+        for (voters, leader) in &mut flotilla.regions {
+            voters.remove(&node);
+            *leader = leader.filter(|leader| *leader != node).or_else(|| voters.first().copied());
+        }
+        inner.journal.push(format!("-- node {node} is removed by hand"));
+    }
+
     /// What an earlier operator left: a cluster in service, in pods of one StatefulSet.
     pub(super) fn made_by_an_earlier_operator(&self) {
         let mut inner = self.0.lock();
@@ -341,7 +380,8 @@ impl Fake {
     }
 
     pub(super) fn child(&self, child: Child) -> Option<Value> {
-        self.0.lock().seen_children().get(&child).cloned()
+        let inner = self.0.lock();
+        inner.seen_children(inner.present_config().as_ref()).get(&child).cloned()
     }
 
     pub(super) fn remove_child(&self, child: Child) {
@@ -628,8 +668,10 @@ impl Inner {
 
     fn look(&self) -> Seen {
         let names = self.names();
-        let (children, taken) = owner::sort(self.seen_children(), self.uid());
-        let ours = Desired::of(&self.cluster, &defaults()).map(|desired| desired.cluster_id);
+        let desired = Desired::of(&self.cluster, &defaults());
+        let present = desired.as_ref().ok().map(|desired| Child::ConfigMap.name(desired));
+        let ours = desired.map(|desired| desired.cluster_id);
+        let (children, taken) = owner::sort(self.seen_children(present.as_ref()), self.uid());
         let table = self
             .flotilla
             .as_ref()
@@ -641,6 +683,7 @@ impl Inner {
                 uid: claim.uid.clone(),
                 volume: Some(format!("pv-of-{}", claim.uid)),
                 requested: Quantity(claim.size.clone()),
+                unnoted: claim.cluster_id.is_empty(),
                 decommissioned: claim.mark.clone(),
                 terminating: claim.terminating,
                 machine_is_gone: false,
@@ -653,12 +696,23 @@ impl Inner {
             children,
             earlier: seen::earlier_pod(&self.cluster, &self.names()).flatten(),
             answers: Answers::default(),
-            old_configs: self.old_configs(),
-            taken: taken.into_iter().map(|(child, whose)| (Slot::Child(child), whose)).collect(),
+            old_configs: self.old_configs(present.as_ref()),
+            taken: {
+                let unknown = self.claims.iter().filter(|(_, claim)| {
+                    claim.cluster_id.is_empty() && !seen::knows_volume(&self.cluster, &claim.uid)
+                });
+                let unknown = unknown.map(|(ordinal, _)| {
+                    (Slot::Volume(*ordinal), "no KvCluster made it".to_owned())
+                });
+                let taken = taken.into_iter().map(|(child, whose)| (Slot::Child(child), whose));
+                taken.chain(unknown).collect()
+            },
             foreign_volumes: self
                 .claims
                 .iter()
-                .filter(|(_, claim)| ours.as_ref() != Ok(&claim.cluster_id))
+                .filter(|(_, claim)| {
+                    !claim.cluster_id.is_empty() && ours.as_ref() != Ok(&claim.cluster_id)
+                })
                 .map(|(ordinal, claim)| (*ordinal, claim.cluster_id.clone()))
                 .collect(),
             pods: self
@@ -669,7 +723,11 @@ impl Inner {
             volumes: self
                 .claims
                 .iter()
-                .filter(|(_, claim)| ours.as_ref() == Ok(&claim.cluster_id))
+                .filter(|(_, claim)| {
+                    ours.as_ref() == Ok(&claim.cluster_id)
+                        || (claim.cluster_id.is_empty()
+                            && seen::knows_volume(&self.cluster, &claim.uid))
+                })
                 .map(volume)
                 .collect(),
             table: table.map(|flotilla| flotilla.table(&alive)),
@@ -683,18 +741,18 @@ impl Inner {
         Some(Child::ConfigMap.name(&desired))
     }
 
-    fn seen_children(&self) -> BTreeMap<Child, Value> {
+    fn seen_children(&self, present: Option<&String>) -> BTreeMap<Child, Value> {
         let mut children = self.children.clone();
-        let config = self.present_config().and_then(|name| self.configs.get(&name));
+        let config = present.and_then(|name| self.configs.get(name));
         children.extend(config.map(|config| (Child::ConfigMap, config.clone())));
         children
     }
 
-    fn old_configs(&self) -> BTreeMap<String, String> {
-        let present = self.present_config();
-        let old = self.configs.iter().filter(|(name, config)| {
-            Some(*name) != present.as_ref() && owner::is_ours(config, self.uid())
-        });
+    fn old_configs(&self, present: Option<&String>) -> BTreeMap<String, String> {
+        let old = self
+            .configs
+            .iter()
+            .filter(|(name, config)| Some(*name) != present && owner::is_ours(config, self.uid()));
         old.map(|(name, config)| {
             let uid = config["metadata"]["uid"].as_str().unwrap_or_default();
             (name.clone(), uid.to_owned())
@@ -934,6 +992,17 @@ impl Inner {
             }
             Change::MarkVolume { name, uid, node_id } => {
                 self.claim(name, uid)?.mark = Some(node_id.clone());
+            }
+            Change::NoteVolume { name, uid, cluster_id } => {
+                let known = seen::knows_volume(&self.cluster, uid);
+                self.require(
+                    known || self.judge_disks_only,
+                    "what is not known to be ours is not noted",
+                );
+                self.claim(name, uid)?.cluster_id.clone_from(cluster_id);
+            }
+            Change::GrowVolume { .. } if self.no_growth => {
+                return Err(Error::Refused("exceeded quota".to_owned()));
             }
             Change::GrowVolume { name, uid, size } => {
                 self.claim(name, uid)?.size.clone_from(&size.0);
