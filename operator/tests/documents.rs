@@ -212,7 +212,8 @@ fn calls() -> Vec<Call> {
 
 const PROLOGUE: &str = r#"
 PATH=/nowhere
-note() { printf '%s\x1f' "$at" "$@" >> calls; printf '\x1e' >> calls; }
+# In one write: those of a pipe are noted at once.
+note() { printf '%s\x1e' "$(printf '%s\x1f' "$at" "$@")" >> calls; }
 kubectl() { note kubectl "$@"; }
 helm() { note helm "$@"; }
 kind() { :; }
