@@ -1,7 +1,7 @@
 //! Whether an object in Kubernetes still says what we applied.
 //!
 //! Kubernetes adds defaults and other controllers add fields, so an object is never equal to what was
-//! sent. What counts is that everything that was sent is still there; and in lists, that nothing was
+//! sent. What counts is that everything that was sent is still there; and in lists and selectors, that nothing was
 //! put beside it. A steady cluster is then read and never written.
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -12,7 +12,7 @@ use serde_json::Value;
 pub enum Drift {
     /// Applying what we want mends it.
     Differs(String),
-    /// Somebody else's item is in a list of ours; only replacing the object removes it.
+    /// Somebody else's item is in a list or a selector of ours; only replacing the object removes it.
     HasMore(String),
 }
 
@@ -34,6 +34,9 @@ pub struct Difference {
 
 /// Keys below which texts are amounts, which Kubernetes rewrites: `1024Mi` as `1Gi`.
 const AMOUNTS: [&str; 3] = ["requests", "limits", "sizeLimit"];
+
+/// What the names of selectors end with. One label more and a Service, a budget or a policy is of no pod at all.
+const SELECTOR: &str = "elector";
 
 /// Lists of ours that the API server or a distribution of Kubernetes adds to: each ServiceAccount is given the
 /// secret of a registry, and a Service of two families the one that it was not asked to have.
@@ -68,6 +71,16 @@ fn walk(
     };
     match (want, live) {
         (Value::Object(want), Value::Object(live)) => {
+            if is_of_selector(path) {
+                let added =
+                    live.iter().filter(|(key, item)| !want.contains_key(*key) && !is_empty(item));
+                let added: serde_json::Map<_, _> =
+                    added.map(|(key, item)| (key.clone(), item.clone())).collect();
+                if !added.is_empty() {
+                    let drift = Drift::HasMore(path.to_owned());
+                    more.push(Difference { drift, there: Value::Object(added) });
+                }
+            }
             for (key, value) in want {
                 let path = format!("{path}.{key}");
                 let amount = amount || AMOUNTS.contains(&key.as_str());
@@ -121,6 +134,11 @@ fn walk(
         (want, live) if want == live => {}
         (_, live) => all.push(differs(path, live)),
     }
+}
+
+/// A selector, or a part of one.
+fn is_of_selector(path: &str) -> bool {
+    path.split('.').any(|field| field.ends_with(SELECTOR))
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -249,6 +267,40 @@ mod tests {
         let there: Vec<Value> =
             differences(&want, &both).into_iter().map(|difference| difference.there).collect();
         assert_eq!(there, [json!("y"), json!([{"name": "b"}])], "all of them, with what is there");
+    }
+
+    #[test]
+    fn label_that_was_put_into_a_selector_of_ours_is_found() {
+        for (why, want, live, path) in [
+            ("a Service's", json!({"a": "b"}), json!({"a": "b", "x": "y"}), Some(".spec.selector")),
+            (
+                "a budget's",
+                json!({"matchLabels": {"a": "b"}}),
+                json!({"matchLabels": {"a": "b", "x": "y"}}),
+                Some(".spec.selector.matchLabels"),
+            ),
+            (
+                "an expression",
+                json!({"matchLabels": {"a": "b"}}),
+                json!({"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "x"}]}),
+                Some(".spec.selector"),
+            ),
+            (
+                "nothing",
+                json!({"matchLabels": {"a": "b"}}),
+                json!({"matchLabels": {"a": "b"}, "matchExpressions": []}),
+                None,
+            ),
+        ] {
+            let object = |selector: Value| json!({"spec": {"selector": selector}});
+            let found = drift(&object(want), &object(live));
+            assert_eq!(found, path.map(|path| Drift::HasMore(path.to_owned())), "{why}");
+        }
+        let template =
+            |labels: Value| json!({"spec": {"nodeSelector": labels, "affinity": labels}});
+        let found = differences(&template(json!({})), &template(json!({"disk": "fast"})));
+        let found: Vec<&str> = found.iter().map(|found| found.drift.path()).collect();
+        assert_eq!(found, [".spec.nodeSelector"], "only where it is one");
     }
 
     #[test]

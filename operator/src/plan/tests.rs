@@ -1298,7 +1298,7 @@ fn what_somebody_changed_by_hand_is_put_back() {
         (
             "another selector of a service",
             edited(Child::Service, "/spec/selector", json!({"a": "b"})),
-            Want::Does("Apply", "Service"),
+            Want::Does("Replace", "Service"),
             "",
         ),
         (
