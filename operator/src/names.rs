@@ -126,14 +126,16 @@ impl Names {
         self.ordinal_of_pod(pod)
     }
 
-    /// The DNS domain in an advertised host, if it is this cluster's in another domain than this operator
-    /// was told of.
+    /// The DNS domain in the name of a node's host or of a Service of ours, if it is this cluster's in another
+    /// domain than this operator was told of.
     #[must_use]
     pub fn other_domain<'a>(&self, host: &'a str) -> Option<&'a str> {
-        let here = format!(".{}.{}.svc.", self.headless(), self.namespace);
-        let (_, domain) = host.split_once(&here)?;
+        let (service, domain) = host.split_once(&format!(".{}.svc.", self.namespace))?;
+        let service = service.rsplit_once('.').map_or(service, |(_, service)| service);
         let domain = domain.split_once(':').map_or(domain, |(domain, _)| domain);
-        (domain != self.domain).then_some(domain)
+        let ours = [self.headless(), self.clients(), self.name.clone()];
+        let is_ours = ours.iter().any(|known| known == service);
+        (is_ours && domain != self.domain).then_some(domain)
     }
 
     /// Selects the pods of all nodes. Never changes: a StatefulSet's selector cannot.
@@ -250,6 +252,14 @@ mod tests {
         assert_eq!(names.other_domain(&names.client_address(0)), None);
         assert_eq!(names.other_domain("$(POD_NAME).kv-headless.ns.svc.a.b"), Some("a.b"));
         assert_eq!(names.other_domain("kv-0-0.kv-headless.other.svc.a:7420"), None);
+        for (service, want) in [("kv", Some("a.b")), ("kv-clients", Some("a.b")), ("vk", None)] {
+            assert_eq!(
+                names.other_domain(&format!("{service}.ns.svc.a.b:7420")),
+                want,
+                "{service}"
+            );
+            assert_eq!(names.other_domain(&format!("{service}.ns.svc.cluster.local:7420")), None);
+        }
         let elsewhere = "kv-0-0.kv-headless.other.svc.cluster.local:7420";
         assert_eq!(names.ordinal_at(elsewhere), None, "another namespace");
     }

@@ -308,16 +308,23 @@ fn recorded(seen: &Seen) -> Option<&Operation> {
     seen.cluster.status.as_ref().and_then(|status| status.operation.as_ref())
 }
 
-/// The domain that the pods were started with, if it is another than ours. By names of ours no node
-/// would be found: each would count as silent, and what is made for them would have names that none has.
-fn domain_of_nodes(seen: &Seen, desired: &Desired) -> Option<String> {
-    let (_, set) = seen.sets().next()?;
-    let containers = set.pointer("/spec/template/spec/containers")?.as_array()?;
-    let variables = containers.iter().flat_map(|each| each["env"].as_array().into_iter().flatten());
-    let host = variables
-        .filter(|variable| variable["name"] == children::ADVERTISE_HOST)
-        .find_map(|variable| variable["value"].as_str())?;
-    desired.names.other_domain(host).map(str::to_owned)
+/// The domain that the nodes are known in, if it is another than ours. By names of ours no node would be
+/// found: each would count as silent, and what is made for them would have names that none has. It stands in
+/// the pods' templates and in the node table; and in the status, for when there is no template and nobody answers.
+pub(crate) fn domain_of_nodes(seen: &Seen, desired: &Desired) -> Option<String> {
+    let hosts = seen.sets().filter_map(|(_, set)| {
+        let containers = set.pointer("/spec/template/spec/containers")?.as_array()?;
+        let variables =
+            containers.iter().flat_map(|each| each["env"].as_array().into_iter().flatten());
+        variables
+            .filter(|variable| variable["name"] == children::ADVERTISE_HOST)
+            .find_map(|variable| variable["value"].as_str())
+    });
+    let members = seen.table.iter().flat_map(|table| &table.nodes);
+    let addresses = members.filter(|row| row.is_member()).map(|row| row.address.as_str());
+    let noted = seen.cluster.status.iter().flat_map(|status| &status.endpoints);
+    let mut all = hosts.chain(addresses).chain(noted.map(String::as_str));
+    all.find_map(|host| desired.names.other_domain(host)).map(str::to_owned)
 }
 
 fn quiet(why: &str, troubles: Vec<Trouble>) -> Plan {

@@ -12,7 +12,7 @@ use crate::{
     desired::{Defaults, Desired},
     drift,
     names::CLIENT_PORT,
-    plan::{Kind, Plan, View},
+    plan::{self, Kind, Plan, View},
     seen::{Node, Row, Seen, State},
 };
 
@@ -69,10 +69,11 @@ pub fn compute(seen: &Seen, plan: &Plan, defaults: &Defaults, now: Timestamp) ->
     };
     if status.cluster_id.is_some() {
         let names = &desired.names;
-        status.endpoints = vec![
-            format!("{}.{}.svc.{}:{CLIENT_PORT}", names.name, names.namespace, names.domain),
-            format!("{}.{}.svc.{}:{CLIENT_PORT}", names.clients(), names.namespace, names.domain),
-        ];
+        // Clients go on where the nodes are known, and the note stays by which a changed domain is found.
+        let domain = plan::domain_of_nodes(seen, &desired).unwrap_or_else(|| names.domain.clone());
+        let endpoint =
+            |service: &str| format!("{service}.{}.svc.{domain}:{CLIENT_PORT}", names.namespace);
+        status.endpoints = vec![endpoint(&names.name), endpoint(&names.clients())];
     }
     status.conditions = conditions::of(&view, plan, &status, &old, now);
     status

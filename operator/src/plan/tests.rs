@@ -1667,6 +1667,22 @@ fn another_domain_than_that_of_the_nodes_is_told_and_nothing_is_done() {
     for part in ["cluster.local", "k8s.example"] {
         assert!(told.troubles[0].message.contains(part), "{}", told.troubles[0].message);
     }
-    let same = plan(&seen, &defaults(), now());
-    assert!(same.troubles.iter().all(|trouble| trouble.reason != "ClusterDomainChanged"));
+    // Nor is it forgotten when every StatefulSet is gone and nobody answers.
+    let mut gone = seen.clone();
+    let noted = crate::status::compute(&seen, &told, &elsewhere, now());
+    assert!(
+        noted.endpoints.iter().all(|endpoint| endpoint.contains(".svc.cluster.local:")),
+        "{noted:?}"
+    );
+    gone.cluster.status = Some(noted);
+    gone.children.retain(|child, _| !matches!(child, Child::StatefulSet(_)));
+    (0..3).for_each(|ordinal| silent(&mut gone, ordinal));
+    gone.table = None;
+    let told = plan(&gone, &elsewhere, now());
+    assert!(told.action.is_none(), "{:?}", told.action);
+    assert_eq!(told.troubles[0].reason, "ClusterDomainChanged");
+    for seen in [&seen, &gone] {
+        let same = plan(seen, &defaults(), now());
+        assert!(same.troubles.iter().all(|trouble| trouble.reason != "ClusterDomainChanged"));
+    }
 }
