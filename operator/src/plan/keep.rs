@@ -550,6 +550,14 @@ impl View<'_> {
         if !self.is_initialized() || self.desired.spec.stopped {
             return;
         }
+        if self.desired.spec.paused && self.is_budget_closed() && self.is_whole() {
+            let title = Child::DisruptionBudget.title(self.desired);
+            let message = format!(
+                "{title} lets no pod go, since a copy was missed when the pause began; all is whole now, and it is \
+                 opened when the pause ends"
+            );
+            self.trouble("BudgetClosed", message);
+        }
         let lost = self.regions.quorum_lost();
         if !lost.is_empty() {
             let first: Vec<_> = lost.iter().take(20).map(ToString::to_string).collect();

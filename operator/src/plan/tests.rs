@@ -1657,6 +1657,30 @@ fn names_that_are_written_down_stay_as_they_are() {
 }
 
 #[test]
+fn budget_that_stays_closed_while_paused_is_told() {
+    for (why, paused, open, is_whole, want) in [
+        ("open", true, true, true, false),
+        ("closed, as it should be", true, false, false, false),
+        ("closed for nothing", true, false, true, true),
+        ("opened at once", false, false, true, false),
+    ] {
+        let mut seen = settled(4, json!({"replicas": 4, "paused": paused}));
+        let mut budget = children::budget(&desired(&seen.cluster), 4, open);
+        for field in ["uid", "resourceVersion"] {
+            budget["metadata"][field] =
+                seen.children[&Child::DisruptionBudget]["metadata"][field].clone();
+        }
+        seen.children.insert(Child::DisruptionBudget, budget);
+        if !is_whole {
+            silent(&mut seen, 3);
+        }
+        let told = plan(&seen, &defaults(), now());
+        let is_told = told.troubles.iter().any(|trouble| trouble.reason == "BudgetClosed");
+        assert_eq!(is_told, want, "{why}: {:?}", told.troubles);
+    }
+}
+
+#[test]
 fn another_domain_than_that_of_the_nodes_is_told_and_nothing_is_done() {
     let seen = settled(3, json!({}));
     let elsewhere = Defaults { domain: "k8s.example".into(), ..defaults() };
