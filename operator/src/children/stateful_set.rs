@@ -213,16 +213,22 @@ pub fn check_pod_template(desired: &Desired) -> Result<(), String> {
 }
 
 fn base(desired: &Desired) -> PodTemplateSpec {
-    let annotations = [
-        ("prometheus.io/scrape".to_owned(), "true".to_owned()),
-        ("prometheus.io/port".to_owned(), HTTP_PORT.to_string()),
-        ("prometheus.io/path".to_owned(), "/metrics".to_owned()),
-        ("kubectl.kubernetes.io/default-container".to_owned(), CONTAINER.to_owned()),
-    ];
+    let mut annotations = BTreeMap::from([(
+        "kubectl.kubernetes.io/default-container".to_owned(),
+        CONTAINER.to_owned(),
+    )]);
+    // For a Prometheus that goes by annotations; one that goes by the ServiceMonitor would read all of it twice.
+    if !desired.spec.metrics.service_monitor {
+        annotations.extend([
+            ("prometheus.io/scrape".to_owned(), "true".to_owned()),
+            ("prometheus.io/port".to_owned(), HTTP_PORT.to_string()),
+            ("prometheus.io/path".to_owned(), "/metrics".to_owned()),
+        ]);
+    }
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(desired.names.labels()),
-            annotations: Some(annotations.into()),
+            annotations: Some(annotations),
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
