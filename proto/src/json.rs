@@ -40,6 +40,7 @@ pub struct Node {
     pub disk_available_bytes: u64,
     pub disk_used_bytes: u64,
     pub data_bytes: u64,
+    pub disk_level: &'static str,
 }
 
 /// What one node says of itself.
@@ -110,6 +111,17 @@ pub fn liveness_name(liveness: v1::Liveness) -> &'static str {
     }
 }
 
+/// The word for how much room a node's disk has.
+#[must_use]
+pub fn disk_level_name(level: v1::DiskLevel) -> &'static str {
+    match level {
+        v1::DiskLevel::Unspecified => "unknown",
+        v1::DiskLevel::Normal => "normal",
+        v1::DiskLevel::Low => "low",
+        v1::DiskLevel::Critical => "critical",
+    }
+}
+
 /// The nodes in the order of their ids.
 impl From<v1::ListNodesResponse> for Cluster {
     fn from(table: v1::ListNodesResponse) -> Self {
@@ -131,6 +143,7 @@ impl From<v1::Node> for Node {
             id: node.node_id,
             state: state_name(node.state()),
             liveness: liveness_name(node.liveness()),
+            disk_level: disk_level_name(node.disk_level()),
             client_address: node.client_address,
             peer_address: node.peer_address,
             http_address: node.http_address,
@@ -219,6 +232,7 @@ mod tests {
             disk_available_bytes: 6,
             disk_used_bytes: 7,
             data_bytes: 8,
+            disk_level: v1::DiskLevel::Low.into(),
         };
         let table = v1::ListNodesResponse {
             cluster_id: "c".to_owned(),
@@ -234,7 +248,7 @@ mod tests {
             ) + r#""state":"learner","liveness":"disconnected","labels":{"zone":"a"},"#
                 + r#""version":"1.2.3","leaders":4,"peers":5,"leaders_evicted":true,"#
                 + r#""demoted":true,"forced":false,"#
-                + r#""disk_available_bytes":6,"disk_used_bytes":7,"data_bytes":8}"#
+                + r#""disk_available_bytes":6,"disk_used_bytes":7,"data_bytes":8,"disk_level":"low"}"#
         };
         let want = format!(
             r#"{{"cluster_id":"c","version":8,"replication_factor":3,"nodes":[{},{}]}}"#,

@@ -1,7 +1,7 @@
 //! `kvctl nodes`
 
 use clap::Args;
-use flotilla_proto::json::{self, liveness_name, state_name};
+use flotilla_proto::json::{self, disk_level_name, liveness_name, state_name};
 use indicatif::HumanBytes;
 
 use super::{
@@ -63,8 +63,18 @@ pub(super) fn table(nodes: &[v1::Node]) -> Table {
         // A node that has told nothing yet, or that is gone, has not told 0.
         let is_told = node.disk_used_bytes > 0 || node.disk_available_bytes > 0;
         let bytes = |bytes| match is_told {
-            true => Cell::number(HumanBytes(bytes)),
-            false => Cell::number("-"),
+            true => HumanBytes(bytes).to_string(),
+            false => "-".to_owned(),
+        };
+        let free = bytes(node.disk_available_bytes);
+        let free = match node.disk_level() {
+            v1::DiskLevel::Unspecified | v1::DiskLevel::Normal => Cell::number(free),
+            level @ v1::DiskLevel::Low => {
+                Cell::number(format!("{free} ({})", disk_level_name(level))).tone(Tone::Warning)
+            }
+            level @ v1::DiskLevel::Critical => {
+                Cell::number(format!("{free} ({})", disk_level_name(level))).tone(Tone::Bad)
+            }
         };
         let mut cells = vec![
             Cell::number(node.node_id),
@@ -73,8 +83,8 @@ pub(super) fn table(nodes: &[v1::Node]) -> Table {
             Cell::text(&node.client_address),
             Cell::number(format!("{}{evicted}", node.leaders)),
             Cell::number(node.peers),
-            bytes(node.data_bytes),
-            bytes(node.disk_available_bytes),
+            Cell::number(bytes(node.data_bytes)),
+            free,
         ];
         cells.extend(has_versions.then(|| Cell::text(&node.version)));
         cells.extend(has_labels.then(|| Cell::text(labels.join(","))));
@@ -92,5 +102,29 @@ impl Nodes {
         let told_by_nodes = listing.told_by_nodes();
         let cluster = json::Cluster { told_by_nodes, ..listing.nodes.into() };
         context.out.show(&cluster, || table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_that_refuses_writes_is_named_with_what_its_disk_has_left() {
+        let node = |disk_level: v1::DiskLevel| v1::Node {
+            disk_available_bytes: 5 << 20,
+            disk_level: disk_level.into(),
+            ..v1::Node::default()
+        };
+        for (level, want) in [
+            (v1::DiskLevel::Unspecified, "5.00 MiB"),
+            (v1::DiskLevel::Normal, "5.00 MiB"),
+            (v1::DiskLevel::Low, "5.00 MiB (low)"),
+            (v1::DiskLevel::Critical, "5.00 MiB (critical)"),
+        ] {
+            let text = table(&[node(level)]).render(false);
+            let row = text.lines().nth(1).unwrap();
+            assert!(row.ends_with(&format!(" {want}")), "{text}");
+        }
     }
 }

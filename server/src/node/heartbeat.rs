@@ -28,7 +28,7 @@ use crate::{
     raft::{presence::Presence, transport::Directory as _},
     region::{Peer, incarnations::QUIET},
     router::Route,
-    storage::disk::Level,
+    storage::disk::{DiskStatus, Level},
 };
 
 /// Bound: one question to the driver.
@@ -211,11 +211,20 @@ fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::
         client_address: node.advertised.client.clone(),
         peer_address: node.advertised.peer.clone(),
         http_address: node.advertised.http.clone(),
-        disk_critical: disk.is_some_and(|disk| disk.level == Level::Critical),
+        disk_level: disk_level(disk.as_ref()).into(),
         session: part.session,
         sequence: part.sequence,
         led_no_more: part.led_no_more,
         more_reports: part.more,
+    }
+}
+
+/// As others are told it. One without a disk, or that is not watched, has room.
+pub(super) fn disk_level(disk: Option<&DiskStatus>) -> v1::DiskLevel {
+    match disk.map(|disk| disk.level) {
+        None | Some(Level::Normal) => v1::DiskLevel::Normal,
+        Some(Level::Low) => v1::DiskLevel::Low,
+        Some(Level::Critical) => v1::DiskLevel::Critical,
     }
 }
 

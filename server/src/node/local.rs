@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use flotilla_proto::v1::{self, RegionHealth};
 
-use super::{Joined, Node};
+use super::{Joined, Node, heartbeat};
 use crate::{
     ids::{NodeId, PeerId, RegionId},
     placement::{
@@ -37,6 +37,7 @@ pub(super) fn nodes(
             view.peers = peers.len();
             view.leaders =
                 peers.iter().filter(|peer| peer.is_leader() && peer.is_in_touch()).count();
+            view.disk_level = heartbeat::disk_level(disk.as_ref());
             view.disk_available_bytes = disk.map_or(0, |disk| disk.available_bytes);
             view.disk_used_bytes = disk.map_or(0, |disk| disk.total_bytes - disk.available_bytes);
             view.data_bytes = node.data_bytes();

@@ -24,7 +24,7 @@ pub(super) struct Fixture {
     /// Silence of each node that is heard of at all.
     silent_ms: BTreeMap<u64, u64>,
     evicted: BTreeSet<u64>,
-    critical: BTreeSet<u64>,
+    levels_of_disks: BTreeMap<u64, v1::DiskLevel>,
     quarantined: BTreeMap<u64, Vec<v1::LocalPeer>>,
     /// What programs say that they can do, where that is not the first level.
     levels: BTreeMap<u64, u32>,
@@ -56,7 +56,7 @@ pub(super) fn table(replication_factor: u32, nodes: Vec<v1::NodeRecord>) -> v1::
 }
 
 impl Fixture {
-    /// Words for nodes. In service: `up`, `off` (disconnected), `down`, `evict`, `crit`. Else:
+    /// Words for nodes. In service: `up`, `off` (disconnected), `down`, `evict`, `low` or `crit` (its disk). Else:
     /// `joining`, `joiningoff`, `learner`, `demoted`, `drain`, `drainoff`, `draindown`, `force` (given up, disconnected),
     /// `zombie` (given up, alive), `removed`.
     pub(super) fn new(replication_factor: u32, nodes: &str) -> Self {
@@ -64,7 +64,7 @@ impl Fixture {
             table: table(replication_factor, Vec::new()),
             silent_ms: BTreeMap::new(),
             evicted: BTreeSet::new(),
-            critical: BTreeSet::new(),
+            levels_of_disks: BTreeMap::new(),
             quarantined: BTreeMap::new(),
             levels: BTreeMap::new(),
             reports: Vec::new(),
@@ -75,7 +75,7 @@ impl Fixture {
             let (state, domains) = rest.split_once('@').unwrap_or((rest, ""));
             let (alive, off, down) = (100, 60_000, 700_000);
             let (state, forced, silent_ms) = match state {
-                "up" | "evict" | "crit" => (NodeState::Up, false, alive),
+                "up" | "evict" | "low" | "crit" => (NodeState::Up, false, alive),
                 "off" => (NodeState::Up, false, off),
                 "down" => (NodeState::Up, false, down),
                 "joining" => (NodeState::Joining, false, alive),
@@ -99,8 +99,10 @@ impl Fixture {
             if rest.starts_with("evict") {
                 fixture.evicted.insert(id);
             }
-            if rest.starts_with("crit") {
-                fixture.critical.insert(id);
+            for (word, level) in [("low", v1::DiskLevel::Low), ("crit", v1::DiskLevel::Critical)] {
+                if rest.starts_with(word) {
+                    fixture.levels_of_disks.insert(id, level);
+                }
             }
         }
         fixture
@@ -184,6 +186,15 @@ impl Fixture {
         self
     }
 
+    fn disk_level(&self, id: u64) -> v1::DiskLevel {
+        self.levels_of_disks.get(&id).copied().unwrap_or(v1::DiskLevel::Normal)
+    }
+
+    /// From now on a node's disk is at this level.
+    pub(super) fn set_disk_level(&mut self, id: u64, level: v1::DiskLevel) {
+        self.levels_of_disks.insert(id, level);
+    }
+
     /// What node `id` says.
     pub(super) fn heartbeat(&self, id: u64) -> v1::HeartbeatRequest {
         v1::HeartbeatRequest {
@@ -197,7 +208,7 @@ impl Fixture {
                 .map(|(_, report)| report.clone())
                 .collect(),
             quarantined: self.quarantined.get(&id).cloned().unwrap_or_default(),
-            disk_critical: self.critical.contains(&id),
+            disk_level: self.disk_level(id).into(),
             feature_level: self.levels.get(&id).copied().unwrap_or(1),
             ..Default::default()
         }

@@ -69,7 +69,9 @@ pub struct NodeView {
     pub liveness: v1::Liveness,
     /// Leaders are kept away for now.
     pub evicted: bool,
-    pub disk_critical: bool,
+    pub disk_level: v1::DiskLevel,
+    /// It was low, or worse, a short while ago: whether it has room for good is not known yet.
+    pub was_low: bool,
     pub disk_available_bytes: u64,
     pub disk_used_bytes: u64,
     pub data_bytes: u64,
@@ -88,7 +90,8 @@ impl NodeView {
             record,
             liveness: v1::Liveness::Unspecified,
             evicted: false,
-            disk_critical: false,
+            disk_level: v1::DiskLevel::Unspecified,
+            was_low: false,
             disk_available_bytes: 0,
             disk_used_bytes: 0,
             data_bytes: 0,
@@ -114,18 +117,33 @@ impl NodeView {
         matches!(self.liveness, v1::Liveness::Alive | v1::Liveness::Suspect)
     }
 
+    /// Whether clients' writes to regions that it leads, and snapshots, are taken here.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        matches!(self.disk_level, v1::DiskLevel::Unspecified | v1::DiskLevel::Normal)
+    }
+
+    fn serves(&self) -> bool {
+        self.state() == v1::NodeState::Up && self.liveness == v1::Liveness::Alive
+    }
+
     /// Whether it may get anything new: in service and heard of just now, nothing against it.
     #[must_use]
     pub fn may_receive(&self) -> bool {
-        self.state() == v1::NodeState::Up
-            && self.liveness == v1::Liveness::Alive
-            && !self.disk_critical
+        self.serves() && self.has_room()
     }
 
     /// Whether a leader may be placed here.
     #[must_use]
     pub fn may_lead(&self) -> bool {
-        self.may_receive() && !self.evicted
+        self.may_receive() && !self.evicted && !self.was_low
+    }
+
+    /// Whether a leader may be placed here that must leave where it is, and has nowhere better to go:
+    /// what is led from here may be read, and what is deleted makes room.
+    #[must_use]
+    pub fn may_lead_at_worst(&self) -> bool {
+        self.serves() && !self.evicted && self.disk_level != v1::DiskLevel::Critical
     }
 
     /// A label's value; `None` when absent or empty.
@@ -167,6 +185,7 @@ impl NodeView {
             data_bytes: self.data_bytes,
             forced,
             demoted,
+            disk_level: self.disk_level.into(),
         }
     }
 }
@@ -222,7 +241,9 @@ struct NodeHeard {
     feature_level: u32,
     /// Process starts that a later one replaced, newest last.
     superseded: VecDeque<Superseded>,
-    disk_critical: bool,
+    disk_level: v1::DiskLevel,
+    /// When it last said that its disk is low, or worse.
+    low_at_ms: Option<u64>,
     disk_available_bytes: u64,
     disk_used_bytes: u64,
     data_bytes: u64,
@@ -351,6 +372,7 @@ impl ClusterView {
         let mut superseded = VecDeque::new();
         let mut led = BTreeSet::new();
         let mut continues = false;
+        let mut low_at_ms = None;
         if let Some(before) = self.heard.get_mut(&node) {
             if let Some(verdict) = before.judge_replaced(request.incarnation, now_ms) {
                 return verdict;
@@ -362,6 +384,7 @@ impl ClusterView {
             }
             continues = last == request.incarnation && request.session == self.session;
             led = std::mem::take(&mut before.led);
+            low_at_ms = before.low_at_ms;
             superseded = std::mem::take(&mut before.superseded);
             if last != request.incarnation && superseded.iter().all(|old| old.incarnation != last) {
                 superseded.push_back(Superseded { incarnation: last, heard_since_ms: None });
@@ -395,12 +418,17 @@ impl ClusterView {
             led.extend(told());
         }
         let pair = |local: &v1::LocalPeer| (RegionId(local.region_id), PeerId(local.peer_id));
+        let disk_level = request.disk_level();
+        if matches!(disk_level, v1::DiskLevel::Low | v1::DiskLevel::Critical) {
+            low_at_ms = Some(now_ms);
+        }
         let heard = NodeHeard {
             at_ms: now_ms,
             incarnation: request.incarnation,
             feature_level: request.feature_level,
             superseded,
-            disk_critical: request.disk_critical,
+            disk_level,
+            low_at_ms,
             disk_available_bytes: request.disk_available_bytes,
             disk_used_bytes: request.disk_used_bytes,
             data_bytes: request.data_bytes,
@@ -587,7 +615,10 @@ impl ClusterView {
         NodeView {
             liveness: self.liveness(id, config, now_ms),
             evicted: self.evicted_until_ms.get(&id).is_some_and(|until| *until > now_ms),
-            disk_critical: heard.is_some_and(|heard| heard.disk_critical),
+            disk_level: heard.map_or(v1::DiskLevel::Unspecified, |heard| heard.disk_level),
+            was_low: heard.and_then(|heard| heard.low_at_ms).is_some_and(|low_at_ms| {
+                now_ms.saturating_sub(low_at_ms) < millis(config.leader_cool_down)
+            }),
             disk_available_bytes: heard.map_or(0, |heard| heard.disk_available_bytes),
             disk_used_bytes: heard.map_or(0, |heard| heard.disk_used_bytes),
             data_bytes: heard.map_or(0, |heard| heard.data_bytes),

@@ -1,4 +1,9 @@
-//! Where regions are led from: away from nodes that are about to stop, then evenly.
+//! Where regions are led from: away from nodes that are about to stop or refuse writes, then evenly.
+//!
+//! A node whose disk is low refuses clients' writes to what it leads, without end, while another voter may have
+//! room. It loses its leaders to such, and where all are low they stay. Levels of disks move on their own, so
+//! a node gets none before it has had room for `leader_cool_down`: disks that go to and fro about the level take
+//! no leaders with them.
 
 use flotilla_proto::v1;
 
@@ -18,8 +23,9 @@ pub(super) fn away(members: &Members, nodes: &Nodes) -> Option<Wish> {
     let node = nodes.get(leader.node)?;
     let why = match node {
         NodeView { evicted: true, .. } => "its leaders are evicted",
-        NodeView { disk_critical: true, .. } => "its disk is nearly full",
+        NodeView { disk_level: v1::DiskLevel::Critical, .. } => "its disk is nearly full",
         node if node.state() != v1::NodeState::Up => "it is not in service",
+        node if !node.has_room() => "its disk is low",
         _ => return None,
     };
     successor(members, nodes)?;
@@ -30,22 +36,24 @@ pub(super) fn away(members: &Members, nodes: &Nodes) -> Option<Wish> {
     })
 }
 
-/// The voter that should lead instead: caught up, on a node that may lead, which leads the fewest.
+/// The voter that should lead instead: caught up, on a node that may lead, which leads the fewest. For a
+/// leader that cannot stay a node that is low is better than none.
 pub(super) fn successor<'a>(members: &'a Members, nodes: &Nodes) -> Option<&'a Member> {
-    candidates(members, nodes).min_by_key(|(leads, member)| (*leads, member.node)).map(|(_, m)| m)
-}
-
-fn candidates<'a>(
-    members: &'a Members,
-    nodes: &Nodes,
-) -> impl Iterator<Item = (usize, &'a Member)> {
+    let cannot_stay = |node: &NodeView| {
+        node.evicted
+            || node.disk_level == v1::DiskLevel::Critical
+            || node.state() != v1::NodeState::Up
+    };
+    let must_go = members.leader().is_some_and(|leader| {
+        leader.standing != Standing::Stays || nodes.get(leader.node).is_some_and(cannot_stay)
+    });
     members
         .voters()
         .filter(|member| !member.leader && member.standing == Standing::Stays && member.caught_up)
-        .filter_map(|member| {
-            let node = nodes.get(member.node)?;
-            node.may_lead().then_some((node.leaders, member))
-        })
+        .filter_map(|member| Some((nodes.get(member.node)?, member)))
+        .filter(|(node, _)| node.may_lead() || (must_go && node.may_lead_at_worst()))
+        .min_by_key(|(node, _)| (!node.may_lead(), !node.has_room(), node.leaders, node.id()))
+        .map(|(_, member)| member)
 }
 
 /// Moves leaders, of regions that want nothing else, from nodes that lead more than they should to

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
-use flotilla_proto::v1::{self, NodeState, PeerRole, step::Action};
+use flotilla_proto::v1::{self, DiskLevel, NodeState, PeerRole, step::Action};
 
 use crate::{
     ids::{NodeId, PeerId, RegionId},
@@ -36,7 +36,7 @@ struct Node {
     alive: bool,
     died_ms: u64,
     incarnation: u64,
-    critical: bool,
+    disk: DiskLevel,
     /// Its disk will not come back.
     lost: bool,
 }
@@ -127,8 +127,13 @@ impl Sim {
                 (id, region)
             })
             .collect();
-        let node =
-            || Node { alive: true, died_ms: 0, incarnation: 1, critical: false, lost: false };
+        let node = || Node {
+            alive: true,
+            died_ms: 0,
+            incarnation: 1,
+            disk: DiskLevel::Normal,
+            lost: false,
+        };
         Self {
             rng: StdRng::seed_from_u64(seed),
             now_ms: 1_000_000,
@@ -322,7 +327,7 @@ impl Sim {
             cluster_id: CLUSTER.to_vec().into(),
             node_id: node,
             incarnation: self.nodes[&node].incarnation,
-            disk_critical: self.nodes[&node].critical,
+            disk_level: self.nodes[&node].disk.into(),
             feature_level: 1,
             regions: led.map(|region| self.report(region)).collect(),
             quarantined: quarantined.collect(),
@@ -585,8 +590,7 @@ impl Sim {
             }
             58..60 => {
                 if let Some(node) = self.pick(|sim, id| sim.nodes[&id].alive) {
-                    let node = self.nodes.get_mut(&node).expect("picked");
-                    node.critical = !node.critical;
+                    self.fill_disk(node, &[DiskLevel::Normal, DiskLevel::Low, DiskLevel::Critical]);
                 }
             }
             60..66 => {
@@ -624,7 +628,8 @@ impl Sim {
         new.labels.insert("zone".to_owned(), ["a", "b", "c"][id as usize % 3].to_owned());
         let change = membership::join(&self.table, new, NodeId(id)).expect("the id is new");
         self.write(change);
-        let node = Node { alive: true, died_ms: 0, incarnation: 1, critical: false, lost: false };
+        let node =
+            Node { alive: true, died_ms: 0, incarnation: 1, disk: DiskLevel::Normal, lost: false };
         self.nodes.insert(id, node);
         self.note(format!("node {id} joins"));
     }
@@ -747,16 +752,52 @@ impl Sim {
             self.bring_back(id);
         }
         for node in self.nodes.values_mut() {
-            node.critical = false;
+            node.disk = DiskLevel::Normal;
         }
+        self.come_to_rest();
+        self.check_healed();
+    }
+
+    /// On a healthy cluster: leaders go to where there is room, and then all is at rest again.
+    fn fill_disks(&mut self) {
+        self.note("disks fill");
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.fill_disk(id, &[DiskLevel::Normal, DiskLevel::Low]);
+        }
+        self.come_to_rest();
+        self.check_healed();
+        self.check_led_with_room();
+    }
+
+    fn come_to_rest(&mut self) {
         let mut rest = 0;
         for _ in 0..HEAL_TICKS_MAX {
             rest = if self.tick(false) { rest + 1 } else { 0 };
             if rest == REST_TICKS {
-                return self.check_healed();
+                return;
             }
         }
         self.fail("the cluster does not come to rest");
+    }
+
+    fn fill_disk(&mut self, node: u64, levels: &[DiskLevel]) {
+        let level = *levels.choose(&mut self.rng).expect("some");
+        self.nodes.get_mut(&node).expect("a node").disk = level;
+        self.note(format!("the disk of node {node} is {level:?}"));
+    }
+
+    /// No node refuses writes to a region of which another voter has room.
+    fn check_led_with_room(&self) {
+        for region in self.regions.values() {
+            let has_room = |peer: u64| {
+                let node = self.nodes.get(&Self::node_of(region, peer));
+                node.is_some_and(|node| node.disk == DiskLevel::Normal)
+            };
+            let leader = region.leader.expect("checked before");
+            if !has_room(leader) && Self::voters(region).into_iter().any(has_room) {
+                self.fail(&format!("region {} takes no writes", region.region.region_id));
+            }
+        }
     }
 
     fn check_healed(&self) {
@@ -820,6 +861,7 @@ fn run(seed: u64) -> usize {
         sim.tick(true);
     }
     sim.heal();
+    sim.fill_disks();
     sim.steps_applied
 }
 

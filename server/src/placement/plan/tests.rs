@@ -2,6 +2,7 @@ use flotilla_proto::v1::step::Action;
 
 use super::*;
 use crate::placement::{
+    config::millis,
     fixture::{Fixture, NOW_MS},
     steps::{Verdict, judge},
 };
@@ -128,6 +129,8 @@ fn region_grows_to_the_replication_factor_learner_first() {
             ("third", "1:up 2:up 3:up", "1* 2", "add 3"),
             ("node is silent", "1:up 2:up 3:off", "1* 2", ""),
             ("node has a full disk", "1:up 2:up 3:crit", "1* 2", ""),
+            ("node has a disk that is low", "1:up 2:up 3:low", "1* 2", ""),
+            ("another one takes it", "1:up 2:up 3:low 4:up", "1* 2", "add 4"),
             ("silent learner is replaced", "1:up 2:up 3:off 4:up", "1* 2 3l-", "add 4"),
             ("then dropped", "1:up 2:up 3:off 4:up", "1* 2 3l- 4l-", "-3"),
             ("but kept while it is all there is", "1:up 2:up 3:off", "1* 2 3l-", ""),
@@ -279,6 +282,61 @@ fn leaders_leave_nodes_that_may_not_have_them() {
             ("evicted while a learner is on its way", "1:evict 2:up 3:up", "1* 2 3l-", "lead 2"),
         ],
     );
+}
+
+/// It would refuse all writes without end, although others have room.
+#[test]
+fn node_whose_disk_is_low_loses_its_leaders_to_nodes_with_room() {
+    check(
+        3,
+        &[
+            ("low", "1:low 2:up 3:up", "1* 2 3", "lead 2"),
+            ("not to another such", "1:low 2:low 3:up", "1* 2 3", "lead 3"),
+            ("whoever has room is behind", "1:low 2:up 3:low", "1* 2- 3", ""),
+            ("all are low: it stays", "1:low 2:low 3:low", "1* 2 3", ""),
+            ("the others are worse", "1:low 2:crit 3:crit", "1* 2 3", ""),
+            ("nearly full: to one with room", "1:crit 2:low 3:up", "1* 2 3", "lead 3"),
+            ("nearly full: a low one is better", "1:crit 2:low 3:crit", "1* 2 3", "lead 2"),
+            ("who has to go goes to a low one", "1:evict 2:low 3:low", "1* 2 3", "lead 2"),
+            ("rather to one with room", "1:evict 2:low 3:up", "1* 2 3", "lead 3"),
+            ("drained", "1:drain 2:low 3:low 4:low", "1* 2 3", "lead 2"),
+            ("followers there are none of its business", "1:up 2:low 3:low", "1* 2 3", ""),
+        ],
+    );
+    // Balance gives it none either, and takes those that have no better place no further.
+    for (nodes, want) in [("1:up 2:low 3:up", 1), ("1:up 2:low 3:low", 0), ("1:low 2:low 3:low", 0)]
+    {
+        let mut fixture = Fixture::new(3, nodes);
+        for _ in 0..3 {
+            fixture = fixture.region("1* 2 3");
+        }
+        let steps = plan_of(&fixture, &fixture.view(), &Fixture::config());
+        assert!(steps.iter().all(|step| text(step) == "lead 3"), "{nodes}: {steps:?}");
+        assert_eq!(steps.len(), want, "{nodes}: {steps:?}");
+    }
+}
+
+#[test]
+fn node_gets_leaders_only_after_its_disk_had_room_for_a_while() {
+    let config = Fixture::config();
+    let mut fixture = Fixture::new(3, "1:low 2:low 3:low").region("1* 2 3");
+    let mut view = fixture.view();
+    let mut at = |levels: [v1::DiskLevel; 3], now_ms: u64| {
+        for (node, level) in (1..).zip(levels) {
+            fixture.set_disk_level(node, level);
+            view.hear(fixture.heartbeat(node), now_ms);
+        }
+        let steps = plan(&view, &config, now_ms, &mut || None);
+        steps.iter().map(text).collect::<Vec<_>>().join("; ")
+    };
+    let (normal, low) = (v1::DiskLevel::Normal, v1::DiskLevel::Low);
+    let cool_down = millis(config.leader_cool_down);
+    assert_eq!(at([low, low, low], NOW_MS), "");
+    assert_eq!(at([low, normal, low], NOW_MS + 1_000), "", "it was low a second ago");
+    assert_eq!(at([low, low, low], NOW_MS + 2_000), "");
+    assert_eq!(at([low, normal, low], NOW_MS + 1_999 + cool_down), "", "and two seconds ago");
+    assert_eq!(at([low, normal, low], NOW_MS + 2_000 + cool_down), "lead 2");
+    assert_eq!(at([normal, normal, low], NOW_MS + 3_000 + cool_down), "", "what has room keeps it");
 }
 
 #[test]
