@@ -41,6 +41,9 @@ pub struct Node {
     pub disk_used_bytes: u64,
     pub data_bytes: u64,
     pub disk_level: &'static str,
+    /// Of a draining node, for people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub waits_for: String,
 }
 
 /// What one node says of itself.
@@ -144,6 +147,7 @@ impl From<v1::Node> for Node {
             state: state_name(node.state()),
             liveness: liveness_name(node.liveness()),
             disk_level: disk_level_name(node.disk_level()),
+            waits_for: node.waits_for.clone(),
             client_address: node.client_address,
             peer_address: node.peer_address,
             http_address: node.http_address,
@@ -233,6 +237,7 @@ mod tests {
             disk_used_bytes: 7,
             data_bytes: 8,
             disk_level: v1::DiskLevel::Low.into(),
+            waits_for: String::new(),
         };
         let table = v1::ListNodesResponse {
             cluster_id: "c".to_owned(),

@@ -323,8 +323,13 @@ impl Remove {
             ))
         };
         let mut interruption = Interruption::new();
+        let mut waits_for = String::new();
         while self.wait && told.state() == v1::NodeState::Draining && Instant::now() < deadline {
-            spinner.set_message(format!("node {}: {} peers left", self.node, told.peers_left));
+            let why = if waits_for.is_empty() { "" } else { "; " };
+            spinner.set_message(format!(
+                "node {}: {} peers left{why}{waits_for}",
+                self.node, told.peers_left
+            ));
             spinner.tick();
             let looking = async {
                 sleep_until(deadline.min(Instant::now() + POLL)).await;
@@ -338,6 +343,7 @@ impl Remove {
                 failure.after_part(&context.client, || begun(&told))
             })?;
             if let Some((version, node)) = row {
+                waits_for = node.waits_for;
                 told = v1::RemoveNodeResponse {
                     state: node.state,
                     peers_left: node.peers,
@@ -367,7 +373,9 @@ impl Remove {
             v1::NodeState::Removed => Ok(()),
             v1::NodeState::Draining => {
                 let waited = humantime::format_duration(self.wait_timeout);
-                let failure = Failure::Failed(format!("not removed after {waited}"));
+                let why = if waits_for.is_empty() { "" } else { ": " };
+                let text = format!("not removed after {waited}{why}{waits_for}");
+                let failure = Failure::Failed(text);
                 Err(failure.after_part(&context.client, || begun(&told)))
             }
             v1::NodeState::Unspecified

@@ -265,6 +265,7 @@ fn nodes_of(heard: &BTreeMap<u64, Knowledge>) -> v1::ListNodesResponse {
                 disk_used_bytes: own.disk_used_bytes,
                 data_bytes: own.data_bytes,
                 disk_level: own.disk_level,
+                waits_for: own.waits_for.clone(),
             };
         }
     }

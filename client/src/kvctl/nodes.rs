@@ -98,6 +98,9 @@ impl Nodes {
         let wanted = Wanted { nodes: true, all_nodes: self.all, regions: None };
         let listing = listing::list(&context.client, self.stale, &wanted).await?;
         listing.note(&context.out);
+        for node in listing.nodes.nodes.iter().filter(|node| !node.waits_for.is_empty()) {
+            context.out.tell(&format!("node {} drains: {}", node.node_id, node.waits_for));
+        }
         let table = table(&listing.nodes.nodes);
         let told_by_nodes = listing.told_by_nodes();
         let cluster = json::Cluster { told_by_nodes, ..listing.nodes.into() };

@@ -49,6 +49,7 @@ struct RegionRecord {
     down_peers: Vec<u64>,
     pending_peers: Vec<u64>,
     lost_peers: Vec<u64>,
+    refused_peers: Vec<RefusedRecord>,
     approximate_bytes: u64,
     health: &'static str,
     voters_wanted: u32,
@@ -62,10 +63,24 @@ struct LeaderRecord {
 }
 
 #[derive(Debug, Serialize)]
+struct RefusedRecord {
+    peer_id: u64,
+    node_id: u64,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
 struct PeerRecord {
     peer_id: u64,
     node_id: u64,
     role: &'static str,
+}
+
+impl From<v1::RefusedPeer> for RefusedRecord {
+    fn from(refused: v1::RefusedPeer) -> Self {
+        let v1::RefusedPeer { peer_id, node_id, reason } = refused;
+        Self { peer_id, node_id, reason }
+    }
 }
 
 fn role_name(role: v1::PeerRole) -> &'static str {
@@ -117,6 +132,7 @@ impl RegionRecord {
             down_peers: info.down_peers,
             pending_peers: info.pending_peers,
             lost_peers: info.lost_peers,
+            refused_peers: info.refused_peers.into_iter().map(RefusedRecord::from).collect(),
             approximate_bytes: info.approximate_bytes,
             health,
             voters_wanted: info.voters_wanted,
@@ -183,6 +199,9 @@ impl RegionRecord {
         }
         if !self.pending_peers.is_empty() {
             text += &format!(", behind: {}", nodes(&self.pending_peers));
+        }
+        for refused in &self.refused_peers {
+            text += &format!(", refused by {}: {}", refused.node_id, refused.reason);
         }
         (text, tone)
     }

@@ -871,6 +871,27 @@ async fn removal_that_somebody_took_back_is_not_begun_anew() {
 }
 
 #[tokio::test]
+async fn removal_that_does_not_end_says_what_it_waits_for() {
+    let cluster = FakeCluster::start(4).await;
+    cluster.list_nodes_as(v1::NodeState::Draining);
+    for node in &cluster.nodes {
+        node.answer_removals(v1::RemoveNodeResponse {
+            state: v1::NodeState::Draining.into(),
+            ..v1::RemoveNodeResponse::default()
+        });
+        node.edit_listings(|_, listed| {
+            listed.nodes[3].waits_for = "region 7: node 5 has no room".to_owned();
+        });
+    }
+    let args = ["cluster", "remove", "4", "--wait", "--wait-timeout", "1s"];
+    let failure = failed(&cluster, &args).await;
+    let want = "not removed after 1s: region 7: node 5 has no room";
+    assert!(failure.to_string().contains(want), "{failure}");
+    let (code, nodes) = kvctl(&cluster, &["-o", "json", "nodes"]).await;
+    assert_eq!((code, nodes.matches("region 7: node 5 has no room").count()), (0, 1), "{nodes}");
+}
+
+#[tokio::test]
 async fn a_benchmark_reports_what_it_did() {
     let cluster = FakeCluster::start(1).await;
     let short = ["--duration", "200ms", "--warm-up", "0s", "--clients", "2", "--keys", "50"];

@@ -103,6 +103,7 @@ pub(super) fn regions(
             term: peer.term(),
             down_peers: followers.iter().filter(|of| silent(of)).map(|of| of.peer.0).collect(),
             lost_peers: followers.iter().filter(|of| of.reverted).map(|of| of.peer.0).collect(),
+            refused_peers: followers.iter().filter_map(|of| refused(&region, of)).collect(),
             approximate_bytes: peer.approximate_bytes(),
             health: health(known, wanted).into(),
             voters_wanted: u32::try_from(wanted).unwrap_or(u32::MAX),
@@ -112,6 +113,13 @@ pub(super) fn regions(
     };
     let (regions, more) = page(peers.into_iter().map(info), page_regions(request.limit));
     v1::RegionsResponse { accepted: true, regions, more }
+}
+
+fn refused(region: &v1::Region, follower: &Follower) -> Option<v1::RefusedPeer> {
+    let refusal = follower.refusal.as_ref()?;
+    let peer = region.peers.iter().find(|peer| peer.peer_id == follower.peer.0)?;
+    let (peer_id, node_id) = (peer.peer_id, peer.node_id);
+    Some(v1::RefusedPeer { peer_id, node_id, reason: refusal.reason.clone() })
 }
 
 /// The peers of the regions behind `after`, in the order of their ids, as many as fit into one answer; and

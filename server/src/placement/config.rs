@@ -50,6 +50,12 @@ pub struct PlacementConfig {
     /// A region's leader stays at least this long before balance moves it again.
     #[serde(skip)]
     pub leader_cool_down: Duration,
+    /// A learner whose node does not take the region's state for this long is given up for one elsewhere.
+    #[serde(skip)]
+    pub refusal_patience: Duration,
+    /// For this long a node gets no peer of a region again that was given up there as refused.
+    #[serde(skip)]
+    pub refusal_memory: Duration,
     /// Bound: learners that are being initialized on one node, over all regions. A node at the
     /// bound gets no further peers until one has caught up. How many snapshots are sent at a time is
     /// bounded apart from this, by `snapshot.concurrent_max`.
@@ -70,6 +76,8 @@ impl Default for PlacementConfig {
             joint_patience: Duration::from_secs(10),
             step_timeout: Duration::from_secs(10),
             leader_cool_down: Duration::from_secs(30),
+            refusal_patience: Duration::from_secs(30),
+            refusal_memory: Duration::from_secs(300),
             lag_entries_max: 1_000,
             steps_per_round_max: 64,
             learners_per_node_max: 32,

@@ -470,11 +470,16 @@ pub fn report(peer: &Peer) -> Option<v1::RegionReport> {
     let progress = peer
         .followers()
         .into_iter()
-        .map(|follower| v1::PeerProgress {
-            peer_id: follower.peer.0,
-            matched_index: follower.matched,
-            silent_ms: u64::try_from(follower.silent.as_millis()).unwrap_or(u64::MAX),
-            reverted: follower.reverted,
+        .map(|follower| {
+            let refusal = follower.refusal;
+            v1::PeerProgress {
+                peer_id: follower.peer.0,
+                matched_index: follower.matched,
+                silent_ms: config::millis(follower.silent),
+                reverted: follower.reverted,
+                refused_ms: refusal.as_ref().map_or(0, |refusal| config::millis(refusal.lasts)),
+                refused: refusal.map_or_else(String::new, |refusal| refusal.reason),
+            }
         })
         .collect();
     Some(v1::RegionReport {

@@ -111,7 +111,7 @@ impl Fixture {
     /// Adds a region, from id 2 on; the key space is cut evenly among them. Words for peers, by the
     /// node they are on: `1*` leader, `1` voter, `1l` learner, then any of `-` lags, `0` has no
     /// data, `s` silent for a while, `S` silent for long, `q` quarantined, `r` found reverted by
-    /// the leader. `1?`: no peer, but a log of one on the node, nobody knows of which. A last word
+    /// the leader, `x` its node does not take the region's state, for a minute now, `y` for a few seconds. `1?`: no peer, but a log of one on the node, nobody knows of which. A last word
     /// `joint`.
     pub(super) fn region(mut self, peers: &str) -> Self {
         let id = 2 + self.reports.len() as u64;
@@ -143,7 +143,7 @@ impl Fixture {
                 peer_id: peer,
                 matched_index: LAST_INDEX - 1,
                 silent_ms: self.silent_ms.get(&node).copied().unwrap_or(u64::MAX),
-                reverted: false,
+                ..v1::PeerProgress::default()
             };
             let mut role = PeerRole::Voter;
             for flag in flags.chars() {
@@ -154,6 +154,10 @@ impl Fixture {
                     '0' => progress.matched_index = 0,
                     's' => progress.silent_ms = 30_000,
                     'r' => progress.reverted = true,
+                    'x' | 'y' => {
+                        progress.refused = "the disk is too full".to_owned();
+                        progress.refused_ms = if flag == 'x' { 60_000 } else { 5_000 };
+                    }
                     'S' => progress.silent_ms = 3_000_000,
                     'q' => {
                         let local = v1::LocalPeer { region_id: id, peer_id: peer };

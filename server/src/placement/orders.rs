@@ -46,6 +46,7 @@ impl ClusterView {
         config: &PlacementConfig,
         now_ms: u64,
     ) -> Vec<(v1::Step, StepResult)> {
+        self.forget_refusals(config, now_ms);
         let mut orders = std::mem::take(&mut self.orders);
         let ended = orders
             .0

@@ -52,6 +52,9 @@ pub struct Member {
     /// Lags little enough to be promoted or to lead. Never true before it has the region's data.
     pub caught_up: bool,
     pub matched_index: u64,
+    /// A learner whose node has not taken the region's state for so long that it is not waited for where
+    /// another can be had.
+    pub refused: bool,
 }
 
 /// The peers of one region, in the order of their ids.
@@ -179,15 +182,18 @@ fn judge(
     };
     // A matched index of 0 is a peer that waits for its first snapshot, however short the log.
     let near = matched_index.saturating_add(config.lag_entries_max) >= region.last_index;
+    let voter = peer.role() == v1::PeerRole::Voter;
+    let refusal = view.refusal(region, id, now_ms).filter(|_| !voter);
     Member {
         peer: id,
         node: node_id,
-        voter: peer.role() == v1::PeerRole::Voter,
+        voter,
         leader,
         standing,
         live,
         caught_up: live && matched_index > 0 && near,
         matched_index,
+        refused: refusal.is_some_and(|(lasts_ms, _)| lasts_ms >= millis(config.refusal_patience)),
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod leaders;
 mod nodes;
+mod obstacles;
 mod repair;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ use std::collections::BTreeSet;
 use flotilla_proto::v1::{self, step::Action};
 
 use self::nodes::Nodes;
+pub use self::obstacles::obstacles;
 use super::{config::PlacementConfig, peers::Members, steps, view::ClusterView, view::RegionView};
 use crate::ids::{PeerId, RegionId};
 

@@ -186,6 +186,7 @@ impl NodeView {
             forced,
             demoted,
             disk_level: self.disk_level.into(),
+            waits_for: String::new(),
         }
     }
 }
@@ -292,6 +293,8 @@ pub struct ClusterView {
     /// See [`ClusterView::session`].
     session: u64,
     evicted_until_ms: BTreeMap<NodeId, u64>,
+    /// When a peer of the region was last given up on the node as refused. Bound: `refusal_memory`.
+    refused_at_ms: BTreeMap<(RegionId, NodeId), u64>,
     pub(super) orders: Orders,
 }
 
@@ -306,6 +309,7 @@ impl ClusterView {
             regions: Regions::default(),
             session: 1,
             evicted_until_ms: BTreeMap::new(),
+            refused_at_ms: BTreeMap::new(),
             orders: Orders::default(),
         }
     }
@@ -478,6 +482,14 @@ impl ClusterView {
             if let (Some(since), true) = (old.joint_since_ms, old.epoch() == new.epoch()) {
                 new.joint_since_ms = new.joint_since_ms.map(|_| since);
             }
+            let left = |peer: &&v1::Peer| {
+                let refused = old.progress.get(&PeerId(peer.peer_id)).map(|peer| &peer.refused);
+                refused.is_some_and(|reason| !reason.is_empty())
+                    && !new.region.peers.iter().any(|here| here.peer_id == peer.peer_id)
+            };
+            for peer in old.region.peers.iter().filter(left) {
+                self.refused_at_ms.insert((id, NodeId(peer.node_id)), now_ms);
+            }
         }
         let stays = |old: &RegionView| {
             old.region.start_key == new.region.start_key && old.region.end_key == new.region.end_key
@@ -534,6 +546,38 @@ impl ClusterView {
             _ => now_ms.saturating_sub(region.reported_at_ms),
         };
         Some(told.saturating_add(since))
+    }
+
+    /// For how long the node of `peer` has not taken the region's state, and why.
+    #[must_use]
+    pub fn refusal<'a>(
+        &self,
+        region: &'a RegionView,
+        peer: PeerId,
+        now_ms: u64,
+    ) -> Option<(u64, &'a str)> {
+        let told = region.progress.get(&peer).filter(|told| !told.refused.is_empty())?;
+        let since = now_ms.saturating_sub(region.reported_at_ms);
+        Some((told.refused_ms.saturating_add(since), &told.refused))
+    }
+
+    /// Where peers of regions were given up of late since their nodes did not take the state.
+    #[must_use]
+    pub fn refused_lately(
+        &self,
+        config: &PlacementConfig,
+        now_ms: u64,
+    ) -> BTreeSet<(RegionId, NodeId)> {
+        let memory = millis(config.refusal_memory);
+        let lately = |at_ms: &u64| now_ms.saturating_sub(*at_ms) < memory;
+        let lately = self.refused_at_ms.iter().filter(|(_, at_ms)| lately(at_ms));
+        lately.map(|(where_, _)| *where_).collect()
+    }
+
+    /// Forgets refusals that do not count any more.
+    pub(super) fn forget_refusals(&mut self, config: &PlacementConfig, now_ms: u64) {
+        let memory = millis(config.refusal_memory);
+        self.refused_at_ms.retain(|_, at_ms| now_ms.saturating_sub(*at_ms) < memory);
     }
 
     /// Keeps leaders away from a node until then; a time that is past ends it.

@@ -12,6 +12,7 @@ pub mod network;
 mod pipeline;
 pub mod presence;
 pub mod proposal;
+pub mod refusal;
 pub mod region_state;
 pub mod region_view;
 pub mod reversion;

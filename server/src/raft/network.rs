@@ -33,6 +33,7 @@ use super::{
     log_memory::reading_for,
     log_store::entry_bytes,
     pipeline::{Place, pipeline},
+    refusal::Refusals,
     region_state::range_of,
     region_view::RegionView,
     reversion::{Reversions, is_reversion},
@@ -40,6 +41,7 @@ use super::{
     transport::{BACKOFF_MAX, Lane, Transport, budget::Gate},
 };
 use crate::{
+    clock,
     ids::{NodeId, PeerId, RegionId},
     metrics::Direction,
     raft::PeerAddress,
@@ -71,6 +73,7 @@ pub struct Network {
     region: RegionId,
     peer: PeerId,
     reversions: Reversions,
+    refusals: Refusals,
     is_voter: IsVoter,
     snapshots: SnapshotSettings,
     retry_min: Duration,
@@ -93,11 +96,18 @@ impl Network {
             region,
             peer,
             reversions,
+            refusals: Refusals::default(),
             is_voter,
             snapshots,
             retry_min: heartbeat_interval,
             commit_patience: heartbeat_interval / PATIENCE_DIVISOR,
         }
+    }
+
+    /// What became of the snapshots that are sent.
+    #[must_use]
+    pub fn refusals(&self) -> Refusals {
+        self.refusals.clone()
     }
 
     /// Before the next attempt after so many failures.
@@ -477,17 +487,30 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             bytes,
             feature_level: network.level_of(&region.state),
         };
+        let attempt = network.refusals.attempt(vote.leader_id.term, self.target);
         let sending = network.transport.send_snapshot(turn, self.node, header, sender);
-        let result = tokio::select! {
+        let sent_to_end = tokio::select! {
             closed = &mut cancel => return Err(StreamingError::Closed(closed)),
-            result = sending => result.map_err(|error| failed(error.to_string()))?,
+            result = sending => result,
+        };
+        let result = match sent_to_end {
+            Ok(result) => result,
+            Err(error) => {
+                attempt.failed(&error.to_string(), clock::now());
+                return Err(failed(error.to_string()));
+            }
         };
         if let Some(refused) = result.refused {
+            // Others are before it: nothing is said of this one.
+            if refused.reason() != Reason::Busy {
+                attempt.failed(&refused.message, clock::now());
+            }
             if refused.reason() == Reason::Reverted {
                 network.reverted(vote.leader_id.term, self.target, self.node);
             }
             return Err(failed(format!("refused: {}", refused.message)));
         }
+        attempt.taken();
         let answered =
             vote_from_proto(result.vote.as_ref()).map_err(|error| failed(error.to_string()))?;
         // A later vote turns the snapshot down.

@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, time::Duration};
 use openraft::Instant as _;
 
 use super::Peer;
-use crate::ids::PeerId;
+use crate::{clock, ids::PeerId, raft::refusal::Refusal};
 
 /// Another peer of the region, learner or voter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Follower {
     pub peer: PeerId,
     pub is_voter: bool,
@@ -18,6 +18,8 @@ pub struct Follower {
     pub silent: Duration,
     /// It lost what it had acknowledged.
     pub reverted: bool,
+    /// Its node does not take the region's state.
+    pub refusal: Option<Refusal>,
 }
 
 impl Peer {
@@ -27,6 +29,7 @@ impl Peer {
         let Some(metrics) = self.metrics() else { return Vec::new() };
         let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
         let led = self.leading_for(metrics.current_term);
+        let now = clock::now();
         let heard = metrics.heartbeat.unwrap_or_default();
         metrics
             .replication
@@ -37,6 +40,7 @@ impl Peer {
                 peer,
                 is_voter: voters.contains(&peer),
                 matched: matched.map_or(0, |id| id.index),
+                refusal: self.refusals.of(metrics.current_term, peer, now),
                 reverted: self.reversions.has_reverted(metrics.current_term, peer),
                 silent: heard.get(&peer).copied().flatten().map_or(led, |at| at.elapsed()),
             })

@@ -234,6 +234,7 @@ mod tests {
             matched,
             silent: Duration::from_millis(silent_ms),
             reverted: false,
+            refusal: None,
         };
         let check = |why: &str, candidates: &[Follower], want: &[u64]| {
             let order = by_fitness(candidates.to_vec(), Duration::from_secs(3));

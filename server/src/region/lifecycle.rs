@@ -308,6 +308,7 @@ async fn start(
         },
         env.config.raft.heartbeat_interval,
     );
+    let refusals = network.refusals();
     let raft =
         Raft::new(id, Arc::clone(&env.raft_config), network, LogStore(Arc::clone(&log)), machine)
             .await?;
@@ -326,6 +327,7 @@ async fn start(
         log,
         proposals,
         reversions,
+        refusals,
         reads: read::Rounds::default(),
         clock: parking_lot::Mutex::default(),
         silence: Silence::default(),

@@ -51,7 +51,8 @@ use crate::{
     metrics::Metrics,
     raft::{
         Raft, log_memory::LogMemory, log_store::PeerLog, log_writer::LogWriter,
-        proposal::Admissions, region_view::RegionView, reversion::Reversions, transport::Transport,
+        proposal::Admissions, refusal::Refusals, region_view::RegionView, reversion::Reversions,
+        transport::Transport,
     },
     storage::engine::Engine,
 };
@@ -130,6 +131,7 @@ pub struct Peer {
     log: Arc<PeerLog>,
     proposals: Arc<Admissions>,
     reversions: Reversions,
+    refusals: Refusals,
     reads: read::Rounds,
     clock: Mutex<clock::RegionClock>,
     silence: silence::Silence,

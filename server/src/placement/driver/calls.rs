@@ -11,7 +11,7 @@ use super::{
     super::{
         config, evictions,
         membership::{self, AddLearner, Decision},
-        tables,
+        plan, tables,
         view::NodeView,
     },
     Driver, Leading, Turn,
@@ -102,6 +102,11 @@ impl Driver {
         request: &v1::ListNodesRequest,
     ) -> v1::ListNodesResponse {
         let table = leading.view.table();
+        let mut obstacles = plan::obstacles(&leading.view, &self.config, self.now_ms());
+        let mut told = |node: &NodeView| v1::Node {
+            waits_for: obstacles.remove(&node.id()).unwrap_or_default(),
+            ..node.to_node()
+        };
         v1::ListNodesResponse {
             cluster_id: hex(&table.cluster_id),
             version: table.version,
@@ -110,7 +115,7 @@ impl Driver {
                 .nodes(&self.config, self.now_ms())
                 .values()
                 .filter(|node| request.all || node.state() != v1::NodeState::Removed)
-                .map(NodeView::to_node)
+                .map(&mut told)
                 .collect(),
             replication_factor: table.replication_factor,
             told_by_node: 0,

@@ -1,6 +1,9 @@
 //! The nodes during one planning round: what is on them, and what this round already gave them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use flotilla_proto::v1::{self, step::Action};
 
@@ -24,6 +27,36 @@ pub(super) struct Nodes {
     learners_per_node_max: usize,
     /// See [`ClusterView::ownerless`].
     ownerless: BTreeSet<(RegionId, NodeId)>,
+    /// See [`ClusterView::refused_lately`].
+    refused: BTreeSet<(RegionId, NodeId)>,
+    /// Nodes that do not take the state of some region now: others come before them.
+    refusing: BTreeSet<NodeId>,
+}
+
+/// Why a node gets no peer of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeptOut {
+    Unheard,
+    Low,
+    Critical,
+    /// It has as many learners as it may have at a time.
+    Learners,
+    /// See [`ClusterView::ownerless`].
+    Ownerless,
+    Refused,
+}
+
+impl fmt::Display for KeptOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unheard => "is not heard",
+            Self::Low => "has a disk that is low",
+            Self::Critical => "has a disk that is nearly full",
+            Self::Learners => "is being sent other regions first",
+            Self::Ownerless => "has a log of the region that nobody owns",
+            Self::Refused => "has refused it of late",
+        })
+    }
 }
 
 impl Nodes {
@@ -37,6 +70,8 @@ impl Nodes {
             up,
             learners_per_node_max: config.learners_per_node_max,
             ownerless: view.ownerless(),
+            refused: view.refused_lately(config, now_ms),
+            refusing: refusing(view),
         };
         for (region, step) in view.open_orders(config, now_ms) {
             match &step.action {
@@ -79,7 +114,10 @@ impl Nodes {
         self.all
             .values()
             .filter(|node| self.may_take(node, members))
-            .min_by_key(|node| (self.crowding(node, members), node.peers, node.id()))
+            .min_by_key(|node| {
+                let refuses = self.refusing.contains(&node.id());
+                (self.crowding(node, members), refuses, node.peers, node.id())
+            })
             .map(NodeView::id)
     }
 
@@ -124,7 +162,7 @@ impl Nodes {
         let leaves = members.voters().find(|member| member.peer == old)?;
         let from = self.get(leaves.node)?;
         let now = self.shared(from, members, old);
-        let (then, _, node) = self
+        let (then, _, _, node) = self
             .all
             .values()
             .filter(|node| self.may_take(node, members))
@@ -132,16 +170,50 @@ impl Nodes {
             .filter(|node| {
                 DOMAINS.iter().all(|name| from.label(name).is_none() || node.label(name).is_some())
             })
-            .map(|node| (self.shared(node, members, old), node.peers, node.id()))
+            .map(|node| {
+                let refuses = self.refusing.contains(&node.id());
+                (self.shared(node, members, old), refuses, node.peers, node.id())
+            })
             .min()?;
         (then < now).then_some(node)
     }
 
     fn may_take(&self, node: &NodeView, members: &Members) -> bool {
-        node.may_receive()
-            && node.learners < self.learners_per_node_max
+        node.state() == v1::NodeState::Up
             && !members.iter().any(|member| member.node == node.id())
-            && !self.ownerless.contains(&(members.region(), node.id()))
+            && self.keeps_out(node, members).is_none()
+    }
+
+    /// What is against a node in service that has no peer of the region.
+    fn keeps_out(&self, node: &NodeView, members: &Members) -> Option<KeptOut> {
+        let here = (members.region(), node.id());
+        if node.liveness != v1::Liveness::Alive {
+            Some(KeptOut::Unheard)
+        } else if node.disk_level == v1::DiskLevel::Critical {
+            Some(KeptOut::Critical)
+        } else if !node.may_receive() {
+            Some(KeptOut::Low)
+        } else if self.ownerless.contains(&here) {
+            Some(KeptOut::Ownerless)
+        } else if self.refused.contains(&here) {
+            Some(KeptOut::Refused)
+        } else if node.learners >= self.learners_per_node_max {
+            Some(KeptOut::Learners)
+        } else {
+            None
+        }
+    }
+
+    /// The nodes in service without a peer of the region that get none, and why.
+    pub(super) fn kept_out<'a>(
+        &'a self,
+        members: &'a Members,
+    ) -> impl Iterator<Item = (NodeId, KeptOut)> + 'a {
+        self.all
+            .values()
+            .filter(|node| node.state() == v1::NodeState::Up)
+            .filter(|node| !members.iter().any(|member| member.node == node.id()))
+            .filter_map(|node| Some((node.id(), self.keeps_out(node, members)?)))
     }
 
     /// The most superfluous of a region's voters: in the most shared failure domains, on the
@@ -186,4 +258,16 @@ impl Nodes {
             to.leaders += 1;
         }
     }
+}
+
+fn refusing(view: &ClusterView) -> BTreeSet<NodeId> {
+    let regions = view.regions().values();
+    let refused = regions.flat_map(|region| {
+        let is_refused = |peer: &&v1::Peer| {
+            let told = region.progress.get(&PeerId(peer.peer_id));
+            told.is_some_and(|told| !told.refused.is_empty())
+        };
+        region.region.peers.iter().filter(is_refused)
+    });
+    refused.map(|peer| NodeId(peer.node_id)).collect()
 }

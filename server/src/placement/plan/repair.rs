@@ -129,10 +129,10 @@ pub(super) fn drop_surplus(members: &Members, replicas: usize, nodes: &Nodes) ->
     }
     let spreads = usize::from(spreading(members, nodes).is_some());
     let wanted = replicas.saturating_sub(staying(members)) + spreads;
-    // The furthest are kept; one on a silent node is kept only while there is no other.
+    // The furthest are kept; one that does not come is kept only while there is no other.
     let mut learners: Vec<&Member> = members.learners().collect();
     learners.sort_by_key(|learner| {
-        (!is_alive(learner, nodes), std::cmp::Reverse(learner.matched_index), learner.peer)
+        (!is_coming(learner, nodes), std::cmp::Reverse(learner.matched_index), learner.peer)
     });
     let idle = learners.get(wanted)?;
     let reason = format!("remove learner {}: it is not needed", idle.peer);
@@ -150,7 +150,7 @@ pub(super) fn spread(members: &Members, replicas: usize, nodes: &Nodes) -> Optio
     }
     if let Some((learner, old)) = spreading(members, nodes) {
         if !learner.caught_up {
-            return None;
+            return learner.refused.then(|| move_apart(members, nodes)).flatten();
         }
         let reason = format!(
             "promote peer {} in place of peer {}, which shares a failure domain",
@@ -161,6 +161,11 @@ pub(super) fn spread(members: &Members, replicas: usize, nodes: &Nodes) -> Optio
     if members.learners().next().is_some() {
         return None;
     }
+    move_apart(members, nodes)
+}
+
+/// A learner where a peer would share less than the voter does that shares the most.
+fn move_apart(members: &Members, nodes: &Nodes) -> Option<Wish> {
     let (old, _) = nodes.most_crowded(members)?;
     nodes.apart_from(members, old.peer)?;
     Some(Wish {
@@ -176,9 +181,10 @@ fn spreading<'a>(members: &'a Members, nodes: &Nodes) -> Option<(&'a Member, &'a
     let learner = members
         .learners()
         .filter(|learner| learner.standing == Standing::Stays && is_alive(learner, nodes))
-        .find(|learner| {
+        .filter(|learner| {
             nodes.get(learner.node).is_some_and(|node| nodes.shared(node, members, old.peer) < now)
-        })?;
+        })
+        .min_by_key(|learner| (learner.refused, learner.peer))?;
     Some((learner, old))
 }
 
@@ -203,7 +209,7 @@ fn add(
 ) -> Option<Wish> {
     let coming = members
         .learners()
-        .filter(|learner| learner.standing == Standing::Stays && is_alive(learner, nodes))
+        .filter(|learner| learner.standing == Standing::Stays && is_coming(learner, nodes))
         .count();
     if staying(members) + coming >= replicas {
         return None;
@@ -244,8 +250,13 @@ fn kept(members: &Members) -> usize {
 }
 
 /// Voters that count towards the replication factor.
-fn staying(members: &Members) -> usize {
+pub(super) fn staying(members: &Members) -> usize {
     standing(members, Standing::Stays).count()
+}
+
+/// Whether a learner is waited for.
+fn is_coming(learner: &Member, nodes: &Nodes) -> bool {
+    is_alive(learner, nodes) && !learner.refused
 }
 
 fn is_alive(member: &Member, nodes: &Nodes) -> bool {

@@ -37,8 +37,17 @@ struct Node {
     died_ms: u64,
     incarnation: u64,
     disk: DiskLevel,
+    /// It has too little room for any region, although its disk is not low.
+    small: bool,
     /// Its disk will not come back.
     lost: bool,
+}
+
+impl Node {
+    fn new() -> Self {
+        let disk = DiskLevel::Normal;
+        Self { alive: true, died_ms: 0, incarnation: 1, disk, small: false, lost: false }
+    }
 }
 
 struct Region {
@@ -47,6 +56,8 @@ struct Region {
     leader: Option<u64>,
     last_index: u64,
     matched: BTreeMap<u64, u64>,
+    /// Learners whose nodes do not take its state, and since when.
+    refused: BTreeMap<u64, u64>,
     /// Peers whose data must not be used any more.
     quarantined: BTreeSet<u64>,
     joint: Option<Joint>,
@@ -88,6 +99,8 @@ fn config() -> PlacementConfig {
         joint_patience: Duration::from_secs(6),
         step_timeout: Duration::from_secs(5),
         leader_cool_down: Duration::from_secs(15),
+        refusal_patience: Duration::from_secs(10),
+        refusal_memory: Duration::from_secs(30),
         ..PlacementConfig::default()
     }
 }
@@ -121,25 +134,19 @@ impl Sim {
                     leader: Some(peer),
                     last_index: 10,
                     matched: BTreeMap::from([(peer, 10)]),
+                    refused: BTreeMap::new(),
                     quarantined: BTreeSet::new(),
                     joint: None,
                 };
                 (id, region)
             })
             .collect();
-        let node = || Node {
-            alive: true,
-            died_ms: 0,
-            incarnation: 1,
-            disk: DiskLevel::Normal,
-            lost: false,
-        };
         Self {
             rng: StdRng::seed_from_u64(seed),
             now_ms: 1_000_000,
             config: config(),
             view: ClusterView::new(table.clone(), 1_000_000),
-            nodes: (1..=nodes).map(|id| (id, node())).collect(),
+            nodes: (1..=nodes).map(|id| (id, Node::new())).collect(),
             table,
             regions,
             next_node: nodes + 1,
@@ -253,7 +260,13 @@ impl Sim {
                     peer_id: peer.peer_id,
                     matched_index: region.matched.get(&peer.peer_id).copied().unwrap_or(0),
                     silent_ms: self.silent_ms(region, peer.peer_id),
-                    reverted: false,
+                    refused: match region.refused.contains_key(&peer.peer_id) {
+                        true => "its disk is too full".to_owned(),
+                        false => String::new(),
+                    },
+                    refused_ms: self.now_ms
+                        - region.refused.get(&peer.peer_id).copied().unwrap_or(self.now_ms),
+                    ..v1::PeerProgress::default()
                 })
                 .collect(),
             approximate_bytes: 0,
@@ -379,6 +392,15 @@ impl Sim {
                 .map(|peer| peer.peer_id)
                 .filter(|peer| self.is_live(region, *peer))
                 .collect();
+            let takes: BTreeSet<u64> = live
+                .iter()
+                .copied()
+                .filter(|peer| {
+                    let node = &self.nodes[&Self::node_of(region, *peer)];
+                    node.disk == DiskLevel::Normal && !node.small
+                })
+                .collect();
+            let now_ms = self.now_ms;
             let grows = self.rng.random_range(0..400);
             let slow = self.rng.random_bool(0.4);
             let completes = self.rng.random_bool(0.7);
@@ -387,8 +409,11 @@ impl Sim {
             let last = region.last_index;
             for peer in &live {
                 let initialized = region.matched.contains_key(peer);
-                if *peer == leader || initialized || !slow {
+                if !initialized && !takes.contains(peer) {
+                    region.refused.entry(*peer).or_insert(now_ms);
+                } else if *peer == leader || initialized || !slow {
                     region.matched.insert(*peer, last);
+                    region.refused.remove(peer);
                 }
             }
             if completes && region.joint.as_ref().is_some_and(|joint| joint.term == region.term) {
@@ -628,9 +653,7 @@ impl Sim {
         new.labels.insert("zone".to_owned(), ["a", "b", "c"][id as usize % 3].to_owned());
         let change = membership::join(&self.table, new, NodeId(id)).expect("the id is new");
         self.write(change);
-        let node =
-            Node { alive: true, died_ms: 0, incarnation: 1, disk: DiskLevel::Normal, lost: false };
-        self.nodes.insert(id, node);
+        self.nodes.insert(id, Node::new());
         self.note(format!("node {id} joins"));
     }
 
@@ -876,6 +899,30 @@ fn every_history_keeps_quorums_and_ends_at_the_replication_factor_at_rest() {
     let seeds = number("FLOTILLA_SIM_SEEDS").unwrap_or(300);
     let steps: usize = (0..seeds).map(run).sum();
     assert!(steps as u64 > 20 * seeds, "the histories did too little: {steps} steps");
+}
+
+#[test]
+fn drain_ends_although_a_node_refuses_every_region() {
+    let mut sim = Sim::new(0, 3, 3, 30);
+    sim.heal();
+    let (small, spare) = (4, 5);
+    for node in [small, spare] {
+        sim.join();
+        sim.tick(false);
+        sim.change_membership(&[node], &[], None);
+    }
+    sim.nodes.get_mut(&small).expect("joined").small = true;
+    let request = v1::RemoveNodeRequest { node_id: 2, force: false, expected_version: None };
+    let decision = membership::remove_node(&sim.view, &request, &sim.config, sim.now_ms);
+    let Ok(Decision::Write(change)) = decision else { panic!("{decision:?}") };
+    sim.write(change);
+    sim.heal();
+    assert_eq!(sim.state(2), NodeState::Removed);
+    let on = |node: u64| {
+        let regions = sim.regions.values();
+        regions.filter(|region| region.region.peers.iter().any(|peer| peer.node_id == node)).count()
+    };
+    assert_eq!((on(small), on(spare)), (0, 30));
 }
 
 #[test]

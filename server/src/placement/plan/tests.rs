@@ -1,10 +1,13 @@
 use flotilla_proto::v1::step::Action;
 
 use super::*;
-use crate::placement::{
-    config::millis,
-    fixture::{Fixture, NOW_MS},
-    steps::{Verdict, judge},
+use crate::{
+    ids::NodeId,
+    placement::{
+        config::millis,
+        fixture::{Fixture, NOW_MS},
+        steps::{Verdict, judge},
+    },
 };
 
 /// `add 4`, `+4 -3`, `finish`, `lead 2`: with the nodes of the peers.
@@ -168,6 +171,84 @@ fn down_peer_is_replaced_by_adding_first() {
             ("a learner on a down node", "1:up 2:up 3:up 4:down", "1* 2 3 4l-", "-4"),
         ],
     );
+}
+
+/// It would be waited for without end, and with it whoever drains a node or has lost a voter.
+#[test]
+fn learner_that_its_node_refuses_is_given_up_for_another() {
+    let spare = "1:up 2:up 3:drain 4:up 5:up";
+    let zones = "1:up@a 2:up@b 3:up@a 4:up@c 5:up@d";
+    check(
+        3,
+        &[
+            ("refused a moment ago", spare, "1* 2 3 4l0y", ""),
+            ("refused for long", spare, "1* 2 3 4l0x", "add 5"),
+            ("another is coming", spare, "1* 2 3 4l0x 5l-", "-4"),
+            ("no other node", "1:up 2:up 3:drain 4:up", "1* 2 3 4l0x", ""),
+            ("the other is low", "1:up 2:up 3:drain 4:up 5:low", "1* 2 3 4l0x", ""),
+            ("there never were enough", "1:up 2:up 4:up 5:up", "1* 2 4l0x", "add 5"),
+            ("there is no other", "1:up 2:up 4:up", "1* 2 4l0x", ""),
+            ("to be spread", zones, "1* 2 3 4l0x", "add 5"),
+            ("and then", zones, "1* 2 3 4l0x 5l-", "-4"),
+            ("nowhere else is better", "1:up@a 2:up@b 3:up@a 4:up@c 5:up@a", "1* 2 3 4l0x", ""),
+            ("a voter keeps its place", "1:up 2:up 3:up 4:up", "1* 2 3-x", ""),
+        ],
+    );
+    // While it refuses one, others come before it.
+    let fixture = Fixture::new(3, "1:up 2:up 3:up 4:up");
+    let fixture = fixture.region("1* 2 3l0y").region("2* 1").region("4* 1 2");
+    let steps = plan_of(&fixture, &fixture.view(), &Fixture::config());
+    assert_eq!(steps.iter().map(text).collect::<Vec<_>>(), ["add 4"]);
+}
+
+#[test]
+fn node_that_refused_a_region_is_asked_again_only_after_a_while() {
+    let config = Fixture::config();
+    let nodes = "1:up 2:up 3:drain 4:up";
+    let refused = Fixture::new(3, nodes).region("1* 2 3 4l0x");
+    let mut given_up = Fixture::new(3, nodes).region("1* 2 3");
+    let region = given_up.reports[0].1.region.as_mut().expect("a region");
+    region.epoch = Some(v1::RegionEpoch { conf_ver: 6, version: 1 });
+    let mut view = refused.view();
+    let mut at = |now_ms| {
+        for node in 1..=4 {
+            view.hear(given_up.heartbeat(node), now_ms);
+        }
+        view.settle_orders(&config, now_ms);
+        let steps = plan(&view, &config, now_ms, &mut || Some(PeerId(900_004)));
+        let waits = obstacles(&view, &config, now_ms).remove(&NodeId(3));
+        (steps.iter().map(text).collect::<Vec<_>>().join("; "), waits.unwrap_or_default())
+    };
+    let waits = "region 2: no node can take it: node 4 has refused it of late".to_owned();
+    assert_eq!(at(NOW_MS), (String::new(), waits.clone()));
+    let over = NOW_MS + millis(config.refusal_memory);
+    assert_eq!(at(over - 1), (String::new(), waits));
+    assert_eq!(at(over), ("add 4".to_owned(), String::new()));
+}
+
+#[test]
+fn drain_that_cannot_go_on_says_what_it_waits_for() {
+    for (nodes, peers, want) in [
+        ("1:up 2:up 3:drain 4:up", "1* 2 3", ""),
+        ("1:up 2:up 3:drain 4:up", "1* 2 3 4l-", ""),
+        ("1:up 2:up 3:up 4:crit", "1* 2 3", ""),
+        ("1:up 2:up 3:drain 4:up", "1* 2 3 4l0y", "node 4 does not take it: the disk is too full"),
+        ("1:up 2:up 3:drain 4:low", "1* 2 3", "no node can take it: node 4 has a disk that is low"),
+        (
+            "1:up 2:up 3:drain 4:crit 5:off",
+            "1* 2 3",
+            "no node can take it: node 4 has a disk that is nearly full, node 5 is not heard",
+        ),
+        ("1:up 2:up 3:drain 4:up", "1* 2 3 4?", "node 4 has a log of the region that nobody owns"),
+        ("1:off 2:up 3:drain 4:up", "1* 2 3", "no leader of it is heard"),
+        ("1:up 2:off 3:drainoff 4:up", "1* 2 3", "no quorum of it answers"),
+    ] {
+        let view = Fixture::new(3, nodes).region(peers).view();
+        let found = obstacles(&view, &Fixture::config(), NOW_MS).remove(&NodeId(3));
+        let found = found.unwrap_or_default();
+        assert_eq!(found.starts_with("region 2: "), !want.is_empty(), "{nodes} | {peers}: {found}");
+        assert!(found.ends_with(want), "{nodes} | {peers}: {found}");
+    }
 }
 
 #[test]
@@ -457,21 +538,21 @@ fn ordered_region_is_not_planned_again_until_it_moved() {
     let steps = plan_of(&fixture, &view, &config);
     view.order(&steps, NOW_MS);
     assert_eq!(plan_of(&fixture, &view, &config), []);
-    assert_eq!(view.orders_for(crate::ids::NodeId(1), &config, NOW_MS), steps);
-    assert_eq!(view.orders_for(crate::ids::NodeId(2), &config, NOW_MS), []);
+    assert_eq!(view.orders_for(NodeId(1), &config, NOW_MS), steps);
+    assert_eq!(view.orders_for(NodeId(2), &config, NOW_MS), []);
 
     let mut moved = fixture.clone();
     let region = moved.reports[0].1.region.as_mut().expect("a region");
     region.epoch = Some(v1::RegionEpoch { conf_ver: 6, version: 1 });
     let mut after = view.clone();
     after.hear(moved.heartbeat(1), NOW_MS);
-    assert_eq!(after.orders_for(crate::ids::NodeId(1), &config, NOW_MS), [], "it was done");
+    assert_eq!(after.orders_for(NodeId(1), &config, NOW_MS), [], "it was done");
 
     let late = NOW_MS + 10_000;
     for node in 1..=3 {
         view.hear(fixture.heartbeat(node), late);
     }
-    assert_eq!(view.orders_for(crate::ids::NodeId(1), &config, late), [], "it was lost");
+    assert_eq!(view.orders_for(NodeId(1), &config, late), [], "it was lost");
     view.settle_orders(&config, late);
     let again = plan(&view, &config, late, &mut || Some(PeerId(900_002)));
     assert_eq!(again.len(), 1);

@@ -20,7 +20,7 @@ fn report(id: u64, term: u64) -> v1::RegionReport {
         peer_id: 10 * id + node,
         matched_index: 10_000,
         silent_ms: 40,
-        reverted: false,
+        ..v1::PeerProgress::default()
     };
     let key = |at: u64| format!("{at:06}").into_bytes().into();
     v1::RegionReport {
@@ -56,7 +56,7 @@ fn each_change_is_told_once() {
     };
     assert_eq!(tell(&led, now), (0, vec![1, 2], vec![]), "all, to begin with");
     type Change = fn(&mut v1::RegionReport);
-    let changes: [(&str, Change, bool); 12] = [
+    let changes: [(&str, Change, bool); 15] = [
         ("nothing", |_| {}, false),
         ("writes", |now| now.last_index += 500, false),
         ("a follower answered a little later", |now| now.progress[0].silent_ms = 4_000, false),
@@ -65,6 +65,16 @@ fn each_change_is_told_once() {
         ("it answers again", |now| now.progress[0].silent_ms = 10, true),
         ("a follower lags", |now| now.progress[1].matched_index = 9_000, true),
         ("a follower lost entries", |now| now.progress[1].reverted = true, true),
+        ("its node refuses it", |now| now.progress[1].refused = "disk full".into(), true),
+        (
+            "in other words, and for longer",
+            |now| {
+                now.progress[1].refused = "disk fuller".into();
+                now.progress[1].refused_ms += 5_000;
+            },
+            false,
+        ),
+        ("it takes it", |now| now.progress[1].refused = String::new(), true),
         ("it is larger by little", |now| now.approximate_bytes += 1_000, false),
         ("it is larger", |now| now.approximate_bytes += 2 << 20, true),
         ("a joint change", |now| now.joint = true, true),

@@ -94,7 +94,17 @@ impl ClusterView {
             health: self.health(region, nodes, config, now_ms).into(),
             voters_wanted: u32::try_from(self.voters_wanted(region.id())).unwrap_or(u32::MAX),
             lost_peers: self.lost_peers(region),
+            refused_peers: self.refused_peers(region, now_ms),
         }
+    }
+
+    fn refused_peers(&self, region: &RegionView, now_ms: u64) -> Vec<v1::RefusedPeer> {
+        let refused = |peer: &v1::Peer| {
+            let (_, reason) = self.refusal(region, PeerId(peer.peer_id), now_ms)?;
+            let (peer_id, node_id) = (peer.peer_id, peer.node_id);
+            Some(v1::RefusedPeer { peer_id, node_id, reason: reason.to_owned() })
+        };
+        region.region.peers.iter().filter_map(refused).collect()
     }
 }
 

@@ -289,6 +289,15 @@ fn quarantine_of_a_peer_whose_id_was_lost_is_of_whichever_the_node_holds() {
 }
 
 #[test]
+fn region_info_names_who_does_not_take_its_state_and_why() {
+    let nodes = "1:up 2:up 3:drain 4:up";
+    let refused = |peers| info(nodes, peers, 0).refused_peers;
+    assert_eq!(refused("1* 2 3 4l-"), []);
+    let reason = "the disk is too full".to_owned();
+    assert_eq!(refused("1* 2 3 4l0y"), [v1::RefusedPeer { peer_id: 204, node_id: 4, reason }]);
+}
+
+#[test]
 fn region_info_names_silent_and_lagging_peers() {
     let nodes = "1:up 2:up 3:up 4:off";
     let told = info(nodes, "1* 2- 3s 4", 0);

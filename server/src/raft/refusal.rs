@@ -1,0 +1,177 @@
+//! Followers whose nodes do not take the state of the region.
+//!
+//! A learner begins with a snapshot, and openraft sends it again and again, whatever comes of it. Where its
+//! node has no room for it, it never becomes a voter, and whoever waits for that waits for ever. So the leader
+//! remembers how often and since when a snapshot came to nothing, and why; the placement driver then looks for
+//! another node, and people are told.
+//!
+//! That a receiver is busy with others says nothing of it. Nor does a transfer say anything while it is under way,
+//! however long that takes.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::ids::PeerId;
+
+/// So many snapshots in a row have come to nothing before that is told: one may meet a node that is just about
+/// to make room for it.
+const TOLD_AFTER: u32 = 3;
+/// Bound: characters of a reason; a node says what it likes.
+const REASON_MAX: usize = 200;
+
+/// What a follower's node says to the region's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Since the first of the snapshots in a row that came to nothing.
+    pub lasts: Duration,
+    /// Of the last one.
+    pub reason: String,
+}
+
+/// What became of the snapshots that one peer has sent while it leads. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Refusals(Arc<Mutex<State>>);
+
+/// Bound: of one term, so that there are no more than the region has had members in it.
+#[derive(Default)]
+struct State {
+    term: u64,
+    followers: BTreeMap<PeerId, Streak>,
+}
+
+#[derive(Default)]
+struct Streak {
+    under_way: usize,
+    failures: u32,
+    since: Option<Instant>,
+    reason: String,
+}
+
+impl State {
+    /// What is known in `term`; `None` when that is past.
+    fn of(&mut self, term: u64) -> Option<&mut BTreeMap<PeerId, Streak>> {
+        if term > self.term {
+            *self = Self { term, followers: BTreeMap::new() };
+        }
+        (term == self.term).then_some(&mut self.followers)
+    }
+}
+
+impl Refusals {
+    /// The leader of `term` begins to send a snapshot to `follower`. Until what is answered is dropped it is under
+    /// way; one that is given up counts as none.
+    pub(super) fn attempt(&self, term: u64, follower: PeerId) -> Attempt {
+        let attempt = Attempt { of: self.clone(), term, follower };
+        if let Some(followers) = self.0.lock().of(term) {
+            followers.entry(follower).or_default().under_way += 1;
+        }
+        attempt
+    }
+
+    /// `None` while a snapshot is under way to it, too.
+    #[must_use]
+    pub fn of(&self, term: u64, follower: PeerId, now: Instant) -> Option<Refusal> {
+        let state = self.0.lock();
+        let streak = state.followers.get(&follower).filter(|_| state.term == term)?;
+        let is_told = streak.under_way == 0 && streak.failures >= TOLD_AFTER;
+        let since = streak.since.filter(|_| is_told)?;
+        let lasts = now.saturating_duration_since(since);
+        Some(Refusal { lasts, reason: streak.reason.clone() })
+    }
+}
+
+/// A snapshot that is being sent.
+pub(super) struct Attempt {
+    of: Refusals,
+    term: u64,
+    follower: PeerId,
+}
+
+impl Attempt {
+    /// It came to nothing.
+    pub(super) fn failed(self, reason: &str, now: Instant) {
+        self.with(|streak| {
+            streak.since.get_or_insert(now);
+            streak.failures = streak.failures.saturating_add(1);
+            let reason = if reason.is_empty() { "it does not say why" } else { reason };
+            streak.reason = reason.chars().take(REASON_MAX).collect();
+        });
+    }
+
+    pub(super) fn taken(self) {
+        self.with(|streak| (streak.failures, streak.since) = (0, None));
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Streak)) {
+        let mut state = self.of.0.lock();
+        let streak = state.of(self.term).and_then(|followers| followers.get_mut(&self.follower));
+        if let Some(streak) = streak {
+            change(streak);
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.with(|streak| streak.under_way = streak.under_way.saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const FOLLOWER: PeerId = PeerId(71);
+
+    fn fail(refusals: &Refusals, times: u32, now: Instant) {
+        for _ in 0..times {
+            refusals.attempt(3, FOLLOWER).failed("the disk is too full", now);
+        }
+    }
+
+    #[test]
+    fn refusal_is_told_from_the_third_in_a_row_and_lasts_since_the_first() {
+        let (refusals, begin) = (Refusals::default(), clock::now());
+        let later = begin + Duration::from_secs(7);
+        fail(&refusals, 1, begin);
+        fail(&refusals, 1, later);
+        assert_eq!(refusals.of(3, FOLLOWER, later), None);
+        fail(&refusals, 1, later);
+        let want =
+            Refusal { lasts: Duration::from_secs(7), reason: "the disk is too full".to_owned() };
+        assert_eq!(refusals.of(3, FOLLOWER, later), Some(want));
+        assert_eq!(refusals.of(3, PeerId(72), later), None);
+        assert_eq!(refusals.of(4, FOLLOWER, later), None, "another leader has its own");
+        refusals.attempt(3, FOLLOWER).taken();
+        fail(&refusals, 2, later);
+        assert_eq!(refusals.of(3, FOLLOWER, later), None, "they are not in a row");
+    }
+
+    #[test]
+    fn snapshot_that_is_under_way_or_given_up_is_no_refusal() {
+        let (refusals, now) = (Refusals::default(), clock::now());
+        fail(&refusals, TOLD_AFTER, now);
+        let attempt = refusals.attempt(3, FOLLOWER);
+        assert_eq!(refusals.of(3, FOLLOWER, now), None);
+        drop(attempt);
+        assert!(refusals.of(3, FOLLOWER, now).is_some(), "it is as it was before");
+        let late = refusals.attempt(3, FOLLOWER);
+        refusals.attempt(4, PeerId(72)).failed("no room", now);
+        late.failed("of a term that is past", now);
+        assert_eq!(refusals.of(3, FOLLOWER, now), None);
+        assert_eq!(refusals.of(4, FOLLOWER, now), None);
+    }
+
+    #[test]
+    fn reason_has_a_bound() {
+        let (refusals, now) = (Refusals::default(), clock::now());
+        for _ in 0..TOLD_AFTER {
+            refusals.attempt(3, FOLLOWER).failed(&"ü".repeat(100_000), now);
+        }
+        let told = refusals.of(3, FOLLOWER, now).expect("told");
+        assert_eq!(told.reason.chars().count(), REASON_MAX);
+    }
+}
