@@ -162,6 +162,35 @@ fn parse(filter: &str) -> Result<EnvFilter, Error> {
         .map_err(|source| Error::Filter { filter: filter.to_owned(), source })
 }
 
+/// What is logged on this thread while `run` runs, at every level.
+#[cfg(test)]
+pub(crate) fn lines_of(run: impl FnOnce()) -> String {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let shared = Arc::clone(&written);
+    let writer = move || OneLine(Shared(Arc::clone(&shared)));
+    let lines = fmt::layer().without_time().with_ansi(false).with_writer(writer);
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), run);
+    let text = String::from_utf8(written.lock().clone());
+    text.unwrap_or_else(|error| panic!("a log that is not UTF-8: {error}"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -190,18 +219,11 @@ mod tests {
 
     #[test]
     fn stranger_cannot_write_a_line_of_his_own() {
-        let written = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&written);
-        let lines = fmt::layer().without_time().with_ansi(false).with_writer(move || {
-            let shared = Arc::clone(&shared);
-            OneLine(Shared(shared))
-        });
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+        let text = lines_of(|| {
             let error = "refused\n2026-11-29 INFO all is well\r\x07\x1b[2K";
             tracing::warn!(%error, colour = %"\x1b[1;31mred", "dial\tnode — 1");
             tracing::info!("next");
         });
-        let text = String::from_utf8(written.lock().clone()).expect("UTF-8");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2, "{text:?}");
         assert!(lines[0].contains(r"refused\n2026-11-29 INFO all is well\r\x07"), "{text:?}");
@@ -235,19 +257,6 @@ mod tests {
         assert!((99..=100).contains(&lost.dropped_lines()), "{}", lost.dropped_lines());
         drop(held);
         drop(writer);
-    }
-
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
     }
 
     #[test]

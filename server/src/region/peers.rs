@@ -505,15 +505,27 @@ impl Inbox for Arc<Peers> {
         chunks: Streaming<v1::SnapshotChunk>,
     ) -> BoxFuture<'static, v1::SnapshotResult> {
         let peers = Arc::clone(self);
+        let (region, peer) = (RegionId(header.region_id), PeerId(header.to_peer));
+        let from = NodeId(header.from_node);
         // On its own: a sender that goes away must not take the guard from a running install.
         let taken = self.env.runtime.spawn(peers.take_snapshot(header, presence, chunks));
         async move {
             taken.await.unwrap_or_else(|error| Err(failed(error))).unwrap_or_else(|refused| {
-                tracing::warn!(reason = refused.message, "a snapshot was not taken");
+                tell_untaken(region, peer, from, &refused);
                 v1::SnapshotResult { vote: None, refused: Some(refused) }
             })
         }
         .boxed()
+    }
+}
+
+/// A node that is busy with other snapshots is asked again, and takes it then: nothing is wrong.
+fn tell_untaken(region: RegionId, peer: PeerId, from: NodeId, refused: &v1::Refused) {
+    let (reason, text) = (&refused.message, "a snapshot was not taken");
+    if refused.reason() == Reason::Busy {
+        tracing::debug!(%region, %peer, %from, reason, "{text}");
+    } else {
+        tracing::warn!(%region, %peer, %from, reason, "{text}");
     }
 }
 
@@ -532,6 +544,19 @@ mod tests {
 
     async fn opened(fixture: &Fixture) -> Arc<Peers> {
         Peers::open(Arc::clone(&fixture.env), true, None).await.expect("a disk that can be read")
+    }
+
+    #[test]
+    fn snapshot_that_is_not_taken_is_told_with_whose_it_is_and_quietly_where_nothing_is_wrong() {
+        let told = |reason: Reason| {
+            let refused = refused(reason, "the disk is too full");
+            crate::telemetry::lines_of(|| tell_untaken(REGION, PEER, NodeId(3), &refused))
+        };
+        let fields = format!("region={REGION} peer={PEER} from=3 reason=\"the disk is too full\"");
+        for (reason, level) in [(Reason::NotReady, "WARN"), (Reason::Busy, "DEBUG")] {
+            let told = told(reason);
+            assert!(told.trim_start().starts_with(level) && told.contains(&fields), "{told}");
+        }
     }
 
     /// The peer as a snapshot for it finds or makes it.
