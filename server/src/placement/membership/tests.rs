@@ -464,6 +464,17 @@ fn force_is_for_the_dead_whose_regions_keep_a_live_quorum() {
     ]);
 }
 
+/// A driver that has just begun may not have heard it at all.
+#[test]
+fn node_that_has_not_been_waited_for_is_not_called_alive() {
+    let fixture = Fixture::new(3, "1:up 2:up 3:up").region("1* 2 3");
+    let request = v1::RemoveNodeRequest { node_id: 3, force: true, expected_version: None };
+    let refused = remove_node(&fixture.view(), &request, &PlacementConfig::default(), NOW_MS);
+    let words = refused.expect_err("force is for dead nodes").to_string();
+    let want = "node 3 was heard within the last 20s, or has not been waited for that long: ";
+    assert!(words.starts_with(want), "{words}");
+}
+
 #[test]
 fn removal_tells_what_is_left() {
     let fixture = Fixture::new(3, "1:up 2:up 3:up 4:drain").region("4* 2 3").region("1* 2 4");
