@@ -388,6 +388,12 @@ async fn initialize_makes_a_cluster_of_all_that_it_names() {
     let refused = session.cluster.clone().initialize(request(nowhere)).await;
     let refused = refused.expect_err("one does not answer");
     assert!(refused.message().contains("127.0.0.1:1"), "{refused:?}");
+    // A name that leads to the wrong node.
+    let twice = cluster.addresses()[2].replace("127.0.0.1", "localhost");
+    let twice = request(vec![cluster.addresses()[2].clone(), twice]);
+    let refused = session.cluster.clone().initialize(twice).await;
+    let refused = refused.expect_err("one is named twice");
+    assert!(refused.message().contains("named already"), "{refused:?}");
     for node in &cluster.nodes {
         assert!(!node.session().status().await.expect("status").joined, "nothing has happened");
     }

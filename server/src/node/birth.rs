@@ -248,8 +248,13 @@ async fn first_nodes(node: &Node, addresses: &[String]) -> Result<Vec<v1::Status
     for asked in asked {
         let meeting::Asked { address, answer } = asked;
         let status = answer.map_err(|why| refused(format!("{address}: {why}")))?;
+        // Not passed over: a name that leads to another node than it should would make a cluster of fewer nodes than
+        // were asked for.
         if !seen.insert(status.disk_id.clone()) {
-            continue;
+            let advertised = &status.client_address;
+            return Err(refused(format!(
+                "the node at {address} is the one at {advertised}, which is named already: name each once"
+            )));
         }
         if status.joined || status.removed {
             let cluster = &status.cluster_id;

@@ -52,6 +52,11 @@ pub(in crate::node) fn plan(
     let mut split_keys = request.split_keys.clone();
     split_keys.sort();
     split_keys.dedup();
+    let is_met = |address: &&String| nodes.iter().any(|status| status.client_address == **address);
+    if let Some(address) = request.first_node_labels.keys().find(|address| !is_met(address)) {
+        let what = format!("{address} is the client address of no first node");
+        return Err(Error::invalid("first_node_labels", what));
+    }
     let first_nodes = nodes.iter().zip(1..).map(|(status, node_id)| {
         let mut labels = status.labels.clone();
         if let Some(told) = request.first_node_labels.get(&status.client_address) {
@@ -311,6 +316,20 @@ mod tests {
         let by_flag = plan(&cut(&[]), &nodes(1), KEY_BYTES_MAX).expect("a birth");
         let by_flag = newborn(&by_flag, &[1; 16], KEY_BYTES_MAX).expect("sound").expect("of it");
         assert!(!is_repeat(&by_flag.identity, &cut(&[])));
+    }
+
+    #[test]
+    fn labels_of_a_node_that_is_not_of_the_birth_are_refused() {
+        let zone = |address: &str| {
+            let labels = [("zone".to_owned(), "a".to_owned())].into();
+            let told = [(address.to_owned(), v1::NodeLabels { labels })].into();
+            v1::InitializeRequest { first_node_labels: told, ..cut(&[]) }
+        };
+        let birth = plan(&zone("n2:7420"), &nodes(2), KEY_BYTES_MAX).expect("a birth");
+        let row = birth.nodes[1].record.as_ref().expect("a row");
+        assert_eq!(row.labels.get("zone").map(String::as_str), Some("a"));
+        let refused = plan(&zone("n3:7420"), &nodes(2), KEY_BYTES_MAX).expect_err("who is that");
+        assert!(refused.to_string().contains("n3:7420"), "{refused}");
     }
 
     #[test]
