@@ -29,6 +29,9 @@ const ABSENCE_SECONDS: i64 = 30;
 /// Bound: of a cluster of which nothing runs, a pod has come back as it was by then, or will not.
 const DESPAIR_SECONDS: i64 = 300;
 
+/// The step of a pod that is missed, with its old template.
+const STEP_ABSENT: &str = "WaitForPod";
+
 /// A template that is written, as a place that somebody may fight about.
 const TEMPLATE: &str = ".spec.template";
 
@@ -99,19 +102,17 @@ impl<'a> View<'a> {
     /// Its turn: the template first, then the pod.
     fn renew(&self, ordinal: i32, pod: &Pod, mut operation: Operation, why: String) -> Step {
         if self.seen.set(ordinal).is_some_and(|live| self.waits_for_its_turn(ordinal, live)) {
-            return self.write_template(ordinal, operation, why);
+            "WriteTemplate".clone_into(&mut operation.step);
+            return Step::Act(operation, Action::Change(self.write_template(ordinal)), why);
         }
         "DeletePod".clone_into(&mut operation.step);
         let change = Change::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
         Step::Act(operation, Action::Change(change), why)
     }
 
-    fn write_template(&self, ordinal: i32, mut operation: Operation, why: String) -> Step {
-        "WriteTemplate".clone_into(&mut operation.step);
+    fn write_template(&self, ordinal: i32) -> Change {
         let set = self.stateful_set(ordinal, 1, Template::AsAsked);
-        let child = Child::StatefulSet(ordinal);
-        let change = Change::Apply(child, Box::new(set), Some(TEMPLATE.to_owned()));
-        Step::Act(operation, Action::Change(change), why)
+        Change::Apply(Child::StatefulSet(ordinal), Box::new(set), Some(TEMPLATE.to_owned()))
     }
 
     /// A pod that Kubernetes does not make: with its old template it may not be able to, and a new one can
@@ -125,12 +126,18 @@ impl<'a> View<'a> {
                 && self.is_trusted(*ordinal, 0)
         })?;
         let name = self.pod_name(ordinal);
-        let operation = self.operation(Kind::RollingUpdate, &name, "WaitForPod");
+        let mut operation = self.operation(Kind::RollingUpdate, &name, STEP_ABSENT);
+        // It may have been next for hours, or be the one whose leaders went: the wait begins when it is missed.
+        let waits = self.recorded(Kind::RollingUpdate).is_some_and(|old| old.step == STEP_ABSENT);
+        if !waits {
+            operation.started_at = clock::text(self.now);
+        }
         if self.lasts(&operation) < ABSENCE_SECONDS {
             return Some(Step::Wait(operation, format!("pod {name} is to be made anew")));
         }
         let why = format!("no pod {name} has come with its old template");
-        Some(self.write_template(ordinal, operation, why))
+        // The step stays: by it the next look, which acts, knows since when the pod is missed.
+        Some(Step::Act(operation, Action::Change(self.write_template(ordinal)), why))
     }
 
     /// A repair has given a node up and is about to empty its disk: what it was begun for must stay on

@@ -874,6 +874,18 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             "NodeDown",
         ),
         (
+            "also one that has been the next for long: it is missed since a moment ago",
+            waiting(&|seen| {
+                seen.pods.remove(&1);
+                table(seen).nodes[1].alive = false;
+                let mut operation = record(seen, "RollingUpdate", "kv-1-0", "Blocked");
+                operation.started_at = ago(600);
+                seen.cluster.status.get_or_insert_default().operation = Some(operation);
+            }),
+            Want::Waits("pod kv-1-0 is to be made anew"),
+            "NodeDown",
+        ),
+        (
             "it does not come back",
             waiting(&|seen| {
                 seen.pods.remove(&1);
