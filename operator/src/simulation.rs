@@ -452,6 +452,27 @@ async fn broken_template_and_two_accidents_cost_no_quorum_and_putting_it_back_he
     }
 }
 
+/// As a quota or a policy does. Such a pod would hang until somebody puts that right.
+#[tokio::test]
+async fn no_pod_is_restarted_for_settings_that_cannot_be_made() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.refuse(Some(Child::ConfigMap));
+    fake.edit(|spec| spec["config"] = json!({"log_level": "debug"}));
+    let status = passes(&fake, 100).await;
+    assert_eq!(fake.pods_made(), 3, "{}", fake.journal());
+    assert!(told(&status).contains("is not there"), "{}", told(&status));
+    // Nor is one that was evicted made with them.
+    fake.start_slowly(60);
+    fake.evict(1);
+    passes(&fake, 100).await;
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    assert_eq!((in_service(&seen), fake.pods_made()), (3, 4), "{}", fake.journal());
+    fake.start_slowly(1);
+    fake.refuse(None);
+    settle(&fake, "it is made").await;
+}
+
 /// Else a template that Kubernetes makes no pod of could never be mended.
 #[tokio::test]
 async fn pod_that_cannot_be_made_with_its_old_template_gets_the_new_one() {

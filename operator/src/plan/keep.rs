@@ -159,10 +159,13 @@ impl View<'_> {
         needed.map(|(ordinal, theirs)| (*ordinal, theirs.as_str()))
     }
 
-    /// Somebody else's object would be used by a pod that starts now.
+    /// A pod that starts now with the template that is asked for would find nothing, or somebody else's object:
+    /// what could not be made, as where a quota or a policy refuses it, is passed over by the rungs above.
     pub(super) fn lacks_what_pods_start_with(&self) -> bool {
         let needed = [Child::ServiceAccount, Child::ConfigMap, Child::HeadlessService];
-        needed.iter().any(|child| self.seen.taken.contains_key(&Slot::Child(*child)))
+        let is_there = |child: &Child| self.seen.children.contains_key(child);
+        let is_taken = |child: &Child| self.seen.taken.contains_key(&Slot::Child(*child));
+        needed.iter().any(|child| is_taken(child) || !is_there(child))
     }
 
     pub(super) fn is_wanted(&self, child: Child) -> bool {

@@ -118,6 +118,9 @@ impl<'a> View<'a> {
     /// A pod that Kubernetes does not make: with its old template it may not be able to, and a new one can
     /// reach it by no other way.
     pub(super) fn make_possible(&self) -> Option<Step> {
+        if self.lacks_what_pods_start_with() {
+            return None;
+        }
         let (ordinal, _) = self.seen.sets().find(|(ordinal, live)| {
             children::replicas(live) > 0
                 && self.pod(*ordinal).is_none()
@@ -183,7 +186,7 @@ impl<'a> View<'a> {
         }
         let (ordinal, pod, row) = self.next_to_roll(&outdated)?;
         let ready = if self.lacks_what_pods_start_with() {
-            Err("it would start with what is somebody else's".to_owned())
+            Err("what it would start with is not there, or somebody else's".to_owned())
         } else if pod.ours {
             self.nothing_is_missing(row)
         } else {
