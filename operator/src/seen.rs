@@ -89,6 +89,10 @@ pub struct Pod {
     pub last_exit: Option<Exit>,
     /// When it was last seen to become not ready, or was made.
     pub not_ready_since: Option<String>,
+    /// While it is ready.
+    pub ready_since: Option<String>,
+    /// When its container was started last, while it runs.
+    pub running_since: Option<String>,
     pub node: Node,
 }
 

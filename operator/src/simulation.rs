@@ -473,6 +473,26 @@ async fn no_pod_is_restarted_for_settings_that_cannot_be_made() {
     settle(&fake, "it is made").await;
 }
 
+/// A memory limit, say, that is enough to start and too small to serve.
+#[tokio::test]
+async fn template_that_dies_a_while_after_it_is_ready_reaches_one_pod() {
+    for seconds in [1, 10, 14] {
+        let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+        settle(&fake, "create").await;
+        fake.die_after_ready("dies:2", seconds);
+        fake.edit(|spec| spec["image"] = json!("dies:2"));
+        for _ in 0..200 {
+            pass::pass(&fake, &key(), &defaults()).await.expect("a pass");
+            fake.end_of_pass();
+            fake.tick();
+            assert_eq!(fake.quorums_lost(), 0, "{seconds}: {}", fake.journal());
+        }
+        assert_eq!(fake.pods_made(), 4, "{seconds}: {}", fake.journal());
+        fake.edit(|spec| spec["image"] = json!(null));
+        settle(&fake, "put back").await;
+    }
+}
+
 /// Else a template that Kubernetes makes no pod of could never be mended.
 #[tokio::test]
 async fn pod_that_cannot_be_made_with_its_old_template_gets_the_new_one() {

@@ -76,10 +76,9 @@ pub(super) fn read(pod: &v1::Pod) -> Pod {
         let last = container.last_state.as_ref()?.terminated.clone();
         last.or_else(|| container.state.as_ref()?.terminated.clone())
     });
-    let running = container
-        .as_ref()
-        .and_then(|container| container.state.as_ref())
-        .is_some_and(|state| state.running.is_some());
+    let state = container.as_ref().and_then(|container| container.state.as_ref());
+    let runs = state.and_then(|state| state.running.clone());
+    let running = runs.is_some();
     let ready = condition(&status, "Ready");
     Pod {
         name: metadata.name.clone().unwrap_or_default(),
@@ -102,6 +101,8 @@ pub(super) fn read(pod: &v1::Pod) -> Pod {
             code: ended.exit_code,
             out_of_memory: ended.reason.as_deref() == Some("OOMKilled"),
         }),
+        ready_since: ready.clone().and_then(|(value, since)| since.filter(|_| value == "True")),
+        running_since: runs.and_then(|runs| Some(clock::text(runs.started_at?.0))),
         not_ready_since: ready
             .and_then(|(value, since)| if value == "True" { None } else { since })
             .or_else(|| metadata.creation_timestamp.as_ref().map(|time| clock::text(time.0))),
@@ -295,5 +296,20 @@ mod tests {
         assert_eq!(pod.ip.as_deref(), Some("10.0.0.1"));
         assert_eq!(pod.template_hash.as_deref(), Some("h"));
         assert_eq!(pod.not_ready_since.as_deref(), Some("2026-01-01T00:01:00Z"));
+        assert_eq!(pod.ready_since, None);
+    }
+
+    #[test]
+    fn ready_pod_tells_since_when_it_is_and_since_when_it_runs() {
+        let status = json!({
+            "conditions": [{"type": "Ready", "status": "True",
+                "lastTransitionTime": "2026-01-01T00:01:00Z"}],
+            "containerStatuses": [{"name": "server", "image": "", "imageID": "", "ready": true,
+                "restartCount": 2, "state": {"running": {"startedAt": "2026-01-01T00:00:30Z"}}}],
+        });
+        let pod = pod(status);
+        assert!(pod.running && pod.ready);
+        assert_eq!(pod.ready_since.as_deref(), Some("2026-01-01T00:01:00Z"));
+        assert_eq!(pod.running_since.as_deref(), Some("2026-01-01T00:00:30Z"));
     }
 }

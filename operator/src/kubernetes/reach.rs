@@ -75,6 +75,8 @@ mod tests {
             problem: None,
             last_exit: None,
             not_ready_since: None,
+            ready_since: None,
+            running_since: None,
             node: Node::Joined(Joined::sample(node_id, peers)),
         }
     }

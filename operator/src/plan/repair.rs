@@ -72,7 +72,7 @@ impl View<'_> {
     /// Some node runs well with the present template.
     fn runs_elsewhere(&self) -> bool {
         self.seen.pods.values().any(|pod| {
-            pod.ready
+            self.runs_well(pod)
                 && matches!(pod.node, Node::Joined(_))
                 && pod.template_hash.as_deref() == Some(&self.desired.template_hash)
         })

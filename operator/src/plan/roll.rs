@@ -29,6 +29,14 @@ const ABSENCE_SECONDS: i64 = 30;
 /// Bound: of a cluster of which nothing runs, a pod has come back as it was by then, or will not.
 const DESPAIR_SECONDS: i64 = 300;
 
+/// Bound: what is ready for less, in seconds, may be about to end: a server that comes up within its memory limit
+/// goes over it when it has leaders and caches. One look is no proof. A roll waits so long at every pod, so it is
+/// no longer than catches what ends at once; what has ended before is watched for longer.
+const SOAK_SECONDS: i64 = 15;
+/// Bound: the same of a container that has ended before, since it was started: longer than Kubernetes waits
+/// between two starts of one that ends again and again.
+const SOAK_AFTER_END_SECONDS: i64 = 300;
+
 /// The step of a pod that is missed, with its old template.
 const STEP_ABSENT: &str = "WaitForPod";
 
@@ -70,6 +78,15 @@ impl<'a> View<'a> {
     fn is_trusted(&self, ordinal: i32, down: i64) -> bool {
         let runs = |pod: &Pod| pod.ready || (pod.running && !matches!(pod.node, Node::Silent(_)));
         let wished = Some(self.desired.template_hash.as_str());
+        // What ends again and again runs in between, too. Only where nothing is ready with the template that this
+        // pod would come back with is that enough: else a cluster that is wholly down would stay so.
+        let own = match self.pod(ordinal) {
+            Some(pod) => pod.template_hash.as_deref(),
+            None => self.seen.set(ordinal).and_then(children::template_hash),
+        };
+        let has_own = |pod: &Pod| pod.ready && pod.template_hash.as_deref() == own;
+        let comes_back = self.seen.pods.values().any(has_own);
+        let proves = |pod: &Pod| if comes_back { self.runs_well(pod) } else { runs(pod) };
         let others = self.seen.sets().filter(|(other, set)| {
             *other != ordinal
                 && children::replicas(set) > 0
@@ -78,11 +95,23 @@ impl<'a> View<'a> {
         let mut is_given = false;
         for (other, _) in others {
             is_given = true;
-            if self.pod(other).is_some_and(|pod| !self.is_outdated(pod) && runs(pod)) {
+            if self.pod(other).is_some_and(|pod| !self.is_outdated(pod) && proves(pod)) {
                 return true;
             }
         }
         !is_given || (down >= DESPAIR_SECONDS && !self.seen.pods.values().any(runs))
+    }
+
+    /// Ready for as long as shows that it runs with what it was started with.
+    pub(super) fn runs_well(&self, pod: &Pod) -> bool {
+        let lasts = |since: Option<&str>, seconds| {
+            let lasted = since.and_then(|since| clock::seconds_since(since, self.now));
+            lasted.is_none_or(|lasted| lasted >= seconds)
+        };
+        // Since the start: readiness comes and goes with the leaders of regions.
+        let stays =
+            pod.restarts == 0 || lasts(pod.running_since.as_deref(), SOAK_AFTER_END_SECONDS);
+        pod.ready && lasts(pod.ready_since.as_deref(), SOAK_SECONDS) && stays
     }
 
     /// There is what makes a pod anew, and it has the template that is asked for or can be given it.
@@ -255,6 +284,9 @@ impl<'a> View<'a> {
             let why = format!("node {} is back and may lead again", row.node_id);
             return Some(Step::Act(operation, Action::Call(call), why));
         }
+        if !self.runs_well(pod) {
+            return wait(self, format!("pod {name} is ready since a moment ago; it is to stay so"));
+        }
         // Else the next one would be missed by a leader that does not reach this one.
         if !self.regions.all_healthy() {
             return wait(self, format!("the regions of pod {name} are catching up"));
@@ -289,6 +321,10 @@ impl<'a> View<'a> {
             }
             if !pod.ready {
                 return Err(format!("pod {name} is not ready"));
+            }
+            // Also after an operation in between, when it is not waited for any more.
+            if !self.is_outdated(pod) && !self.runs_well(pod) {
+                return Err(format!("pod {name} is ready since a moment ago"));
             }
         }
         if self.regions.has_gap {

@@ -93,6 +93,8 @@ fn pod(desired: &Desired, ordinal: i32, node: Node) -> Pod {
         problem: None,
         last_exit: None,
         not_ready_since: None,
+        ready_since: Some(ago(3600)),
+        running_since: Some(ago(3600)),
         node,
     }
 }
@@ -832,6 +834,37 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             "NodeDown",
         ),
         (
+            "what it would get runs and is not ready, as between two ends, and another has what it had",
+            waiting(&|seen| {
+                has_its_turn(seen, 0);
+                seen.pods.get_mut(&0).expect("a pod").ready = false;
+                does_not_run(seen, 1, 30);
+            }),
+            Want::Waits("kv-0-0"),
+            "NodeDown",
+        ),
+        (
+            "nor is it proof that it is ready since a moment ago",
+            waiting(&|seen| {
+                has_its_turn(seen, 0);
+                seen.pods.get_mut(&0).expect("a pod").ready_since = Some(ago(14));
+                does_not_run(seen, 1, 30);
+            }),
+            Want::Waits("kv-0-0"),
+            "NodeDown",
+        ),
+        (
+            "nothing is ready with what it had",
+            waiting(&|seen| {
+                has_its_turn(seen, 0);
+                seen.pods.get_mut(&0).expect("a pod").ready = false;
+                does_not_run(seen, 1, 30);
+                does_not_run(seen, 2, 30);
+            }),
+            Want::Does("Apply", "StatefulSet(1)"),
+            "QuorumLost",
+        ),
+        (
             "nothing runs, and has not for long",
             waiting(&|seen| {
                 has_its_turn(seen, 0);
@@ -1021,6 +1054,49 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             "",
         ),
         (
+            "it is back since a moment ago",
+            old(&|seen| {
+                update(seen, 2);
+                seen.pods.get_mut(&2).expect("a pod").ready_since = Some(ago(14));
+                record(seen, "RollingUpdate", "kv-2-0", "WaitForNode");
+            }),
+            Want::Waits("ready since a moment ago"),
+            "",
+        ),
+        (
+            "it is back, and has ended since it was made",
+            old(&|seen| {
+                update(seen, 2);
+                let pod = seen.pods.get_mut(&2).expect("a pod");
+                (pod.restarts, pod.ready_since) = (3, Some(ago(60)));
+                pod.running_since = Some(ago(299));
+                record(seen, "RollingUpdate", "kv-2-0", "WaitForNode");
+            }),
+            Want::Waits("ready since a moment ago"),
+            "",
+        ),
+        (
+            "it has ended long ago",
+            old(&|seen| {
+                update(seen, 2);
+                let pod = seen.pods.get_mut(&2).expect("a pod");
+                (pod.restarts, pod.running_since) = (3, Some(ago(300)));
+                record(seen, "RollingUpdate", "kv-2-0", "WaitForNode");
+            }),
+            Want::Does("DeletePod", "pod-1"),
+            "",
+        ),
+        (
+            "it was waited for, and something else was done in between",
+            old(&|seen| {
+                update(seen, 2);
+                let pod = seen.pods.get_mut(&2).expect("a pod");
+                (pod.restarts, pod.ready_since) = (3, Some(ago(1)));
+            }),
+            Want::Waits("pod kv-2-0 is ready since a moment ago"),
+            "RollingUpdateBlocked",
+        ),
+        (
             "its new image is not there",
             old(&|seen| {
                 update(seen, 2);
@@ -1161,6 +1237,16 @@ fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
             sick(&|_| {}),
             Want::Does("RemoveNode", "force: true"),
             "NodeLost",
+        ),
+        (
+            "it ends again and again, and so do the others that have what it was started with",
+            sick(&|seen| {
+                for pod in seen.pods.values_mut() {
+                    (pod.restarts, pod.running_since) = (9, Some(ago(30)));
+                }
+            }),
+            Want::Nothing,
+            "NodeDown",
         ),
         ("merely silent", sick(&|seen| the_pod(seen).restarts = 0), Want::Nothing, "NodeDown"),
         (

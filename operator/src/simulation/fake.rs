@@ -50,6 +50,8 @@ struct Inner {
     no_growth: bool,
     /// Seconds that a new pod takes to start.
     start_takes: i64,
+    /// Of which image the server ends, and how many seconds after it was ready.
+    dies: Option<(&'static str, i64)>,
     pods: BTreeMap<i32, FakePod>,
     claims: BTreeMap<i32, FakeClaim>,
     /// The cluster's own state, which lives on its disks.
@@ -93,6 +95,7 @@ struct FakePod {
     start_takes: i64,
     terminating: bool,
     restarts: i32,
+    ready_since: Option<i64>,
     /// The claim that it was started with.
     claim: String,
     /// Uid of the StatefulSet that is its controller.
@@ -153,6 +156,7 @@ impl Fake {
                 room: i32::MAX,
                 no_growth: false,
                 start_takes: 1,
+                dies: None,
                 pods: BTreeMap::new(),
                 claims: BTreeMap::new(),
                 flotilla: None,
@@ -416,7 +420,7 @@ impl Fake {
     pub(super) fn run_out_of_memory(&self, ordinal: i32) {
         let mut inner = self.0.lock();
         let pod = inner.pods.get_mut(&ordinal).expect("a pod");
-        (pod.age, pod.restarts) = (0, pod.restarts + 1);
+        (pod.age, pod.restarts, pod.ready_since) = (0, pod.restarts + 1, None);
         inner.journal.push(format!("-- pod {ordinal} runs out of memory"));
     }
 
@@ -428,6 +432,11 @@ impl Fake {
     /// Images are fetched from far away from now on: so long does a new pod take to start.
     pub(super) fn start_slowly(&self, seconds: i64) {
         self.0.lock().start_takes = seconds;
+    }
+
+    /// A server that runs out of memory once it has something to do, again and again.
+    pub(super) fn die_after_ready(&self, image: &'static str, seconds: i64) {
+        self.0.lock().dies = Some((image, seconds));
     }
 
     /// There is room for so many pods.
@@ -563,11 +572,38 @@ impl Inner {
             self.placement_rests_until = self.seconds + SECOND_THOUGHT;
             self.journal.push("-- second thoughts".to_owned());
         }
+        self.readiness();
         let rests = self.placement_stands_still || self.seconds < self.placement_rests_until;
         let alive = self.alive();
         if let Some(flotilla) = self.flotilla.as_mut().filter(|_| !rests) {
             flotilla.tick(&alive);
         }
+    }
+
+    /// Since when pods are ready; those end that are not to be for long.
+    fn readiness(&mut self) {
+        let ready: BTreeSet<i32> = self
+            .pods
+            .iter()
+            .filter(|(ordinal, pod)| self.is_ready(**ordinal, pod))
+            .map(|(ordinal, _)| *ordinal)
+            .collect();
+        let now = self.seconds;
+        for (ordinal, pod) in &mut self.pods {
+            let since = ready.contains(ordinal).then(|| pod.ready_since.unwrap_or(now));
+            pod.ready_since = since;
+            let dies = self.dies.is_some_and(|(image, after)| {
+                pod.image == image && since.is_some_and(|since| now - since >= after)
+            });
+            if dies {
+                (pod.age, pod.restarts, pod.ready_since) = (0, pod.restarts + 1, None);
+                self.journal.push(format!("-- pod {ordinal} dies"));
+            }
+        }
+    }
+
+    fn is_ready(&self, ordinal: i32, pod: &FakePod) -> bool {
+        self.runs(pod) && matches!(self.node(ordinal), Node::Joined(joined) if joined.ready)
     }
 
     /// The controller of StatefulSets, and that which keeps volumes that are in use. As the real one with
@@ -648,6 +684,7 @@ impl Inner {
             start_takes: self.start_takes,
             terminating: false,
             restarts: 0,
+            ready_since: None,
             claim,
             set: set_uid,
         };
@@ -766,6 +803,7 @@ impl Inner {
         let ready = matches!(&node, Node::Joined(joined) if joined.ready);
         let broken = self.claim_of(pod).is_some_and(|claim| claim.broken);
         let wrong = pod.settings.as_ref().is_none_or(|text| text.contains(BROKEN_SETTING));
+        let at = |second| crate::clock::text(Timestamp::from_second(second).expect("a time"));
         let reason = if pod.image.starts_with("broken") {
             Some("ImagePullBackOff")
         } else if broken || wrong {
@@ -787,10 +825,9 @@ impl Inner {
             restarts: pod.restarts,
             problem: reason.map(|reason| (reason.to_owned(), "it does not run".to_owned())),
             last_exit: broken.then_some(Exit { code: 134, out_of_memory: false }),
-            not_ready_since: (!ready).then(|| {
-                let since = Timestamp::from_second(self.seconds - pod.age).expect("a time");
-                crate::clock::text(since)
-            }),
+            ready_since: ready.then(|| at(pod.ready_since.unwrap_or(self.seconds))),
+            running_since: runs.then(|| at(self.seconds - pod.age)),
+            not_ready_since: (!ready).then(|| at(self.seconds - pod.age)),
             node,
         }
     }
