@@ -362,17 +362,33 @@ impl View<'_> {
     /// Asked last, when nothing is under way, so that the budget is not turned with every pod of a rolling
     /// update.
     pub(super) fn open_budget(&self) -> Option<Step> {
-        let child = Child::DisruptionBudget;
-        let live = self.seen.children.get(&child)?;
-        let is_due = self.is_wanted(child) && self.may_try(child) && !is_terminating(live);
-        if !is_due || !self.is_budget_closed() || !self.is_whole() {
+        if !self.is_budget_closed() || !self.is_whole() {
             return None;
         }
-        let mut want = children::budget(self.desired, self.pods_for_budget(), true);
+        self.turn_budget(true, "all is whole, so one node may go")
+    }
+
+    /// Asked before the operator takes a node down itself. Ordering: Kubernetes asks the budget and not us, so it
+    /// is closed first, and what is missing is looked at again after that: whoever drains meanwhile was seen, or
+    /// is refused. It is opened by [`Self::open_budget`].
+    pub(super) fn close_budget(&self) -> Option<Step> {
+        if self.is_budget_closed() {
+            return None;
+        }
+        self.turn_budget(false, "a pod is about to be restarted, so no other may go")
+    }
+
+    fn turn_budget(&self, open: bool, why: &str) -> Option<Step> {
+        let child = Child::DisruptionBudget;
+        let live = self.seen.children.get(&child)?;
+        if !self.is_wanted(child) || !self.may_try(child) || is_terminating(live) {
+            return None;
+        }
+        let mut want = children::budget(self.desired, self.pods_for_budget(), open);
         pin(&mut want, live);
         let path = ".spec.minAvailable";
         self.seen.answers.may_put_back(child, &want, path, self.now).ok()?;
-        let why = format!("{}: all is whole, so one node may go", child.title(self.desired));
+        let why = format!("{}: {why}", child.title(self.desired));
         let change = Change::Apply(child, Box::new(want), Some(path.to_owned()));
         Some(Step::Keep(Action::Change(change), why))
     }

@@ -228,6 +228,9 @@ impl<'a> View<'a> {
             self.trouble("RollingUpdateBlocked", message.clone());
             return Some(Step::Wait(operation, message));
         }
+        if let Some(step) = self.close_budget() {
+            return Some(step);
+        }
         let (leaders, id) = (row.leaders, row.node_id);
         let evict = leaders > 0
             && self.desired.spec.replication_factor > 1

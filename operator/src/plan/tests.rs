@@ -251,6 +251,17 @@ fn keep_budget(seen: &mut Seen) {
     seen.children.insert(Child::DisruptionBudget, budget);
 }
 
+/// It lets one pod go, or none.
+fn turn_budget(seen: &mut Seen, open: bool) {
+    let pods = i32::try_from(seen.held().count()).expect("small");
+    let mut budget = children::budget(&desired(&seen.cluster), pods, open);
+    for field in ["uid", "resourceVersion"] {
+        budget["metadata"][field] =
+            seen.children[&Child::DisruptionBudget]["metadata"][field].clone();
+    }
+    seen.children.insert(Child::DisruptionBudget, budget);
+}
+
 /// What the budget is changed to.
 fn budget_of(plan: &Plan) -> Option<i64> {
     match &plan.action {
@@ -274,14 +285,7 @@ fn drain_takes_no_second_copy() {
         };
         &mut node.peers[0]
     }
-    let closed = |seen: &mut Seen| {
-        let mut budget = children::budget(&desired(&seen.cluster), 4, false);
-        for field in ["uid", "resourceVersion"] {
-            budget["metadata"][field] =
-                seen.children[&Child::DisruptionBudget]["metadata"][field].clone();
-        }
-        seen.children.insert(Child::DisruptionBudget, budget);
-    };
+    let closed = |seen: &mut Seen| turn_budget(seen, false);
     for (why, seen, want) in [
         ("all is whole", row(&|_| {}), None),
         ("a node without a copy is down", row(&|seen| silent(seen, 3)), Some(4)),
@@ -746,6 +750,7 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
         seen.children.insert(Child::ConfigMap, now[&Child::ConfigMap].clone());
         seen.old_configs =
             seen.pods[&0].configs.iter().map(|name| (name.clone(), "u".into())).collect();
+        turn_budget(&mut seen, false);
         change(&mut seen);
         seen
     };
@@ -770,6 +775,21 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
                 seen
             },
             Want::Does("Apply", "ConfigMap"),
+            "",
+        ),
+        (
+            "first of all no other pod may go",
+            waiting(&|seen| turn_budget(seen, true)),
+            Want::Does("Apply", "\"minAvailable\": Number(3)"),
+            "",
+        ),
+        (
+            "no budget is wanted",
+            waiting(&|seen| {
+                seen.cluster.spec.pod_disruption_budget = false;
+                seen.children.remove(&Child::DisruptionBudget);
+            }),
+            Want::Does("Apply", "StatefulSet(2)"),
             "",
         ),
         (
@@ -1763,12 +1783,7 @@ fn budget_that_stays_closed_while_paused_is_told() {
         ("opened at once", false, false, true, false),
     ] {
         let mut seen = settled(4, json!({"replicas": 4, "paused": paused}));
-        let mut budget = children::budget(&desired(&seen.cluster), 4, open);
-        for field in ["uid", "resourceVersion"] {
-            budget["metadata"][field] =
-                seen.children[&Child::DisruptionBudget]["metadata"][field].clone();
-        }
-        seen.children.insert(Child::DisruptionBudget, budget);
+        turn_budget(&mut seen, open);
         if !is_whole {
             silent(&mut seen, 3);
         }
