@@ -11,6 +11,8 @@
 //! told and put back ever more seldom, as is what the API server refuses, and meanwhile the plan goes on
 //! below: a label that is fought about must not keep a lost node from being replaced.
 //!
+//! Beside it stands since when the cluster has been whole, which no single look tells either.
+//!
 //! None of this outlives the process. One that starts anew applies what differs once more, which changes
 //! nothing, and learns the answer.
 
@@ -51,6 +53,8 @@ pub struct Answers {
     children: BTreeMap<Child, Answer>,
     /// By name of the claim, and what was to be done to it. Bound: as many as there are claims, twice.
     volumes: BTreeMap<(String, Deed), Refusal>,
+    /// Every look since then has found the cluster whole.
+    whole_since: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -237,6 +241,16 @@ impl Answers {
         refusal.is_some_and(|refusal| refusal.definite)
     }
 
+    /// For how many seconds every look has found the cluster whole; 0 when the last one did not.
+    #[must_use]
+    pub fn whole_for(&self, now: Timestamp) -> i64 {
+        self.whole_since.map_or(0, |since| now.as_second() - since.as_second())
+    }
+
+    pub(crate) fn watch(&mut self, is_whole: bool, now: Timestamp) {
+        self.whole_since = is_whole.then(|| self.whole_since.unwrap_or(now));
+    }
+
     pub(crate) fn learn(
         &mut self,
         change: &Change,
@@ -349,6 +363,15 @@ impl Memory {
     #[must_use]
     pub fn of(&self, key: &Key) -> Answers {
         self.0.lock().get(key).cloned().unwrap_or_default()
+    }
+
+    /// The same, with what a look found.
+    #[must_use]
+    pub fn watch(&self, key: &Key, is_whole: bool, now: Timestamp) -> Answers {
+        let mut all = self.0.lock();
+        let answers = all.entry(key.clone()).or_default();
+        answers.watch(is_whole, now);
+        answers.clone()
     }
 
     /// `result`: the object as it was stored, where one was.

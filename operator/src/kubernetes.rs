@@ -28,7 +28,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Memory,
+    answers::{Answers, Memory},
     children::{self, Child},
     clock,
     crd::{KvCluster, KvClusterStatus},
@@ -37,7 +37,7 @@ use crate::{
     metrics::Metrics,
     names::{CLUSTER_ID, DECOMMISSIONED, MANAGER, Names},
     nodes, owner,
-    plan::{Call, Change},
+    plan::{self, Call, Change},
     seen::{self, Node, Seen, Slot},
     world::{Error, Key, World},
 };
@@ -507,20 +507,24 @@ impl World for Kubernetes {
             Ok(table) => (Some(table), None),
             Err(why) => (None, Some(why)),
         };
-        Ok(Some(Seen {
+        let mut seen = Seen {
             cluster,
             children,
             taken,
             foreign_volumes: volumes.foreign,
             earlier,
-            answers: self.memory.of(key),
+            answers: Answers::default(),
             old_configs,
             pods,
             volumes: volumes_seen,
             table,
             table_error,
             service_monitors: monitors,
-        }))
+        };
+        let now = self.now();
+        let is_whole = desired.is_some_and(|desired| plan::is_whole(&seen, &desired, now));
+        seen.answers = self.memory.watch(key, is_whole, now);
+        Ok(Some(seen))
     }
 
     async fn note(&self, cluster: &KvCluster, status: &KvClusterStatus) -> Result<(), Error> {

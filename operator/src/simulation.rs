@@ -36,8 +36,9 @@ fn key() -> Key {
     Key { namespace: "ns".into(), name: "kv".into() }
 }
 
-/// Passes until the cluster is ready and a look leads to nothing.
+/// Passes until the cluster is ready and a look leads to nothing, also a minute later.
 async fn settle(fake: &Fake, why: &str) {
+    let mut waited = false;
     for _ in 0..PASSES_MAX {
         let outcome = pass::pass(fake, &key(), &defaults()).await;
         fake.end_of_pass();
@@ -46,13 +47,24 @@ async fn settle(fake: &Fake, why: &str) {
             let idle = outcome.plan.action.is_none();
             assert!(idle || !condition(&outcome.status, "Ready"), "{why}: {}", outcome.plan.why);
             if outcome.did == Did::Nothing && outcome.plan.operation.is_none() && ready {
-                return;
+                if !is_budget_closed(&outcome.seen) || waited {
+                    return;
+                }
+                // It is opened when that has lasted.
+                waited = true;
+                (0..60).for_each(|_| fake.tick());
             }
         }
         fake.tick();
     }
     let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
     panic!("{why}: not settled; {:#?}\n{:#?}\n{}", seen.cluster.status, seen.table, fake.journal());
+}
+
+fn is_budget_closed(seen: &Seen) -> bool {
+    let budget = seen.children.get(&Child::DisruptionBudget);
+    let stay = budget.and_then(|budget| budget["spec"]["minAvailable"].as_u64());
+    stay.is_some_and(|stay| stay >= seen.pods.len() as u64)
 }
 
 fn condition(status: &KvClusterStatus, kind: &str) -> bool {

@@ -17,6 +17,8 @@ use crate::{
 const FIXED: [&str; 3] = [".spec.selector", ".spec.serviceName", ".spec.podManagementPolicy"];
 /// Bound: how long Kubernetes may take over a deletion, in seconds, before it is told.
 const TERMINATES_MAX: i64 = 60;
+/// Bound: so long, in seconds, must a cluster have been whole before one of its pods may go.
+const WHOLE_SECONDS: i64 = 60;
 
 impl View<'_> {
     /// What is not there at all. A cluster of which nothing runs is made when all of its names are free,
@@ -351,7 +353,7 @@ impl View<'_> {
     }
 
     /// Every member is heard, every region has all its peers and a leader, and no peer is behind.
-    fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         let members = self.seen.table.iter().flat_map(|table| &table.nodes);
         let mut members = members.filter(|row| row.is_member() && row.state != State::Joining);
         self.seen.table.is_some()
@@ -360,9 +362,10 @@ impl View<'_> {
     }
 
     /// Asked last, when nothing is under way, so that the budget is not turned with every pod of a rolling
-    /// update.
+    /// update; nor with every election, by a look in between.
     pub(super) fn open_budget(&self) -> Option<Step> {
-        if !self.is_budget_closed() || !self.is_whole() {
+        let lasts = self.seen.answers.whole_for(self.now) >= WHOLE_SECONDS;
+        if !self.is_budget_closed() || !self.is_whole() || !lasts {
             return None;
         }
         self.turn_budget(true, "all is whole, so one node may go")

@@ -286,6 +286,14 @@ fn drain_takes_no_second_copy() {
         &mut node.peers[0]
     }
     let closed = |seen: &mut Seen| turn_budget(seen, false);
+    let whole_since = |seconds: i64| {
+        move |seen: &mut Seen| {
+            turn_budget(seen, false);
+            let since = Timestamp::from_second(now().as_second() - seconds).expect("a time");
+            seen.answers.watch(true, since);
+            seen.answers.watch(true, now());
+        }
+    };
     for (why, seen, want) in [
         ("all is whole", row(&|_| {}), None),
         ("a node without a copy is down", row(&|seen| silent(seen, 3)), Some(4)),
@@ -311,7 +319,17 @@ fn drain_takes_no_second_copy() {
             }),
             None,
         ),
-        ("it is closed, and all is whole again", row(&closed), Some(3)),
+        ("it is closed, and all is whole again", row(&whole_since(60)), Some(3)),
+        ("all is whole since a moment ago", row(&whole_since(59)), None),
+        ("for all that is known", row(&closed), None),
+        (
+            "it was whole for long until a look ago",
+            row(&|seen| {
+                whole_since(60)(seen);
+                seen.answers.watch(false, now());
+            }),
+            None,
+        ),
         (
             "all is whole between two pods of an update",
             row(&|seen| {

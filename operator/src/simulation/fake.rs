@@ -18,7 +18,7 @@ use crate::{
     desired::Desired,
     names::{CLUSTER_ID, Names, TEMPLATE_HASH},
     owner,
-    plan::{Call, Change, Deed},
+    plan::{self, Call, Change, Deed},
     seen::{self, Exit, Joined, Node, Peer, Pod, Row, Seen, Slot, State, Table, VolumeClaim},
     world::{Error, Key, World},
 };
@@ -1452,7 +1452,11 @@ fn has_majority(voters: &BTreeSet<u64>, of: &BTreeSet<u64>) -> bool {
 
 impl World for Fake {
     async fn look(&self, _: &Key) -> Result<Option<Seen>, Error> {
-        Ok(Some(Seen { answers: self.1.of(&super::key()), ..self.0.lock().look() }))
+        let mut seen = self.0.lock().look();
+        let desired = Desired::of(&seen.cluster, &defaults()).ok();
+        let is_whole = desired.is_some_and(|desired| plan::is_whole(&seen, &desired, self.now()));
+        seen.answers = self.1.watch(&super::key(), is_whole, self.now());
+        Ok(Some(seen))
     }
 
     async fn note(&self, cluster: &KvCluster, status: &KvClusterStatus) -> Result<(), Error> {
