@@ -347,6 +347,8 @@ pub(crate) struct View<'a> {
     now: Timestamp,
     /// Why the pods' template stays as it is, or should be another.
     version_refused: Option<skew::Refused>,
+    /// The roll waits for something that a rung below it may bring about.
+    held_up: Option<Step>,
     troubles: Vec<Trouble>,
 }
 
@@ -360,7 +362,8 @@ impl<'a> View<'a> {
         let regions = Regions::of(joined.into_iter(), factor.min(in_service.max(1)));
         let recorded = recorded(seen);
         let version_refused = skew::refused(seen, desired);
-        Self { seen, desired, regions, recorded, now, version_refused, troubles: Vec::new() }
+        let (held_up, troubles) = (None, Vec::new());
+        Self { seen, desired, regions, recorded, now, version_refused, held_up, troubles }
     }
 
     /// The ladder.
@@ -401,6 +404,7 @@ impl<'a> View<'a> {
             .or_else(|| self.grow())
             .or_else(|| self.roll())
             .or_else(|| self.scale())
+            .or_else(|| self.held_up.take())
             .or_else(|| self.drop_configs())
             .or_else(|| self.wait_to_begin())
             .or_else(|| self.open_budget())

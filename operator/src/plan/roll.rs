@@ -194,13 +194,16 @@ impl<'a> View<'a> {
         !pod.ready && matches!(pod.node, Node::Silent(_)) && self.seen.pods.iter().all(well)
     }
 
+    /// What holds it up is left in [`Self::held_up`].
     pub(super) fn roll(&mut self) -> Option<Step> {
         // One whose template is refused is told, and keeps nobody from scaling.
         let outdated: Vec<(i32, &'a Pod)> = self
             .seen
             .pods
             .iter()
-            .filter(|(ordinal, pod)| self.is_outdated(pod) && self.may_renew(**ordinal))
+            .filter(|(ordinal, pod)| {
+                self.is_outdated(pod) && !pod.terminating && self.may_renew(**ordinal)
+            })
             .map(|(ordinal, pod)| (*ordinal, pod))
             .collect();
         // The one that was restarted last is waited for, and gets its leaders back.
@@ -226,7 +229,9 @@ impl<'a> View<'a> {
             let message =
                 format!("{} pods have an old template; none is restarted: {why}", outdated.len());
             self.trouble("RollingUpdateBlocked", message.clone());
-            return Some(Step::Wait(operation, message));
+            // Nodes that leave or come may be what it waits for.
+            self.held_up = Some(Step::Wait(operation, message));
+            return None;
         }
         if let Some(step) = self.close_budget() {
             return Some(step);

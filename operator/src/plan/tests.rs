@@ -1212,6 +1212,47 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
 }
 
 #[test]
+fn roll_that_is_held_up_keeps_nobody_from_scaling() {
+    let newer = |replicas: i32| json!({"replicas": replicas, "config": {"log_level": "debug"}});
+    let held_up = |nodes: i32, replicas: i32, change: &dyn Fn(&mut Seen)| {
+        let mut seen = well(nodes, newer(replicas), json!({"replicas": nodes}));
+        let now = children_of(&desired(&seen.cluster), nodes);
+        seen.children.insert(Child::ConfigMap, now[&Child::ConfigMap].clone());
+        change(&mut seen);
+        seen
+    };
+    check(vec![
+        (
+            "the node that is missed is to leave",
+            held_up(4, 3, &|seen| {
+                silent(seen, 3);
+                seen.pods.get_mut(&3).expect("a pod").terminating = true;
+            }),
+            Want::Does("RemoveNode", "node_id: 4"),
+            "RollingUpdateBlocked",
+        ),
+        (
+            "more nodes are wanted",
+            held_up(4, 5, &|seen| {
+                silent(seen, 3);
+                seen.pods.get_mut(&3).expect("a pod").terminating = true;
+            }),
+            Want::Does("Scale", "ordinal: 4"),
+            "RollingUpdateBlocked",
+        ),
+        (
+            "nothing is to be scaled",
+            held_up(4, 4, &|seen| {
+                silent(seen, 3);
+                seen.pods.get_mut(&3).expect("a pod").terminating = true;
+            }),
+            Want::Waits("none is restarted: node 4 is down"),
+            "RollingUpdateBlocked",
+        ),
+    ]);
+}
+
+#[test]
 fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
     let sick = |change: &dyn Fn(&mut Seen)| {
         let mut seen = settled(3, json!({"placement": {"maxNodeDown": "1m"}}));
