@@ -397,6 +397,7 @@ impl<'a> View<'a> {
             .or_else(|| self.note_volumes())
             .or_else(|| self.refresh())
             .or_else(|| self.make_possible())
+            .or_else(|| self.take_back())
             .or_else(|| self.repair())
             .or_else(|| self.join())
             .or_else(|| self.drain())

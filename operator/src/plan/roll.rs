@@ -172,6 +172,32 @@ impl<'a> View<'a> {
         Some(Step::Act(operation, Action::Change(self.write_template(ordinal)), why))
     }
 
+    /// A template that was written for a pod, which then kept the one it has: another node went down before it was
+    /// deleted, or nothing was done for a while. An accident would bring it untested, so it is taken back until
+    /// it is the pod's turn again.
+    pub(super) fn take_back(&self) -> Option<Step> {
+        let wished = Some(self.desired.template_hash.as_str());
+        self.seen.sets().find_map(|(ordinal, live)| {
+            let child = Child::StatefulSet(ordinal);
+            let pod = self.pod(ordinal)?;
+            let is_ahead = children::template_hash(live) == wished && self.is_outdated(pod);
+            let serves = !pod.terminating && !self.serves_nobody(ordinal, pod);
+            if !is_ahead || !serves || !self.may_try(child) || is_terminating(live) {
+                return None;
+            }
+            let why = self.nothing_is_missing(self.member(ordinal)?).err()?;
+            // With none to be had all the others have been given the new one.
+            self.template_of_before(ordinal)?;
+            let set = self.stateful_set(ordinal, 1, Template::OfItsPod);
+            let answers = &self.seen.answers;
+            answers.may_put_back(child, &set, TEMPLATE, self.now).ok()?;
+            let operation = self.operation(Kind::RollingUpdate, &pod.name, "TakeTemplateBack");
+            let why = format!("pod {} is to come back as it is: {why}", pod.name);
+            let change = Change::Apply(child, Box::new(set), Some(TEMPLATE.to_owned()));
+            Some(Step::Act(operation, Action::Change(change), why))
+        })
+    }
+
     /// A repair has given a node up and is about to empty its disk: what it was begun for must stay on
     /// record until then.
     fn is_emptying_a_disk(&self) -> bool {
@@ -243,7 +269,8 @@ impl<'a> View<'a> {
         let mut operation = self.operation(Kind::RollingUpdate, &pod.name, "EvictLeaders");
         operation.node_id = i64::try_from(id).ok();
         // Blocked before: the wait begins now.
-        if self.recorded(Kind::RollingUpdate).is_some_and(|old| old.step == "Blocked") {
+        let blocked = ["Blocked", "TakeTemplateBack"];
+        if self.recorded(Kind::RollingUpdate).is_some_and(|old| blocked.contains(&&*old.step)) {
             operation.started_at = clock::text(self.now);
         }
         if evict && self.lasts(&operation) < EVICTION_WAIT_SECONDS {

@@ -293,6 +293,12 @@ impl View<'_> {
             set["metadata"]["annotations"][OBJECT_HASH] =
                 live["metadata"]["annotations"][OBJECT_HASH].clone();
         }
+        if template == Template::OfItsPod
+            && let Some(before) = self.template_of_before(ordinal)
+        {
+            set["spec"]["template"] = before;
+            children::record(child, &mut set);
+        }
         pin(&mut set, live);
         set
     }
@@ -331,6 +337,8 @@ pub(super) enum Template {
     AsItIs,
     /// It is its turn.
     AsAsked,
+    /// It was its turn: that which its pod has.
+    OfItsPod,
 }
 
 /// Claims as they are sent: without what the API server adds to them.

@@ -826,6 +826,26 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             "",
         ),
         (
+            "it is written, and another node is down: it is taken back",
+            waiting(&|seen| {
+                written(seen, &[2]);
+                silent(seen, 0);
+                record(seen, "RollingUpdate", "kv-2-0", "WriteTemplate");
+            }),
+            Want::Does("Apply", "StatefulSet(2)"),
+            "NodeDown",
+        ),
+        (
+            "that pod does not run, and gets it",
+            waiting(&|seen| {
+                written(seen, &[2]);
+                does_not_run(seen, 2, 30);
+                silent(seen, 0);
+            }),
+            Want::Does("DeletePod", "pod-2"),
+            "QuorumLost",
+        ),
+        (
             "it was written, and the spec was put back",
             {
                 let mut seen = settled(3, json!({}));
@@ -1209,6 +1229,28 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             "",
         ),
     ]);
+}
+
+#[test]
+fn template_that_is_taken_back_is_that_of_the_pod_and_stays() {
+    let spec = json!({"config": {"log_level": "debug"}});
+    let mut seen = well(3, spec, json!({}));
+    let wished = children_of(&desired(&seen.cluster), 3);
+    let child = Child::StatefulSet(2);
+    seen.children.insert(Child::ConfigMap, wished[&Child::ConfigMap].clone());
+    let before = seen.children.insert(child, wished[&child].clone()).expect("a set");
+    silent(&mut seen, 0);
+    keep_budget(&mut seen);
+    let taken = plan(&seen, &defaults(), now());
+    let Some(Action::Change(Change::Apply(whose, set, _))) = taken.action else {
+        panic!("{taken:#?}")
+    };
+    assert_eq!(whose, child);
+    assert_eq!(set["spec"]["template"], before["spec"]["template"]);
+    assert_eq!(set["metadata"]["resourceVersion"], "7", "of what was seen");
+    seen.children.insert(child, *set);
+    let after = plan(&seen, &defaults(), now());
+    assert!(after.action.is_none() && after.why.contains("none is restarted"), "{after:#?}");
 }
 
 #[test]
