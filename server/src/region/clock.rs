@@ -2,8 +2,9 @@
 //!
 //! Expiry must be the same on every peer, so it is decided by a time that is replicated: each command
 //! carries one, and the largest applied one is the region's *replicated time*. Each peer knows by its own
-//! monotonic clock since when it has applied that, and whoever begins to lead goes on from there, so that
-//! a change of leader, however frequent, costs the time for which its last entry was on its way. What is found
+//! monotonic clock since when it has applied that, and whoever begins to lead goes on from there, once it has
+//! applied all that was told before it led, so that a change of leader, however frequent, costs the time for which its
+//! last entry was on its way and until the first of its own is applied. What is found
 //! on the disk at a start counts as applied then. So time is behind what has really passed, by the way of
 //! entries and by as long as no peer ran that leads later, and never ahead: a key may live longer than it
 //! was given, never shorter. The wall clock has no part in it: a node whose date jumps by an hour expires
@@ -16,6 +17,8 @@ use tokio::time::Instant;
 /// The replicated time as a peer has applied it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
+    /// Of the newest entry that is applied.
+    pub term: u64,
     pub time_ms: u64,
     /// When it was.
     pub since: Instant,
@@ -24,27 +27,25 @@ pub struct Applied {
 /// Time of a region as its leader tells it.
 #[derive(Debug, Default)]
 pub struct RegionClock {
-    /// Term, and what was applied when this peer first told the time in it.
+    /// Term, and what was applied when this peer first told the time in it behind an entry of its own.
     leading: Option<(u64, Applied)>,
 }
 
 impl RegionClock {
     /// Milliseconds to stamp on a command proposed at `now` in `term`. Never below what is applied.
     pub fn stamp(&mut self, term: u64, applied: Applied, now: Instant) -> u64 {
-        // Within a term not from what is applied: each entry's way would be lost. But entries of earlier terms may
-        // be applied after the first look.
+        // Invariant: all that earlier leaders told is applied. Peers' clocks differ, as each counts from its own
+        // applying: what is still on its way may be from one that was behind, and a time that went on from here
+        // would have what it grants expire at once.
+        if applied.term != term {
+            return applied.time_ms;
+        }
+        // Within a term not from what is applied: each entry's way would be lost.
         let base = match self.leading {
-            Some((leading, base))
-                if leading == term && base.at(applied.since) >= applied.time_ms =>
-            {
-                base
-            }
-            _ => {
-                self.leading = Some((term, applied));
-                applied
-            }
+            Some((leading, base)) if leading == term => base,
+            _ => self.leading.insert((term, applied)).1,
         };
-        base.at(now)
+        base.at(now).max(applied.time_ms)
     }
 }
 
@@ -68,18 +69,34 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut clock = RegionClock::default();
-        for (why, term, time_ms, since, now, want) in [
-            ("a new leader goes on from what it has applied", 2, 500, at(0), at(10), 510),
-            ("then by its own clock", 2, 500, at(0), at(40), 540),
-            ("whatever is on its way", 2, 510, at(35), at(45), 545),
-            ("not below what is applied", 2, 600, at(50), at(50), 600),
-            ("nor from below it on", 2, 600, at(50), at(60), 610),
-            ("a later term starts over from what is applied", 3, 700, at(9_000), at(9_010), 710),
-            ("and goes on from there", 3, 700, at(9_000), at(9_015), 715),
+        for (why, (term, of), time_ms, since, now, want) in [
+            ("a new leader goes on from what it has applied", (2, 2), 500, at(0), at(10), 510),
+            ("then by its own clock", (2, 2), 500, at(0), at(40), 540),
+            ("whatever is on its way", (2, 2), 510, at(35), at(45), 545),
+            ("not below what is applied", (2, 2), 600, at(50), at(50), 600),
+            ("a later term waits", (3, 2), 600, at(50), at(8_000), 600),
+            ("for all of the earlier ones", (3, 2), 700, at(9_000), at(9_005), 700),
+            ("and then starts over from what is applied", (3, 3), 700, at(9_000), at(9_010), 710),
+            ("and goes on from there", (3, 3), 700, at(9_000), at(9_015), 715),
         ] {
-            let applied = Applied { time_ms, since };
+            let applied = Applied { term: of, time_ms, since };
             assert_eq!(clock.stamp(term, applied, now), want, "{why}");
         }
+    }
+
+    /// A peer that has run for an hour comes to lead behind one that had just started, and has not applied yet what that
+    /// one granted.
+    #[test]
+    fn leader_that_has_not_applied_all_does_not_go_on_from_its_own_clock() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut clock = RegionClock::default();
+        let old = Applied { term: 1, time_ms: 1_000, since: at(0) };
+        assert_eq!(clock.stamp(3, old, at(3_600_000)), 1_000);
+        let granted = Applied { term: 2, time_ms: 6_000, since: at(3_600_005) };
+        assert_eq!(clock.stamp(3, granted, at(3_600_006)), 6_000);
+        let own = Applied { term: 3, ..granted };
+        assert_eq!(clock.stamp(3, own, at(3_600_015)), 6_010);
     }
 
     /// Three peers, each entry of whose log is applied by whoever leads at once, and by the others when they hear
@@ -95,7 +112,7 @@ mod tests {
             let start = Instant::now();
             let at = |ms| start + Duration::from_millis(ms);
             let mut clocks: [RegionClock; 3] = Default::default();
-            let mut applied = [Applied { time_ms: 0, since: start }; 3];
+            let mut applied = [Applied { term: 0, time_ms: 0, since: start }; 3];
             let mut newest = 0;
             let mut on_way: Vec<(u64, u64)> = Vec::new();
             let mut moves = 0;
@@ -107,7 +124,7 @@ mod tests {
                     for peer in
                         applied.iter_mut().filter(|peer| is_heard && peer.time_ms < *time_ms)
                     {
-                        *peer = Applied { time_ms: *time_ms, since: at(now_ms) };
+                        *peer = Applied { time_ms: *time_ms, since: at(now_ms), ..*peer };
                     }
                     !is_heard
                 });
@@ -116,15 +133,18 @@ mod tests {
                     assert!(told >= newest, "time went back at {now_ms}");
                     assert!(told <= now_ms, "{told} is ahead of {now_ms}");
                     newest = told;
-                    applied[leader] = Applied { time_ms: told, since: at(now_ms) };
+                    applied[leader] = Applied { term: moves, time_ms: told, since: at(now_ms) };
                     on_way.push((now_ms, told));
                 }
                 if is_last {
                     moves += 1;
                     let next = usize::try_from(moves % 3).expect("a peer");
                     if applied[next].time_ms < newest {
-                        applied[next] = Applied { time_ms: newest, since: at(now_ms + TAKES_MS) };
+                        applied[next].time_ms = newest;
+                        applied[next].since = at(now_ms + TAKES_MS);
                     }
+                    // Its first entry is behind all of them.
+                    applied[next].term = moves;
                 }
             }
             let late = TO_MS - newest;

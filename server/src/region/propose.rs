@@ -139,6 +139,7 @@ impl Peer {
         let term = self.leading_term()?;
         let now = clock::now();
         let applied = self.view.with(|published| Applied {
+            term: published.applied.map_or(0, |id| id.leader_id.term),
             time_ms: published.time_ms,
             since: published.time_since.unwrap_or(now),
         });
