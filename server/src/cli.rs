@@ -3,7 +3,7 @@
 mod demo;
 mod healthcheck;
 
-use std::{process::ExitCode, thread, time::Duration};
+use std::process::ExitCode;
 
 use clap::Parser as _;
 use rustix::{
@@ -19,10 +19,6 @@ use crate::{
 /// The command line or the configuration is wrong: a restart will not help. (`EX_USAGE` of
 /// sysexits.)
 const USAGE: u8 = 64;
-
-/// Bound: what a process may take to end once its node has. Its exit joins the threads of RocksDB, and where the
-/// disk hangs, which is a reason for the node to end, one of them may wait for it.
-const EXIT_MAX: Duration = Duration::from_secs(10);
 
 /// Runs this process.
 #[must_use]
@@ -70,27 +66,12 @@ fn serve(args: &SettingArgs) -> ExitCode {
     raise_open_files();
     // What the node writes, RocksDB's files too, is for its own user: it is everybody's data.
     umask(Mode::RWXG | Mode::RWXO);
-    let exit = match node::run(config) {
+    match node::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("node failed: {error:#}");
             ExitCode::FAILURE
         }
-    };
-    end_within(EXIT_MAX);
-    exit
-}
-
-/// Aborts this process if it is still there then: what is on the disk is enough.
-#[expect(clippy::disallowed_methods, reason = "a thread of its own, which nothing may hold up")]
-fn end_within(most: Duration) {
-    let watching = thread::Builder::new().name("exit-watch".to_owned()).spawn(move || {
-        thread::sleep(most);
-        tracing::error!("the process does not end, and is aborted");
-        std::process::abort();
-    });
-    if let Err(error) = watching {
-        tracing::warn!("start the watch of the exit: {error}");
     }
 }
 
@@ -148,26 +129,4 @@ fn print(text: &str) {
 #[expect(clippy::disallowed_macros, reason = "there may be no logger yet")]
 fn complain(text: &str) {
     eprintln!("flotilla-server: {text}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Tells the test below that it runs in a process of its own.
-    const HANGS: &str = "FLOTILLA_TEST_HANGS";
-
-    #[test]
-    fn process_whose_exit_hangs_is_ended_all_the_same() {
-        if std::env::var_os(HANGS).is_some() {
-            end_within(Duration::from_millis(50));
-            // Bound: far above that.
-            thread::park_timeout(Duration::from_secs(60));
-            return;
-        }
-        let mut program = std::process::Command::new(std::env::current_exe().expect("itself"));
-        program.args(["--exact", "cli::tests::process_whose_exit_hangs_is_ended_all_the_same"]);
-        let ended = program.env(HANGS, "1").output().expect("a process");
-        assert_eq!(ended.status.code(), None, "by a signal: {ended:?}");
-    }
 }

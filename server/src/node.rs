@@ -9,6 +9,7 @@ mod adopt;
 mod birth;
 mod calls;
 mod clients;
+mod exit;
 mod heartbeat;
 mod identity;
 mod join;
@@ -38,7 +39,11 @@ use tokio::{runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use self::joined::Joined;
-use self::{identity::Identity, ports::Ports};
+use self::{
+    exit::{EXIT_MAX, end_within},
+    identity::Identity,
+    ports::Ports,
+};
 use crate::{
     clock,
     config::{Advertised, Config, EngineKind},
@@ -173,6 +178,7 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
             };
             node.writer.stop();
             let _ = tokio::task::spawn_blocking(move || writer_thread.join()).await;
+            end_within(EXIT_MAX);
             node.end_background_work();
             tracing::info!("node has stopped");
             drained
@@ -180,6 +186,8 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
         Err(error) => {
             // Nothing is acknowledged any more; what is not on the disk was never promised.
             tracing::error!("node failed: {error:#}");
+            // Ordering: before anything that may wait for a disk that hangs.
+            end_within(EXIT_MAX);
             node.end_background_work();
             Err(error)
         }
