@@ -5,8 +5,8 @@
 //! remembers how often and since when a snapshot came to nothing, and why; the placement driver then looks for
 //! another node, and people are told.
 //!
-//! That a receiver is busy with others says nothing of it. Nor does a transfer say anything while it is under way,
-//! however long that takes.
+//! That a receiver is busy with others says nothing of it. What is told stays so until a snapshot is taken, also while
+//! the next one is under way: a node that refuses late would else count as coming for most of the time.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -43,7 +43,6 @@ struct State {
 
 #[derive(Default)]
 struct Streak {
-    under_way: usize,
     failures: u32,
     since: Option<Instant>,
     reason: String,
@@ -60,23 +59,21 @@ impl State {
 }
 
 impl Refusals {
-    /// The leader of `term` begins to send a snapshot to `follower`. Until what is answered is dropped it is under
-    /// way; one that is given up counts as none.
+    /// The leader of `term` begins to send a snapshot to `follower`. One that is given up counts as none.
     pub(super) fn attempt(&self, term: u64, follower: PeerId) -> Attempt {
         let attempt = Attempt { of: self.clone(), term, follower };
         if let Some(followers) = self.0.lock().of(term) {
-            followers.entry(follower).or_default().under_way += 1;
+            followers.entry(follower).or_default();
         }
         attempt
     }
 
-    /// `None` while a snapshot is under way to it, too.
+    /// `None` until it has refused several in a row.
     #[must_use]
     pub fn of(&self, term: u64, follower: PeerId, now: Instant) -> Option<Refusal> {
         let state = self.0.lock();
         let streak = state.followers.get(&follower).filter(|_| state.term == term)?;
-        let is_told = streak.under_way == 0 && streak.failures >= TOLD_AFTER;
-        let since = streak.since.filter(|_| is_told)?;
+        let since = streak.since.filter(|_| streak.failures >= TOLD_AFTER)?;
         let lasts = now.saturating_duration_since(since);
         Some(Refusal { lasts, reason: streak.reason.clone() })
     }
@@ -113,12 +110,6 @@ impl Attempt {
     }
 }
 
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        self.with(|streak| streak.under_way = streak.under_way.saturating_sub(1));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,11 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn snapshot_that_is_under_way_or_given_up_is_no_refusal() {
+    fn refusal_stays_told_while_the_next_snapshot_is_under_way_or_given_up() {
         let (refusals, now) = (Refusals::default(), clock::now());
         fail(&refusals, TOLD_AFTER, now);
         let attempt = refusals.attempt(3, FOLLOWER);
-        assert_eq!(refusals.of(3, FOLLOWER, now), None);
+        assert!(refusals.of(3, FOLLOWER, now).is_some(), "it may refuse this one late");
         drop(attempt);
         assert!(refusals.of(3, FOLLOWER, now).is_some(), "it is as it was before");
         let late = refusals.attempt(3, FOLLOWER);
