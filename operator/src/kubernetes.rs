@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use futures::{StreamExt as _, TryStreamExt as _, future::join_all};
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod},
+    api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     jiff::Timestamp,
 };
@@ -357,13 +357,7 @@ impl Kubernetes {
             Change::DeleteVolume { name, uid, keep } => {
                 // Ordering: the disk is kept before its claim goes, or Kubernetes may have deleted it.
                 if let Some(volume) = keep {
-                    let patch = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}});
-                    let params =
-                        PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
-                    let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-                    let kept = volumes.patch(volume, &params, &Patch::Merge(&patch)).await;
-                    // One that is no more has nothing to keep.
-                    gone(&format!("keep PersistentVolume {volume}"), kept)?;
+                    volumes::keep(&self.client, volume, uid).await?;
                     self.may_act()?;
                 }
                 gone(&format!("delete volume {name}"), claims().delete(name, &only(uid)).await)
@@ -496,7 +490,8 @@ impl World for Kubernetes {
         for (ordinal, volume) in &mut volumes_seen {
             let runs = pods.get(ordinal).is_some_and(|pod| pod.running);
             if let Some(bound) = volume.volume.as_deref().filter(|_| !runs) {
-                volume.machine_is_gone = volumes::machine_is_gone(&self.client, bound).await;
+                volume.machine_is_gone =
+                    volumes::machine_is_gone(&self.client, bound, &volume.uid).await;
             }
         }
         let table = match &desired {

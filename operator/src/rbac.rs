@@ -41,8 +41,8 @@ pub fn namespaced() -> Vec<Value> {
 pub fn cluster_wide() -> Vec<Value> {
     let get = |group: &str, resource: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": ["get"]});
     vec![
-        // The zone of a pod, and whether the machine of a local volume is gone.
-        get("", "nodes"),
+        // The zone of a pod (get), and whether the machine of a local volume is gone (both).
+        json!({"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list"]}),
         get("", "persistentvolumes"),
         // Kept (`storage.retain`) when the claim of a node that was removed goes.
         json!({"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["patch"]}),

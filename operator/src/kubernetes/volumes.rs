@@ -9,14 +9,25 @@ use k8s_openapi::{
     },
     apimachinery::pkg::api::resource::Quantity,
 };
-use kube::{Api, Client};
+use kube::{
+    Api, Client,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
 
+use super::failed;
 use crate::{
     desired::Desired,
     drift,
-    names::{CLUSTER_ID, DECOMMISSIONED, Names},
+    names::{CLUSTER_ID, DECOMMISSIONED, MANAGER, Names},
     seen::VolumeClaim,
+    world::Error,
 };
+
+/// Label by which local volumes say where they are.
+const HOST: &str = "kubernetes.io/hostname";
+/// The policy of a volume that outlives its claim.
+const RETAIN: &str = "Retain";
 
 /// Of the cluster whose data a claim is for: it is in the claims of our StatefulSets, and outlives them.
 pub(super) fn cluster_id(claim: &PersistentVolumeClaim) -> Option<&str> {
@@ -69,25 +80,85 @@ pub(super) async fn ask_growth(
     }
 }
 
-/// Whether a volume can be reached from no Kubernetes node that there is: it was local to one that was
-/// deleted. What cannot be read is no proof.
-pub(super) async fn machine_is_gone(client: &Client, volume: &str) -> bool {
+/// Whether the volume of a claim can be reached from no Kubernetes node that there is: it was local to one that
+/// was deleted. What cannot be read is no proof.
+pub(super) async fn machine_is_gone(client: &Client, volume: &str, claim_uid: &str) -> bool {
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
     let Ok(Some(volume)) = volumes.get_opt(volume).await else { return false };
-    let machines = local_to(&volume);
-    if machines.is_empty() {
+    let hosts = local_to(&volume);
+    if claimed_by(&volume) != Some(claim_uid)
+        || hosts.is_empty()
+        || !hosts.iter().all(|host| is_label(host))
+    {
         return false;
     }
+    // A Kubernetes node is found by its label: its name may be another. The name is asked for as well, since
+    // a label can be taken off by mistake.
     let nodes: Api<Node> = Api::all(client.clone());
-    for machine in machines {
-        if !matches!(nodes.get_metadata_opt(&machine).await, Ok(None)) {
+    let labelled = format!("{HOST} in ({})", hosts.join(","));
+    let labelled = nodes.list_metadata(&ListParams::default().labels(&labelled).limit(1)).await;
+    if !labelled.is_ok_and(|listed| {
+        listed.items.is_empty() && listed.metadata.continue_.is_none_or(|more| more.is_empty())
+    }) {
+        return false;
+    }
+    for host in hosts {
+        if !matches!(nodes.get_metadata_opt(&host).await, Ok(None)) {
             return false;
         }
     }
     true
 }
 
-/// The Kubernetes nodes that a volume is bound to by name; empty when it is not.
+/// The disk of a claim is not deleted with it.
+///
+/// A claim may name whatever volume it likes: only the volume says whose it is. One that is no more, or another
+/// claim's, has nothing of this one to keep.
+pub(super) async fn keep(client: &Client, volume: &str, claim_uid: &str) -> Result<(), Error> {
+    let what = format!("keep PersistentVolume {volume}");
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    let found = volumes.get_opt(volume).await.map_err(|error| failed(&what, error))?;
+    let Some(found) = found else { return Ok(()) };
+    match claimed_by(&found) {
+        Some(uid) if uid == claim_uid => {}
+        Some(_) => return Ok(()),
+        // It is about to be bound, to whomever.
+        None => return Err(Error::Moved(format!("{what}: it is bound to no claim yet"))),
+    }
+    if keeps(&found) {
+        return Ok(());
+    }
+    let patch = json!({
+        "metadata": {"uid": found.metadata.uid, "resourceVersion": found.metadata.resource_version},
+        "spec": {"persistentVolumeReclaimPolicy": RETAIN},
+    });
+    let params = PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+    match volumes.patch(volume, &params, &Patch::Merge(&patch)).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        result => result.map(drop).map_err(|error| failed(&what, error)),
+    }
+}
+
+fn keeps(volume: &PersistentVolume) -> bool {
+    let policy = volume.spec.as_ref().and_then(|spec| {
+        let policy = spec.persistent_volume_reclaim_policy.as_deref()?;
+        Some(policy == RETAIN)
+    });
+    policy.unwrap_or(false)
+}
+
+/// Uid of the claim that a volume is bound to.
+fn claimed_by(volume: &PersistentVolume) -> Option<&str> {
+    volume.spec.as_ref()?.claim_ref.as_ref()?.uid.as_deref()
+}
+
+/// It can stand in a selector, and changes nothing else of it.
+fn is_label(value: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !value.is_empty() && value.bytes().all(is_plain)
+}
+
+/// What the label [`HOST`] of the Kubernetes nodes says that a volume is bound to; empty when it is not.
 fn local_to(volume: &PersistentVolume) -> Vec<String> {
     let required = volume
         .spec
@@ -96,25 +167,147 @@ fn local_to(volume: &PersistentVolume) -> Vec<String> {
         .and_then(|affinity| affinity.required.as_ref());
     let terms =
         required.map(|required| required.node_selector_terms.as_slice()).unwrap_or_default();
-    let mut machines = Vec::new();
+    let mut hosts = Vec::new();
     for term in terms {
-        let by_name = term.match_expressions.iter().flatten().find(|expression| {
-            expression.key == "kubernetes.io/hostname" && expression.operator == "In"
-        });
-        // A term that names no machine is met by others, too.
-        let Some(names) = by_name.and_then(|expression| expression.values.clone()) else {
+        let by_host = term
+            .match_expressions
+            .iter()
+            .flatten()
+            .find(|expression| expression.key == HOST && expression.operator == "In");
+        // A term that names no host is met by others, too.
+        let Some(values) = by_host.and_then(|expression| expression.values.clone()) else {
             return Vec::new();
         };
-        machines.extend(names);
+        hosts.extend(values);
     }
-    machines
+    hosts
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use axum::{
+        Router,
+        body::Bytes,
+        extract::{Query, State},
+        http::{Method, StatusCode, Uri},
+        response::Json,
+    };
+    use parking_lot::Mutex;
     use serde_json::{Value, json};
 
     use super::*;
+
+    /// An API server of one volume, and of Kubernetes nodes: name, and label.
+    struct Store {
+        volume: Value,
+        nodes: Vec<(&'static str, &'static str)>,
+        /// It is changed between what is read and what is written.
+        is_raced: bool,
+    }
+
+    async fn serve(
+        State(store): State<Arc<Mutex<Store>>>,
+        method: Method,
+        uri: Uri,
+        Query(query): Query<BTreeMap<String, String>>,
+        body: Bytes,
+    ) -> (StatusCode, Json<Value>) {
+        let mut store = store.lock();
+        let refused = |code: StatusCode, reason: &str| {
+            (
+                code,
+                Json(json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                "code": code.as_u16(), "reason": reason, "message": "no"})),
+            )
+        };
+        let node = |(name, label): &(&str, &str)| {
+            json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                "metadata": {"name": name, "labels": {HOST: label}}})
+        };
+        let path = uri.path();
+        if let Some(name) = path.strip_prefix("/api/v1/nodes/") {
+            return match store.nodes.iter().find(|(known, _)| *known == name) {
+                Some(found) => (StatusCode::OK, Json(node(found))),
+                None => refused(StatusCode::NOT_FOUND, "NotFound"),
+            };
+        }
+        if path == "/api/v1/nodes" {
+            let selector = query.get("labelSelector").expect("never all of them");
+            let asked = selector.strip_prefix(&format!("{HOST} in (")).expect("by host");
+            let asked: Vec<_> = asked.trim_end_matches(')').split(',').collect();
+            let items: Vec<_> =
+                store.nodes.iter().filter(|(_, label)| asked.contains(label)).map(node).collect();
+            return (
+                StatusCode::OK,
+                Json(json!({"apiVersion": "meta.k8s.io/v1",
+                "kind": "PartialObjectMetadataList", "metadata": {}, "items": items})),
+            );
+        }
+        assert_eq!(path, "/api/v1/persistentvolumes/v");
+        if method == Method::PATCH {
+            let sent: Value = serde_json::from_slice(&body).expect("JSON");
+            let version = if store.is_raced { "8" } else { "7" };
+            if sent["metadata"]["resourceVersion"] != version {
+                return refused(StatusCode::CONFLICT, "Conflict");
+            }
+            let policy = &sent["spec"]["persistentVolumeReclaimPolicy"];
+            store.volume["spec"]["persistentVolumeReclaimPolicy"] = policy.clone();
+        }
+        (StatusCode::OK, Json(store.volume.clone()))
+    }
+
+    fn server(spec: Value, nodes: &[(&'static str, &'static str)]) -> (Client, Arc<Mutex<Store>>) {
+        let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume",
+            "metadata": {"name": "v", "uid": "v", "resourceVersion": "7"}, "spec": spec});
+        let store = Store { volume, nodes: nodes.to_vec(), is_raced: false };
+        let store = Arc::new(Mutex::new(store));
+        (Client::new(Router::new().fallback(serve).with_state(store.clone()), "ns"), store)
+    }
+
+    #[tokio::test]
+    async fn machine_is_gone_only_when_no_node_has_the_label_of_the_volume() {
+        let local = |hosts: &[&str]| {
+            json!({"claimRef": {"uid": "c"}, "nodeAffinity": {"required": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": HOST, "operator": "In", "values": hosts}]}]}}})
+        };
+        for (why, hosts, nodes, claim, want) in [
+            ("a name that is another than the label", &["a"][..], &[("n1", "a")][..], "c", false),
+            ("no label any more", &["a"][..], &[("a", "")][..], "c", false),
+            ("the node is gone", &["a"][..], &[("n2", "b"), ("n3", "c")][..], "c", true),
+            ("one of two is left", &["a", "b"][..], &[("n2", "b")][..], "c", false),
+            ("neither of two", &["a", "b"][..], &[("n3", "c")][..], "c", true),
+            ("more than a label", &["a),(x"][..], &[("n1", "a")][..], "c", false),
+            ("another claim's volume", &["a"][..], &[][..], "d", false),
+        ] {
+            let (client, _) = server(local(hosts), nodes);
+            assert_eq!(machine_is_gone(&client, "v", claim).await, want, "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_volume_of_the_claim_is_kept_and_only_as_it_was_read() {
+        let policy = |store: &Mutex<Store>| {
+            store.lock().volume["spec"]["persistentVolumeReclaimPolicy"].clone()
+        };
+        let spec =
+            |claim: Value| json!({"persistentVolumeReclaimPolicy": "Delete", "claimRef": claim});
+        for (why, claim, raced, want, moved) in [
+            ("ours", json!({"uid": "c"}), false, "Retain", false),
+            ("another claim's", json!({"uid": "d"}), false, "Delete", false),
+            ("nobody's yet", json!({"name": "kv"}), false, "Delete", true),
+            ("nobody's", Value::Null, false, "Delete", true),
+            ("changed meanwhile", json!({"uid": "c"}), true, "Delete", true),
+        ] {
+            let (client, store) = server(spec(claim), &[]);
+            store.lock().is_raced = raced;
+            let result = keep(&client, "v", "c").await;
+            assert_eq!(policy(&store), want, "{why}");
+            assert_eq!(matches!(result, Err(Error::Moved(_))), moved, "{why}: {result:?}");
+            assert_eq!(result.is_err(), moved, "{why}");
+        }
+    }
 
     #[test]
     fn only_a_volume_that_names_machines_is_local() {

@@ -15,6 +15,8 @@ use crate::{
 
 /// Restarts before a process counts as one that cannot live on its disk.
 const RESTARTS_MIN: i32 = 5;
+/// Bound: a pod does not run for as long before the Kubernetes node of its disk counts as gone.
+const MACHINE_GONE_SECONDS: i64 = 60;
 /// A wrong command line or configuration, which no other disk would mend.
 const EXIT_USAGE: i32 = 64;
 
@@ -53,12 +55,13 @@ impl View<'_> {
         if pod.ready || !matches!(pod.node, Node::Silent(_)) || row.alive {
             return None;
         }
-        let volume = self.seen.volumes.get(&ordinal)?;
-        if volume.machine_is_gone {
-            return Some("its volume was on a Kubernetes node that is no more".to_owned());
-        }
         let since = pod.not_ready_since.as_deref()?;
         let down = clock::seconds_since(since, self.now)?;
+        let volume = self.seen.volumes.get(&ordinal)?;
+        // A Kubernetes node that registers itself anew is missing for a moment.
+        if volume.machine_is_gone && !pod.running && down >= MACHINE_GONE_SECONDS {
+            return Some("its volume was on a Kubernetes node that is no more".to_owned());
+        }
         let exit = pod.last_exit.as_ref()?;
         let cannot_live = pod.restarts >= RESTARTS_MIN
             && down > self.desired.settings.node_down_after_seconds()

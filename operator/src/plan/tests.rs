@@ -1398,6 +1398,17 @@ fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
             "NodeLost",
         ),
         (
+            "its machine is gone since a moment ago",
+            sick(&|seen| {
+                the_pod(seen).restarts = 0;
+                the_pod(seen).not_ready_since =
+                    Some(clock::text(Timestamp::from_second(1_700_000_000 - 59).expect("a time")));
+                seen.volumes.get_mut(&2).expect("a volume").machine_is_gone = true;
+            }),
+            Want::Nothing,
+            "NodeDown",
+        ),
+        (
             "it leaves",
             sick(&|seen| {
                 table(seen).nodes[2].state = State::Draining;
