@@ -51,7 +51,7 @@ const QUARREL: u32 = 3;
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
     children: BTreeMap<Child, Answer>,
-    /// By name of the claim, and what was to be done to it. Bound: as many as there are claims, twice.
+    /// By name of the claim, and what was to be done to it. Bound: as many as there are claims, for each deed.
     volumes: BTreeMap<(String, Deed), Refusal>,
     /// Every look since then has found the cluster whole.
     whole_since: Option<Timestamp>,
@@ -274,7 +274,10 @@ impl Answers {
             // One with other settings, and another name.
             Change::Delete { child: Child::ConfigMap, .. } => (Child::ConfigMap, None, None, false),
             Change::Delete { child, .. } => (*child, None, Some(DELETED), false),
-            Change::NoteVolume { name, .. } | Change::GrowVolume { name, .. } => {
+            Change::NoteVolume { name, .. }
+            | Change::KeepVolume { name, .. }
+            | Change::ReleaseVolume { name, .. }
+            | Change::GrowVolume { name, .. } => {
                 let what = (name.clone(), change.deed());
                 let before = self.volumes.remove(&what);
                 let refusal = result.err().and_then(|error| Refusal::of(error, before, now));

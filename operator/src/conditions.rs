@@ -12,9 +12,10 @@ use crate::{
 /// Bound: longest message of a condition, in characters.
 const MESSAGE_MAX: usize = 2000;
 /// Reasons of `Degraded`, the gravest first: the first that applies is shown.
-const GRAVITY: [&str; 9] = [
+const GRAVITY: [&str; 10] = [
     "QuorumLost",
     "BootstrapVolumeLost",
+    "VolumeGoing",
     "ForeignVolume",
     "NameTaken",
     "InvalidSpec",

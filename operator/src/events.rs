@@ -72,6 +72,13 @@ pub fn of(outcome: &Outcome) -> Vec<Told> {
                 );
                 (true, "VolumeRetained".to_owned(), note)
             }
+            Action::Change(Change::KeepVolume { name, volume, .. }) => {
+                let note = format!(
+                    "somebody deleted claim {name}; its data is kept in PersistentVolume {volume} \
+                     (reclaim policy Retain) until somebody deletes that"
+                );
+                (true, "VolumeRetained".to_owned(), note)
+            }
             _ => (false, reason(action).to_owned(), outcome.plan.why.clone()),
         },
         Did::Refused(why) => {
@@ -154,6 +161,8 @@ fn reason(action: &Action) -> &'static str {
             Change::MarkVolume { .. } => "VolumeDecommissioned",
             Change::NoteVolume { .. } => "VolumeNoted",
             Change::DeleteVolume { .. } => "VolumeDeleted",
+            Change::KeepVolume { .. } => "VolumeRetained",
+            Change::ReleaseVolume { .. } => "VolumeReleased",
             Change::GrowVolume { .. } => "VolumeGrows",
         },
     }

@@ -382,6 +382,20 @@ impl Kubernetes {
                 let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
                 done(&format!("note the cluster at volume {name}"), patched)
             }
+            Change::KeepVolume { uid, volume, .. } => {
+                volumes::keep(&self.client, volume, uid).await.map(|()| Value::Null)
+            }
+            Change::ReleaseVolume { name, uid, version, owners } => {
+                let patch = json!({"metadata": {
+                    "uid": uid,
+                    "resourceVersion": version,
+                    "ownerReferences": owners,
+                }});
+                let params =
+                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+                let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
+                done(&format!("release volume {name}"), patched)
+            }
             Change::GrowVolume { name, uid, size } => {
                 let patch = json!({
                     "metadata": {"uid": uid},
@@ -488,6 +502,9 @@ impl World for Kubernetes {
         taken.extend(volumes.taken);
         let mut volumes_seen = volumes.ours;
         for (ordinal, volume) in &mut volumes_seen {
+            if let Some(bound) = volume.volume.as_deref().filter(|_| volume.terminating) {
+                volume.kept = volumes::is_kept(&self.client, bound, &volume.uid).await;
+            }
             let runs = pods.get(ordinal).is_some_and(|pod| pod.running);
             if let Some(bound) = volume.volume.as_deref().filter(|_| !runs) {
                 volume.machine_is_gone =

@@ -22,13 +22,17 @@ mod preview;
 mod repair;
 mod roll;
 mod scale;
+mod volumes;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::time::Duration;
 
-use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
+use k8s_openapi::{
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
+    jiff::Timestamp,
+};
 use serde_json::Value;
 
 use crate::{
@@ -165,6 +169,19 @@ pub enum Change {
         name: String,
         uid: String,
         keep: Option<String>,
+    },
+    /// The PersistentVolume of a claim that somebody deletes outlives it.
+    KeepVolume {
+        name: String,
+        uid: String,
+        volume: String,
+    },
+    /// A claim that is to outlive its StatefulSet, with whom else it goes; of the same version as was seen.
+    ReleaseVolume {
+        name: String,
+        uid: String,
+        version: String,
+        owners: Vec<OwnerReference>,
     },
     GrowVolume {
         name: String,
@@ -368,11 +385,16 @@ impl<'a> View<'a> {
 
     /// The ladder.
     fn step(&mut self) -> Option<Step> {
-        if let Some(step) = self.missing_children() {
+        if let Some(step) = self.keep_volumes().or_else(|| self.missing_children()) {
             return Some(step);
         }
         if self.desired.spec.stopped {
-            return self.stop().or_else(|| self.children()).or_else(|| self.note_volumes());
+            return self
+                .stop()
+                .or_else(|| self.children())
+                .or_else(|| self.note_volumes())
+                .or_else(|| self.release_volumes())
+                .or_else(|| self.cannot_stop());
         }
         if self.holds_template() {
             // Nothing that would bring its template to the pods.
@@ -381,6 +403,7 @@ impl<'a> View<'a> {
                 .or_else(|| self.begin())
                 .or_else(|| self.children())
                 .or_else(|| self.note_volumes())
+                .or_else(|| self.release_volumes())
                 .or_else(|| self.repair())
                 .or_else(|| self.join())
                 .or_else(|| self.drain())
@@ -395,6 +418,7 @@ impl<'a> View<'a> {
             .or_else(|| self.begin())
             .or_else(|| self.children())
             .or_else(|| self.note_volumes())
+            .or_else(|| self.release_volumes())
             .or_else(|| self.refresh())
             .or_else(|| self.make_possible())
             .or_else(|| self.take_back())
@@ -570,6 +594,8 @@ deeds! {
     MarkVolume, "MarkVolume", "after-mark-volume";
     NoteVolume, "NoteVolume", "after-note-volume";
     DeleteVolume, "DeleteVolume", "after-delete-volume";
+    KeepVolume, "KeepVolume", "after-keep-volume";
+    ReleaseVolume, "ReleaseVolume", "after-release-volume";
     GrowVolume, "GrowVolume", "after-grow-volume";
 }
 
@@ -617,6 +643,8 @@ impl Change {
             Self::MarkVolume { .. } => Deed::MarkVolume,
             Self::NoteVolume { .. } => Deed::NoteVolume,
             Self::DeleteVolume { .. } => Deed::DeleteVolume,
+            Self::KeepVolume { .. } => Deed::KeepVolume,
+            Self::ReleaseVolume { .. } => Deed::ReleaseVolume,
             Self::GrowVolume { .. } => Deed::GrowVolume,
         }
     }
@@ -638,9 +666,11 @@ impl Change {
             }
             Self::Scale { .. } => "statefulsets",
             Self::DeletePod { .. } => "pods",
+            Self::KeepVolume { .. } => "persistentvolumes",
             Self::MarkVolume { .. }
             | Self::NoteVolume { .. }
             | Self::DeleteVolume { .. }
+            | Self::ReleaseVolume { .. }
             | Self::GrowVolume { .. } => "persistentvolumeclaims",
         }
     }

@@ -44,7 +44,7 @@ pub fn cluster_wide() -> Vec<Value> {
         // The zone of a pod (get), and whether the machine of a local volume is gone (both).
         json!({"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list"]}),
         get("", "persistentvolumes"),
-        // Kept (`storage.retain`) when the claim of a node that was removed goes.
+        // Kept (`storage.retain`) when the claim of a node that was removed goes, or somebody deletes one.
         json!({"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["patch"]}),
         // Whether volumes can grow.
         get("storage.k8s.io", "storageclasses"),

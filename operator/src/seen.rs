@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference};
 use serde_json::Value;
 
 use crate::{
@@ -164,6 +164,9 @@ pub struct Peer {
 pub struct VolumeClaim {
     pub name: String,
     pub uid: String,
+    pub version: String,
+    /// With whom it goes.
+    pub owners: Vec<OwnerReference>,
     /// The volume it is bound to.
     pub volume: Option<String>,
     pub requested: Quantity,
@@ -172,6 +175,9 @@ pub struct VolumeClaim {
     /// As marked by us when its node was removed.
     pub decommissioned: Option<String>,
     pub terminating: bool,
+    /// Its PersistentVolume outlives it. Asked of claims that are being deleted; `None` when it has none of its
+    /// own, or that is not known.
+    pub kept: Option<bool>,
     /// The Kubernetes node that the volume is bound to is no more.
     pub machine_is_gone: bool,
     /// Whether its storage class lets it grow; `None` when that is not known.

@@ -112,7 +112,7 @@ fn replicas(fake: &Fake, replicas: i32) {
     fake.edit(|spec| spec["replicas"] = json!(replicas));
 }
 
-const STORIES: [Story; 19] = [
+const STORIES: [Story; 21] = [
     Story {
         name: "a claim loses the note whose it is",
         spec: || json!({"replicas": 1, "replicationFactor": 1}),
@@ -222,6 +222,33 @@ const STORIES: [Story; 19] = [
         spec: || json!({"replicas": 3, "replicationFactor": 3}),
         turns: &[|fake| fake.lose_volume(1)],
         holds: |_, seen| assert_eq!(in_service(seen), 3),
+    },
+    Story {
+        name: "a claim that somebody deletes goes with its pod only, and its disk is kept",
+        spec: || json!({"replicas": 3, "replicationFactor": 3}),
+        turns: &[|fake| {
+            fake.delete_claim(1, 60);
+            fake.edit(|spec| spec["restartedAt"] = json!("2026-01-01T00:00:00Z"));
+        }],
+        holds: |fake, seen| {
+            assert_eq!(in_service(seen), 3);
+            assert_eq!(fake.kept(), 1, "{}", fake.journal());
+        },
+    },
+    Story {
+        name: "volumes of a stopped cluster are to stay",
+        spec: || {
+            json!({"replicas": 2, "replicationFactor": 1,
+            "storage": {"size": "1Gi", "retain": false}})
+        },
+        turns: &[
+            |fake| fake.edit(|spec| spec["stopped"] = json!(true)),
+            |fake| {
+                assert!(fake.owned_claims() == 2, "{}", fake.journal());
+                fake.edit(|spec| spec["storage"]["retain"] = json!(true));
+            },
+        ],
+        holds: |fake, _| assert_eq!(fake.owned_claims(), 0, "{}", fake.journal()),
     },
     Story {
         name: "a lost first volume begins no second cluster",

@@ -43,11 +43,14 @@ pub(super) fn read(claim: &PersistentVolumeClaim) -> VolumeClaim {
     VolumeClaim {
         name: metadata.name.clone().unwrap_or_default(),
         uid: metadata.uid.clone().unwrap_or_default(),
+        version: metadata.resource_version.clone().unwrap_or_default(),
+        owners: metadata.owner_references.clone().unwrap_or_default(),
         volume: claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()),
         requested: requested.cloned().unwrap_or_else(|| Quantity("0".to_owned())),
         unnoted: annotation(CLUSTER_ID).is_none(),
         decommissioned: annotation(DECOMMISSIONED),
         terminating: metadata.deletion_timestamp.is_some(),
+        kept: None,
         machine_is_gone: false,
         can_grow: None,
     }
@@ -108,6 +111,13 @@ pub(super) async fn machine_is_gone(client: &Client, volume: &str, claim_uid: &s
         }
     }
     true
+}
+
+/// Whether the disk of a claim outlives it; `None` when it has none, or that cannot be read.
+pub(super) async fn is_kept(client: &Client, volume: &str, claim_uid: &str) -> Option<bool> {
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    let found = volumes.get_opt(volume).await.ok().flatten()?;
+    (claimed_by(&found) == Some(claim_uid)).then(|| keeps(&found))
 }
 
 /// The disk of a claim is not deleted with it.
@@ -300,8 +310,10 @@ mod tests {
             ("nobody's", Value::Null, false, "Delete", true),
             ("changed meanwhile", json!({"uid": "c"}), true, "Delete", true),
         ] {
-            let (client, store) = server(spec(claim), &[]);
+            let (client, store) = server(spec(claim.clone()), &[]);
             store.lock().is_raced = raced;
+            let ours = claim["uid"] == "c";
+            assert_eq!(is_kept(&client, "v", "c").await, ours.then_some(false), "{why}");
             let result = keep(&client, "v", "c").await;
             assert_eq!(policy(&store), want, "{why}");
             assert_eq!(matches!(result, Err(Error::Moved(_))), moved, "{why}: {result:?}");

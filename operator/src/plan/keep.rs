@@ -342,7 +342,9 @@ impl View<'_> {
     /// Kubernetes may take a node away: not when another copy is missed. What is closed stays so here; see
     /// [`Self::open_budget`].
     fn one_may_go(&self) -> bool {
-        !self.is_budget_closed() && (self.desired.spec.stopped || self.is_whole())
+        !self.is_budget_closed()
+            && self.going().next().is_none()
+            && (self.desired.spec.stopped || self.is_whole())
     }
 
     /// It lets none of the pods go that there are to be.
@@ -352,11 +354,13 @@ impl View<'_> {
         stay.is_some_and(|stay| stay >= i64::from(self.pods_for_budget()))
     }
 
-    /// Every member is heard, every region has all its peers and a leader, and no peer is behind.
+    /// Every member is heard, every region has all its peers and a leader, no peer is behind, and no disk goes.
     pub(super) fn is_whole(&self) -> bool {
         let members = self.seen.table.iter().flat_map(|table| &table.nodes);
         let mut members = members.filter(|row| row.is_member() && row.state != State::Joining);
+        // An evicted pod takes a claim along that is being deleted.
         self.seen.table.is_some()
+            && self.going().next().is_none()
             && members.all(|row| self.is_alive(row))
             && self.regions.all_healthy()
     }
@@ -569,6 +573,7 @@ impl View<'_> {
             let message = "there is no type ServiceMonitor in this Kubernetes";
             self.trouble("NoServiceMonitors", message);
         }
+        self.look_for_going_volumes();
         if !self.is_initialized() || self.desired.spec.stopped {
             return;
         }

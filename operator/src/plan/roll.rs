@@ -125,7 +125,9 @@ impl<'a> View<'a> {
         };
         // With a claim that is somebody else's it would not come back as ours.
         let comes_back = !is_terminating(live) && self.is_theirs(ordinal).is_none();
-        comes_back && (!self.waits_for_its_turn(ordinal, live) || may_write())
+        comes_back
+            && !self.is_going(ordinal)
+            && (!self.waits_for_its_turn(ordinal, live) || may_write())
     }
 
     /// Its turn: the template first, then the pod.

@@ -55,12 +55,15 @@ impl View<'_> {
 
     pub(super) fn stop(&self) -> Option<Step> {
         let operation = |step| self.operation(Kind::Stop, &self.desired.names.name, step);
-        let held = self.seen.held().filter(|ordinal| self.may_try(Child::StatefulSet(*ordinal)));
+        let held = self.seen.held().filter(|ordinal| {
+            self.may_try(Child::StatefulSet(*ordinal)) && !self.is_going(*ordinal)
+        });
         if let Some(ordinal) = held.max() {
             let why = "the cluster is to stop; its volumes stay".to_owned();
             return Some(Step::Act(operation("RemovePod"), self.scale_to(ordinal, 0), why));
         }
-        let left = self.seen.pods.len();
+        let stays = |ordinal: i32| self.seen.is_held(ordinal) && self.is_going(ordinal);
+        let left = self.seen.pods.keys().filter(|ordinal| !stays(**ordinal)).count();
         (left > 0)
             .then(|| Step::Wait(operation("WaitForPods"), format!("{left} pods are stopping")))
     }

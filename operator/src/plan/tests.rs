@@ -103,11 +103,14 @@ fn volume(ordinal: i32) -> VolumeClaim {
     VolumeClaim {
         name: names().volume(ordinal),
         uid: format!("volume-{ordinal}"),
+        version: "7".into(),
+        owners: Vec::new(),
         volume: Some(format!("pv-{ordinal}")),
         requested: Quantity("1Gi".into()),
         unnoted: false,
         decommissioned: None,
         terminating: false,
+        kept: None,
         machine_is_gone: false,
         can_grow: Some(true),
     }
@@ -1838,6 +1841,141 @@ fn stopped_paused_and_deleted_clusters_are_let_be() {
             Want::Nothing,
             "InvalidSpec",
         ),
+    ]);
+}
+
+#[test]
+fn pod_whose_claim_somebody_deletes_is_let_be_and_its_disk_is_kept() {
+    let goes = |seen: &mut Seen, ordinals: &[i32], kept: Option<bool>| {
+        for ordinal in ordinals {
+            let volume = seen.volumes.get_mut(ordinal).expect("a volume");
+            (volume.terminating, volume.kept) = (true, kept);
+        }
+    };
+    let going = |spec: Value, started: Value, ordinals: &[i32], change: &dyn Fn(&mut Seen)| {
+        let mut seen = well(3, spec, started);
+        goes(&mut seen, ordinals, Some(true));
+        change(&mut seen);
+        seen
+    };
+    let newer = || json!({"restartedAt": "2026-01-01T00:00:00Z"});
+    let none = &|_: &mut Seen| {};
+    check(vec![
+        (
+            "its disk is kept first",
+            going(json!({}), json!({}), &[2], &|seen| goes(seen, &[2], Some(false))),
+            Want::Does("KeepVolume", "uid: \"volume-2\", volume: \"pv-2\""),
+            "VolumeGoing",
+        ),
+        ("it is kept", going(json!({}), json!({}), &[2], none), Want::Nothing, "VolumeGoing"),
+        (
+            "it has no disk of its own",
+            going(json!({}), json!({}), &[2], &|seen| goes(seen, &[2], None)),
+            Want::Nothing,
+            "VolumeGoing",
+        ),
+        (
+            "disks are not to be kept",
+            {
+                let spec = || json!({"storage": {"size": "1Gi", "retain": false}});
+                going(spec(), spec(), &[2], &|seen| goes(seen, &[2], Some(false)))
+            },
+            Want::Nothing,
+            "VolumeGoing",
+        ),
+        (
+            "no rolling update",
+            going(newer(), json!({}), &[0, 1, 2], none),
+            Want::Nothing,
+            "VolumeGoing",
+        ),
+        (
+            "another one is restarted",
+            going(newer(), json!({}), &[0, 2], none),
+            Want::Does("Apply", "StatefulSet(1)"),
+            "VolumeGoing",
+        ),
+        (
+            "nor when it does not run",
+            going(newer(), json!({}), &[0, 1, 2], &|seen| does_not_run(seen, 2, 60)),
+            Want::Nothing,
+            "VolumeGoing",
+        ),
+        (
+            "all of them are to stop",
+            going(json!({"stopped": true}), json!({}), &[0, 1, 2], none),
+            Want::Waits("kv-0-0, kv-1-0, kv-2-0"),
+            "VolumeGoing",
+        ),
+        (
+            "the others stop",
+            going(json!({"stopped": true}), json!({}), &[2], none),
+            Want::Does("Scale", "ordinal: 1"),
+            "VolumeGoing",
+        ),
+        (
+            "stopped, and its disk is kept first",
+            going(json!({"stopped": true}), json!({}), &[0, 1, 2], &|seen| {
+                goes(seen, &[1], Some(false));
+            }),
+            Want::Does("KeepVolume", "volume-1"),
+            "VolumeGoing",
+        ),
+        (
+            "that of a node that leaves",
+            going(json!({}), json!({}), &[2], &|seen| {
+                seen.volumes.get_mut(&2).expect("a volume").decommissioned = Some("3".into());
+            }),
+            Want::Nothing,
+            "",
+        ),
+    ]);
+}
+
+#[test]
+fn claims_that_are_to_stay_are_let_go_of_by_their_stateful_sets() {
+    let owner = |kind: &str, name: &str| -> OwnerReference {
+        let owner = json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": name});
+        serde_json::from_value(owner).expect("an owner")
+    };
+    let owned = |stopped: bool, retain: bool| {
+        let spec = json!({"stopped": stopped, "storage": {"size": "1Gi", "retain": retain}});
+        let mut seen = well(3, spec.clone(), spec);
+        if stopped {
+            for ordinal in 0..3 {
+                let set = seen.children.get_mut(&Child::StatefulSet(ordinal)).expect("a set");
+                set["spec"]["replicas"] = json!(0);
+            }
+            seen.pods.clear();
+            seen.table = None;
+        }
+        let volume = seen.volumes.get_mut(&1).expect("a volume");
+        volume.owners = vec![owner("StatefulSet", "kv-1"), owner("Backup", "kv-1")];
+        // Another one's to say.
+        seen.volumes.get_mut(&0).expect("a volume").owners = vec![owner("StatefulSet", "web")];
+        seen
+    };
+    let to_go = {
+        let mut seen = owned(false, true);
+        let child = Child::StatefulSet(1);
+        seen.children.get_mut(&child).expect("a set")["spec"]["persistentVolumeClaimRetentionPolicy"]
+            ["whenDeleted"] = json!("Delete");
+        seen
+    };
+    for (why, seen) in [("stopped", owned(true, true)), ("runs", owned(false, true))] {
+        let plan = plan(&seen, &defaults(), now());
+        let Some(Action::Change(Change::ReleaseVolume { name, uid, version, owners })) =
+            &plan.action
+        else {
+            panic!("{why}: {plan:#?}");
+        };
+        assert_eq!((name.as_str(), uid.as_str()), ("data-kv-1-0", "volume-1"), "{why}");
+        assert_eq!(version, "7", "{why}");
+        assert_eq!(owners, &[owner("Backup", "kv-1")], "{why}");
+    }
+    check(vec![
+        ("not to stay", owned(true, false), Want::Nothing, ""),
+        ("the StatefulSet first", to_go, Want::Does("Apply", "StatefulSet(1)"), ""),
     ]);
 }
 

@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
+use k8s_openapi::{
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
+    jiff::Timestamp,
+};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -71,6 +74,8 @@ struct Inner {
     second_thought: Option<i32>,
     /// No peer is moved before.
     placement_rests_until: i64,
+    /// Somebody deletes this pod then.
+    pod_goes: Option<(i32, i64)>,
     /// What was being done when the operator ended.
     ended_around: Option<Deed>,
     journal: Vec<String>,
@@ -110,6 +115,8 @@ struct FakeClaim {
     cluster_id: String,
     mark: Option<String>,
     terminating: bool,
+    /// Uid of the StatefulSet that it goes with.
+    owner: Option<String>,
     /// Cluster id and node id.
     identity: Option<(String, u64)>,
     broken: bool,
@@ -172,6 +179,7 @@ impl Fake {
                 placement_stands_still: false,
                 second_thought: None,
                 placement_rests_until: 0,
+                pod_goes: None,
                 ended_around: None,
                 journal: Vec::new(),
                 admission: |_, _| {},
@@ -409,6 +417,19 @@ impl Fake {
         inner.journal.push(format!("-- volume {ordinal} is lost"));
     }
 
+    /// Somebody deletes a claim, which stays as long as its pod, and so many seconds later the pod.
+    pub(super) fn delete_claim(&self, ordinal: i32, seconds: i64) {
+        let mut inner = self.0.lock();
+        inner.pod_goes = Some((ordinal, inner.seconds + seconds));
+        inner.claims.get_mut(&ordinal).expect("a claim").terminating = true;
+        inner.journal.push(format!("-- claim {ordinal} is deleted"));
+    }
+
+    /// Claims that go with their StatefulSets.
+    pub(super) fn owned_claims(&self) -> usize {
+        self.0.lock().claims.values().filter(|claim| claim.owner.is_some()).count()
+    }
+
     /// Evicted, drained with its machine, or deleted by hand: Kubernetes makes it anew.
     pub(super) fn evict(&self, ordinal: i32) {
         let mut inner = self.0.lock();
@@ -547,6 +568,11 @@ impl Inner {
         if let Some(child) = self.deletes {
             self.children.remove(&child);
         }
+        let now = self.seconds;
+        if let Some((ordinal, _)) = self.pod_goes.take_if(|(_, when)| *when <= now) {
+            self.pods.remove(&ordinal);
+            self.journal.push(format!("-- pod {ordinal} is deleted"));
+        }
         self.stateful_sets();
         for pod in self.pods.values_mut() {
             pod.age += 1;
@@ -653,10 +679,16 @@ impl Inner {
                 cluster_id,
                 mark: None,
                 terminating: false,
+                owner: None,
                 identity: None,
                 broken: false,
             };
             self.claims.insert(ordinal, claim);
+        }
+        // As the real one: of a StatefulSet that has a pod, and at no other time.
+        let goes = &set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"];
+        if let Some(claim) = self.claims.get_mut(&ordinal) {
+            claim.owner = (goes == "Delete").then(|| set_uid.clone());
         }
         let claim = &self.claims[&ordinal];
         if self.pods.contains_key(&ordinal) || claim.terminating {
@@ -718,11 +750,26 @@ impl Inner {
             let seen = VolumeClaim {
                 name: names.volume(*ordinal),
                 uid: claim.uid.clone(),
+                version: "1".to_owned(),
+                owners: claim
+                    .owner
+                    .iter()
+                    .map(|uid| OwnerReference {
+                        api_version: "apps/v1".to_owned(),
+                        kind: "StatefulSet".to_owned(),
+                        name: names.set(*ordinal),
+                        uid: uid.clone(),
+                        ..OwnerReference::default()
+                    })
+                    .collect(),
                 volume: Some(format!("pv-of-{}", claim.uid)),
                 requested: Quantity(claim.size.clone()),
                 unnoted: claim.cluster_id.is_empty(),
                 decommissioned: claim.mark.clone(),
                 terminating: claim.terminating,
+                kept: claim
+                    .terminating
+                    .then(|| self.kept.contains(&format!("pv-of-{}", claim.uid))),
                 machine_is_gone: false,
                 can_grow: Some(true),
             };
@@ -918,7 +965,7 @@ impl Inner {
         assert!(holds, "{rule}\n{}", self.journal.join("\n"));
     }
 
-    /// Invariant: taking a pod away leaves every region a majority that runs, if it had one.
+    /// Invariant: taking a pod away leaves every region a majority that runs, if it had one, and every member its disk.
     fn judge_pod_loss(&self, ordinal: i32) {
         if self.judge_disks_only {
             return;
@@ -926,6 +973,11 @@ impl Inner {
         let alive = self.alive();
         let Some(flotilla) = &self.flotilla else { return };
         let Some((_, node)) = self.identity(ordinal) else { return };
+        let goes = self.claims.get(&ordinal).is_some_and(|claim| claim.terminating);
+        self.require(
+            !goes || flotilla.is_removed(*node),
+            "no change takes a member's last claim away",
+        );
         let without: BTreeSet<u64> = alive.iter().copied().filter(|other| other != node).collect();
         for (voters, _) in flotilla.regions.iter().filter(|_| flotilla.factor > 1) {
             let kept = !has_majority(voters, &alive) || has_majority(voters, &without);
@@ -1037,6 +1089,20 @@ impl Inner {
                     "what is not known to be ours is not noted",
                 );
                 self.claim(name, uid)?.cluster_id.clone_from(cluster_id);
+            }
+            Change::ReleaseVolume { name, uid, owners, .. } => {
+                let retain = self.cluster.spec.storage.retain;
+                self.require(
+                    (retain || self.judge_disks_only) && owners.is_empty(),
+                    "only what is to stay is released, from its StatefulSet",
+                );
+                self.claim(name, uid)?.owner = None;
+            }
+            Change::KeepVolume { name, uid, volume } => {
+                let claim = self.claim(name, uid)?;
+                let (goes, own) = (claim.terminating, format!("pv-of-{uid}"));
+                self.require(goes && own == *volume, "only what goes is to be kept");
+                self.kept.insert(volume.clone());
             }
             Change::GrowVolume { .. } if self.no_growth => {
                 return Err(Error::Refused("exceeded quota".to_owned()));
