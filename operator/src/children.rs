@@ -159,6 +159,10 @@ pub fn record(child: Child, object: &mut Value) {
     if let Child::StatefulSet(_) = child {
         hashed["spec"]["replicas"] = Value::Null;
         hashed["spec"]["volumeClaimTemplates"] = Value::Null;
+        // Hashes of what is hashed here.
+        if let Some(metadata) = hashed["metadata"].as_object_mut() {
+            metadata.remove("annotations");
+        }
     }
     object["metadata"]["annotations"][OBJECT_HASH] = json!(hash::hash(&hashed));
 }

@@ -8,6 +8,9 @@ pub const MANAGER: &str = "flotilla-operator";
 pub const TEMPLATE_HASH: &str = "flotilla.dev/template-hash";
 /// On an object of ours: hash of what was applied, so that a field we no longer send is noticed.
 pub const OBJECT_HASH: &str = "flotilla.dev/object-hash";
+/// On a StatefulSet: hash of the pods' template that was sent, of which the operator's own code and flags are a
+/// part.
+pub const SENT_TEMPLATE: &str = "flotilla.dev/sent-template-hash";
 /// On a volume claim: the node whose disk it was was removed. Deleted before its ordinal is used
 /// again.
 pub const DECOMMISSIONED: &str = "flotilla.dev/decommissioned-node-id";

@@ -1082,6 +1082,46 @@ async fn version_that_is_refused_reaches_no_pod_and_keeps_nobody_from_repairs() 
     settle(&fake, "put right").await;
 }
 
+/// With another user its nodes may not open their disks: each is told apart from the others by its turn only.
+#[tokio::test]
+async fn what_the_operator_itself_puts_into_templates_reaches_pods_in_their_turn() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "begun").await;
+    let newer = Defaults { user: Some(7), ..defaults() };
+    let users = |fake: &Fake| -> Vec<i64> {
+        let sets = (0..3).filter_map(|ordinal| fake.child(Child::StatefulSet(ordinal)));
+        let user = "/spec/template/spec/securityContext/runAsUser";
+        sets.map(|set| set.pointer(user).and_then(Value::as_i64).expect("a user")).collect()
+    };
+    let before = users(&fake);
+    let pass = async |fake: &Fake| {
+        let outcome = pass::pass(fake, &key(), &newer).await.expect("a pass").expect("a cluster");
+        fake.end_of_pass();
+        fake.tick();
+        outcome
+    };
+    for second in 0..60 {
+        match second {
+            10 => fake.evict(1),
+            // Made anew as the others are.
+            20 => fake.remove_child(Child::StatefulSet(2)),
+            30 => fake.edit_child(Child::StatefulSet(0), "/spec/replicas", json!(0)),
+            40 => fake.edit(|spec| spec["storage"]["size"] = json!("2Gi")),
+            _ => {}
+        }
+        pass(&fake).await;
+    }
+    assert_eq!(users(&fake), before, "{}", fake.journal());
+    fake.edit(|spec| spec["restartedAt"] = json!("2026-01-01T00:00:00Z"));
+    for _ in 0..PASSES_MAX {
+        let outcome = pass(&fake).await;
+        if outcome.plan.operation.is_none() && users(&fake) == [7, 7, 7] {
+            return;
+        }
+    }
+    panic!("never: {:?}\n{}", users(&fake), fake.journal());
+}
+
 #[tokio::test]
 async fn recreated_cluster_does_not_take_old_volumes_for_its_own() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));

@@ -44,7 +44,11 @@ use super::{CONFIG_FILE, config_map, metadata, value};
 use crate::{
     desired::Desired,
     drift::{self, Drift},
-    names::{CLIENT_PORT, CLUSTER_ID, CONTAINER, HTTP_PORT, PEER_PORT, TEMPLATE_HASH, VOLUME},
+    hash,
+    names::{
+        CLIENT_PORT, CLUSTER_ID, CONTAINER, HTTP_PORT, PEER_PORT, SENT_TEMPLATE, TEMPLATE_HASH,
+        VOLUME,
+    },
     overlay, rights,
     settings::DATA_DIR,
 };
@@ -89,7 +93,9 @@ pub(super) fn build(
         }),
         status: None,
     });
-    set["spec"]["template"] = template(desired, ordinal);
+    let template = template(desired, ordinal);
+    set["metadata"]["annotations"][SENT_TEMPLATE] = json!(sent_hash(&template, desired));
+    set["spec"]["template"] = template;
     set["spec"]["volumeClaimTemplates"] =
         claims_now.cloned().unwrap_or_else(|| claims(desired, ordinal));
     set
@@ -123,6 +129,15 @@ fn labels(desired: &Desired, ordinal: i32) -> BTreeMap<String, String> {
     let mut labels = desired.names.labels();
     labels.extend(desired.names.selector_of(ordinal));
     labels
+}
+
+/// The same for the pods of all nodes.
+fn sent_hash(template: &Value, desired: &Desired) -> String {
+    let mut shared = template.clone();
+    for key in desired.names.selector_of(0).keys() {
+        shared["metadata"]["labels"][key] = Value::Null;
+    }
+    hash::hash(&shared)
 }
 
 /// How many pods a StatefulSet asks for.

@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{Action, Call, Change, Kind, Step, View, keep::is_terminating, scale::Template, up};
 use crate::{
     children::{self, Child},
@@ -127,12 +129,17 @@ impl<'a> View<'a> {
         let comes_back = !is_terminating(live) && self.is_theirs(ordinal).is_none();
         comes_back
             && !self.is_going(ordinal)
-            && (!self.waits_for_its_turn(ordinal, live) || may_write())
+            && (!self.lacks_template(ordinal, live) || may_write())
+    }
+
+    /// It has not the template that would be sent now.
+    fn lacks_template(&self, ordinal: i32, live: &Value) -> bool {
+        self.waits_for_its_turn(ordinal, live) || self.is_of_other_code(ordinal, live)
     }
 
     /// Its turn: the template first, then the pod.
     fn renew(&self, ordinal: i32, pod: &Pod, mut operation: Operation, why: String) -> Step {
-        if self.seen.set(ordinal).is_some_and(|live| self.waits_for_its_turn(ordinal, live)) {
+        if self.seen.set(ordinal).is_some_and(|live| self.lacks_template(ordinal, live)) {
             "WriteTemplate".clone_into(&mut operation.step);
             return Step::Act(operation, Action::Change(self.write_template(ordinal)), why);
         }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     answers::REPLICAS,
     children::{self, Child},
-    names::OBJECT_HASH,
+    names::{OBJECT_HASH, SENT_TEMPLATE},
     seen::{Node, Slot, State, VolumeClaim},
 };
 
@@ -282,41 +282,71 @@ impl View<'_> {
         let Some(live) = self.seen.set(ordinal) else {
             let mut set = children::build(child, self.desired, replicas, None);
             if let Some(before) = self.template_of_before(ordinal) {
-                set["spec"]["template"] = before;
-                children::record(child, &mut set);
+                self.give_template_of(before, ordinal, &mut set);
             }
             return set;
         };
         let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
         let mut set = children::build(child, self.desired, replicas, claims.as_ref());
-        let stays = self.holds_template() || self.waits_for_its_turn(ordinal, live);
+        let stays = self.holds_template()
+            || self.waits_for_its_turn(ordinal, live)
+            || self.is_of_other_code(ordinal, live);
         if template == Template::AsItIs && stays {
             set["spec"]["template"] = live["spec"]["template"].clone();
             // Of what was applied when that template was.
-            set["metadata"]["annotations"][OBJECT_HASH] =
-                live["metadata"]["annotations"][OBJECT_HASH].clone();
+            copy_annotation(&mut set, live, OBJECT_HASH);
+            copy_annotation(&mut set, live, SENT_TEMPLATE);
         }
         if template == Template::OfItsPod
             && let Some(before) = self.template_of_before(ordinal)
         {
-            set["spec"]["template"] = before;
-            children::record(child, &mut set);
+            self.give_template_of(before, ordinal, &mut set);
         }
         pin(&mut set, live);
         set
     }
 
+    fn give_template_of(&self, other: &Value, ordinal: i32, set: &mut Value) {
+        let template = &other["spec"]["template"];
+        set["spec"]["template"] = children::template_like(template, self.desired, ordinal);
+        copy_annotation(set, other, SENT_TEMPLATE);
+        children::record(Child::StatefulSet(ordinal), set);
+    }
+
     /// What the StatefulSet of a node that has none any more made its pod with: that of another node, as their
     /// pods were made with the same; or, without a pod, one that waits for its turn. `None`: what is asked for.
-    pub(super) fn template_of_before(&self, ordinal: i32) -> Option<Value> {
+    pub(super) fn template_of_before(&self, ordinal: i32) -> Option<&Value> {
         let wished = Some(self.desired.template_hash.as_str());
         let had = self.pod(ordinal).map(|pod| pod.template_hash.as_deref());
-        let is_it = |live: &Value| match had {
-            Some(had) => children::template_hash(live) == had && had != wished,
-            None => children::template_hash(live) != wished,
+        // An empty disk is any template's to open.
+        let has_disk =
+            self.seen.volumes.get(&ordinal).is_some_and(|volume| volume.decommissioned.is_none());
+        let is_it = |other: i32, live: &Value| {
+            let hash = children::template_hash(live);
+            match had {
+                Some(had) => hash == had && (had != wished || self.is_of_other_code(other, live)),
+                None => hash != wished || (has_disk && self.is_of_other_code(other, live)),
+            }
         };
-        let (_, live) = self.seen.sets().find(|(_, live)| is_it(live))?;
-        Some(children::template_like(&live["spec"]["template"], self.desired, ordinal))
+        let (_, live) = self.seen.sets().find(|(other, live)| is_it(*other, live))?;
+        Some(live)
+    }
+
+    /// The template was sent for the spec that is asked for, but by an operator of other code or other flags: what
+    /// the operator itself puts into it would reach all pods at once, as they happen to be made anew. It stays until
+    /// the pod has its turn for the spec's sake.
+    pub(super) fn is_of_other_code(&self, ordinal: i32, live: &Value) -> bool {
+        let wished = self.desired.template_hash.as_str();
+        // What has no data yet, or does not run, may take what there is.
+        let stopped = self.desired.spec.stopped && self.pod(ordinal).is_none();
+        if children::template_hash(live) != Some(wished) || !self.is_initialized() || stopped {
+            return false;
+        }
+        let now = children::build(Child::StatefulSet(ordinal), self.desired, 0, None);
+        let of = |object: &Value, key: &str| object["metadata"]["annotations"][key].clone();
+        // An operator that did not note it noted what it sent as a whole.
+        let key = if of(live, SENT_TEMPLATE).is_null() { OBJECT_HASH } else { SENT_TEMPLATE };
+        of(live, key) != of(&now, key)
     }
 
     /// The pod of a StatefulSet has not had its turn with the template that is asked for: the one that it
@@ -330,6 +360,20 @@ impl View<'_> {
             self.pod(ordinal).is_some_and(|pod| pod.template_hash.as_deref() == Some(wished));
         let stopped = self.desired.spec.stopped && self.pod(ordinal).is_none();
         children::template_hash(live) != Some(wished) && !has_it && !stopped
+    }
+}
+
+/// As it is there, or not at all.
+fn copy_annotation(object: &mut Value, live: &Value, key: &str) {
+    let there = &live["metadata"]["annotations"][key];
+    match object["metadata"]["annotations"].as_object_mut() {
+        Some(annotations) if there.is_null() => {
+            annotations.remove(key);
+        }
+        Some(annotations) => {
+            annotations.insert(key.to_owned(), there.clone());
+        }
+        None => {}
     }
 }
 

@@ -1980,6 +1980,64 @@ fn claims_that_are_to_stay_are_let_go_of_by_their_stateful_sets() {
 }
 
 #[test]
+fn operator_of_other_code_writes_no_template_before_its_turn() {
+    let others = Defaults { user: Some(7), ..defaults() };
+    let annotations = |seen: &mut Seen, change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+        for ordinal in 0..3 {
+            let set = seen.children.get_mut(&Child::StatefulSet(ordinal)).expect("a set");
+            change(set["metadata"]["annotations"].as_object_mut().expect("annotations"));
+        }
+    };
+    let unnoted = |annotations: &mut serde_json::Map<String, Value>| {
+        annotations.remove(crate::names::SENT_TEMPLATE);
+    };
+    let mut seen = settled(3, json!({}));
+    keep_budget(&mut seen);
+    assert_eq!(plan(&seen, &others, now()).action, None, "a lone difference");
+    annotations(&mut seen, &unnoted);
+    assert_eq!(plan(&seen, &others, now()).action, None, "an operator that did not note it");
+    let noted = plan(&seen, &defaults(), now());
+    let words = format!("{:?}", noted.action);
+    assert!(words.contains("sent-template-hash"), "of the same code: noted: {noted:#?}");
+    // By hand: the same code sent something else.
+    let mut seen = settled(3, json!({}));
+    keep_budget(&mut seen);
+    let set = seen.children.get_mut(&Child::StatefulSet(1)).expect("a set");
+    set["spec"]["template"]["spec"]["serviceAccountName"] = json!("admin");
+    let words = format!("{:?}", plan(&seen, &defaults(), now()).action);
+    assert!(words.contains("Apply(StatefulSet(1)") && !words.contains("admin"), "{words}");
+    // Its turn, for the sake of the spec; also when another operator wrote the template a moment ago.
+    let mut seen = settled(3, json!({}));
+    turn_budget(&mut seen, false);
+    seen.pods.get_mut(&2).expect("a pod").template_hash = Some("old".into());
+    let words = format!("{:?}", plan(&seen, &others, now()).action);
+    assert!(
+        words.contains("Apply(StatefulSet(2)") && words.contains("\"runAsUser\": Number(7)"),
+        "{words}"
+    );
+    // What is not there any more comes back as the others are.
+    let mut seen = settled(3, json!({}));
+    keep_budget(&mut seen);
+    seen.children.remove(&Child::StatefulSet(1));
+    let words = format!("{:?}", plan(&seen, &others, now()).action);
+    assert!(
+        words.contains("Apply(StatefulSet(1)") && !words.contains("\"runAsUser\": Number(7)"),
+        "{words}"
+    );
+    // Nothing to lose: it begins with what is said now.
+    let mut seen = settled(3, json!({}));
+    seen.cluster.status = None;
+    seen.table = None;
+    seen.pods.remove(&1);
+    for pod in seen.pods.values_mut() {
+        (pod.node, pod.ready) = (Node::Unjoined { version: "0.1.0".into() }, false);
+    }
+    keep_budget(&mut seen);
+    let words = format!("{:?}", plan(&seen, &others, now()).action);
+    assert!(words.contains("\"runAsUser\": Number(7)"), "{words}");
+}
+
+#[test]
 fn preview_tells_all_that_a_spec_leads_to() {
     let mut seen = well(
         3,

@@ -92,6 +92,8 @@ struct FakePod {
     uid: String,
     hash: String,
     image: String,
+    /// By whom its disk is opened.
+    user: Value,
     configs: BTreeSet<String>,
     /// The settings that its container is started with: those of its ConfigMap when it was made, if there was
     /// one. Invariant, as in Kubernetes: a ConfigMap that cannot be changed is what it was at every start.
@@ -120,6 +122,10 @@ struct FakeClaim {
     /// Cluster id and node id.
     identity: Option<(String, u64)>,
     broken: bool,
+}
+
+fn user_of(set: &Value) -> &Value {
+    &set["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
 }
 
 /// Of one region: the nodes of its voters, and the one that leads.
@@ -710,6 +716,7 @@ impl Inner {
                 .as_str()
                 .unwrap_or_default()
                 .to_owned(),
+            user: user_of(set).clone(),
             configs,
             settings,
             age: 0,
@@ -992,7 +999,9 @@ impl Inner {
         }
         let changes = |ordinal: i32, set: &Value| {
             let pod = self.pods.get(&ordinal).filter(|pod| self.runs(pod));
-            pod.is_some_and(|pod| children::template_hash(set) != Some(&pod.hash))
+            pod.is_some_and(|pod| {
+                children::template_hash(set) != Some(&pod.hash) || *user_of(set) != pod.user
+            })
         };
         let others = self.children.iter().filter(|(child, set)| match child {
             Child::StatefulSet(other) => *other != ordinal && changes(*other, set),
