@@ -168,7 +168,7 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
         }
         Some(cause) = failures.recv() => Err(anyhow::anyhow!(cause)),
     };
-    match outcome {
+    let ended = match outcome {
         Ok(()) => {
             let drained = tokio::select! {
                 result = node.drain(servers) => result,
@@ -178,20 +178,19 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
             };
             node.writer.stop();
             let _ = tokio::task::spawn_blocking(move || writer_thread.join()).await;
-            end_within(EXIT_MAX);
-            node.end_background_work();
             tracing::info!("node has stopped");
             drained
         }
         Err(error) => {
             // Nothing is acknowledged any more; what is not on the disk was never promised.
             tracing::error!("node failed: {error:#}");
-            // Ordering: before anything that may wait for a disk that hangs.
-            end_within(EXIT_MAX);
-            node.end_background_work();
             Err(error)
         }
-    }
+    };
+    // Ordering: before anything that may wait for a disk that hangs.
+    end_within(EXIT_MAX);
+    node.end_background_work();
+    ended
 }
 
 /// Opens the instances of RocksDB, as soon as nobody else has them open.

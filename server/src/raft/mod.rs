@@ -9,6 +9,7 @@ pub mod log_memory;
 pub mod log_store;
 pub mod log_writer;
 pub mod network;
+mod of_term;
 mod pipeline;
 pub mod presence;
 pub mod proposal;

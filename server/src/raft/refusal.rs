@@ -8,11 +8,12 @@
 //! That a receiver is busy with others says nothing of it. What is told stays so until a snapshot is taken, also while
 //! the next one is under way: a node that refuses late would else count as coming for most of the time.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::of_term::OfTerm;
 use crate::ids::PeerId;
 
 /// So many snapshots in a row have come to nothing before that is told: one may meet a node that is just about
@@ -32,30 +33,13 @@ pub struct Refusal {
 
 /// What became of the snapshots that one peer has sent while it leads. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Refusals(Arc<Mutex<State>>);
-
-/// Bound: of one term, so that there are no more than the region has had members in it.
-#[derive(Default)]
-struct State {
-    term: u64,
-    followers: BTreeMap<PeerId, Streak>,
-}
+pub struct Refusals(Arc<Mutex<OfTerm<Streak>>>);
 
 #[derive(Default)]
 struct Streak {
     failures: u32,
     since: Option<Instant>,
     reason: String,
-}
-
-impl State {
-    /// What is known in `term`; `None` when that is past.
-    fn of(&mut self, term: u64) -> Option<&mut BTreeMap<PeerId, Streak>> {
-        if term > self.term {
-            *self = Self { term, followers: BTreeMap::new() };
-        }
-        (term == self.term).then_some(&mut self.followers)
-    }
 }
 
 impl Refusals {

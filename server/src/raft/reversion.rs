@@ -17,12 +17,12 @@
 //! leader that lacks what was committed, whoever has applied it finds out: a rightful leader has every entry
 //! that was committed before its term.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
 
-use super::{LogId, TypeConfig};
+use super::{LogId, TypeConfig, of_term::OfTerm};
 use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
@@ -52,30 +52,13 @@ pub fn contradiction(applied: &LogId, request: &AppendEntriesRequest<TypeConfig>
 #[derive(Clone)]
 pub struct Reversions {
     region: RegionId,
-    state: Arc<Mutex<State>>,
-}
-
-/// Bound: of one term, so that there are no more than the region has had members in it.
-#[derive(Default)]
-struct State {
-    term: u64,
-    followers: BTreeMap<PeerId, Follower>,
+    state: Arc<Mutex<OfTerm<Follower>>>,
 }
 
 #[derive(Default)]
 struct Follower {
     acknowledged: Option<LogId>,
     reverted: bool,
-}
-
-impl State {
-    /// What is known in `term`; `None` when that is past.
-    fn of(&mut self, term: u64) -> Option<&mut BTreeMap<PeerId, Follower>> {
-        if term > self.term {
-            *self = Self { term, followers: BTreeMap::new() };
-        }
-        (term == self.term).then_some(&mut self.followers)
-    }
 }
 
 impl Reversions {
