@@ -363,48 +363,31 @@ impl Kubernetes {
                 gone(&format!("delete volume {name}"), claims().delete(name, &only(uid)).await)
             }
             Change::MarkVolume { name, uid, node_id } => {
-                let patch = json!({"metadata": {
-                    "uid": uid,
-                    "annotations": {DECOMMISSIONED: node_id},
-                }});
-                let params =
-                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
-                let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
-                done(&format!("mark volume {name}"), patched)
+                let patch =
+                    json!({"metadata": {"uid": uid, "annotations": {DECOMMISSIONED: node_id}}});
+                done(&format!("mark volume {name}"), patch_claim(&claims(), name, patch).await)
             }
             Change::NoteVolume { name, uid, cluster_id } => {
-                let patch = json!({"metadata": {
-                    "uid": uid,
-                    "annotations": {CLUSTER_ID: cluster_id},
-                }});
-                let params =
-                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
-                let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
-                done(&format!("note the cluster at volume {name}"), patched)
+                let patch =
+                    json!({"metadata": {"uid": uid, "annotations": {CLUSTER_ID: cluster_id}}});
+                let noted = patch_claim(&claims(), name, patch).await;
+                done(&format!("note the cluster at volume {name}"), noted)
             }
             Change::KeepVolume { uid, volume, .. } => {
                 volumes::keep(&self.client, volume, uid).await.map(|()| Value::Null)
             }
             Change::ReleaseVolume { name, uid, version, owners } => {
-                let patch = json!({"metadata": {
-                    "uid": uid,
-                    "resourceVersion": version,
-                    "ownerReferences": owners,
-                }});
-                let params =
-                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
-                let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
-                done(&format!("release volume {name}"), patched)
+                let metadata =
+                    json!({"uid": uid, "resourceVersion": version, "ownerReferences": owners});
+                let patch = json!({ "metadata": metadata });
+                done(&format!("release volume {name}"), patch_claim(&claims(), name, patch).await)
             }
             Change::GrowVolume { name, uid, size } => {
                 let patch = json!({
                     "metadata": {"uid": uid},
                     "spec": {"resources": {"requests": {"storage": size}}},
                 });
-                let params =
-                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
-                let patched = claims().patch(name, &params, &Patch::Merge(&patch)).await;
-                done(&format!("grow volume {name}"), patched)
+                done(&format!("grow volume {name}"), patch_claim(&claims(), name, patch).await)
             }
         }
     }
@@ -419,6 +402,16 @@ impl Kubernetes {
     fn may_act(&self) -> Result<(), Error> {
         if self.leadership.holds() { Ok(()) } else { Err(Error::NotLeading) }
     }
+}
+
+/// Lays `patch` over a volume claim: the very one whose uid it bears.
+async fn patch_claim(
+    claims: &Api<PersistentVolumeClaim>,
+    name: &str,
+    patch: Value,
+) -> kube::Result<PersistentVolumeClaim> {
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() };
+    claims.patch(name, &params, &Patch::Merge(&patch)).await
 }
 
 fn as_value(child: Child, mut object: DynamicObject) -> Result<Value, Error> {
