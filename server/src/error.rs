@@ -55,9 +55,10 @@ pub enum Error {
     /// The node table has changed.
     #[error("the node table is at version {actual}, not {expected}")]
     VersionMoved { expected: u64, actual: u64 },
-    /// The disk is nearly full.
-    #[error("disk of node {node} is low: {available_bytes} bytes available")]
-    LowDisk { node: NodeId, available_bytes: u64 },
+    /// Disks are nearly full: that of `node`, which leads the region, or so many of its other voters that it has no
+    /// quorum without them.
+    #[error("{}", low_disk(*node, *available_bytes, low))]
+    LowDisk { node: NodeId, available_bytes: u64, low: Vec<NodeId> },
     /// The request is well-formed, but the state of the cluster forbids it.
     #[error("{message}")]
     FailedPrecondition { message: String },
@@ -207,9 +208,10 @@ impl Error {
                     actual: *actual,
                 }))
             }
-            Self::LowDisk { node, available_bytes } => Some(Reason::LowDisk(v1::LowDisk {
+            Self::LowDisk { node, available_bytes, low } => Some(Reason::LowDisk(v1::LowDisk {
                 node_id: node.0,
                 available_bytes: *available_bytes,
+                low_node_ids: low.iter().map(|node| node.0).collect(),
             })),
             Self::NotACounter { .. } => Some(Reason::NotACounter(v1::NotACounter {})),
             Self::OutcomeUnknown { .. } => Some(Reason::OutcomeUnknown(v1::OutcomeUnknown {})),
@@ -313,8 +315,9 @@ impl Error {
             Some(Reason::VersionMoved(v1::VersionMoved { expected, actual })) => {
                 Self::VersionMoved { expected, actual }
             }
-            Some(Reason::LowDisk(v1::LowDisk { node_id, available_bytes })) => {
-                Self::LowDisk { node: NodeId(node_id), available_bytes }
+            Some(Reason::LowDisk(v1::LowDisk { node_id, available_bytes, low_node_ids })) => {
+                let low = low_node_ids.into_iter().map(NodeId).collect();
+                Self::LowDisk { node: NodeId(node_id), available_bytes, low }
             }
             Some(Reason::OutcomeUnknown(_)) => Self::OutcomeUnknown { message },
             Some(Reason::Draining(_)) => Self::Draining,
@@ -347,6 +350,19 @@ impl Error {
     }
 }
 
+fn low_disk(node: NodeId, available_bytes: u64, low: &[NodeId]) -> String {
+    if low.iter().all(|low| *low == node) {
+        return format!("disk of node {node} is low: {available_bytes} bytes available");
+    }
+    let names: Vec<_> = low.iter().map(NodeId::to_string).collect();
+    let (disks, are) =
+        if low.len() == 1 { ("disk of node", "is") } else { ("disks of nodes", "are") };
+    format!(
+        "{disks} {} {are} low, and no quorum of the region has room without: it takes deletes only",
+        names.join(", ")
+    )
+}
+
 const KIND_NOT_READY: u32 = 1;
 const KIND_FAILED_PRECONDITION: u32 = 2;
 const KIND_NOT_FOUND: u32 = 3;
@@ -376,7 +392,7 @@ mod tests {
             Error::Draining,
             Error::NotReady { message: message() },
             Error::VersionMoved { expected: 1, actual: 2 },
-            Error::LowDisk { node: NodeId(1), available_bytes: 5 },
+            Error::LowDisk { node: NodeId(1), available_bytes: 5, low: vec![NodeId(2), NodeId(3)] },
             Error::FailedPrecondition { message: message() },
             Error::NotFound { message: message() },
             Error::Unimplemented { message: message() },

@@ -50,6 +50,7 @@ struct RegionRecord {
     pending_peers: Vec<u64>,
     lost_peers: Vec<u64>,
     refused_peers: Vec<RefusedRecord>,
+    low_node_ids: Vec<u64>,
     approximate_bytes: u64,
     health: &'static str,
     voters_wanted: u32,
@@ -133,6 +134,7 @@ impl RegionRecord {
             pending_peers: info.pending_peers,
             lost_peers: info.lost_peers,
             refused_peers: info.refused_peers.into_iter().map(RefusedRecord::from).collect(),
+            low_node_ids: info.low_node_ids,
             approximate_bytes: info.approximate_bytes,
             health,
             voters_wanted: info.voters_wanted,
@@ -203,7 +205,12 @@ impl RegionRecord {
         for refused in &self.refused_peers {
             text += &format!(", refused by {}: {}", refused.node_id, refused.reason);
         }
-        (text, tone)
+        if self.low_node_ids.is_empty() {
+            return (text, tone);
+        }
+        let low: Vec<_> = self.low_node_ids.iter().map(u64::to_string).collect();
+        text += &format!(", deletes only, low disks: {}", low.join(" "));
+        (text, if tone == Tone::Good { Tone::Warning } else { tone })
     }
 }
 

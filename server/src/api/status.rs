@@ -205,7 +205,7 @@ mod tests {
             Error::Draining,
             Error::NotReady { message: message() },
             Error::VersionMoved { expected: 1, actual: 2 },
-            Error::LowDisk { node: NodeId(1), available_bytes: 7 },
+            Error::LowDisk { node: NodeId(1), available_bytes: 7, low: vec![NodeId(1)] },
             Error::FailedPrecondition { message: message() },
             Error::NotFound { message: message() },
             Error::Unimplemented { message: message() },

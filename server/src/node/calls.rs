@@ -689,6 +689,10 @@ impl Inbox for NodeInbox {
         self.0.joined().map(|joined| joined.peers.environment().transport.identity())
     }
 
+    fn disk_level(&self) -> v1::DiskLevel {
+        self.0.joined().map_or(v1::DiskLevel::Unspecified, |joined| joined.peers.disk_level())
+    }
+
     fn admit(&self, batch: &v1::MessageBatch, presence: &Presence) -> Result<(), v1::Refused> {
         self.peers()?.admit(batch, presence)
     }

@@ -221,11 +221,7 @@ fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::
 
 /// As others are told it. One without a disk, or that is not watched, has room.
 pub(super) fn disk_level(disk: Option<&DiskStatus>) -> v1::DiskLevel {
-    match disk.map(|disk| disk.level) {
-        None | Some(Level::Normal) => v1::DiskLevel::Normal,
-        Some(Level::Low) => v1::DiskLevel::Low,
-        Some(Level::Critical) => v1::DiskLevel::Critical,
-    }
+    disk.map_or(Level::Normal, |disk| disk.level).into()
 }
 
 /// Where the driver was last found, and where to search for it.

@@ -65,12 +65,12 @@ pub struct Joined {
 struct Gate(Option<Arc<DiskMonitor>>);
 
 impl DiskGate for Gate {
-    fn refuse_writes(&self) -> Option<u64> {
-        let disk = self.0.as_ref()?;
-        match disk.level() {
-            Level::Normal => None,
-            Level::Low | Level::Critical => Some(disk.available_bytes()),
-        }
+    fn level(&self) -> Level {
+        self.0.as_ref().map_or(Level::Normal, |disk| disk.level())
+    }
+
+    fn available_bytes(&self) -> u64 {
+        self.0.as_ref().map_or(u64::MAX, |disk| disk.available_bytes())
     }
 
     fn refuse_bytes(&self, bytes: u64) -> Option<u64> {
@@ -263,10 +263,11 @@ mod tests {
             };
             Gate(Some(Arc::new(DiskMonitor::open(dir.path(), &config, 0).expect("a disk"))))
         };
-        assert_eq!(gate(0).refuse_writes(), None, "there is room");
-        let left = gate(u64::MAX).refuse_writes().expect("less than everything is left");
+        assert!(gate(0).level().has_room());
+        assert!(!gate(u64::MAX).level().has_room(), "less than everything is left");
+        let left = gate(u64::MAX).available_bytes();
         assert!(left > 0, "the disk that the test writes to has room");
-        assert_eq!(Gate(None).refuse_writes(), None, "a node in memory has no disk");
+        assert!(Gate(None).level().has_room(), "a node in memory has no disk");
         assert_eq!(gate(0).refuse_bytes(1), None, "there is room for one more");
         assert!(gate(0).refuse_bytes(u64::MAX).is_some(), "not for everything");
         assert!(gate(u64::MAX).refuse_bytes(1).is_some(), "nothing is left for more");

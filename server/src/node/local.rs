@@ -4,7 +4,7 @@
 //! true without anybody else: its copy of the node table, and of each region with a peer here whether a
 //! leader is heard. How other nodes are it does not know, and says so.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use flotilla_proto::v1::{self, RegionHealth};
 
@@ -98,6 +98,7 @@ pub(super) fn regions(
             node_id: leader.0,
             client_address: node.directory.client_address(leader),
         });
+        let low = if peer.is_leader() { peer.low_disks() } else { BTreeSet::new() };
         v1::RegionInfo {
             leader,
             term: peer.term(),
@@ -107,6 +108,7 @@ pub(super) fn regions(
             approximate_bytes: peer.approximate_bytes(),
             health: health(known, wanted).into(),
             voters_wanted: u32::try_from(wanted).unwrap_or(u32::MAX),
+            low_node_ids: low.into_iter().map(|node| node.0).collect(),
             region: Some((*region).clone()),
             ..v1::RegionInfo::default()
         }

@@ -8,7 +8,10 @@ use super::{
     config::{PlacementConfig, millis},
     view::{ClusterView, NodeView, RegionView},
 };
-use crate::ids::{NodeId, PeerId, RegionId};
+use crate::{
+    ids::{NodeId, PeerId, RegionId},
+    raft::quorum::is_quorum,
+};
 
 /// Why a node cannot be given up for dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,16 +128,6 @@ impl Members {
     }
 }
 
-/// Whether more than half are live; nobody is no quorum.
-pub(super) fn is_quorum(voters: impl Iterator<Item = bool>) -> bool {
-    let (mut all, mut live) = (0, 0);
-    for voter_is_live in voters {
-        all += 1;
-        live += usize::from(voter_is_live);
-    }
-    live > all / 2
-}
-
 fn judge(
     view: &ClusterView,
     region: &RegionView,
@@ -194,24 +187,5 @@ fn judge(
         caught_up: live && matched_index > 0 && near,
         matched_index,
         refused: refusal.is_some_and(|(lasts_ms, _)| lasts_ms >= millis(config.refusal_patience)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quorum_is_more_than_half() {
-        for (why, voters, want) in [
-            ("nobody", &[][..], false),
-            ("one of one", &[true], true),
-            ("one of two", &[true, false], false),
-            ("two of three", &[true, false, true], true),
-            ("two of four", &[true, false, true, false], false),
-            ("three of five", &[true, false, true, false, true], true),
-        ] {
-            assert_eq!(is_quorum(voters.iter().copied()), want, "{why}");
-        }
     }
 }

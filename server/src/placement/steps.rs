@@ -9,10 +9,8 @@ use std::collections::BTreeSet;
 
 use flotilla_proto::v1::{self, step::Action};
 
-use super::{
-    config::{PlacementConfig, millis},
-    peers::is_quorum,
-};
+use super::config::{PlacementConfig, millis};
+use crate::raft::quorum::is_quorum;
 
 /// What the leader of a region does with a step.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     feature_level,
     ids::{NodeId, PeerId, RegionId},
+    storage::disk::Level,
 };
 
 pub use self::{
@@ -120,7 +121,7 @@ impl NodeView {
     /// Whether clients' writes to regions that it leads, and snapshots, are taken here.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        matches!(self.disk_level, v1::DiskLevel::Unspecified | v1::DiskLevel::Normal)
+        Level::from(self.disk_level).has_room()
     }
 
     fn serves(&self) -> bool {
@@ -423,7 +424,7 @@ impl ClusterView {
         }
         let pair = |local: &v1::LocalPeer| (RegionId(local.region_id), PeerId(local.peer_id));
         let disk_level = request.disk_level();
-        if matches!(disk_level, v1::DiskLevel::Low | v1::DiskLevel::Critical) {
+        if !Level::from(disk_level).has_room() {
             low_at_ms = Some(now_ms);
         }
         let heard = NodeHeard {

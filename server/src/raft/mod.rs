@@ -13,6 +13,7 @@ mod of_term;
 mod pipeline;
 pub mod presence;
 pub mod proposal;
+pub mod quorum;
 pub mod refusal;
 pub mod region_state;
 pub mod region_view;

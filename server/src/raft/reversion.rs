@@ -208,6 +208,10 @@ mod tests {
             Some(Identity { cluster: ClusterId([1; 16]), node: NodeId(2), incarnation: 1 })
         }
 
+        fn disk_level(&self) -> v1::DiskLevel {
+            v1::DiskLevel::Unspecified
+        }
+
         fn admit(&self, _: &v1::MessageBatch, _: &Presence) -> Result<(), v1::Refused> {
             Ok(())
         }

@@ -15,6 +15,7 @@
 pub mod budget;
 mod frame;
 mod link;
+mod room;
 mod service;
 mod snapshots;
 #[cfg(test)]
@@ -55,6 +56,7 @@ pub(crate) use self::snapshots::INSTALL_IDLE_TIMEOUTS;
 pub use self::{
     frame::MESSAGE_BYTES_MAX,
     link::BACKOFF_MAX,
+    room::Room,
     service::RaftService,
     snapshots::{SnapshotTurn, client},
 };
@@ -88,6 +90,9 @@ pub trait Directory: Send + Sync {
 pub trait Inbox: Send + Sync + 'static {
     /// Who answers; `None` before the node has joined.
     fn identity(&self) -> Option<Identity>;
+
+    /// How much room this node's disk has: its answers say it.
+    fn disk_level(&self) -> v1::DiskLevel;
 
     /// Checks who speaks; `Err` refuses the whole frame with that reason.
     ///
@@ -174,6 +179,7 @@ struct Office {
     /// Lanes that failed again and again for longer than `silence_max` while the node answered on another, and
     /// that it has not answered on since.
     cut: Mutex<BTreeSet<(NodeId, Lane)>>,
+    room: Room,
 }
 
 /// A stream on which the node has answered, until it ends.
@@ -236,6 +242,7 @@ impl Office {
     fn forget(&self, node: NodeId) {
         self.reached.lock().remove(&node);
         self.unreached.lock().remove(&node);
+        self.room.forget(node);
         self.cut.lock().retain(|(of, _)| *of != node);
     }
 }
@@ -264,6 +271,7 @@ impl Transport {
                 unreached: Mutex::default(),
                 answering: Mutex::default(),
                 cut: Mutex::default(),
+                room: Room::default(),
             }),
             links,
             shipping: Arc::new(shipping),
@@ -329,6 +337,12 @@ impl Transport {
     #[must_use]
     pub fn is_answering(&self, node: NodeId) -> bool {
         self.office.answering.lock().contains_key(&node)
+    }
+
+    /// Which nodes have no room on their disks, by their answers.
+    #[must_use]
+    pub fn room(&self) -> &Room {
+        &self.office.room
     }
 
     /// Lanes to nodes that answer on another lane, on which what was sent last did not arrive, nor what was sent

@@ -244,7 +244,7 @@ fn share(config: &LogConfig, marks: &HashMap<RegionId, Mark>) -> u64 {
 
 /// Up to where all followers that count have the log, or where it is too much to keep it for them.
 fn may_go_upto(peer: &Peer, applied: u64, growth: Growth, catch_up_bytes: u64) -> u64 {
-    if peer.env.disk.refuse_writes().is_some() {
+    if !peer.env.disk.level().has_room() {
         return applied;
     }
     let followers = peer.followers().into_iter();

@@ -22,7 +22,7 @@ use crate::{
         settings,
         transport::{Directory, Identity, Transport, TransportConfig},
     },
-    storage::batch::WriteBatch,
+    storage::{batch::WriteBatch, disk::Level},
 };
 
 pub(crate) const REGION: RegionId = RegionId(7);
@@ -52,8 +52,12 @@ pub(crate) const DISK_BYTES: u64 = 1 << 40;
 struct AlwaysRoom;
 
 impl DiskGate for AlwaysRoom {
-    fn refuse_writes(&self) -> Option<u64> {
-        None
+    fn level(&self) -> Level {
+        Level::Normal
+    }
+
+    fn available_bytes(&self) -> u64 {
+        DISK_BYTES
     }
 
     fn refuse_bytes(&self, bytes: u64) -> Option<u64> {
@@ -202,6 +206,16 @@ pub(crate) fn put(key: &str, value: &str) -> v1::WriteCommand {
     };
     v1::WriteCommand {
         success: vec![v1::Op { op: Some(v1::op::Op::Put(put)) }],
+        ..v1::WriteCommand::default()
+    }
+}
+
+/// A command that deletes one row.
+pub(crate) fn delete(key: &str) -> v1::WriteCommand {
+    let delete =
+        v1::DeleteOp { key: Bytes::copy_from_slice(key.as_bytes()), ..v1::DeleteOp::default() };
+    v1::WriteCommand {
+        success: vec![v1::Op { op: Some(v1::op::Op::Delete(delete)) }],
         ..v1::WriteCommand::default()
     }
 }

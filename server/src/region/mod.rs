@@ -54,7 +54,7 @@ use crate::{
         proposal::Admissions, refusal::Refusals, region_view::RegionView, reversion::Reversions,
         transport::Transport,
     },
-    storage::engine::Engine,
+    storage::{disk::Level, engine::Engine},
 };
 use openraft::async_runtime::WatchReceiver as _;
 
@@ -84,8 +84,10 @@ pub struct Environment {
 
 /// Whether the disk has room for more.
 pub trait DiskGate: Send + Sync {
-    /// `Some(available bytes)` when writes that need space must be refused.
-    fn refuse_writes(&self) -> Option<u64>;
+    fn level(&self) -> Level;
+
+    /// What it may still be filled with.
+    fn available_bytes(&self) -> u64;
 
     /// `Some(available bytes)` when there is no room for so much more before writes must be refused.
     fn refuse_bytes(&self, bytes: u64) -> Option<u64>;

@@ -471,6 +471,10 @@ impl Inbox for Arc<Peers> {
         Some(self.env.transport.identity())
     }
 
+    fn disk_level(&self) -> v1::DiskLevel {
+        self.env.disk.level().into()
+    }
+
     fn admit(&self, batch: &v1::MessageBatch, presence: &Presence) -> Result<(), v1::Refused> {
         let identity = self.env.transport.identity();
         if batch.cluster_id[..] != identity.cluster.0 {

@@ -7,20 +7,24 @@
 //! it is answered, also when nobody waits any more (`raft/proposal.rs`). The entry comes back in
 //! `raft/state_machine.rs`.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use flotilla_proto::v1::{self, command::Body, command_reply};
-use openraft::{errors::ClientWriteError, raft::ClientWriteResult};
+use openraft::{
+    async_runtime::WatchReceiver as _, errors::ClientWriteError, raft::ClientWriteResult,
+};
 use tokio::time::Instant;
 
 use super::{Peer, clock::Applied};
 use crate::{
     clock, command,
     error::Error,
+    ids::{NodeId, PeerId},
     metrics::ProposeOutcome,
     raft::{
         CommandBytes, Reply, TypeConfig,
         proposal::{Admitted, Answered, Answerer, Full},
+        quorum::{Disk, low_disks},
     },
     trail,
 };
@@ -45,10 +49,8 @@ impl Peer {
         deadline: Instant,
     ) -> Result<v1::WriteReply, Error> {
         self.rates.written();
-        if let Some(available_bytes) = self.env.disk.refuse_writes()
-            && !command::frees_space(&write)
-        {
-            return Err(Error::LowDisk { node: self.env.node, available_bytes });
+        if !command::frees_space(&write) {
+            self.check_room()?;
         }
         if command::only_reads(&write) {
             let message = "a transaction that only reads is not proposed";
@@ -202,6 +204,39 @@ impl Peer {
 }
 
 impl Peer {
+    /// Refuses what grows while disks that it needs have no room.
+    fn check_room(&self) -> Result<(), Error> {
+        let low = self.low_disks();
+        if low.is_empty() {
+            return Ok(());
+        }
+        // Else its leader is to be asked, which may have room.
+        self.leading_term()?;
+        let available_bytes = self.env.disk.available_bytes();
+        Err(Error::LowDisk { node: self.env.node, available_bytes, low: low.into_iter().collect() })
+    }
+
+    /// The nodes for whose disks this peer takes no writes that grow while it leads, by what the nodes said last.
+    #[must_use]
+    pub fn low_disks(&self) -> BTreeSet<NodeId> {
+        let (own, level) = (self.env.node, self.env.disk.level());
+        let transport = &self.env.transport;
+        if level.has_room() && !transport.room().is_scarce() {
+            return BTreeSet::new();
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let node = |peer: &PeerId| membership.get_node(peer).map(|address| address.node);
+        let configs = membership.get_joint_config().iter();
+        let configs: Vec<Vec<NodeId>> =
+            configs.map(|voters| voters.iter().filter_map(node).collect()).collect();
+        low_disks(Some(own), &configs, |node| Disk {
+            level: if node == own { level } else { transport.room().of(node) },
+            answers: node == own || transport.is_answering(node),
+        })
+    }
+
     /// The term in which this peer leads.
     fn leading_term(&self) -> Result<u64, Error> {
         self.leads().ok_or_else(|| self.not_leader())
@@ -244,7 +279,11 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::region::fixture::{Fixture, put, until};
+    use crate::{
+        raft::PeerAddress,
+        region::fixture::{Fixture, delete, put, until},
+        storage::disk::Level,
+    };
 
     #[tokio::test]
     async fn proposals_that_nobody_waits_for_keep_their_places() {
@@ -273,6 +312,47 @@ mod tests {
         until("all places to be free", || peer.proposals_in_flight() == 0).await;
         assert_eq!(bytes(), 0);
         peer.propose_write(put("b", "5"), 1, late()).await.expect("there is room again");
+    }
+
+    /// Their nodes need not be there for what they said.
+    #[tokio::test]
+    async fn leader_with_room_takes_only_deletes_while_no_quorum_has_room() {
+        let fixture = Fixture::new(|_| {});
+        let peer = fixture.leader().await;
+        let late = || clock::now() + Duration::from_secs(60);
+        peer.propose_write(put("a", "1"), 1, late()).await.expect("a write");
+        let others: Vec<NodeId> = (1..3).map(|more| NodeId(fixture.env.node.0 + more)).collect();
+        let learners = others.iter().zip([81, 82]);
+        for (node, peer_id) in learners {
+            let added =
+                peer.raft().add_learner(PeerId(peer_id), PeerAddress { node: *node }, false);
+            added.await.expect("a learner");
+        }
+        let room = fixture.env.transport.room();
+        others.iter().for_each(|node| room.heard(*node, Level::Critical));
+        peer.propose_write(put("b", "2"), 1, late()).await.expect("learners do not count");
+
+        // It is not committed, since nobody is there; what is refused is not before that.
+        let voters = [peer.id, PeerId(81), PeerId(82)];
+        let joint = peer.raft().change_membership(BTreeSet::from(voters), false);
+        let joint = tokio::time::timeout(Duration::from_millis(50), joint).await;
+        assert!(joint.is_err(), "no quorum is there: {joint:?}");
+        let refused = peer.propose_write(put("c", "3"), 1, late()).await.expect_err("no room");
+        assert!(
+            matches!(&refused, Error::LowDisk { low, .. } if *low == others),
+            "{refused}, {:?}",
+            refused.to_failure()
+        );
+        assert!(refused.retryable() && !refused.maybe_applied());
+        let message = refused.to_string();
+        assert!(others.iter().all(|node| message.contains(&node.to_string())), "{message}");
+        // Whatever else becomes of them where nobody is there.
+        let soon = || clock::now() + Duration::from_millis(50);
+        let delete = peer.propose_write(delete("a"), 1, soon()).await.expect_err("no quorum");
+        assert!(!matches!(delete, Error::LowDisk { .. }), "it gives space back: {delete}");
+        room.heard(others[0], Level::Normal);
+        let write = peer.propose_write(put("c", "3"), 1, soon()).await.expect_err("no quorum");
+        assert!(!matches!(write, Error::LowDisk { .. }), "two of three have room: {write}");
     }
 
     #[tokio::test]

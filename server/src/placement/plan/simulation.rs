@@ -18,11 +18,11 @@ use crate::{
         config::{PlacementConfig, millis},
         fixture::{CLUSTER, record, table},
         membership::{self, Decision, TableChange},
-        peers::is_quorum,
         plan::plan,
         steps::{self, Verdict, is_finish},
         view::{ClusterView, Heard},
     },
+    raft::quorum::is_quorum,
 };
 
 const TICK_MS: u64 = 1_000;

@@ -9,9 +9,10 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     placement::{
         config::{PlacementConfig, millis},
-        peers::{Member, Members, Standing, is_quorum},
+        peers::{Member, Members, Standing},
         plan::SYSTEM_VOTERS_MAX,
     },
+    raft::quorum::{Disk, is_quorum, low_disks},
 };
 
 impl ClusterView {
@@ -95,6 +96,7 @@ impl ClusterView {
             voters_wanted: u32::try_from(self.voters_wanted(region.id())).unwrap_or(u32::MAX),
             lost_peers: self.lost_peers(region),
             refused_peers: self.refused_peers(region, now_ms),
+            low_node_ids: low_nodes(region, nodes),
         }
     }
 
@@ -106,6 +108,23 @@ impl ClusterView {
         };
         region.region.peers.iter().filter_map(refused).collect()
     }
+}
+
+/// The nodes for whose disks the region takes nothing that grows, as its leader decides it.
+fn low_nodes(region: &RegionView, nodes: &BTreeMap<NodeId, NodeView>) -> Vec<u64> {
+    let voters = region.region.peers.iter().filter(|peer| peer.role() == v1::PeerRole::Voter);
+    let voters = voters.map(|peer| NodeId(peer.node_id)).collect();
+    let disk = |node: NodeId| {
+        let node = nodes.get(&node);
+        Disk {
+            level: node.map_or(v1::DiskLevel::Unspecified, |node| node.disk_level).into(),
+            answers: node.is_some_and(NodeView::is_alive),
+        }
+    };
+    low_disks(region.leader.map(|leader| leader.node), &[voters], disk)
+        .into_iter()
+        .map(|node| node.0)
+        .collect()
 }
 
 /// Of a region that a leader reports.

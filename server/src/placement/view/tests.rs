@@ -298,6 +298,19 @@ fn region_info_names_who_does_not_take_its_state_and_why() {
 }
 
 #[test]
+fn region_info_names_the_low_disks_for_which_it_takes_no_writes() {
+    for (why, nodes, want) in [
+        ("all have room", "1:up 2:up 3:up", &[][..]),
+        ("one of three", "1:up 2:up 3:low", &[]),
+        ("that of the leader", "1:low 2:up 3:up", &[1]),
+        ("two of three", "1:up 2:low 3:low", &[2, 3]),
+        ("the other one is away", "1:up 2:crit 3:off", &[2]),
+    ] {
+        assert_eq!(info(nodes, "1* 2 3", 0).low_node_ids, want, "{why}");
+    }
+}
+
+#[test]
 fn region_info_names_silent_and_lagging_peers() {
     let nodes = "1:up 2:up 3:up 4:off";
     let told = info(nodes, "1* 2- 3s 4", 0);

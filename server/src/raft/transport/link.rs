@@ -351,6 +351,7 @@ impl Run {
             from_node: identity.node.0,
             from_incarnation: identity.incarnation,
             lane: self.lane.into(),
+            disk_level: v1::DiskLevel::Unspecified.into(),
             messages: Vec::with_capacity(pending.messages.len()),
         };
         pending.bytes = 0;
@@ -374,6 +375,9 @@ impl Run {
         let is_asked = batch.cluster_id[..] == identity.cluster.0
             && batch.from_node == self.node.0
             && batch.to_node == identity.node.0;
+        if is_asked {
+            self.office.room.heard(self.node, batch.disk_level().into());
+        }
         for message in batch.messages {
             if !is_asked && !matches!(message.body, Some(v1::message::Body::Refused(_))) {
                 let from = batch.from_node;

@@ -343,7 +343,11 @@ async fn serve_stream<I: Inbox>(
             done.push(answer);
         }
         if !done.is_empty() {
-            let batch = v1::MessageBatch { messages: done, ..template.clone() };
+            let batch = v1::MessageBatch {
+                messages: done,
+                disk_level: inbox.disk_level().into(),
+                ..template.clone()
+            };
             if answers.send(Ok(batch)).await.is_err() {
                 return;
             }

@@ -21,6 +21,7 @@ use crate::{
     region::fixture::until,
     storage::{
         batch::WriteBatch,
+        disk::Level,
         engine::{Durability, Engine as _, Family},
         memory::MemoryEngine,
     },
@@ -35,6 +36,10 @@ struct Hung;
 impl Inbox for Hung {
     fn identity(&self) -> Option<Identity> {
         Some(identity(2))
+    }
+
+    fn disk_level(&self) -> v1::DiskLevel {
+        v1::DiskLevel::Unspecified
     }
 
     fn admit(&self, _: &v1::MessageBatch, _: &Presence) -> Result<(), v1::Refused> {
@@ -96,12 +101,17 @@ const ANSWERED_AT_LENGTH: u64 = 3;
 /// Answers by what it was asked.
 struct Echo {
     identity: Identity,
+    level: Mutex<v1::DiskLevel>,
     delivered: AtomicUsize,
 }
 
 impl Inbox for Echo {
     fn identity(&self) -> Option<Identity> {
         Some(self.identity)
+    }
+
+    fn disk_level(&self) -> v1::DiskLevel {
+        self.level.lock().to_owned()
     }
 
     fn admit(&self, _: &v1::MessageBatch, _: &Presence) -> Result<(), v1::Refused> {
@@ -140,7 +150,11 @@ impl Served {
     async fn start(identity: Identity) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let echo = Arc::new(Echo { identity, delivered: AtomicUsize::new(0) });
+        let echo = Arc::new(Echo {
+            identity,
+            level: Mutex::new(v1::DiskLevel::Normal),
+            delivered: AtomicUsize::new(0),
+        });
         let service = RaftService::new(Arc::clone(&echo));
         let server = tonic::transport::Server::builder().add_service(service);
         let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -198,6 +212,38 @@ async fn node_is_answering_while_a_stream_is_open_on_which_it_has_answered_itsel
     let transport = transport_to(free_address().await);
     transport.greet(node).await;
     assert!(transport.is_unreached(node) && !transport.is_answering(node), "nobody is there");
+}
+
+#[tokio::test]
+async fn each_answer_says_how_much_room_its_nodes_disk_has() {
+    let node = NodeId(2);
+    let served = Served::start(identity(2)).await;
+    let transport = transport_to(served.address.clone());
+    assert_eq!(transport.room().of(node), Level::Normal, "nothing was said");
+    let answered = transport.call(node, Lane::Fast, message(NEVER_ANSWERED, 1));
+    let waits = tokio::spawn(answered);
+    for (told, want, is_scarce) in [
+        (v1::DiskLevel::Normal, Level::Normal, false),
+        (v1::DiskLevel::Low, Level::Low, true),
+        (v1::DiskLevel::Critical, Level::Critical, true),
+        (v1::DiskLevel::Normal, Level::Normal, false),
+    ] {
+        // While the stream is open, whatever it was when that began.
+        *served.echo.level.lock() = told;
+        transport.call(node, Lane::Fast, message(ANSWERED, 1)).await.expect("an answer");
+        assert_eq!((transport.room().of(node), transport.room().is_scarce()), (want, is_scarce));
+    }
+    *served.echo.level.lock() = v1::DiskLevel::Low;
+    transport.call(node, Lane::Bulk, message(ANSWERED, 1)).await.expect("an answer");
+    drop((served, waits));
+    assert_eq!(transport.room().of(node), Level::Low, "as it said last");
+
+    let another = Served::start(identity(3)).await;
+    *another.echo.level.lock() = v1::DiskLevel::Low;
+    let transport = transport_to(another.address.clone());
+    let lost = transport.call(node, Lane::Fast, message(ANSWERED, 1)).await;
+    lost.expect_err("another node answers at its address");
+    assert!(!transport.room().is_scarce(), "that was not said by the node");
 }
 
 /// As when something between the nodes swallows what is large.

@@ -1,5 +1,7 @@
 //! How near the device is to its end, as a decision without I/O.
 
+use flotilla_proto::v1;
+
 /// How much room is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -13,11 +15,39 @@ pub enum Level {
 }
 
 impl Level {
+    /// Whether what clients write finds room.
+    #[must_use]
+    pub fn has_room(self) -> bool {
+        self == Self::Normal
+    }
+
     pub(super) fn from_u8(level: u8) -> Self {
         match level {
             0 => Self::Normal,
             1 => Self::Low,
             _ => Self::Critical,
+        }
+    }
+}
+
+/// As others are told it.
+impl From<Level> for v1::DiskLevel {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Normal => Self::Normal,
+            Level::Low => Self::Low,
+            Level::Critical => Self::Critical,
+        }
+    }
+}
+
+/// One that told nothing has room.
+impl From<v1::DiskLevel> for Level {
+    fn from(level: v1::DiskLevel) -> Self {
+        match level {
+            v1::DiskLevel::Unspecified | v1::DiskLevel::Normal => Self::Normal,
+            v1::DiskLevel::Low => Self::Low,
+            v1::DiskLevel::Critical => Self::Critical,
         }
     }
 }
