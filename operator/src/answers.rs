@@ -385,6 +385,11 @@ impl Memory {
     pub fn forget(&self, key: &Key) {
         self.0.lock().remove(key);
     }
+
+    #[cfg(test)]
+    pub(crate) fn copy(&self) -> Self {
+        Self(Mutex::new(self.0.lock().clone()))
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The operator against a Kubernetes and a Flotilla of memory, ended before and after every change it
 //! makes.
 //!
-//! First a story is played without a fault and its changes are counted. Then it is played again for
-//! every change, once with the operator ended right before it and once right after: the change is then
+//! First a story is played without a fault. Then it goes on another way from every change of it, once with the
+//! operator ended right before the change and once right after: the change is then
 //! made or not, and the operator does not know. Whoever comes after knows only what is noted and what is
 //! seen. Each time the cluster must end as the spec says, and on the way no change may take a quorum
 //! away, begin a cluster twice, or be the second of one pass.
@@ -38,8 +38,13 @@ fn key() -> Key {
 
 /// Passes until the cluster is ready and a look leads to nothing, also a minute later.
 async fn settle(fake: &Fake, why: &str) {
-    let mut waited = false;
+    settle_on(fake, why, false, |_| {}).await;
+}
+
+/// The same, from where the minute has passed already or not. `before`: what is done before each pass.
+async fn settle_on(fake: &Fake, why: &str, mut waited: bool, mut before: impl FnMut(bool)) {
     for _ in 0..PASSES_MAX {
+        before(waited);
         let outcome = pass::pass(fake, &key(), &defaults()).await;
         fake.end_of_pass();
         if let Ok(Some(outcome)) = &outcome {
@@ -80,20 +85,31 @@ struct Story {
     holds: fn(&Fake, &Seen),
 }
 
-/// How many changes it took, and what the operator was ended around.
-async fn play(story: &Story, crash: Option<Crash>) -> (usize, Option<Deed>) {
-    let fake = Fake::new((story.spec)());
-    let why = format!("{}, crash {crash:?}", story.name);
-    fake.crash_at(crash);
-    settle(&fake, &why).await;
-    for turn in story.turns {
+/// A story at the beginning of a pass.
+struct Scene {
+    fake: Fake,
+    /// How many of its turns are behind it.
+    turns: usize,
+    waited: bool,
+}
+
+/// To the end. `before`: what is done before each pass.
+async fn play(
+    story: &Story,
+    scene: Scene,
+    why: &str,
+    mut before: impl FnMut(&Fake, usize, bool),
+) -> Fake {
+    let Scene { fake, turns, waited } = scene;
+    settle_on(&fake, why, waited, |waited| before(&fake, turns, waited)).await;
+    for (number, turn) in story.turns.iter().enumerate().skip(turns) {
         turn(&fake);
-        settle(&fake, &why).await;
+        settle_on(&fake, why, false, |waited| before(&fake, number + 1, waited)).await;
     }
     let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
     (story.holds)(&fake, &seen);
     assert_eq!(fake.begun(), 1, "{why}: a cluster begins once\n{}", fake.journal());
-    (fake.changes(), fake.ended_around())
+    fake
 }
 
 fn in_service(seen: &Seen) -> usize {
@@ -353,11 +369,25 @@ const STORIES: [Story; 21] = [
 async fn every_story_ends_well_wherever_the_operator_ends() {
     let mut ended_around = BTreeSet::new();
     for story in &STORIES {
-        let (changes, _) = play(story, None).await;
+        // Each is the last before the changes that follow.
+        let mut scenes: Vec<Scene> = Vec::new();
+        let begin = Scene { fake: Fake::new((story.spec)()), turns: 0, waited: false };
+        let ended = play(story, begin, story.name, |fake, turns, waited| {
+            scenes.pop_if(|last| last.fake.changes() == fake.changes());
+            scenes.push(Scene { fake: fake.fork(), turns, waited });
+        })
+        .await;
+        let changes = ended.changes();
         assert!(changes > 5, "{}: {changes} changes", story.name);
         for number in 0..changes {
+            let scene = scenes.iter().rfind(|scene| scene.fake.changes() <= number);
+            let Scene { fake, turns, waited } = scene.expect("nothing is changed before the first");
             for crash in [Crash::Before(number), Crash::After(number)] {
-                ended_around.extend(play(story, Some(crash)).await.1);
+                let scene = Scene { fake: fake.fork(), turns: *turns, waited: *waited };
+                scene.fake.crash_at(crash);
+                let why = format!("{}, crash {crash:?}", story.name);
+                let ended = play(story, scene, &why, |_, _, _| {}).await;
+                ended_around.extend(ended.ended_around());
             }
         }
     }

@@ -38,6 +38,7 @@ pub(super) type Admission = fn(Child, &mut Value);
 
 pub(super) struct Fake(Mutex<Inner>, Memory);
 
+#[derive(Clone)]
 struct Inner {
     cluster: KvCluster,
     version: u64,
@@ -131,6 +132,7 @@ fn user_of(set: &Value) -> &Value {
 /// Of one region: the nodes of its voters, and the one that leads.
 type Voters = (BTreeSet<u64>, Option<u64>);
 
+#[derive(Clone)]
 struct Flotilla {
     id: String,
     version: u64,
@@ -198,6 +200,11 @@ impl Fake {
         )
     }
 
+    /// The same world, which goes its own way from here on.
+    pub(super) fn fork(&self) -> Self {
+        Self(Mutex::new(self.0.lock().clone()), self.1.copy())
+    }
+
     /// A policy changes what is stored from now on.
     pub(super) fn admit(&self, admission: Admission) {
         self.0.lock().admission = admission;
@@ -223,8 +230,8 @@ impl Fake {
         self.0.lock().deletes = child;
     }
 
-    pub(super) fn crash_at(&self, crash: Option<Crash>) {
-        self.0.lock().crash = crash;
+    pub(super) fn crash_at(&self, crash: Crash) {
+        self.0.lock().crash = Some(crash);
     }
 
     pub(super) fn judge_disks_only(&self) {
