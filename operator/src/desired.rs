@@ -94,6 +94,10 @@ pub struct Desired {
     /// restarted. Invariant: no operator code goes into it, so that an upgrade of the operator
     /// restarts nobody.
     pub template_hash: String,
+    /// The pods' template as it is sent, of node 0.
+    pub template: Value,
+    /// Its hash, which is that of the templates of all nodes.
+    pub sent_template: String,
     /// Hash of the settings' text, by which their ConfigMap is named.
     pub config_hash: String,
     /// Id of the cluster whose disks belong here.
@@ -152,13 +156,15 @@ impl Desired {
         let Some(settings) = settings.filter(|_| errors.is_empty()) else {
             return Err(Invalid(errors));
         };
-        let desired = Self {
+        let mut desired = Self {
             names: Names {
                 namespace: cluster.metadata.namespace.clone().unwrap_or_default(),
                 name: cluster.metadata.name.clone().unwrap_or_default(),
                 domain: defaults.domain.clone(),
             },
             template_hash: template_hash(spec, &image, &settings),
+            template: Value::Null,
+            sent_template: String::new(),
             config_hash: hash::hash(&json!({children::CONFIG_FILE: settings.yaml()})),
             cluster_id: adopted.clone().unwrap_or_else(|| uid.replace('-', "").to_lowercase()),
             adopts: adopted.is_some(),
@@ -173,6 +179,8 @@ impl Desired {
             user: defaults.user,
             lends: defaults.lends.clone(),
         };
+        desired.template = children::template(&desired);
+        desired.sent_template = children::sent_hash(&desired.template, &desired.names);
         match children::check_pod_template(&desired) {
             Ok(()) => Ok(desired),
             Err(wrong) => Err(Invalid(vec![wrong])),

@@ -43,11 +43,10 @@ use serde_json::{Value, json};
 use super::{CONFIG_FILE, config_map, metadata, value};
 use crate::{
     desired::Desired,
-    drift::{self, Drift},
-    hash,
+    drift, hash,
     names::{
-        CLIENT_PORT, CLUSTER_ID, CONTAINER, HTTP_PORT, PEER_PORT, SENT_TEMPLATE, TEMPLATE_HASH,
-        VOLUME,
+        CLIENT_PORT, CLUSTER_ID, CONTAINER, HTTP_PORT, Names, PEER_PORT, SENT_TEMPLATE,
+        TEMPLATE_HASH, VOLUME,
     },
     overlay, rights,
     settings::DATA_DIR,
@@ -93,9 +92,8 @@ pub(super) fn build(
         }),
         status: None,
     });
-    let template = template(desired, ordinal);
-    set["metadata"]["annotations"][SENT_TEMPLATE] = json!(sent_hash(&template, desired));
-    set["spec"]["template"] = template;
+    set["metadata"]["annotations"][SENT_TEMPLATE] = json!(desired.sent_template);
+    set["spec"]["template"] = template_like(&desired.template, desired, ordinal);
     set["spec"]["volumeClaimTemplates"] =
         claims_now.cloned().unwrap_or_else(|| claims(desired, ordinal));
     set
@@ -131,10 +129,11 @@ fn labels(desired: &Desired, ordinal: i32) -> BTreeMap<String, String> {
     labels
 }
 
-/// The same for the pods of all nodes.
-fn sent_hash(template: &Value, desired: &Desired) -> String {
+/// Of a template as it is sent: the same for the pods of all nodes.
+#[must_use]
+pub fn sent_hash(template: &Value, names: &Names) -> String {
     let mut shared = template.clone();
-    for key in desired.names.selector_of(0).keys() {
+    for key in names.selector_of(0).keys() {
         shared["metadata"]["labels"][key] = Value::Null;
     }
     hash::hash(&shared)
@@ -166,14 +165,15 @@ pub fn claim_size(claims: &Value) -> Option<Quantity> {
     Some(Quantity(size.to_owned()))
 }
 
-/// The pods' template, with the user's overlay.
-fn template(desired: &Desired, ordinal: i32) -> Value {
+/// The template of the pod of node 0, with the user's overlay. [`template_like`] makes those of the others.
+#[must_use]
+pub fn template(desired: &Desired) -> Value {
     let mut template = value(&base(desired));
     if let Some(patch) = &desired.spec.pod_template {
         overlay::lay_over(&mut template, patch);
     }
     // Not for the overlay to change: by these the operator finds the pod, and the pod its cluster.
-    for (key, label) in labels(desired, ordinal) {
+    for (key, label) in labels(desired, 0) {
         template["metadata"]["labels"][key] = json!(label);
     }
     template["metadata"]["annotations"][TEMPLATE_HASH] = json!(desired.template_hash);
@@ -200,31 +200,26 @@ pub fn image_of(template: &Value) -> Option<&str> {
 /// The image that the pods are to be given, which the overlay may have changed.
 #[must_use]
 pub fn server_image(desired: &Desired) -> String {
-    image_of(&template(desired, 0)).unwrap_or(&desired.image).to_owned()
+    image_of(&desired.template).unwrap_or(&desired.image).to_owned()
 }
 
 /// # Errors
 /// An overlay that makes no pod template, or names a field that there is not.
 pub fn check_pod_template(desired: &Desired) -> Result<(), String> {
-    // The same for every node, but for a label.
-    let merged = template(desired, 0);
-    let parsed: PodTemplateSpec =
-        serde_json::from_value(merged.clone()).map_err(|error| format!("podTemplate: {error}"))?;
-    match drift::drift(&merged, &value(&parsed)) {
-        Some(Drift::Differs(path) | Drift::HasMore(path)) => {
-            Err(format!("podTemplate: there is no field {}", path.trim_start_matches('.')))
+    let merged = &desired.template;
+    if desired.spec.pod_template.is_some() {
+        let parsed: PodTemplateSpec = serde_json::from_value(merged.clone())
+            .map_err(|error| format!("podTemplate: {error}"))?;
+        if let Some(drift) = drift::drift(merged, &value(&parsed)) {
+            let path = drift.path().trim_start_matches('.');
+            return Err(format!("podTemplate: there is no field {path}"));
         }
-        None => {
-            let server = parsed
-                .spec
-                .is_some_and(|spec| spec.containers.iter().any(|each| each.name == CONTAINER));
-            if server {
-                rights::refuse(&merged, &desired.names, &desired.lends)
-            } else {
-                Err(format!("podTemplate: removes the container {CONTAINER}"))
-            }
+        let containers = parsed.spec.map(|spec| spec.containers).unwrap_or_default();
+        if containers.iter().all(|each| each.name != CONTAINER) {
+            return Err(format!("podTemplate: removes the container {CONTAINER}"));
         }
     }
+    rights::refuse(merged, &desired.names, &desired.lends)
 }
 
 fn base(desired: &Desired) -> PodTemplateSpec {

@@ -288,10 +288,7 @@ impl View<'_> {
         };
         let claims = live.pointer("/spec/volumeClaimTemplates").map(strip_claims);
         let mut set = children::build(child, self.desired, replicas, claims.as_ref());
-        let stays = self.holds_template()
-            || self.waits_for_its_turn(ordinal, live)
-            || self.is_of_other_code(ordinal, live);
-        if template == Template::AsItIs && stays {
+        if template == Template::AsItIs && self.keeps_template(ordinal, live) {
             set["spec"]["template"] = live["spec"]["template"].clone();
             // Of what was applied when that template was.
             copy_annotation(&mut set, live, OBJECT_HASH);
@@ -304,6 +301,13 @@ impl View<'_> {
         }
         pin(&mut set, live);
         set
+    }
+
+    /// The template is not ours to write now, whatever is in it.
+    pub(super) fn keeps_template(&self, ordinal: i32, live: &Value) -> bool {
+        self.holds_template()
+            || self.waits_for_its_turn(ordinal, live)
+            || self.is_of_other_code(ordinal, live)
     }
 
     fn give_template_of(&self, other: &Value, ordinal: i32, set: &mut Value) {
@@ -342,11 +346,13 @@ impl View<'_> {
         if children::template_hash(live) != Some(wished) || !self.is_initialized() || stopped {
             return false;
         }
-        let now = children::build(Child::StatefulSet(ordinal), self.desired, 0, None);
-        let of = |object: &Value, key: &str| object["metadata"]["annotations"][key].clone();
+        let noted = &live["metadata"]["annotations"];
+        if let Some(sent) = noted[SENT_TEMPLATE].as_str() {
+            return sent != self.desired.sent_template;
+        }
         // An operator that did not note it noted what it sent as a whole.
-        let key = if of(live, SENT_TEMPLATE).is_null() { OBJECT_HASH } else { SENT_TEMPLATE };
-        of(live, key) != of(&now, key)
+        let now = children::build(Child::StatefulSet(ordinal), self.desired, 0, None);
+        noted[OBJECT_HASH] != now["metadata"]["annotations"][OBJECT_HASH]
     }
 
     /// The pod of a StatefulSet has not had its turn with the template that is asked for: the one that it
