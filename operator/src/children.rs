@@ -24,7 +24,7 @@ pub use self::{
     network::read_peers,
     stateful_set::{
         ADVERTISE_HOST, check_pod_template, claim_size, configs, image_of, replicas, sent_hash,
-        server_image, template, template_hash, template_like,
+        server_image, template, template_also_by, template_hash, template_like,
     },
 };
 use crate::{desired::Desired, hash, names::OBJECT_HASH};

@@ -11,6 +11,9 @@ pub const OBJECT_HASH: &str = "flotilla.dev/object-hash";
 /// On a StatefulSet: hash of the pods' template that was sent, of which the operator's own code and flags are a
 /// part.
 pub const SENT_TEMPLATE: &str = "flotilla.dev/sent-template-hash";
+/// On a StatefulSet: who else wrote the pods' template since the operator did, as it was sent again with what they
+/// wrote.
+pub const TEMPLATE_ALSO_BY: &str = "flotilla.dev/template-also-by";
 /// On a volume claim: the node whose disk it was was removed. Deleted before its ordinal is used
 /// again.
 pub const DECOMMISSIONED: &str = "flotilla.dev/decommissioned-node-id";

@@ -16,7 +16,7 @@
 //!
 //! `OnDelete`, since only the operator knows when the node may be restarted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::{
@@ -45,8 +45,8 @@ use crate::{
     desired::Desired,
     drift, hash,
     names::{
-        CLIENT_PORT, CLUSTER_ID, CONTAINER, HTTP_PORT, Names, PEER_PORT, SENT_TEMPLATE,
-        TEMPLATE_HASH, VOLUME,
+        CLIENT_PORT, CLUSTER_ID, CONTAINER, HTTP_PORT, MANAGER, Names, PEER_PORT, SENT_TEMPLATE,
+        TEMPLATE_ALSO_BY, TEMPLATE_HASH, VOLUME,
     },
     overlay, rights,
     settings::DATA_DIR,
@@ -150,6 +150,24 @@ pub fn replicas(set: &Value) -> i32 {
 #[must_use]
 pub fn template_hash(set: &Value) -> Option<&str> {
     set["spec"]["template"]["metadata"]["annotations"][TEMPLATE_HASH].as_str()
+}
+
+/// Who else wrote the template of a StatefulSet since we did, as far as the API server tells, which notes the last
+/// time of everybody who writes; or as was noted when it was sent again with what they wrote.
+#[must_use]
+pub fn template_also_by(set: &Value) -> BTreeSet<&str> {
+    let noted = set["metadata"]["annotations"][TEMPLATE_ALSO_BY].as_str();
+    let entries = set["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let writers = entries.filter(|entry| {
+        entry.pointer("/fieldsV1/f:spec/f:template").is_some_and(|fields| !fields.is_null())
+    });
+    let of_us = |entry: &&Value| entry["manager"] == MANAGER;
+    // All in UTC and of whole seconds, so that texts are ordered as times are.
+    let time = |entry: &'_ Value| entry["time"].as_str().map(str::to_owned);
+    let ours = writers.clone().filter(of_us).filter_map(time).max();
+    let since = writers.filter(|entry| !of_us(entry) && time(entry) >= ours);
+    let since = since.filter_map(|entry| entry["manager"].as_str());
+    noted.iter().flat_map(|noted| noted.split(", ")).chain(since).collect()
 }
 
 /// ConfigMaps that pods of a StatefulSet are made with.

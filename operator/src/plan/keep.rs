@@ -320,6 +320,23 @@ impl View<'_> {
         told
     }
 
+    /// What somebody wrote into a template that is not ours to write now.
+    fn edited_templates(&self) -> Vec<String> {
+        let edited = self.seen.sets().filter_map(|(ordinal, live)| {
+            let also_by: Vec<_> = children::template_also_by(live).into_iter().collect();
+            let is_told = !also_by.is_empty() && self.keeps_template(ordinal, live);
+            is_told.then(|| {
+                format!(
+                    "{}: its template was also written by {}; a pod that is made anew comes with that until it \
+                     has its turn (spec.restartedAt gives all pods theirs)",
+                    Child::StatefulSet(ordinal).title(self.desired),
+                    also_by.join(", ")
+                )
+            })
+        });
+        edited.collect()
+    }
+
     /// An object as it would be applied beside what is there.
     pub(super) fn as_applied(&self, child: Child, live: &Value) -> Value {
         if let Child::StatefulSet(ordinal) = child {
@@ -535,6 +552,9 @@ impl View<'_> {
         }
         for message in self.quarrels() {
             self.trouble("Contended", message);
+        }
+        for message in self.edited_templates() {
+            self.trouble("TemplateEdited", message);
         }
         let names = &self.desired.names;
         let taken: Vec<String> = self

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     answers::REPLICAS,
     children::{self, Child},
-    names::{OBJECT_HASH, SENT_TEMPLATE},
+    names::{OBJECT_HASH, SENT_TEMPLATE, TEMPLATE_ALSO_BY},
     seen::{Node, Slot, State, VolumeClaim},
 };
 
@@ -293,6 +293,12 @@ impl View<'_> {
             // Of what was applied when that template was.
             copy_annotation(&mut set, live, OBJECT_HASH);
             copy_annotation(&mut set, live, SENT_TEMPLATE);
+            // What is sent is ours from then on, and nobody could tell.
+            let also_by = children::template_also_by(live);
+            if !also_by.is_empty() {
+                let also_by: Vec<_> = also_by.into_iter().collect();
+                set["metadata"]["annotations"][TEMPLATE_ALSO_BY] = also_by.join(", ").into();
+            }
         }
         if template == Template::OfItsPod
             && let Some(before) = self.template_of_before(ordinal)

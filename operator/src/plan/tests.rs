@@ -2038,6 +2038,52 @@ fn operator_of_other_code_writes_no_template_before_its_turn() {
 }
 
 #[test]
+fn template_that_waits_and_that_somebody_else_wrote_is_told() {
+    let written = |manager: &str, time: &str, fields: Value| {
+        json!({
+            "manager": manager, "operation": "Update", "time": time, "fieldsV1": {"f:spec": fields},
+        })
+    };
+    let template = || json!({"f:template": {"f:spec": {"f:hostNetwork": {}}}});
+    let ours = || written(crate::names::MANAGER, "2026-01-01T10:00:05Z", template());
+    let with = |spec: Value, entries: Vec<Value>| {
+        let mut seen = well(3, spec, json!({}));
+        let set = seen.children.get_mut(&Child::StatefulSet(0)).expect("a set");
+        set["metadata"]["managedFields"] = json!(entries);
+        set["metadata"]["labels"] = json!({});
+        seen
+    };
+    let told = |seen: &Seen| {
+        let troubles = plan(seen, &defaults(), now()).troubles;
+        troubles.into_iter().find(|trouble| trouble.reason == "TemplateEdited")
+    };
+    let other = || json!({"restartedAt": "2026-01-01T00:00:00Z"});
+    let later = |fields: Value| written("kubectl-edit", "2026-01-01T10:00:06Z", fields);
+    let before = written("kubectl-edit", "2026-01-01T10:00:04Z", template());
+    for (why, spec, entries) in [
+        ("nobody", other(), vec![ours()]),
+        ("before we wrote it", other(), vec![before, ours()]),
+        ("something else", other(), vec![ours(), later(json!({"f:replicas": {}}))]),
+        ("what is put back", json!({}), vec![ours(), later(template())]),
+    ] {
+        assert_eq!(told(&with(spec, entries)), None, "{why}");
+    }
+    let mut seen = with(other(), vec![ours(), later(template())]);
+    let words = told(&seen).expect("told").message;
+    assert!(words.contains("StatefulSet kv-0") && words.contains("kubectl-edit"), "{words}");
+    // It is ours as soon as anything of the object is written.
+    let Some(Action::Change(Change::Apply(Child::StatefulSet(0), sent, _))) =
+        plan(&seen, &defaults(), now()).action
+    else {
+        panic!("it lacks its labels");
+    };
+    let set = seen.children.get_mut(&Child::StatefulSet(0)).expect("a set");
+    *set = *sent;
+    set["metadata"]["managedFields"] = json!([ours()]);
+    assert_eq!(told(&seen).expect("still").message, words);
+}
+
+#[test]
 fn preview_tells_all_that_a_spec_leads_to() {
     let mut seen = well(
         3,
