@@ -43,6 +43,8 @@ label! {
     SnapshotResult, "result" {
         Done = "done",
         Failed = "failed",
+        /// The node that was to send it could not read it from its own disk.
+        Unread = "unread",
     }
 }
 
@@ -297,6 +299,11 @@ impl RaftMetrics {
         self.requests.forwarded_total.inc();
     }
 
+    #[cfg(test)]
+    pub(crate) fn snapshots_ended(&self, direction: Direction, result: SnapshotResult) -> u64 {
+        self.snapshots_total[direction.index()][result.index()].get()
+    }
+
     /// Counts a snapshot that is on its way from here on; as failed when the guard is dropped
     /// before it was told that it is done.
     #[must_use]
@@ -307,6 +314,7 @@ impl RaftMetrics {
         SnapshotUnderWay {
             done: count(SnapshotResult::Done),
             failed: Some(count(SnapshotResult::Failed)),
+            unread: count(SnapshotResult::Unread),
         }
     }
 }
@@ -316,6 +324,7 @@ impl RaftMetrics {
 pub struct SnapshotUnderWay {
     done: IntCounter,
     failed: Option<IntCounter>,
+    unread: IntCounter,
 }
 
 impl SnapshotUnderWay {
@@ -323,6 +332,12 @@ impl SnapshotUnderWay {
     pub fn done(mut self) {
         self.failed = None;
         self.done.inc();
+    }
+
+    /// This node cannot read it from its disk; the receiver has done nothing wrong.
+    pub fn unread(mut self) {
+        self.failed = None;
+        self.unread.inc();
     }
 }
 

@@ -44,6 +44,7 @@ fn labelled_children_count_apart() {
     metrics.raft.add_messages(&[append.clone(), append.clone(), append]);
     drop(metrics.raft.snapshot(Direction::Receive));
     metrics.raft.snapshot(Direction::Send).done();
+    metrics.raft.snapshot(Direction::Send).unread();
     metrics.requests.busy("reads");
     metrics.raft.busy("reads");
     for total in [4, 4, 7] {
@@ -59,6 +60,7 @@ fn labelled_children_count_apart() {
         (r#"flotilla_raft_snapshots_total{direction="receive",result="done"}"#, 0.0),
         (r#"flotilla_raft_snapshots_total{direction="send",result="failed"}"#, 0.0),
         (r#"flotilla_raft_snapshots_total{direction="send",result="done"}"#, 1.0),
+        (r#"flotilla_raft_snapshots_total{direction="send",result="unread"}"#, 1.0),
         (r#"flotilla_busy_total{queue="reads"}"#, 2.0),
         (r#"flotilla_busy_total{queue="requests"}"#, 7.0),
         ("flotilla_raft_fsync_seconds_count", 1.0),

@@ -30,7 +30,7 @@ use crate::{
         batch::{Change, WriteBatch},
         engine::{
             Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Quick,
-            Read, Stage, View,
+            Read, Row, Stage, View,
         },
         keys,
         memory::MemoryEngine,
@@ -82,8 +82,59 @@ struct State {
     /// Changing calls so far.
     calls: usize,
     fails: Option<(usize, Failing)>,
+    /// Where a block of the disk is damaged: whoever comes there is told so.
+    damaged: Damage,
     /// Bytes of values, by the thread that read them.
     read_bytes: HashMap<ThreadId, usize>,
+}
+
+type Damage = Vec<(Family, KeyRange)>;
+
+/// The error of a read that needs a damaged block.
+fn damaged(family: Family, key: &[u8]) -> Error {
+    Error::Corrupt { message: format!("injected, {family:?} {key:02x?}") }
+}
+
+fn is_damaged(damage: &Damage, family: Family, key: &[u8]) -> bool {
+    damage.iter().any(|(of, range)| *of == family && range.contains(key))
+}
+
+/// A pinned state with damaged blocks.
+struct DamagedView {
+    view: Arc<dyn View>,
+    damage: Damage,
+}
+
+impl View for DamagedView {}
+
+impl Read for DamagedView {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        if is_damaged(&self.damage, family, key) {
+            return Err(damaged(family, key));
+        }
+        self.view.get(family, key)
+    }
+
+    fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
+        let (rows, damage) = (self.view.scan(family, range, direction), self.damage.clone());
+        Box::new(DamagedCursor { rows, family, damage })
+    }
+}
+
+struct DamagedCursor<'a> {
+    rows: Box<dyn Cursor + 'a>,
+    family: Family,
+    damage: Damage,
+}
+
+impl Cursor for DamagedCursor<'_> {
+    fn next(&mut self) -> Result<Option<Row<'_>>, Error> {
+        let Self { rows, family, damage } = self;
+        match rows.next()? {
+            Some((key, _)) if is_damaged(damage, *family, key) => Err(damaged(*family, key)),
+            row => Ok(row),
+        }
+    }
 }
 
 impl Probe {
@@ -133,6 +184,20 @@ impl Probe {
         while state.drops_left == Some(usize::MAX) {
             self.changed.wait(&mut state);
         }
+    }
+
+    /// Whoever reads a row of the range is told of damage from now on, until [`Probe::mend`].
+    pub(crate) fn damage(&self, family: Family, range: KeyRange) {
+        self.state.lock().damaged.push((family, range));
+    }
+
+    pub(crate) fn mend(&self) {
+        self.state.lock().damaged.clear();
+    }
+
+    fn over_damage(&self, view: Arc<dyn View>) -> Arc<dyn View> {
+        let damage = self.state.lock().damaged.clone();
+        if damage.is_empty() { view } else { Arc::new(DamagedView { view, damage }) }
     }
 
     fn wait_for_disk(&self) {
@@ -212,6 +277,9 @@ fn describe(change: &Change<'_>) -> String {
 impl Read for Probe {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
         self.wait_for_disk();
+        if is_damaged(&self.state.lock().damaged, family, key) {
+            return Err(damaged(family, key));
+        }
         let value = self.inner.get(family, key)?;
         let bytes = value.as_ref().map_or(0, Bytes::len);
         *self.state.lock().read_bytes.entry(thread::current().id()).or_default() += bytes;
@@ -220,7 +288,9 @@ impl Read for Probe {
 
     fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
         self.wait_for_disk();
-        self.inner.scan(family, range, direction)
+        let damage = self.state.lock().damaged.clone();
+        let rows = self.inner.scan(family, range, direction);
+        if damage.is_empty() { rows } else { Box::new(DamagedCursor { rows, family, damage }) }
     }
 }
 
@@ -255,12 +325,12 @@ impl Engine for Probe {
     }
 
     fn view(&self) -> Arc<dyn View> {
-        self.inner.view()
+        self.over_damage(self.inner.view())
     }
 
     fn read_view(&self) -> Arc<dyn View> {
         self.wait_for_disk();
-        self.inner.read_view()
+        self.over_damage(self.inner.read_view())
     }
 
     fn sync(&self) -> Result<(), Error> {

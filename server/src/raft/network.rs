@@ -1,5 +1,8 @@
 //! openraft's network, over the transport that all regions of the node share.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     sync::{
         Arc,
@@ -38,7 +41,7 @@ use super::{
     region_view::RegionView,
     reversion::{Reversions, is_reversion},
     snapshot::{self, SnapshotData},
-    transport::{BACKOFF_MAX, Lane, Transport, budget::Gate},
+    transport::{BACKOFF_MAX, Lane, Transport, Unfinished, budget::Gate},
 };
 use crate::{
     clock,
@@ -170,6 +173,15 @@ impl Connection {
             }
         };
         tokio::time::timeout(self.network.retry_min, applied).await.is_ok()
+    }
+
+    fn tell_unread(&self, reason: &str) {
+        let Network { region, peer, transport, .. } = &self.network;
+        let (node, to) = (transport.identity().node, self.target);
+        tracing::error!(
+            %region, %peer, %node, %to, reason,
+            "the state of a region cannot be sent: this node cannot read it from its own disk"
+        );
     }
 
     fn new(network: Network, target: PeerId, node: NodeId, lane: Lane) -> Self {
@@ -462,10 +474,15 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let range = range_of(&sender.region().descriptor);
             Ok::<_, snapshot::Error>((sender, data.approximate_bytes(Family::Default, &range)))
         });
-        let (sender, bytes) = opening
-            .await
-            .map_err(|error| failed(error.to_string()))?
-            .map_err(|error| failed(error.to_string()))?;
+        let (sender, bytes) = match opening.await.map_err(|error| failed(error.to_string()))? {
+            Ok(opened) => opened,
+            Err(error @ snapshot::Error::Empty { .. }) => return Err(failed(error.to_string())),
+            Err(error) => {
+                under_way.unread();
+                self.tell_unread(&error.to_string());
+                return Err(failed(error.to_string()));
+            }
+        };
         let identity = network.transport.identity();
         let region = sender.region();
         // The state is as of now: after a loss of leadership it may be of a later leader.
@@ -495,7 +512,13 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         };
         let result = match sent_to_end {
             Ok(result) => result,
-            Err(error) => {
+            // That the sender's disk is at fault says nothing of the receiver: another one would fare no better.
+            Err(error @ Unfinished::Unread { .. }) => {
+                under_way.unread();
+                self.tell_unread(&error.to_string());
+                return Err(failed(error.to_string()));
+            }
+            Err(Unfinished::Undelivered(error)) => {
                 attempt.failed(&error.to_string(), clock::now());
                 return Err(failed(error.to_string()));
             }

@@ -5,8 +5,9 @@
 //! remembers how often and since when a snapshot came to nothing, and why; the placement driver then looks for
 //! another node, and people are told.
 //!
-//! That a receiver is busy with others says nothing of it. What is told stays so until a snapshot is taken, also while
-//! the next one is under way: a node that refuses late would else count as coming for most of the time.
+//! That a receiver is busy with others says nothing of it, and nor does it that the leader cannot read what it is to
+//! send: that is told of the leader's node. What is told stays so until a snapshot is taken, also while the next one is
+//! under way: a node that refuses late would else count as coming for most of the time.
 
 use std::{sync::Arc, time::Duration};
 

@@ -58,7 +58,7 @@ pub use self::{
     link::BACKOFF_MAX,
     room::Room,
     service::RaftService,
-    snapshots::{SnapshotTurn, client},
+    snapshots::{SnapshotTurn, Unfinished, client},
 };
 pub use v1::Lane;
 

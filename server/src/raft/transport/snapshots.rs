@@ -22,6 +22,16 @@ pub fn client(channel: Channel) -> RaftClient<Channel> {
         .max_encoding_message_size(FRAME_BYTES_ACCEPTED)
 }
 
+/// Why a snapshot was not installed; the receiver is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfinished {
+    /// This node cannot read what it was to send: its own disk is at fault, and not the receiver.
+    #[error("read the snapshot: {reason}")]
+    Unread { reason: String },
+    #[error(transparent)]
+    Undelivered(#[from] Undelivered),
+}
+
 /// What the snapshots that this node sends share.
 pub(super) struct Shipping {
     turns: Arc<Semaphore>,
@@ -108,8 +118,10 @@ impl Transport {
         node: NodeId,
         header: v1::SnapshotHeader,
         mut sender: Sender,
-    ) -> Result<v1::SnapshotResult, Undelivered> {
-        let lost = |reason: String| Undelivered { node, cause: Cause::Lost(reason) };
+    ) -> Result<v1::SnapshotResult, Unfinished> {
+        let lost = move |reason: String| Undelivered { node, cause: Cause::Lost(reason) };
+        let unread =
+            |error: &dyn std::fmt::Display| Unfinished::Unread { reason: error.to_string() };
         let channel = connect(&self.office, node).await.map_err(lost)?;
         let (chunks, stream) = mpsc::channel(2);
         let rate = Arc::clone(&self.shipping.rate);
@@ -117,7 +129,7 @@ impl Transport {
         let metrics = Arc::clone(&self.office.metrics);
         let runtime = tokio::runtime::Handle::current();
         let while_read = turn.clone();
-        let mut reader = tokio::task::spawn_blocking(move || -> Result<(), String> {
+        let mut reader = tokio::task::spawn_blocking(move || -> Result<(), Unfinished> {
             let _turn = while_read;
             let header = v1::SnapshotChunk { body: Some(v1::snapshot_chunk::Body::Header(header)) };
             let mut next = Some(header);
@@ -130,21 +142,20 @@ impl Transport {
                 let taken = runtime.block_on(async {
                     tokio::time::timeout(idle, chunks.send(chunk))
                         .await
-                        .map_err(|_| format!("the receiver has taken nothing for {idle:?}"))
+                        .map_err(|_| lost(format!("the receiver has taken nothing for {idle:?}")))
                 })?;
                 if taken.is_err() {
                     return Ok(()); // the receiver answered or went away; its answer decides
                 }
                 pause(rate.pay(bytes));
                 fail::fail_point!("snapshot-while-sending");
-                next =
-                    sender.next_chunk().map_err(|error| format!("read the snapshot: {error}"))?;
+                next = sender.next_chunk().map_err(|error| unread(&error))?;
             }
             Ok(())
         });
         let mut client = client(channel);
-        let read_to_end = |read: Result<Result<(), String>, tokio::task::JoinError>| {
-            read.map_err(|error| lost(format!("read the snapshot: {error}")))?.map_err(lost)
+        let read_to_end = |read: Result<Result<(), Unfinished>, tokio::task::JoinError>| {
+            read.map_err(|error| unread(&error))?
         };
         let calling = client.snapshot(ReceiverStream::new(stream));
         tokio::pin!(calling);
@@ -162,7 +173,7 @@ impl Transport {
             }
         };
         drop(turn);
-        answer.map(Response::into_inner).map_err(|status| lost(status.to_string()))
+        Ok(answer.map(Response::into_inner).map_err(|status| lost(status.to_string()))?)
     }
 }
 
