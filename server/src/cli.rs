@@ -1,4 +1,5 @@
-//! What the command line asks for, and the exit code: 0 done, 1 failed, 64 wrong usage.
+//! What the command line asks for, and the exit code: 0 done, 1 failed, 64 wrong usage. A process that panics, or does
+//! not end within ten seconds after its node has, aborts (`panics.rs`, `node/exit.rs`).
 
 mod demo;
 mod healthcheck;

@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::joined::Joined;
 use self::{
-    exit::{EXIT_MAX, end_within},
+    exit::{EXIT_MAX, Ending, end_within},
     identity::Identity,
     ports::Ports,
 };
@@ -114,8 +114,15 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     };
     let regions = new_runtime("raft", raft_threads)?;
     let node_config = config.clone();
-    let outcome = regions.block_on(async move { serve(node_config, cores).await });
+    let served = regions.block_on(async move { serve(node_config, cores).await });
+    let (outcome, ending) = match served {
+        Ok(ended) => ended,
+        // It may have the disk open all the same.
+        Err(error) => (Err(error), end_within(EXIT_MAX)),
+    };
+    ending.waits_for("the tasks of the node");
     regions.shutdown_timeout(Duration::from_secs(1));
+    ending.waits_for("the threads of RocksDB");
     outcome
 }
 
@@ -131,7 +138,11 @@ fn new_runtime(name: &str, threads: usize) -> anyhow::Result<runtime::Runtime> {
     builder.thread_name(name).enable_all().build().context("start a runtime")
 }
 
-async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
+/// Answers how the node has ended, and who watches the process from then on.
+///
+/// # Errors
+/// When the node has not begun.
+async fn serve(config: Config, cores: usize) -> anyhow::Result<(anyhow::Result<()>, Ending)> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), data_dir = %config.data_dir.display(), "starting node");
     // Ordering: before anything that takes time, so that no signal is lost meanwhile.
     let mut signals = StopSignals::listen().context("listen to signals")?;
@@ -143,7 +154,7 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
         opened = Node::open(config, ports.advertised(), failure) => opened,
         signal = signals.next() => {
             tracing::info!(signal, "told to stop before the disk was open");
-            return Ok(());
+            return Ok((Ok(()), end_within(EXIT_MAX)));
         }
     };
     let (node, writer_thread) = opened?;
@@ -188,9 +199,13 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<()> {
         }
     };
     // Ordering: before anything that may wait for a disk that hangs.
-    end_within(EXIT_MAX);
+    let ending = end_within(EXIT_MAX);
+    ending.waits_for("the background work of RocksDB");
     node.end_background_work();
-    ended
+    // Ordering: what is left of the node goes while it is known who is waited for.
+    ending.waits_for("the ends of what used the disk");
+    drop(node);
+    Ok((ended, ending))
 }
 
 /// Opens the instances of RocksDB, as soon as nobody else has them open.
