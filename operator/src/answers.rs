@@ -83,7 +83,7 @@ impl Refusal {
         let (why, definite) = match error {
             Error::Refused(why) => (why, true),
             Error::Failed(why) => (why, false),
-            Error::Moved(_) | Error::NotLeading => return before,
+            Error::Moved(_) | Error::Unreadable(_) | Error::NotLeading => return before,
         };
         let tries = Tries::again(before.as_ref().map(|refusal| &refusal.tries), now);
         Some(Self { why: why.clone(), definite, tries })

@@ -14,11 +14,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
 
 use crate::{
-    crd,
+    crd::{self, KvCluster},
     desired::{Defaults, OperatorPlace},
     rbac,
     rights::{self, Right},
@@ -282,6 +283,23 @@ fn read(file: &Path) -> anyhow::Result<String> {
     fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
 }
 
+/// The KvCluster of a file: as it is meant, and as it is written, without the defaults of this version.
+fn read_cluster(file: &Path) -> anyhow::Result<(KvCluster, Value)> {
+    let text = read(file)?;
+    let file = file.display();
+    let object: Value =
+        serde_yaml::from_str(&text).with_context(|| format!("{file} is no YAML"))?;
+    let unknown = crd::unknown_fields(&object);
+    ensure!(
+        unknown.is_empty(),
+        "{file} is no KvCluster of this version: there is no {}",
+        unknown.join(", no ")
+    );
+    let cluster = serde_json::from_value(object.clone())
+        .with_context(|| format!("{file} is no KvCluster"))?;
+    Ok((cluster, object))
+}
+
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
@@ -305,6 +323,25 @@ mod tests {
     #[test]
     fn command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn file_with_a_misspelt_field_is_refused_by_its_name() {
+        let path = std::env::temp_dir().join(format!("kvcluster-{}.yaml", std::process::id()));
+        let read = |text: &str| {
+            fs::write(&path, text).expect("written");
+            read_cluster(&path).map(|(cluster, _)| cluster.spec.replicas)
+        };
+        let head = "apiVersion: flotilla.dev/v1alpha1\nkind: KvCluster\nmetadata: {name: kv}\n";
+        let good = read(&format!("{head}spec: {{replicas: 5, storage: {{size: 1Gi}}}}"));
+        let misspelt = read(&format!("{head}spec: {{replica: 5, storage: {{size: 1Gi}}}}"));
+        let incomplete = read(&format!("{head}spec: {{replicas: 5}}"));
+        fs::remove_file(&path).expect("removed");
+        assert_eq!(good.expect("read"), 5);
+        let error = format!("{:#}", misspelt.expect_err("refused"));
+        assert!(error.contains("no .spec.replica"), "{error}");
+        let error = format!("{:#}", incomplete.expect_err("refused"));
+        assert!(error.contains("storage"), "{error}");
     }
 
     #[test]

@@ -152,15 +152,9 @@ async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, Error> {
     let key = key(&cluster);
-    if let Err(error) = &cluster.0 {
-        // A resource that another version of the definition let in: only an edit helps.
-        tracing::error!(
-            namespace = key.namespace,
-            cluster = key.name,
-            "read the KvCluster: {error}"
-        );
-        return Ok(Action::await_change());
-    }
+    // What the watch brought is no look: it is as old as the last event, and may have been shown by another
+    // definition.
+    context.metrics.begin(&key);
     let began = clock::now();
     let result = pass::pass(&context.world, &key, &context.defaults).await;
     let seconds = began.elapsed().as_secs_f64();
@@ -188,6 +182,9 @@ async fn reconcile(
         Err(error) => {
             context.metrics.passed(seconds, None);
             tracing::warn!(namespace = key.namespace, cluster = key.name, "pass failed: {error}");
+            if let Error::Unreadable(why) = &error {
+                context.events.cannot_read(&cluster.object_ref(&()), why).await;
+            }
             Err(error)
         }
     }
@@ -217,4 +214,111 @@ fn after_error(
     let count = failures.entry(key(&cluster)).or_default();
     *count = count.saturating_add(1);
     Action::requeue((RETRY_MIN * 2_u32.saturating_pow((*count - 1).min(10))).min(RETRY_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        Router,
+        body::Bytes,
+        http::{Method, StatusCode, Uri},
+        response::Json,
+    };
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::lease::Leadership;
+
+    /// An API server of one KvCluster, or of none, and what it was sent.
+    struct Server {
+        cluster: Option<Value>,
+        sent: Arc<Mutex<Vec<Value>>>,
+    }
+
+    impl Server {
+        fn of(cluster: Option<Value>) -> Self {
+            Self { cluster, sent: Arc::default() }
+        }
+
+        fn context(&self) -> Arc<Context> {
+            let (cluster, sent) = (self.cluster.clone(), Arc::clone(&self.sent));
+            let serve = move |method: Method, uri: Uri, body: Bytes| {
+                let (cluster, sent) = (cluster.clone(), Arc::clone(&sent));
+                async move {
+                    if method == Method::POST {
+                        let object: Value = serde_json::from_slice(&body).expect("JSON");
+                        sent.lock().push(object.clone());
+                        return (StatusCode::CREATED, Json(object));
+                    }
+                    match cluster.filter(|_| uri.path().ends_with("/kvclusters/kv")) {
+                        Some(cluster) => (StatusCode::OK, Json(cluster)),
+                        None => (
+                            StatusCode::NOT_FOUND,
+                            Json(json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                                "code": 404, "reason": "NotFound", "message": "no"})),
+                        ),
+                    }
+                }
+            };
+            let client = Client::new(Router::new().fallback(serve), "ns");
+            let metrics = Metrics::new().expect("metrics");
+            let leadership = Arc::new(Leadership::alone());
+            Arc::new(Context {
+                world: Kubernetes::new(
+                    client.clone(),
+                    Defaults::default(),
+                    metrics.clone(),
+                    leadership,
+                ),
+                defaults: Defaults::default(),
+                metrics,
+                events: Events::new(client, "me"),
+                failures: Mutex::default(),
+            })
+        }
+    }
+
+    fn cluster(mode: &str) -> Value {
+        json!({"apiVersion": "flotilla.dev/v1alpha1", "kind": "KvCluster",
+            "metadata": {"name": "kv", "namespace": "ns", "uid": "u"},
+            "spec": {"storage": {"size": "1Gi"}, "tls": {"mode": mode}}})
+    }
+
+    fn watched(cluster: Value) -> Arc<DeserializeGuard<KvCluster>> {
+        Arc::new(serde_json::from_value(cluster).expect("anything can be watched"))
+    }
+
+    #[tokio::test]
+    async fn cluster_that_cannot_be_read_is_an_error_that_is_told() {
+        let server = Server::of(Some(cluster("ofTomorrow")));
+        let context = server.context();
+        let watched = watched(cluster("ofTomorrow"));
+        assert!(watched.0.is_err());
+        let result = reconcile(Arc::clone(&watched), Arc::clone(&context)).await;
+        let error = result.expect_err("an error, which is tried again");
+        assert!(matches!(&error, Error::Unreadable(why) if why.contains("ofTomorrow")), "{error}");
+        let metrics = context.metrics.text();
+        for series in [
+            "flotilla_operator_reconciles_total{result=\"error\"} 1",
+            "flotilla_operator_cluster_observed_timestamp_seconds{cluster=\"kv\",namespace=\"ns\"}",
+        ] {
+            assert!(metrics.contains(series), "no {series} in {metrics}");
+        }
+        let sent = server.sent.lock();
+        let [event] = sent.as_slice() else { panic!("{sent:?}") };
+        assert_eq!((&event["reason"], &event["type"]), (&json!("Unreadable"), &json!("Warning")));
+        assert_eq!(event["regarding"]["uid"], "u");
+        let note = event["note"].as_str().unwrap_or_default();
+        assert!(note.contains("ofTomorrow"), "{note}");
+    }
+
+    #[tokio::test]
+    async fn what_the_watch_could_not_read_is_looked_at_all_the_same() {
+        // It is gone since.
+        let context = Server::of(None).context();
+        let watched = watched(cluster("ofTomorrow"));
+        let result = reconcile(watched, Arc::clone(&context)).await;
+        assert_eq!(result.expect("no error"), Action::await_change());
+        assert!(!context.metrics.text().contains("cluster_observed"), "it is forgotten");
+    }
 }

@@ -5,6 +5,7 @@
 
 mod spec;
 mod status;
+mod strict;
 
 pub use self::{
     spec::{
@@ -13,6 +14,7 @@ pub use self::{
         TrafficPolicy,
     },
     status::{Condition, KvClusterStatus, Member, Operation, RegionCounts},
+    strict::unknown_fields,
 };
 
 use kube::CustomResourceExt as _;

@@ -1,5 +1,6 @@
 //! Events: what was done and what went wrong, where `kubectl describe` shows it.
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, Resource as _,
     runtime::events::{Event, EventType, Recorder, Reporter},
@@ -40,19 +41,41 @@ impl Events {
 
     /// An event that cannot be sent is logged, and never holds anything up.
     pub async fn tell(&self, outcome: &Outcome) {
-        let cluster = &outcome.seen.cluster;
+        let about = outcome.seen.cluster.object_ref(&());
         for told in of(outcome) {
-            let event = Event {
-                type_: if told.warning { EventType::Warning } else { EventType::Normal },
-                reason: told.reason,
-                note: Some(cut(told.note)),
-                action: told.action,
-                secondary: None,
-            };
-            if let Err(error) = self.0.publish(&event, &cluster.object_ref(&())).await {
-                tracing::warn!("publish an event: {error}");
-            }
+            self.publish(told, &about).await;
         }
+    }
+
+    /// As [`Self::tell`], about a KvCluster of which no more than its name is understood.
+    pub async fn cannot_read(&self, about: &ObjectReference, why: &str) {
+        self.publish(unreadable(why), about).await;
+    }
+
+    async fn publish(&self, told: Told, about: &ObjectReference) {
+        let event = Event {
+            type_: if told.warning { EventType::Warning } else { EventType::Normal },
+            reason: told.reason,
+            note: Some(cut(told.note)),
+            action: told.action,
+            secondary: None,
+        };
+        if let Err(error) = self.0.publish(&event, about).await {
+            tracing::warn!("publish an event: {error}");
+        }
+    }
+}
+
+fn unreadable(why: &str) -> Told {
+    Told {
+        warning: true,
+        reason: "Unreadable".to_owned(),
+        action: "Look".to_owned(),
+        note: format!(
+            "operator {} does not understand this KvCluster ({why}): its definition may be a newer operator's. Its \
+             pods run on; nothing is looked at or done, and its status is an old one",
+            env!("CARGO_PKG_VERSION")
+        ),
     }
 }
 

@@ -23,6 +23,7 @@ use kube::{
         DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
         PropagationPolicy, TypeMeta,
     },
+    core::DeserializeGuard,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -456,11 +457,12 @@ async fn ask_again(names: &Names, pods: &mut BTreeMap<i32, seen::Pod>) {
 impl World for Kubernetes {
     async fn look(&self, key: &Key) -> Result<Option<Seen>, Error> {
         let names = self.names(key);
-        let clusters: Api<KvCluster> = self.api(&key.namespace);
+        let clusters: Api<DeserializeGuard<KvCluster>> = self.api(&key.namespace);
         let cluster = clusters.get_opt(&key.name).await;
         let Some(cluster) = cluster.map_err(|error| failed("read the KvCluster", error))? else {
             return Ok(None);
         };
+        let cluster = cluster.0.map_err(|invalid| Error::Unreadable(invalid.error))?;
         let desired = Desired::of(&cluster, &self.defaults).ok();
         let monitors = cluster.spec.metrics.service_monitor && self.has_service_monitors().await;
         let zone = cluster.spec.placement.topology_key.as_deref().unwrap_or(pods::ZONE);

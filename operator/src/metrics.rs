@@ -93,7 +93,11 @@ impl Metrics {
             quorum: gauges("quorum", "1 while every region has a quorum", &[])?,
             operation: gauges("operation", "1 while an operation of this kind goes on", &["kind"])?,
             condition: gauges("condition", "1 for the present status", &["condition", "status"])?,
-            observed: gauges("observed_timestamp_seconds", "Last look, since 1970", &[])?,
+            observed: gauges(
+                "observed_timestamp_seconds",
+                "Last look, since 1970; before the first one, when it began",
+                &[],
+            )?,
             registry,
             shown: Arc::default(),
         })
@@ -138,6 +142,16 @@ impl Metrics {
                 Did::Noted | Did::Nothing => return,
             };
             self.actions_total.with_label_values(&[action.name(), result]).inc();
+        }
+    }
+
+    /// A cluster is about to be looked at. One of which no look ever ends is seen to grow old as well.
+    pub fn begin(&self, key: &Key) {
+        let mut shown = self.shown.lock();
+        if !shown.contains_key(key) {
+            shown.insert(key.clone(), None);
+            let labels = [key.namespace.as_str(), key.name.as_str()];
+            self.observed.with_label_values(&labels).set(clock::wall().as_second());
         }
     }
 

@@ -29,6 +29,9 @@ pub enum Error {
     /// The other side will not do it now; it says why. Nothing was changed.
     #[error("{0}")]
     Refused(String),
+    /// The KvCluster is not of a form that this operator knows; what is wrong with it. Nothing was changed.
+    #[error("read the KvCluster: {0}")]
+    Unreadable(String),
     /// This operator may not act: another one leads.
     #[error("this operator does not lead")]
     NotLeading,

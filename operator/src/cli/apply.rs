@@ -18,12 +18,8 @@ use crate::{clock, crd::KvCluster};
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
 
 pub(super) fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
-    let file = args.file.display();
-    let object: Value = serde_yaml::from_str(&super::read(&args.file)?)
-        .with_context(|| format!("{file} is no YAML"))?;
-    // What is sent is what the file says, without the defaults of this version.
-    let cluster: KvCluster = serde_json::from_value(object.clone())
-        .with_context(|| format!("{file} is no KvCluster"))?;
+    // What is sent is what the file says.
+    let (cluster, object) = super::read_cluster(&args.file)?;
     super::runtime()?.block_on(send(args, &cluster, &object))
 }
 

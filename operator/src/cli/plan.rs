@@ -36,10 +36,7 @@ const OF_NODES: [&str; 7] = [
 const NO_UID: &str = "00000000-0000-0000-0000-000000000000";
 
 pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<String> {
-    let file = args.file.display();
-    let text = super::read(&args.file)?;
-    let wanted: KvCluster =
-        serde_yaml::from_str(&text).with_context(|| format!("{file} is no KvCluster"))?;
+    let (wanted, _) = super::read_cluster(&args.file)?;
     super::runtime()?.block_on(look_and_plan(args, wanted))
 }
 

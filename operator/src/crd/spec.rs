@@ -1,4 +1,8 @@
 //! What a user asks for.
+//!
+//! Invariant: a field that is not known here is passed over. The API server gives every KvCluster that it shows
+//! the defaults of the definition that it has now, which may be a newer operator's; it keeps no field that this one
+//! does not know either. Misspelt ones are found by whoever reads a file (see [`super::unknown_fields`]).
 
 #![expect(unreachable_pub, reason = "deriving a schema with rules makes copies of the types")]
 
@@ -61,7 +65,7 @@ use super::status::KvClusterStatus;
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message(crate::names::NO_SERVICE_NAME)
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.replicationFactor <= self.replicas")
         .message("each peer of a region needs a node of its own")
@@ -137,7 +141,7 @@ pub struct KvClusterSpec {
 
 /// The volume of each node.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && \
         (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
@@ -163,7 +167,7 @@ pub struct Storage {
 
 /// When regions are cut and joined.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Regions {
     /// Size at which a region is split, as in `256Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -182,7 +186,7 @@ pub struct Regions {
 
 /// Where peers go.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Placement {
     /// Label of Kubernetes nodes over whose values the peers of a region are spread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -209,7 +213,7 @@ pub enum TlsMode {
 
 /// Encryption between nodes and of clients.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("(self.mode == 'certManager') == has(self.issuerRef)")
         .message("issuerRef is for the mode certManager, which needs it")
@@ -226,7 +230,7 @@ pub struct ClusterTls {
 
 /// How the nodes are watched.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Metrics {
     /// Make a ServiceMonitor, for the operator of Prometheus. A Prometheus in another namespace reads nothing
     /// until `networkPolicy.from` names it.
@@ -265,7 +269,7 @@ impl Default for Metrics {
 
 /// Who may connect. Policies add up: another NetworkPolicy can let more in, none can let fewer.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ClusterNetwork {
     /// Make a NetworkPolicy.
     #[serde(default = "yes")]
@@ -323,7 +327,7 @@ pub enum TrafficPolicy {
 /// The Services. What is about addresses holds for all three, the rest for the one that has the
 /// cluster's name.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ServiceTemplate {
     /// Beware: whoever reaches it can read and write everything.
     #[serde(default, rename = "type")]
@@ -344,7 +348,7 @@ pub struct ServiceTemplate {
 
 /// A Secret of the kind `kubernetes.io/dockerconfigjson`.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PullSecret {
     /// Its name.
     #[schemars(length(min = 1, max = 253))]

@@ -46,15 +46,55 @@ fn a_minimal_resource_is_enough() {
 }
 
 #[test]
-fn misspelt_fields_are_refused() {
-    for spec in [
-        json!({"storage": {"size": "10Gi"}, "replica": 3}),
-        json!({"storage": {"size": "10Gi", "class": "fast"}}),
-        json!({"storage": {"size": "10Gi"}, "tls": {"mode": "enabled"}}),
-        json!({}),
+fn misspelt_fields_of_a_file_are_found() {
+    for (spec, want) in [
+        (json!({"replica": 3}), &[".spec.replica"][..]),
+        (json!({"storage": {"class": "fast"}}), &[".spec.storage.class"]),
+        (json!({"imagePullSecrets": [{"nam": "x"}]}), &[".spec.imagePullSecrets[0].nam"]),
+        (
+            json!({"tls": {"mod": "disabled", "issuerRef": {"any": 1}}, "confg": {}}),
+            &[".spec.confg", ".spec.tls.mod"],
+        ),
+        (
+            json!({"config": {"any": {"thing": 1}}, "podTemplate": {"x": 1}, "restartedAt": "",
+                "metrics": {"labels": {"release": "x"}, "relabelings": [{"any": 1}]},
+                "networkPolicy": {"from": [{"podSelector": {}}]}}),
+            &[],
+        ),
     ] {
+        assert_eq!(unknown_fields(&json!({"spec": spec})), want, "{spec}");
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    for spec in [json!({"storage": {"size": "10Gi"}, "tls": {"mode": "enabled"}}), json!({})] {
         assert!(serde_json::from_value::<KvClusterSpec>(spec.clone()).is_err(), "{spec}");
     }
+}
+
+/// As the API server shows it while the definition is that of a newer operator: with its defaults.
+#[test]
+fn resource_with_fields_of_a_newer_definition_is_read() {
+    let mut spec = serde_json::to_value(
+        serde_json::from_value::<KvClusterSpec>(json!({"storage": {"size": "10Gi"}}))
+            .expect("a spec"),
+    )
+    .expect("JSON");
+    let known = spec.clone();
+    let objects = spec.as_object_mut().expect("an object").values_mut();
+    for object in objects.filter_map(Value::as_object_mut) {
+        object.insert("ofTomorrow".to_owned(), json!(true));
+    }
+    spec["ofTomorrow"] = json!({"enabled": true});
+    assert!(unknown_fields(&json!({"spec": spec})).len() > 5, "{spec}");
+    let cluster = json!({"apiVersion": "flotilla.dev/v1alpha1", "kind": "KvCluster",
+        "metadata": {"name": "kv"}, "spec": spec,
+        "status": {"replicas": 3, "ofTomorrow": 1, "operation": {"kind": "x", "target": "",
+            "step": "", "startedAt": "", "ofTomorrow": 1}}});
+    let read: KvCluster = serde_json::from_value(cluster).expect("it is read");
+    assert_eq!(serde_json::to_value(&read.spec).expect("JSON"), known);
+    assert_eq!(read.status.expect("a status").replicas, 3);
 }
 
 #[test]
