@@ -274,7 +274,9 @@ impl Answers {
             // One with other settings, and another name.
             Change::Delete { child: Child::ConfigMap, .. } => (Child::ConfigMap, None, None, false),
             Change::Delete { child, .. } => (*child, None, Some(DELETED), false),
-            Change::NoteVolume { name, .. }
+            Change::MarkVolume { name, .. }
+            | Change::UnmarkVolume { name, .. }
+            | Change::NoteVolume { name, .. }
             | Change::KeepVolume { name, .. }
             | Change::ReleaseVolume { name, .. }
             | Change::GrowVolume { name, .. } => {
@@ -284,9 +286,7 @@ impl Answers {
                 self.volumes.extend(refusal.map(|refusal| (what, refusal)));
                 return;
             }
-            Change::DeletePod { .. } | Change::MarkVolume { .. } | Change::DeleteVolume { .. } => {
-                return;
-            }
+            Change::DeletePod { .. } | Change::DeleteVolume { .. } => return,
         };
         let answer = self.children.entry(child).or_default();
         match result {

@@ -182,6 +182,7 @@ fn reason(action: &Action) -> &'static str {
             Change::Scale { .. } => "Scaled",
             Change::DeletePod { .. } => "PodRestarted",
             Change::MarkVolume { .. } => "VolumeDecommissioned",
+            Change::UnmarkVolume { .. } => "VolumeWanted",
             Change::NoteVolume { .. } => "VolumeNoted",
             Change::DeleteVolume { .. } => "VolumeDeleted",
             Change::KeepVolume { .. } => "VolumeRetained",

@@ -368,6 +368,12 @@ impl Kubernetes {
                     json!({"metadata": {"uid": uid, "annotations": {DECOMMISSIONED: node_id}}});
                 done(&format!("mark volume {name}"), patch_claim(&claims(), name, patch).await)
             }
+            Change::UnmarkVolume { name, uid } => {
+                let patch =
+                    json!({"metadata": {"uid": uid, "annotations": {DECOMMISSIONED: null}}});
+                let unmarked = patch_claim(&claims(), name, patch).await;
+                done(&format!("take the mark off volume {name}"), unmarked)
+            }
             Change::NoteVolume { name, uid, cluster_id } => {
                 let patch =
                     json!({"metadata": {"uid": uid, "annotations": {CLUSTER_ID: cluster_id}}});

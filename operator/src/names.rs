@@ -14,8 +14,9 @@ pub const SENT_TEMPLATE: &str = "flotilla.dev/sent-template-hash";
 /// On a StatefulSet: who else wrote the pods' template since the operator did, as it was sent again with what they
 /// wrote.
 pub const TEMPLATE_ALSO_BY: &str = "flotilla.dev/template-also-by";
-/// On a volume claim: the node whose disk it was was removed. Deleted before its ordinal is used
-/// again.
+/// On a volume claim: the node whose disk it was was removed or given up; or `none`, where none joined on it.
+/// Emptied before its ordinal is used again. Invariant: by itself it is no proof, since a pod may have joined
+/// after it was written; what deletes such a claim asks the node table.
 pub const DECOMMISSIONED: &str = "flotilla.dev/decommissioned-node-id";
 /// On a volume claim: id of the cluster whose data it is for.
 pub const CLUSTER_ID: &str = "flotilla.dev/cluster-id";

@@ -158,6 +158,11 @@ pub enum Change {
         uid: String,
         node_id: String,
     },
+    /// The mark is taken off: the disk is a member's, or is to be.
+    UnmarkVolume {
+        name: String,
+        uid: String,
+    },
     /// A claim that is known by its uid bears the cluster's id, as the others do.
     NoteVolume {
         name: String,
@@ -399,7 +404,8 @@ impl<'a> View<'a> {
         if self.holds_template() {
             // Nothing that would bring its template to the pods.
             return self
-                .cover_members()
+                .take_marks_off()
+                .or_else(|| self.cover_members())
                 .or_else(|| self.begin())
                 .or_else(|| self.children())
                 .or_else(|| self.note_volumes())
@@ -414,7 +420,8 @@ impl<'a> View<'a> {
         }
         // Objects come before repairs, and pods that do not run are made anew before anything is waited
         // for: a spec that is put right must reach the pod that everything else waits for.
-        self.cover_members()
+        self.take_marks_off()
+            .or_else(|| self.cover_members())
             .or_else(|| self.begin())
             .or_else(|| self.children())
             .or_else(|| self.note_volumes())
@@ -506,7 +513,7 @@ impl<'a> View<'a> {
         let members = if self.seen.table.is_some() {
             self.last_member()
         } else {
-            let disks = self.seen.volumes.iter().filter(|(_, disk)| disk.decommissioned.is_none());
+            let disks = self.seen.volumes.iter().filter(|(at, disk)| !self.is_let_go(**at, disk));
             let known = self.seen.cluster.status.iter().flat_map(|status| &status.members);
             let known =
                 known.filter_map(|member| self.desired.names.ordinal_of_pod(&member.pod_name));
@@ -592,6 +599,7 @@ deeds! {
     Scale, "Scale", "after-scale";
     DeletePod, "DeletePod", "after-delete-pod";
     MarkVolume, "MarkVolume", "after-mark-volume";
+    UnmarkVolume, "UnmarkVolume", "after-unmark-volume";
     NoteVolume, "NoteVolume", "after-note-volume";
     DeleteVolume, "DeleteVolume", "after-delete-volume";
     KeepVolume, "KeepVolume", "after-keep-volume";
@@ -641,6 +649,7 @@ impl Change {
             Self::Scale { .. } => Deed::Scale,
             Self::DeletePod { .. } => Deed::DeletePod,
             Self::MarkVolume { .. } => Deed::MarkVolume,
+            Self::UnmarkVolume { .. } => Deed::UnmarkVolume,
             Self::NoteVolume { .. } => Deed::NoteVolume,
             Self::DeleteVolume { .. } => Deed::DeleteVolume,
             Self::KeepVolume { .. } => Deed::KeepVolume,
@@ -668,6 +677,7 @@ impl Change {
             Self::DeletePod { .. } => "pods",
             Self::KeepVolume { .. } => "persistentvolumes",
             Self::MarkVolume { .. }
+            | Self::UnmarkVolume { .. }
             | Self::NoteVolume { .. }
             | Self::DeleteVolume { .. }
             | Self::ReleaseVolume { .. }

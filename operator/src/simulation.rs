@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use self::fake::{Crash, Fake};
+use self::fake::{Crash, Fake, Moment};
 use crate::{
     children::Child,
     crd::KvClusterStatus,
@@ -128,7 +128,7 @@ fn replicas(fake: &Fake, replicas: i32) {
     fake.edit(|spec| spec["replicas"] = json!(replicas));
 }
 
-const STORIES: [Story; 21] = [
+const STORIES: [Story; 22] = [
     Story {
         name: "a claim loses the note whose it is",
         spec: || json!({"replicas": 1, "replicationFactor": 1}),
@@ -143,6 +143,18 @@ const STORIES: [Story; 21] = [
             fake.have_a_second_thought(4);
         }],
         holds: |_, seen| assert_eq!(in_service(seen), 4),
+    },
+    Story {
+        name: "a pod that nobody has joined in yet is to go, and is wanted again",
+        spec: || json!({"replicas": 3, "replicationFactor": 3}),
+        turns: &[|fake| {
+            replicas(fake, 4);
+            fake.change_minds(&[(Moment::Pod(3), 3), (Moment::Marked(3), 4)]);
+        }],
+        holds: |_, seen| {
+            assert_eq!(in_service(seen), 4);
+            assert!(seen.volumes.values().all(|volume| volume.decommissioned.is_none()));
+        },
     },
     Story {
         name: "somebody adds a variable to the pods' template",
@@ -639,6 +651,52 @@ async fn lost_quorum_is_told_and_nothing_is_given_up() {
     let done: Vec<_> = fake.journal().lines().map(ToOwned::to_owned).collect();
     let new = &done[before.lines().count()..];
     assert!(new.iter().all(|line| line.contains("note")), "{new:#?}");
+}
+
+/// A mark that an operator writes which slept, on the disk of a node that has joined meanwhile.
+#[tokio::test]
+async fn disk_of_a_member_is_never_emptied_whatever_its_claim_says() {
+    for mark in ["none", "4", "9"] {
+        let fake = Fake::new(json!({"replicas": 4, "replicationFactor": 3}));
+        settle(&fake, "create").await;
+        fake.mark(3, mark);
+        fake.edit(|spec| spec["stopped"] = json!(true));
+        settle(&fake, "stopped").await;
+        fake.edit(|spec| spec["stopped"] = json!(false));
+        settle(&fake, "started").await;
+        let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+        assert_eq!(in_service(&seen), 4, "{mark}: {}", fake.journal());
+        assert_eq!(seen.volumes[&3].decommissioned, None, "{mark}");
+        assert_eq!(tries(&fake, "DeleteVolume"), 0, "{mark}: {}", fake.journal());
+    }
+}
+
+/// What the operator notes gives way to the next thing that it does.
+#[tokio::test]
+async fn node_that_was_given_up_is_replaced_whatever_else_happens_meanwhile() {
+    let fake = Fake::new(
+        json!({"replicas": 4, "replicationFactor": 3, "placement": {"maxNodeDown": "30s"}}),
+    );
+    settle(&fake, "create").await;
+    fake.break_disk(2);
+    until(&fake, "it is given up", |seen, _| {
+        let table = seen.table.as_ref();
+        let given_up = table.is_some_and(|table| table.nodes.iter().any(|row| row.forced));
+        if given_up {
+            fake.rest_placement(60);
+        }
+        given_up
+    })
+    .await;
+    fake.edit(|spec| spec["restartedAt"] = json!("2026-01-01T00:00:00Z"));
+    fake.start_slowly(20);
+    fake.evict(0);
+    passes(&fake, 10).await;
+    fake.start_slowly(1);
+    settle(&fake, "it is replaced").await;
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    assert_eq!(in_service(&seen), 4, "{}", fake.journal());
+    assert_eq!(fake.kept(), 1, "what is on it is a person's to judge\n{}", fake.journal());
 }
 
 #[tokio::test]

@@ -13,6 +13,10 @@ impl View<'_> {
         if row.forced {
             let mut operation = self.operation(Kind::Repair, &name, "WaitRemoved");
             operation.node_id = i64::try_from(id).ok();
+            if let Some(mark) = ordinal.and_then(|ordinal| self.mark_given_up(ordinal, id)) {
+                let why = format!("node {id} was given up, and its disk is not to be used again");
+                return Some(Step::Act(operation, Action::Change(mark), why));
+            }
             let why =
                 format!("node {id} was given up; {} of its peers are being replaced", row.peers);
             return Some(Step::Wait(operation, why));

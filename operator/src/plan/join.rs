@@ -11,6 +11,11 @@ impl View<'_> {
         let wanted = 0..self.desired.spec.replicas;
 
         // First the one that is half way in.
+        // Invariant: nobody joins on a disk that may be emptied.
+        let is_marked = |ordinal: i32| {
+            let volume = self.seen.volumes.get(&ordinal);
+            volume.is_some_and(|volume| volume.decommissioned.is_some())
+        };
         let half = table.nodes.iter().find(|row| {
             row.is_member()
                 && !row.demoted
@@ -32,7 +37,9 @@ impl View<'_> {
                     let why = format!("node {} in pod {name} is ready for peers", row.node_id);
                     Some(Step::Act(operation, Action::Call(call), why))
                 }
-                (State::Joining, Some(Node::Unjoined { .. } | Node::Joined(_))) => {
+                (State::Joining, Some(Node::Unjoined { .. } | Node::Joined(_)))
+                    if !is_marked(ordinal) =>
+                {
                     Some(self.add(ordinal, expected_version))
                 }
                 // Its disk was lost meanwhile: a case for repair.
@@ -49,6 +56,7 @@ impl View<'_> {
                 && !pod.terminating
                 && matches!(pod.node, Node::Unjoined { .. })
                 && self.member(**ordinal).is_none()
+                && !is_marked(**ordinal)
         });
         empty.map(|(ordinal, _)| self.add(*ordinal, expected_version))
     }

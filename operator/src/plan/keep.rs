@@ -202,11 +202,8 @@ impl View<'_> {
     /// lost.
     pub(super) fn note_volumes(&self) -> Option<Step> {
         let mut unnoted = self.seen.volumes.values().filter(|volume| volume.unnoted);
-        let volume = unnoted.find(|volume| {
-            let refused =
-                self.seen.answers.refused_volume(&volume.name, Deed::NoteVolume, self.now);
-            !volume.terminating && refused.is_none_or(|(_, may_try)| may_try)
-        })?;
+        let volume =
+            unnoted.find(|volume| !volume.terminating && self.may_do(volume, Deed::NoteVolume))?;
         let change = Change::NoteVolume {
             name: volume.name.clone(),
             uid: volume.uid.clone(),
@@ -447,9 +444,9 @@ impl View<'_> {
             |view: &Self, step| view.operation(Kind::GrowVolumes, &view.desired.names.name, step);
         let (mut refused, mut fixed) = (Vec::new(), Vec::new());
         let mut next = None;
-        for volume in self.seen.volumes.values() {
+        for (ordinal, volume) in &self.seen.volumes {
             if volume.terminating
-                || volume.decommissioned.is_some()
+                || self.is_let_go(*ordinal, volume)
                 || !drift::is_larger(size, &volume.requested)
             {
                 continue;

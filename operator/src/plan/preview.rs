@@ -61,9 +61,9 @@ impl View<'_> {
                 None => lines.push(format!("remove pod {name}; its volume stays")),
             }
         }
-        for volume in self.seen.volumes.values() {
+        for (ordinal, volume) in &self.seen.volumes {
             if drift::is_larger(&desired.spec.storage.size, &volume.requested)
-                && volume.decommissioned.is_none()
+                && !self.is_let_go(*ordinal, volume)
             {
                 let size = &desired.spec.storage.size;
                 lines.push(format!(

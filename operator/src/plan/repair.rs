@@ -106,6 +106,10 @@ impl View<'_> {
             return Some(Step::Wait(operation, message));
         }
         self.trouble("NodeLost", message.clone());
+        if let Some(mark) = self.mark_given_up(ordinal, id) {
+            "MarkVolume".clone_into(&mut operation.step);
+            return Some(Step::Act(operation, Action::Change(mark), message));
+        }
         let expected_version = self.seen.table.as_ref()?.version;
         let call = Call::RemoveNode { node_id: id, force: true, expected_version };
         Some(Step::Act(operation, Action::Call(call), message))
@@ -124,12 +128,13 @@ impl View<'_> {
             Node::Joined(joined) => {
                 joined.cluster_id == self.desired.cluster_id && is_removed(joined.node_id)
             }
-            // It cannot say so itself: then it must be the very disk that the repair is about.
-            Node::Silent(_) => given_up.is_some_and(|operation| {
-                let node = operation.node_id.and_then(|id| u64::try_from(id).ok());
-                node.is_some_and(is_removed)
-                    && volume
-                        .is_some_and(|volume| operation.volume_uid.as_deref() == Some(&volume.uid))
+            // It cannot say so itself: then its claim does, or it must be the very disk that the repair is about.
+            Node::Silent(_) => volume.is_some_and(|volume| {
+                let marked = volume.decommissioned.as_deref().and_then(|mark| mark.parse().ok());
+                let noted = given_up
+                    .filter(|operation| operation.volume_uid.as_deref() == Some(&volume.uid));
+                let noted = noted.and_then(|operation| u64::try_from(operation.node_id?).ok());
+                marked.or(noted).is_some_and(is_removed)
             }),
             Node::Unjoined { .. } => false,
         };

@@ -29,7 +29,7 @@ impl View<'_> {
             // A disk that was let go is no member's.
             let let_go = |ordinal: &i32| {
                 let volume = self.seen.volumes.get(ordinal);
-                volume.is_some_and(|volume| volume.decommissioned.is_some())
+                volume.is_some_and(|volume| self.is_let_go(*ordinal, volume))
             };
             (0..self.wanted_pods()).filter(|ordinal| !let_go(ordinal)).collect()
         } else {
@@ -73,12 +73,8 @@ impl View<'_> {
             return None;
         }
         let wanted = self.wanted_pods();
-        let more = (0..wanted).find(|ordinal| {
-            // It would come with the template of before, and be restarted next.
-            !self.holds_template() && !self.seen.is_held(*ordinal) && self.may_be_held(*ordinal)
-        });
-        if let Some(ordinal) = more {
-            return Some(self.add_pod(ordinal, wanted));
+        if let Some(step) = self.add_pods(wanted) {
+            return Some(step);
         }
         if self.seen.table.is_some() {
             return self
@@ -102,6 +98,26 @@ impl View<'_> {
             && self.seen.answers.may_put_back(child, &want, REPLICAS, self.now).is_ok()
     }
 
+    /// The first that can come; else what the first of them waits for.
+    fn add_pods(&self, wanted: i32) -> Option<Step> {
+        // It would come with the template of before, and be restarted next.
+        if self.holds_template() {
+            return None;
+        }
+        let lacking = (0..wanted)
+            .filter(|ordinal| !self.seen.is_held(*ordinal) && self.may_be_held(*ordinal));
+        let mut waits = None;
+        for ordinal in lacking {
+            match self.add_pod(ordinal, wanted) {
+                Step::Wait(operation, why) => {
+                    waits.get_or_insert(Step::Wait(operation, why));
+                }
+                step => return Some(step),
+            }
+        }
+        waits
+    }
+
     fn add_pod(&self, ordinal: i32, wanted: i32) -> Step {
         let name = self.pod_name(ordinal);
         let kind = self.kind_of_more(Kind::ScaleUp);
@@ -112,6 +128,9 @@ impl View<'_> {
             let operation = self.operation(kind, &name, "DeleteVolume");
             if volume.terminating || self.seen.pods.contains_key(&ordinal) {
                 let why = format!("volume {} is being deleted", volume.name);
+                return Step::Wait(operation, why);
+            }
+            if let Err(why) = self.may_be_emptied(ordinal, volume) {
                 return Step::Wait(operation, why);
             }
             let change = self.delete_volume(volume);
@@ -237,6 +256,7 @@ impl View<'_> {
         let (_, volume) = self.seen.volumes.iter().find(|(ordinal, volume)| {
             **ordinal >= wanted
                 && volume.decommissioned.is_some()
+                && self.may_be_emptied(**ordinal, volume).is_ok()
                 && !volume.terminating
                 && !self.seen.pods.contains_key(ordinal)
         })?;
@@ -330,7 +350,7 @@ impl View<'_> {
         let had = self.pod(ordinal).map(|pod| pod.template_hash.as_deref());
         // An empty disk is any template's to open.
         let has_disk =
-            self.seen.volumes.get(&ordinal).is_some_and(|volume| volume.decommissioned.is_none());
+            self.seen.volumes.get(&ordinal).is_some_and(|volume| !self.is_let_go(ordinal, volume));
         let is_it = |other: i32, live: &Value| {
             let hash = children::template_hash(live);
             match had {

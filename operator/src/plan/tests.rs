@@ -1,5 +1,7 @@
 //! One look, one plan: every scenario as a row.
 
+mod marks;
+
 use std::collections::BTreeMap;
 
 use serde_json::json;
@@ -1922,11 +1924,17 @@ fn pod_whose_claim_somebody_deletes_is_let_be_and_its_disk_is_kept() {
             "VolumeGoing",
         ),
         (
-            "that of a node that leaves",
+            "that of a node that has left",
             going(json!({}), json!({}), &[2], &|seen| {
                 seen.volumes.get_mut(&2).expect("a volume").decommissioned = Some("3".into());
+                table(seen).nodes[2].state = State::Removed;
+                for pod in seen.pods.values_mut() {
+                    if let Node::Joined(joined) = &mut pod.node {
+                        joined.peers.iter_mut().for_each(|peer| peer.voters = [1, 2].into());
+                    }
+                }
             }),
-            Want::Nothing,
+            Want::Does("DeletePod", "kv-2-0"),
             "",
         ),
     ]);

@@ -7,7 +7,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::{Action, Change, Deed, Kind, Step, View};
-use crate::seen::{Node, State, VolumeClaim};
+use crate::seen::{Node, Row, State, VolumeClaim};
 
 impl View<'_> {
     /// Claims that are being deleted with what a node needs.
@@ -29,10 +29,103 @@ impl View<'_> {
             Node::Silent(_) => true,
         });
         volume.terminating
-            && volume.decommissioned.is_none()
+            && !self.is_let_go(ordinal, volume)
             && self.is_initialized()
             && !is_repairs
             && holds_data
+    }
+
+    /// Its claim is marked, and it is no member's as far as is known. The mark alone says nothing: somebody may
+    /// have wanted the node back right after it was written.
+    pub(super) fn is_let_go(&self, ordinal: i32, volume: &VolumeClaim) -> bool {
+        let is_members = || match &self.seen.table {
+            Some(_) => self.member(ordinal).is_some(),
+            None => {
+                let name = self.pod_name(ordinal);
+                let known = self.seen.cluster.status.iter().flat_map(|status| &status.members);
+                known.into_iter().any(|member| member.pod_name == name)
+            }
+        };
+        volume.decommissioned.is_some() && !is_members()
+    }
+
+    /// A marked claim holds nothing that is needed: the node that its mark names was removed, and so was every
+    /// other that had its address. Asked of the node table, whose word alone it is.
+    ///
+    /// # Errors
+    /// Why that is not so, or not known.
+    pub(super) fn may_be_emptied(&self, ordinal: i32, volume: &VolumeClaim) -> Result<(), String> {
+        let name = &volume.name;
+        let Some(table) = &self.seen.table else {
+            // Nobody has joined, and none whose disk is marked begins a cluster.
+            let is_new = !self.is_initialized() && !self.desired.adopts;
+            return if is_new {
+                Ok(())
+            } else {
+                Err(format!(
+                    "whether volume {name} is a node's is not known without the node table"
+                ))
+            };
+        };
+        let marked = volume.decommissioned.as_deref().and_then(|mark| mark.parse().ok());
+        let is_its =
+            |row: &Row| Some(row.node_id) == marked || self.ordinal_of(row) == Some(ordinal);
+        let left = |row: &&Row| is_its(row) && row.state != State::Removed;
+        match table.nodes.iter().find(left) {
+            Some(row) => Err(format!("volume {name} is still that of node {}", row.node_id)),
+            None => Ok(()),
+        }
+    }
+
+    /// Invariant: no member lives on a marked claim. Asked before anybody joins or is made a pod: the node whose
+    /// disk was to go is wanted again, or its pod came back while it was to be given up.
+    pub(super) fn take_marks_off(&self) -> Option<Step> {
+        let (_, volume) = self.seen.volumes.iter().find(|(ordinal, volume)| {
+            let node = self.pod(**ordinal).filter(|pod| !pod.terminating).map(|pod| &pod.node);
+            let is_wanted = match node {
+                Some(Node::Unjoined { .. }) => **ordinal < self.desired.spec.replicas,
+                Some(Node::Joined(joined)) => {
+                    joined.cluster_id == self.desired.cluster_id
+                        && self.seen.row(joined.node_id).is_some_and(Row::is_member)
+                }
+                Some(Node::Removed { .. } | Node::Silent(_)) | None => false,
+            };
+            volume.decommissioned.is_some()
+                && !volume.terminating
+                && self.seen.is_held(**ordinal)
+                && is_wanted
+                && self.may_do(volume, Deed::UnmarkVolume)
+        })?;
+        let change = Change::UnmarkVolume { name: volume.name.clone(), uid: volume.uid.clone() };
+        let why = format!("volume {} was to be emptied, and is wanted as it is", volume.name);
+        Some(Step::Keep(Action::Change(change), why))
+    }
+
+    /// The disk of a node that is given up says so itself: the note of a repair gives way to the next operation,
+    /// and a process that does not live tells nobody whose its disk is. By its uid, since a claim that was made
+    /// anew is another disk.
+    pub(super) fn mark_given_up(&self, ordinal: i32, node_id: u64) -> Option<Change> {
+        let volume = self.seen.volumes.get(&ordinal)?;
+        let members = self.seen.cluster.status.iter().flat_map(|status| &status.members);
+        let mut known = members.filter(|member| u64::try_from(member.node_id) == Ok(node_id));
+        let is_its = known.any(|member| member.pvc_uid.as_deref() == Some(&volume.uid));
+        let is_silent = self.pod(ordinal).is_some_and(|pod| matches!(pod.node, Node::Silent(_)));
+        let marks = is_its
+            && is_silent
+            && volume.decommissioned.is_none()
+            && !volume.terminating
+            && self.seen.answers.refused_volume(&volume.name, Deed::MarkVolume, self.now).is_none();
+        marks.then(|| Change::MarkVolume {
+            name: volume.name.clone(),
+            uid: volume.uid.clone(),
+            node_id: node_id.to_string(),
+        })
+    }
+
+    /// It was not refused a moment ago.
+    pub(super) fn may_do(&self, volume: &VolumeClaim, deed: Deed) -> bool {
+        let refused = self.seen.answers.refused_volume(&volume.name, deed, self.now);
+        refused.is_none_or(|(_, may_try)| may_try)
     }
 
     /// The disk outlives the claim, where that is asked for.
@@ -41,11 +134,9 @@ impl View<'_> {
             return None;
         }
         let volume = self.seen.volumes.values().find(|volume| {
-            let refused =
-                self.seen.answers.refused_volume(&volume.name, Deed::KeepVolume, self.now);
             volume.terminating
                 && volume.kept == Some(false)
-                && refused.is_none_or(|(_, may_try)| may_try)
+                && self.may_do(volume, Deed::KeepVolume)
         })?;
         let change = Change::KeepVolume {
             name: volume.name.clone(),
@@ -63,8 +154,6 @@ impl View<'_> {
             return None;
         }
         let (ordinal, volume) = self.seen.volumes.iter().find(|(ordinal, volume)| {
-            let refused =
-                self.seen.answers.refused_volume(&volume.name, Deed::ReleaseVolume, self.now);
             // Kubernetes would put it back.
             let goes = self.seen.set(**ordinal).is_some_and(|set| {
                 set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Delete"
@@ -72,7 +161,7 @@ impl View<'_> {
             volume.owners.iter().any(|owner| self.is_set_of(**ordinal, owner))
                 && !volume.terminating
                 && !goes
-                && refused.is_none_or(|(_, may_try)| may_try)
+                && self.may_do(volume, Deed::ReleaseVolume)
         })?;
         let left = volume.owners.iter().filter(|owner| !self.is_set_of(*ordinal, owner));
         let change = Change::ReleaseVolume {

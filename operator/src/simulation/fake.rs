@@ -33,6 +33,15 @@ pub(super) enum Crash {
     After(usize),
 }
 
+/// Something that is seen.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Moment {
+    /// There is a pod.
+    Pod(i32),
+    /// Its claim is marked.
+    Marked(i32),
+}
+
 /// What changes objects on their way into the store.
 pub(super) type Admission = fn(Child, &mut Value);
 
@@ -73,6 +82,8 @@ struct Inner {
     placement_stands_still: bool,
     /// Somebody asks for so many nodes while one drains.
     second_thought: Option<i32>,
+    /// Somebody asks for so many nodes as soon as that is so; one after another, the next one last.
+    changes_of_mind: Vec<(Moment, i32)>,
     /// No peer is moved before.
     placement_rests_until: i64,
     /// Somebody deletes this pod then.
@@ -186,6 +197,7 @@ impl Fake {
                 judge_disks_only: false,
                 placement_stands_still: false,
                 second_thought: None,
+                changes_of_mind: Vec::new(),
                 placement_rests_until: 0,
                 pod_goes: None,
                 ended_around: None,
@@ -243,9 +255,28 @@ impl Fake {
         self.0.lock().placement_stands_still = true;
     }
 
+    /// No peer is moved for so many seconds.
+    pub(super) fn rest_placement(&self, seconds: i64) {
+        let mut inner = self.0.lock();
+        inner.placement_rests_until = inner.seconds + seconds;
+    }
+
     /// As soon as a node drains, somebody asks for so many nodes.
     pub(super) fn have_a_second_thought(&self, replicas: i32) {
         self.0.lock().second_thought = Some(replicas);
+    }
+
+    /// Somebody asks for so many nodes at the first of these moments, then at the second, and so on.
+    pub(super) fn change_minds(&self, minds: &[(Moment, i32)]) {
+        self.0.lock().changes_of_mind = minds.iter().rev().copied().collect();
+    }
+
+    /// As an operator does that was frozen for long, and an earlier one did.
+    pub(super) fn mark(&self, ordinal: i32, mark: &str) {
+        let mut inner = self.0.lock();
+        let claim = inner.claims.get_mut(&ordinal).expect("a claim");
+        claim.mark = Some(mark.to_owned());
+        inner.journal.push(format!("-- claim {ordinal} is marked {mark}"));
     }
 
     /// Somebody puts an item into a list.
@@ -610,6 +641,19 @@ impl Inner {
             self.touch_cluster();
             self.placement_rests_until = self.seconds + SECOND_THOUGHT;
             self.journal.push("-- second thoughts".to_owned());
+        }
+        let is_now = |moment: &Moment| match moment {
+            Moment::Pod(ordinal) => self.pods.contains_key(ordinal),
+            Moment::Marked(ordinal) => {
+                self.claims.get(ordinal).is_some_and(|claim| claim.mark.is_some())
+            }
+        };
+        if self.changes_of_mind.last().is_some_and(|(moment, _)| is_now(moment))
+            && let Some((moment, replicas)) = self.changes_of_mind.pop()
+        {
+            self.cluster.spec.replicas = replicas;
+            self.touch_cluster();
+            self.journal.push(format!("-- {moment:?}: {replicas} nodes are wanted"));
         }
         self.readiness();
         let rests = self.placement_stands_still || self.seconds < self.placement_rests_until;
@@ -1097,6 +1141,9 @@ impl Inner {
             }
             Change::MarkVolume { name, uid, node_id } => {
                 self.claim(name, uid)?.mark = Some(node_id.clone());
+            }
+            Change::UnmarkVolume { name, uid } => {
+                self.claim(name, uid)?.mark = None;
             }
             Change::NoteVolume { name, uid, cluster_id } => {
                 let known = seen::knows_volume(&self.cluster, uid);
