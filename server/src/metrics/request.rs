@@ -35,6 +35,8 @@ label! {
         RegionRequests = "region_requests",
         /// Requests passed on to one other node.
         Forwards = "forwards",
+        /// Checksums of regions under way on this node.
+        Checksums = "checksums",
         /// One that has no name of its own here.
         Other = "other",
     }
@@ -57,6 +59,7 @@ impl BusyQueue {
             "proposal_bytes" => Self::ProposalBytes,
             "region_requests" => Self::RegionRequests,
             "forwards" => Self::Forwards,
+            "checksums" => Self::Checksums,
             _ => Self::Other,
         }
     }

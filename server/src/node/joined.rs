@@ -21,6 +21,7 @@ use crate::{
     ids::{ClusterId, NodeId, PeerId, RegionId},
     placement::driver::Driver,
     raft::{
+        checks::Checks,
         log_memory::LogMemory,
         settings,
         transport::{self, Transport, TransportConfig},
@@ -123,6 +124,7 @@ impl Joined {
             runtime: node.runtime.clone(),
             proposal_bytes: Arc::default(),
             disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
+            checks: Checks::default(),
             disk: Arc::new(Gate(node.disk.clone())),
             feature_level: Arc::new(feature_level::FIRST.into()),
         });

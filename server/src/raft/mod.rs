@@ -4,6 +4,7 @@
 //! peer, when it is committed. In between lie `log_store.rs` with `log_writer.rs` (the disk) and
 //! `network.rs` with `transport.rs` (the other nodes).
 
+pub mod checks;
 pub mod convert;
 pub mod log_memory;
 pub mod log_store;

@@ -24,10 +24,10 @@ use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
 };
-use tokio::sync::Semaphore;
 
 use super::{
     Entry, LogId, Membership, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+    checks::{Checks, PINNED_MAX},
     convert::{applied, membership_to_proto, peers_of, stored_membership},
     log_store::PeerLog,
     region_state::{put_state, range_of, read_reached, read_state},
@@ -54,11 +54,6 @@ const APPLY_BYTES_MAX: usize = 4 << 20;
 const READ_HERE_KEYS_MAX: usize = 2048;
 const READ_HERE_BYTES_MAX: usize = 1 << 20;
 
-/// Bound: checksums that this process computes at a time. Each looks at all data of a region on a thread that
-/// may block, of which apply and the reads of clients need some as well; all regions can be checked at once.
-const CHECKSUMS_AT_ONCE_MAX: usize = 4;
-static CHECKSUMS: Semaphore = Semaphore::const_new(CHECKSUMS_AT_ONCE_MAX);
-
 /// A larger write goes to a thread that may block, as does one that RocksDB would hold up.
 const WRITE_HERE_BYTES_MAX: usize = 256 << 10;
 
@@ -83,6 +78,7 @@ pub struct StateMachine {
     /// What the disk says under [`keys::meta::reached`].
     reached: u64,
     metrics: Arc<Metrics>,
+    checks: Checks,
     batch: WriteBatch,
     /// The last write took long.
     slow_disk: bool,
@@ -121,6 +117,7 @@ impl StateMachine {
         data: Arc<dyn Engine>,
         log: Arc<PeerLog>,
         metrics: Arc<Metrics>,
+        checks: Checks,
     ) -> Result<Self, engine::Error> {
         let state = read_state(data.as_ref(), region)?;
         let reached = read_reached(data.as_ref(), region)?;
@@ -135,6 +132,7 @@ impl StateMachine {
             log,
             reached,
             metrics,
+            checks,
             batch: WriteBatch::new(),
             slow_disk: false,
         })
@@ -301,19 +299,24 @@ impl StateMachine {
 
     /// Computes over a pinned view, beside the apply of later entries.
     fn start_checksum(&self) {
+        let index = self.region.state.applied_index;
+        self.view.checksum_begins(index);
+        let Some(place) = self.checks.pin() else {
+            let full = format!("{PINNED_MAX} checksums are under way on this node: check again");
+            return self.view.checksum_ends(index, Err(full));
+        };
         let pinned = self.view.data().view();
         let state = self.region.state.clone();
         let range = range_of(&self.region.descriptor);
-        self.view.checksum_begins(state.applied_index);
         let view: Weak<RegionView> = Arc::downgrade(&self.view);
         tokio::spawn(async move {
-            let turn = CHECKSUMS.acquire().await.expect("it is never closed");
-            // Of a peer that is no more nobody asks.
-            if view.strong_count() == 0 {
+            let turn = place.turn().await;
+            // Of a peer that is no more nobody asks, nor of one of which there are enough that are newer.
+            if view.upgrade().is_none_or(|view| view.checksum(index).is_none()) {
                 return;
             }
             tokio::task::spawn_blocking(move || {
-                let _turn = turn;
+                let _under_way = (turn, place);
                 let summing = || command::checksum(pinned.as_ref(), &range, &state);
                 let outcome = match panics::outlive(summing) {
                     Ok(outcome) => outcome.map_err(|error| error.to_string()),

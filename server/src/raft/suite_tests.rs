@@ -20,6 +20,7 @@ use prost::Message as _;
 
 use super::{
     Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+    checks::Checks,
     fixture::{Writing, append, blank, id, metrics, open_log},
     log_store::LogStore,
     region_view::RegionView,
@@ -182,7 +183,8 @@ impl Disk {
         // A small cache, so that both it and the disk are read.
         let log = open_log(region, &self.log, &self.data, &self.writing.writer, 200);
         let (data, own) = (Arc::clone(&self.data), Arc::clone(&log.0));
-        let machine = StateMachine::open(region, PeerId(1), data, own, metrics()).unwrap();
+        let machine =
+            StateMachine::open(region, PeerId(1), data, own, metrics(), Checks::default()).unwrap();
         (log, Shifted(machine))
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     config::{LogConfig, RaftConfig, ReadsConfig, SnapshotConfig},
     ids::{ClusterId, NodeId, PeerId, RegionId},
     raft::{
+        checks::Checks,
         fixture::{Probe, WAIT, Writing, metrics},
         log_memory::LogMemory,
         settings,
@@ -131,6 +132,7 @@ impl Fixture {
             runtime: tokio::runtime::Handle::current(),
             proposal_bytes: Arc::default(),
             disk_reads: Arc::new(tokio::sync::Semaphore::new(read::DISK_READS_MAX)),
+            checks: Checks::default(),
             disk: Arc::new(AlwaysRoom),
             feature_level: Arc::new(crate::feature_level::FIRST.into()),
         });

@@ -258,6 +258,7 @@ fn open_machine(
         Arc::clone(&env.data),
         Arc::clone(log),
         Arc::clone(&env.metrics),
+        env.checks.clone(),
     )
 }
 

@@ -50,7 +50,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
     raft::{
-        Raft, log_memory::LogMemory, log_store::PeerLog, log_writer::LogWriter,
+        Raft, checks::Checks, log_memory::LogMemory, log_store::PeerLog, log_writer::LogWriter,
         proposal::Admissions, refusal::Refusals, region_view::RegionView, reversion::Reversions,
         transport::Transport,
     },
@@ -76,6 +76,8 @@ pub struct Environment {
     pub proposal_bytes: Arc<AtomicUsize>,
     /// Turns of clients' reads that wait for the disk: [`read::DISK_READS_MAX`] of them.
     pub disk_reads: Arc<Semaphore>,
+    /// Checksums that are computed here.
+    pub checks: Checks,
     /// Client writes are refused while the disk is low.
     pub disk: Arc<dyn DiskGate>,
     /// Of the cluster, by the newest node table; see `feature_level.rs`.

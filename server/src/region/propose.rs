@@ -32,6 +32,9 @@ use crate::{
 /// How long a caller is told to wait when a queue is full.
 const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
 
+/// How long whoever wants a checksum is told to wait: others look at all data of their regions.
+const CHECK_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 impl Peer {
     /// Replicates and applies a write; answers what apply answered, which may be a refusal
     /// (`WriteReply.refused`). One that only reads is served by [`Peer::read`], and costs no peer
@@ -71,7 +74,8 @@ impl Peer {
     /// Makes every peer compute a checksum; answers the index of the entry.
     ///
     /// Bound: one at a time. While this peer computes one, whoever asks for another gets that: each is a
-    /// look at all data of the region on every peer.
+    /// look at all data of the region on every peer. Nor does the node begin one while many are under way on it
+    /// (`raft/checks.rs`).
     ///
     /// # Errors
     /// As for [`Peer::propose_write`].
@@ -83,6 +87,11 @@ impl Peer {
         self.leading_term()?;
         if let Some(index) = self.view.checksum_under_way() {
             return Ok(index);
+        }
+        if !self.env.checks.may_begin() {
+            self.env.metrics.raft.busy("checksums");
+            let queue = "checksums".to_owned();
+            return Err(Error::Busy { queue, retry_after: CHECK_RETRY_AFTER });
         }
         let version = self.view.with(|published| epoch_version(&published.descriptor));
         let body = Body::Checksum(v1::ChecksumCommand { check_id });

@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     feature_level,
-    raft::region_view::{CHECKSUMS_MAX, Checksum, Unreadable},
+    raft::{
+        checks::{AT_ONCE_MAX, Checks, PINNED_MAX, Place},
+        region_view::{CHECKSUMS_MAX, Checksum, Unreadable},
+    },
     storage::{
         engine::KeyRange,
         memory::{Fault, MemoryEngine},
@@ -26,6 +29,7 @@ const PEER: PeerId = PeerId(20);
 struct Bench {
     data: Arc<MemoryEngine>,
     log: LogStore,
+    checks: Checks,
     _writing: Writing,
 }
 
@@ -43,7 +47,7 @@ impl Bench {
         let writing = Writing::start(Arc::clone(&log));
         let any = Arc::clone(&data) as Arc<dyn Engine>;
         let log = open_log(REGION, &log, &any, &writing.writer, 1 << 20);
-        Self { data, log, _writing: writing }
+        Self { data, log, checks: Checks::default(), _writing: writing }
     }
 
     fn open(&self) -> StateMachine {
@@ -57,7 +61,15 @@ impl Bench {
     }
 
     fn open_on(&self, data: Arc<dyn Engine>) -> StateMachine {
-        StateMachine::open(REGION, PEER, data, Arc::clone(&self.log.0), metrics()).unwrap()
+        StateMachine::open(
+            REGION,
+            PEER,
+            data,
+            Arc::clone(&self.log.0),
+            metrics(),
+            self.checks.clone(),
+        )
+        .unwrap()
     }
 }
 
@@ -202,8 +214,8 @@ async fn a_checksum_is_of_the_state_after_exactly_its_entry() {
 async fn a_checksum_waits_for_its_turn_and_apply_does_not() {
     let bench = Bench::new();
     let mut machine = bench.open();
-    let all = u32::try_from(CHECKSUMS_AT_ONCE_MAX).unwrap();
-    let turns = CHECKSUMS.acquire_many(all).await.unwrap();
+    let busy: Vec<_> = (0..AT_ONCE_MAX).map(|_| bench.checks.pin().unwrap()).collect();
+    let turns = futures::future::join_all(busy.iter().map(Place::turn)).await;
     let body = v1::command::Body::Checksum(v1::ChecksumCommand { check_id: 70 });
     apply(&mut machine, [entry_of(3, 2, body), entry(3)]).await.unwrap();
     for _ in 0..100 {
@@ -213,6 +225,30 @@ async fn a_checksum_waits_for_its_turn_and_apply_does_not() {
     assert_eq!((applied_index(&mut machine).await, view.checksum_under_way()), (3, Some(2)));
     drop(turns);
     assert_eq!(outcome(&view, 2).await.outcome.unwrap().unwrap().1, 0, "keys at that time");
+}
+
+/// What they keep pinned keeps the disk from freeing space.
+#[tokio::test]
+async fn no_more_checksums_wait_than_the_bound_and_one_more_says_why_there_is_none() {
+    let bench = Bench::new();
+    let mut machine = bench.open();
+    let mut places: Vec<_> = (0..PINNED_MAX).map(|_| bench.checks.pin().unwrap()).collect();
+    let check = |index| {
+        let body = v1::command::Body::Checksum(v1::ChecksumCommand { check_id: 70 });
+        entry_of(3, index, body)
+    };
+    apply(&mut machine, [check(2), entry(3)]).await.unwrap();
+    let view = machine.view();
+    let refused = view.checksum(2).unwrap().outcome.unwrap().unwrap_err();
+    assert!(refused.contains("16 checksums"), "{refused}");
+    assert_eq!(view.checksum_under_way(), None);
+    assert!(!bench.checks.may_begin());
+    places.truncate(PINNED_MAX / 2);
+    assert!(!bench.checks.may_begin(), "half of them are for those of others");
+    places.pop();
+    assert!(bench.checks.may_begin());
+    apply(&mut machine, [check(4)]).await.unwrap();
+    assert_eq!(outcome(&view, 4).await.outcome.unwrap().unwrap().1, 1, "keys at that time");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use crate::{
     metrics::Metrics,
     raft::{
         CommandBytes, Entry,
+        checks::Checks,
         convert::log_id,
         fixture::log_bounds,
         log_store::PeerLog,
@@ -57,7 +58,7 @@ fn open(data: Arc<dyn Engine>) -> StateMachine {
     let bounds = log_bounds();
     let log = PeerLog::open(REGION, engine, Arc::clone(&data), writer.clone(), bounds).unwrap();
     writer.stop();
-    StateMachine::open(REGION, PEER, data, log, metrics).unwrap()
+    StateMachine::open(REGION, PEER, data, log, metrics, Checks::default()).unwrap()
 }
 
 /// Entry `index`, at time `index`, gives all three keys a new value. That of `c` expires a
