@@ -123,7 +123,7 @@ impl RegionView {
             gate: Arc::default(),
             unreadable: AtomicBool::new(false),
         };
-        view.publish(state, true);
+        view.publish(state, true, true);
         view
     }
 
@@ -249,7 +249,13 @@ impl RegionView {
         self.installs.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(super) fn publish(&self, region: &command::RegionState, descriptor_changed: bool) {
+    /// `told`: the state is of a command, or of many, since the last time. See `region/clock.rs`.
+    pub(super) fn publish(
+        &self,
+        region: &command::RegionState,
+        descriptor_changed: bool,
+        told: bool,
+    ) {
         let id = applied(&region.state);
         {
             let mut published = self.published.write();
@@ -257,7 +263,7 @@ impl RegionView {
                 published.descriptor = Arc::new(region.descriptor.clone());
             }
             published.revision = region.state.revision;
-            if published.time_since.is_none() || published.time_ms != region.state.time_ms {
+            if told {
                 published.time_since = Some(clock::now());
             }
             published.time_ms = region.state.time_ms;

@@ -101,6 +101,8 @@ enum Payload {
 struct Step {
     replies: Vec<(ApplyResponder<TypeConfig>, Reply)>,
     descriptor_changed: bool,
+    /// There is a command among them, which told the replicated time.
+    told: bool,
     /// A checksum is wanted of the state after them.
     checksum: bool,
 }
@@ -169,7 +171,7 @@ impl StateMachine {
             }
             // Ordering: published before the proposer is answered, so that a read that follows an
             // acknowledged write on this peer sees it.
-            self.view.publish(&self.region, step.descriptor_changed);
+            self.view.publish(&self.region, step.descriptor_changed, step.told);
             for (responder, reply) in step.replies {
                 responder.send(reply);
             }
@@ -350,7 +352,8 @@ fn gather(
     batch: &mut WriteBatch,
     entries: &mut IntoIter<Committed>,
 ) -> Result<Step, engine::Error> {
-    let mut step = Step { replies: Vec::new(), descriptor_changed: false, checksum: false };
+    let mut step =
+        Step { replies: Vec::new(), descriptor_changed: false, told: false, checksum: false };
     batch.clear();
     let mut overlay = command::Overlay::new(data, batch);
     let mut reply_bytes = 0;
@@ -364,6 +367,7 @@ fn gather(
                 let (reply, effect) = command::apply(&command, region, &mut overlay)?;
                 let level = &mut region.state.feature_level;
                 *level = (*level).max(command.feature_level);
+                step.told = true;
                 step.checksum |= matches!(effect, command::Effect::Checksum { .. });
                 Reply::Command(reply)
             }
@@ -452,7 +456,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     .map_err(io::Error::other)?
                     .map_err(io::Error::other)?;
                 self.region = region;
-                self.view.publish(&self.region, true);
+                self.view.publish(&self.region, true, true);
                 self.view.install_ends();
                 Ok(())
             }

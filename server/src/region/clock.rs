@@ -9,6 +9,11 @@
 //! entries and by as long as no peer ran that leads later, and never ahead: a key may live longer than it
 //! was given, never shorter. The wall clock has no part in it: a node whose date jumps by an hour expires
 //! nothing early.
+//!
+//! Invariant: nobody goes on from the replicated time since before it was told for the last time. A leader that has
+//! just begun tells the same time as the one before, as does one in the same millisecond: what it grants lives from
+//! when it is told. So each command counts as the newest, also one that brings no other time; and
+//! what a leader tells before its own first entry is applied may not be applied when that is, so that it notes when.
 
 use std::time::Duration;
 
@@ -20,7 +25,7 @@ pub struct Applied {
     /// Of the newest entry that is applied.
     pub term: u64,
     pub time_ms: u64,
-    /// When it was.
+    /// When the newest command was applied.
     pub since: Instant,
 }
 
@@ -29,6 +34,8 @@ pub struct Applied {
 pub struct RegionClock {
     /// Term, and what was applied when this peer first told the time in it behind an entry of its own.
     leading: Option<(u64, Applied)>,
+    /// Term, and when it told the time in it last before that.
+    early: Option<(u64, Instant)>,
 }
 
 impl RegionClock {
@@ -38,12 +45,17 @@ impl RegionClock {
         // applying: what is still on its way may be from one that was behind, and a time that went on from here
         // would have what it grants expire at once.
         if applied.term != term {
+            self.early = Some((term, now));
             return applied.time_ms;
         }
         // Within a term not from what is applied: each entry's way would be lost.
         let base = match self.leading {
             Some((leading, base)) if leading == term => base,
-            _ => self.leading.insert((term, applied)).1,
+            _ => {
+                let early = self.early.filter(|(early, _)| *early == term).map(|(_, told)| told);
+                let since = early.map_or(applied.since, |told| told.max(applied.since));
+                self.leading.insert((term, Applied { since, ..applied })).1
+            }
         };
         base.at(now).max(applied.time_ms)
     }
@@ -76,8 +88,9 @@ mod tests {
             ("not below what is applied", (2, 2), 600, at(50), at(50), 600),
             ("a later term waits", (3, 2), 600, at(50), at(8_000), 600),
             ("for all of the earlier ones", (3, 2), 700, at(9_000), at(9_005), 700),
-            ("and then starts over from what is applied", (3, 3), 700, at(9_000), at(9_010), 710),
-            ("and goes on from there", (3, 3), 700, at(9_000), at(9_015), 715),
+            ("and then starts over from when it told it", (3, 3), 700, at(9_000), at(9_010), 705),
+            ("and goes on from there", (3, 3), 700, at(9_000), at(9_015), 710),
+            ("or from what is applied", (4, 4), 710, at(9_020), at(9_030), 720),
         ] {
             let applied = Applied { term: of, time_ms, since };
             assert_eq!(clock.stamp(term, applied, now), want, "{why}");
@@ -96,7 +109,27 @@ mod tests {
         let granted = Applied { term: 2, time_ms: 6_000, since: at(3_600_005) };
         assert_eq!(clock.stamp(3, granted, at(3_600_006)), 6_000);
         let own = Applied { term: 3, ..granted };
-        assert_eq!(clock.stamp(3, own, at(3_600_015)), 6_010);
+        assert_eq!(clock.stamp(3, own, at(3_600_015)), 6_009);
+    }
+
+    /// As a node does that takes over a region of which nothing was to expire for an hour.
+    #[test]
+    fn what_a_leader_grants_before_its_own_first_entry_lives_from_then_on() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let hour = 3_600_000;
+        for (why, since) in [("what it granted is not applied yet", 0), ("it is", hour + 4)] {
+            let mut clock = RegionClock::default();
+            let idle = Applied { term: 1, time_ms: 1_000, since: at(0) };
+            assert_eq!(clock.stamp(2, idle, at(hour)), 1_000, "{why}");
+            assert_eq!(clock.stamp(2, idle, at(hour + 2)), 1_000, "{why}");
+            let own = Applied { term: 2, time_ms: 1_000, since: at(since) };
+            let told = clock.stamp(2, own, at(hour + 10));
+            assert!((1_000..=1_008).contains(&told), "{why}: {told}");
+            // And so in the next term, where nothing was granted early.
+            let own = Applied { term: 3, time_ms: told, since: at(hour + 12) };
+            assert_eq!(clock.stamp(3, own, at(hour + 20)), told + 8, "{why}");
+        }
     }
 
     /// Three peers, each entry of whose log is applied by whoever leads at once, and by the others when they hear

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     feature_level,
     raft::{
+        CommandBytes,
         checks::{AT_ONCE_MAX, Checks, PINNED_MAX, Place},
         region_view::{CHECKSUMS_MAX, Checksum, Unreadable},
     },
@@ -167,6 +168,34 @@ async fn a_restarted_state_is_the_state_that_was() {
     assert!(after.joint);
     assert_eq!(after.descriptor.epoch.unwrap().conf_ver, 2);
     assert_eq!(after.descriptor.peers.len(), 3);
+}
+
+/// What a command grants at a time that was told before lives from when it is applied.
+#[tokio::test]
+async fn a_command_that_tells_the_same_time_tells_it_anew() {
+    let bench = Bench::new();
+    let mut machine = bench.open();
+    let at = |time_ms, index| {
+        let tick = Some(v1::command::Body::Tick(v1::TickCommand {}));
+        let command =
+            v1::Command { epoch_version: 1, time_ms, body: tick, ..v1::Command::default() };
+        let payload = EntryPayload::Normal(CommandBytes(command::encode(&command)));
+        Entry { log_id: id(3, index), payload }
+    };
+    let since = |machine: &StateMachine| machine.view().published().time_since.expect("a time");
+    let mut before = since(&machine);
+    for (why, entry, is_anew) in [
+        ("the first", at(9, 2), true),
+        ("the same time", at(9, 3), true),
+        ("an earlier one", at(8, 4), true),
+        ("no command", blank(4, 5), false),
+    ] {
+        apply(&mut machine, [entry]).await.unwrap();
+        let now = since(&machine);
+        assert_eq!(now > before, is_anew, "{why}");
+        before = now;
+    }
+    assert_eq!(machine.view().published().time_ms, 9);
 }
 
 async fn outcome(view: &RegionView, index: u64) -> Checksum {
