@@ -29,6 +29,13 @@ async fn lead(session: &Session, region_id: u64, to_node_id: u64) {
     .await;
 }
 
+/// With less patience than the pause of the others takes.
+fn briefly<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(Duration::from_secs(4));
+    request
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eviction_outlives_the_driver_and_an_outage_is_told_by_whoever_is_left() {
     let mut cluster = Cluster::start(3).await;
@@ -76,6 +83,22 @@ async fn eviction_outlives_the_driver_and_an_outage_is_told_by_whoever_is_left()
         if node.leaders_evicted { Ok(()) } else { Err(format!("{node:?}")) }
     })
     .await;
+
+    // A driver that is cut off from all others believes in itself, and decides and tells nothing.
+    lead(&sessions[1], 1, ids[2]).await;
+    let alone = || sessions[2].cluster.clone();
+    (0..2).for_each(|index| cluster.nodes[index].pause());
+    let promote = v1::ChangeMembershipRequest { promote: vec![ids[2]], ..Default::default() };
+    let itself = v1::TransferLeaderRequest { region_id: 1, to_node_id: ids[2] };
+    let told = tokio::join!(
+        async { alone().change_membership(briefly(promote)).await.map(drop) },
+        async { alone().transfer_leader(briefly(itself)).await.map(drop) },
+        async { alone().list_nodes(briefly(v1::ListNodesRequest::default())).await.map(drop) },
+        async { alone().list_regions(briefly(v1::ListRegionsRequest::default())).await.map(drop) },
+    );
+    (0..2).for_each(|index| cluster.nodes[index].resume());
+    let refused = [told.0, told.1, told.2, told.3].map(|told| told.is_err());
+    assert_eq!(refused, [true; 4]);
 
     // The driver and another die. Who is left leads the region of all keys, and nobody follows.
     lead(&sessions[1], 1, ids[1]).await;

@@ -433,6 +433,7 @@ impl Membership for Calls {
                 start_key,
                 end_key: range.end,
                 limit: request.limit,
+                proven: true,
                 ..Default::default()
             };
             let listing = |told_by_node: u64, told: v1::RegionsResponse| {

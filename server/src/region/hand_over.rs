@@ -47,7 +47,7 @@ impl Peer {
     /// Hands the lead to the peer on `node`, and returns when that one leads.
     ///
     /// # Errors
-    /// `NotFound` when the node has no voter of the region; `NotLeader`; `FailedPrecondition` when
+    /// `NotFound` when the node has no voter of the region; `NotLeader`, `NoLeader`; `FailedPrecondition` when
     /// the peer has not answered for a lease; `OutcomeUnknown` when it was asked, and another one leads
     /// or nobody does: it may yet hear of it.
     ///
@@ -66,7 +66,8 @@ impl Peer {
                 message: format!("node {node} has no voter of region {}", self.region),
             })?;
         if target == self.id {
-            return Ok(());
+            // Who is cut off from the others believes it for as long as that lasts.
+            return self.prove_lead().await;
         }
         self.hand_to_peer(target).await
     }

@@ -132,6 +132,16 @@ impl Peer {
         told.await.unwrap_or(Err(Error::NoLeader { region: self.region }))
     }
 
+    /// Makes sure that this peer leads: it did after the call began, as a quorum says.
+    ///
+    /// # Errors
+    /// When it does not, or no quorum confirms it.
+    pub async fn prove_lead(self: &Arc<Self>) -> Result<(), Error> {
+        let term = self.leads().ok_or_else(|| self.not_leader())?;
+        self.read_index().await?;
+        if self.leads() == Some(term) { Ok(()) } else { Err(self.not_leader()) }
+    }
+
     async fn run_rounds(self: Arc<Self>) {
         loop {
             let waiting = {

@@ -29,7 +29,7 @@ impl Driver {
     /// # Errors
     /// As the calls of `flotilla.v1.Cluster`.
     pub async fn call(&self, call: Call) -> Result<Option<Answer>, Error> {
-        if self.lead().await.is_err() {
+        if self.prove_lead().await.is_err() {
             return Ok(None);
         }
         if matches!(call, Call::EvictLeaders(_) | Call::ListNodes(_)) {
