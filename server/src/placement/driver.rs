@@ -122,6 +122,25 @@ impl Driver {
             metrics.ended(&leading.view.settle_orders(&self.config, now_ms));
             metrics.see(&leading.view, &self.config, now_ms);
         })?;
+        let written = self.write_what_is_due().await;
+        let steps = self.with(|leading| {
+            let now_ms = self.now_ms();
+            let Leading { view, peer_ids, .. } = leading;
+            let planning = metrics.plan_seconds.start_timer();
+            let steps = plan::plan(view, &self.config, now_ms, &mut || peer_ids.pop_front());
+            planning.observe_duration();
+            view.order(&steps, now_ms);
+            steps
+        })?;
+        for step in &steps {
+            tracing::info!(region = step.region_id, reason = step.reason, action = ?step.action, "placement step");
+        }
+        // Not before: what cannot be written keeps no lead from going to where it can.
+        written
+    }
+
+    /// What the plan relies on, and what follows from what was heard.
+    async fn write_what_is_due(&self) -> Result<(), Error> {
         // Whoever has the turn is followed by another round.
         if let Ok(mut turn) = self.turn.try_lock() {
             self.settle(&mut turn).await?;
@@ -144,18 +163,6 @@ impl Driver {
             let reply = self.propose(tables::take_ids(tables::Counter::Peer, PEER_IDS)).await?;
             let taken = tables::taken(&reply)?;
             self.with(|leading| leading.peer_ids.extend(taken.map(PeerId)))?;
-        }
-        let steps = self.with(|leading| {
-            let now_ms = self.now_ms();
-            let Leading { view, peer_ids, .. } = leading;
-            let planning = metrics.plan_seconds.start_timer();
-            let steps = plan::plan(view, &self.config, now_ms, &mut || peer_ids.pop_front());
-            planning.observe_duration();
-            view.order(&steps, now_ms);
-            steps
-        })?;
-        for step in &steps {
-            tracing::info!(region = step.region_id, reason = step.reason, action = ?step.action, "placement step");
         }
         Ok(())
     }

@@ -1,6 +1,12 @@
 //! A node with one region of which it is the only voter, in memory, for tests of what peers do.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flotilla_proto::v1;
@@ -35,6 +41,7 @@ pub(crate) struct Fixture {
     pub(crate) log: Arc<Probe>,
     pub(crate) data: Arc<Probe>,
     pub(crate) env: Arc<Environment>,
+    pub(crate) room: Arc<Room>,
     _writing: Writing,
 }
 
@@ -50,11 +57,15 @@ impl Directory for Nowhere {
 /// What the disk of a [`Fixture`] has room for.
 pub(crate) const DISK_BYTES: u64 = 1 << 40;
 
-struct AlwaysRoom;
+/// A disk that may be low.
+#[derive(Default)]
+pub(crate) struct Room {
+    pub(crate) low: AtomicBool,
+}
 
-impl DiskGate for AlwaysRoom {
+impl DiskGate for Room {
     fn level(&self) -> Level {
-        Level::Normal
+        if self.low.load(Ordering::Relaxed) { Level::Low } else { Level::Normal }
     }
 
     fn available_bytes(&self) -> u64 {
@@ -79,6 +90,7 @@ impl Fixture {
         change: impl FnOnce(&mut RegionConfig),
     ) -> Self {
         let writing = Writing::start(Arc::clone(&log) as _);
+        let room = Arc::<Room>::default();
         let metrics = metrics();
         let mut config = RegionConfig {
             raft: RaftConfig {
@@ -133,10 +145,10 @@ impl Fixture {
             proposal_bytes: Arc::default(),
             disk_reads: Arc::new(tokio::sync::Semaphore::new(read::DISK_READS_MAX)),
             checks: Checks::default(),
-            disk: Arc::new(AlwaysRoom),
+            disk: Arc::clone(&room) as _,
             feature_level: Arc::new(crate::feature_level::FIRST.into()),
         });
-        Self { log, data, env, _writing: writing }
+        Self { log, data, env, room, _writing: writing }
     }
 
     /// Writes the region to the disk, with all keys in it.

@@ -20,7 +20,7 @@ const OURS: ClusterId = ClusterId([1; 16]);
 /// A driver that leads, of a cluster with two nodes of which the second is not there.
 struct Leader {
     driver: Arc<Driver>,
-    _fixture: Fixture,
+    fixture: Fixture,
 }
 
 impl Leader {
@@ -64,7 +64,7 @@ impl Leader {
         let driver = Driver::new(peers, Arc::new(directory), PlacementConfig::default());
         until("it to lead", || driver.system().is_ok_and(|system| system.is_leader())).await;
         driver.lead().await.expect("it reads the table");
-        Self { driver, _fixture: fixture }
+        Self { driver, fixture }
     }
 
     async fn hear(
@@ -112,6 +112,18 @@ async fn round_that_can_write_nothing_shows_what_the_driver_sees_all_the_same() 
     assert_eq!(shown().iter().sum::<i64>(), 0);
     leader.driver.round().await.expect_err("no id of a peer can be taken");
     assert_eq!(shown().iter().sum::<i64>(), 2, "{:?}", shown());
+    assert_eq!(metrics.plan_seconds.get_sample_count(), 1, "leads can go all the same");
+}
+
+/// Else nothing could leave the disk of the node that drives, and no node be added that has room.
+#[tokio::test]
+async fn driver_writes_what_it_must_also_where_its_disk_is_low() {
+    let leader = Leader::start().await;
+    leader.fixture.room.low.store(true, std::sync::atomic::Ordering::Relaxed);
+    leader.driver.round().await.expect("ids of peers are taken");
+    let evict = v1::EvictLeadersRequest { node_id: 2, duration_ms: 60_000 };
+    let evicted = leader.driver.call(v1::pass_request::Call::EvictLeaders(evict)).await;
+    assert!(matches!(evicted, Ok(Some(_))), "{evicted:?}");
 }
 
 /// It may have counted more starts than the driver's own process, whose connections nobody sees.
