@@ -181,14 +181,24 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<(anyhow::Result<(
     };
     let ended = match outcome {
         Ok(()) => {
+            // Ordering: before anything that may wait for a disk that hangs.
+            let draining = end_within(node.config.shutdown_grace + EXIT_MAX);
+            draining.waits_for("the drain");
             let drained = tokio::select! {
                 result = node.drain(servers) => result,
                 // A second signal, or a failure meanwhile: what is on the disk is enough.
-                _ = signals.next() => Ok(()),
-                Some(cause) = failures.recv() => Err(anyhow::anyhow!(cause)),
+                hurried = async { tokio::select! {
+                    _ = signals.next() => Ok(()),
+                    Some(cause) = failures.recv() => Err(anyhow::anyhow!(cause)),
+                }} => {
+                    end_within(EXIT_MAX).waits_for("the end of the log writer");
+                    hurried
+                }
             };
+            draining.waits_for("the end of the log writer");
             node.writer.stop();
             let _ = tokio::task::spawn_blocking(move || writer_thread.join()).await;
+            draining.waits_for("the ends of what used the disk");
             tracing::info!("node has stopped");
             drained
         }
@@ -198,7 +208,6 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<(anyhow::Result<(
             Err(error)
         }
     };
-    // Ordering: before anything that may wait for a disk that hangs.
     let ending = end_within(EXIT_MAX);
     ending.waits_for("the background work of RocksDB");
     node.end_background_work();
