@@ -388,16 +388,21 @@ async fn initialize_makes_a_cluster_of_all_that_it_names() {
     let refused = session.cluster.clone().initialize(request(nowhere)).await;
     let refused = refused.expect_err("one does not answer");
     assert!(refused.message().contains("127.0.0.1:1"), "{refused:?}");
-    // A name that leads to the wrong node.
-    let twice = cluster.addresses()[2].replace("127.0.0.1", "localhost");
-    let twice = request(vec![cluster.addresses()[2].clone(), twice]);
-    let refused = session.cluster.clone().initialize(twice).await;
-    let refused = refused.expect_err("one is named twice");
-    assert!(refused.message().contains("named already"), "{refused:?}");
+    // A name that leads to the wrong node, of those or the one that is asked.
+    let other_name = |index: usize| cluster.addresses()[index].replace("127.0.0.1", "localhost");
+    for index in [1, 2] {
+        let address = &cluster.addresses()[index];
+        for twice in [[address.clone(), other_name(index)], [address.clone(), address.clone()]] {
+            let refused = session.cluster.clone().initialize(request(twice.to_vec())).await;
+            let refused = refused.expect_err("one is named twice");
+            assert!(refused.message().contains("named already"), "{refused:?}");
+        }
+    }
     for node in &cluster.nodes {
         assert!(!node.session().status().await.expect("status").joined, "nothing has happened");
     }
-    let all = request(cluster.addresses());
+    // Each once, by whatever name.
+    let all = request((0..3).map(other_name).collect());
     let made = session.cluster.clone().initialize(all.clone()).await.expect("made").into_inner();
     let again = session.cluster.clone().initialize(all).await.expect("the same").into_inner();
     assert_eq!(made, again);

@@ -241,20 +241,29 @@ async fn first_nodes(node: &Node, addresses: &[String]) -> Result<Vec<v1::Status
         });
     }
     let own = node.introduce();
-    let mut seen = HashSet::from([own.disk_id.clone()]);
-    let mut nodes = vec![own];
-    let others = addresses.iter().filter(|address| **address != node.advertised.client);
-    let asked = futures::future::join_all(others.map(|address| join::ask(address))).await;
+    let mut named = HashSet::new();
+    let asked = addresses.iter().map(async |address| {
+        if *address == own.client_address {
+            return meeting::Asked { address: address.clone(), answer: Ok(own.clone()) };
+        }
+        join::ask(address).await
+    });
+    let asked = futures::future::join_all(asked).await;
+    let mut nodes = vec![own.clone()];
     for asked in asked {
         let meeting::Asked { address, answer } = asked;
         let status = answer.map_err(|why| refused(format!("{address}: {why}")))?;
         // Not passed over: a name that leads to another node than it should would make a cluster of fewer nodes than
         // were asked for.
-        if !seen.insert(status.disk_id.clone()) {
+        if !named.insert(status.disk_id.clone()) {
             let advertised = &status.client_address;
             return Err(refused(format!(
                 "the node at {address} is the one at {advertised}, which is named already: name each once"
             )));
+        }
+        // Named or not, and however it is spelt.
+        if status.disk_id == own.disk_id {
+            continue;
         }
         if status.joined || status.removed {
             let cluster = &status.cluster_id;
