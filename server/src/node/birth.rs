@@ -77,7 +77,8 @@ const PROMISE_RETRY: Duration = Duration::from_millis(200);
 const TURN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often, and how long, a newborn peer that is first of its region asks to lead it. After that the
 /// region's election timeouts do.
-const CAMPAIGN_INTERVAL: Duration = Duration::from_millis(50);
+const CAMPAIGN_PAUSE_MIN: Duration = Duration::from_millis(50);
+const CAMPAIGN_PAUSE_MAX: Duration = Duration::from_millis(800);
 const CAMPAIGN_MAX: Duration = Duration::from_secs(10);
 
 /// What a node knows of births.
@@ -484,11 +485,14 @@ fn lead_first(node: &Node, joined: &Joined) {
         }
         node.runtime.spawn(async move {
             let until = clock::now() + CAMPAIGN_MAX;
+            // Each takes the one before back, which may just be waiting for slow disks.
+            let mut pause = CAMPAIGN_PAUSE_MIN;
             while peer.leader().is_none() && clock::now() < until {
                 if !peer.ask_to_lead().await {
                     return;
                 }
-                tokio::time::sleep(CAMPAIGN_INTERVAL).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(CAMPAIGN_PAUSE_MAX);
             }
         });
     }
