@@ -393,12 +393,7 @@ impl Peers {
                 ));
             }
             let served = Arc::clone(&peer).serve(body).await;
-            if let Err(refused) = &served
-                && refused.reason() == Reason::Reverted
-            {
-                self.quarantine(peer, refused.message.clone());
-            }
-            served
+            served.inspect_err(|refused| self.judge_refusal(peer, refused))
         }
         .await;
         match result {
