@@ -299,11 +299,13 @@ pub(super) struct UnderWay {
 impl Receiving {
     fn begin(peers: &Arc<Peers>, region: RegionId, range: KeyRange) -> Result<Self, v1::Refused> {
         let mut receiving = peers.receiving.lock();
-        if receiving.contains_key(&region) {
-            return Err(refused(Reason::NotReady, "another snapshot of the region is under way"));
-        }
         let now = clock::now();
         let counts = |of: &&UnderWay| of.hangs_from.is_none_or(|from| now < from);
+        if let Some(here) = receiving.get(&region) {
+            // Of a leader of before, perhaps, whose peer is nearly there. Of one that hangs nothing comes.
+            let reason = if counts(&here) { Reason::Busy } else { Reason::NotReady };
+            return Err(refused(reason, "another snapshot of the region is under way"));
+        }
         let most = peers.env.config.snapshot.concurrent_max as usize;
         if receiving.values().filter(counts).count() >= most {
             return Err(refused(Reason::Busy, format!("{most} snapshots are being received")));
@@ -391,7 +393,7 @@ mod tests {
         let _second = begin(9).expect("the second");
         let reason = |begun: Result<Receiving, v1::Refused>| begun.err().map(|of| of.reason());
         assert_eq!(reason(begin(10)), Some(Reason::Busy));
-        assert_eq!(reason(begin(9)), Some(Reason::NotReady));
+        assert_eq!(reason(begin(9)), Some(Reason::Busy));
         drop(first);
         assert!(begin(10).is_ok(), "there is room again");
         let hangs = begin(8).expect("room");
