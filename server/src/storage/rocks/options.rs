@@ -30,8 +30,10 @@ const INTEGRITY: &str = "memtable_protection_bytes_per_key=8;\
 /// refuses to open. (A last log file that was cut short still opens: see `sentinel.rs`.)
 const WAL_TRACKING: &str = ";track_and_verify_wals=true;track_and_verify_wals_in_manifest=true";
 
-/// Memory of the meta family: apply states that overwrite each other.
-const META_MEMTABLE_BYTES: usize = 4 << 20;
+/// Memory of the meta family of `log`: promises of regions.
+const LOG_META_MEMTABLE_BYTES: u64 = 4 << 20;
+/// Memtables of a family: one that is written to, and two that are being flushed.
+const MEMTABLES_MAX: i32 = 3;
 
 /// What instances share: blocks read, and the bound on memtables.
 #[derive(Clone)]
@@ -162,7 +164,7 @@ fn default_family(
 ) -> Result<Options, Error> {
     let mut options = base(kind, config)?;
     options.set_write_buffer_size(size(memtable_bytes(kind, config)));
-    options.set_max_write_buffer_number(3);
+    options.set_max_write_buffer_number(MEMTABLES_MAX);
     match kind {
         Kind::Log => {
             // Entries die young: compressing them is wasted.
@@ -191,7 +193,13 @@ fn default_family(
 
 fn meta_family(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Options, Error> {
     let mut options = base(kind, config)?;
-    options.set_write_buffer_size(META_MEMTABLE_BYTES);
+    // Families of `data` are flushed together, and apply states that overwrite each other fill this one: were it
+    // the smaller one, small values would be flushed long before they fill theirs.
+    options.set_write_buffer_size(size(match kind {
+        Kind::Log => LOG_META_MEMTABLE_BYTES,
+        Kind::Data => memtable_bytes(kind, config),
+    }));
+    options.set_max_write_buffer_number(MEMTABLES_MAX);
     options.set_compression_type(DBCompressionType::None);
     options.set_block_based_table_factory(&tables(Some(memory)));
     Ok(options)

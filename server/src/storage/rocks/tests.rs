@@ -250,6 +250,22 @@ fn memtables_of_both_instances_stay_within_the_bound() {
     assert_eq!(keys(node.data.as_ref(), &KeyRange::new("0398", "")), "0398 0399");
 }
 
+/// Both families are flushed together.
+#[test]
+fn apply_states_that_overwrite_each_other_flush_no_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = RocksEngine::open(dir.path(), Kind::Data, &StorageConfig::default()).unwrap();
+    let state = [7; 1000];
+    for number in 0..8_000_u32 {
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Default, &number.to_be_bytes(), b"1");
+        batch.put(Family::Meta, &[(number % 100) as u8], &state);
+        data.write(&batch, Durability::Buffered).unwrap();
+    }
+    let stats = data.stats();
+    assert_eq!(stats.level_files.iter().sum::<u64>(), 0, "{stats:?}");
+}
+
 /// RocksDB stops writers when flushed files pile up, until they are merged.
 #[test]
 fn quick_write_is_refused_whole_while_the_engine_is_behind() {
