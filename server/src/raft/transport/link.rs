@@ -128,12 +128,32 @@ struct Run {
     reached: watch::Sender<u64>,
 }
 
+/// Since when no stream was answered on, of those that were tried, and when the last one was not.
+#[derive(Debug, Default)]
+struct Failing(Option<(std::time::Instant, std::time::Instant)>);
+
+impl Failing {
+    /// One that began then was not answered. How long that lasts: between two that are far apart the lane may have
+    /// been well, and nobody had anything to send.
+    fn again(
+        &mut self,
+        began: std::time::Instant,
+        ended: std::time::Instant,
+        silence_max: Duration,
+    ) -> Duration {
+        let far = silence_max + 2 * BACKOFF_MAX;
+        let in_a_row = self.0.filter(|(_, last)| began.duration_since(*last) <= far);
+        let since = in_a_row.map_or(began, |(since, _)| since);
+        self.0 = Some((since, ended));
+        ended.duration_since(since)
+    }
+}
+
 impl Run {
     /// Owns the stream to one node on one lane, until the transport is dropped or the node is gone.
     async fn until_dropped(self, mut queued: mpsc::Receiver<Outgoing>) {
         let mut backoff = BACKOFF_MIN;
-        // Since when no stream was answered on, of those that were tried.
-        let mut failing_since = None;
+        let mut failing = Failing::default();
         loop {
             let first = tokio::select! {
                 next = queued.recv() => match next {
@@ -170,10 +190,11 @@ impl Run {
                 }
             };
             if was_answered {
-                failing_since = None;
+                failing = Failing::default();
             } else {
-                let since = *failing_since.get_or_insert(began);
-                self.office.note_failing(self.node, self.lane, since.elapsed());
+                let silence_max = self.office.config.silence_max;
+                let lasts = failing.again(began, clock::monotonic(), silence_max);
+                self.office.note_failing(self.node, self.lane, lasts);
             }
             // What comes while we may not try again fails at once: nobody waits for a dead node.
             let retry = tokio::time::sleep(clock::jitter(backoff));
@@ -424,4 +445,27 @@ async fn next_answer(
 
 fn fail(outgoing: Outgoing, reason: &str) {
     outgoing.answer.send(Err(Cause::Unsent(reason.to_owned())));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn failures_that_are_hours_apart_are_not_one() {
+        let start = clock::monotonic();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut failing = Failing::default();
+        let silence_max = Duration::from_secs(20);
+        for (why, began, ended, want) in [
+            ("the first", 0, 1, 1),
+            ("in a row", 3, 25, 25),
+            ("hours later", 20_000, 20_001, 1),
+            ("in a row again", 20_002, 20_003, 3),
+        ] {
+            let lasts = failing.again(at(began), at(ended), silence_max);
+            assert_eq!(lasts, Duration::from_secs(want), "{why}");
+        }
+    }
 }
