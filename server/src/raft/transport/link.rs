@@ -297,13 +297,12 @@ impl Run {
                 answer = next_answer(&mut answers) => match answer {
                     Ok(Some(batch)) => {
                         progress = Instant::now();
-                        match self.take_answers(batch, waiting) {
-                            Ok(true) if answering.is_none() => {
-                                self.office.note_answer(self.node, self.lane);
-                                *answering = Some(Answering::begin(&self.office, self.node));
-                            }
-                            Ok(_) => {}
-                            Err(stranger) => return stranger,
+                        if let Err(stranger) = self.take_answers(batch, waiting) {
+                            return stranger;
+                        }
+                        if answering.is_none() {
+                            self.office.note_answer(self.node, self.lane);
+                            *answering = Some(Answering::begin(&self.office, self.node));
                         }
                     }
                     Ok(None) => return "closed by the other side".to_owned(),
@@ -386,12 +385,15 @@ impl Run {
     }
 
     /// Hands answers to whoever waits for them. A refusal is believed whoever it is from; anything else
-    /// only from the node that was asked. Answers whether it is that node.
+    /// only from the node that was asked.
+    ///
+    /// # Errors
+    /// When it is another node.
     fn take_answers(
         &self,
         batch: v1::MessageBatch,
         waiting: &mut HashMap<u64, handoff::Sender<Answer>>,
-    ) -> Result<bool, String> {
+    ) -> Result<(), String> {
         let identity = &self.office.identity;
         let is_asked = batch.cluster_id[..] == identity.cluster.0
             && batch.from_node == self.node.0
@@ -401,16 +403,17 @@ impl Run {
         }
         for message in batch.messages {
             if !is_asked && !matches!(message.body, Some(v1::message::Body::Refused(_))) {
-                let from = batch.from_node;
-                return Err(format!(
-                    "node {from}, maybe of another cluster, answers instead of it"
-                ));
+                break;
             }
             if let Some(answer) = waiting.remove(&message.request_id) {
                 answer.send(Ok(message));
             }
         }
-        Ok(is_asked)
+        // The stream is of no use then, whatever it said: the node may be elsewhere by now.
+        is_asked.then_some(()).ok_or_else(|| {
+            let from = batch.from_node;
+            format!("node {from}, maybe of another cluster, answers instead of it")
+        })
     }
 }
 

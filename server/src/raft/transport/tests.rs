@@ -103,6 +103,8 @@ struct Echo {
     identity: Identity,
     level: Mutex<v1::DiskLevel>,
     delivered: AtomicUsize,
+    /// What is for another node is refused, as a real one does.
+    is_strict: bool,
 }
 
 impl Inbox for Echo {
@@ -114,7 +116,11 @@ impl Inbox for Echo {
         self.level.lock().to_owned()
     }
 
-    fn admit(&self, _: &v1::MessageBatch, _: &Presence) -> Result<(), v1::Refused> {
+    fn admit(&self, batch: &v1::MessageBatch, _: &Presence) -> Result<(), v1::Refused> {
+        let reason = v1::refused::Reason::WrongNode.into();
+        if self.is_strict && batch.to_node != self.identity.node.0 {
+            return Err(v1::Refused { reason, message: "this is another node".to_owned() });
+        }
         Ok(())
     }
 
@@ -148,12 +154,17 @@ struct Served {
 
 impl Served {
     async fn start(identity: Identity) -> Self {
+        Self::with(identity, false).await
+    }
+
+    async fn with(identity: Identity, is_strict: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let echo = Arc::new(Echo {
             identity,
             level: Mutex::new(v1::DiskLevel::Normal),
             delivered: AtomicUsize::new(0),
+            is_strict,
         });
         let service = RaftService::new(Arc::clone(&echo));
         let server = tonic::transport::Server::builder().add_service(service);
@@ -244,6 +255,36 @@ async fn each_answer_says_how_much_room_its_nodes_disk_has() {
     let lost = transport.call(node, Lane::Fast, message(ANSWERED, 1)).await;
     lost.expect_err("another node answers at its address");
     assert!(!transport.room().is_scarce(), "that was not said by the node");
+}
+
+/// Where a node is that moves.
+struct Moving(Mutex<String>);
+
+impl Directory for Moving {
+    fn peer_address(&self, _: NodeId) -> Option<String> {
+        Some(self.0.lock().clone())
+    }
+}
+
+/// Two nodes that exchanged their addresses: the one at the old address refuses what is not for it, as long as it
+/// is sent there.
+#[tokio::test]
+async fn node_is_looked_for_anew_where_another_one_refuses_what_is_for_it() {
+    let node = NodeId(2);
+    let (another, served) =
+        (Served::with(identity(3), true).await, Served::with(identity(2), true).await);
+    let directory = Arc::new(Moving(another.address.clone().into()));
+    let transport = transport_with(Arc::clone(&directory) as _, Duration::from_secs(60));
+    let call = || transport.call(node, Lane::Fast, message(ANSWERED, 1));
+    let refused = call().await.expect("an answer");
+    assert!(matches!(refused.body, Some(Body::Refused(_))), "{refused:?}");
+    directory.0.lock().clone_from(&served.address);
+    let found = async {
+        while !matches!(call().await.map(|answer| answer.body), Ok(Some(Body::TransferResult(_)))) {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("an answer of the node itself", found).await;
 }
 
 /// As when something between the nodes swallows what is large.
