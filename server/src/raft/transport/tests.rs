@@ -117,7 +117,7 @@ impl Inbox for Echo {
     }
 
     fn admit(&self, batch: &v1::MessageBatch, _: &Presence) -> Result<(), v1::Refused> {
-        let reason = v1::refused::Reason::WrongNode.into();
+        let reason = Reason::WrongNode.into();
         if self.is_strict && batch.to_node != self.identity.node.0 {
             return Err(v1::Refused { reason, message: "this is another node".to_owned() });
         }

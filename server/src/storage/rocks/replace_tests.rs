@@ -1,7 +1,7 @@
 use std::{fs, sync::Arc};
 
 use super::{
-    tests::{keys, put},
+    tests::{keys, put, rows},
     *,
 };
 
@@ -121,7 +121,7 @@ fn replace_of_rows_that_cannot_be_read_leaves_the_instance_well() {
     fs::write(&path, bytes).unwrap();
 
     let mut f = Fixture { data: open(&dir), dir };
-    let whole = super::tests::rows(f.data.as_ref(), &range(), Direction::Forward);
+    let whole = rows(f.data.as_ref(), &range(), Direction::Forward);
     assert!(matches!(whole, Err(Error::Corrupt { .. })), "it is damaged");
     f.stage("b b2 c1 cc");
     for round in 0..2 {
