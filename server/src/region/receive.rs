@@ -576,6 +576,8 @@ mod tests {
         let peer = peers.get(REGION).expect("the peer");
         let mut newer = header(REGION, NEW, 3);
         newer.state.as_mut().expect("a state").applied_index = 12;
+        // However long this takes: it may have voted for itself meanwhile.
+        newer.vote.as_mut().expect("a vote").term = 9;
         let before = fixture.data.writes().len();
         fixture.data.hold();
         let sending = port.send(newer, whole());
