@@ -121,7 +121,7 @@ fn reads_whole(db: &DB, range: &KeyRange) -> Result<bool, Error> {
     let (mut start, mut end) = (range.start.clone(), Bytes::copy_from_slice(range.end_key()));
     for file in files.into_iter().filter(|file| file.column_family_name == DEFAULT) {
         let (Some(first), Some(last)) = (file.start_key, file.end_key) else { continue };
-        if &last[..] >= &range.start[..] && &first[..] < range.end_key() {
+        if last[..] >= range.start[..] && first[..] < *range.end_key() {
             start = start.min(first.into());
             // Behind the file's last key.
             end = end.max([&last[..], &[0]].concat().into());
