@@ -1,5 +1,7 @@
 //! Events: what was done and what went wrong, where `kubectl describe` shows it.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, Resource as _,
@@ -15,6 +17,9 @@ use crate::{
 
 /// Bound: longest note that Kubernetes takes, in bytes.
 const NOTE_MAX: usize = 1000;
+
+/// Bound: a pass waits so long for one event to be taken.
+const PUBLISH_MAX: Duration = Duration::from_secs(5);
 
 /// Publishes events. Cloned, never made anew: it counts repeats.
 #[derive(Clone)]
@@ -60,8 +65,10 @@ impl Events {
             action: told.action,
             secondary: None,
         };
-        if let Err(error) = self.0.publish(&event, about).await {
-            tracing::warn!("publish an event: {error}");
+        match tokio::time::timeout(PUBLISH_MAX, self.0.publish(&event, about)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("publish an event: {error}"),
+            Err(_) => tracing::warn!("publish an event: no answer"),
         }
     }
 }

@@ -662,7 +662,7 @@ fn unless_spare<T>(read: Result<Option<T>, Error>, is_needed: bool) -> Result<Op
 
 fn failed(what: &str, error: kube::Error) -> Error {
     let kube::Error::Api(status) = &error else {
-        return Error::Failed(format!("{what}: {error}"));
+        return Error::Failed(format!("{what}: {}", nodes::root(&error)));
     };
     let message = format!("{what}: {}", status.message);
     // Also of what was made by somebody else meanwhile.
@@ -692,6 +692,7 @@ mod tests {
     use kube::core::Status;
 
     use super::*;
+    use crate::api_server;
 
     #[test]
     fn only_what_is_needed_must_be_readable() {
@@ -750,6 +751,33 @@ mod tests {
             [(0, Some(names.pod(0))), (1, Some(names.pod(1)))],
             "the third is not there"
         );
+    }
+
+    #[tokio::test]
+    async fn look_that_hears_nothing_fails() {
+        let key = Key { namespace: "ns".to_owned(), name: "kv".to_owned() };
+        let cluster = json!({"apiVersion": "flotilla.dev/v1alpha1", "kind": "KvCluster",
+            "metadata": {"name": "kv", "namespace": "ns", "uid": "0a"},
+            "spec": {"storage": {"size": "1Gi"}}});
+        let there = api_server::tests::whole(200, &cluster.to_string());
+        for (silent, answers) in
+            [("the KvCluster", Vec::new()), ("its objects", vec![("/kvclusters/kv ", there)])]
+        {
+            let (api_server, _) = api_server::tests::server(answers.into_iter().collect()).await;
+            let world = Kubernetes::new(
+                api_server.requests,
+                Defaults::default(),
+                Metrics::new().expect("metrics"),
+                Arc::default(),
+            );
+            let look = tokio::time::timeout(std::time::Duration::from_secs(20), world.look(&key));
+            let look = look.await.unwrap_or_else(|_| panic!("{silent}: waits for ever"));
+            let error = look.expect_err(silent);
+            assert!(
+                matches!(&error, Error::Failed(why) if why.contains("timed out")),
+                "{silent}: {error}"
+            );
+        }
     }
 
     #[test]

@@ -124,6 +124,8 @@ pub struct Election {
     leases: Api<Lease>,
     name: String,
     identity: String,
+    /// Bound: what is asked about the lease takes no longer, or counts as not answered.
+    patience: Duration,
 }
 
 /// The lease could not be renewed in time, or another holds it.
@@ -138,6 +140,7 @@ impl Election {
             leases: Api::namespaced(client, namespace),
             name: name.to_owned(),
             identity: identity.to_owned(),
+            patience: RENEW,
         }
     }
 
@@ -149,16 +152,18 @@ impl Election {
         let mut watched = Watched::default();
         let mut told = false;
         loop {
-            match self.attempt(&mut watched, leadership).await {
-                Ok(Held::Yes) => return,
-                Ok(Held::Raced) => {}
-                Ok(Held::No) => {
+            match tokio::time::timeout(self.patience, self.attempt(&mut watched, leadership)).await
+            {
+                Ok(Ok(Held::Yes)) => return,
+                Ok(Ok(Held::Raced)) => {}
+                Ok(Ok(Held::No)) => {
                     if !told {
                         tracing::info!(lease = self.name, "another operator leads; waiting");
                         told = true;
                     }
                 }
-                Err(error) => tracing::warn!("look at the lease: {error}"),
+                Ok(Err(error)) => tracing::warn!("look at the lease: {error}"),
+                Err(_) => tracing::warn!("look at the lease: no answer"),
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -169,7 +174,8 @@ impl Election {
         loop {
             tokio::time::sleep(RENEW).await;
             let mut watched = Watched::default();
-            let attempt = tokio::time::timeout(RENEW, self.attempt(&mut watched, leadership)).await;
+            let attempt =
+                tokio::time::timeout(self.patience, self.attempt(&mut watched, leadership)).await;
             match attempt {
                 Ok(Ok(Held::Yes | Held::Raced)) => {}
                 Ok(Ok(Held::No)) => {
@@ -185,9 +191,14 @@ impl Election {
         }
     }
 
-    /// Lets the next one lead at once.
+    /// Lets the next one lead at once. Where that does not come to an end the lease runs out.
     pub async fn release(&self, leadership: &Leadership) {
         leadership.end();
+        // Nothing is lost by it.
+        let _ = tokio::time::timeout(self.patience, self.give_back()).await;
+    }
+
+    async fn give_back(&self) {
         let Ok(Some(mut lease)) = self.leases.get_opt(&self.name).await else { return };
         let Some(spec) = lease.spec.as_mut() else { return };
         if spec.holder_identity.as_deref() == Some(&self.identity) {
@@ -254,7 +265,19 @@ impl Election {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::{
+        Router,
+        body::Bytes,
+        http::{Method, StatusCode},
+        response::Json,
+    };
     use k8s_openapi::jiff::Timestamp;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -298,5 +321,36 @@ mod tests {
         assert!(!leadership.holds());
         assert!(ACT + RENEW < DURATION, "it stops with time to spare");
         assert!(Leadership::alone().holds());
+    }
+
+    #[tokio::test]
+    async fn question_that_is_never_answered_keeps_nobody_from_leading() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let serve = {
+            let asked = Arc::clone(&asked);
+            move |method: Method, body: Bytes| {
+                let number = asked.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    if number == 0 {
+                        std::future::pending::<()>().await;
+                    }
+                    if method == Method::POST {
+                        let lease: Value = serde_json::from_slice(&body).expect("JSON");
+                        return (StatusCode::CREATED, Json(lease));
+                    }
+                    let none = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                        "code": 404, "reason": "NotFound", "message": "no"});
+                    (StatusCode::NOT_FOUND, Json(none))
+                }
+            }
+        };
+        let client = Client::new(Router::new().fallback(serve), "ns");
+        let mut election = Election::new(client, "ns", "operator", "me");
+        assert!(election.patience < DURATION);
+        election.patience = Duration::from_millis(50);
+        let leadership = Leadership::default();
+        let won = tokio::time::timeout(10 * LOOK, election.win(&leadership)).await;
+        won.expect("it asks again");
+        assert!(leadership.holds() && asked.load(Ordering::Relaxed) == 3);
     }
 }

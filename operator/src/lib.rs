@@ -53,6 +53,8 @@ pub mod crd;
 
 pub mod names;
 
+pub mod api_server;
+
 pub mod events;
 
 pub mod http;

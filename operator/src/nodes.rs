@@ -66,7 +66,7 @@ fn line(text: &str) -> String {
 }
 
 /// The innermost cause, which says most in the fewest words.
-fn root(error: &dyn std::error::Error) -> String {
+pub(crate) fn root(error: &dyn std::error::Error) -> String {
     let mut last = error;
     while let Some(next) = last.source() {
         last = next;

@@ -6,13 +6,13 @@
 
 use anyhow::{Context as _, bail};
 use kube::{
-    Api, Client,
+    Api,
     api::{Patch, PatchParams},
 };
 use serde_json::Value;
 
 use super::ApplyArgs;
-use crate::{clock, crd::KvCluster};
+use crate::{api_server::ApiServer, clock, crd::KvCluster};
 
 /// How often it is tried until the type is there.
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
@@ -24,7 +24,7 @@ pub(super) fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
 }
 
 async fn send(args: &ApplyArgs, cluster: &KvCluster, object: &Value) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("find Kubernetes")?;
+    let client = ApiServer::find().await?.requests;
     let name = cluster.metadata.name.as_deref().context("the KvCluster has no name")?;
     let namespace = cluster.metadata.namespace.as_deref().context("it has no namespace")?;
     let clusters: Api<KvCluster> = Api::namespaced(client, namespace);

@@ -7,10 +7,10 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use anyhow::Context as _;
-use kube::Client;
 
 use super::PlanArgs;
 use crate::{
+    api_server::ApiServer,
     clock,
     crd::KvCluster,
     desired::{Defaults, Desired},
@@ -41,7 +41,7 @@ pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<String> {
 }
 
 async fn look_and_plan(args: &PlanArgs, mut wanted: KvCluster) -> anyhow::Result<String> {
-    let client = Client::try_default().await.context("find Kubernetes")?;
+    let client = ApiServer::find().await?.requests;
     let namespace = wanted
         .metadata
         .namespace

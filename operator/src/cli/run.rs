@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, Client, CustomResourceExt as _};
 use parking_lot::Mutex;
@@ -13,6 +12,7 @@ use tokio::{
 
 use super::RunArgs;
 use crate::{
+    api_server::ApiServer,
     controller::{self, Context},
     crd::KvCluster,
     events::Events,
@@ -53,7 +53,7 @@ async fn work(
     ready: Readiness,
     stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("find Kubernetes")?;
+    let ApiServer { requests: client, watches } = ApiServer::find().await?;
     tokio::select! {
         () = wait_for_type(&client) => {}
         () = stopped(stopping.clone()) => return Ok(()),
@@ -94,7 +94,7 @@ async fn work(
         failures: Mutex::new(BTreeMap::new()),
     });
     let stop = || stopped(stopping.clone());
-    let loops = controller::run(client.clone(), scope.as_deref(), args.concurrency, context, stop);
+    let loops = controller::run(watches, scope.as_deref(), args.concurrency, context, stop);
     tokio::pin!(loops);
     let lost = async {
         if args.leader_election {
