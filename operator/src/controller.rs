@@ -4,7 +4,14 @@
 //! Never are two passes over one cluster under way at once. A pass that fails is repeated after a time
 //! that doubles up to a minute, for each cluster by itself.
 
-use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    future::Future,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::{
@@ -17,9 +24,9 @@ use kube::{
     Api, Client, Resource, ResourceExt as _,
     core::DeserializeGuard,
     runtime::{
-        Controller,
+        Controller, PredicateConfig, WatchStreamExt as _,
         controller::{self, Action},
-        reflector::ObjectRef,
+        reflector::{self, ObjectRef},
         watcher,
     },
 };
@@ -97,7 +104,12 @@ async fn run_in(
         || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
     let clusters: Api<DeserializeGuard<KvCluster>> = scoped(&client, namespace);
     let config = controller::Config::default().debounce(DEBOUNCE).concurrency(concurrency);
-    Controller::new(clusters, watcher::Config::default())
+    let (store, writer) = reflector::store();
+    let changed = watcher(clusters, watcher::Config::default())
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(asked, PredicateConfig::default());
+    Controller::for_stream(changed, store)
         .with_config(config)
         .owns(scoped::<StatefulSet>(&client, namespace), ours())
         .owns(scoped::<Service>(&client, namespace), ours())
@@ -125,6 +137,19 @@ async fn run_in(
             std::future::ready(())
         })
         .await;
+}
+
+/// What is asked of a cluster, and not what is answered: each pass may write the status, and is not to wake the next
+/// one by it. Of what follows from a status the pass itself says when it looks again.
+fn asked(cluster: &DeserializeGuard<KvCluster>) -> Option<u64> {
+    let metadata = cluster.meta();
+    let mut hasher = DefaultHasher::new();
+    // The generation is that of the spec, and of a deletion.
+    metadata.generation.hash(&mut hasher);
+    metadata.deletion_timestamp.as_ref().map(|time| time.0.to_string()).hash(&mut hasher);
+    metadata.annotations.hash(&mut hasher);
+    metadata.labels.hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -294,7 +319,7 @@ mod tests {
         let context = server.context();
         let watched = watched(cluster("ofTomorrow"));
         assert!(watched.0.is_err());
-        let result = reconcile(Arc::clone(&watched), Arc::clone(&context)).await;
+        let result = Box::pin(reconcile(Arc::clone(&watched), Arc::clone(&context))).await;
         let error = result.expect_err("an error, which is tried again");
         assert!(matches!(&error, Error::Unreadable(why) if why.contains("ofTomorrow")), "{error}");
         let metrics = context.metrics.text();
@@ -313,11 +338,59 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_asked_wakes_a_pass_and_what_was_answered_does_not() {
+        let mut now = cluster("disabled");
+        now["metadata"]["generation"] = json!(1);
+        let mut brought = Vec::new();
+        let mut want = Vec::new();
+        let mut version = 0;
+        for (why, wakes, change) in [
+            ("it is there", true, None),
+            ("a status", false, Some(("/status", json!({"replicas": 1})))),
+            ("another status", false, Some(("/status", json!({"replicas": 2})))),
+            ("who wrote", false, Some(("/metadata/managedFields", json!([{"manager": "x"}])))),
+            ("another spec", true, Some(("/metadata/generation", json!(2)))),
+            ("an annotation", true, Some(("/metadata/annotations", json!({"a": "b"})))),
+            ("another annotation", true, Some(("/metadata/annotations", json!({"a": "c"})))),
+            ("a label", true, Some(("/metadata/labels", json!({"a": "b"})))),
+            ("a status again", false, Some(("/status", json!({"replicas": 1})))),
+            ("what cannot be read", true, Some(("/spec/tls", json!({"mode": "ofTomorrow"})))),
+            ("a status of that", false, Some(("/status", json!({"replicas": 2})))),
+            (
+                "its deletion",
+                true,
+                Some(("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"))),
+            ),
+            ("another one of its name", true, Some(("/metadata/uid", json!("v")))),
+        ] {
+            if let Some((path, value)) = change {
+                let (parent, name) = path.rsplit_once('/').expect("a path");
+                now.pointer_mut(parent).expect("there")[name] = value;
+            }
+            if why == "what cannot be read" {
+                now["metadata"]["generation"] = json!(3);
+            }
+            version += 1;
+            now["metadata"]["resourceVersion"] = json!(version.to_string());
+            let object: DeserializeGuard<KvCluster> =
+                serde_json::from_value(now.clone()).expect("anything can be watched");
+            brought.push(Ok(object));
+            want.extend(wakes.then(|| (version.to_string(), why)));
+        }
+        let woken = futures::stream::iter(brought)
+            .predicate_filter(asked, PredicateConfig::default())
+            .map(|object| object.expect("no error").resource_version().expect("a version"));
+        let woken: Vec<_> = woken.collect().await;
+        let versions: Vec<_> = want.iter().map(|(version, _)| version.clone()).collect();
+        assert_eq!(woken, versions, "{want:?}");
+    }
+
+    #[tokio::test]
     async fn what_the_watch_could_not_read_is_looked_at_all_the_same() {
         // It is gone since.
         let context = Server::of(None).context();
         let watched = watched(cluster("ofTomorrow"));
-        let result = reconcile(watched, Arc::clone(&context)).await;
+        let result = Box::pin(reconcile(watched, Arc::clone(&context))).await;
         assert_eq!(result.expect("no error"), Action::await_change());
         assert!(!context.metrics.text().contains("cluster_observed"), "it is forgotten");
     }
