@@ -220,7 +220,7 @@ fn log(key: &Key, outcome: &Outcome) {
     let Some(action) = outcome.plan.action.as_ref().map(Planned::name) else { return };
     let why = &outcome.plan.why;
     match &outcome.did {
-        Did::Done => tracing::info!(namespace, cluster = name, action, why, "done"),
+        Did::Done(_) => tracing::info!(namespace, cluster = name, action, why, "done"),
         Did::Refused(reason) => {
             tracing::warn!(namespace, cluster = name, action, why, reason, "refused");
         }

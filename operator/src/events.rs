@@ -13,6 +13,7 @@ use crate::{
     names::MANAGER,
     pass::{Did, Outcome},
     plan::{Action, Call, Change},
+    world::Made,
 };
 
 /// Bound: longest note that Kubernetes takes, in bytes.
@@ -92,22 +93,16 @@ pub fn of(outcome: &Outcome) -> Vec<Told> {
     let mut told = turns(&outcome.seen.cluster, &outcome.status);
     let Some(action) = &outcome.plan.action else { return told };
     let (warning, reason, note) = match &outcome.did {
-        Did::Done => match action {
+        Did::Done(made) => match action {
             // A person has to look after it from now on.
-            Action::Change(Change::DeleteVolume { name, keep: Some(kept), .. }) => {
-                let note = format!(
-                    "{}; claim {name} is deleted, and its data is kept in PersistentVolume {kept} \
-                     (reclaim policy Retain) until somebody deletes that",
-                    outcome.plan.why
-                );
-                (true, "VolumeRetained".to_owned(), note)
+            Action::Change(Change::DeleteVolume { name, keep: Some(disk), .. }) => {
+                let (reason, what) = of_disk(disk, *made, "VolumeDeleted");
+                let note = format!("{}; claim {name} is deleted, and {what}", outcome.plan.why);
+                (true, reason, note)
             }
             Action::Change(Change::KeepVolume { name, volume, .. }) => {
-                let note = format!(
-                    "somebody deleted claim {name}; its data is kept in PersistentVolume {volume} \
-                     (reclaim policy Retain) until somebody deletes that"
-                );
-                (true, "VolumeRetained".to_owned(), note)
+                let (reason, what) = of_disk(volume, *made, "VolumeLost");
+                (true, reason, format!("somebody deleted claim {name}; {what}"))
             }
             _ => (false, reason(action).to_owned(), outcome.plan.why.clone()),
         },
@@ -123,6 +118,24 @@ pub fn of(outcome: &Outcome) -> Vec<Told> {
         if target.is_empty() { note.clone() } else { format!("{} {target}", action.name()) };
     told.push(Told { warning, reason, action: cut_to(action, 120), note });
     told
+}
+
+/// What became of the disk of a claim that goes: the event's reason, and words.
+fn of_disk(volume: &str, made: Made, nothing: &str) -> (String, String) {
+    match made {
+        Made::AsAsked => {
+            let what = format!(
+                "its data is kept in PersistentVolume {volume} (reclaim policy Retain) until somebody deletes that"
+            );
+            ("VolumeRetained".to_owned(), what)
+        }
+        Made::NothingKept => {
+            let what = format!(
+                "nothing of its data is kept: PersistentVolume {volume} is no more, or another claim's"
+            );
+            (nothing.to_owned(), what)
+        }
+    }
 }
 
 /// Conditions that turned for the worse or the better.
@@ -214,6 +227,16 @@ fn cut_to(text: String, bytes_max: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_is_said_to_be_kept_only_where_it_is() {
+        let (reason, what) = of_disk("pv", Made::AsAsked, "VolumeDeleted");
+        assert_eq!(reason, "VolumeRetained");
+        assert!(what.contains("kept in PersistentVolume pv"), "{what}");
+        let (reason, what) = of_disk("pv", Made::NothingKept, "VolumeDeleted");
+        assert_eq!(reason, "VolumeDeleted");
+        assert!(what.contains("nothing of its data is kept"), "{what}");
+    }
 
     #[test]
     fn notes_are_cut_between_characters() {

@@ -40,7 +40,7 @@ use crate::{
     nodes, owner,
     plan::{self, Call, Change},
     seen::{self, Node, Seen, Slot},
-    world::{Error, Key, World},
+    world::{Error, Key, Made, World},
 };
 
 /// The type that the operator of Prometheus brings.
@@ -327,7 +327,7 @@ impl Kubernetes {
         }
     }
 
-    /// The object as it is stored then, where one is.
+    /// The object as it is stored then, where one is; of a claim that goes, the disk that is kept of it.
     async fn make(&self, key: &Key, change: &Change) -> Result<Value, Error> {
         let pods = || self.api::<Pod>(&key.namespace);
         let claims = || self.api::<PersistentVolumeClaim>(&key.namespace);
@@ -357,11 +357,13 @@ impl Kubernetes {
             }
             Change::DeleteVolume { name, uid, keep } => {
                 // Ordering: the disk is kept before its claim goes, or Kubernetes may have deleted it.
-                if let Some(volume) = keep {
-                    volumes::keep(&self.client, volume, uid).await?;
-                    self.may_act()?;
-                }
-                gone(&format!("delete volume {name}"), claims().delete(name, &only(uid)).await)
+                let kept = match keep {
+                    Some(volume) => volumes::keep(&self.client, volume, uid).await?,
+                    None => Value::Null,
+                };
+                self.may_act()?;
+                let deleted = claims().delete(name, &only(uid)).await;
+                gone(&format!("delete volume {name}"), deleted).map(|_| kept)
             }
             Change::MarkVolume { name, uid, node_id } => {
                 let patch =
@@ -381,7 +383,7 @@ impl Kubernetes {
                 done(&format!("note the cluster at volume {name}"), noted)
             }
             Change::KeepVolume { uid, volume, .. } => {
-                volumes::keep(&self.client, volume, uid).await.map(|()| Value::Null)
+                volumes::keep(&self.client, volume, uid).await
             }
             Change::ReleaseVolume { name, uid, version, owners } => {
                 let metadata =
@@ -551,12 +553,17 @@ impl World for Kubernetes {
         done("note the status", clusters.replace_status(name, &params, &noted).await).map(drop)
     }
 
-    async fn change(&self, key: &Key, change: &Change) -> Result<(), Error> {
+    async fn change(&self, key: &Key, change: &Change) -> Result<Made, Error> {
         self.may_act()?;
         self.metrics.wrote(change.kind());
         let result = self.make(key, change).await;
         self.memory.learn(key, change, &result, self.now());
-        result.map(drop)
+        let stored = result?;
+        let keeps = matches!(
+            change,
+            Change::KeepVolume { .. } | Change::DeleteVolume { keep: Some(_), .. }
+        );
+        Ok(if keeps && stored.is_null() { Made::NothingKept } else { Made::AsAsked })
     }
 
     async fn call(&self, seen: &Seen, call: &Call) -> Result<(), Error> {

@@ -137,7 +137,7 @@ impl Metrics {
         let Some(outcome) = outcome else { return };
         if let Some(action) = &outcome.plan.action {
             let result = match outcome.did {
-                Did::Done => "done",
+                Did::Done(_) => "done",
                 Did::Refused(_) => "refused",
                 Did::Noted | Did::Nothing => return,
             };

@@ -12,7 +12,7 @@ use crate::{
     plan::{self, Action, Plan},
     seen::Seen,
     status,
-    world::{Error, Key, World},
+    world::{Error, Key, Made, World},
 };
 
 /// After something was noted or changed.
@@ -38,7 +38,7 @@ pub enum Did {
     Nothing,
     /// The operation was noted; the action comes in the next pass.
     Noted,
-    Done,
+    Done(Made),
     /// Why not; it is tried again.
     Refused(String),
 }
@@ -83,15 +83,15 @@ pub async fn pass<W: World>(
     }
     let result = match &action {
         // With the status.
-        Action::Latch { .. } => Ok(()),
-        Action::Call(call) => world.call(&seen, call).await,
+        Action::Latch { .. } => Ok(Made::AsAsked),
+        Action::Call(call) => world.call(&seen, call).await.map(|()| Made::AsAsked),
         Action::Change(change) => world.change(key, change).await,
     };
     crash_point(action.deed().crash_point());
     match result {
-        Ok(()) => {
+        Ok(made) => {
             let requeue = plan.requeue;
-            outcome(seen, plan, status, Did::Done, requeue)
+            outcome(seen, plan, status, Did::Done(made), requeue)
         }
         Err(Error::Refused(why)) => outcome(seen, plan, status, Did::Refused(why), REFUSED),
         Err(error) => Err(error),

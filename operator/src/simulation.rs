@@ -22,7 +22,7 @@ use crate::{
     pass::{self, Did},
     plan::Deed,
     seen::{Seen, State},
-    world::{Error, Key, World},
+    world::{Error, Key, Made, World},
 };
 
 /// Bound: passes in which a story must come to its end.
@@ -1271,7 +1271,7 @@ impl World for Late<'_> {
         self.fake.note(cluster, status).await
     }
 
-    async fn change(&self, key: &Key, change: &crate::plan::Change) -> Result<(), Error> {
+    async fn change(&self, key: &Key, change: &crate::plan::Change) -> Result<Made, Error> {
         self.fake.change(key, change).await
     }
 

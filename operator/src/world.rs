@@ -40,6 +40,14 @@ pub enum Error {
     Failed(String),
 }
 
+/// What came of a change that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    AsAsked,
+    /// But there was no disk of the claim to keep: its PersistentVolume is no more, or another claim's.
+    NothingKept,
+}
+
 /// What the operator sees, and what it can do.
 pub trait World: Send + Sync {
     /// One look; `None` when there is no such cluster.
@@ -56,7 +64,11 @@ pub trait World: Send + Sync {
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// One change of an object.
-    fn change(&self, key: &Key, change: &Change) -> impl Future<Output = Result<(), Error>> + Send;
+    fn change(
+        &self,
+        key: &Key,
+        change: &Change,
+    ) -> impl Future<Output = Result<Made, Error>> + Send;
 
     /// One call to a node. Those that any node can answer go to one that answered in this look.
     fn call(&self, seen: &Seen, call: &Call) -> impl Future<Output = Result<(), Error>> + Send;

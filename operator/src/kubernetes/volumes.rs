@@ -13,9 +13,9 @@ use kube::{
     Api, Client,
     api::{ListParams, Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::failed;
+use super::{failed, write};
 use crate::{
     desired::Desired,
     drift,
@@ -120,23 +120,23 @@ pub(super) async fn is_kept(client: &Client, volume: &str, claim_uid: &str) -> O
     (claimed_by(&found) == Some(claim_uid)).then(|| keeps(&found))
 }
 
-/// The disk of a claim is not deleted with it.
+/// The disk of a claim is not deleted with it. Answers the volume that is kept, or null where there is none.
 ///
 /// A claim may name whatever volume it likes: only the volume says whose it is. One that is no more, or another
 /// claim's, has nothing of this one to keep.
-pub(super) async fn keep(client: &Client, volume: &str, claim_uid: &str) -> Result<(), Error> {
+pub(super) async fn keep(client: &Client, volume: &str, claim_uid: &str) -> Result<Value, Error> {
     let what = format!("keep PersistentVolume {volume}");
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
     let found = volumes.get_opt(volume).await.map_err(|error| failed(&what, error))?;
-    let Some(found) = found else { return Ok(()) };
+    let Some(found) = found else { return Ok(Value::Null) };
     match claimed_by(&found) {
         Some(uid) if uid == claim_uid => {}
-        Some(_) => return Ok(()),
+        Some(_) => return Ok(Value::Null),
         // It is about to be bound, to whomever.
         None => return Err(Error::Moved(format!("{what}: it is bound to no claim yet"))),
     }
     if keeps(&found) {
-        return Ok(());
+        return write::stored(&what, Ok(found));
     }
     let patch = json!({
         "metadata": {"uid": found.metadata.uid, "resourceVersion": found.metadata.resource_version},
@@ -144,8 +144,8 @@ pub(super) async fn keep(client: &Client, volume: &str, claim_uid: &str) -> Resu
     });
     let params = PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
     match volumes.patch(volume, &params, &Patch::Merge(&patch)).await {
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        result => result.map(drop).map_err(|error| failed(&what, error)),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Value::Null),
+        result => write::stored(&what, result),
     }
 }
 
@@ -197,6 +197,7 @@ fn local_to(volume: &PersistentVolume) -> Vec<String> {
 mod tests {
     use std::{collections::BTreeMap, sync::Arc};
 
+    use super::*;
     use axum::{
         Router,
         body::Bytes,
@@ -205,9 +206,6 @@ mod tests {
         response::Json,
     };
     use parking_lot::Mutex;
-    use serde_json::{Value, json};
-
-    use super::*;
 
     /// An API server of one volume, and of Kubernetes nodes: name, and label.
     struct Store {
@@ -318,6 +316,8 @@ mod tests {
             assert_eq!(policy(&store), want, "{why}");
             assert_eq!(matches!(result, Err(Error::Moved(_))), moved, "{why}: {result:?}");
             assert_eq!(result.is_err(), moved, "{why}");
+            let kept = result.ok().filter(|kept| !kept.is_null());
+            assert_eq!(kept.is_some(), want == "Retain", "{why}: what is said to be kept is");
         }
     }
 

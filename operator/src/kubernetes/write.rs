@@ -232,7 +232,7 @@ fn add_fields(all: &mut Value, more: Value) {
     }
 }
 
-fn stored<T: serde::Serialize + Debug>(
+pub(super) fn stored<T: serde::Serialize + Debug>(
     what: &str,
     result: kube::Result<T>,
 ) -> Result<Value, Error> {

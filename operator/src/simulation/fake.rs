@@ -23,7 +23,7 @@ use crate::{
     owner,
     plan::{self, Call, Change, Deed},
     seen::{self, Exit, Joined, Node, Peer, Pod, Row, Seen, Slot, State, Table, VolumeClaim},
-    world::{Error, Key, World},
+    world::{Error, Key, Made, World},
 };
 
 /// Where the operator ends, by the number of its changes: the change is made only in the second case.
@@ -1607,7 +1607,7 @@ impl World for Fake {
         inner.end_change(number)
     }
 
-    async fn change(&self, _: &Key, change: &Change) -> Result<(), Error> {
+    async fn change(&self, _: &Key, change: &Change) -> Result<Made, Error> {
         let mut inner = self.0.lock();
         let what = match change {
             Change::Apply(child, ..) | Change::Replace(child, ..) => format!("apply {child:?}"),
@@ -1624,7 +1624,8 @@ impl World for Fake {
         let result = inner.change(change);
         self.1.learn(&super::key(), change, &result, now);
         result?;
-        inner.end_change(number).map_err(ended)
+        inner.end_change(number).map_err(ended)?;
+        Ok(Made::AsAsked)
     }
 
     async fn call(&self, seen: &Seen, call: &Call) -> Result<(), Error> {
