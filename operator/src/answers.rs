@@ -27,7 +27,7 @@ use crate::{
     clock,
     drift::{self, Difference, Drift},
     names::OBJECT_HASH,
-    plan::{Change, Deed},
+    plan::{Action, Call, Change, Deed, Target},
     world::{Error, Key},
 };
 
@@ -44,6 +44,8 @@ const MADE: &str = "";
 const DELETED: &str = "-";
 /// How many pods a StatefulSet is to have: what it is scaled to may be fought about, too.
 pub const REPLICAS: &str = ".spec.replicas";
+/// How often a node is asked again without a wait, and after twice as many it is told.
+const SOON_TRIED: u32 = 3;
 /// Who puts the same place back so often within [`CALM`] has a quarrel, and not a visitor.
 const QUARREL: u32 = 3;
 
@@ -51,8 +53,8 @@ const QUARREL: u32 = 3;
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
     children: BTreeMap<Child, Answer>,
-    /// By name of the claim, and what was to be done to it. Bound: as many as there are claims, for each deed.
-    volumes: BTreeMap<(String, Deed), Refusal>,
+    /// Of pods, claims and nodes: by what it was to be done to, and what. Bound: those of the last [`CALM`].
+    deeds: BTreeMap<(String, Deed), Refusal>,
     /// Every look since then has found the cluster whole.
     whole_since: Option<Timestamp>,
 }
@@ -126,6 +128,16 @@ impl Tries {
         let until = Timestamp::from_second(self.next(CONTENDED_WAIT_MAX)).unwrap_or(now);
         Contended { times: self.count, until: clock::text(until) }
     }
+}
+
+/// What was tried, and was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused<'a> {
+    pub why: &'a str,
+    /// The last try was long enough ago.
+    pub may_try: bool,
+    /// A person should know. Not at once of what is asked of nodes: they say when they can.
+    pub is_told: bool,
 }
 
 /// A place that does not stay as it is put.
@@ -227,10 +239,35 @@ impl Answers {
         Some(self.children.get(&child)?.refused.as_ref()?.why.as_str())
     }
 
+    /// Why something cannot be done at all, if it was not done when it was last tried.
+    #[must_use]
+    pub fn refusal(&self, action: &Action, now: Timestamp) -> Option<Refused<'_>> {
+        let of_deed = |target: String, deed| self.deeds.get(&(target, deed));
+        match action {
+            Action::Latch { .. } => None,
+            Action::Call(call) => {
+                let refusal = of_deed(call.target(), call.deed())?;
+                let count = refusal.tries.count;
+                let more = Tries { count: count.saturating_sub(SOON_TRIED), ..refusal.tries };
+                let may_try = count <= SOON_TRIED || more.is_due(REFUSED_WAIT_MAX, now);
+                let is_told = count > 2 * SOON_TRIED;
+                Some(Refused { why: &refusal.why, may_try, is_told })
+            }
+            Action::Change(change) => {
+                let refusal = match change.target() {
+                    Target::Child(child) => self.children.get(&child)?.refused.as_ref()?,
+                    Target::Named(name) => of_deed(name.to_owned(), change.deed())?,
+                };
+                let may_try = refusal.tries.is_due(REFUSED_WAIT_MAX, now);
+                Some(Refused { why: &refusal.why, may_try, is_told: true })
+            }
+        }
+    }
+
     /// Why a volume claim could not be changed, a moment ago or longer, and whether it may be tried again.
     #[must_use]
     pub fn refused_volume(&self, claim: &str, deed: Deed, now: Timestamp) -> Option<(&str, bool)> {
-        let refusal = self.volumes.get(&(claim.to_owned(), deed))?;
+        let refusal = self.deeds.get(&(claim.to_owned(), deed))?;
         Some((refusal.why.as_str(), refusal.tries.is_due(REFUSED_WAIT_MAX, now)))
     }
 
@@ -274,19 +311,16 @@ impl Answers {
             // One with other settings, and another name.
             Change::Delete { child: Child::ConfigMap, .. } => (Child::ConfigMap, None, None, false),
             Change::Delete { child, .. } => (*child, None, Some(DELETED), false),
-            Change::MarkVolume { name, .. }
+            Change::DeletePod { name, .. }
+            | Change::DeleteVolume { name, .. }
+            | Change::MarkVolume { name, .. }
             | Change::UnmarkVolume { name, .. }
             | Change::NoteVolume { name, .. }
             | Change::KeepVolume { name, .. }
             | Change::ReleaseVolume { name, .. }
             | Change::GrowVolume { name, .. } => {
-                let what = (name.clone(), change.deed());
-                let before = self.volumes.remove(&what);
-                let refusal = result.err().and_then(|error| Refusal::of(error, before, now));
-                self.volumes.extend(refusal.map(|refusal| (what, refusal)));
-                return;
+                return self.learn_deed(name.clone(), change.deed(), result.err(), now);
             }
-            Change::DeletePod { .. } | Change::DeleteVolume { .. } => return,
         };
         let answer = self.children.entry(child).or_default();
         match result {
@@ -321,6 +355,25 @@ impl Answers {
             }
             Err(error) => answer.refused = Refusal::of(error, answer.refused.take(), now),
         }
+    }
+}
+
+impl Answers {
+    /// Of what a node was asked. That it did not answer, or could not know, is told by the pass that fails.
+    pub(crate) fn learn_call(&mut self, call: &Call, result: &Result<(), Error>, now: Timestamp) {
+        let refused = result.as_ref().err().filter(|error| !matches!(error, Error::Failed(_)));
+        if result.is_ok() || refused.is_some() {
+            self.learn_deed(call.target(), call.deed(), refused, now);
+        }
+    }
+
+    fn learn_deed(&mut self, target: String, deed: Deed, error: Option<&Error>, now: Timestamp) {
+        // What was not tried for so long is not wanted any more.
+        self.deeds.retain(|_, refusal| refusal.tries.is_fresh(now));
+        let what = (target, deed);
+        let before = self.deeds.remove(&what);
+        let refusal = error.and_then(|error| Refusal::of(error, before, now));
+        self.deeds.extend(refusal.map(|refusal| (what, refusal)));
     }
 }
 
@@ -380,6 +433,11 @@ impl Memory {
     /// `result`: the object as it was stored, where one was.
     pub fn learn(&self, key: &Key, change: &Change, result: &Result<Value, Error>, now: Timestamp) {
         self.0.lock().entry(key.clone()).or_default().learn(change, result.as_ref(), now);
+    }
+
+    /// As [`Self::learn`], of a call to a node.
+    pub fn learn_call(&self, key: &Key, call: &Call, result: &Result<(), Error>, now: Timestamp) {
+        self.0.lock().entry(key.clone()).or_default().learn_call(call, result, now);
     }
 
     pub fn forget(&self, key: &Key) {
@@ -598,6 +656,64 @@ mod tests {
         answers.learn(&change, Err(&Error::Failed("no answer".to_owned())), at(66));
         assert!(!may(&answers, 67) && !answers.was_refused(Child::Service));
         assert_eq!(answers.refused(Child::Service), Some("no answer"));
+    }
+
+    #[test]
+    fn whatever_is_refused_waits_ever_longer() {
+        let refused = Error::Refused("a policy".to_owned());
+        let by_node = || Err(Error::Refused("not now".to_owned()));
+        let pod = Change::DeletePod { name: "kv-0-0".to_owned(), uid: "u".to_owned() };
+        let other = Change::DeletePod { name: "kv-1-0".to_owned(), uid: "u".to_owned() };
+        let set = Change::Delete {
+            child: Child::StatefulSet(0),
+            name: "kv-0".to_owned(),
+            uid: "u".to_owned(),
+            keep_dependents: true,
+        };
+        for change in [pod, set] {
+            let mut answers = Answers::default();
+            let action = Action::Change(change.clone());
+            assert_eq!(answers.refusal(&action, at(0)), None);
+            answers.learn(&change, Err(&refused), at(0));
+            let may = |answers: &Answers, second| {
+                answers.refusal(&action, at(second)).map(|it| it.may_try)
+            };
+            assert_eq!((may(&answers, 4), may(&answers, 5)), (Some(false), Some(true)));
+            answers.learn(&change, Err(&refused), at(5));
+            assert_eq!((may(&answers, 14), may(&answers, 15)), (Some(false), Some(true)));
+            let told = answers.refusal(&action, at(15)).expect("refused");
+            assert!(told.is_told && told.why == "a policy");
+            assert_eq!(answers.refusal(&Action::Change(other.clone()), at(5)), None, "of another");
+            answers.learn(&change, Ok(&Value::Null), at(20));
+            assert_eq!(may(&answers, 20), None, "it was done");
+        }
+        // A node is asked some times more before it is left alone, and then it is told.
+        let call = Call::Promote { node_id: 4, expected_version: 1 };
+        let action = Action::Call(call.clone());
+        let mut answers = Answers::default();
+        let mut tries = Vec::new();
+        for second in (0..300).step_by(2) {
+            let before = answers.refusal(&action, at(second));
+            assert_eq!(before.is_some_and(|it| it.is_told), tries.len() > 6, "{tries:?}");
+            if before.is_none_or(|it| it.may_try) {
+                let moved = Call::Promote { node_id: 4, expected_version: 2 };
+                answers.learn_call(&moved, &by_node(), at(second));
+                tries.push(second);
+            }
+        }
+        assert_eq!(tries, [0, 2, 4, 6, 12, 22, 42, 82, 142, 202, 262]);
+        let moved = Error::Moved("the table".to_owned());
+        answers.learn_call(&call, &Err(moved), at(300));
+        assert!(answers.refusal(&action, at(300)).is_some(), "that says nothing");
+        answers.learn_call(&call, &Ok(()), at(301));
+        assert_eq!(answers.refusal(&action, at(301)), None);
+        // What is not wanted any more is not remembered for ever.
+        for node_id in 0..1000 {
+            let call = Call::Promote { node_id, expected_version: 1 };
+            let second = i64::try_from(node_id).expect("small") * 10;
+            answers.learn_call(&call, &by_node(), at(second));
+        }
+        assert!(answers.deeds.len() <= 120, "{}", answers.deeds.len());
     }
 
     #[test]

@@ -401,6 +401,30 @@ impl Kubernetes {
         }
     }
 
+    /// Has a node do something.
+    async fn ask(&self, seen: &Seen, call: &Call) -> Result<(), Error> {
+        let desired = Desired::of(&seen.cluster, &self.defaults)
+            .map_err(|invalid| Error::Refused(invalid.0.join("; ")))?;
+        let own = match call {
+            Call::Initialize { pod, .. } => seen.pods.get(pod).and_then(|pod| pod.ip.as_deref()),
+            _ => None,
+        };
+        // Known of pods whose disk is empty, which are those that such a call is about.
+        let places = seen.pods.iter().filter(|(_, pod)| !pod.place.is_empty());
+        let places = places
+            .map(|(ordinal, pod)| (desired.names.client_address(*ordinal), pod.place.clone()))
+            .collect();
+        let door = match call {
+            Call::Initialize { .. } => own,
+            _ => doors(&seen.pods, &desired.cluster_id).next(),
+        };
+        let door =
+            door.ok_or_else(|| Error::Refused("no node of the cluster answers".to_owned()))?;
+        let mut client = nodes::connect(door).await.map_err(Error::Refused)?;
+        self.may_act()?;
+        nodes::call(&mut client, call, places).await
+    }
+
     /// A cluster is gone.
     pub(crate) fn forget(&self, key: &Key) {
         self.memory.forget(key);
@@ -568,26 +592,14 @@ impl World for Kubernetes {
 
     async fn call(&self, seen: &Seen, call: &Call) -> Result<(), Error> {
         self.may_act()?;
-        let desired = Desired::of(&seen.cluster, &self.defaults)
-            .map_err(|invalid| Error::Refused(invalid.0.join("; ")))?;
-        let own = match call {
-            Call::Initialize { pod, .. } => seen.pods.get(pod).and_then(|pod| pod.ip.as_deref()),
-            _ => None,
+        let result = self.ask(seen, call).await;
+        let metadata = &seen.cluster.metadata;
+        let key = Key {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
         };
-        // Known of pods whose disk is empty, which are those that such a call is about.
-        let places = seen.pods.iter().filter(|(_, pod)| !pod.place.is_empty());
-        let places = places
-            .map(|(ordinal, pod)| (desired.names.client_address(*ordinal), pod.place.clone()))
-            .collect();
-        let door = match call {
-            Call::Initialize { .. } => own,
-            _ => doors(&seen.pods, &desired.cluster_id).next(),
-        };
-        let door =
-            door.ok_or_else(|| Error::Refused("no node of the cluster answers".to_owned()))?;
-        let mut client = nodes::connect(door).await.map_err(Error::Refused)?;
-        self.may_act()?;
-        nodes::call(&mut client, call, places).await
+        self.memory.learn_call(&key, call, &result, self.now());
+        result
     }
 
     fn now(&self) -> Timestamp {

@@ -19,6 +19,7 @@ mod factor;
 mod join;
 mod keep;
 mod preview;
+mod refused;
 mod repair;
 mod roll;
 mod scale;
@@ -281,6 +282,7 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
     }
     let recorded = view.recorded.cloned();
     let step = view.step();
+    let step = view.unless_refused(step);
     view.look_for_trouble();
     let troubles = view.troubles;
     match step {
@@ -624,7 +626,31 @@ impl Action {
     }
 }
 
+/// What a change is made to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    Child(Child),
+    /// A pod or a claim.
+    Named(&'a str),
+}
+
 impl Call {
+    /// What it is about, for people. Invariant: the same as long as the same is asked.
+    #[must_use]
+    pub fn target(&self) -> String {
+        match self {
+            Self::Initialize { pod, .. } => format!("pod {pod}"),
+            Self::AddLearner { address, .. } => address.clone(),
+            Self::Promote { node_id, .. }
+            | Self::RemoveNode { node_id, .. }
+            | Self::CancelRemoveNode { node_id, .. }
+            | Self::EvictLeaders { node_id, .. } => format!("node {node_id}"),
+            Self::SetReplicationFactor { replication_factor, .. } => {
+                format!("{replication_factor} peers")
+            }
+        }
+    }
+
     #[must_use]
     pub fn deed(&self) -> Deed {
         match self {
@@ -640,6 +666,24 @@ impl Call {
 }
 
 impl Change {
+    #[must_use]
+    pub fn target(&self) -> Target<'_> {
+        match self {
+            Self::Apply(child, ..) | Self::Replace(child, ..) | Self::Delete { child, .. } => {
+                Target::Child(*child)
+            }
+            Self::Scale { ordinal, .. } => Target::Child(Child::StatefulSet(*ordinal)),
+            Self::DeletePod { name, .. }
+            | Self::MarkVolume { name, .. }
+            | Self::UnmarkVolume { name, .. }
+            | Self::NoteVolume { name, .. }
+            | Self::DeleteVolume { name, .. }
+            | Self::KeepVolume { name, .. }
+            | Self::ReleaseVolume { name, .. }
+            | Self::GrowVolume { name, .. } => Target::Named(name),
+        }
+    }
+
     #[must_use]
     pub fn deed(&self) -> Deed {
         match self {

@@ -1062,6 +1062,40 @@ fn tries(fake: &Fake, what: &str) -> usize {
 }
 
 #[tokio::test]
+async fn whatever_is_refused_is_tried_ever_more_seldom_told_and_done_once_it_may_be() {
+    let remove: fn(&Fake) = |fake| replicas(fake, 2);
+    let restart: fn(&Fake) =
+        |fake| fake.edit(|spec| spec["restartedAt"] = json!("2026-01-01T00:00:00Z"));
+    for (deed, reason, turn) in [
+        (Deed::DeletePod, "ActionRefused", restart),
+        (Deed::RemoveNode, "ActionRefused", remove),
+        (Deed::Scale, "ApplyRefused", remove),
+        (Deed::Delete, "ApplyRefused", remove),
+        (Deed::DeleteVolume, "ActionRefused", remove),
+    ] {
+        let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 1,
+            "storage": {"size": "1Gi", "retain": false}}));
+        settle(&fake, "create").await;
+        fake.refuse_deed(Some(deed));
+        turn(&fake);
+        until(&fake, deed.name(), |_, status| degraded(status) == Some(reason)).await;
+        let (tried, noted) = (fake.refused_by_policy(), tries(&fake, " note "));
+        let status = passes(&fake, 300).await;
+        assert_eq!(degraded(&status), Some(reason), "{deed:?}: {}", fake.journal());
+        assert!(told(&status).contains("a policy refuses it"), "{deed:?}: {}", told(&status));
+        let (tried, noted) = (fake.refused_by_policy() - tried, tries(&fake, " note ") - noted);
+        assert!((4..=9).contains(&tried), "{deed:?}: {tried} tries in five minutes");
+        assert!(
+            noted <= 2 * tried + 2,
+            "{deed:?}: {noted} notes, {tried} tries\n{}",
+            fake.journal()
+        );
+        fake.refuse_deed(None);
+        settle(&fake, deed.name()).await;
+    }
+}
+
+#[tokio::test]
 async fn standing_trouble_is_told_without_a_break_and_in_few_notes() {
     type Start = fn(&Fake);
     let refusal: Start = |fake| {

@@ -94,6 +94,8 @@ struct Inner {
     admission: Admission,
     meddler: Admission,
     refuses: Option<Child>,
+    refuses_deed: Option<Deed>,
+    refused_by_policy: usize,
     deletes: Option<Child>,
     /// What the operator sent last, by which the API server tells its items from those of others.
     sent: BTreeMap<Child, Value>,
@@ -205,6 +207,8 @@ impl Fake {
                 admission: |_, _| {},
                 meddler: |_, _| {},
                 refuses: None,
+                refuses_deed: None,
+                refused_by_policy: 0,
                 deletes: None,
                 sent: BTreeMap::new(),
             }),
@@ -235,6 +239,16 @@ impl Fake {
     /// A policy lets nobody write such an object.
     pub(super) fn refuse(&self, child: Option<Child>) {
         self.0.lock().refuses = child;
+    }
+
+    /// Nobody may do such a thing.
+    pub(super) fn refuse_deed(&self, deed: Option<Deed>) {
+        self.0.lock().refuses_deed = deed;
+    }
+
+    /// How often somebody tried.
+    pub(super) fn refused_by_policy(&self) -> usize {
+        self.0.lock().refused_by_policy
     }
 
     /// Somebody deletes such an object every second.
@@ -1204,7 +1218,7 @@ impl Inner {
     /// `merges`: items of others in our lists stay.
     fn store(&mut self, child: Child, object: &Value, merges: bool) -> Result<Value, Error> {
         if self.refuses == Some(child) {
-            return Err(Error::Refused("a policy refuses it".to_owned()));
+            return Err(by_policy());
         }
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let old = match child {
@@ -1575,6 +1589,10 @@ fn new_row(node_id: u64, address: String, state: State) -> Row {
     }
 }
 
+fn by_policy() -> Error {
+    Error::Refused("a policy refuses it".to_owned())
+}
+
 fn has_majority(voters: &BTreeSet<u64>, of: &BTreeSet<u64>) -> bool {
     voters.intersection(of).count() * 2 > voters.len()
 }
@@ -1621,7 +1639,9 @@ impl World for Fake {
         };
         let number = inner.begin_change(&what, Some(change.deed())).map_err(ended)?;
         let now = Timestamp::from_second(inner.seconds).expect("a time");
-        let result = inner.change(change);
+        let refused = inner.refuses_deed == Some(change.deed());
+        inner.refused_by_policy += usize::from(refused);
+        let result = if refused { Err(by_policy()) } else { inner.change(change) };
         self.1.learn(&super::key(), change, &result, now);
         result?;
         inner.end_change(number).map_err(ended)?;
@@ -1636,7 +1656,12 @@ impl World for Fake {
         if door.is_none() && !matches!(call, Call::Initialize { .. }) {
             return Err(Error::Refused("no node answers".to_owned()));
         }
-        inner.call(call)?;
+        let refused = inner.refuses_deed == Some(call.deed());
+        inner.refused_by_policy += usize::from(refused);
+        let result = if refused { Err(by_policy()) } else { inner.call(call) };
+        let now = Timestamp::from_second(inner.seconds).expect("a time");
+        self.1.learn_call(&super::key(), call, &result, now);
+        result?;
         inner.end_change(number)
     }
 
