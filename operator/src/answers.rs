@@ -11,12 +11,14 @@
 //! told and put back ever more seldom, as is what the API server refuses, and meanwhile the plan goes on
 //! below: a label that is fought about must not keep a lost node from being replaced.
 //!
+//! Of a status the same is known: a definition that is older than this operator keeps none of its new fields.
+//!
 //! Beside it stands since when the cluster has been whole, which no single look tells either.
 //!
 //! None of this outlives the process. One that starts anew applies what differs once more, which changes
 //! nothing, and learns the answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
@@ -25,6 +27,7 @@ use serde_json::Value;
 use crate::{
     children::Child,
     clock,
+    crd::KvClusterStatus,
     drift::{self, Difference, Drift},
     names::OBJECT_HASH,
     plan::{Action, Call, Change, Deed, Target},
@@ -55,6 +58,8 @@ pub struct Answers {
     children: BTreeMap<Child, Answer>,
     /// Of pods, claims and nodes: by what it was to be done to, and what. Bound: those of the last [`CALM`].
     deeds: BTreeMap<(String, Deed), Refusal>,
+    /// The last status that was not stored as it was sent.
+    noted: Option<Noted>,
     /// Every look since then has found the cluster whole.
     whole_since: Option<Timestamp>,
 }
@@ -69,6 +74,13 @@ struct Answer {
     tries: BTreeMap<String, Tries>,
     /// Since the last try that was taken.
     refused: Option<Refusal>,
+}
+
+#[derive(Clone, Debug)]
+struct Noted {
+    sent: KvClusterStatus,
+    stored: KvClusterStatus,
+    at: Timestamp,
 }
 
 #[derive(Clone, Debug)]
@@ -271,6 +283,36 @@ impl Answers {
         Some((refusal.why.as_str(), refusal.tries.is_due(REFUSED_WAIT_MAX, now)))
     }
 
+    /// Whether a status is in `stored` as far as the definition lets it: to send it again would change nothing,
+    /// unless the definition has become another one, which is tried now and then.
+    #[must_use]
+    pub fn is_noted(
+        &self,
+        status: &KvClusterStatus,
+        stored: &KvClusterStatus,
+        now: Timestamp,
+    ) -> bool {
+        let is_it = |noted: &Noted| {
+            let since = now.as_second() - noted.at.as_second();
+            noted.sent == *status
+                && noted.stored == *stored
+                && (0..CONTENDED_WAIT_MAX).contains(&since)
+        };
+        status == stored || self.noted.as_ref().is_some_and(is_it)
+    }
+
+    /// Fields of the status that the definition in this Kubernetes does not keep.
+    #[must_use]
+    pub fn fields_not_kept(&self) -> BTreeSet<String> {
+        let mut lost = BTreeSet::new();
+        if let Some(noted) = &self.noted {
+            // A status has a form as JSON: it was sent.
+            let value = |status| serde_json::to_value(status).unwrap_or_default();
+            collect_lost(".status", &value(&noted.sent), &value(&noted.stored), &mut lost);
+        }
+        lost
+    }
+
     /// The API server said that it will not have it.
     #[must_use]
     pub fn was_refused(&self, child: Child) -> bool {
@@ -396,6 +438,26 @@ impl Answer {
     }
 }
 
+fn collect_lost(path: &str, sent: &Value, stored: &Value, lost: &mut BTreeSet<String>) {
+    match (sent, stored) {
+        (Value::Object(sent), Value::Object(stored)) => {
+            for (name, value) in sent {
+                let path = format!("{path}.{name}");
+                match stored.get(name) {
+                    Some(stored) => collect_lost(&path, value, stored, lost),
+                    None => drop(lost.insert(path)),
+                }
+            }
+        }
+        (Value::Array(sent), Value::Array(stored)) => {
+            for (sent, stored) in sent.iter().zip(stored) {
+                collect_lost(&format!("{path}[]"), sent, stored, lost);
+            }
+        }
+        _ => {}
+    }
+}
+
 fn may(answer: Option<&Answer>, path: &str, now: Timestamp) -> Result<(), Contended> {
     match answer.and_then(|answer| answer.tries.get(path)) {
         Some(tries) if !tries.is_due(CONTENDED_WAIT_MAX, now) => Err(tries.contended(now)),
@@ -438,6 +500,19 @@ impl Memory {
     /// As [`Self::learn`], of a call to a node.
     pub fn learn_call(&self, key: &Key, call: &Call, result: &Result<(), Error>, now: Timestamp) {
         self.0.lock().entry(key.clone()).or_default().learn_call(call, result, now);
+    }
+
+    /// A status was sent, and stored so.
+    pub fn learn_status(
+        &self,
+        key: &Key,
+        sent: &KvClusterStatus,
+        stored: &KvClusterStatus,
+        at: Timestamp,
+    ) {
+        let noted =
+            (sent != stored).then(|| Noted { sent: sent.clone(), stored: stored.clone(), at });
+        self.0.lock().entry(key.clone()).or_default().noted = noted;
     }
 
     pub fn forget(&self, key: &Key) {

@@ -574,7 +574,11 @@ impl World for Kubernetes {
         let noted = KvCluster { status: Some(status.clone()), ..cluster.clone() };
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), dry_run: false };
         self.metrics.wrote("status");
-        done("note the status", clusters.replace_status(name, &params, &noted).await).map(drop)
+        let stored = clusters.replace_status(name, &params, &noted).await;
+        let stored = stored.map_err(|error| failed("note the status", error))?;
+        let stored = stored.status.unwrap_or_default();
+        self.memory.learn_status(&key_of(cluster), status, &stored, self.now());
+        Ok(())
     }
 
     async fn change(&self, key: &Key, change: &Change) -> Result<Made, Error> {
@@ -593,17 +597,20 @@ impl World for Kubernetes {
     async fn call(&self, seen: &Seen, call: &Call) -> Result<(), Error> {
         self.may_act()?;
         let result = self.ask(seen, call).await;
-        let metadata = &seen.cluster.metadata;
-        let key = Key {
-            namespace: metadata.namespace.clone().unwrap_or_default(),
-            name: metadata.name.clone().unwrap_or_default(),
-        };
-        self.memory.learn_call(&key, call, &result, self.now());
+        self.memory.learn_call(&key_of(&seen.cluster), call, &result, self.now());
         result
     }
 
     fn now(&self) -> Timestamp {
         clock::wall()
+    }
+}
+
+fn key_of(cluster: &KvCluster) -> Key {
+    let metadata = &cluster.metadata;
+    Key {
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
     }
 }
 

@@ -70,7 +70,7 @@ pub async fn pass<W: World>(
     if let Some(Action::Latch { cluster_id }) = plan.action.as_ref().filter(|_| noted) {
         status.cluster_id = Some(cluster_id.clone());
     }
-    if status != old {
+    if !seen.answers.is_noted(&status, &old, now) {
         world.note(&seen.cluster, &status).await?;
         crash_point("after-note");
     }

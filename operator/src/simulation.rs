@@ -1096,6 +1096,32 @@ async fn whatever_is_refused_is_tried_ever_more_seldom_told_and_done_once_it_may
 }
 
 #[tokio::test]
+async fn status_that_an_older_definition_does_not_keep_is_told_and_sent_once() {
+    let fake = Fake::new(json!({"replicas": 2, "replicationFactor": 1}));
+    settle(&fake, "create").await;
+    fake.define(|status| {
+        status.largest_volume = None;
+        status.members.iter_mut().for_each(|member| member.version = None);
+    });
+    fake.edit(|spec| spec["podDisruptionBudget"] = json!(false));
+    until(&fake, "told", |_, status| degraded(status) == Some("DefinitionOutdated")).await;
+    let status = passes(&fake, 5).await;
+    let told = told(&status);
+    assert!(told.contains(".status.largestVolume, .status.members[].version"), "{told}");
+    let noted = tries(&fake, " note ");
+    passes(&fake, 100).await;
+    assert_eq!(tries(&fake, " note "), noted, "{}", fake.journal());
+    // What changes is noted all the same, and the cluster is cared for.
+    replicas(&fake, 3);
+    until(&fake, "grown", |seen, _| in_service(seen) == 3).await;
+    until(&fake, "told", |_, status| degraded(status) == Some("DefinitionOutdated")).await;
+    passes(&fake, 5).await;
+    fake.define(|_| {});
+    (0..600).for_each(|_| fake.tick());
+    settle(&fake, "the definition is that of the operator").await;
+}
+
+#[tokio::test]
 async fn standing_trouble_is_told_without_a_break_and_in_few_notes() {
     type Start = fn(&Fake);
     let refusal: Start = |fake| {

@@ -17,6 +17,8 @@ use crate::{
 const FIXED: [&str; 3] = [".spec.selector", ".spec.serviceName", ".spec.podManagementPolicy"];
 /// Bound: how long Kubernetes may take over a deletion, in seconds, before it is told.
 const TERMINATES_MAX: i64 = 60;
+/// Bound: fields that are named of a status that was not stored as a whole.
+const FIELDS_TOLD: usize = 10;
 /// Bound: so long, in seconds, must a cluster have been whole before one of its pods may go.
 const WHOLE_SECONDS: i64 = 60;
 
@@ -546,6 +548,16 @@ impl View<'_> {
             .collect();
         for message in refused {
             self.trouble("ApplyRefused", message);
+        }
+        let lost = self.seen.answers.fields_not_kept();
+        if !lost.is_empty() {
+            let lost: Vec<_> = lost.into_iter().take(FIELDS_TOLD).collect();
+            let message = format!(
+                "the definition of KvCluster in this Kubernetes is older than this operator and does not keep {}: \
+                 apply what `flotilla-operator crd` prints",
+                lost.join(", ")
+            );
+            self.trouble("DefinitionOutdated", message);
         }
         for message in self.quarrels() {
             self.trouble("Contended", message);

@@ -95,6 +95,8 @@ struct Inner {
     meddler: Admission,
     refuses: Option<Child>,
     refuses_deed: Option<Deed>,
+    /// What the definition takes out of a status.
+    definition: fn(&mut KvClusterStatus),
     refused_by_policy: usize,
     deletes: Option<Child>,
     /// What the operator sent last, by which the API server tells its items from those of others.
@@ -208,6 +210,7 @@ impl Fake {
                 meddler: |_, _| {},
                 refuses: None,
                 refuses_deed: None,
+                definition: |_| {},
                 refused_by_policy: 0,
                 deletes: None,
                 sent: BTreeMap::new(),
@@ -239,6 +242,11 @@ impl Fake {
     /// A policy lets nobody write such an object.
     pub(super) fn refuse(&self, child: Option<Child>) {
         self.0.lock().refuses = child;
+    }
+
+    /// The definition is an older one, or the present one again.
+    pub(super) fn define(&self, definition: fn(&mut KvClusterStatus)) {
+        self.0.lock().definition = definition;
     }
 
     /// Nobody may do such a thing.
@@ -1620,7 +1628,11 @@ impl World for Fake {
         }
         let latched = inner.cluster.status.as_ref().and_then(|old| old.cluster_id.clone());
         inner.require(latched.is_none() || latched == status.cluster_id, "what is for ever stays");
-        inner.cluster.status = Some(status.clone());
+        let mut stored = status.clone();
+        (inner.definition)(&mut stored);
+        let now = Timestamp::from_second(inner.seconds).expect("a time");
+        self.1.learn_status(&super::key(), status, &stored, now);
+        inner.cluster.status = Some(stored);
         inner.touch_cluster();
         inner.end_change(number)
     }
