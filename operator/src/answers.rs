@@ -327,7 +327,9 @@ impl Answers {
     }
 
     pub(crate) fn watch(&mut self, is_whole: bool, now: Timestamp) {
-        self.whole_since = is_whole.then(|| self.whole_since.unwrap_or(now));
+        // A wall clock that was set back would else keep it waiting until it has caught up.
+        let since = self.whole_since.filter(|since| *since <= now);
+        self.whole_since = is_whole.then(|| since.unwrap_or(now));
     }
 
     pub(crate) fn learn(
@@ -789,6 +791,22 @@ mod tests {
             answers.learn_call(&call, &by_node(), at(second));
         }
         assert!(answers.deeds.len() <= 120, "{}", answers.deeds.len());
+    }
+
+    #[test]
+    fn clock_that_is_set_back_costs_no_more_than_the_wait_itself() {
+        let mut answers = Answers::default();
+        for (why, second, is_whole, want) in [
+            ("not whole", 0, false, 0),
+            ("whole", 10, true, 0),
+            ("still", 50, true, 40),
+            ("set back by an hour", 60 - 3600, true, 0),
+            ("a minute after that", 120 - 3600, true, 60),
+            ("not whole", 130 - 3600, false, 0),
+        ] {
+            answers.watch(is_whole, at(second));
+            assert_eq!(answers.whole_for(at(second)), want, "{why}");
+        }
     }
 
     #[test]
