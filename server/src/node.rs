@@ -9,6 +9,7 @@ mod adopt;
 mod birth;
 mod calls;
 mod clients;
+mod damage;
 mod exit;
 mod heartbeat;
 mod identity;
@@ -118,7 +119,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let (outcome, ending) = match served {
         Ok(ended) => ended,
         // It may have the disk open all the same.
-        Err(error) => (Err(error), end_within(EXIT_MAX)),
+        Err(error) => (Err(damage::advised(error)), end_within(EXIT_MAX)),
     };
     ending.waits_for("the tasks of the node");
     regions.shutdown_timeout(Duration::from_secs(1));

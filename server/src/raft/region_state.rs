@@ -1,5 +1,8 @@
 //! A region's descriptor and apply state, as they lie in `data`.
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use flotilla_proto::v1;
 use prost::Message as _;
 
@@ -9,7 +12,7 @@ use crate::{
     storage::{
         batch::WriteBatch,
         engine::{self, Direction, Durability, Engine, Family, KeyRange},
-        keys,
+        keys::{self, meta::MetaKey},
     },
 };
 
@@ -67,23 +70,74 @@ pub fn put_state(batch: &mut WriteBatch, region: &command::RegionState, with_des
     batch.put(Family::Meta, &keys::meta::apply_state(id), &region.state.encode_to_vec());
 }
 
-/// Reads the descriptors of all regions that `data` has anything of; `None` where one does not decode.
+/// What regions have in `data` of one kind.
+pub struct Rows {
+    pub found: Vec<(RegionId, Bytes)>,
+    pub damage: Option<Damage>,
+}
+
+/// A block of the disk that cannot be read.
+#[derive(Debug)]
+pub struct Damage {
+    /// Of those that are known, those whose rows are in it, or would be.
+    pub regions: Vec<RegionId>,
+    pub error: engine::Error,
+}
+
+/// Reads the rows that `key` names in `kind`. One damaged block ends a scan; what is behind it is then read for each
+/// of the regions that are `known` by something else, so that those whose own rows are whole are none the worse for it.
 ///
 /// # Errors
-/// When the disk cannot be read.
+/// When the disk cannot be read, but for damage.
+pub fn read_rows(
+    read: &(impl engine::Read + ?Sized),
+    kind: &KeyRange,
+    key: impl Fn(RegionId) -> [u8; 9],
+    known: &BTreeSet<RegionId>,
+) -> Result<Rows, engine::Error> {
+    let mut found = Vec::new();
+    let mut cursor = read.scan(Family::Meta, kind, Direction::Forward);
+    let error = loop {
+        match cursor.next() {
+            Ok(None) => return Ok(Rows { found, damage: None }),
+            Ok(Some((at, value))) => {
+                let Some(region) = keys::meta::decode(at).and_then(MetaKey::region) else {
+                    let message = format!("the key of a region does not decode: {at:02x?}");
+                    return Err(engine::Error::Corrupt { message });
+                };
+                found.push((region, Bytes::copy_from_slice(value)));
+            }
+            Err(error @ engine::Error::Corrupt { .. }) => break error,
+            Err(error) => return Err(error),
+        }
+    };
+    let last = found.last().map_or(RegionId(0), |(region, _)| *region);
+    let mut regions = Vec::new();
+    for region in known.iter().copied().filter(|region| *region > last) {
+        match read.get(Family::Meta, &key(region)) {
+            Ok(row) => found.extend(row.map(|row| (region, row))),
+            Err(engine::Error::Corrupt { .. }) => regions.push(region),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Rows { found, damage: Some(Damage { regions, error }) })
+}
+
+/// A region's descriptor; `None` where it does not decode.
+pub type Described = (RegionId, Option<v1::Region>);
+
+/// Reads the descriptors of regions.
+///
+/// # Errors
+/// As for [`read_rows`].
 pub fn read_descriptors(
     read: &(impl engine::Read + ?Sized),
-) -> Result<Vec<(RegionId, Option<v1::Region>)>, engine::Error> {
-    let mut found = Vec::new();
-    let mut cursor = read.scan(Family::Meta, &keys::meta::all_descriptors(), Direction::Forward);
-    while let Some((key, value)) = cursor.next()? {
-        let Some(keys::meta::MetaKey::Descriptor(region)) = keys::meta::decode(key) else {
-            let message = format!("the key of a descriptor does not decode: {key:02x?}");
-            return Err(engine::Error::Corrupt { message });
-        };
-        found.push((region, v1::Region::decode(value).ok()));
-    }
-    Ok(found)
+    known: &BTreeSet<RegionId>,
+) -> Result<(Vec<Described>, Option<Damage>), engine::Error> {
+    let kind = keys::meta::all_descriptors();
+    let Rows { found, damage } = read_rows(read, &kind, keys::meta::descriptor, known)?;
+    let decoded = found.into_iter().map(|(region, row)| (region, v1::Region::decode(row).ok()));
+    Ok((decoded.collect(), damage))
 }
 
 /// The range that a region has by its descriptor; `None` without one, or with one that does not decode.

@@ -11,7 +11,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_proto::v1;
@@ -19,7 +19,7 @@ use prost::Message as _;
 
 use super::{
     convert::{self, Malformed},
-    region_state::{erase_state, put_state, range_of, read_state},
+    region_state::{erase_state, put_state, range_of, read_rows, read_state},
     region_view::RegionView,
 };
 use crate::{
@@ -307,6 +307,18 @@ pub fn begun(data: &(impl engine::Read + ?Sized)) -> Result<Vec<Received>, engin
         records.push(decode_record(Bytes::copy_from_slice(record))?);
     }
     Ok(records)
+}
+
+/// As [`begun`], of a node that runs: without those that are damaged, of which nothing is known.
+///
+/// # Errors
+/// When the disk cannot be read, but for damage.
+pub fn begun_beside_damage(
+    data: &(impl engine::Read + ?Sized),
+    known: &BTreeSet<RegionId>,
+) -> Result<Vec<Received>, engine::Error> {
+    let rows = read_rows(data, &keys::meta::all_installs(), keys::meta::install, known)?;
+    Ok(rows.found.into_iter().filter_map(|(_, row)| decode_record(row).ok()).collect())
 }
 
 /// The install of a region that has begun and not come to its end.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use flotilla_proto::v1::{self, message::Body, refused::Reason};
 use futures::{FutureExt, future::BoxFuture};
@@ -31,7 +32,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     raft::{
         presence::Presence,
-        region_state::read_descriptors,
+        region_state::{Damage, read_descriptors},
         snapshot,
         transport::{self, Inbox},
     },
@@ -147,7 +148,7 @@ impl Peers {
             receiving: Mutex::default(),
             env,
         };
-        snapshot::resume(peers.env.data.as_ref())?;
+        snapshot::resume(peers.env.data.as_ref()).context("finish installs of snapshots")?;
         for (region, promises, described) in peers.found()? {
             if let Some(buried) = promises.buried {
                 peers.note_tombstone(region, buried);
@@ -218,7 +219,16 @@ impl Peers {
     /// its state says is here.
     fn found(&self) -> anyhow::Result<Vec<(RegionId, Promises, Option<Described>)>> {
         let mut described = BTreeMap::new();
-        for (region, descriptor) in read_descriptors(self.env.data.as_ref())? {
+        let mut promised = promises::read_all(self.env.log.as_ref())?;
+        let known = promised.keys().copied().collect();
+        let (descriptors, damage) = read_descriptors(self.env.data.as_ref(), &known)?;
+        if let Some(Damage { regions, error }) = damage {
+            // What lies in it may be of a region that only `data` knows, and must not be taken for a new one.
+            let regions = regions.iter().map(|region| region.0).collect::<Vec<_>>();
+            return Err(anyhow::Error::new(error)
+                .context(format!("read the descriptors of regions {regions:?}")));
+        }
+        for (region, descriptor) in descriptors {
             let is_own = |peer: &&v1::Peer| peer.node_id == self.env.node.0;
             let of = match descriptor {
                 None => Described::Unreadable,
@@ -229,7 +239,6 @@ impl Peers {
             };
             described.insert(region, of);
         }
-        let mut promised = promises::read_all(self.env.log.as_ref())?;
         for region in described.keys() {
             promised.entry(*region).or_default();
         }
@@ -536,7 +545,7 @@ mod tests {
         region::fixture::{Fixture, PEER, REGION, until},
         storage::{
             batch::WriteBatch,
-            engine::{Durability, Engine as _, Family, Read as _},
+            engine::{Durability, Engine as _, Family, KeyRange, Read as _},
             keys,
         },
     };
@@ -692,6 +701,23 @@ mod tests {
         let [(region, peer, _)] = &peers.quarantined()[..] else { panic!("not in quarantine") };
         assert_eq!((*region, *peer), (stranger, PeerId::UNKNOWN));
         assert!(stored(stranger).is_some(), "nothing proves that it may go");
+    }
+
+    #[tokio::test]
+    async fn start_on_damaged_descriptors_ends_and_names_the_regions() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear();
+        let key = keys::meta::descriptor(REGION);
+        let block = KeyRange::new(key.to_vec(), [&key[..], &[0]].concat());
+        fixture.data.damage(Family::Meta, block);
+        let error = Peers::open(Arc::clone(&fixture.env), false, None).await.err().expect("damage");
+        let words = format!("{error:#}");
+        assert!(
+            words.contains(&format!("regions [{REGION}]")) && words.contains("injected"),
+            "{words}"
+        );
+        fixture.data.mend();
+        assert_eq!(opened(&fixture).await.all().len(), 1, "nothing was changed");
     }
 
     /// It has voted and granted leases before, and its election would depose a leader that is well.

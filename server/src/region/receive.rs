@@ -1,6 +1,6 @@
 //! A region's state as it arrives from its leader: collected, then installed at once.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use flotilla_proto::v1::{self, refused::Reason, snapshot_chunk::Body};
 use openraft::raft::SnapshotResponse;
@@ -20,7 +20,7 @@ use crate::{
     raft::{
         Snapshot, SnapshotMeta, Vote, convert,
         presence::Presence,
-        region_state::{range_of, read_descriptors, read_state},
+        region_state::{Damage, range_of, read_descriptors, read_state},
         snapshot::{self, Received, Receiver, SnapshotData, stage_name},
         transport::{INSTALL_IDLE_TIMEOUTS, Inbox as _},
     },
@@ -239,25 +239,42 @@ impl Peers {
     }
 
     /// No two regions of a node may overlap; the other must apply what makes room first, or be gone. What
-    /// counts is what the disk has, also of peers that do not run any more: with them their range is erased.
+    /// counts is what the disk has, also of peers that do not run any more: with them their range is erased. Of one
+    /// that does not decode, or lies in a damaged block, nothing can be erased; and one that runs is known all the
+    /// same.
     async fn refuse_overlap(&self, descriptor: &v1::Region) -> Result<(), v1::Refused> {
         let data = Arc::clone(&self.env.data);
+        let known = self.known();
         let reading = move || {
-            let begun = snapshot::begun(data.as_ref())?;
+            let begun = snapshot::begun_beside_damage(data.as_ref(), &known)?;
             let begun = begun.into_iter().map(|begun| begun.region.descriptor);
-            let described = read_descriptors(data.as_ref())?;
-            // Of one that does not decode nothing can be erased.
+            let (described, damage) = read_descriptors(data.as_ref(), &known)?;
             let described = described.into_iter().filter_map(|(_, described)| described);
-            Ok::<_, engine::Error>(begun.chain(described).collect::<Vec<_>>())
+            Ok::<_, engine::Error>((begun.chain(described).collect::<Vec<_>>(), damage))
         };
         let range = range_of(descriptor);
         let overlaps = |other: &v1::Region| {
             other.region_id != descriptor.region_id && range_of(other).overlaps(&range)
         };
-        match blocking(reading).await?.iter().find(|other| overlaps(other)) {
+        let (mut others, damage) = blocking(reading).await?;
+        if let Some(Damage { regions, error }) = damage {
+            tracing::error!(
+                ?regions, %error,
+                "the descriptors of regions on this disk are damaged: it will not start again, replace the node"
+            );
+            let running = regions.iter().filter_map(|region| self.get(*region));
+            others.extend(running.map(|peer| (*peer.view().published().descriptor).clone()));
+        }
+        match others.iter().find(|other| overlaps(other)) {
             Some(other) => Err(overlap(RegionId(other.region_id))),
             None => Ok(()),
         }
+    }
+
+    /// The regions of which there is anything here, as far as this process knows.
+    fn known(&self) -> BTreeSet<RegionId> {
+        let running = self.all().into_iter().map(|peer| peer.region);
+        running.chain(self.quarantined.read().keys().copied()).collect()
     }
 }
 
@@ -351,7 +368,12 @@ mod tests {
             transport::{self, RaftService, endpoint},
         },
         region::fixture::{DISK_BYTES, Fixture, NODE, PEER, REGION, until},
-        storage::{engine::Engine as _, memory::Fault},
+        storage::{
+            batch::WriteBatch,
+            engine::{Durability, Engine as _, Family},
+            keys,
+            memory::Fault,
+        },
     };
 
     /// A peer that is yet to come.
@@ -512,6 +534,29 @@ mod tests {
         assert!(fixture.data.stages().expect("stages").is_empty());
         assert!(port.here().is_empty());
         port.send(header(REGION, NEW, 2), [rows(0), end()]).await.expect("taken");
+    }
+
+    #[tokio::test]
+    async fn one_damaged_block_refuses_no_snapshot_of_a_region_whose_own_rows_are_whole() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear();
+        let stranger = RegionId(REGION.0 + 9);
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Meta, &keys::meta::descriptor(stranger), &[0xff; 7]);
+        fixture.data.write(&batch, Durability::Synced).expect("a write");
+        let mut port = Port::open(&fixture).await;
+        let block = |key: [u8; 9]| KeyRange::new(key.to_vec(), [&key[..], &[0]].concat());
+
+        fixture.data.damage(Family::Meta, block(keys::meta::descriptor(REGION)));
+        let other = RegionId(REGION.0 + 1);
+        let error = port.send(header(other, NEW, 2), [rows(0), end()]).await.expect_err("damage");
+        assert!(error.message.contains("overlaps region 7"), "it runs: {}", error.message);
+        fixture.data.mend();
+
+        fixture.data.damage(Family::Meta, block(keys::meta::descriptor(stranger)));
+        fixture.data.damage(Family::Meta, block(keys::meta::install(stranger)));
+        port.send(header(REGION, NEW, 2), [rows(0), end()]).await.expect("taken");
+        assert_eq!(port.here(), [NEW]);
     }
 
     /// The region's peer here was removed while its node was away, and another was added.

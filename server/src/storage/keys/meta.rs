@@ -30,6 +30,20 @@ pub enum MetaKey {
     Reached(RegionId),
 }
 
+impl MetaKey {
+    /// Whose it is; `None` of what is of no region.
+    #[must_use]
+    pub fn region(self) -> Option<RegionId> {
+        match self {
+            Self::Disk => None,
+            Self::Descriptor(region)
+            | Self::ApplyState(region)
+            | Self::Install(region)
+            | Self::Reached(region) => Some(region),
+        }
+    }
+}
+
 /// Key of the disk that the instance was made on. Not of a region.
 #[must_use]
 pub fn disk() -> [u8; 9] {

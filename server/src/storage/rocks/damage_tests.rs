@@ -253,6 +253,8 @@ fn flipped_bit_in_a_file_fails_reads_and_never_shortens_a_scan() {
                 }
             };
             assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+            let file = sst.file_name().unwrap().to_string_lossy();
+            assert!(error.to_string().contains(&*file), "it names the file: {error}");
             assert!((1..ROWS).contains(&seen), "{seen}");
             assert!(cursor.next().is_err(), "the error stays");
         }
