@@ -412,6 +412,7 @@ impl<'a> View<'a> {
                 .or_else(|| self.children())
                 .or_else(|| self.note_volumes())
                 .or_else(|| self.release_volumes())
+                .or_else(|| self.take_back())
                 .or_else(|| self.repair())
                 .or_else(|| self.join())
                 .or_else(|| self.drain())

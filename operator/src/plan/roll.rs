@@ -42,6 +42,9 @@ const SOAK_AFTER_END_SECONDS: i64 = 300;
 /// The step of a pod that is missed, with its old template.
 const STEP_ABSENT: &str = "WaitForPod";
 
+/// Steps of a pod whose leaders are told to go, until it is deleted.
+const THIS_TURN: [&str; 3] = ["EvictLeaders", "WriteTemplate", "DeletePod"];
+
 /// A template that is written, as a place that somebody may fight about.
 const TEMPLATE: &str = ".spec.template";
 
@@ -182,19 +185,23 @@ impl<'a> View<'a> {
     }
 
     /// A template that was written for a pod, which then kept the one it has: another node went down before it was
-    /// deleted, or nothing was done for a while. An accident would bring it untested, so it is taken back until
-    /// it is the pod's turn again.
+    /// deleted, nothing was done for a while, or something else is asked for by now. An accident would bring it
+    /// untested, so it is taken back until it is the pod's turn again.
     pub(super) fn take_back(&self) -> Option<Step> {
-        let wished = Some(self.desired.template_hash.as_str());
         self.seen.sets().find_map(|(ordinal, live)| {
             let child = Child::StatefulSet(ordinal);
             let pod = self.pod(ordinal)?;
-            let is_ahead = children::template_hash(live) == wished && self.is_outdated(pod);
+            let has_its_own = children::template_hash(live) == pod.template_hash.as_deref();
+            let is_ahead = !has_its_own && self.is_outdated(pod);
             let serves = !pod.terminating && !self.serves_nobody(ordinal, pod);
             if !is_ahead || !serves || !self.may_try(child) || is_terminating(live) {
                 return None;
             }
-            let why = self.nothing_is_missing(self.member(ordinal)?).err()?;
+            let row = self.member(ordinal)?;
+            let why = match &self.version_refused {
+                Some(refused) if refused.holds => refused.why.clone(),
+                _ => self.nothing_is_missing(row).err()?,
+            };
             // With none to be had all the others have been given the new one.
             self.template_of_before(ordinal)?;
             let set = self.stateful_set(ordinal, 1, Template::OfItsPod);
@@ -277,9 +284,9 @@ impl<'a> View<'a> {
             && self.seen.table.as_ref().is_some_and(|table| up(table).count() > 1);
         let mut operation = self.operation(Kind::RollingUpdate, &pod.name, "EvictLeaders");
         operation.node_id = i64::try_from(id).ok();
-        // Blocked before: the wait begins now.
-        let blocked = ["Blocked", "TakeTemplateBack"];
-        if self.recorded(Kind::RollingUpdate).is_some_and(|old| blocked.contains(&&*old.step)) {
+        // Blocked before, or restarted already for another template: the wait begins now.
+        let is_this_turn = |old: &Operation| THIS_TURN.contains(&&*old.step);
+        if !self.recorded(Kind::RollingUpdate).is_some_and(is_this_turn) {
             operation.started_at = clock::text(self.now);
         }
         if evict && self.lasts(&operation) < EVICTION_WAIT_SECONDS {

@@ -1,6 +1,7 @@
 //! One look, one plan: every scenario as a row.
 
 mod marks;
+mod turns;
 
 use std::collections::BTreeMap;
 
