@@ -355,14 +355,18 @@ impl Kubernetes {
             Change::DeletePod { name, uid } => {
                 gone(&format!("delete pod {name}"), pods().delete(name, &only(uid)).await)
             }
-            Change::DeleteVolume { name, uid, keep } => {
+            Change::DeleteVolume { name, uid, keep, version } => {
                 // Ordering: the disk is kept before its claim goes, or Kubernetes may have deleted it.
                 let kept = match keep {
                     Some(volume) => volumes::keep(&self.client, volume, uid).await?,
                     None => Value::Null,
                 };
                 self.may_act()?;
-                let deleted = claims().delete(name, &only(uid)).await;
+                let mut params = only(uid);
+                if let Some(preconditions) = &mut params.preconditions {
+                    preconditions.resource_version = Some(version.clone());
+                }
+                let deleted = claims().delete(name, &params).await;
                 gone(&format!("delete volume {name}"), deleted).map(|_| kept)
             }
             Change::MarkVolume { name, uid, node_id } => {
@@ -370,9 +374,10 @@ impl Kubernetes {
                     json!({"metadata": {"uid": uid, "annotations": {DECOMMISSIONED: node_id}}});
                 done(&format!("mark volume {name}"), patch_claim(&claims(), name, patch).await)
             }
-            Change::UnmarkVolume { name, uid } => {
-                let patch =
-                    json!({"metadata": {"uid": uid, "annotations": {DECOMMISSIONED: null}}});
+            Change::UnmarkVolume { name, uid, version } => {
+                let off = json!({DECOMMISSIONED: null});
+                let metadata = json!({"uid": uid, "resourceVersion": version, "annotations": off});
+                let patch = json!({ "metadata": metadata });
                 let unmarked = patch_claim(&claims(), name, patch).await;
                 done(&format!("take the mark off volume {name}"), unmarked)
             }

@@ -159,10 +159,11 @@ pub enum Change {
         uid: String,
         node_id: String,
     },
-    /// The mark is taken off: the disk is a member's, or is to be.
+    /// The mark is taken off: the disk is a member's, or is to be. Of the same version as was seen.
     UnmarkVolume {
         name: String,
         uid: String,
+        version: String,
     },
     /// A claim that is known by its uid bears the cluster's id, as the others do.
     NoteVolume {
@@ -170,11 +171,13 @@ pub enum Change {
         uid: String,
         cluster_id: String,
     },
-    /// The claim. Its PersistentVolume with the data is kept where there is one to keep.
+    /// The claim, of the same version as was seen: its mark may have been taken off. Its PersistentVolume with the
+    /// data is kept where there is one to keep.
     DeleteVolume {
         name: String,
         uid: String,
         keep: Option<String>,
+        version: String,
     },
     /// The PersistentVolume of a claim that somebody deletes outlives it.
     KeepVolume {

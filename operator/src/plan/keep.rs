@@ -39,7 +39,9 @@ impl View<'_> {
         })?;
         let object = match child {
             Child::StatefulSet(ordinal) => {
-                let replicas = i32::from(!self.desired.spec.stopped);
+                // A claim that is being deleted would go with the pod that is there.
+                let stays = !self.desired.spec.stopped || self.is_going(ordinal);
+                let replicas = i32::from(stays);
                 self.stateful_set(ordinal, replicas, Template::AsItIs)
             }
             _ => self.build(child),

@@ -136,7 +136,10 @@ impl View<'_> {
                 let noted = noted.and_then(|operation| u64::try_from(operation.node_id?).ok());
                 marked.or(noted).is_some_and(is_removed)
             }),
-            Node::Unjoined { .. } => false,
+            // Somebody deletes the claim, and wants the node back: it is the pod that keeps it, and nobody may join on it.
+            Node::Unjoined { .. } => {
+                volume.is_some_and(|volume| volume.terminating && self.is_let_go(ordinal, volume))
+            }
         };
         if !old_disk || self.member(ordinal).is_some() {
             return None;

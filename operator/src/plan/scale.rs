@@ -195,11 +195,10 @@ impl View<'_> {
         Some(Step::Act(operation, Action::Call(call), why))
     }
 
-    /// Pods without a node: their volumes are marked, then they go, then their StatefulSets.
+    /// Pods without a node, one by one: the volume is marked, then the pod goes. Then their StatefulSets.
     fn remove_pods(&mut self, wanted: i32) -> Option<Step> {
-        let held: Vec<i32> = self.seen.held().filter(|ordinal| *ordinal >= wanted).collect();
-        for ordinal in held.iter().rev() {
-            let (ordinal, name) = (*ordinal, self.pod_name(*ordinal));
+        if let Some(ordinal) = self.seen.held().filter(|ordinal| *ordinal >= wanted).max() {
+            let name = self.pod_name(ordinal);
             // A disk of a cluster that is not ours is not ours to mark.
             if let Some(pod) = self.pod(ordinal)
                 && let Node::Joined(joined) = &pod.node
@@ -214,23 +213,21 @@ impl View<'_> {
                 let operation = self.operation(Kind::ScaleDown, &name, "RemovePod");
                 return Some(Step::Wait(operation, message));
             }
-            let Some(volume) = self.seen.volumes.get(&ordinal) else { continue };
-            if volume.decommissioned.is_some() || volume.terminating {
-                continue;
+            if let Some(volume) = self.seen.volumes.get(&ordinal)
+                && volume.decommissioned.is_none()
+                && !volume.terminating
+            {
+                let last = self.last_node_at(ordinal);
+                let node_id = last.map_or_else(|| "none".to_owned(), |id| id.to_string());
+                let operation = self.operation(Kind::ScaleDown, &name, "MarkVolume");
+                let why = format!("volume {} holds nothing that is needed", volume.name);
+                let (name, uid) = (volume.name.clone(), volume.uid.clone());
+                let change = Change::MarkVolume { name, uid, node_id };
+                return Some(Step::Act(operation, Action::Change(change), why));
             }
-            let node_id =
-                self.last_node_at(ordinal).map_or_else(|| "none".to_owned(), |id| id.to_string());
-            let operation = self.operation(Kind::ScaleDown, &name, "MarkVolume");
-            let why = format!("volume {} holds nothing that is needed", volume.name);
-            let change =
-                Change::MarkVolume { name: volume.name.clone(), uid: volume.uid.clone(), node_id };
-            return Some(Step::Act(operation, Action::Change(change), why));
-        }
-        if let Some(ordinal) = held.last() {
-            let name = self.pod_name(*ordinal);
             let operation = self.operation(Kind::ScaleDown, &name, "RemovePod");
             let why = format!("{wanted} pods hold all nodes; pod {name} holds none");
-            return Some(Step::Act(operation, self.scale_to(*ordinal, 0), why));
+            return Some(Step::Act(operation, self.scale_to(ordinal, 0), why));
         }
         let (ordinal, live) = self.seen.sets().find(|(ordinal, live)| {
             let child = Child::StatefulSet(*ordinal);
@@ -283,7 +280,12 @@ impl View<'_> {
     /// asked for.
     pub(super) fn delete_volume(&self, volume: &VolumeClaim) -> Change {
         let keep = volume.volume.clone().filter(|_| self.desired.spec.storage.retain);
-        Change::DeleteVolume { name: volume.name.clone(), uid: volume.uid.clone(), keep }
+        Change::DeleteVolume {
+            name: volume.name.clone(),
+            uid: volume.uid.clone(),
+            keep,
+            version: volume.version.clone(),
+        }
     }
 
     /// Without what hangs on it: its pod and its volume are not its to take along.

@@ -96,7 +96,11 @@ impl View<'_> {
                 && is_wanted
                 && self.may_do(volume, Deed::UnmarkVolume)
         })?;
-        let change = Change::UnmarkVolume { name: volume.name.clone(), uid: volume.uid.clone() };
+        let change = Change::UnmarkVolume {
+            name: volume.name.clone(),
+            uid: volume.uid.clone(),
+            version: volume.version.clone(),
+        };
         let why = format!("volume {} was to be emptied, and is wanted as it is", volume.name);
         Some(Step::Keep(Action::Change(change), why))
     }
@@ -133,8 +137,16 @@ impl View<'_> {
         if !self.desired.spec.storage.retain {
             return None;
         }
-        let volume = self.seen.volumes.values().find(|volume| {
+        // Else there was never anything on them.
+        let status = self.seen.cluster.status.as_ref();
+        let has_data = self.is_initialized()
+            || self.desired.adopts
+            || status.is_some_and(|status| status.bootstrap_volume.is_some());
+        let (_, volume) = self.seen.volumes.iter().find(|(ordinal, volume)| {
+            // Whoever deletes one that is marked was told that nobody needs it.
             volume.terminating
+                && has_data
+                && !self.is_let_go(**ordinal, volume)
                 && volume.kept == Some(false)
                 && self.may_do(volume, Deed::KeepVolume)
         })?;

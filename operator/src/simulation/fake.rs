@@ -128,6 +128,7 @@ struct FakePod {
 #[derive(Clone, Debug)]
 struct FakeClaim {
     uid: String,
+    version: u64,
     size: String,
     /// As its annotation says; empty where it has none.
     cluster_id: String,
@@ -297,7 +298,7 @@ impl Fake {
     pub(super) fn mark(&self, ordinal: i32, mark: &str) {
         let mut inner = self.0.lock();
         let claim = inner.claims.get_mut(&ordinal).expect("a claim");
-        claim.mark = Some(mark.to_owned());
+        (claim.version, claim.mark) = (claim.version + 1, Some(mark.to_owned()));
         inner.journal.push(format!("-- claim {ordinal} is marked {mark}"));
     }
 
@@ -754,6 +755,7 @@ impl Inner {
             let uid = self.next_uid();
             let claim = FakeClaim {
                 uid,
+                version: 1,
                 size,
                 cluster_id,
                 mark: None,
@@ -830,7 +832,7 @@ impl Inner {
             let seen = VolumeClaim {
                 name: names.volume(*ordinal),
                 uid: claim.uid.clone(),
-                version: "1".to_owned(),
+                version: claim.version.to_string(),
                 owners: claim
                     .owner
                     .iter()
@@ -1164,7 +1166,8 @@ impl Inner {
             Change::MarkVolume { name, uid, node_id } => {
                 self.claim(name, uid)?.mark = Some(node_id.clone());
             }
-            Change::UnmarkVolume { name, uid } => {
+            Change::UnmarkVolume { name, uid, version } => {
+                self.claim_of_version(name, uid, version)?;
                 self.claim(name, uid)?.mark = None;
             }
             Change::NoteVolume { name, uid, cluster_id } => {
@@ -1195,8 +1198,8 @@ impl Inner {
             Change::GrowVolume { name, uid, size } => {
                 self.claim(name, uid)?.size.clone_from(&size.0);
             }
-            Change::DeleteVolume { name, uid, keep } => {
-                self.claim(name, uid)?;
+            Change::DeleteVolume { name, uid, keep, version } => {
+                self.claim_of_version(name, uid, version)?;
                 let retain = self.cluster.spec.storage.retain;
                 let kept = keep.is_some();
                 // A late operator may have seen another spec.
@@ -1217,10 +1220,20 @@ impl Inner {
         Ok(Value::Null)
     }
 
+    /// To be changed.
     fn claim(&mut self, name: &str, uid: &str) -> Result<&mut FakeClaim, Error> {
         let ordinal = self.names().ordinal_of_volume(name).expect("a volume of ours");
         let claim = self.claims.get_mut(&ordinal).filter(|claim| claim.uid == uid);
-        claim.ok_or_else(|| Error::Moved("uid".to_owned()))
+        let claim = claim.ok_or_else(|| Error::Moved("uid".to_owned()))?;
+        claim.version += 1;
+        Ok(claim)
+    }
+
+    fn claim_of_version(&self, name: &str, uid: &str, version: &str) -> Result<(), Error> {
+        let ordinal = self.names().ordinal_of_volume(name).expect("a volume of ours");
+        let claim = self.claims.get(&ordinal).filter(|claim| claim.uid == uid);
+        let is_it = claim.is_some_and(|claim| claim.version.to_string() == version);
+        is_it.then_some(()).ok_or_else(|| Error::Moved("version".to_owned()))
     }
 
     /// `merges`: items of others in our lists stay.

@@ -60,12 +60,12 @@ fn nobody_joins_on_a_disk_that_is_marked_to_be_emptied() {
         ),
         ("it is not marked", fourth(&|_| {}), Want::Does("AddLearner", "pod: 3"), ""),
         (
-            "the mark is that of a disk that is going",
+            "the mark is that of a disk that is going, which only its pod keeps",
             fourth(&|seen| {
                 mark(seen, 3, "4");
                 seen.volumes.get_mut(&3).expect("a volume").terminating = true;
             }),
-            Want::Nothing,
+            Want::Does("DeletePod", "pod-3"),
             "",
         ),
         (
@@ -85,7 +85,8 @@ fn nobody_joins_on_a_disk_that_is_marked_to_be_emptied() {
     ]);
     // The API server does not let it be taken off.
     let mut seen = fourth(&|seen| mark(seen, 3, "none"));
-    let unmark = Change::UnmarkVolume { name: names().volume(3), uid: "volume-3".into() };
+    let (name, uid, version) = (names().volume(3), "volume-3".into(), "7".into());
+    let unmark = Change::UnmarkVolume { name, uid, version };
     let refused = crate::world::Error::Refused("a policy".into());
     seen.answers.learn(&unmark, Err(&refused), now());
     check(vec![("refused a moment ago", seen, Want::Nothing, "")]);
@@ -104,7 +105,18 @@ fn marked_disk_is_emptied_only_when_the_node_table_says_that_it_is_nobodys() {
         seen
     };
     check(vec![
-        ("its node was removed", four(&|_| {}), Want::Does("DeleteVolume", "volume-3"), ""),
+        (
+            "its node was removed",
+            four(&|_| {}),
+            Want::Does("DeleteVolume", "uid: \"volume-3\", keep: Some(\"pv-3\"), version: \"7\""),
+            "",
+        ),
+        (
+            "the node of the mark is at another address, and in service",
+            four(&|seen| mark(seen, 3, "1")),
+            Want::Waits("is still that of node 1"),
+            "",
+        ),
         (
             "it was to be given up, and that is not over",
             four(&|seen| {

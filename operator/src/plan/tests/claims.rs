@@ -1,0 +1,104 @@
+//! Volume claims that go, with their pods or by a person's hand.
+
+use super::*;
+
+fn empty() -> Node {
+    Node::Unjoined { version: "0.1.0".into() }
+}
+
+fn claim(seen: &mut Seen, ordinal: i32) -> &mut VolumeClaim {
+    seen.volumes.get_mut(&ordinal).expect("a volume")
+}
+
+fn mark(seen: &mut Seen, ordinal: i32, node: &str) {
+    claim(seen, ordinal).decommissioned = Some(node.into());
+}
+
+/// Without a pod, and with its StatefulSet.
+fn stop(seen: &mut Seen, ordinal: i32) {
+    seen.pods.remove(&ordinal);
+    let set = seen.children.get_mut(&Child::StatefulSet(ordinal)).expect("a set");
+    set["spec"]["replicas"] = json!(0);
+}
+
+/// The peers of the region are on the first two nodes.
+fn leave(seen: &mut Seen) {
+    for pod in seen.pods.values_mut() {
+        if let Node::Joined(joined) = &mut pod.node {
+            joined.peers.iter_mut().for_each(|peer| peer.voters = [1, 2].into());
+        }
+    }
+}
+
+/// Else all that are to go are marked for as long as the first of them takes.
+#[test]
+fn claim_is_marked_right_before_its_pod_goes() {
+    let mut seen = settled(5, json!({}));
+    for at in [3, 4] {
+        table(&mut seen).nodes[at].state = State::Removed;
+        let ordinal = i32::try_from(at).expect("small");
+        seen.pods.get_mut(&ordinal).expect("a pod").node =
+            Node::Removed { cluster_id: UID.into(), node_id: at as u64 + 1 };
+    }
+    mark(&mut seen, 4, "5");
+    check(vec![("the other is not marked yet", seen, Want::Does("Scale", "ordinal: 4"), "")]);
+}
+
+#[test]
+fn disk_of_a_claim_that_is_let_go_is_not_kept_when_somebody_deletes_the_claim() {
+    let goes = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(3, json!({}));
+        claim(&mut seen, 2).terminating = true;
+        claim(&mut seen, 2).kept = Some(false);
+        change(&mut seen);
+        plan(&seen, &defaults(), now()).action.map(|action| action.name())
+    };
+    let keeps = Some("KeepVolume");
+    let begins = |seen: &mut Seen| {
+        seen.cluster.status = None;
+        seen.table = None;
+        for pod in seen.pods.values_mut() {
+            (pod.node, pod.ready) = (empty(), false);
+        }
+    };
+    assert_eq!(goes(&|_| {}), keeps, "a member's");
+    assert_eq!(goes(&|seen| mark(seen, 2, "3")), keeps, "a member's, whatever is noted on it");
+    let let_go = goes(&|seen| {
+        table(seen).nodes[2].state = State::Removed;
+        leave(seen);
+        stop(seen, 2);
+        mark(seen, 2, "3");
+    });
+    assert_ne!(let_go, keeps, "whoever deletes it knows that nobody needs it");
+    assert_ne!(goes(&begins), keeps, "there was nothing on it yet");
+    let called = goes(&|seen| {
+        begins(seen);
+        seen.cluster.status.get_or_insert_default().bootstrap_volume = Some("volume-0".into());
+    });
+    assert_eq!(called, keeps, "the cluster may have begun");
+    let adopts = goes(&|seen| {
+        begins(seen);
+        let adopted = (crate::names::ADOPT.to_owned(), UID.to_owned());
+        seen.cluster.metadata.annotations = Some([adopted].into());
+    });
+    assert_eq!(adopts, keeps, "an older cluster's");
+}
+
+/// The pod that is left behind is the claim's last user.
+#[test]
+fn stopped_cluster_lets_a_pod_be_whose_claim_goes_also_without_its_stateful_set() {
+    let orphan = |terminating: bool| {
+        let mut seen = settled(3, json!({"stopped": true}));
+        seen.children.remove(&Child::StatefulSet(1));
+        claim(&mut seen, 1).terminating = terminating;
+        claim(&mut seen, 1).kept = terminating.then_some(true);
+        let plan = plan(&seen, &defaults(), now());
+        let Some(Action::Change(Change::Apply(Child::StatefulSet(1), set, None))) = plan.action
+        else {
+            panic!("{plan:#?}")
+        };
+        children::replicas(&set)
+    };
+    assert_eq!(orphan(true), 1);
+    assert_eq!(orphan(false), 0);
+}

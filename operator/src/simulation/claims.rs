@@ -1,0 +1,40 @@
+//! Volume claims that are marked, or deleted by somebody.
+
+use super::*;
+
+async fn look(fake: &Fake) -> Seen {
+    fake.look(&key()).await.expect("a look").expect("a cluster")
+}
+
+fn stop(fake: &Fake, stopped: bool) {
+    fake.edit(|spec| spec["stopped"] = json!(stopped));
+}
+
+/// As an operator that did not ask for proof left them.
+#[tokio::test]
+async fn members_whose_claims_are_marked_are_started_with_them() {
+    let fake = Fake::new(json!({"replicas": 5, "replicationFactor": 5}));
+    settle(&fake, "create").await;
+    let before = fake.claims();
+    stop(&fake, true);
+    settle(&fake, "stop").await;
+    // Without them there is no majority, and so no node table.
+    (2..5).for_each(|ordinal| fake.mark(ordinal, "none"));
+    stop(&fake, false);
+    settle(&fake, "start").await;
+    assert_eq!(in_service(&look(&fake).await), 5);
+    assert_eq!(fake.claims(), before, "{}", fake.journal());
+}
+
+#[tokio::test]
+async fn stopped_cluster_takes_no_claim_that_goes_along_with_a_stateful_set() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.delete_claim(1, 1_000_000);
+    fake.remove_child(Child::StatefulSet(1));
+    stop(&fake, true);
+    passes(&fake, 60).await;
+    let seen = look(&fake).await;
+    assert_eq!(seen.pods.keys().collect::<Vec<_>>(), [&1], "{}", fake.journal());
+    assert!(seen.volumes.contains_key(&1), "{}", fake.journal());
+}
