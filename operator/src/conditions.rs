@@ -1,6 +1,7 @@
 //! The six conditions of a cluster, each for one question.
 
 use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
 
 use crate::{
     clock,
@@ -68,6 +69,43 @@ pub(crate) fn of_untouched(seen: &Seen, plan: &Plan, now: Timestamp) -> Vec<Cond
         }
     }
     conditions
+}
+
+/// Of a KvCluster that is not understood, in its list as it is: nothing of it is known. Answers whether that is news.
+pub(crate) fn say_unreadable(
+    conditions: &mut Value,
+    why: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> bool {
+    if !conditions.is_array() {
+        *conditions = json!([]);
+    }
+    let Some(all) = conditions.as_array_mut() else { return false };
+    let mut news = false;
+    for (kind, status) in [("Available", "Unknown"), ("Degraded", "True"), ("Ready", "False")] {
+        let known = all.iter().position(|condition| condition["type"] == kind);
+        let before = known.map_or(&Value::Null, |at| &all[at]);
+        let since = match &before["lastTransitionTime"] {
+            Value::String(since) if before["status"] == status => since.clone(),
+            _ => clock::text(now),
+        };
+        let condition = json!({
+            "type": kind,
+            "status": status,
+            "reason": "Unreadable",
+            "message": format!("operator {} does not understand the resource: {why}", env!("CARGO_PKG_VERSION"))
+                .chars().take(MESSAGE_MAX).collect::<String>(),
+            "lastTransitionTime": since,
+            "observedGeneration": generation,
+        });
+        news |= *before != condition;
+        match known {
+            Some(at) => all[at] = condition,
+            None => all.push(condition),
+        }
+    }
+    news
 }
 
 fn available(view: &View<'_>, plan: &Plan) -> Verdict {

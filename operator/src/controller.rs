@@ -209,6 +209,9 @@ async fn reconcile(
             tracing::warn!(namespace = key.namespace, cluster = key.name, "pass failed: {error}");
             if let Error::Unreadable(why) = &error {
                 context.events.cannot_read(&cluster.object_ref(&()), why).await;
+                if let Err(error) = context.world.note_unreadable(&key, why).await {
+                    tracing::warn!(namespace = key.namespace, cluster = key.name, "{error}");
+                }
             }
             Err(error)
         }
@@ -256,26 +259,34 @@ mod tests {
 
     /// An API server of one KvCluster, or of none, and what it was sent.
     struct Server {
-        cluster: Option<Value>,
+        cluster: Arc<Mutex<Option<Value>>>,
+        /// Events.
         sent: Arc<Mutex<Vec<Value>>>,
     }
 
     impl Server {
         fn of(cluster: Option<Value>) -> Self {
-            Self { cluster, sent: Arc::default() }
+            Self { cluster: Arc::new(Mutex::new(cluster)), sent: Arc::default() }
         }
 
         fn context(&self) -> Arc<Context> {
-            let (cluster, sent) = (self.cluster.clone(), Arc::clone(&self.sent));
+            let (cluster, sent) = (Arc::clone(&self.cluster), Arc::clone(&self.sent));
             let serve = move |method: Method, uri: Uri, body: Bytes| {
-                let (cluster, sent) = (cluster.clone(), Arc::clone(&sent));
+                let (cluster, sent) = (Arc::clone(&cluster), Arc::clone(&sent));
                 async move {
+                    if method == Method::PUT {
+                        assert!(uri.path().ends_with("/kvclusters/kv/status"), "{uri}");
+                        let object: Value = serde_json::from_slice(&body).expect("JSON");
+                        *cluster.lock() = Some(object.clone());
+                        return (StatusCode::OK, Json(object));
+                    }
                     if method == Method::POST {
                         let object: Value = serde_json::from_slice(&body).expect("JSON");
                         sent.lock().push(object.clone());
                         return (StatusCode::CREATED, Json(object));
                     }
-                    match cluster.filter(|_| uri.path().ends_with("/kvclusters/kv")) {
+                    match cluster.lock().clone().filter(|_| uri.path().ends_with("/kvclusters/kv"))
+                    {
                         Some(cluster) => (StatusCode::OK, Json(cluster)),
                         None => (
                             StatusCode::NOT_FOUND,
@@ -335,6 +346,40 @@ mod tests {
         assert_eq!(event["regarding"]["uid"], "u");
         let note = event["note"].as_str().unwrap_or_default();
         assert!(note.contains("ofTomorrow"), "{note}");
+    }
+
+    #[tokio::test]
+    async fn cluster_that_cannot_be_read_is_not_called_healthy_and_loses_nothing() {
+        let mut object = cluster("ofTomorrow");
+        object["status"] = json!({"ofTomorrow": {"a": 1}, "readyReplicas": 3, "conditions": [
+            {"type": "Ready", "status": "True", "reason": "Healthy", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            {"type": "OfTomorrow", "status": "True", "reason": "x", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"},
+        ]});
+        let server = Server::of(Some(object.clone()));
+        let context = server.context();
+        let mut stored = Vec::new();
+        for _ in 0..2 {
+            let watched = watched(object.clone());
+            let result = Box::pin(reconcile(watched, Arc::clone(&context))).await;
+            assert!(result.is_err());
+            stored.push(server.cluster.lock().clone().expect("it is there"));
+        }
+        let status = &stored[0]["status"];
+        let told = |kind: &str| {
+            let all = status["conditions"].as_array().expect("conditions");
+            let one = all.iter().find(|condition| condition["type"] == kind);
+            one.map(|one| (one["status"].clone(), one["reason"].clone()))
+        };
+        for (kind, want) in [("Available", "Unknown"), ("Degraded", "True"), ("Ready", "False")] {
+            assert_eq!(told(kind), Some((json!(want), json!("Unreadable"))), "{kind}");
+        }
+        assert_eq!(told("OfTomorrow"), Some((json!("True"), json!("x"))));
+        assert_eq!(status["ofTomorrow"], object["status"]["ofTomorrow"]);
+        assert_eq!(stored[0]["spec"], object["spec"]);
+        let written = "flotilla_operator_api_writes_total{kind=\"status\"} 1";
+        assert!(context.metrics.text().contains(written), "once: {}", context.metrics.text());
     }
 
     #[tokio::test]

@@ -81,7 +81,7 @@ fn unreadable(why: &str) -> Told {
         action: "Look".to_owned(),
         note: format!(
             "operator {} does not understand this KvCluster ({why}): its definition may be a newer operator's. Its \
-             pods run on; nothing is looked at or done, and its status is an old one",
+             pods run on; nothing is looked at or done",
             env!("CARGO_PKG_VERSION")
         ),
     }

@@ -20,8 +20,8 @@ use k8s_openapi::{
 use kube::{
     Api, Client,
     api::{
-        DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
-        PropagationPolicy, TypeMeta,
+        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+        Preconditions, PropagationPolicy, TypeMeta,
     },
     core::DeserializeGuard,
 };
@@ -31,7 +31,7 @@ use serde_json::{Value, json};
 use crate::{
     answers::{Answers, Memory},
     children::{self, Child},
-    clock,
+    clock, conditions,
     crd::{KvCluster, KvClusterStatus},
     desired::{Defaults, Desired},
     lease::Leadership,
@@ -428,6 +428,27 @@ impl Kubernetes {
         let mut client = nodes::connect(door).await.map_err(Error::Refused)?;
         self.may_act()?;
         nodes::call(&mut client, call, places).await
+    }
+
+    /// Says in the conditions of a KvCluster that it cannot be read; whatever else is in it stays.
+    pub(crate) async fn note_unreadable(&self, key: &Key, why: &str) -> Result<(), Error> {
+        self.may_act()?;
+        let kind = ApiResource::erase::<KvCluster>(&());
+        let clusters: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &key.namespace, &kind);
+        let found = clusters.get_opt(&key.name).await;
+        let Some(mut cluster) = found.map_err(|error| failed("read the KvCluster", error))? else {
+            return Ok(());
+        };
+        let generation = cluster.metadata.generation;
+        let conditions = &mut cluster.data["status"]["conditions"];
+        if !conditions::say_unreadable(conditions, why, generation, self.now()) {
+            return Ok(());
+        }
+        let params = PostParams { field_manager: Some(MANAGER.to_owned()), dry_run: false };
+        self.metrics.wrote("status");
+        done("note the status", clusters.replace_status(&key.name, &params, &cluster).await)
+            .map(drop)
     }
 
     /// A cluster is gone.
