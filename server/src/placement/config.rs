@@ -53,7 +53,7 @@ pub struct PlacementConfig {
     /// A learner whose node does not take the region's state for this long is given up for one elsewhere.
     #[serde(skip)]
     pub refusal_patience: Duration,
-    /// For this long a node gets no peer of a region again that was given up there as refused.
+    /// For this long a node gets no peer of a region again that was given up there as refused, or as without room.
     #[serde(skip)]
     pub refusal_memory: Duration,
     /// Bound: learners that are being initialized on one node, over all regions. A node at the

@@ -120,11 +120,28 @@ impl Members {
     /// Invariant: a joint change commits in the old and the new set, so both need a live majority.
     #[must_use]
     pub fn keeps_quorum(&self, promote: &[PeerId], remove: &[PeerId]) -> bool {
+        self.keeps_quorum_where(promote, remove, |member| member.live)
+    }
+
+    /// As [`Members::keeps_quorum`], when what is promoted may end the next moment: its vote is not counted on.
+    #[must_use]
+    pub fn keeps_quorum_without(&self, promote: &[PeerId], remove: &[PeerId]) -> bool {
+        self.keeps_quorum_where(promote, remove, |member| {
+            member.live && !promote.contains(&member.peer)
+        })
+    }
+
+    fn keeps_quorum_where(
+        &self,
+        promote: &[PeerId],
+        remove: &[PeerId],
+        counts: impl Fn(&Member) -> bool,
+    ) -> bool {
         let after = self
             .iter()
             .filter(|member| member.voter || promote.contains(&member.peer))
             .filter(|member| !remove.contains(&member.peer));
-        self.has_quorum() && is_quorum(after.map(|member| member.live))
+        self.has_quorum() && is_quorum(after.map(counts))
     }
 }
 

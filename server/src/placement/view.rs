@@ -294,7 +294,8 @@ pub struct ClusterView {
     /// See [`ClusterView::session`].
     session: u64,
     evicted_until_ms: BTreeMap<NodeId, u64>,
-    /// When a peer of the region was last given up on the node as refused. Bound: `refusal_memory`.
+    /// When a peer of the region was last given up on the node as refused, or a learner as without room. Bound:
+    /// `refusal_memory`.
     refused_at_ms: BTreeMap<(RegionId, NodeId), u64>,
     pub(super) orders: Orders,
 }
@@ -483,9 +484,18 @@ impl ClusterView {
             if let (Some(since), true) = (old.joint_since_ms, old.epoch() == new.epoch()) {
                 new.joint_since_ms = new.joint_since_ms.map(|_| since);
             }
+            let refused = |peer: &v1::Peer| {
+                let told = old.progress.get(&PeerId(peer.peer_id));
+                told.is_some_and(|told| !told.refused.is_empty())
+            };
+            // Else it would have room again once the learner is gone, and get another, over and over.
+            let without_room = |peer: &v1::Peer| {
+                let heard = self.heard.get(&NodeId(peer.node_id));
+                peer.role() == v1::PeerRole::Learner
+                    && heard.is_some_and(|heard| !Level::from(heard.disk_level).has_room())
+            };
             let left = |peer: &&v1::Peer| {
-                let refused = old.progress.get(&PeerId(peer.peer_id)).map(|peer| &peer.refused);
-                refused.is_some_and(|reason| !reason.is_empty())
+                (refused(peer) || without_room(peer))
                     && !new.region.peers.iter().any(|here| here.peer_id == peer.peer_id)
             };
             for peer in old.region.peers.iter().filter(left) {
@@ -562,7 +572,7 @@ impl ClusterView {
         Some((told.refused_ms.saturating_add(since), &told.refused))
     }
 
-    /// Where peers of regions were given up of late since their nodes did not take the state.
+    /// Where peers of regions were given up of late since their nodes did not take the state, or had no room to spare.
     #[must_use]
     pub fn refused_lately(
         &self,

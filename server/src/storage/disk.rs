@@ -61,6 +61,15 @@ impl DiskConfig {
         });
         Thresholds { low_bytes: low.max(critical), critical_bytes: critical }
     }
+
+    /// What a region that comes here must leave: it is not to make the disk low, nor, where the levels are set lower
+    /// than that, critical by what is written and flushed before the next look.
+    #[must_use]
+    pub fn reserve(&self, total_bytes: u64, flush_bytes: u64) -> u64 {
+        let Thresholds { low_bytes, critical_bytes } = self.thresholds(total_bytes, flush_bytes);
+        let written = critical_bytes.saturating_add(flush_bytes + BETWEEN_LOOKS_BYTES);
+        low_bytes.max(written.min(total_bytes / 2))
+    }
 }
 
 /// What one look at the device found.
@@ -85,7 +94,7 @@ pub struct DiskMonitor {
     level: AtomicU8,
     /// [`DiskStatus::available_bytes`] of the newest poll.
     available_bytes: AtomicU64,
-    /// What of them is above the low level.
+    /// What of them is above [`DiskConfig::reserve`].
     spare_bytes: AtomicU64,
     /// The file of the last probe, for one that cannot open it.
     probe: Mutex<Option<File>>,
@@ -139,7 +148,8 @@ impl DiskMonitor {
         let left = space(&self.dir)?;
         let available_bytes = left.available_bytes.saturating_sub(ballast.owed());
         self.available_bytes.store(available_bytes, Ordering::Relaxed);
-        let spare_bytes = available_bytes.saturating_sub(thresholds.low_bytes);
+        let reserve = self.config.reserve(found.total_bytes, self.flush_bytes);
+        let spare_bytes = available_bytes.saturating_sub(reserve);
         self.spare_bytes.store(spare_bytes, Ordering::Relaxed);
         Ok(DiskStatus {
             level,
@@ -162,7 +172,7 @@ impl DiskMonitor {
         self.available_bytes.load(Ordering::Relaxed)
     }
 
-    /// What the newest poll found that may be written before clients' writes are refused.
+    /// What the newest poll found that a region which comes here may take ([`DiskConfig::reserve`]).
     #[must_use]
     pub fn spare_bytes(&self) -> u64 {
         self.spare_bytes.load(Ordering::Relaxed)
@@ -233,6 +243,18 @@ mod tests {
             assert_eq!(config.ballast(total), ballast, "{why}");
             let want = Thresholds { low_bytes: low, critical_bytes: critical };
             assert_eq!(config.thresholds(total, flush), want, "{why}");
+        }
+        for (why, low, critical, total, flush, want) in [
+            ("the low level", None, None, 1000 * 1024, 48, 4 * 1024),
+            ("levels that are set low", Some(3), Some(1), 600, 48, 1 + 48 + 32),
+            ("no more than half of it", Some(3), Some(1), 100, 48, 50),
+            ("a low level that is high", Some(90), Some(1), 100, 48, 90),
+            ("nothing is said of it", Some(0), Some(0), 600, 0, 32),
+        ] {
+            let [low_bytes, critical_bytes] =
+                [low, critical].map(|level: Option<u64>| level.map(|level| level * MIB));
+            let config = DiskConfig { low_bytes, critical_bytes, ..config.clone() };
+            assert_eq!(config.reserve(total * MIB, flush * MIB), want * MIB, "{why}");
         }
         let set = DiskConfig { critical_bytes: Some(GIB), ..config };
         assert_eq!(set.thresholds(GIB, 0).low_bytes, GIB, "low is never below critical");

@@ -6,7 +6,7 @@ use super::{Decision, TableChange, check_enough, check_version, record, refused,
 use crate::{
     error::Error,
     ids::NodeId,
-    placement::{config::PlacementConfig, peers::QuorumLoss, view::ClusterView},
+    placement::{config::PlacementConfig, peers::QuorumLoss, plan, view::ClusterView},
 };
 
 /// Starts to drain a node; nothing when it drains or is gone. [`removal`] is the answer to give.
@@ -134,6 +134,10 @@ pub fn cancel_remove_node(
 /// The draining nodes that hold no peer of any region become `REMOVED`; `None` when there are none.
 ///
 /// # Guarantees
+/// Only while every region has all the voters that it is to have, and they answer ([`plan::short`]): the node's copies
+/// were given up for those, and until it is gone for ever its removal can be taken back. One that was given up by
+/// force has none to give, and goes without.
+///
 /// Only while every region is known and told by a leader that a majority answers
 /// ([`ClusterView::confirmed`]): a driver that has not heard of a region yet, or only from a leader
 /// that was replaced, lets no node go. A learner that an earlier driver ordered may still arrive; it
@@ -145,7 +149,7 @@ pub fn finish_removals(
     now_ms: u64,
 ) -> Option<TableChange> {
     let table = view.table();
-    let drained: Vec<v1::NodeRecord> = table
+    let mut drained: Vec<v1::NodeRecord> = table
         .nodes
         .iter()
         .filter(|node| node.state() == v1::NodeState::Draining)
@@ -163,5 +167,9 @@ pub fn finish_removals(
     if drained.is_empty() || view.confirmed(config, now_ms).is_err() {
         return None;
     }
-    Some(TableChange::new(table, &drained))
+    let waits = |node: &v1::NodeRecord| plan::waits_for_voters(view, NodeId(node.node_id));
+    if drained.iter().any(waits) && plan::short(view, config, now_ms).is_some() {
+        drained.retain(|node| !waits(node));
+    }
+    (!drained.is_empty()).then(|| TableChange::new(table, &drained))
 }

@@ -516,6 +516,19 @@ fn node_is_let_go_only_when_it_certainly_holds_nothing() {
         ("a region is not heard", "1:up 2:up 3:drain", &["1* 2", "1 2"], "nothing"),
         ("a leader that nobody answers", "1:up 2:off 3:drain", &["1* 2"], "nothing"),
         ("nobody drains", "1:up 2:up 3:up", &["1* 2 3"], "nothing"),
+        ("all copies are there", "1:up 2:up 3:up 4:drain", &["1* 2 3"], "4 REMOVED"),
+        ("one does not answer", "1:up 2:up 3:off 4:drain", &["1* 2 3"], "nothing"),
+        ("one is not there yet", "1:up 2:up 3:up 4:drain", &["1* 2 3", "1* 2 3l"], "nothing"),
+        ("one cannot be trusted", "1:up 2:up 3:up 4:drain", &["1* 2 3q"], "nothing"),
+        ("more nodes than copies", "1:up 2:up 3:up 4:up 5:drain", &["1* 2 4"], "5 REMOVED"),
+        ("as many as can be", "1:up 2:up 4:drain", &["1* 2"], "4 REMOVED"),
+        (
+            "by force: nothing is to be had",
+            "1:up 2:up 3:off 4:force",
+            &["1* 2 3"],
+            "4 REMOVED forced",
+        ),
+        ("another drains", "1:up 2:up 3:drain 4:drain 5:up", &["1* 2 3"], "4 REMOVED"),
     ] {
         let mut fixture = Fixture::new(3, nodes);
         for peers in regions {

@@ -54,7 +54,7 @@ impl fmt::Display for KeptOut {
             Self::Critical => "has a disk that is nearly full",
             Self::Learners => "is being sent other regions first",
             Self::Ownerless => "has a log of the region that nobody owns",
-            Self::Refused => "has refused it of late",
+            Self::Refused => "had no room for it, or refused it, of late",
         })
     }
 }
@@ -204,7 +204,7 @@ impl Nodes {
         }
     }
 
-    /// The nodes in service without a peer of the region that get none, and why.
+    /// The nodes in service without a voter of the region that get none, and why.
     pub(super) fn kept_out<'a>(
         &'a self,
         members: &'a Members,
@@ -212,7 +212,7 @@ impl Nodes {
         self.all
             .values()
             .filter(|node| node.state() == v1::NodeState::Up)
-            .filter(|node| !members.iter().any(|member| member.node == node.id()))
+            .filter(|node| !members.voters().any(|voter| voter.node == node.id()))
             .filter_map(|node| Some((node.id(), self.keeps_out(node, members)?)))
     }
 

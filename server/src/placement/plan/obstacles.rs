@@ -1,18 +1,22 @@
 //! Why nodes that drain are not empty yet.
 //!
 //! A drain that cannot go on does not fail: it waits for a node with room, or for a leader. So that nobody
-//! waits for what does not come without knowing, the first region that is kept is told, with what keeps it.
+//! waits for what does not come without knowing, the first region that is kept is told, with what keeps it. And an
+//! empty node is let go only when every region has all its voters: until then it is told which one has not.
 
 use std::collections::BTreeMap;
 
 use flotilla_proto::v1;
 
-use super::{nodes::Nodes, repair::staying};
+use super::{
+    nodes::Nodes,
+    repair::{is_coming, staying},
+};
 use crate::{
-    ids::NodeId,
+    ids::{NodeId, RegionId},
     placement::{
         config::PlacementConfig,
-        peers::{Members, Standing},
+        peers::{Member, Members, Standing},
         view::{ClusterView, RegionView},
     },
 };
@@ -55,7 +59,60 @@ pub fn obstacles(
             break;
         }
     }
+    draining.retain(|node| is_empty(view, *node) && waits_for_voters(view, *node));
+    if draining.is_empty() {
+        return found;
+    }
+    if let Some(short) = short_in(view, &nodes, config, now_ms) {
+        found.extend(draining.into_iter().map(|node| (node, short.to_string())));
+    }
     found
+}
+
+fn is_empty(view: &ClusterView, node: NodeId) -> bool {
+    view.left_on(node) == (0, 0)
+}
+
+/// Whether a node that drains goes only once every region has its voters. One that was given up by force has nothing
+/// to give, whatever is missed.
+#[must_use]
+pub fn waits_for_voters(view: &ClusterView, node: NodeId) -> bool {
+    view.record(node).is_none_or(|record| !record.forced)
+}
+
+/// A region that has fewer live voters than it is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "region {region}: {live} of its {wanted} voters answer, and no node is let go before all do"
+)]
+pub struct Short {
+    pub region: RegionId,
+    pub live: usize,
+    pub wanted: usize,
+}
+
+/// The first region without all the voters, alive, that it is to have.
+#[must_use]
+pub fn short(view: &ClusterView, config: &PlacementConfig, now_ms: u64) -> Option<Short> {
+    short_in(view, &Nodes::new(view, config, now_ms), config, now_ms)
+}
+
+fn short_in(
+    view: &ClusterView,
+    nodes: &Nodes,
+    config: &PlacementConfig,
+    now_ms: u64,
+) -> Option<Short> {
+    view.regions().values().find_map(|region| {
+        let members = Members::of(view, region, nodes.all(), config, now_ms);
+        // One on another node that drains is still a copy.
+        let counts = |voter: &&Member| {
+            voter.live && matches!(voter.standing, Standing::Stays | Standing::Leaving)
+        };
+        let live = members.voters().filter(counts).count();
+        let wanted = nodes.replicas(region.id());
+        (live < wanted).then_some(Short { region: region.id(), live, wanted })
+    })
 }
 
 /// What keeps a region from having its peer moved; `None` when nothing does.
@@ -81,7 +138,7 @@ fn obstacle(
     if refused.is_some() {
         return refused;
     }
-    let coming = learners().count();
+    let coming = learners().filter(|learner| is_coming(learner, nodes)).count();
     if staying(&members) + coming >= nodes.replicas(region.id())
         || nodes.best_for(&members).is_some()
     {

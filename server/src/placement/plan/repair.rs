@@ -10,6 +10,7 @@ use crate::{
         config::{PlacementConfig, millis},
         peers::{Member, Members, Standing},
         steps,
+        view::NodeView,
     },
 };
 
@@ -24,6 +25,9 @@ pub(super) fn finish_joint(since_ms: u64, config: &PlacementConfig, now_ms: u64)
 
 /// A learner that has caught up and is wanted becomes a voter, together with the removal of the
 /// voter it replaces.
+///
+/// Invariant: no live voter is given up for a learner on a node without room, which may end the next moment for want
+/// of it. In the place of one that does not answer, or of none, it is better than nothing.
 pub(super) fn finish_learner(members: &Members, replicas: usize, nodes: &Nodes) -> Option<Wish> {
     if staying(members) >= replicas {
         return None;
@@ -31,7 +35,8 @@ pub(super) fn finish_learner(members: &Members, replicas: usize, nodes: &Nodes) 
     let ready = members
         .learners()
         .filter(|learner| learner.standing == Standing::Stays && learner.caught_up)
-        .max_by_key(|learner| (learner.matched_index, learner.peer))?;
+        .max_by_key(|learner| (has_room(learner, nodes), learner.matched_index, learner.peer))?;
+    let roomy = has_room(ready, nodes);
     let swap = |old: &Member| {
         let why = match old.standing {
             Standing::Gone => "whose data is gone",
@@ -39,25 +44,29 @@ pub(super) fn finish_learner(members: &Members, replicas: usize, nodes: &Nodes) 
             Standing::Leaving | Standing::Stays => "whose node is not in service",
         };
         let reason = format!("promote peer {} in place of peer {}, {why}", ready.peer, old.peer);
-        promote(members, ready, Some(old.peer), reason)
+        promote(members, ready, Some(old.peer), reason, nodes)
     };
     if let Some(gone) = standing(members, Standing::Gone).next() {
         return swap(gone);
     }
     if kept(members) < replicas {
-        return promote(members, ready, None, format!("promote peer {}, caught up", ready.peer));
+        let reason = format!("promote peer {}, caught up", ready.peer);
+        return promote(members, ready, None, reason, nodes);
     }
     let replaceable = standing(members, Standing::Down)
         .chain(standing(members, Standing::Leaving))
-        .find(|member| !member.leader);
+        .find(|member| !member.leader && (roomy || !member.live));
     if let Some(old) = replaceable {
         return swap(old);
+    }
+    if !roomy {
+        return None;
     }
     // What is to be replaced is the leader. It hands over if it can; else the learner is promoted
     // beside it, to be handed over to.
     leave_lead(members, nodes).or_else(|| {
         let reason = format!("promote peer {} to take over the lead", ready.peer);
-        promote(members, ready, None, reason)
+        promote(members, ready, None, reason, nodes)
     })
 }
 
@@ -149,14 +158,17 @@ pub(super) fn spread(members: &Members, replicas: usize, nodes: &Nodes) -> Optio
         return None;
     }
     if let Some((learner, old)) = spreading(members, nodes) {
+        if !is_coming(learner, nodes) {
+            return move_apart(members, nodes);
+        }
         if !learner.caught_up {
-            return learner.refused.then(|| move_apart(members, nodes)).flatten();
+            return None;
         }
         let reason = format!(
             "promote peer {} in place of peer {}, which shares a failure domain",
             learner.peer, old.peer
         );
-        return promote(members, learner, Some(old.peer), reason);
+        return promote(members, learner, Some(old.peer), reason, nodes);
     }
     if members.learners().next().is_some() {
         return None;
@@ -184,7 +196,7 @@ fn spreading<'a>(members: &'a Members, nodes: &Nodes) -> Option<(&'a Member, &'a
         .filter(|learner| {
             nodes.get(learner.node).is_some_and(|node| nodes.shared(node, members, old.peer) < now)
         })
-        .min_by_key(|learner| (learner.refused, learner.peer))?;
+        .min_by_key(|learner| (!is_coming(learner, nodes), learner.peer))?;
     Some((learner, old))
 }
 
@@ -223,9 +235,15 @@ fn promote(
     learner: &Member,
     instead_of: Option<PeerId>,
     reason: String,
+    nodes: &Nodes,
 ) -> Option<Wish> {
     let removed: Vec<PeerId> = instead_of.into_iter().collect();
-    members.keeps_quorum(&[learner.peer], &removed).then(|| Wish {
+    let keeps_quorum = if has_room(learner, nodes) {
+        members.keeps_quorum(&[learner.peer], &removed)
+    } else {
+        members.keeps_quorum_without(&[learner.peer], &removed)
+    };
+    keeps_quorum.then(|| Wish {
         urgency: Urgency::Finish,
         reason,
         act: Act::Change(change(Some(learner.peer), instead_of)),
@@ -254,9 +272,13 @@ pub(super) fn staying(members: &Members) -> usize {
     standing(members, Standing::Stays).count()
 }
 
-/// Whether a learner is waited for.
-fn is_coming(learner: &Member, nodes: &Nodes) -> bool {
-    is_alive(learner, nodes) && !learner.refused
+/// Whether a learner is waited for, and no other is added.
+pub(super) fn is_coming(learner: &Member, nodes: &Nodes) -> bool {
+    is_alive(learner, nodes) && has_room(learner, nodes) && !learner.refused
+}
+
+fn has_room(member: &Member, nodes: &Nodes) -> bool {
+    nodes.get(member.node).is_some_and(NodeView::has_room)
 }
 
 fn is_alive(member: &Member, nodes: &Nodes) -> bool {

@@ -201,6 +201,52 @@ fn learner_that_its_node_refuses_is_given_up_for_another() {
     assert_eq!(steps.iter().map(text).collect::<Vec<_>>(), ["add 4"]);
 }
 
+/// It may end the next moment, with a full disk: a copy that is there and answers is not given up for it.
+#[test]
+fn live_voter_is_not_given_up_for_a_learner_without_room() {
+    let zones = "1:up@a 2:up@b 3:up@a 4:low@c";
+    check(
+        3,
+        &[
+            ("drained, nearly full", "1:up 2:up 3:drain 4:crit", "1* 2 3 4l", ""),
+            ("drained, low", "1:up 2:up 3:drain 4:low", "1* 2 3 4l", ""),
+            ("another node has room", "1:up 2:up 3:drain 4:low 5:up", "1* 2 3 4l", "add 5"),
+            ("and its learner counts", "1:up 2:up 3:drain 4:low 5:up", "1* 2 3 4l 5l", "+5 -3"),
+            ("the one too many goes", "1:up 2:up 3:drain 4:low 5:up", "1* 2 3 4l 5l-", "-4"),
+            ("the lead goes all the same", "1:drain 2:up 3:up 4:crit", "1* 2 3 4l", "lead 2"),
+            ("demoted", "1:up 2:up 3:learner 4:crit", "1* 2 3 4l", ""),
+            ("it does not answer", "1:up 2:up 3:drainoff 4:crit", "1* 2 3 4l", "+4 -3"),
+            ("it is down", "1:up 2:up 3:down 4:crit", "1* 2 3 4l", "+4 -3"),
+            ("its data is gone", "1:up 2:up 3:up 4:crit", "1* 2 3q 4l", "+4 -3"),
+            ("there is none", "1:up 2:up 4:crit", "1* 2 4l", "+4"),
+            ("its vote would be needed", "1:up 2:low", "1* 2l", ""),
+            ("spread: not for it", zones, "1* 2 3 4l", ""),
+        ],
+    );
+    check(1, &[("the only copy", "1:drain 2:crit", "1* 2l", "")]);
+}
+
+/// Its disk has room again once the learner is gone.
+#[test]
+fn node_without_room_is_given_a_learner_again_only_after_a_while() {
+    let config = Fixture::config();
+    let before = Fixture::new(3, "1:up 2:up 3:drain 4:low").region("1* 2 3 4l");
+    let mut given_up = Fixture::new(3, "1:up 2:up 3:drain 4:up").region("1* 2 3");
+    let region = given_up.reports[0].1.region.as_mut().expect("a region");
+    region.epoch = Some(v1::RegionEpoch { conf_ver: 6, version: 1 });
+    let mut view = before.view();
+    let mut at = |now_ms| {
+        // What leads says first that the learner is gone: what it was at then counts.
+        for node in 1..=4 {
+            view.hear(given_up.heartbeat(node), now_ms);
+        }
+        let steps = plan(&view, &config, now_ms, &mut || Some(PeerId(900_004)));
+        steps.iter().map(text).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(at(NOW_MS), "");
+    assert_eq!(at(NOW_MS + millis(config.refusal_memory)), "add 4");
+}
+
 #[test]
 fn node_that_refused_a_region_is_asked_again_only_after_a_while() {
     let config = Fixture::config();
@@ -219,7 +265,8 @@ fn node_that_refused_a_region_is_asked_again_only_after_a_while() {
         let waits = obstacles(&view, &config, now_ms).remove(&NodeId(3));
         (steps.iter().map(text).collect::<Vec<_>>().join("; "), waits.unwrap_or_default())
     };
-    let waits = "region 2: no node can take it: node 4 has refused it of late".to_owned();
+    let waits = "region 2: no node can take it: node 4 had no room for it, or refused it, of late"
+        .to_owned();
     assert_eq!(at(NOW_MS), (String::new(), waits.clone()));
     let over = NOW_MS + millis(config.refusal_memory);
     assert_eq!(at(over - 1), (String::new(), waits));
@@ -239,6 +286,19 @@ fn drain_that_cannot_go_on_says_what_it_waits_for() {
             "1* 2 3",
             "no node can take it: node 4 has a disk that is nearly full, node 5 is not heard",
         ),
+        (
+            "1:up 2:up 3:drain 4:crit",
+            "1* 2 3 4l",
+            "no node can take it: node 4 has a disk that is nearly full",
+        ),
+        ("1:up 2:up 3:drain 4:low 5:up", "1* 2 3 4l", ""),
+        (
+            "1:up 2:up 3:drain 4:off",
+            "1* 2 4",
+            "2 of its 3 voters answer, and no node is let go before all do",
+        ),
+        ("1:up 2:up 3:drain 4:up", "1* 2 4", ""),
+        ("1:up 2:up 3:force 4:off", "1* 2 4", ""),
         ("1:up 2:up 3:drain 4:up", "1* 2 3 4?", "node 4 has a log of the region that nobody owns"),
         ("1:off 2:up 3:drain 4:up", "1* 2 3", "no leader of it is heard"),
         ("1:up 2:off 3:drainoff 4:up", "1* 2 3", "no quorum of it answers"),
