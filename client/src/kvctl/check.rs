@@ -328,7 +328,14 @@ fn check_replicas(info: &v1::RegionInfo, nodes: &v1::ListNodesResponse) -> Vec<F
             format!("{} has ended or lost what it promised, and is to be replaced", place(*peer));
         report(Severity::Degraded, message);
     }
-    for peer in &info.pending_peers {
+    for refused in &info.refused_peers {
+        let place = place(refused.peer_id);
+        let message = format!("{place}: the node does not take it: {}", refused.reason);
+        report(Severity::Degraded, message);
+    }
+    let refused = |peer: &&u64| info.refused_peers.iter().any(|of| of.peer_id == **peer);
+    // One that is refused has nothing yet.
+    for peer in info.pending_peers.iter().filter(|peer| !refused(peer)) {
         report(Severity::Degraded, format!("{} is behind", place(*peer)));
     }
     findings
@@ -488,7 +495,7 @@ mod tests {
     fn replicas_must_be_as_many_as_asked_for_and_on_different_nodes() {
         type Change = fn(&mut v1::RegionInfo, &mut v1::ListNodesResponse);
         let peers = |info: &mut v1::RegionInfo| info.region.as_mut().expect("set").peers.len();
-        let changes: [(&str, Change, Option<Severity>); 15] = [
+        let changes: [(&str, Change, Option<Severity>); 16] = [
             ("healthy", |_, _| {}, None),
             (
                 "fewer nodes than replicas",
@@ -575,6 +582,15 @@ mod tests {
                 Some(Severity::Inconsistent),
             ),
             ("a lagging peer", |info, _| info.pending_peers = vec![22], Some(Severity::Degraded)),
+            (
+                "a peer whose node has no room",
+                |info, _| {
+                    let reason = "the disk is too full".to_owned();
+                    info.refused_peers = vec![v1::RefusedPeer { peer_id: 22, node_id: 2, reason }];
+                    info.pending_peers = vec![22];
+                },
+                Some(Severity::Degraded),
+            ),
             ("a lost peer", |info, _| info.lost_peers = vec![22], Some(Severity::Degraded)),
         ];
         for (why, change, want) in changes {
@@ -589,6 +605,18 @@ mod tests {
             let worst = found.into_iter().map(|found| found.severity).max();
             assert_eq!(worst, want, "{why}");
         }
+    }
+
+    #[test]
+    fn refusal_is_told_and_that_the_peer_has_nothing_yet_is_not() {
+        let mut info = region(2, "", "");
+        let reason = "the disk is too full".to_owned();
+        info.refused_peers = vec![v1::RefusedPeer { peer_id: 22, node_id: 2, reason }];
+        info.pending_peers = vec![22, 23];
+        let found = check_replicas(&info, &nodes(3));
+        let told: Vec<_> = found.iter().map(|found| &*found.message).collect();
+        let refused = "peer 22 on node 2: the node does not take it: the disk is too full";
+        assert_eq!(told, [refused, "peer 23 on node 3 is behind"]);
     }
 
     #[test]

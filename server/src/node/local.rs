@@ -83,7 +83,7 @@ pub(super) fn regions(
         let system = peer.region == RegionId::SYSTEM;
         let wanted = if system { factor.min(SYSTEM_VOTERS_MAX) } else { factor };
         let is_heard = peer.is_in_touch();
-        let silent = |of: &Follower| of.silent > config.peer_silent_after;
+        let silent = |of: &Follower| of.told_silent() > config.peer_silent_after;
         let followers = if peer.is_leader() { peer.followers() } else { Vec::new() };
         let known = if peer.is_leader() {
             let live = followers.iter().filter(|of| of.is_voter && !silent(of)).count();

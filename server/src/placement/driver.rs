@@ -492,11 +492,12 @@ pub fn report(peer: &Peer) -> Option<v1::RegionReport> {
         .followers()
         .into_iter()
         .map(|follower| {
+            let silent = follower.told_silent();
             let refusal = follower.refusal;
             v1::PeerProgress {
                 peer_id: follower.peer.0,
                 matched_index: follower.matched,
-                silent_ms: config::millis(follower.silent),
+                silent_ms: config::millis(silent),
                 reverted: follower.reverted,
                 refused_ms: refusal.as_ref().map_or(0, |refusal| config::millis(refusal.lasts)),
                 refused: refusal.map_or_else(String::new, |refusal| refusal.reason),

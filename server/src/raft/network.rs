@@ -526,7 +526,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         if let Some(refused) = result.refused {
             // Others are before it: nothing is said of this one.
             if refused.reason() != Reason::Busy {
-                attempt.failed(&refused.message, clock::now());
+                attempt.refused(&refused.message, clock::now());
             }
             if refused.reason() == Reason::Reverted {
                 network.reverted(vote.leader_id.term, self.target, self.node);

@@ -30,6 +30,8 @@ pub struct Refusal {
     pub lasts: Duration,
     /// Of the last one.
     pub reason: String,
+    /// The node itself said so of the last one: it was not that it could not be asked.
+    pub said: bool,
 }
 
 /// What became of the snapshots that one peer has sent while it leads. Cheap to clone.
@@ -41,6 +43,7 @@ struct Streak {
     failures: u32,
     since: Option<Instant>,
     reason: String,
+    said: bool,
 }
 
 impl Refusals {
@@ -60,7 +63,7 @@ impl Refusals {
         let streak = state.followers.get(&follower).filter(|_| state.term == term)?;
         let since = streak.since.filter(|_| streak.failures >= TOLD_AFTER)?;
         let lasts = now.saturating_duration_since(since);
-        Some(Refusal { lasts, reason: streak.reason.clone() })
+        Some(Refusal { lasts, reason: streak.reason.clone(), said: streak.said })
     }
 }
 
@@ -72,9 +75,19 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// It came to nothing.
+    /// The receiver does not take it.
+    pub(super) fn refused(self, reason: &str, now: Instant) {
+        self.ended(true, reason, now);
+    }
+
+    /// It came to nothing, by what is between here and there.
     pub(super) fn failed(self, reason: &str, now: Instant) {
+        self.ended(false, reason, now);
+    }
+
+    fn ended(self, said: bool, reason: &str, now: Instant) {
         self.with(|streak| {
+            streak.said = said;
             streak.since.get_or_insert(now);
             streak.failures = streak.failures.saturating_add(1);
             let reason = if reason.is_empty() { "it does not say why" } else { reason };
@@ -104,8 +117,21 @@ mod tests {
 
     fn fail(refusals: &Refusals, times: u32, now: Instant) {
         for _ in 0..times {
-            refusals.attempt(3, FOLLOWER).failed("the disk is too full", now);
+            refusals.attempt(3, FOLLOWER).refused("the disk is too full", now);
         }
+    }
+
+    /// Of one that cannot be asked nobody knows that it is alive.
+    #[test]
+    fn refusal_tells_whether_the_node_said_so_itself() {
+        let (refusals, now) = (Refusals::default(), clock::now());
+        let said = || refusals.of(3, FOLLOWER, now).map(|refusal| refusal.said);
+        fail(&refusals, TOLD_AFTER, now);
+        assert_eq!(said(), Some(true));
+        refusals.attempt(3, FOLLOWER).failed("the connection is refused", now);
+        assert_eq!(said(), Some(false));
+        fail(&refusals, 1, now);
+        assert_eq!(said(), Some(true));
     }
 
     #[test]
@@ -116,8 +142,8 @@ mod tests {
         fail(&refusals, 1, later);
         assert_eq!(refusals.of(3, FOLLOWER, later), None);
         fail(&refusals, 1, later);
-        let want =
-            Refusal { lasts: Duration::from_secs(7), reason: "the disk is too full".to_owned() };
+        let reason = "the disk is too full".to_owned();
+        let want = Refusal { lasts: Duration::from_secs(7), reason, said: true };
         assert_eq!(refusals.of(3, FOLLOWER, later), Some(want));
         assert_eq!(refusals.of(3, PeerId(72), later), None);
         assert_eq!(refusals.of(4, FOLLOWER, later), None, "another leader has its own");

@@ -22,6 +22,18 @@ pub struct Follower {
     pub refusal: Option<Refusal>,
 }
 
+impl Follower {
+    /// As others are told it. A learner whose node refuses the region's state has nothing of the log to answer for;
+    /// its node is there and says so, again and again.
+    ///
+    /// Of a voter it is what it is: its answers count for a quorum.
+    #[must_use]
+    pub fn told_silent(&self) -> Duration {
+        let refuses = self.refusal.as_ref().is_some_and(|refusal| refusal.said);
+        if refuses && !self.is_voter { Duration::ZERO } else { self.silent }
+    }
+}
+
 impl Peer {
     /// None while this peer does not lead.
     #[must_use]
@@ -45,5 +57,28 @@ impl Peer {
                 silent: heard.get(&peer).copied().flatten().map_or(led, |at| at.elapsed()),
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn learner_whose_node_says_that_it_refuses_is_not_silent() {
+        let silent = Duration::from_secs(60);
+        let told = |is_voter, said: Option<bool>| {
+            let refusal = said.map(|said| Refusal {
+                lasts: silent,
+                reason: "the disk is too full".to_owned(),
+                said,
+            });
+            let (peer, matched, reverted) = (PeerId(71), 0, false);
+            Follower { peer, is_voter, matched, silent, reverted, refusal }.told_silent()
+        };
+        assert_eq!(told(false, Some(true)), Duration::ZERO, "its node answers");
+        assert_eq!(told(false, Some(false)), silent, "nobody is there");
+        assert_eq!(told(false, None), silent);
+        assert_eq!(told(true, Some(true)), silent, "it would count for a quorum");
     }
 }
