@@ -83,8 +83,8 @@ pub enum Error {
         /// Why the last attempt failed.
         last: String,
     },
-    /// The write may have been applied, or may be applied still: read before repeating it.
-    #[error("the write may have been applied: {message}")]
+    /// The write or the order may have been applied, or may be applied still: look before repeating it.
+    #[error("the outcome is not known, it may have been done: {message}")]
     MaybeApplied {
         /// Why the outcome was not learnt.
         message: String,

@@ -335,7 +335,7 @@ mod tests {
         let message = "outcome unknown: leadership was lost after the proposal".to_owned();
         let failure = Failure::Answered { code: Code::DeadlineExceeded, message, detail };
         let Verdict::Fail(error) = judge(Kind::Write, failure) else { panic!("it is repeated") };
-        let want = "the write may have been applied: leadership was lost after the proposal";
+        let want = "the outcome is not known, it may have been done: leadership was lost after the proposal";
         assert_eq!(error.to_string(), want);
     }
 

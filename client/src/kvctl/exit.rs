@@ -218,6 +218,6 @@ mod tests {
         let told: serde_json::Value =
             serde_yaml::from_str(&failure.text(Format::Yaml).expect("text")).expect("YAML");
         assert_eq!(told["error"]["exit_code"], 4);
-        assert!(failure.text(Format::Table).expect("text").starts_with("kvctl: the write may"));
+        assert!(failure.text(Format::Table).expect("text").starts_with("kvctl: the outcome is"));
     }
 }

@@ -38,8 +38,9 @@ pub(super) fn start(node: &Arc<Node>) {
     let probing = thread::Builder::new().name("disk-probe".to_owned()).spawn(move || {
         let mut errors = [0; 2];
         loop {
-            for (engine, met) in [&prober.log, &prober.data].into_iter().zip(&mut errors) {
-                look_after(&prober, engine.as_ref(), met);
+            let storages = [("log", &prober.log), ("data", &prober.data)];
+            for ((storage, engine), met) in storages.into_iter().zip(&mut errors) {
+                look_after(&prober, storage, engine.as_ref(), met);
             }
             match probe_disk.probe() {
                 Ok(_) | Err(crate::storage::engine::Error::Full { .. }) => {}
@@ -79,8 +80,8 @@ pub(super) fn start(node: &Arc<Node>) {
         loop {
             if space.level() != Level::Normal {
                 // The log as well: what was purged of it takes space alike.
-                relieve(relieved.data.as_ref(), space.available_bytes());
-                relieve(relieved.log.as_ref(), space.available_bytes());
+                relieve("data", relieved.data.as_ref(), space.available_bytes());
+                relieve("log", relieved.log.as_ref(), space.available_bytes());
             }
             pause(INTERVAL);
         }
@@ -120,28 +121,34 @@ impl Silence {
 
 /// Tries whether an engine that has met errors in the background still takes writes: one that was mended
 /// does, and else nobody would notice before the next write of a client.
-fn look_after(node: &Node, engine: &dyn Engine, met: &mut u64) {
+fn look_after(node: &Node, storage: &str, engine: &dyn Engine, met: &mut u64) {
     let errors = engine.background_errors();
     if errors == std::mem::replace(met, errors) {
         return;
     }
-    tracing::error!(?engine, errors, "the storage has met an error in the background");
+    tracing::error!(storage, errors, "the storage has met an error in the background");
     if let Err(error) = engine.write(&WriteBatch::new(), Durability::Buffered) {
         node.fail(format!("write after an error in the background: {error}"));
     }
 }
 
+/// Less is what a node removes in the course of its work: nobody deleted anything.
+const FREED_TOLD_BYTES: u64 = 1 << 20;
+
 /// On a disk without space nobody writes, and what clients delete would stay in the files.
-fn relieve(engine: &dyn Engine, room_bytes: u64) {
+fn relieve(storage: &str, engine: &dyn Engine, room_bytes: u64) {
     let began = clock::monotonic();
+    let before = engine.stats().file_bytes();
     match engine.relieve(room_bytes) {
         Ok(false) => {}
         Ok(true) => {
-            tracing::info!(
-                ?engine,
-                seconds = began.elapsed().as_secs(),
-                "what was deleted is freed"
-            )
+            let seconds = began.elapsed().as_secs();
+            let freed_bytes = before.saturating_sub(engine.stats().file_bytes());
+            if freed_bytes >= FREED_TOLD_BYTES {
+                tracing::info!(storage, freed_bytes, seconds, "what was deleted is freed");
+            } else {
+                tracing::debug!(storage, freed_bytes, seconds, "little was deleted to be freed");
+            }
         }
         Err(error) => tracing::warn!(%error, "freeing what was deleted"),
     }

@@ -77,13 +77,14 @@ impl Peer {
         let candidates = self.candidates();
         let lease = self.env.config.lease();
         let refused = |message: String| Error::FailedPrecondition { message };
+        let target_name = self.name(target);
         match candidates.iter().find(|candidate| candidate.peer == target) {
             None => {
-                let message = format!("peer {target} is no voter of region {}", self.region);
+                let message = format!("{target_name} is no voter of region {}", self.region);
                 return Err(refused(message));
             }
             Some(Follower { silent, .. }) if *silent > lease => {
-                let message = format!("peer {target} has not answered for {silent:?}");
+                let message = format!("{target_name} has not answered for {silent:?}");
                 return Err(refused(message));
             }
             Some(_) => {}
@@ -102,12 +103,20 @@ impl Peer {
         let message = match leader {
             Some((leader, _)) if leader == target => return Ok(()),
             Some((leader, node)) => format!(
-                "peer {leader} on node {node} leads region {region} now, not peer {target}, which may yet \
-                 take the lead"
+                "node {node} (peer {leader}) leads region {region} now, not {target_name}, which may yet take the lead"
             ),
-            None => format!("nobody took the lead of region {region}; peer {target} may yet"),
+            None => format!("nobody took the lead of region {region}; {target_name} may yet"),
         };
         Err(Error::OutcomeUnknown { message })
+    }
+
+    /// A peer of the region for people, who know nodes.
+    fn name(&self, peer: PeerId) -> String {
+        let peers = self.view.with(|now| Arc::clone(&now.descriptor));
+        match peers.peers.iter().find(|other| other.peer_id == peer.0) {
+            Some(other) => format!("node {} (peer {peer})", other.node_id),
+            None => format!("peer {peer}"),
+        }
     }
 
     /// Who leads after this peer, as soon as it knows; `None` at the deadline.
