@@ -10,14 +10,16 @@ use std::{collections::BTreeSet, time::Duration};
 use clap::Args;
 use futures::{StreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::time::sleep;
+use tokio::time::{Instant, interval_at, sleep};
 
 use super::{
     Context,
     encoding::Encoding,
     exit::Failure,
     listing::{self, Listing, Stale, Told, Wanted},
+    output::count,
     region_keys::show_bound,
     table::{Cell, Table, Tone},
 };
@@ -29,6 +31,8 @@ const LOOKS_MAX: u32 = 3;
 /// Bound: regions whose peers are compared at a time. Most of the time of a small one is the way there and back, of a
 /// large one it is the disks of its nodes, which serve others too.
 const COMPARED_AT_ONCE: usize = 8;
+/// How often somebody who waits is told for what.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
 /// The region of the system keyspace.
 const SYSTEM_REGION: u64 = 1;
 const SYSTEM_VOTERS_MAX: usize = 5;
@@ -103,14 +107,30 @@ impl Check {
             if let Ok(style) = ProgressStyle::with_template("comparing {pos}/{len} {wide_bar}") {
                 progress.set_style(style);
             }
+            let under_way = Mutex::new(BTreeSet::new());
             let comparing = |info: &v1::RegionInfo| {
                 let region_id = info.region.as_ref().map_or(0, |region| region.region_id);
-                let (cluster, wait) = (&cluster, self.wait_timeout);
-                async move { (region_id, cluster.compare_peers(region_id, wait).await) }
+                let (cluster, wait, under_way) = (&cluster, self.wait_timeout, &under_way);
+                async move {
+                    under_way.lock().insert(region_id);
+                    let compared = cluster.compare_peers(region_id, wait).await;
+                    under_way.lock().remove(&region_id);
+                    (region_id, compared)
+                }
             };
             let mut compared =
                 stream::iter(regions.iter().map(comparing)).buffered(COMPARED_AT_ONCE);
-            while let Some((region_id, compared)) = compared.next().await {
+            let mut telling = interval_at(Instant::now() + TOLD_EVERY, TOLD_EVERY);
+            loop {
+                let next = tokio::select! {
+                    next = compared.next() => next,
+                    _ = telling.tick() => {
+                        let line = waiting(&under_way.lock(), &regions);
+                        progress.suspend(|| out.tell(&line));
+                        continue;
+                    }
+                };
+                let Some((region_id, compared)) = next else { break };
                 match compared {
                     Ok(response) => {
                         regions_compared += 1;
@@ -339,6 +359,34 @@ fn check_replicas(info: &v1::RegionInfo, nodes: &v1::ListNodesResponse) -> Vec<F
         report(Severity::Degraded, format!("{} is behind", place(*peer)));
     }
     findings
+}
+
+/// What is waited for, and of the first region why, where the listing tells.
+fn waiting(under_way: &BTreeSet<u64>, regions: &[v1::RegionInfo]) -> String {
+    let Some(first) = under_way.first() else { return "still comparing".to_owned() };
+    let others = match under_way.len() - 1 {
+        0 => String::new(),
+        others => format!(" and {}", count(others as u64, "other")),
+    };
+    let listed = regions.iter().filter_map(|info| Some((info, info.region.as_ref()?)));
+    let found = listed.into_iter().find(|(_, region)| region.region_id == *first);
+    let is_slow = |info: &v1::RegionInfo, id: u64| {
+        info.down_peers.contains(&id)
+            || info.pending_peers.contains(&id)
+            || info.refused_peers.iter().any(|peer| peer.peer_id == id)
+    };
+    let slow: Vec<String> = found
+        .into_iter()
+        .flat_map(|(info, region)| {
+            region.peers.iter().filter(move |peer| is_slow(info, peer.peer_id))
+        })
+        .map(|peer| peer.node_id.to_string())
+        .collect();
+    let why = match slow.is_empty() {
+        true => String::new(),
+        false => format!(", whose peers on nodes {} are down or behind", slow.join(", ")),
+    };
+    format!("still comparing region {first}{why}{others}; --wait-timeout ends it sooner")
 }
 
 /// Peers that answered must agree, at one applied index.
@@ -617,6 +665,25 @@ mod tests {
         let told: Vec<_> = found.iter().map(|found| &*found.message).collect();
         let refused = "peer 22 on node 2: the node does not take it: the disk is too full";
         assert_eq!(told, [refused, "peer 23 on node 3 is behind"]);
+    }
+
+    #[test]
+    fn who_waits_is_told_for_which_region_and_which_nodes() {
+        let mut stuck = region(2, "", "m");
+        stuck.pending_peers = vec![22];
+        let regions = [stuck, region(3, "m", "")];
+        for (under_way, want) in [
+            (&[][..], "still comparing"),
+            (&[3], "still comparing region 3; --wait-timeout ends it sooner"),
+            (
+                &[2, 3],
+                "still comparing region 2, whose peers on nodes 2 are down or behind and 1 other; \
+                 --wait-timeout ends it sooner",
+            ),
+        ] {
+            let under_way: BTreeSet<u64> = under_way.iter().copied().collect();
+            assert_eq!(waiting(&under_way, &regions), want);
+        }
     }
 
     #[test]
