@@ -43,8 +43,8 @@ use crate::{
 const CHECK_START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bound: wait for a peer to say how far its checksum is.
 const CHECK_POLL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a driver is asked for before this node answers a person what it knows itself: an election, as
-/// a rule, takes longer, a driver that is there does not.
+/// How long a driver is asked for before this node answers a person what it knows itself, or does without one: an
+/// election, as a rule, takes longer, a driver that is there does not.
 const LOCAL_AFTER: Duration = Duration::from_secs(1);
 
 /// Requests for keys: to the router once the node has joined.
@@ -101,7 +101,7 @@ impl Calls {
             return Ok(answer);
         }
         let asking = match &call {
-            Call::ListNodes(_) => Asking::Reads,
+            Call::ListNodes(_) | Call::JudgeTransfer(_) => Asking::Reads,
             _ => Asking::Changes,
         };
         let request = v1::PassRequest { call: Some(call) };
@@ -121,6 +121,16 @@ impl Calls {
             .boxed()
         })
         .await
+    }
+
+    /// Why the driver would take the lead away again; `None` also when none answers: a lead can be moved without one.
+    async fn would_lose_lead(&self, request: v1::TransferRequest) -> Option<String> {
+        let asking = self.on_driver(Call::JudgeTransfer(request));
+        match tokio::time::timeout(LOCAL_AFTER, asking).await {
+            Ok(Ok(Answer::JudgeTransfer(judged))) => Some(judged.why_not),
+            _ => None,
+        }
+        .filter(|why| !why.is_empty())
     }
 
     /// What the driver answers, or this node if it may and no driver does; this node alone if it is to.
@@ -383,15 +393,16 @@ impl Membership for Calls {
     ) -> ClusterAnswer<'_, v1::TransferLeaderResponse> {
         async move {
             let joined = self.joined()?;
-            transfer(
-                &self.0,
-                &joined,
-                v1::TransferRequest {
-                    region_id: request.region_id,
-                    to_node_id: request.to_node_id,
-                },
-            )
-            .await?;
+            let v1::TransferLeaderRequest { region_id, to_node_id } = request;
+            let request = v1::TransferRequest { region_id, to_node_id };
+            if let Some(why) = self.would_lose_lead(request).await {
+                return Err(Error::FailedPrecondition {
+                    message: format!(
+                        "node {to_node_id} would not keep the lead of region {region_id}: {why}"
+                    ),
+                });
+            }
+            transfer(&self.0, &joined, request).await?;
             Ok(v1::TransferLeaderResponse {})
         }
         .boxed()

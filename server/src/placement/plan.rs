@@ -26,7 +26,10 @@ use std::collections::BTreeSet;
 use flotilla_proto::v1::{self, step::Action};
 
 use self::nodes::Nodes;
-pub use self::obstacles::{Short, obstacles, short, waits_for_voters};
+pub use self::{
+    leaders::would_lose_lead,
+    obstacles::{Short, obstacles, short, waits_for_voters},
+};
 use super::{config::PlacementConfig, peers::Members, steps, view::ClusterView, view::RegionView};
 use crate::ids::{PeerId, RegionId};
 

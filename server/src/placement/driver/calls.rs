@@ -16,7 +16,11 @@ use super::{
     },
     Driver, Leading, Turn,
 };
-use crate::{error::Error, ids::NodeId, raft::transport::endpoint};
+use crate::{
+    error::Error,
+    ids::{NodeId, RegionId},
+    raft::transport::endpoint,
+};
 
 /// Bound: one question to a node that wants to join.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -79,6 +83,14 @@ impl Driver {
                     let leaders_left = u32::try_from(leaders).unwrap_or(u32::MAX);
                     v1::EvictLeadersResponse { leaders_left }
                 })?)
+            }
+            Call::JudgeTransfer(request) => {
+                let why_not = self.with(|leading| {
+                    let (region, node) = (RegionId(request.region_id), NodeId(request.to_node_id));
+                    plan::would_lose_lead(&leading.view, region, node, &self.config, self.now_ms())
+                })?;
+                let why_not = why_not.unwrap_or_default().to_owned();
+                Answer::JudgeTransfer(v1::JudgeTransferResponse { why_not })
             }
             Call::ListNodes(request) => {
                 Answer::ListNodes(self.with(|leading| self.list_nodes(leading, &request))?)

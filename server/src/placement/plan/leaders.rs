@@ -9,31 +9,65 @@ use flotilla_proto::v1;
 
 use super::{Act, Urgency, Wish, nodes::Nodes};
 use crate::{
-    ids::{NodeId, RegionId},
+    ids::{NodeId, PeerId, RegionId},
     placement::{
         config::{PlacementConfig, millis},
         peers::{Member, Members, Standing},
-        view::{NodeView, RegionView},
+        view::{ClusterView, LeaderPeer, NodeView, RegionView},
     },
 };
 
 /// The lead leaves a node that may not have it, if another voter can take it.
 pub(super) fn away(members: &Members, nodes: &Nodes) -> Option<Wish> {
     let leader = members.leader()?;
-    let node = nodes.get(leader.node)?;
-    let why = match node {
+    let why = why_away(members, nodes)?;
+    Some(Wish {
+        urgency: Urgency::LeaderAway,
+        reason: format!("lead away from node {}: {why}", leader.node),
+        act: Act::HandOver,
+    })
+}
+
+/// Why the leader's node does not keep the lead, if another voter can take it.
+fn why_away(members: &Members, nodes: &Nodes) -> Option<&'static str> {
+    let why = match nodes.get(members.leader()?.node)? {
         NodeView { evicted: true, .. } => "its leaders are evicted",
         NodeView { disk_level: v1::DiskLevel::Critical, .. } => "its disk is nearly full",
         node if node.state() != v1::NodeState::Up => "it is not in service",
         node if !node.has_room() => "its disk is low",
         _ => return None,
     };
-    successor(members, nodes)?;
-    Some(Wish {
-        urgency: Urgency::LeaderAway,
-        reason: format!("lead away from node {}: {why}", leader.node),
-        act: Act::HandOver,
-    })
+    successor(members, nodes).map(|_| why)
+}
+
+/// Why a region that `node` led would be led from elsewhere again with the next round; `None` when it would not, or
+/// when nothing is known of it.
+#[must_use]
+pub fn would_lose_lead(
+    view: &ClusterView,
+    region: RegionId,
+    node: NodeId,
+    config: &PlacementConfig,
+    now_ms: u64,
+) -> Option<&'static str> {
+    let region = view.regions().get(&region)?;
+    if !view.is_fresh(region, config, now_ms) {
+        return None;
+    }
+    let here = |peer: &&v1::Peer| peer.node_id == node.0 && peer.role() == v1::PeerRole::Voter;
+    let peer = PeerId(region.region.peers.iter().find(here)?.peer_id);
+    let mut then = region.clone();
+    let old = then.leader.replace(LeaderPeer { peer, node })?;
+    // Whoever leads now has all of it, and answers.
+    let told = v1::PeerProgress {
+        peer_id: old.peer.0,
+        matched_index: region.last_index,
+        ..v1::PeerProgress::default()
+    };
+    then.progress.insert(old.peer, told);
+    let nodes = Nodes::new(view, config, now_ms);
+    let members = Members::of(view, &then, nodes.all(), config, now_ms);
+    why_away(&members, &nodes)
 }
 
 /// The voter that should lead instead: caught up, on a node that may lead, which leads the fewest. For a

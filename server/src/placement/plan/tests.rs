@@ -426,6 +426,28 @@ fn leaders_leave_nodes_that_may_not_have_them() {
 }
 
 /// It would refuse all writes without end, although others have room.
+/// Whoever orders it is told, instead of seeing it go again.
+#[test]
+fn lead_that_would_be_taken_away_again_is_known_before_it_is_given() {
+    for (why, nodes, peers, to, want) in [
+        ("it would stay", "1:up 2:up 3:up", "1* 2 3", 2, None),
+        ("low", "1:up 2:low 3:up", "1* 2 3", 2, Some("its disk is low")),
+        ("low, and where it is too", "1:low 2:low 3:low", "1* 2 3", 2, None),
+        ("nearly full", "1:low 2:crit 3:off", "1* 2 3", 2, Some("its disk is nearly full")),
+        ("evicted", "1:up 2:evict 3:off", "1* 2 3", 2, Some("its leaders are evicted")),
+        ("both are evicted", "1:evict 2:evict 3:off", "1* 2 3", 2, None),
+        ("drained", "1:up 2:drain 3:up", "1* 2 3", 2, Some("it is not in service")),
+        ("no voter is there", "1:up 2:low 3:up", "1* 2l 3", 2, None),
+        ("nobody leads", "1:off 2:low 3:up", "1* 2 3", 2, None),
+        ("it leads already", "1:low 2:up 3:up", "1* 2 3", 1, Some("its disk is low")),
+    ] {
+        let view = Fixture::new(3, nodes).region(peers).view();
+        let config = Fixture::config();
+        let got = would_lose_lead(&view, RegionId(2), NodeId(to), &config, NOW_MS);
+        assert_eq!(got, want, "{why}");
+    }
+}
+
 #[test]
 fn node_whose_disk_is_low_loses_its_leaders_to_nodes_with_room() {
     check(
