@@ -67,6 +67,44 @@ async fn deletes_make_room_again_without_a_restart() {
     .await;
 }
 
+/// What it took would fill the others' disks until they end. Needs no small file system: the level is moved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_with_room_takes_only_deletes_while_most_voters_are_low() {
+    let builder = Builder::new(3).set("disk.low_bytes", "1MiB").set("disk.critical_bytes", "1MiB");
+    let mut cluster = builder.start().await;
+    let session = cluster.nodes[0].session();
+    session.put("disk/kept", vec![7; 100]).await.expect("a write");
+    for (low_bytes, is_low) in [("1000TiB", true), ("1MiB", false)] {
+        for node in &mut cluster.nodes[1..] {
+            node.terminate(BOUND).await;
+            node.set("disk.low_bytes", low_bytes);
+            node.relaunch();
+        }
+        cluster.wait_whole(BOUND).await;
+        if !is_low {
+            break;
+        }
+        let refused = eventually("most disks to be known as low", BOUND, async || {
+            let session = session.clone().patient(Duration::from_secs(3));
+            match session.put("disk/probe", vec![7; 100]).await.as_ref().map_err(reason) {
+                // By the one with room, which all leaders have gone to.
+                Err(Some(Reason::LowDisk(refused))) if refused.low_node_ids.len() == 2 => {
+                    Ok(refused)
+                }
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        assert!(!refused.low_node_ids.contains(&refused.node_id), "{refused:?}");
+        let delete = v1::DeleteRequest { key: "disk/kept".into(), ..Default::default() };
+        session.kv.clone().delete(session.request(delete)).await.expect("deletes are taken");
+    }
+    eventually("room for writes", BOUND, async || {
+        session.put("disk/after", vec![7; 100]).await.map_err(|status| status.to_string())
+    })
+    .await;
+}
+
 async fn full_disks(count: usize) {
     // Dropped after the cluster: a mounted directory cannot be removed.
     let scratch = Scratch::new();
