@@ -1,9 +1,9 @@
 //! What to do next for a cluster, and why: a pure function of one look at it.
 //!
-//! At most one change comes of a look. The first rung of the ladder that has something to do or to
-//! wait for decides, and the rungs below are not asked: a repair excludes a roll, a drain excludes a
-//! repair of comfort. The order is that of danger, from a disk that must not begin a second cluster
-//! down to a number that somebody would like to be larger.
+//! At most one change comes of a look. The first rung of the ladder that has something to do decides. The order
+//! is that of danger, from a disk that must not begin a second cluster down to a number that somebody would like
+//! to be larger. What a rung waits for excludes those below that would take something away meanwhile, and no
+//! others: see [`ladder`].
 //!
 //! Every step must be right when it is taken for the first time and when it is taken again after a
 //! crash, by another operator, at any line. So nothing is concluded from what was done before, only
@@ -18,6 +18,7 @@ mod drain;
 mod factor;
 mod join;
 mod keep;
+mod ladder;
 mod preview;
 mod refused;
 mod repair;
@@ -239,7 +240,12 @@ impl Kind {
 /// One rung's decision.
 enum Step {
     Act(Operation, Action, String),
+    /// For something that is to be over before a node or a copy goes.
     Wait(Operation, String),
+    /// For a pod that is away by our doing.
+    Away(Operation, String),
+    /// Nothing of it is under way: it is refused for now, and a rung below may bring about what it waits for.
+    HeldUp(Operation, String),
     /// Objects that are kept as they should be; no operation of several steps.
     Keep(Action, String),
 }
@@ -292,9 +298,9 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
         Some(Step::Act(operation, action, why)) => {
             Plan { action: Some(action), operation: Some(operation), why, troubles, requeue: SOON }
         }
-        Some(Step::Wait(operation, why)) => {
-            Plan { action: None, operation: Some(operation), why, troubles, requeue: POLL }
-        }
+        Some(
+            Step::Wait(operation, why) | Step::Away(operation, why) | Step::HeldUp(operation, why),
+        ) => Plan { action: None, operation: Some(operation), why, troubles, requeue: POLL },
         Some(Step::Keep(action, why)) => {
             // What was begun goes on after it, with what it was begun for.
             let operation = recorded;
@@ -374,8 +380,6 @@ pub(crate) struct View<'a> {
     now: Timestamp,
     /// Why the pods' template stays as it is, or should be another.
     version_refused: Option<skew::Refused>,
-    /// The roll waits for something that a rung below it may bring about.
-    held_up: Option<Step>,
     troubles: Vec<Trouble>,
 }
 
@@ -389,63 +393,22 @@ impl<'a> View<'a> {
         let regions = Regions::of(joined.into_iter(), factor.min(in_service.max(1)));
         let recorded = recorded(seen);
         let version_refused = skew::refused(seen, desired);
-        let (held_up, troubles) = (None, Vec::new());
-        Self { seen, desired, regions, recorded, now, version_refused, held_up, troubles }
+        let troubles = Vec::new();
+        Self { seen, desired, regions, recorded, now, version_refused, troubles }
     }
 
-    /// The ladder.
     fn step(&mut self) -> Option<Step> {
-        if let Some(step) = self.keep_volumes().or_else(|| self.missing_children()) {
-            return Some(step);
-        }
         if self.desired.spec.stopped {
             return self
-                .stop()
+                .keep_volumes()
+                .or_else(|| self.missing_children())
+                .or_else(|| self.stop())
                 .or_else(|| self.children())
                 .or_else(|| self.note_volumes())
                 .or_else(|| self.release_volumes())
                 .or_else(|| self.cannot_stop());
         }
-        if self.holds_template() {
-            // Nothing that would bring its template to the pods.
-            return self
-                .take_marks_off()
-                .or_else(|| self.cover_members())
-                .or_else(|| self.begin())
-                .or_else(|| self.children())
-                .or_else(|| self.note_volumes())
-                .or_else(|| self.release_volumes())
-                .or_else(|| self.take_back())
-                .or_else(|| self.repair())
-                .or_else(|| self.join())
-                .or_else(|| self.drain())
-                .or_else(|| self.change_factor())
-                .or_else(|| self.scale())
-                .or_else(|| self.wait_to_begin())
-                .or_else(|| self.open_budget());
-        }
-        // Objects come before repairs, and pods that do not run are made anew before anything is waited
-        // for: a spec that is put right must reach the pod that everything else waits for.
-        self.take_marks_off()
-            .or_else(|| self.cover_members())
-            .or_else(|| self.begin())
-            .or_else(|| self.children())
-            .or_else(|| self.note_volumes())
-            .or_else(|| self.release_volumes())
-            .or_else(|| self.refresh())
-            .or_else(|| self.make_possible())
-            .or_else(|| self.take_back())
-            .or_else(|| self.repair())
-            .or_else(|| self.join())
-            .or_else(|| self.drain())
-            .or_else(|| self.change_factor())
-            .or_else(|| self.grow())
-            .or_else(|| self.roll())
-            .or_else(|| self.scale())
-            .or_else(|| self.held_up.take())
-            .or_else(|| self.drop_configs())
-            .or_else(|| self.wait_to_begin())
-            .or_else(|| self.open_budget())
+        self.climb()
     }
 
     /// The pods' template is kept as it is.

@@ -700,6 +700,49 @@ async fn node_that_was_given_up_is_replaced_whatever_else_happens_meanwhile() {
     assert_eq!(fake.kept(), 1, "what is on it is a person's to judge\n{}", fake.journal());
 }
 
+/// The size is what would make the room.
+#[tokio::test]
+async fn volumes_grow_while_a_drain_waits_for_room() {
+    let fake = Fake::new(json!({"replicas": 5, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.hold_placement();
+    replicas(&fake, 4);
+    until(&fake, "a drain", |seen, _| {
+        let table = seen.table.as_ref();
+        table.is_some_and(|table| table.nodes.iter().any(|row| row.state == State::Draining))
+    })
+    .await;
+    fake.edit(|spec| spec["storage"]["size"] = json!("2Gi"));
+    until(&fake, "grown", |seen, status| {
+        let drains = status.operation.as_ref().is_some_and(|operation| operation.step == "Drain");
+        drains && seen.volumes.values().all(|volume| volume.requested.0 == "2Gi")
+    })
+    .await;
+    assert_eq!(fake.pods_made(), 5, "{}", fake.journal());
+}
+
+#[tokio::test]
+async fn budget_is_opened_again_while_a_roll_is_held_up() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    let before_all = tries(&fake, "apply DisruptionBudget");
+    fake.refuse(Some(Child::ConfigMap));
+    fake.edit(|spec| spec["config"] = json!({"log_level": "debug"}));
+    fake.evict(1);
+    let stay =
+        |seen: &Seen| seen.children[&Child::DisruptionBudget]["spec"]["minAvailable"].as_i64();
+    until(&fake, "closed", |seen, _| stay(seen) == Some(3)).await;
+    until(&fake, "opened", |seen, status| {
+        stay(seen) == Some(2) && degraded(status) == Some("RollingUpdateBlocked")
+    })
+    .await;
+    let before = fake.changes();
+    passes(&fake, 100).await;
+    let turned = tries(&fake, "apply DisruptionBudget") - before_all;
+    assert_eq!(turned, 2, "closed and opened: {}", fake.journal());
+    assert!(fake.changes() - before < 20, "{}", fake.journal());
+}
+
 #[tokio::test]
 async fn sick_pod_holds_a_roll_up_and_is_told() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));

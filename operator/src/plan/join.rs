@@ -4,30 +4,35 @@
 use super::{Action, Call, Kind, Step, View};
 use crate::seen::{Node, State};
 
+/// Bound: so long, in seconds, nothing else that takes a node away or adds one begins beside a node that is half
+/// way in and does not answer.
+const COMES_SECONDS: i64 = 300;
+
 impl View<'_> {
     pub(super) fn join(&self) -> Option<Step> {
         let table = self.seen.table.as_ref()?;
         let expected_version = table.version;
         let wanted = 0..self.desired.spec.replicas;
 
-        // First the one that is half way in.
         // Invariant: nobody joins on a disk that may be emptied.
         let is_marked = |ordinal: i32| {
             let volume = self.seen.volumes.get(&ordinal);
             volume.is_some_and(|volume| volume.decommissioned.is_some())
         };
-        let half = table.nodes.iter().find(|row| {
+        // First those that are half way in.
+        let half = table.nodes.iter().filter(|row| {
             row.is_member()
                 && !row.demoted
                 && matches!(row.state, State::Joining | State::Learner)
                 && self.ordinal_of(row).is_some_and(|ordinal| wanted.contains(&ordinal))
         });
-        if let Some(row) = half {
-            let ordinal = self.ordinal_of(row)?;
+        let mut waits = None;
+        for row in half {
+            let Some(ordinal) = self.ordinal_of(row) else { continue };
             let name = self.pod_name(ordinal);
             let kind = self.join_kind(&name);
             let node = self.pod(ordinal).map(|pod| &pod.node);
-            return match (row.state, node) {
+            match (row.state, node) {
                 (State::Learner, Some(Node::Joined(joined)))
                     if joined.node_id == row.node_id && row.alive =>
                 {
@@ -35,22 +40,31 @@ impl View<'_> {
                     operation.node_id = i64::try_from(row.node_id).ok();
                     let call = Call::Promote { node_id: row.node_id, expected_version };
                     let why = format!("node {} in pod {name} is ready for peers", row.node_id);
-                    Some(Step::Act(operation, Action::Call(call), why))
+                    return Some(Step::Act(operation, Action::Call(call), why));
                 }
                 (State::Joining, Some(Node::Unjoined { .. } | Node::Joined(_)))
                     if !is_marked(ordinal) =>
                 {
-                    Some(self.add(ordinal, expected_version))
+                    return Some(self.add(ordinal, expected_version));
                 }
                 // Its disk was lost meanwhile: a case for repair.
-                (State::Learner, Some(Node::Unjoined { .. } | Node::Removed { .. })) => None,
+                (State::Learner, Some(Node::Unjoined { .. } | Node::Removed { .. })) => {}
                 _ => {
                     let operation = self.operation(kind, &name, "WaitForNode");
-                    Some(Step::Wait(operation, format!("waiting for node {}", row.node_id)))
+                    // It holds nothing yet. One that does not come keeps no other from coming.
+                    let step = if self.lasts(&operation) >= COMES_SECONDS {
+                        Step::HeldUp
+                    } else {
+                        Step::Wait
+                    };
+                    let why = format!("waiting for node {}", row.node_id);
+                    waits.get_or_insert_with(|| step(operation, why));
                 }
-            };
+            }
         }
-
+        if matches!(waits, Some(Step::Wait(..))) {
+            return waits;
+        }
         let empty = self.seen.pods.iter().find(|(ordinal, pod)| {
             wanted.contains(ordinal)
                 && !pod.terminating
@@ -58,7 +72,7 @@ impl View<'_> {
                 && self.member(**ordinal).is_none()
                 && !is_marked(**ordinal)
         });
-        empty.map(|(ordinal, _)| self.add(*ordinal, expected_version))
+        empty.map(|(ordinal, _)| self.add(*ordinal, expected_version)).or(waits)
     }
 
     fn add(&self, ordinal: i32, expected_version: u64) -> Step {

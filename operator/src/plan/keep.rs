@@ -21,6 +21,8 @@ const TERMINATES_MAX: i64 = 60;
 const FIELDS_TOLD: usize = 10;
 /// Bound: so long, in seconds, must a cluster have been whole before one of its pods may go.
 const WHOLE_SECONDS: i64 = 60;
+/// Bound: it is told when a cluster has been whole for so long, in seconds, and none of its pods may go.
+const CLOSED_SECONDS: i64 = 600;
 
 impl View<'_> {
     /// What is not there at all. A cluster of which nothing runs is made when all of its names are free,
@@ -383,7 +385,7 @@ impl View<'_> {
             && self.regions.all_healthy()
     }
 
-    /// Asked last, when nothing is under way, so that the budget is not turned with every pod of a rolling
+    /// Asked last, when no pod is away by our doing, so that the budget is not turned with every pod of a rolling
     /// update; nor with every election, by a look in between.
     pub(super) fn open_budget(&self) -> Option<Step> {
         let lasts = self.seen.answers.whole_for(self.now) >= WHOLE_SECONDS;
@@ -478,7 +480,8 @@ impl View<'_> {
         if !fixed.is_empty() {
             refused.push(format!("the storage class lets no volume grow: {}", fixed.join(", ")));
         }
-        let waits = !refused.is_empty();
+        // The StatefulSet would come back with a template that is not to reach the pods.
+        let waits = !refused.is_empty() || self.holds_template();
         for message in refused {
             self.trouble("VolumesCannotGrow", message);
         }
@@ -608,13 +611,18 @@ impl View<'_> {
         if !self.is_initialized() || self.desired.spec.stopped {
             return;
         }
-        if self.desired.spec.paused && self.is_budget_closed() && self.is_whole() {
+        let paused = self.desired.spec.paused;
+        let lasts = self.seen.answers.whole_for(self.now) >= CLOSED_SECONDS;
+        if (paused || lasts) && self.is_budget_closed() && self.is_whole() {
             let title = Child::DisruptionBudget.title(self.desired);
-            let message = format!(
-                "{title} lets no pod go, since a copy was missed when the pause began; all is whole now, and it is \
-                 opened when the pause ends"
-            );
-            self.trouble("BudgetClosed", message);
+            let why = if paused {
+                "since a copy was missed when the pause began; all is whole now, and it is opened when the \
+                 pause ends"
+            } else {
+                "although nothing has been missed for long: Kubernetes nodes with its pods cannot be drained. It is \
+                 opened when the restart that is under way is over, and when the API server takes it"
+            };
+            self.trouble("BudgetClosed", format!("{title} lets no pod go, {why}"));
         }
         let lost = self.regions.quorum_lost();
         if !lost.is_empty() {

@@ -34,22 +34,29 @@ impl View<'_> {
             // One at a time: the drain of this one is waited for.
             return None;
         }
-        let dead = (0..spec).find_map(|ordinal| {
+        let dead = (0..spec).filter_map(|ordinal| {
             let row = self.member(ordinal)?;
             let proof = self.is_gone(ordinal, row)?;
             Some((ordinal, row, proof))
         });
-        let (ordinal, row, proof) = dead?;
+        // Each for itself: one that cannot be given up yet keeps no other from being replaced.
+        let mut dead: Vec<_> = dead.collect();
+        let may = dead.iter().position(|(_, row, _)| self.may_not_be_given_up(row).is_none());
+        let (ordinal, row, proof) = (!dead.is_empty()).then(|| dead.remove(may.unwrap_or(0)))?;
         self.give_up(ordinal, row, &proof)
     }
 
     /// Why the disk of a member will not come back; `None` when it may.
     fn is_gone(&self, ordinal: i32, row: &Row) -> Option<String> {
-        if matches!(row.state, State::Joining | State::Draining) {
+        if row.state == State::Draining {
             return None;
         }
         let pod = self.pod(ordinal)?;
         if matches!(pod.node, Node::Unjoined { .. }) {
+            if row.state == State::Joining {
+                // Its disk does not know yet.
+                return None;
+            }
             return Some("its volume was lost: the pod has an empty one".to_owned());
         }
         if pod.ready || !matches!(pod.node, Node::Silent(_)) || row.alive {
@@ -69,7 +76,9 @@ impl View<'_> {
             && exit.code != EXIT_USAGE
             && pod.template_hash.as_deref() == Some(&self.desired.template_hash)
             && self.runs_elsewhere();
-        cannot_live.then(|| format!("its process has ended {} times in {down} s", pod.restarts))
+        // No number that runs: each would be written into the status.
+        cannot_live
+            .then(|| format!("its process ends again and again, and has not served since {since}"))
     }
 
     /// Some node runs well with the present template.
@@ -81,24 +90,29 @@ impl View<'_> {
         })
     }
 
-    fn give_up(&mut self, ordinal: i32, row: &Row, proof: &str) -> Option<Step> {
-        let name = self.pod_name(ordinal);
-        let id = row.node_id;
-        let mut operation = self.operation(Kind::Repair, &name, "RemoveNode");
-        operation.node_id = i64::try_from(id).ok();
-        operation.volume_uid = self.seen.volumes.get(&ordinal).map(|volume| volume.uid.clone());
-        let lost = self.regions.lost_without(Some(id));
-        let refused = if row.alive {
+    /// Judged by the regions, as the server does: of how many of their voters a majority answers without it. Which
+    /// nodes are away is another question: two that are gone for good would wait for each other, and a machine
+    /// that is mended for days would keep all others from being replaced.
+    fn may_not_be_given_up(&self, row: &Row) -> Option<String> {
+        let lost = self.regions.lost_without(Some(row.node_id));
+        if row.alive {
             Some("the cluster has heard it a moment ago".to_owned())
-        } else if let Err(why) = self.others_are_alive(id) {
-            Some(why)
         } else if self.regions.has_gap {
             Some("not all regions are seen".to_owned())
         } else if lost.is_empty() {
             None
         } else {
             Some(format!("{} regions would have no quorum without it", lost.len()))
-        };
+        }
+    }
+
+    fn give_up(&mut self, ordinal: i32, row: &Row, proof: &str) -> Option<Step> {
+        let name = self.pod_name(ordinal);
+        let id = row.node_id;
+        let mut operation = self.operation(Kind::Repair, &name, "RemoveNode");
+        operation.node_id = i64::try_from(id).ok();
+        operation.volume_uid = self.seen.volumes.get(&ordinal).map(|volume| volume.uid.clone());
+        let refused = self.may_not_be_given_up(row);
         let message = format!("node {id} in pod {name} will not come back: {proof}");
         if let Some(why) = refused {
             let message = format!("{message}; it is not given up yet: {why}");

@@ -28,7 +28,8 @@ const EVICTION_WAIT_SECONDS: i64 = 30;
 /// Bound: a pod that was taken away is there again by then, in whatever state, if it can be made at all; and one
 /// that only starts runs.
 const ABSENCE_SECONDS: i64 = 30;
-/// Bound: of a cluster of which nothing runs, a pod has come back as it was by then, or will not.
+/// Bound: a pod has come back by then, or will not by itself: of a cluster of which nothing runs, as it was; of a
+/// roll, with what it was given.
 const DESPAIR_SECONDS: i64 = 300;
 
 /// Bound: what is ready for less, in seconds, may be about to end: a server that comes up within its memory limit
@@ -177,7 +178,7 @@ impl<'a> View<'a> {
             operation.started_at = clock::text(self.now);
         }
         if self.lasts(&operation) < ABSENCE_SECONDS {
-            return Some(Step::Wait(operation, format!("pod {name} is to be made anew")));
+            return Some(Step::Away(operation, format!("pod {name} is to be made anew")));
         }
         let why = format!("no pod {name} has come with its old template");
         // The step stays: by it the next look, which acts, knows since when the pod is missed.
@@ -236,7 +237,6 @@ impl<'a> View<'a> {
         !pod.ready && matches!(pod.node, Node::Silent(_)) && self.seen.pods.iter().all(well)
     }
 
-    /// What holds it up is left in [`Self::held_up`].
     pub(super) fn roll(&mut self) -> Option<Step> {
         // One whose template is refused is told, and keeps nobody from scaling.
         let outdated: Vec<(i32, &'a Pod)> = self
@@ -253,7 +253,12 @@ impl<'a> View<'a> {
             && let Some(ordinal) = self.desired.names.ordinal_of_pod(&operation.target)
             && let Some(step) = self.comes_back(ordinal)
         {
-            return Some(step);
+            // It does not come back by itself: more nodes may be what helps.
+            let lasts = self.lasts(operation) >= DESPAIR_SECONDS;
+            return Some(match step {
+                Step::Away(operation, why) if lasts => Step::HeldUp(operation, why),
+                step => step,
+            });
         }
         if outdated.is_empty() {
             return None;
@@ -272,8 +277,7 @@ impl<'a> View<'a> {
                 format!("{} pods have an old template; none is restarted: {why}", outdated.len());
             self.trouble("RollingUpdateBlocked", message.clone());
             // Nodes that leave or come may be what it waits for.
-            self.held_up = Some(Step::Wait(operation, message));
-            return None;
+            return Some(Step::HeldUp(operation, message));
         }
         if let Some(step) = self.close_budget() {
             return Some(step);
@@ -292,7 +296,7 @@ impl<'a> View<'a> {
         if evict && self.lasts(&operation) < EVICTION_WAIT_SECONDS {
             if row.leaders_evicted {
                 let why = format!("node {id} hands {leaders} leaders over");
-                return Some(Step::Wait(operation, why));
+                return Some(Step::Away(operation, why));
             }
             let call = Call::EvictLeaders { node_id: id, duration: EVICTION };
             let why = format!("pod {} is restarted next; its {leaders} leaders go first", pod.name);
@@ -312,7 +316,7 @@ impl<'a> View<'a> {
             let mut operation = view.operation(Kind::RollingUpdate, &name, "WaitForNode");
             operation.node_id =
                 view.member(ordinal).and_then(|row| i64::try_from(row.node_id).ok());
-            Some(Step::Wait(operation, why))
+            Some(Step::Away(operation, why))
         };
         let Some(pod) = self.pod(ordinal).filter(|pod| !pod.terminating) else {
             return wait(self, format!("pod {name} is being restarted"));

@@ -68,14 +68,11 @@ impl View<'_> {
             .then(|| Step::Wait(operation("WaitForPods"), format!("{left} pods are stopping")))
     }
 
-    pub(super) fn scale(&mut self) -> Option<Step> {
+    pub(super) fn scale_down(&mut self) -> Option<Step> {
         if !self.may_be_made() {
             return None;
         }
         let wanted = self.wanted_pods();
-        if let Some(step) = self.add_pods(wanted) {
-            return Some(step);
-        }
         if self.seen.table.is_some() {
             return self
                 .remove_member()
@@ -98,19 +95,20 @@ impl View<'_> {
             && self.seen.answers.may_put_back(child, &want, REPLICAS, self.now).is_ok()
     }
 
-    /// The first that can come; else what the first of them waits for.
-    fn add_pods(&self, wanted: i32) -> Option<Step> {
-        // It would come with the template of before, and be restarted next.
-        if self.holds_template() {
+    /// The first that can come; else what the first of them waits for. While the template is held it would come
+    /// with that of before, and be restarted next.
+    pub(super) fn add_pods(&self) -> Option<Step> {
+        if !self.may_be_made() {
             return None;
         }
+        let wanted = self.wanted_pods();
         let lacking = (0..wanted)
             .filter(|ordinal| !self.seen.is_held(*ordinal) && self.may_be_held(*ordinal));
         let mut waits = None;
         for ordinal in lacking {
             match self.add_pod(ordinal, wanted) {
-                Step::Wait(operation, why) => {
-                    waits.get_or_insert(Step::Wait(operation, why));
+                step @ Step::HeldUp(..) => {
+                    waits.get_or_insert(step);
                 }
                 step => return Some(step),
             }
@@ -128,10 +126,10 @@ impl View<'_> {
             let operation = self.operation(kind, &name, "DeleteVolume");
             if volume.terminating || self.seen.pods.contains_key(&ordinal) {
                 let why = format!("volume {} is being deleted", volume.name);
-                return Step::Wait(operation, why);
+                return Step::HeldUp(operation, why);
             }
             if let Err(why) = self.may_be_emptied(ordinal, volume) {
-                return Step::Wait(operation, why);
+                return Step::HeldUp(operation, why);
             }
             let change = self.delete_volume(volume);
             let why = format!("volume {} is that of a node that was removed", volume.name);
@@ -140,7 +138,7 @@ impl View<'_> {
         // A pod would write into somebody else's volume.
         let operation = self.operation(kind, &name, "AddPod");
         if let Some(title) = self.is_theirs(ordinal) {
-            return Step::Wait(operation, format!("{title} is not this cluster's"));
+            return Step::HeldUp(operation, format!("{title} is not this cluster's"));
         }
         let why = format!("{wanted} nodes are wanted, and there is no pod {name}");
         Step::Act(operation, self.scale_to(ordinal, 1), why)

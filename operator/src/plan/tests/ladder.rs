@@ -1,0 +1,347 @@
+//! What goes on beside something that is waited for, and what does not.
+
+use super::*;
+
+/// As many nodes, with the one region on those of `voters`.
+fn on(voters: &[u64], count: i32, spec: Value, started: Value) -> Seen {
+    let mut seen = well(count, spec, started);
+    for (ordinal, pod) in &mut seen.pods {
+        let id = u64::try_from(*ordinal).expect("an ordinal") + 1;
+        let mut joined = node(id, voters);
+        joined.peers.retain(|_| voters.contains(&id));
+        pod.node = Node::Joined(joined);
+    }
+    seen
+}
+
+/// The pod has an empty disk, and its node is not heard.
+fn loses_its_disk(seen: &mut Seen, ordinal: i32) {
+    silent(seen, ordinal);
+    let pod = seen.pods.get_mut(&ordinal).expect("a pod");
+    pod.node = Node::Unjoined { version: "0.1.0".into() };
+}
+
+/// Its pod stays away.
+fn is_away(seen: &mut Seen, ordinal: i32) {
+    silent(seen, ordinal);
+    let pod = seen.pods.get_mut(&ordinal).expect("a pod");
+    (pod.running, pod.terminating) = (false, true);
+}
+
+fn drains(seen: &mut Seen, ordinal: usize) {
+    table(seen).nodes[ordinal].state = State::Draining;
+}
+
+fn wants(seen: &mut Seen, change: &dyn Fn(&mut Value)) {
+    let mut spec = serde_json::to_value(&seen.cluster.spec).expect("JSON");
+    change(&mut spec);
+    seen.cluster.spec = serde_json::from_value(spec).expect("a spec");
+}
+
+fn wants_nodes(seen: &mut Seen, count: i32) {
+    wants(seen, &|spec| spec["replicas"] = json!(count));
+}
+
+fn wants_room(seen: &mut Seen) {
+    wants(seen, &|spec| spec["storage"]["size"] = json!("2Gi"));
+}
+
+/// The same with something changed.
+fn with(seen: &Seen, change: &dyn Fn(&mut Seen)) -> Seen {
+    let mut seen = seen.clone();
+    change(&mut seen);
+    seen
+}
+
+#[test]
+fn nodes_that_are_gone_do_not_wait_for_each_other() {
+    let five = json!({"replicas": 5});
+    let two = with(&on(&[1, 3, 5], 5, five.clone(), five.clone()), &|seen| {
+        loses_its_disk(seen, 1);
+        loses_its_disk(seen, 3);
+    });
+    let lost = with(&on(&[1, 2, 4], 5, five.clone(), five.clone()), &|seen| {
+        loses_its_disk(seen, 1);
+        loses_its_disk(seen, 3);
+    });
+    check(vec![
+        (
+            "two are gone",
+            two.clone(),
+            Want::Does("RemoveNode", "node_id: 2, force: true"),
+            "NodeLost",
+        ),
+        (
+            "the first was heard a moment ago",
+            with(&two, &|seen| table(seen).nodes[1].alive = true),
+            Want::Does("RemoveNode", "node_id: 4, force: true"),
+            "NodeLost",
+        ),
+        (
+            "another machine is away for days",
+            with(&on(&[1, 3, 5], 5, five.clone(), five.clone()), &|seen| {
+                loses_its_disk(seen, 1);
+                silent(seen, 3);
+            }),
+            Want::Does("RemoveNode", "node_id: 2, force: true"),
+            "NodeLost",
+        ),
+        ("they hold a quorum", lost.clone(), Want::Waits("would have no quorum"), "QuorumLost"),
+        (
+            "its machine is gone before it joined",
+            with(&on(&[1, 2, 3], 5, five.clone(), five), &|seen| {
+                does_not_run(seen, 4, 90);
+                table(seen).nodes[4].state = State::Joining;
+                seen.volumes.get_mut(&4).expect("a volume").machine_is_gone = true;
+            }),
+            Want::Does("RemoveNode", "node_id: 5, force: true"),
+            "NodeLost",
+        ),
+    ]);
+    // What would help goes on, and what is waited for stays noted.
+    let mut more = with(&lost, &|seen| wants_nodes(seen, 7));
+    keep_budget(&mut more);
+    let helped = plan(&more, &defaults(), now());
+    let Some(Action::Change(Change::Scale { ordinal: 5, replicas: 1, .. })) = helped.action else {
+        panic!("{helped:#?}")
+    };
+    let noted = helped.operation.expect("a note");
+    assert_eq!((noted.kind.as_str(), noted.volume_uid.as_deref()), ("Repair", Some("volume-1")));
+}
+
+#[test]
+fn what_a_wait_excludes_is_what_would_take_something_away() {
+    let five = || on(&[1, 2, 3], 5, json!({"replicas": 5}), json!({"replicas": 5}));
+    let newer = || {
+        let spec = json!({"replicas": 5, "config": {"log_level": "debug"}});
+        let mut seen = on(&[1, 2, 3], 5, spec, json!({"replicas": 5}));
+        let now = children_of(&desired(&seen.cluster), 5);
+        seen.children.insert(Child::ConfigMap, now[&Child::ConfigMap].clone());
+        seen
+    };
+    let draining = || {
+        with(&five(), &|seen| {
+            wants_nodes(seen, 4);
+            drains(seen, 4);
+        })
+    };
+    let refused = |seen: &Seen| {
+        with(seen, &|seen| {
+            loses_its_disk(seen, 1);
+            silent(seen, 2);
+        })
+    };
+    let learner = |seen: &Seen| {
+        with(seen, &|seen| {
+            silent(seen, 3);
+            table(seen).nodes[3].state = State::Learner;
+        })
+    };
+    check(vec![
+        ("a drain", draining(), Want::Waits("node 5 drains"), ""),
+        (
+            "a drain, and room is asked for",
+            with(&draining(), &wants_room),
+            Want::Does("GrowVolume", "volume-0"),
+            "",
+        ),
+        (
+            "a drain, and a setting is changed",
+            with(&draining(), &|seen| {
+                wants(seen, &|spec| spec["restartedAt"] = json!("2026-01-01T00:00:00Z"));
+            }),
+            Want::Waits("node 5 drains"),
+            "",
+        ),
+        (
+            "a node drains that does not answer, and more are wanted",
+            with(&five(), &|seen| {
+                drains(seen, 4);
+                silent(seen, 4);
+                wants_nodes(seen, 6);
+            }),
+            Want::Does("Scale", "ordinal: 5"),
+            "",
+        ),
+        (
+            "a node drains, and fewer yet are wanted",
+            with(&draining(), &|seen| wants_nodes(seen, 3)),
+            Want::Waits("node 5 drains"),
+            "",
+        ),
+        ("a repair that is refused", refused(&five()), Want::Waits("no quorum"), "NodeLost"),
+        (
+            "a repair that is refused, and room is asked for",
+            with(&refused(&five()), &wants_room),
+            Want::Does("GrowVolume", "volume-0"),
+            "NodeLost",
+        ),
+        (
+            "a repair that is refused, and fewer nodes are wanted",
+            with(&refused(&five()), &|seen| wants_nodes(seen, 4)),
+            Want::Waits("no quorum"),
+            "NodeLost",
+        ),
+        (
+            "a repair excludes a roll",
+            with(&refused(&newer()), &|seen| {
+                has_its_turn(seen, 1);
+                seen.cluster.status.as_mut().expect("a status").operation = None;
+            }),
+            Want::Waits("no quorum"),
+            "NodeLost",
+        ),
+        (
+            "a process that does not live, and whose node may not be given up",
+            with(&five(), &|seen| {
+                silent(seen, 1);
+                does_not_run(seen, 2, 3600);
+                let pod = seen.pods.get_mut(&2).expect("a pod");
+                (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 134, out_of_memory: false }));
+            }),
+            Want::Waits("ends again and again"),
+            "NodeLost",
+        ),
+        ("a node that comes", learner(&five()), Want::Waits("waiting for node 4"), ""),
+        (
+            "a node that comes, and room is asked for",
+            with(&learner(&five()), &wants_room),
+            Want::Does("GrowVolume", "volume-0"),
+            "",
+        ),
+        (
+            "a node that comes, and one that is to go",
+            with(&learner(&five()), &|seen| wants_nodes(seen, 4)),
+            Want::Waits("waiting for node 4"),
+            "",
+        ),
+        (
+            "a node that does not come, and another that may",
+            with(&learner(&five()), &|seen| {
+                table(seen).nodes.pop();
+                let pod = seen.pods.get_mut(&4).expect("a pod");
+                (pod.node, pod.ready) = (Node::Unjoined { version: "0.1.0".into() }, false);
+                record(seen, "ScaleUp", &names().pod(3), "WaitForNode").started_at = ago(300);
+                let status = seen.cluster.status.as_mut().expect("a status");
+                status.operation.as_mut().expect("noted").started_at = ago(300);
+            }),
+            Want::Does("AddLearner", "pod: 4"),
+            "",
+        ),
+        (
+            "regions are to have more peers, and a node is down",
+            {
+                let mut seen = five();
+                is_away(&mut seen, 4);
+                wants(&mut seen, &|spec| spec["replicationFactor"] = json!(5));
+                wants_nodes(&mut seen, 6);
+                seen
+            },
+            Want::Does("Scale", "ordinal: 5"),
+            "NodeDown",
+        ),
+        (
+            "the version is refused, and room is asked for",
+            with(&five(), &|seen| {
+                wants(seen, &|spec| spec["image"] = json!("flotilla:9.9.0"));
+                wants_room(seen);
+            }),
+            Want::Does("GrowVolume", "volume-0"),
+            "VersionRefused",
+        ),
+    ]);
+}
+
+#[test]
+fn pod_that_is_being_restarted_is_waited_for_with_all_that_would_come_but_not_for_ever() {
+    let rolling = |since: i64, change: &dyn Fn(&mut Seen)| {
+        let spec = json!({"replicas": 4, "config": {"log_level": "debug"}});
+        let mut seen = on(&[1, 2, 3], 4, spec, json!({"replicas": 4}));
+        let now = children_of(&desired(&seen.cluster), 4);
+        seen.children.insert(Child::ConfigMap, now[&Child::ConfigMap].clone());
+        has_its_turn(&mut seen, 3);
+        let status = seen.cluster.status.as_mut().expect("a status");
+        status.operation.as_mut().expect("noted").started_at = ago(since);
+        turn_budget(&mut seen, false);
+        change(&mut seen);
+        seen
+    };
+    check(vec![
+        (
+            "more nodes are wanted",
+            rolling(60, &|seen| {
+                is_away(seen, 3);
+                wants_nodes(seen, 5);
+            }),
+            Want::Waits("is being restarted"),
+            "NodeDown",
+        ),
+        (
+            "more nodes are wanted, and it does not come back",
+            rolling(300, &|seen| {
+                is_away(seen, 3);
+                wants_nodes(seen, 5);
+            }),
+            Want::Does("Scale", "ordinal: 4"),
+            "NodeDown",
+        ),
+        (
+            "room is asked for",
+            rolling(60, &|seen| {
+                is_away(seen, 3);
+                wants_room(seen);
+            }),
+            Want::Does("GrowVolume", "volume-0"),
+            "NodeDown",
+        ),
+    ]);
+}
+
+#[test]
+fn budget_is_opened_beside_what_waits_once_all_is_whole() {
+    let whole = |seen: &mut Seen, seconds: i64| {
+        turn_budget(seen, false);
+        let since = Timestamp::from_second(now().as_second() - seconds).expect("a time");
+        seen.answers.watch(true, since);
+        seen.answers.watch(true, now());
+    };
+    let newer = json!({"config": {"log_level": "debug"}});
+    let blocked = {
+        // Its settings cannot be made.
+        let mut seen = well(3, newer.clone(), json!({}));
+        let make = |child: Child, seen: &Seen| {
+            let object = children::build(child, &desired(&seen.cluster), 0, None);
+            Change::Apply(child, Box::new(object), None)
+        };
+        let refused = crate::world::Error::Refused("exceeded quota".into());
+        let change = make(Child::ConfigMap, &seen);
+        seen.answers.learn(&change, Err(&refused), now());
+        whole(&mut seen, 60);
+        seen
+    };
+    let draining = {
+        let mut seen = settled(5, json!({"replicas": 4}));
+        table(&mut seen).nodes[4].state = State::Draining;
+        whole(&mut seen, 60);
+        seen
+    };
+    let restarted = {
+        let mut seen = well(3, newer, json!({}));
+        let now = children_of(&desired(&seen.cluster), 3);
+        seen.children.insert(Child::ConfigMap, now[&Child::ConfigMap].clone());
+        has_its_turn(&mut seen, 2);
+        seen.pods.get_mut(&2).expect("a pod").ready_since = Some(ago(5));
+        whole(&mut seen, 600);
+        seen
+    };
+    for (why, seen, want, told) in [
+        ("a roll that is held up", blocked, Some(2), false),
+        ("a drain", draining, Some(4), false),
+        ("a pod that is being restarted", restarted, None, true),
+    ] {
+        let plan = plan(&seen, &defaults(), now());
+        assert_eq!(budget_of(&plan), want, "{why}: {plan:#?}");
+        let is_told = plan.troubles.iter().any(|trouble| trouble.reason == "BudgetClosed");
+        assert_eq!(is_told, told, "{why}: {:?}", plan.troubles);
+    }
+}
