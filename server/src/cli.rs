@@ -1,5 +1,5 @@
-//! What the command line asks for, and the exit code: 0 done, 1 failed, 64 wrong usage. A process that panics, or does
-//! not end within ten seconds after its node has, aborts (`panics.rs`, `node/exit.rs`).
+//! What the command line asks for, and the exit code: 0 done, 1 failed, 28 no room on the disk, 64 wrong usage. A
+//! process that panics, or does not end within ten seconds after its node has, aborts (`panics.rs`, `node/exit.rs`).
 
 mod demo;
 mod healthcheck;
@@ -20,6 +20,9 @@ use crate::{
 /// The command line or the configuration is wrong: a restart will not help. (`EX_USAGE` of
 /// sysexits.)
 const USAGE: u8 = 64;
+/// The node ended for want of room on its disk: a larger one mends it, and nothing else is wrong with it. (`ENOSPC`.)
+/// The operator reads it.
+const DISK_FULL: u8 = 28;
 
 /// Runs this process.
 #[must_use]
@@ -70,10 +73,17 @@ fn serve(args: &SettingArgs) -> ExitCode {
     match node::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("node failed: {error:#}");
-            ExitCode::FAILURE
+            let why = format!("{error:#}");
+            tracing::error!("node failed: {why}");
+            if tells_of_a_full_disk(&why) { ExitCode::from(DISK_FULL) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// By its words, as it comes from the system, RocksDB and threads that have nothing but words.
+fn tells_of_a_full_disk(why: &str) -> bool {
+    let why = why.to_lowercase();
+    ["no space left", "quota exceeded"].iter().any(|words| why.contains(words))
 }
 
 /// Takes as many file descriptors as the system lets us have. The usual soft limit of 1024 is there
@@ -130,4 +140,27 @@ fn print(text: &str) {
 #[expect(clippy::disallowed_macros, reason = "there may be no logger yet")]
 fn complain(text: &str) {
     eprintln!("flotilla-server: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::storage::engine;
+
+    #[test]
+    fn want_of_room_has_an_exit_code_of_its_own_whoever_tells_of_it() {
+        let of_kind = |kind: io::ErrorKind| anyhow::Error::new(io::Error::from(kind));
+        for (error, want) in [
+            (anyhow::Error::new(engine::Error::Full { message: "write".to_owned() }), true),
+            (anyhow::Error::new(io::Error::from_raw_os_error(28)).context("sync the log"), true),
+            (of_kind(io::ErrorKind::QuotaExceeded), true),
+            (anyhow::anyhow!("the log: IO error: No space left on device: x.log"), true),
+            (anyhow::Error::new(engine::Error::Corrupt { message: "a block".to_owned() }), false),
+            (of_kind(io::ErrorKind::PermissionDenied), false),
+        ] {
+            assert_eq!(tells_of_a_full_disk(&format!("{error:#}")), want, "{error:#}");
+        }
+    }
 }
