@@ -13,7 +13,7 @@ use crate::{
 /// Bound: longest message of a condition, in characters.
 const MESSAGE_MAX: usize = 2000;
 /// Reasons of `Degraded`, the gravest first: the first that applies is shown.
-const GRAVITY: [&str; 10] = [
+const GRAVITY: [&str; 11] = [
     "QuorumLost",
     "BootstrapVolumeLost",
     "VolumeGoing",
@@ -23,6 +23,7 @@ const GRAVITY: [&str; 10] = [
     EARLIER,
     "VersionRefused",
     "NodeLost",
+    "DiskFull",
     "PodFailing",
 ];
 

@@ -188,6 +188,27 @@ impl Desired {
     }
 }
 
+impl Desired {
+    /// As far as is needed to see how a cluster is: where its spec cannot be acted on, without what may be wrong with
+    /// it. Nothing may be made or changed by it.
+    #[must_use]
+    pub fn to_observe(cluster: &KvCluster, defaults: &Defaults) -> Option<Self> {
+        if let Ok(desired) = Self::of(cluster, defaults) {
+            return Some(desired);
+        }
+        let mut known = cluster.clone();
+        let spec = &mut known.spec;
+        spec.config.clear();
+        (spec.resources, spec.pod_template) = (None, None);
+        (spec.tls, spec.network_policy) = Default::default();
+        if drift::amount(&spec.storage.size).is_none_or(|size| size <= 0) {
+            // Of no meaning for what is seen.
+            "1".clone_into(&mut spec.storage.size);
+        }
+        Self::of(&known, defaults).ok()
+    }
+}
+
 fn network(spec: &KvClusterSpec, defaults: &Defaults) -> Result<Network, String> {
     let asked = &spec.network_policy;
     let read = |field: &str, peers: &Option<Vec<Value>>| {

@@ -521,7 +521,7 @@ impl World for Kubernetes {
             return Ok(None);
         };
         let cluster = cluster.0.map_err(|invalid| Error::Unreadable(invalid.error))?;
-        let desired = Desired::of(&cluster, &self.defaults).ok();
+        let desired = Desired::to_observe(&cluster, &self.defaults);
         let monitors = cluster.spec.metrics.service_monitor && self.has_service_monitors().await;
         let zone = cluster.spec.placement.topology_key.as_deref().unwrap_or(pods::ZONE);
         let uid = cluster.metadata.uid.clone().unwrap_or_default();

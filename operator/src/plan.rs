@@ -265,7 +265,17 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
             let message = wrong.join("; ");
             let trouble = Trouble { reason: "InvalidSpec", message };
             let why = "the spec cannot be acted on";
-            return Plan { operation: recorded(seen).cloned(), ..quiet(why, vec![trouble]) };
+            let mut troubles = vec![trouble];
+            // What runs is looked after no less for it.
+            if let Some(known) = Desired::to_observe(&seen.cluster, defaults)
+                && domain_of_nodes(seen, &known).is_none()
+                && seen.earlier.is_none()
+            {
+                let mut view = View::new(seen, &known, now);
+                view.look_for_trouble_of_nodes(Some("the spec cannot be acted on"));
+                troubles.extend(view.troubles);
+            }
+            return Plan { operation: recorded(seen).cloned(), ..quiet(why, troubles) };
         }
     };
     if let Some(domain) = domain_of_nodes(seen, &desired) {

@@ -743,6 +743,29 @@ async fn budget_is_opened_again_while_a_roll_is_held_up() {
     assert!(fake.changes() - before < 20, "{}", fake.journal());
 }
 
+/// Else a wrong key in the settings would hide, for as long as it stands, that the cluster is down.
+#[tokio::test]
+async fn cluster_whose_spec_cannot_be_acted_on_is_told_of_as_it_is() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    let before = fake.child(Child::StatefulSet(0));
+    fake.edit(|spec| spec["config"] = json!({"nonsense": 1}));
+    let status = passes(&fake, 5).await;
+    assert_eq!(degraded(&status), Some("InvalidSpec"), "{status:#?}");
+    assert!(condition(&status, "Available") && !condition(&status, "Ready"), "{status:#?}");
+    assert_eq!((status.ready_replicas, status.members.len()), (3, 3), "{status:#?}");
+    fake.start_slowly(100_000);
+    fake.evict(0);
+    let status = passes(&fake, 5).await;
+    assert!(condition(&status, "Available") && status.ready_replicas == 2, "{status:#?}");
+    assert!(told(&status).contains("node 1 does not answer"), "{}", told(&status));
+    fake.evict(1);
+    let status = passes(&fake, 5).await;
+    assert!(!condition(&status, "Available"), "{status:#?}");
+    assert!(told(&status).contains("nonsense"), "{}", told(&status));
+    assert_eq!(fake.child(Child::StatefulSet(0)), before, "nothing is done");
+}
+
 #[tokio::test]
 async fn sick_pod_holds_a_roll_up_and_is_told() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));

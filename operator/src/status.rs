@@ -24,7 +24,8 @@ const MEMBERS_LISTED: usize = 1000;
 #[must_use]
 pub fn compute(seen: &Seen, plan: &Plan, defaults: &Defaults, now: Timestamp) -> KvClusterStatus {
     let old = seen.cluster.status.clone().unwrap_or_default();
-    let Ok(desired) = Desired::of(&seen.cluster, defaults) else {
+    // How the nodes are is seen whether or not the spec can be acted on.
+    let Some(desired) = Desired::to_observe(&seen.cluster, defaults) else {
         let conditions = conditions::of_untouched(seen, plan, now);
         return KvClusterStatus {
             observed_generation: seen.cluster.metadata.generation,

@@ -175,10 +175,30 @@ fn problem(
         let reason = scheduled.reason.clone().unwrap_or_else(|| "Unschedulable".to_owned());
         return Some((reason, scheduled.message.clone().unwrap_or_default()));
     }
+    of_server(pod, container).or_else(|| of_others(status))
+}
+
+/// Why another container keeps the pod from being ready.
+fn of_others(status: &PodStatus) -> Option<(String, String)> {
+    let init = status.init_container_statuses.iter().flatten();
+    let others = init.chain(status.container_statuses.iter().flatten());
+    others.filter(|other| other.name != CONTAINER).find_map(|other| {
+        let waiting = other.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.clone().filter(|reason| !passes(reason))?;
+        let message = waiting.message.clone().unwrap_or_default();
+        Some((reason, format!("container {}: {message}", other.name)))
+    })
+}
+
+fn passes(reason: &str) -> bool {
+    reason.is_empty() || PASSING.contains(&reason)
+}
+
+fn of_server(pod: &v1::Pod, container: Option<&ContainerStatus>) -> Option<(String, String)> {
     let state = container?.state.as_ref()?;
     if let Some(waiting) = &state.waiting {
         let reason = waiting.reason.clone().unwrap_or_default();
-        if reason.is_empty() || PASSING.contains(&reason.as_str()) {
+        if passes(&reason) {
             return None;
         }
         let image = image(pod).unwrap_or_default();

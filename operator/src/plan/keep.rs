@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Action, Change, Deed, Kind, Step, View, scale::Template, up};
+use super::{Action, Change, Deed, Kind, Step, View, repair::EXIT_DISK_FULL, scale::Template, up};
 use crate::{
     answers::Contended,
     children::{self, Child},
@@ -567,6 +567,19 @@ impl View<'_> {
         for message in self.quarrels() {
             self.trouble("Contended", message);
         }
+        let budget = Child::DisruptionBudget;
+        let rolls = self.recorded(Kind::RollingUpdate).is_some();
+        if let Some(why) = self.seen.answers.refused(budget)
+            && rolls
+            && self.is_wanted(budget)
+            && !self.is_budget_closed()
+        {
+            let message = format!(
+                "{} cannot be closed while pods are restarted, so that Kubernetes may take another one down: {why}",
+                budget.title(self.desired)
+            );
+            self.trouble("BudgetOpen", message);
+        }
         for message in self.edited_templates() {
             self.trouble("TemplateEdited", message);
         }
@@ -598,29 +611,46 @@ impl View<'_> {
         for message in foreign {
             self.trouble("ForeignVolume", message);
         }
-        for pod in self.seen.pods.values() {
-            if let Some((reason, message)) = &pod.problem {
-                self.trouble("PodFailing", format!("pod {}: {reason}: {message}", pod.name));
-            }
-        }
         if self.desired.spec.metrics.service_monitor && !self.seen.service_monitors {
             let message = "there is no type ServiceMonitor in this Kubernetes";
             self.trouble("NoServiceMonitors", message);
+        }
+        let halted = self.desired.spec.paused.then_some("reconciliation is paused");
+        self.look_for_trouble_of_nodes(halted);
+    }
+
+    /// Of what runs, whatever is asked for. `halted`: why nothing is done, where nothing is.
+    pub(super) fn look_for_trouble_of_nodes(&mut self, halted: Option<&str>) {
+        let cluster_id = self.desired.cluster_id.clone();
+        for pod in self.seen.pods.values() {
+            let is_full = pod.last_exit.as_ref().is_some_and(|exit| exit.code == EXIT_DISK_FULL);
+            if is_full && !pod.ready {
+                let message = format!(
+                    "the server in pod {} ended for want of room on its disk: raise storage.size, and it goes on where \
+                     it was",
+                    pod.name
+                );
+                self.trouble("DiskFull", message);
+            }
+            if let Some((reason, message)) = &pod.problem {
+                self.trouble("PodFailing", format!("pod {}: {reason}: {message}", pod.name));
+            }
         }
         self.look_for_going_volumes();
         if !self.is_initialized() || self.desired.spec.stopped {
             return;
         }
-        let paused = self.desired.spec.paused;
         let lasts = self.seen.answers.whole_for(self.now) >= CLOSED_SECONDS;
-        if (paused || lasts) && self.is_budget_closed() && self.is_whole() {
+        if (halted.is_some() || lasts) && self.is_budget_closed() && self.is_whole() {
             let title = Child::DisruptionBudget.title(self.desired);
-            let why = if paused {
-                "since a copy was missed when the pause began; all is whole now, and it is opened when the \
-                 pause ends"
-            } else {
-                "although nothing has been missed for long: Kubernetes nodes with its pods cannot be drained. It is \
-                 opened when the restart that is under way is over, and when the API server takes it"
+            let why = match halted {
+                Some(why) => format!(
+                    "since a copy was missed before; all is whole now, and it stays closed while {why}"
+                ),
+                None => "although nothing has been missed for long: Kubernetes nodes with its pods cannot be \
+                         drained. It is opened when the restart that is under way is over, and when the API \
+                         server takes it"
+                    .to_owned(),
             };
             self.trouble("BudgetClosed", format!("{title} lets no pod go, {why}"));
         }

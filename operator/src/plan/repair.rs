@@ -5,7 +5,7 @@
 //! makes its peers anew elsewhere by itself. Three things are proof. The pod answers with an empty
 //! disk, so the old one is gone. The disk was that of a Kubernetes node that is no more. Or the process
 //! ends again and again, long after it should have been up, with the same template that another node
-//! runs well on (so it is not the template), and not for want of memory (so it is not the limit).
+//! runs well on (so it is not the template), and not for want of memory (so it is not the limit) nor of room.
 
 use super::{Action, Call, Change, Kind, Step, View};
 use crate::{
@@ -19,6 +19,9 @@ const RESTARTS_MIN: i32 = 5;
 const MACHINE_GONE_SECONDS: i64 = 60;
 /// A wrong command line or configuration, which no other disk would mend.
 const EXIT_USAGE: i32 = 64;
+/// There is no room for what it must write: a larger volume mends it, and its data is all there. An empty disk would
+/// be as full, since all fill together.
+pub(super) const EXIT_DISK_FULL: i32 = 28;
 
 impl View<'_> {
     pub(super) fn repair(&mut self) -> Option<Step> {
@@ -73,7 +76,7 @@ impl View<'_> {
         let cannot_live = pod.restarts >= RESTARTS_MIN
             && down > self.desired.settings.node_down_after_seconds()
             && !exit.out_of_memory
-            && exit.code != EXIT_USAGE
+            && ![EXIT_USAGE, EXIT_DISK_FULL].contains(&exit.code)
             && pod.template_hash.as_deref() == Some(&self.desired.template_hash)
             && self.runs_elsewhere();
         // No number that runs: each would be written into the status.

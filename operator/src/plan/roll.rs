@@ -49,6 +49,20 @@ const THIS_TURN: [&str; 3] = ["EvictLeaders", "WriteTemplate", "DeletePod"];
 /// A template that is written, as a place that somebody may fight about.
 const TEMPLATE: &str = ".spec.template";
 
+/// Steps of a roll of which nothing is under way: who is next is still open.
+const OPEN_STEPS: [&str; 2] = ["Blocked", "TakeTemplateBack"];
+
+/// It answers, well or not.
+fn runs(pod: &Pod) -> bool {
+    pod.ready || (pod.running && !matches!(pod.node, Node::Silent(_)))
+}
+
+/// The server serves, whatever else in the pod does not: a container that was laid over its template may keep it
+/// from being ready.
+fn serves(pod: &Pod) -> bool {
+    matches!(&pod.node, Node::Joined(joined) if joined.ready)
+}
+
 impl<'a> View<'a> {
     /// Outdated pods that serve nobody are made anew without waiting for a turn, unless they are about to come
     /// back as they were.
@@ -76,13 +90,26 @@ impl<'a> View<'a> {
         let since = pod.not_ready_since.as_deref();
         let down = since.and_then(|since| clock::seconds_since(since, self.now)).unwrap_or(0);
         let is_empty = pod.running && matches!(pod.node, Node::Unjoined { .. });
-        (is_empty || down >= ABSENCE_SECONDS) && self.is_trusted(ordinal, down)
+        let has_failed = pod.restarts > 0 || pod.problem.is_some();
+        (is_empty || down >= self.patience(ordinal, has_failed)) && self.is_trusted(ordinal, down)
+    }
+
+    /// For how many seconds a pod may be about to come back as it was. While another one is missed a template that
+    /// no pod runs with may cost a quorum, where the old one was only slow, as when its image is fetched by another
+    /// machine: so it is given to one only when the old one has failed, or will not come any more.
+    fn patience(&self, ordinal: i32, has_failed: bool) -> i64 {
+        let mut others = self.seen.held().filter(|other| *other != ordinal);
+        let is_missed = |other: i32| {
+            self.pod(other).is_none_or(|pod| pod.terminating || !(pod.ready || serves(pod)))
+        };
+        let is_tested = self.seen.pods.values().any(|pod| !self.is_outdated(pod) && runs(pod));
+        let waits = !has_failed && !is_tested && others.any(is_missed);
+        if waits { DESPAIR_SECONDS } else { ABSENCE_SECONDS }
     }
 
     /// The template that is asked for runs in another pod, or no other has been given it. Or nothing runs, and
     /// has not for long.
     fn is_trusted(&self, ordinal: i32, down: i64) -> bool {
-        let runs = |pod: &Pod| pod.ready || (pod.running && !matches!(pod.node, Node::Silent(_)));
         let wished = Some(self.desired.template_hash.as_str());
         // What ends again and again runs in between, too. Only where nothing is ready with the template that this
         // pod would come back with is that enough: else a cluster that is wholly down would stay so.
@@ -177,7 +204,7 @@ impl<'a> View<'a> {
         if !waits {
             operation.started_at = clock::text(self.now);
         }
-        if self.lasts(&operation) < ABSENCE_SECONDS {
+        if self.lasts(&operation) < self.patience(ordinal, false) {
             return Some(Step::Away(operation, format!("pod {name} is to be made anew")));
         }
         let why = format!("no pod {name} has come with its old template");
@@ -201,7 +228,8 @@ impl<'a> View<'a> {
             let row = self.member(ordinal)?;
             let why = match &self.version_refused {
                 Some(refused) if refused.holds => refused.why.clone(),
-                _ => self.nothing_is_missing(row).err()?,
+                // What passes with the next look, as a leader that is elected, would turn it again and again.
+                _ => self.nobody_is_missing(row).err()?,
             };
             // With none to be had all the others have been given the new one.
             self.template_of_before(ordinal)?;
@@ -228,6 +256,15 @@ impl<'a> View<'a> {
 
     fn serves_nobody(&self, ordinal: i32, pod: &Pod) -> bool {
         if !pod.running || matches!(pod.node, Node::Unjoined { .. }) {
+            return true;
+        }
+        // With what they were started with they elect nobody: there is no quorum to lose.
+        let down = pod.not_ready_since.as_deref();
+        let down = down.and_then(|since| clock::seconds_since(since, self.now)).unwrap_or(0);
+        let is_dead = self.seen.table.is_none()
+            && self.regions.total() > 0
+            && self.regions.leaderless() >= self.regions.total();
+        if is_dead && !pod.ready && !serves(pod) && down >= DESPAIR_SECONDS {
             return true;
         }
         // It runs and does not answer us: that may be our fault, so only if all others are well.
@@ -349,7 +386,8 @@ impl<'a> View<'a> {
         None
     }
 
-    /// The one that is under way, else the node with the fewest leaders.
+    /// The one that is under way, else one that is not ready, which may be what the others wait for, else the node
+    /// with the fewest leaders.
     fn next_to_roll(&self, outdated: &[(i32, &'a Pod)]) -> Option<(i32, &'a Pod, &'a Row)> {
         let members = || {
             outdated
@@ -357,14 +395,27 @@ impl<'a> View<'a> {
                 .filter_map(|(ordinal, pod)| Some((*ordinal, *pod, self.member(*ordinal)?)))
         };
         let begun = self.recorded(Kind::RollingUpdate);
-        members()
-            .find(|(_, pod, _)| begun.is_some_and(|operation| operation.target == pod.name))
-            .or_else(|| members().min_by_key(|(ordinal, _, row)| (row.leaders, -ordinal)))
+        let is_begun = |pod: &Pod| begun.is_some_and(|operation| operation.target == pod.name);
+        let is_open = begun.is_some_and(|operation| OPEN_STEPS.contains(&&*operation.step));
+        // Invariant: one pod at most waits with the new template. What was noted of it may have given way.
+        let wished = Some(self.desired.template_hash.as_str());
+        let is_given = |ordinal: i32| {
+            self.seen.set(ordinal).is_some_and(|live| children::template_hash(live) == wished)
+        };
+        members().find(|(_, pod, _)| is_begun(pod) && !is_open).or_else(|| {
+            // What was next stays so, else all that is told of it would change with every leader that moves.
+            members().min_by_key(|(ordinal, pod, row)| {
+                (!is_given(*ordinal), pod.ready, !is_begun(pod), row.leaders, -ordinal)
+            })
+        })
     }
 
-    /// Nobody but this node is, or is about to be, away.
-    fn nothing_is_missing(&self, row: &Row) -> Result<(), String> {
+    /// Nobody but this node is, or is about to be, away; for longer than a look.
+    fn nobody_is_missing(&self, row: &Row) -> Result<(), String> {
         self.others_are_alive(row.node_id)?;
+        // Granted evictions: the pods are deleted a moment later.
+        let budget = self.seen.children.get(&Child::DisruptionBudget);
+        let evicted = budget.map(|budget| &budget["status"]["disruptedPods"]);
         // A pod that never joined holds nothing that could be missed.
         let members = self.seen.table.iter().flat_map(|table| &table.nodes);
         for other in members.filter(|other| other.is_member() && other.node_id != row.node_id) {
@@ -374,9 +425,26 @@ impl<'a> View<'a> {
             if pod.terminating {
                 return Err(format!("pod {name} is stopping"));
             }
-            if !pod.ready {
+            if evicted.is_some_and(|evicted| evicted.get(&name).is_some()) {
+                return Err(format!("pod {name} is being evicted"));
+            }
+            // One that is not ready with the old template may need the new one to become so: what counts then is
+            // that its server serves.
+            if !(pod.ready || self.is_outdated(pod) && serves(pod)) {
                 return Err(format!("pod {name} is not ready"));
             }
+        }
+        Ok(())
+    }
+
+    /// Nor is a copy missed.
+    fn nothing_is_missing(&self, row: &Row) -> Result<(), String> {
+        self.nobody_is_missing(row)?;
+        let members = self.seen.table.iter().flat_map(|table| &table.nodes);
+        for other in members.filter(|other| other.is_member() && other.node_id != row.node_id) {
+            let Some(ordinal) = self.ordinal_of(other) else { continue };
+            let Some(pod) = self.pod(ordinal) else { continue };
+            let name = &pod.name;
             // Also after an operation in between, when it is not waited for any more.
             if !self.is_outdated(pod) && !self.runs_well(pod) {
                 return Err(format!("pod {name} is ready since a moment ago"));

@@ -819,7 +819,7 @@ impl Inner {
 
     fn look(&self) -> Seen {
         let names = self.names();
-        let desired = Desired::of(&self.cluster, &defaults());
+        let desired = Desired::to_observe(&self.cluster, &defaults()).ok_or(());
         let present = desired.as_ref().ok().map(|desired| Child::ConfigMap.name(desired));
         let ours = desired.map(|desired| desired.cluster_id);
         let (children, taken) = owner::sort(self.seen_children(present.as_ref()), self.uid());
@@ -903,7 +903,7 @@ impl Inner {
     }
 
     fn present_config(&self) -> Option<String> {
-        let desired = Desired::of(&self.cluster, &defaults()).ok()?;
+        let desired = Desired::to_observe(&self.cluster, &defaults())?;
         Some(Child::ConfigMap.name(&desired))
     }
 
@@ -1621,7 +1621,7 @@ fn has_majority(voters: &BTreeSet<u64>, of: &BTreeSet<u64>) -> bool {
 impl World for Fake {
     async fn look(&self, _: &Key) -> Result<Option<Seen>, Error> {
         let mut seen = self.0.lock().look();
-        let desired = Desired::of(&seen.cluster, &defaults()).ok();
+        let desired = Desired::to_observe(&seen.cluster, &defaults());
         let is_whole = desired.is_some_and(|desired| plan::is_whole(&seen, &desired, self.now()));
         seen.answers = self.1.watch(&super::key(), is_whole, self.now());
         Ok(Some(seen))

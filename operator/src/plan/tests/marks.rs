@@ -162,6 +162,17 @@ fn disk_of_a_member_that_lives_bears_no_mark() {
     let mut seen = settled(4, json!({"replicas": 4}));
     mark(&mut seen, 3, "4");
     check(vec![("it came back", seen.clone(), Want::Does("UnmarkVolume", "volume-3"), "")]);
+    // Whoever deletes what a node left that was removed has it deleted.
+    let mut left = settled(3, json!({}));
+    let mut old = volume(3);
+    (old.decommissioned, old.terminating, old.kept) = (Some("4".into()), true, Some(false));
+    left.volumes.insert(3, old);
+    let mut gone = row(3);
+    gone.state = State::Removed;
+    table(&mut left).nodes.push(gone);
+    check(vec![("it is nobody's", left.clone(), Want::Nothing, "")]);
+    left.volumes.get_mut(&3).expect("a volume").decommissioned = None;
+    check(vec![("it is not marked", left, Want::Does("KeepVolume", "pv-3"), "")]);
     // Nor is it left alone meanwhile by what looks after members' disks.
     seen.volumes.get_mut(&3).expect("a volume").terminating = true;
     check(vec![("somebody deletes it", seen, Want::Nothing, "VolumeGoing")]);

@@ -1,0 +1,256 @@
+//! Whose turn it is with another template, and who may have it out of turn.
+
+use super::*;
+
+fn config(level: &str) -> Value {
+    json!({"config": {"log_level": level}})
+}
+
+/// Another template is asked for and can be had, the budget is closed, and no pod has had its turn.
+fn waiting(change: &dyn Fn(&mut Seen)) -> Seen {
+    let mut seen = well(3, config("debug"), json!({}));
+    let now = children_of(&desired(&seen.cluster), 3);
+    seen.children.insert(Child::ConfigMap, now[&Child::ConfigMap].clone());
+    turn_budget(&mut seen, false);
+    change(&mut seen);
+    seen
+}
+
+fn the(seen: &mut Seen, ordinal: i32) -> &mut Pod {
+    seen.pods.get_mut(&ordinal).expect("a pod")
+}
+
+fn leads(seen: &mut Seen, ordinal: usize, leaders: u32) {
+    table(seen).nodes[ordinal].leaders = leaders;
+}
+
+/// As [`record`], a while ago.
+fn recorded(seen: &mut Seen, target: i32, step: &str, seconds: i64) {
+    record(seen, "RollingUpdate", &names().pod(target), step);
+    let status = seen.cluster.status.as_mut().expect("a status");
+    status.operation.as_mut().expect("noted").started_at = ago(seconds);
+}
+
+#[test]
+fn pods_that_are_not_ready_are_given_what_may_make_them_so() {
+    let none_is_ready = |seen: &mut Seen| seen.pods.values_mut().for_each(|pod| pod.ready = false);
+    check(vec![
+        (
+            "another container fails in all of them, and the servers serve",
+            waiting(&none_is_ready),
+            Want::Does("Apply", "StatefulSet(2)"),
+            "",
+        ),
+        (
+            "the first has it, and is not ready either",
+            waiting(&|seen| {
+                none_is_ready(seen);
+                has_its_turn(seen, 2);
+            }),
+            Want::Waits("waiting for pod kv-2-0 with its new template"),
+            "",
+        ),
+        (
+            "the first has it, and somebody else was noted meanwhile",
+            waiting(&|seen| {
+                none_is_ready(seen);
+                has_its_turn(seen, 2);
+                recorded(seen, 1, "Blocked", 5);
+            }),
+            Want::Waits("pod kv-2-0 is not ready"),
+            "RollingUpdateBlocked",
+        ),
+        (
+            "one of them does not serve",
+            waiting(&|seen| {
+                none_is_ready(seen);
+                let Node::Joined(joined) = &mut the(seen, 0).node else { unreachable!("joined") };
+                joined.ready = false;
+                leads(seen, 0, 1);
+                recorded(seen, 2, "WriteTemplate", 5);
+            }),
+            Want::Waits("pod kv-0-0 is not ready"),
+            "RollingUpdateBlocked",
+        ),
+        (
+            "the one that the others wait for goes first, whatever it leads",
+            waiting(&|seen| {
+                the(seen, 1).ready = false;
+                leads(seen, 1, 3);
+                recorded(seen, 2, "Blocked", 5);
+            }),
+            Want::Does("EvictLeaders", "node_id: 2"),
+            "",
+        ),
+    ]);
+}
+
+#[test]
+fn nodes_that_elect_nobody_are_given_what_may_mend_them_one_by_one() {
+    let dead = |seconds: i64, change: &dyn Fn(&mut Seen)| {
+        waiting(&|seen| {
+            seen.table = None;
+            for pod in seen.pods.values_mut() {
+                (pod.ready, pod.ready_since) = (false, None);
+                pod.not_ready_since = Some(ago(seconds));
+                if let Node::Joined(joined) = &mut pod.node {
+                    joined.ready = false;
+                    for peer in &mut joined.peers {
+                        (peer.leads, peer.leader_node) = (false, None);
+                    }
+                }
+            }
+            change(seen);
+        })
+    };
+    check(vec![
+        (
+            "for long",
+            dead(300, &|_| {}),
+            Want::Does("Apply", "StatefulSet(0)"),
+            "DriverUnreachable",
+        ),
+        ("for a moment", dead(299, &|_| {}), Want::Nothing, "DriverUnreachable"),
+        (
+            "the first is being restarted",
+            dead(300, &|seen| {
+                has_its_turn(seen, 0);
+                the(seen, 0).node = Node::Silent("no answer".into());
+                the(seen, 0).running = false;
+            }),
+            Want::Nothing,
+            "DriverUnreachable",
+        ),
+    ]);
+}
+
+#[test]
+fn untested_template_is_no_help_for_a_pod_that_is_only_slow_while_another_is_missed() {
+    let another_is_missed = |change: &dyn Fn(&mut Seen)| {
+        waiting(&|seen| {
+            silent(seen, 2);
+            the(seen, 2).terminating = true;
+            change(seen);
+        })
+    };
+    check(vec![
+        (
+            "it starts",
+            another_is_missed(&|seen| does_not_run(seen, 0, 299)),
+            Want::Waits("none is restarted"),
+            "NodeDown",
+        ),
+        (
+            "it will not start any more",
+            another_is_missed(&|seen| does_not_run(seen, 0, 300)),
+            Want::Does("Apply", "StatefulSet(0)"),
+            "NodeDown",
+        ),
+        (
+            "it has failed",
+            another_is_missed(&|seen| {
+                does_not_run(seen, 0, 30);
+                the(seen, 0).problem = Some(("CrashLoopBackOff".into(), "x".into()));
+            }),
+            Want::Does("Apply", "StatefulSet(0)"),
+            "PodFailing",
+        ),
+        (
+            "there is none yet",
+            another_is_missed(&|seen| {
+                silent(seen, 0);
+                seen.pods.remove(&0);
+                recorded(seen, 0, "WaitForPod", 299);
+            }),
+            Want::Waits("is to be made anew"),
+            "NodeDown",
+        ),
+        (
+            "there is none, and none comes",
+            another_is_missed(&|seen| {
+                silent(seen, 0);
+                seen.pods.remove(&0);
+                recorded(seen, 0, "WaitForPod", 300);
+            }),
+            Want::Does("Apply", "StatefulSet(0)"),
+            "NodeDown",
+        ),
+    ]);
+}
+
+#[test]
+fn template_that_is_ahead_of_its_pod_is_taken_back_whatever_is_asked_for_by_now() {
+    let mut seen = waiting(&|_| {});
+    let child = Child::StatefulSet(2);
+    let between = desired(&cluster(config("trace")));
+    let before = seen.children[&child].clone();
+    let mut ahead = children::build(child, &between, 1, None);
+    for field in ["uid", "resourceVersion"] {
+        ahead["metadata"][field] = before["metadata"][field].clone();
+    }
+    assert_ne!(ahead["spec"]["template"], before["spec"]["template"]);
+    seen.children.insert(child, ahead);
+    let back = |seen: &Seen| {
+        let plan = plan(seen, &defaults(), now());
+        match plan.action {
+            Some(Action::Change(Change::Apply(whose, set, _))) if whose == child => {
+                set["spec"]["template"] == before["spec"]["template"]
+            }
+            _ => false,
+        }
+    };
+    assert!(!back(&seen), "it is its turn, and no other is missed");
+    silent(&mut seen, 0);
+    assert!(back(&seen));
+    // What is over with the next look turns nothing.
+    let mut behind = waiting(&|seen| {
+        let set = children_of(&desired(&seen.cluster), 3)[&child].clone();
+        seen.children.insert(child, set);
+    });
+    let Node::Joined(joined) = &mut the(&mut behind, 1).node else { unreachable!("joined") };
+    joined.peers[0].behind = true;
+    assert!(!back(&behind));
+}
+
+#[test]
+fn pod_that_is_being_evicted_is_missed_before_it_goes() {
+    let mut seen = waiting(&|_| {});
+    let budget = seen.children.get_mut(&Child::DisruptionBudget).expect("a budget");
+    budget["status"] = json!({"disruptedPods": {"kv-0-0": clock::text(now())}});
+    let plan = plan(&seen, &defaults(), now());
+    assert!(plan.action.is_none() && plan.why.contains("kv-0-0 is being evicted"), "{plan:#?}");
+}
+
+#[test]
+fn second_edit_hands_the_leaders_over_again() {
+    check(vec![(
+        "the pod was waited for with another template",
+        waiting(&|seen| {
+            leads(seen, 2, 2);
+            recorded(seen, 2, "WaitForNode", 60);
+        }),
+        Want::Does("EvictLeaders", "node_id: 3"),
+        "",
+    )]);
+}
+
+#[test]
+fn stateful_set_that_is_missing_ends_no_pod_whose_claim_goes() {
+    let mut seen = settled(3, json!({"stopped": true}));
+    seen.children.remove(&Child::StatefulSet(1));
+    seen.volumes.get_mut(&1).expect("a volume").terminating = true;
+    let plan = plan(&seen, &defaults(), now());
+    let Some(Action::Change(Change::Apply(Child::StatefulSet(1), set, None))) = plan.action else {
+        panic!("{plan:#?}")
+    };
+    assert_eq!(set["spec"]["replicas"], 1);
+}
+
+#[test]
+fn node_whose_disk_is_full_is_not_given_up() {
+    let mut seen = settled(4, json!({"replicas": 4, "placement": {"maxNodeDown": "1m"}}));
+    does_not_run(&mut seen, 2, 3600);
+    let pod = the(&mut seen, 2);
+    (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 28, out_of_memory: false }));
+    check(vec![("its server says so as it ends", seen, Want::Nothing, "DiskFull")]);
+}
