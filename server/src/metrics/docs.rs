@@ -19,7 +19,7 @@ those of the process, which Prometheus knows by their names. Units are base unit
 few values, which are listed where they are known in advance: there is no series per region, key or client. A
 histogram `x` has the series `x_bucket`, `x_sum` and `x_count`. Counters begin at 0 with the process.
 
-A [test](../tests/tests/metrics.rs) runs a cluster under load, through an election and a snapshot, and fails when a
+A [test](../tests/tests/edge/metrics.rs) runs a cluster under load, through an election and a snapshot, and fails when a
 series of this page is missing or never moves.
 ";
 

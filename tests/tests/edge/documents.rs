@@ -24,15 +24,15 @@ const ELSEWHERE: [(&str, &str); 6] = [
     ("machines", "needs machines, root, or containers"),
     ("build", "builds, or takes minutes: the Makefile's goals, of which CI runs those that check"),
     ("grpcurl", "here, where there is a grpcurl"),
-    ("go", "tests/foreign.rs"),
-    ("python", "tests/foreign.rs"),
+    ("go", "tests/edge/foreign.rs"),
+    ("python", "tests/edge/foreign.rs"),
 ];
 
 /// What a block of commands may call itself. Only `sh` is run: a block by another of these names is marked with
 /// it, and nobody would notice what rots there.
 const SHELLS: [&str; 6] = ["sh", "bash", "shell", "console", "shell-session", "zsh"];
 
-/// Run by `tests/foreign.rs`, as a whole.
+/// Run by `tests/edge/foreign.rs`, as a whole.
 const WHOLE_PAGES: [(&str, &str); 1] = [("docs/clients/http.md", "bash")];
 
 /// Bound: the whole of it. An election takes six seconds, a build that is not optimized some more.

@@ -21,7 +21,7 @@ async fn python_client_of_the_contract_works_on_each_node() {
     let cluster = Cluster::start(3).await;
     // Cargo runs tests in the folder of their package, wherever they were compiled.
     let here = env::current_dir().expect("a folder");
-    let course = here.join("tests/foreign/course.proto");
+    let course = here.join("tests/edge/foreign/course.proto");
     let ours = here.join("../proto/proto/kv.proto");
     for (kind, contract) in [("text", course), ("bytes", ours)] {
         let directory = cluster.scratch().join(kind);
@@ -42,7 +42,7 @@ async fn python_client_of_the_contract_works_on_each_node() {
             .env("PYTHONPATH", &directory)
             // Proxies of the machine have no business between a client and loopback.
             .env("no_proxy", "127.0.0.1")
-            .arg(here.join("tests/foreign/client.py"))
+            .arg(here.join("tests/edge/foreign/client.py"))
             .arg(kind)
             .args(cluster.addresses());
         let output = tokio::task::spawn_blocking(move || run(&mut drive)).await;
@@ -64,7 +64,7 @@ async fn page_for_python_does_what_it_says() {
     run(generate.current_dir(&folder).arg("-I").arg(&contracts).args(files(&contracts)))
         .expect("generate a client from the contract");
     let page = blocks(&here.join("../docs/clients/python.md"), "python");
-    let checks = fs::read_to_string(here.join("tests/foreign/python_page.py")).expect("checks");
+    let checks = fs::read_to_string(here.join("tests/edge/foreign/python_page.py")).expect("checks");
     fs::write(folder.join("page.py"), format!("{page}\n{checks}")).expect("write a program");
     let mut program = Command::new(&python);
     program.current_dir(&folder).arg("page.py").env("no_proxy", "127.0.0.1");
