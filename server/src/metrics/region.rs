@@ -25,9 +25,6 @@ label! {
         Reverted = "reverted",
         /// Its leader has another entry in the place of one that was applied here: it was lost elsewhere.
         Contradicted = "contradicted",
-        /// Another peer leads a term of which this one knows the leader: a vote was taken back, as by a disk that was
-        /// set back.
-        TwoLeaders = "two_leaders",
     }
 }
 

@@ -96,12 +96,6 @@ struct Tail {
 }
 
 impl PeerLog {
-    /// The newest vote that was given or won here.
-    #[must_use]
-    pub fn vote(&self) -> Option<Vote> {
-        self.tail.lock().vote
-    }
-
     /// Opens the region's log, empty or as it was left.
     ///
     /// # Errors

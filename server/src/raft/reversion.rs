@@ -15,15 +15,14 @@
 //! What this does not see: a loss that is hidden by a change of leader. The next leader has no word of the
 //! follower, and a vote that was given before the loss was noticed counts. Where such a vote made a
 //! leader that lacks what was committed, whoever has applied it finds out: a rightful leader has every entry
-//! that was committed before its term. And where it made a second leader of one term, whose entries
-//! look like those of the first, whoever followed the first finds out as long as the second one leads.
+//! that was committed before its term.
 
 use std::sync::Arc;
 
 use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
 
-use super::{LogId, TypeConfig, Vote, of_term::OfTerm};
+use super::{LogId, TypeConfig, of_term::OfTerm};
 use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
@@ -47,19 +46,6 @@ pub fn contradiction(applied: &LogId, request: &AppendEntriesRequest<TypeConfig>
     let prev = request.prev_log_id.filter(|prev| prev.index == applied.index);
     let other = sent.or(prev).filter(|other| other.leader_id != applied.leader_id)?;
     Some(*other.leader_id)
-}
-
-/// Whether `sender`, who leads, is another leader of the term of the one that this peer knows. Raft lets there be
-/// one, so a voter that had voted for the other took that back.
-#[must_use]
-pub fn is_second_leader(known: Option<&Vote>, sender: &Vote) -> bool {
-    known.is_some_and(|known| {
-        let (known_id, sender_id) = (known.leader_id, sender.leader_id);
-        known.committed
-            && sender.committed
-            && known_id.term == sender_id.term
-            && known_id.voted_for != sender_id.voted_for
-    })
 }
 
 /// What the followers of one peer acknowledged to it while it leads. Cheap to clone.
@@ -143,7 +129,7 @@ mod tests {
         config::SnapshotConfig,
         ids::ClusterId,
         raft::{
-            PeerAddress, TypeConfig,
+            PeerAddress, TypeConfig, Vote,
             fixture::{blank, id, metrics, soon},
             network::{Network, SnapshotSettings},
             presence::Presence,
@@ -166,25 +152,6 @@ mod tests {
         ] {
             assert_eq!(is_reversion(acknowledged.as_ref(), prev.as_ref()), want, "{why}");
         }
-    }
-
-    #[test]
-    fn two_leaders_of_one_term_are_told_apart() {
-        let vote = |term, peer, committed| Vote {
-            leader_id: LeaderId::new(term, PeerId(peer)),
-            committed,
-        };
-        for (why, known, want) in [
-            ("nobody is known", None, false),
-            ("it is the one", Some(vote(5, 71, true)), false),
-            ("it is another one", Some(vote(5, 72, true)), true),
-            ("somebody was voted for and did not win", Some(vote(5, 72, false)), false),
-            ("of a term that is past", Some(vote(4, 72, true)), false),
-            ("of a later one", Some(vote(6, 72, true)), false),
-        ] {
-            assert_eq!(is_second_leader(known.as_ref(), &vote(5, 71, true)), want, "{why}");
-        }
-        assert!(!is_second_leader(Some(&vote(5, 72, true)), &vote(5, 71, false)), "a candidate");
     }
 
     #[test]

@@ -44,19 +44,9 @@ impl Peers {
         });
     }
 
-    /// Sets a peer aside that has just found that it may take part no more.
-    pub(super) fn judge_refusal(self: &Arc<Self>, peer: Arc<Peer>, refused: &v1::Refused) {
-        let cause = match refused.reason() {
-            Reason::Reverted => PeerLoss::Reverted,
-            Reason::TwoLeaders => PeerLoss::TwoLeaders,
-            _ => return,
-        };
-        self.quarantine(peer, refused.message.clone(), cause);
-    }
-
-    /// Puts a peer that lost what it acknowledged, or whose cluster did, in quarantine, for ever.
-    pub(super) fn quarantine(self: &Arc<Self>, peer: Arc<Peer>, reason: String, cause: PeerLoss) {
-        if !self.set_aside(&peer, reason.clone(), cause) {
+    /// Puts a peer that lost what it acknowledged in quarantine, for ever.
+    pub(super) fn quarantine(self: &Arc<Self>, peer: Arc<Peer>, reason: String) {
+        if !self.set_aside(&peer, reason.clone(), PeerLoss::Reverted) {
             return;
         }
         let peers = Arc::clone(self);
@@ -320,40 +310,6 @@ mod tests {
         assert!(quarantined[0].2.contains("set back"), "{quarantined:?}");
     }
 
-    /// Two of three voted twice in one term, as one of them had its disk set back. What the first leader committed
-    /// is on this peer, under the same terms and indexes as other entries of the second.
-    #[tokio::test]
-    async fn second_leader_of_a_term_is_refused_and_who_is_not_in_touch_takes_part_no_more() {
-        let fixture = Fixture::new(|_| {});
-        fixture.bear_with_voters(&[PEER, PeerId(71), PeerId(72)]);
-        let second = || v1::AppendEntries {
-            vote: Some(v1::VoteState { voted_for: 72, ..vote() }),
-            ..append(Some(1))
-        };
-        let peers = open(&fixture).await;
-        let peer = peers.get(REGION).expect("the peer");
-        peer.raft().runtime_config().elect(false);
-        deliver(&peers, REGION, PEER.0, append(Some(1))).await.expect("the first one is taken");
-        assert_eq!(deliver(&peers, REGION, PEER.0, second()).await, Err(Reason::Failed));
-        assert!(peer.is_in_touch() && peer.runs(), "with the first, who has a quorum");
-        peer.stop().await;
-        peer.view().close();
-
-        let again = open(&fixture).await;
-        let peer = again.get(REGION).expect("the peer");
-        peer.raft().runtime_config().elect(false);
-        assert_eq!(deliver(&again, REGION, PEER.0, second()).await, Err(Reason::TwoLeaders));
-        let [(_, _, reason)] = &again.quarantined()[..] else { panic!("not told") };
-        assert!(reason.contains("peer 72 leads term 5") && reason.contains("peer 71"), "{reason}");
-        let lost = &fixture.env.metrics.regions.peers_lost_total;
-        assert_eq!(lost.get(PeerLoss::TwoLeaders).get(), 1);
-        until("the verdict on the disk", || {
-            let promises = super::super::promises::read(fixture.log.as_ref(), REGION);
-            promises.expect("a log that can be read").quarantined.is_some()
-        })
-        .await;
-    }
-
     /// What an old leader acknowledged counts for nothing once a later one was heard.
     #[tokio::test]
     async fn word_of_a_deposed_leader_sets_nobody_aside() {
@@ -424,7 +380,7 @@ mod tests {
             let _ = hanging.raft().with_raft_state(hang).await;
         });
         soon("its core to hang", hung).await.expect("it does");
-        peers.quarantine(peer, "a test".to_owned(), PeerLoss::Reverted);
+        peers.quarantine(peer, "a test".to_owned());
         until("the verdict on the disk", || {
             let promises = super::super::promises::read(fixture.log.as_ref(), REGION);
             promises.expect("a log that can be read").quarantined.is_some()

@@ -402,7 +402,12 @@ impl Peers {
                 ));
             }
             let served = Arc::clone(&peer).serve(body).await;
-            served.inspect_err(|refused| self.judge_refusal(peer, refused))
+            if let Err(refused) = &served
+                && refused.reason() == Reason::Reverted
+            {
+                self.quarantine(peer, refused.message.clone());
+            }
+            served
         }
         .await;
         match result {

@@ -153,16 +153,11 @@ impl Peers {
     }
 
     /// What a snapshot may do here.
-    async fn judge(self: &Arc<Self>, arrival: &Arrival) -> Result<Act, v1::Refused> {
+    async fn judge(&self, arrival: &Arrival) -> Result<Act, v1::Refused> {
         let region = RegionId(arrival.descriptor.region_id);
         self.refuse_gone(region, arrival.to)?;
         self.refuse_overlap(&arrival.descriptor).await?;
-        let peer = self.get(region);
-        if let Some(peer) = peer.clone().filter(|peer| peer.id == arrival.to) {
-            let judged = peer.refuse_second_leader(&arrival.vote);
-            judged.inspect_err(|refused| self.judge_refusal(peer, refused))?;
-        }
-        let runs = peer.map(|peer| Here {
+        let runs = self.get(region).map(|peer| Here {
             peer: peer.id,
             conf_ver: peer.view().with(|now| conf_ver(&now.descriptor)),
             quarantined: false,
@@ -362,7 +357,6 @@ mod tests {
     use super::*;
     use crate::{
         ids::PeerId,
-        metrics::PeerLoss,
         raft::{
             fixture::{id, region_state, soon},
             transport::{self, RaftService, endpoint},
@@ -667,7 +661,7 @@ mod tests {
         let refused = port.send(other.clone(), [end()]).await.expect_err("a peer runs there");
         assert!(refused.message.contains("overlaps"), "{}", refused.message);
         let old = port.peers.get(REGION).expect("the peer");
-        port.peers.quarantine(old, "a test".to_owned(), PeerLoss::Reverted);
+        port.peers.quarantine(old, "a test".to_owned());
         let refused = port.send(other.clone(), [end()]).await.expect_err("its rows are there");
         assert!(refused.message.contains("overlaps"), "{}", refused.message);
         port.peers.destroy(REGION, PEER).await.expect("destroyed");

@@ -18,13 +18,13 @@ use crate::{
     ids::PeerId,
     metrics::PeerLoss,
     raft::{
-        TypeConfig, Vote,
+        TypeConfig,
         convert::{
             Malformed, entry_from_proto, log_id, log_id_from_proto, log_id_to_proto,
             vote_from_proto, vote_to_proto,
         },
         region_state::range_of,
-        reversion::{contradiction, is_reversion, is_second_leader},
+        reversion::{contradiction, is_reversion},
     },
     storage::keys::data::{self, KeyspaceId},
     trail,
@@ -100,7 +100,6 @@ impl Peer {
             }
         }
         let term = request.vote.leader_id.term;
-        self.refuse_second_leader(&request.vote)?;
         self.refuse_contradiction(&request).await?;
         let prev = request.prev_log_id;
         let acknowledged = append.acknowledged.as_ref().map(log_id_from_proto);
@@ -140,22 +139,6 @@ impl Peer {
              back"
         );
         refused(Reason::Reverted, message)
-    }
-
-    /// Of another leader of a term that has one nothing is taken: its entries look like those of the first, and are
-    /// others. Who is in touch with a quorum is right, and lets it be; who is not takes part no more.
-    pub(super) fn refuse_second_leader(&self, sender: &Vote) -> Result<(), v1::Refused> {
-        let known = self.log.vote();
-        let Some(known) = known.filter(|known| is_second_leader(Some(known), sender)) else {
-            return Ok(());
-        };
-        let message = format!(
-            "peer {} leads term {}, of which this peer knows another leader, peer {}: a vote was taken back, as by \
-             a disk that was set back, and committed entries may be lost",
-            sender.leader_id.voted_for, sender.leader_id.term, known.leader_id.voted_for
-        );
-        let reason = if self.is_in_touch() { Reason::Failed } else { Reason::TwoLeaders };
-        Err(refused(reason, message))
     }
 
     /// Of a leader that lacks what was applied here nothing is taken: openraft supposes that there is none,
