@@ -34,29 +34,33 @@ pub struct Applied {
 pub struct RegionClock {
     /// Term, and what was applied when this peer first told the time in it behind an entry of its own.
     leading: Option<(u64, Applied)>,
-    /// Term, and when it told the time in it last before that.
-    early: Option<(u64, Instant)>,
+    /// When it told the time last behind nothing of its own, in whatever term: it may be of a later one that what was
+    /// told then gets into the log.
+    early: Option<Instant>,
 }
 
 impl RegionClock {
     /// Milliseconds to stamp on a command proposed at `now` in `term`. Never below what is applied.
+    ///
+    /// Ordering: `now` and `applied` are read while nobody else is told the time, so that what is told early is noted
+    /// before somebody goes on from what is applied later.
     pub fn stamp(&mut self, term: u64, applied: Applied, now: Instant) -> u64 {
+        // Within a term not from what is applied: each entry's way would be lost.
+        if let Some((leading, base)) = self.leading
+            && leading == term
+        {
+            return base.at(now).max(applied.time_ms);
+        }
         // Invariant: all that earlier leaders told is applied. Peers' clocks differ, as each counts from its own
         // applying: what is still on its way may be from one that was behind, and a time that went on from here
         // would have what it grants expire at once.
         if applied.term != term {
-            self.early = Some((term, now));
+            self.early = Some(now);
             return applied.time_ms;
         }
-        // Within a term not from what is applied: each entry's way would be lost.
-        let base = match self.leading {
-            Some((leading, base)) if leading == term => base,
-            _ => {
-                let early = self.early.filter(|(early, _)| *early == term).map(|(_, told)| told);
-                let since = early.map_or(applied.since, |told| told.max(applied.since));
-                self.leading.insert((term, Applied { since, ..applied })).1
-            }
-        };
+        let since = self.early.map_or(applied.since, |told| told.max(applied.since));
+        let base = Applied { since, ..applied };
+        self.leading = Some((term, base));
         base.at(now).max(applied.time_ms)
     }
 }
@@ -91,6 +95,7 @@ mod tests {
             ("and then starts over from when it told it", (3, 3), 700, at(9_000), at(9_010), 705),
             ("and goes on from there", (3, 3), 700, at(9_000), at(9_015), 710),
             ("or from what is applied", (4, 4), 710, at(9_020), at(9_030), 720),
+            ("whatever an older look says", (4, 3), 710, at(9_020), at(9_040), 730),
         ] {
             let applied = Applied { term: of, time_ms, since };
             assert_eq!(clock.stamp(term, applied, now), want, "{why}");

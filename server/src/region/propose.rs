@@ -148,14 +148,7 @@ impl Peer {
             self.observe(started, ProposeOutcome::Rejected);
             Error::DeadlineExceeded { message: "before the proposal".to_owned() }
         })?;
-        let term = self.leading_term()?;
-        let now = clock::now();
-        let applied = self.view.with(|published| Applied {
-            term: published.applied.map_or(0, |id| id.leader_id.term),
-            time_ms: published.time_ms,
-            since: published.time_since.unwrap_or(now),
-        });
-        command.time_ms = self.clock.lock().stamp(term, applied, now);
+        command.time_ms = self.tell_time_in(self.leading_term()?);
         let bytes = command::encode(&command);
         admitted.set_under_way();
         fail::fail_point!("propose-before-raft");
@@ -214,6 +207,18 @@ impl Peer {
 }
 
 impl Peer {
+    /// The time of a command that is proposed now, in a term that this peer leads.
+    fn tell_time_in(&self, term: u64) -> u64 {
+        let mut clock = self.clock.lock();
+        let now = clock::now();
+        let applied = self.view.with(|published| Applied {
+            term: published.applied.map_or(0, |id| *id.leader_id),
+            time_ms: published.time_ms,
+            since: published.time_since.unwrap_or(now),
+        });
+        clock.stamp(term, applied, now)
+    }
+
     /// Refuses what grows while disks that it needs have no room.
     fn check_room(&self) -> Result<(), Error> {
         let low = self.low_disks();
