@@ -9,16 +9,14 @@
 //! land beneath all others and are not written once more; a range without rows needs no removal.
 //!
 //! Whole files of old rows could be removed at once (`DeleteFilesInRange`), but that takes them
-//! from under pinned views as well. So it is done only where they cannot be read: to merge a damaged file would
-//! end the instance, at every start again, and a region is replaced because its rows are damaged. Where a damaged
-//! file is shared with neighbours the replacement fails.
+//! from under pinned views as well, and its end is inclusive: a neighbour's first key could go with
+//! them.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use bytes::Bytes;
 use rocksdb::{
     BottommostLevelCompaction, CompactOptions, DB, IngestExternalFileOptions, WriteBatch,
 };
@@ -27,7 +25,6 @@ use super::{
     super::durable_file::failed as io_failed,
     Cursor as _, Direction, Error, KeyRange,
     cursor::{self, RocksCursor},
-    options::DEFAULT,
     stage::{self, Seal},
     status::failed,
 };
@@ -79,19 +76,9 @@ pub(super) fn clear(db: &DB, range: &KeyRange) -> Result<(), Error> {
         // it, it takes the removal of whatever makes the caller repeat this as well.
         return Ok(());
     }
-    let can_be_read = reads_whole(db, range)?;
     let mut batch = WriteBatch::default();
     batch.delete_range(&range.start[..], range.end_key());
     db.write(batch).map_err(|e| failed("clear the range", e))?;
-    if !can_be_read {
-        tracing::warn!("rows that are replaced are damaged; their files are removed unread");
-        // Its end is inclusive.
-        let last = before(range.end_key());
-        db.delete_file_in_range(&range.start[..], &last[..])
-            .map_err(|e| failed("remove damaged files", e))?;
-        // What is left over the range of a file with neighbours would be read with the new rows.
-        return first_row(db, range).map(drop);
-    }
     // Reads the old rows and writes nothing, as they are all dead: cheaper than to write the new
     // ones twice. That it may fail costs no more than that.
     let mut options = CompactOptions::default();
@@ -101,57 +88,9 @@ pub(super) fn clear(db: &DB, range: &KeyRange) -> Result<(), Error> {
     Ok(())
 }
 
-/// Also when they cannot be read.
 fn has_rows(db: &DB, range: &KeyRange) -> Result<bool, Error> {
-    match first_row(db, range) {
-        Err(Error::Corrupt { .. }) => Ok(true),
-        found => found,
-    }
-}
-
-/// Whether there is one.
-fn first_row(db: &DB, range: &KeyRange) -> Result<bool, Error> {
     let iter = db.raw_iterator_opt(cursor::read_options(range));
     Ok(RocksCursor::new(iter, range, Direction::Forward).next()?.is_some())
-}
-
-/// Whether all files with rows of `range` can be read, which is what merging them does.
-fn reads_whole(db: &DB, range: &KeyRange) -> Result<bool, Error> {
-    let files = db.live_files().map_err(|e| failed("list the files", e))?;
-    let (mut start, mut end) = (range.start.clone(), Bytes::copy_from_slice(range.end_key()));
-    for file in files.into_iter().filter(|file| file.column_family_name == DEFAULT) {
-        let (Some(first), Some(last)) = (file.start_key, file.end_key) else { continue };
-        if last[..] >= range.start[..] && first[..] < *range.end_key() {
-            start = start.min(first.into());
-            // Behind the file's last key.
-            end = end.max([&last[..], &[0]].concat().into());
-        }
-    }
-    let whole = KeyRange::new(start, end);
-    let mut options = cursor::read_options(&whole);
-    options.fill_cache(false);
-    let mut cursor = RocksCursor::new(db.raw_iterator_opt(options), &whole, Direction::Forward);
-    loop {
-        match cursor.next() {
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(true),
-            Err(Error::Corrupt { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// A key before `end`, and not before any that ends so.
-pub(super) fn before(end: &[u8]) -> Vec<u8> {
-    let mut last = end.to_vec();
-    match last.pop() {
-        None | Some(0) => {}
-        Some(byte) => {
-            last.push(byte - 1);
-            last.extend([0xff; 8]);
-        }
-    }
-    last
 }
 
 /// Moves the files behind `links` into the instance, all or none.

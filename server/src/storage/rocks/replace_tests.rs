@@ -1,7 +1,7 @@
 use std::{fs, sync::Arc};
 
 use super::{
-    tests::{keys, put, rows},
+    tests::{keys, put},
     *,
 };
 
@@ -99,50 +99,6 @@ fn replace_puts_exactly_the_staged_rows_into_the_range() {
     f.data.compact();
     assert_eq!(f.keys(), want, "the rows outlive their stage");
     assert_eq!(f.data.get(Family::Default, b"b2").unwrap().unwrap(), "newer");
-}
-
-/// As where a region is replaced for a block that cannot be read. To merge it ends the instance, at every start.
-#[test]
-fn replace_of_rows_that_cannot_be_read_leaves_the_instance_well() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = open(&dir);
-    for number in 0..1000 {
-        put(&data, &format!("b{number:03}"), &format!("{number}").repeat(300));
-    }
-    data.compact();
-    let file = data.db.live_files().unwrap().remove(0);
-    put(&data, "a1 b1 d1", "old");
-    data.flush().unwrap();
-    drop(data);
-    let path = dir.path().join("data").join(file.name.trim_start_matches('/'));
-    let mut bytes = fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&path, bytes).unwrap();
-
-    let mut f = Fixture { data: open(&dir), dir };
-    let whole = rows(f.data.as_ref(), &range(), Direction::Forward);
-    assert!(matches!(whole, Err(Error::Corrupt { .. })), "it is damaged");
-    f.stage("b b2 c1 cc");
-    for round in 0..2 {
-        f.data.replace_range(&range(), "install").unwrap();
-        assert_eq!(f.keys(), "a1 b b2 c1 cc d1", "round {round}");
-        put(&f.data, "a1", "newer");
-        f.data.compact();
-        assert_eq!(f.data.stats().background_errors, 0, "round {round}");
-        f = f.restart();
-    }
-    assert_eq!(f.keys(), "a1 b b2 c1 cc d1");
-}
-
-#[test]
-fn last_key_of_what_is_removed_is_before_its_end() {
-    for (end, want) in
-        [(&b"d"[..], &b"c\xff\xff\xff\xff\xff\xff\xff\xff"[..]), (b"d\0", b"d"), (b"", b"")]
-    {
-        assert_eq!(replace::before(end), want);
-        assert!(end.is_empty() || replace::before(end)[..] < *end);
-    }
 }
 
 #[test]
