@@ -143,7 +143,12 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
             });
         }
         for gone in response.gone {
-            joined.peers.give_up(RegionId(gone.region_id), PeerId(gone.peer_id));
+            let (region, peer) = (RegionId(gone.region_id), PeerId(gone.peer_id));
+            // It may have heard of a later membership since it was told of, in which it is.
+            let here = joined.peers.get(region).filter(|here| here.id == peer);
+            if here.is_none_or(|here| Some(here.conf_ver()) == gone.conf_ver) {
+                joined.peers.give_up(region, peer);
+            }
         }
     }
 }
@@ -177,15 +182,18 @@ async fn heartbeat(
 }
 
 fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::HeartbeatRequest {
-    let local =
-        |region: RegionId, peer: PeerId| v1::LocalPeer { region_id: region.0, peer_id: peer.0 };
+    let local = |region: RegionId, peer: PeerId, conf_ver| v1::LocalPeer {
+        region_id: region.0,
+        peer_id: peer.0,
+        conf_ver,
+    };
     // Of one whose id was lost nobody could say whether it was removed.
     let is_known = |local: &&v1::LocalPeer| local.peer_id != PeerId::UNKNOWN.0;
     let quarantined: Vec<v1::LocalPeer> = joined
         .peers
         .quarantined()
         .into_iter()
-        .map(|(region, peer, _)| local(region, peer))
+        .map(|(region, peer, _)| local(region, peer, None))
         .collect();
     let patience = node.config.raft.election_timeout_max * 2;
     let disk = *node.disk_status.lock();
@@ -205,7 +213,7 @@ fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::
         silent: peers
             .iter()
             .filter(|peer| peer.silent_for() > patience)
-            .map(|peer| local(peer.region, peer.id))
+            .map(|peer| local(peer.region, peer.id, Some(peer.conf_ver())))
             .chain(quarantined.iter().filter(is_known).copied())
             .collect(),
         client_address: node.advertised.client.clone(),

@@ -409,24 +409,20 @@ impl Driver {
         if let Err(error) = self.note_heard(&request).boxed().await {
             tracing::debug!(%error, %node, "noting what a node told");
         }
-        self.with(|leading| {
+        let mut response = self.with(|leading| {
             let now_ms = self.now_ms();
             if request.table_version < leading.view.table().version {
                 response.table = Some(leading.view.table().clone());
             }
             response.steps = leading.view.orders_for(node, &self.config, now_ms);
-            response.gone = request
-                .silent
-                .into_iter()
-                .filter(|local| {
-                    leading.view.regions().get(&RegionId(local.region_id)).is_some_and(|region| {
-                        leading.view.is_fresh(region, &self.config, now_ms)
-                            && !region.region.peers.iter().any(|peer| peer.peer_id == local.peer_id)
-                    })
-                })
-                .collect();
+            response.gone = leading.view.gone(request.silent, &self.config, now_ms);
             response
-        })
+        })?;
+        // What is destroyed does not come back; a table is committed, and steps are judged by whom they are for.
+        if !response.gone.is_empty() && self.prove_lead().boxed().await.is_err() {
+            response.gone.clear();
+        }
+        Ok(response)
     }
 
     /// Notes in the table what a node tells of itself. While another change is under way it is left

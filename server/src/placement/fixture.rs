@@ -135,7 +135,8 @@ impl Fixture {
             let node: u64 = word[..word.len() - flags.len()].parse().expect("node id");
             let peer = 100 * id + node;
             if flags == "?" {
-                let local = v1::LocalPeer { region_id: id, peer_id: PeerId::UNKNOWN.0 };
+                let local =
+                    v1::LocalPeer { region_id: id, peer_id: PeerId::UNKNOWN.0, conf_ver: None };
                 self.quarantined.entry(node).or_default().push(local);
                 continue;
             }
@@ -160,7 +161,7 @@ impl Fixture {
                     }
                     'S' => progress.silent_ms = 3_000_000,
                     'q' => {
-                        let local = v1::LocalPeer { region_id: id, peer_id: peer };
+                        let local = v1::LocalPeer { region_id: id, peer_id: peer, conf_ver: None };
                         self.quarantined.entry(node).or_default().push(local);
                         progress.silent_ms = 30_000;
                     }

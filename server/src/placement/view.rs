@@ -546,6 +546,27 @@ impl ClusterView {
         })
     }
 
+    /// Of the silent peers of a node those that their regions no longer have.
+    ///
+    /// Invariant: none by the word of a leader that others have replaced, and that has not heard of it: its membership
+    /// is older than the one by which the peer came.
+    #[must_use]
+    pub fn gone(
+        &self,
+        silent: Vec<v1::LocalPeer>,
+        config: &PlacementConfig,
+        now_ms: u64,
+    ) -> Vec<v1::LocalPeer> {
+        let is_gone = |local: &v1::LocalPeer| {
+            self.regions.get(&RegionId(local.region_id)).is_some_and(|region| {
+                self.is_fresh(region, config, now_ms)
+                    && !region.region.peers.iter().any(|peer| peer.peer_id == local.peer_id)
+                    && local.conf_ver.is_none_or(|applied| region.epoch().conf_ver > applied)
+            })
+        };
+        silent.into_iter().filter(is_gone).collect()
+    }
+
     /// How long `peer` has not answered the region's leader; `None` when the leader did not say.
     #[must_use]
     pub fn silent_ms(&self, region: &RegionView, peer: PeerId, now_ms: u64) -> Option<u64> {

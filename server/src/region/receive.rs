@@ -159,7 +159,7 @@ impl Peers {
         self.refuse_overlap(&arrival.descriptor).await?;
         let runs = self.get(region).map(|peer| Here {
             peer: peer.id,
-            conf_ver: peer.view().with(|now| conf_ver(&now.descriptor)),
+            conf_ver: peer.conf_ver(),
             quarantined: false,
         });
         let here = match runs {
@@ -281,6 +281,14 @@ fn overlap(other: RegionId) -> v1::Refused {
 async fn gone_by<T>(deadline: Instant, gone: impl Future<Output = T>) -> Result<T, v1::Refused> {
     let hangs = "an earlier peer of the region hangs while it is destroyed";
     tokio::time::timeout_at(deadline, gone).await.map_err(|_| refused(Reason::NotReady, hangs))
+}
+
+impl Peer {
+    /// Version of the newest membership that is applied here.
+    #[must_use]
+    pub fn conf_ver(&self) -> u64 {
+        self.view().with(|now| conf_ver(&now.descriptor))
+    }
 }
 
 fn conf_ver(descriptor: &v1::Region) -> u64 {

@@ -330,12 +330,15 @@ impl Sim {
         let led = self.regions.values().filter(|region| {
             region.leader.is_some_and(|leader| Self::node_of(region, leader) == node)
         });
-        let quarantined =
-            self.regions.values().flat_map(|region| {
-                region.quarantined.iter().filter(|peer| Self::node_of(region, **peer) == node).map(
-                    |peer| v1::LocalPeer { region_id: region.region.region_id, peer_id: *peer },
-                )
-            });
+        let quarantined = self.regions.values().flat_map(|region| {
+            region.quarantined.iter().filter(|peer| Self::node_of(region, **peer) == node).map(
+                |peer| v1::LocalPeer {
+                    region_id: region.region.region_id,
+                    peer_id: *peer,
+                    conf_ver: None,
+                },
+            )
+        });
         v1::HeartbeatRequest {
             cluster_id: CLUSTER.to_vec().into(),
             node_id: node,

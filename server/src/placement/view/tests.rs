@@ -202,6 +202,30 @@ fn split_and_merge_replace_what_they_overlap() {
     assert_eq!(hear(vec![child]), (vec![5], true), "the merged one is over");
 }
 
+/// A leader that was cut off believes in its membership, and the driver in the leader.
+#[test]
+fn silent_peer_is_gone_by_a_newer_membership_only() {
+    let config = PlacementConfig::default();
+    let mut view = three_nodes();
+    view.hear(heartbeat(1, 1, vec![report(5, ("", ""), (7, 1), 3, &[1, 2])]), NOW_MS);
+    for (why, region_id, peer_id, conf_ver, want) in [
+        ("it was there before", 5, 103, Some(6), true),
+        ("it came later", 5, 103, Some(8), false),
+        ("it came with this one", 5, 103, Some(7), false),
+        ("it has no state", 5, 103, Some(0), true),
+        ("it does not run", 5, 103, None, true),
+        ("it is a member", 5, 102, Some(6), false),
+        ("of a region that nobody leads", 6, 103, Some(6), false),
+    ] {
+        let local = v1::LocalPeer { region_id, peer_id, conf_ver };
+        let gone = view.gone(vec![local], &config, NOW_MS);
+        assert_eq!(!gone.is_empty(), want, "{why}");
+    }
+    let late = NOW_MS + 1_000_000;
+    let local = v1::LocalPeer { region_id: 5, peer_id: 103, conf_ver: Some(6) };
+    assert!(view.gone(vec![local], &config, late).is_empty(), "its leader is not heard");
+}
+
 #[test]
 fn complete_is_a_key_space_without_gaps() {
     for (why, ranges, want) in [
@@ -277,7 +301,7 @@ fn info(nodes: &str, peers: &str, later_ms: u64) -> v1::RegionInfo {
 #[test]
 fn quarantine_of_a_peer_whose_id_was_lost_is_of_whichever_the_node_holds() {
     let mut view = three_nodes();
-    let local = |peer: PeerId| v1::LocalPeer { region_id: 2, peer_id: peer.0 };
+    let local = |peer: PeerId| v1::LocalPeer { region_id: 2, peer_id: peer.0, conf_ver: None };
     let heard = v1::HeartbeatRequest {
         quarantined: vec![local(PeerId::UNKNOWN)],
         ..heartbeat(3, 1, Vec::new())
