@@ -160,7 +160,17 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<(anyhow::Result<(
     };
     let (node, writer_thread) = opened?;
     if let Some(identity) = identity::read(node.log.as_ref())? {
-        node.activate(identity, true).await.context("open the regions of this node")?;
+        tokio::select! {
+            activated = node.activate(identity, true) => {
+                activated.context("open the regions of this node")?;
+            }
+            signal = signals.next() => {
+                tracing::info!(signal, "told to stop before the regions were open");
+                let ending = end_within(EXIT_MAX);
+                ending.waits_for("the opening of the regions");
+                return Ok((Ok(()), ending));
+            }
+        }
     }
     let servers = ports.serve(&node, cores)?;
     watch::start(&node);

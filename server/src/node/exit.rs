@@ -8,6 +8,8 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 /// Bound: what a process may take to end once its node has. Its exit joins the threads of RocksDB, and where the
 /// disk hangs, which is a reason for the node to end, one of them may wait for it.
 pub(super) const EXIT_MAX: Duration = Duration::from_secs(10);
+/// What is logged is written by a thread of its own, which nobody waits for at an abort.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A process that is about to end, and is watched.
 pub(super) struct Ending {
@@ -32,6 +34,7 @@ pub(super) fn end_within(most: Duration) -> Ending {
         thread::sleep(most);
         let waits_for = *waits_for.lock();
         tracing::error!(waits_for, "the process has not ended within {most:?}, and is aborted");
+        thread::sleep(LAST_WORDS);
         if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
             tracing::warn!("do without a core dump: {error}");
         }
