@@ -64,7 +64,8 @@ async fn page_for_python_does_what_it_says() {
     run(generate.current_dir(&folder).arg("-I").arg(&contracts).args(files(&contracts)))
         .expect("generate a client from the contract");
     let page = blocks(&here.join("../docs/clients/python.md"), "python");
-    let checks = fs::read_to_string(here.join("tests/edge/foreign/python_page.py")).expect("checks");
+    let checks =
+        fs::read_to_string(here.join("tests/edge/foreign/python_page.py")).expect("checks");
     fs::write(folder.join("page.py"), format!("{page}\n{checks}")).expect("write a program");
     let mut program = Command::new(&python);
     program.current_dir(&folder).arg("page.py").env("no_proxy", "127.0.0.1");
