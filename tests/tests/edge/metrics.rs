@@ -28,6 +28,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const STILL: &[(&str, &str)] = &[
     (r#"flotilla_busy_total{queue="answers"}"#, "queues that this test does not fill"),
     (r#"flotilla_busy_total{queue="cluster"}"#, "as above"),
+    (r#"flotilla_busy_total{queue="checksums"}"#, "as above"),
     (r#"flotilla_busy_total{queue="connections"}"#, "as above"),
     (r#"flotilla_busy_total{queue="forwards"}"#, "as above"),
     (r#"flotilla_busy_total{queue="other"}"#, "for a queue that is not known"),
