@@ -193,7 +193,7 @@ fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::
         .peers
         .quarantined()
         .into_iter()
-        .map(|(region, peer, _)| local(region, peer, None))
+        .map(|(region, peer, _)| local(region, peer, joined.peers.conf_ver_of_quarantined(region)))
         .collect();
     let patience = node.config.raft.election_timeout_max * 2;
     let disk = *node.disk_status.lock();

@@ -44,6 +44,9 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bound: wait for another change of the table. It is as long as a change may take.
 const TURN_TIMEOUT: Duration = PROPOSE_TIMEOUT;
 
+/// Bound: wait for a quorum before an answer to a heartbeat, which is to be in time whether one answers or not.
+const PROOF_MAX: Duration = Duration::from_secs(1);
+
 /// Bound: wait of a caller for a driver that has just begun to hear of all regions; two heartbeats, if they
 /// come as often as they do by default.
 const ALL_HEARD_MAX: Duration = Duration::from_secs(2);
@@ -419,8 +422,11 @@ impl Driver {
             response
         })?;
         // What is destroyed does not come back; a table is committed, and steps are judged by whom they are for.
-        if !response.gone.is_empty() && self.prove_lead().boxed().await.is_err() {
-            response.gone.clear();
+        if !response.gone.is_empty() {
+            let proven = tokio::time::timeout(PROOF_MAX, self.prove_lead().boxed()).await;
+            if !matches!(proven, Ok(Ok(()))) {
+                response.gone.clear();
+            }
         }
         Ok(response)
     }

@@ -294,6 +294,13 @@ impl Peers {
             .collect()
     }
 
+    /// Of a peer that ran before it was set aside; of another nobody looks.
+    #[must_use]
+    pub fn conf_ver_of_quarantined(&self, region: RegionId) -> Option<u64> {
+        let quarantined = self.quarantined.read();
+        Some(quarantined.get(&region)?.remains.as_ref()?.conf_ver())
+    }
+
     /// Takes over the node table: who is in the cluster and who was (nothing that a removed node says is
     /// heard), and what all of them can do.
     pub fn set_nodes(&self, table: &v1::NodeTable) {
