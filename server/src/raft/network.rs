@@ -462,8 +462,12 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         // Ordering: its turn first. What is pinned keeps the disk from freeing space.
         let turn = tokio::select! {
             closed = &mut cancel => return Err(StreamingError::Closed(closed)),
-            turn = network.transport.snapshot_turn(self.node) => {
-                turn.map_err(|error| failed(error.to_string()))?
+            turn = network.transport.snapshot_turn(self.node) => match turn {
+                Ok(turn) => turn,
+                Err(error) => {
+                    network.refusals.attempt(vote.leader_id.term, self.target).not_begun();
+                    return Err(failed(error.to_string()));
+                }
             }
         };
         let under_way = network.transport.metrics().raft.snapshot(Direction::Send);

@@ -85,6 +85,11 @@ impl Attempt {
         self.ended(false, reason, now);
     }
 
+    /// It did not come to it: the receiver could not be asked.
+    pub(super) fn not_begun(self) {
+        self.with(|streak| streak.said = false);
+    }
+
     fn ended(self, said: bool, reason: &str, now: Instant) {
         self.with(|streak| {
             streak.said = said;
@@ -132,6 +137,8 @@ mod tests {
         assert_eq!(said(), Some(false));
         fail(&refusals, 1, now);
         assert_eq!(said(), Some(true));
+        refusals.attempt(3, FOLLOWER).not_begun();
+        assert_eq!(said(), Some(false), "its node may be gone");
     }
 
     #[test]
