@@ -201,6 +201,8 @@ impl Desired {
         spec.config.clear();
         (spec.resources, spec.pod_template) = (None, None);
         (spec.tls, spec.network_policy) = Default::default();
+        (spec.regions.split_size, spec.regions.merge_size) = (None, None);
+        spec.placement.max_node_down = None;
         if drift::amount(&spec.storage.size).is_none_or(|size| size <= 0) {
             // Of no meaning for what is seen.
             "1".clone_into(&mut spec.storage.size);

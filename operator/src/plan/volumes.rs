@@ -118,7 +118,7 @@ impl View<'_> {
             && is_silent
             && volume.decommissioned.is_none()
             && !volume.terminating
-            && self.seen.answers.refused_volume(&volume.name, Deed::MarkVolume, self.now).is_none();
+            && self.may_do(volume, Deed::MarkVolume);
         marks.then(|| Change::MarkVolume {
             name: volume.name.clone(),
             uid: volume.uid.clone(),
