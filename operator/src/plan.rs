@@ -3,7 +3,7 @@
 //! At most one change comes of a look. The first rung of the ladder that has something to do decides. The order
 //! is that of danger, from a disk that must not begin a second cluster down to a number that somebody would like
 //! to be larger. What a rung waits for excludes those below that would take something away meanwhile, and no
-//! others: see [`ladder`].
+//! others: see `ladder.rs`.
 //!
 //! Every step must be right when it is taken for the first time and when it is taken again after a
 //! crash, by another operator, at any line. So nothing is concluded from what was done before, only

@@ -47,8 +47,8 @@ use crate::{Client, DEFAULT_KEYSPACE, Options, ReadMode};
 #[command(
     name = "kvctl",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the write may have \
-                  been applied, or a part of it, 5 the answer is no."
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 it may have been \
+                  done, or a part of it, 5 the answer is no."
 )]
 struct Cli {
     #[command(flatten)]

@@ -302,8 +302,9 @@ async fn lead_that_a_frozen_successor_does_not_take_goes_to_another() {
             detail(&status).is_some_and(|detail| detail.maybe_applied),
             "it may yet take it: {status:?}"
         );
-        let words = format!("on node {third_id} leads region 2 now");
-        assert!(status.message().contains(&words), "{status:?}");
+        for words in [&format!("node {third_id} (peer "), ") leads region 2 now, not node "] {
+            assert!(status.message().contains(words), "{words}: {status:?}");
+        }
         assert!(outage < Duration::from_secs(3), "{outage:?} is an election");
         eventually("the only one that could take it to lead", BOUND, async || {
             let now = cluster.leader(b"moved").await;

@@ -425,7 +425,6 @@ fn leaders_leave_nodes_that_may_not_have_them() {
     );
 }
 
-/// It would refuse all writes without end, although others have room.
 /// Whoever orders it is told, instead of seeing it go again.
 #[test]
 fn lead_that_would_be_taken_away_again_is_known_before_it_is_given() {
@@ -448,6 +447,7 @@ fn lead_that_would_be_taken_away_again_is_known_before_it_is_given() {
     }
 }
 
+/// It would refuse all writes without end, although others have room.
 #[test]
 fn node_whose_disk_is_low_loses_its_leaders_to_nodes_with_room() {
     check(
