@@ -259,6 +259,10 @@ impl Answers {
             Action::Latch { .. } => None,
             Action::Call(call) => {
                 let refusal = of_deed(call.target(), call.deed())?;
+                // What was done since in another way, or is wanted no more, is not told of another day.
+                if !refusal.tries.is_fresh(now) {
+                    return None;
+                }
                 let count = refusal.tries.count;
                 let more = Tries { count: count.saturating_sub(SOON_TRIED), ..refusal.tries };
                 let may_try = count <= SOON_TRIED || more.is_due(REFUSED_WAIT_MAX, now);
@@ -270,6 +274,9 @@ impl Answers {
                     Target::Child(child) => self.children.get(&child)?.refused.as_ref()?,
                     Target::Named(name) => of_deed(name.to_owned(), change.deed())?,
                 };
+                if !refusal.tries.is_fresh(now) {
+                    return None;
+                }
                 let may_try = refusal.tries.is_due(REFUSED_WAIT_MAX, now);
                 Some(Refused { why: &refusal.why, may_try, is_told: true })
             }

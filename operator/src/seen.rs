@@ -96,6 +96,19 @@ pub struct Pod {
     pub node: Node,
 }
 
+/// Reasons of a pod that has no machine yet.
+const WAITS_FOR_A_PLACE: [&str; 3] = ["Unschedulable", "SchedulingGated", "SchedulerError"];
+
+impl Pod {
+    /// It cannot be started as it is, as far as Kubernetes says now; what it did long ago is no evidence, nor
+    /// that there is no machine for it.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        let reason = self.problem.as_ref().map(|(reason, _)| reason.as_str());
+        reason.is_some_and(|reason| !WAITS_FOR_A_PLACE.contains(&reason))
+    }
+}
+
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
@@ -238,6 +251,12 @@ impl Row {
     #[must_use]
     pub fn is_member(&self) -> bool {
         self.state != State::Removed && !self.forced
+    }
+
+    /// Half way in, and nothing could be missed that is on it.
+    #[must_use]
+    pub fn holds_nothing_yet(&self) -> bool {
+        matches!(self.state, State::Joining | State::Learner) && self.peers == 0
     }
 }
 

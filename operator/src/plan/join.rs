@@ -2,7 +2,10 @@
 //! time.
 
 use super::{Action, Call, Kind, Step, View};
-use crate::seen::{Node, State};
+use crate::{
+    clock,
+    seen::{Node, State},
+};
 
 /// Bound: so long, in seconds, nothing else that takes a node away or adds one begins beside a node that is half
 /// way in and does not answer.
@@ -51,12 +54,12 @@ impl View<'_> {
                 (State::Learner, Some(Node::Unjoined { .. } | Node::Removed { .. })) => {}
                 _ => {
                     let operation = self.operation(kind, &name, "WaitForNode");
-                    // It holds nothing yet. One that does not come keeps no other from coming.
-                    let step = if self.lasts(&operation) >= COMES_SECONDS {
-                        Step::HeldUp
-                    } else {
-                        Step::Wait
-                    };
+                    // It holds nothing yet. One that does not come keeps no other from coming. By what its pod says:
+                    // whoever goes on beside it has the note.
+                    let since = self.pod(ordinal).and_then(|pod| pod.not_ready_since.as_deref());
+                    let lasts = since.and_then(|since| clock::seconds_since(since, self.now));
+                    let lasts = lasts.unwrap_or_else(|| self.lasts(&operation));
+                    let step = if lasts >= COMES_SECONDS { Step::HeldUp } else { Step::Wait };
                     let why = format!("waiting for node {}", row.node_id);
                     waits.get_or_insert_with(|| step(operation, why));
                 }

@@ -10,7 +10,7 @@ use crate::{
     clock,
     drift::{self, Difference, Drift},
     names::OBJECT_HASH,
-    seen::{Node, Slot, State},
+    seen::{Node, Slot},
 };
 
 /// Fields of a StatefulSet that nobody can change.
@@ -377,7 +377,7 @@ impl View<'_> {
     /// Every member is heard, every region has all its peers and a leader, no peer is behind, and no disk goes.
     pub(super) fn is_whole(&self) -> bool {
         let members = self.seen.table.iter().flat_map(|table| &table.nodes);
-        let mut members = members.filter(|row| row.is_member() && row.state != State::Joining);
+        let mut members = members.filter(|row| row.is_member() && !row.holds_nothing_yet());
         // An evicted pod takes a claim along that is being deleted.
         self.seen.table.is_some()
             && self.going().next().is_none()
@@ -624,7 +624,7 @@ impl View<'_> {
         let cluster_id = self.desired.cluster_id.clone();
         for pod in self.seen.pods.values() {
             let is_full = pod.last_exit.as_ref().is_some_and(|exit| exit.code == EXIT_DISK_FULL);
-            if is_full && !pod.ready {
+            if is_full && !pod.running {
                 let message = format!(
                     "the server in pod {} ended for want of room on its disk: raise storage.size, and it goes on where \
                      it was",

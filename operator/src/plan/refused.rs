@@ -33,8 +33,9 @@ impl View<'_> {
             self.trouble(reason, message);
         }
         let why = format!("{what}; refused: {why}");
+        // The same words while it waits and while it is tried: others are written into the status.
         Some(if refused.may_try {
-            Step::Act(operation, action, what)
+            Step::Act(operation, action, why)
         } else {
             Step::Wait(operation, why)
         })

@@ -28,14 +28,18 @@ impl View<'_> {
         let table = self.seen.table.as_ref()?;
         let spec = self.desired.spec.replicas;
         let forced = table.nodes.iter().any(|row| row.state == State::Draining && row.forced);
+        // A pod that begins anew may wait for a machine that is away for days.
+        let mut waits = None;
         for (ordinal, pod) in self.seen.pods.range(..spec) {
-            if let Some(step) = self.empty_disk(*ordinal, pod) {
-                return Some(step);
+            match self.empty_disk(*ordinal, pod) {
+                Some(step @ Step::Wait(..)) => waits = waits.or(Some(step)),
+                Some(step) => return Some(step),
+                None => {}
             }
         }
         if forced {
             // One at a time: the drain of this one is waited for.
-            return None;
+            return waits;
         }
         let dead = (0..spec).filter_map(|ordinal| {
             let row = self.member(ordinal)?;
@@ -45,8 +49,14 @@ impl View<'_> {
         // Each for itself: one that cannot be given up yet keeps no other from being replaced.
         let mut dead: Vec<_> = dead.collect();
         let may = dead.iter().position(|(_, row, _)| self.may_not_be_given_up(row).is_none());
-        let (ordinal, row, proof) = (!dead.is_empty()).then(|| dead.remove(may.unwrap_or(0)))?;
-        self.give_up(ordinal, row, &proof)
+        if dead.is_empty() {
+            return waits;
+        }
+        let (ordinal, row, proof) = dead.remove(may.unwrap_or(0));
+        match self.give_up(ordinal, row, &proof) {
+            Some(step @ Step::Act(..)) => Some(step),
+            waits_too => waits.or(waits_too),
+        }
     }
 
     /// Why the disk of a member will not come back; `None` when it may.

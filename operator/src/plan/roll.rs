@@ -90,7 +90,7 @@ impl<'a> View<'a> {
         let since = pod.not_ready_since.as_deref();
         let down = since.and_then(|since| clock::seconds_since(since, self.now)).unwrap_or(0);
         let is_empty = pod.running && matches!(pod.node, Node::Unjoined { .. });
-        let has_failed = pod.restarts > 0 || pod.problem.is_some();
+        let has_failed = pod.has_failed();
         (is_empty || down >= self.patience(ordinal, has_failed)) && self.is_trusted(ordinal, down)
     }
 
@@ -411,14 +411,18 @@ impl<'a> View<'a> {
     }
 
     /// Nobody but this node is, or is about to be, away; for longer than a look.
+    /// Members that hold something.
+    fn missable(&self) -> impl Iterator<Item = &'a Row> {
+        let members = self.seen.table.iter().flat_map(|table| &table.nodes);
+        members.filter(|row| row.is_member() && !row.holds_nothing_yet())
+    }
+
     fn nobody_is_missing(&self, row: &Row) -> Result<(), String> {
         self.others_are_alive(row.node_id)?;
         // Granted evictions: the pods are deleted a moment later.
         let budget = self.seen.children.get(&Child::DisruptionBudget);
         let evicted = budget.map(|budget| &budget["status"]["disruptedPods"]);
-        // A pod that never joined holds nothing that could be missed.
-        let members = self.seen.table.iter().flat_map(|table| &table.nodes);
-        for other in members.filter(|other| other.is_member() && other.node_id != row.node_id) {
+        for other in self.missable().filter(|other| other.node_id != row.node_id) {
             let Some(ordinal) = self.ordinal_of(other) else { continue };
             let name = self.pod_name(ordinal);
             let pod = self.pod(ordinal).ok_or_else(|| format!("pod {name} is missing"))?;
@@ -440,8 +444,7 @@ impl<'a> View<'a> {
     /// Nor is a copy missed.
     fn nothing_is_missing(&self, row: &Row) -> Result<(), String> {
         self.nobody_is_missing(row)?;
-        let members = self.seen.table.iter().flat_map(|table| &table.nodes);
-        for other in members.filter(|other| other.is_member() && other.node_id != row.node_id) {
+        for other in self.missable().filter(|other| other.node_id != row.node_id) {
             let Some(ordinal) = self.ordinal_of(other) else { continue };
             let Some(pod) = self.pod(ordinal) else { continue };
             let name = &pod.name;

@@ -858,7 +858,8 @@ fn pods_are_restarted_one_by_one_and_only_when_nothing_is_missing() {
             waiting(&|seen| {
                 written(seen, &[2]);
                 does_not_run(seen, 2, 30);
-                seen.pods.get_mut(&2).expect("a pod").restarts = 1;
+                let pod = seen.pods.get_mut(&2).expect("a pod");
+                pod.problem = Some(("CrashLoopBackOff".into(), "x".into()));
                 silent(seen, 0);
             }),
             Want::Does("DeletePod", "pod-2"),

@@ -156,6 +156,24 @@ fn untested_template_is_no_help_for_a_pod_that_is_only_slow_while_another_is_mis
             "PodFailing",
         ),
         (
+            "there is no machine for it yet",
+            another_is_missed(&|seen| {
+                does_not_run(seen, 0, 30);
+                the(seen, 0).problem = Some(("Unschedulable".into(), "x".into()));
+            }),
+            Want::Waits("none is restarted"),
+            "NodeDown",
+        ),
+        (
+            "it ended once, long ago",
+            another_is_missed(&|seen| {
+                does_not_run(seen, 0, 30);
+                the(seen, 0).restarts = 1;
+            }),
+            Want::Waits("none is restarted"),
+            "NodeDown",
+        ),
+        (
             "there is none yet",
             another_is_missed(&|seen| {
                 silent(seen, 0);
@@ -253,4 +271,26 @@ fn node_whose_disk_is_full_is_not_given_up() {
     let pod = the(&mut seen, 2);
     (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 28, out_of_memory: false }));
     check(vec![("its server says so as it ends", seen, Want::Nothing, "DiskFull")]);
+}
+
+/// It waits for a machine, say, and holds nothing.
+#[test]
+fn node_that_is_half_way_in_keeps_nobody_from_being_restarted() {
+    for state in [State::Joining, State::Learner] {
+        let four = |level: &str| json!({"replicas": 4, "config": {"log_level": level}});
+        let mut seen = well(4, four("debug"), json!({"replicas": 4}));
+        let wished = desired(&seen.cluster);
+        let now_made = children_of(&wished, 4);
+        for child in [Child::ConfigMap, Child::StatefulSet(3)] {
+            seen.children.insert(child, now_made[&child].clone());
+        }
+        turn_budget(&mut seen, false);
+        does_not_run(&mut seen, 3, 400);
+        the(&mut seen, 3).template_hash = Some(wished.template_hash.clone());
+        let fourth = &mut table(&mut seen).nodes[3];
+        (fourth.state, fourth.peers) = (state, 0);
+        let plan = plan(&seen, &defaults(), now());
+        let words = format!("{:?}", plan.action);
+        assert!(words.starts_with("Some(Change(Apply(StatefulSet(2)"), "{state:?}: {plan:#?}");
+    }
 }
