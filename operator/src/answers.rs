@@ -255,32 +255,22 @@ impl Answers {
     #[must_use]
     pub fn refusal(&self, action: &Action, now: Timestamp) -> Option<Refused<'_>> {
         let of_deed = |target: String, deed| self.deeds.get(&(target, deed));
-        match action {
-            Action::Latch { .. } => None,
-            Action::Call(call) => {
-                let refusal = of_deed(call.target(), call.deed())?;
-                // What was done since in another way, or is wanted no more, is not told of another day.
-                if !refusal.tries.is_fresh(now) {
-                    return None;
-                }
-                let count = refusal.tries.count;
-                let more = Tries { count: count.saturating_sub(SOON_TRIED), ..refusal.tries };
-                let may_try = count <= SOON_TRIED || more.is_due(REFUSED_WAIT_MAX, now);
-                let is_told = count > 2 * SOON_TRIED;
-                Some(Refused { why: &refusal.why, may_try, is_told })
-            }
-            Action::Change(change) => {
-                let refusal = match change.target() {
-                    Target::Child(child) => self.children.get(&child)?.refused.as_ref()?,
-                    Target::Named(name) => of_deed(name.to_owned(), change.deed())?,
-                };
-                if !refusal.tries.is_fresh(now) {
-                    return None;
-                }
-                let may_try = refusal.tries.is_due(REFUSED_WAIT_MAX, now);
-                Some(Refused { why: &refusal.why, may_try, is_told: true })
-            }
+        let (refusal, soon) = match action {
+            Action::Latch { .. } => return None,
+            Action::Call(call) => (of_deed(call.target(), call.deed())?, SOON_TRIED),
+            Action::Change(change) => match change.target() {
+                Target::Child(child) => (self.children.get(&child)?.refused.as_ref()?, 0),
+                Target::Named(name) => (of_deed(name.to_owned(), change.deed())?, 0),
+            },
+        };
+        // What was done since in another way, or is wanted no more, is not told of another day.
+        if !refusal.tries.is_fresh(now) {
+            return None;
         }
+        let count = refusal.tries.count;
+        let more = Tries { count: count.saturating_sub(soon), ..refusal.tries };
+        let may_try = count <= soon || more.is_due(REFUSED_WAIT_MAX, now);
+        Some(Refused { why: &refusal.why, may_try, is_told: count > 2 * soon })
     }
 
     /// Why a volume claim could not be changed, a moment ago or longer, and whether it may be tried again.
