@@ -424,6 +424,14 @@ async fn until(fake: &Fake, why: &str, mut holds: impl FnMut(&Seen, &KvClusterSt
     panic!("{why}: never; {:#?}\n{}", seen.cluster.status, fake.journal());
 }
 
+async fn until_one_drains(fake: &Fake) {
+    until(fake, "a drain", |seen, _| {
+        let table = seen.table.as_ref();
+        table.is_some_and(|table| table.nodes.iter().any(|row| row.state == State::Draining))
+    })
+    .await;
+}
+
 fn degraded(status: &KvClusterStatus) -> Option<&str> {
     let condition = status.conditions.iter().find(|condition| condition.kind == "Degraded")?;
     (condition.status == "True").then_some(condition.reason.as_str())
@@ -620,11 +628,7 @@ async fn cancelled_scale_in_keeps_the_node() {
     settle(&fake, "create").await;
     fake.hold_placement();
     replicas(&fake, 4);
-    until(&fake, "a drain", |seen, _| {
-        let table = seen.table.as_ref();
-        table.is_some_and(|table| table.nodes.iter().any(|row| row.state == State::Draining))
-    })
-    .await;
+    until_one_drains(&fake).await;
     replicas(&fake, 5);
     settle(&fake, "cancelled").await;
     let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
@@ -707,11 +711,7 @@ async fn volumes_grow_while_a_drain_waits_for_room() {
     settle(&fake, "create").await;
     fake.hold_placement();
     replicas(&fake, 4);
-    until(&fake, "a drain", |seen, _| {
-        let table = seen.table.as_ref();
-        table.is_some_and(|table| table.nodes.iter().any(|row| row.state == State::Draining))
-    })
-    .await;
+    until_one_drains(&fake).await;
     fake.edit(|spec| spec["storage"]["size"] = json!("2Gi"));
     until(&fake, "grown", |seen, status| {
         let drains = status.operation.as_ref().is_some_and(|operation| operation.step == "Drain");
