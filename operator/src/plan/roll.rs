@@ -410,13 +410,13 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Nobody but this node is, or is about to be, away; for longer than a look.
     /// Members that hold something.
     fn missable(&self) -> impl Iterator<Item = &'a Row> {
         let members = self.seen.table.iter().flat_map(|table| &table.nodes);
         members.filter(|row| row.is_member() && !row.holds_nothing_yet())
     }
 
+    /// Nobody but this node is, or is about to be, away; for longer than a look.
     fn nobody_is_missing(&self, row: &Row) -> Result<(), String> {
         self.others_are_alive(row.node_id)?;
         // Granted evictions: the pods are deleted a moment later.
