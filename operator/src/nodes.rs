@@ -147,7 +147,8 @@ fn peer(status: v1::PeerStatus) -> Peer {
         last_index: status.last_index,
         committed_index: status.committed_index,
         behind: false,
-        quarantined: status.role == "quarantined",
+        // What such a peer has is not what the others have: it takes nothing from its leader.
+        quarantined: matches!(&*status.role, "quarantined" | "contradicted"),
     }
 }
 

@@ -348,6 +348,14 @@ fn check_replicas(info: &v1::RegionInfo, nodes: &v1::ListNodesResponse) -> Vec<F
             format!("{} has ended or lost what it promised, and is to be replaced", place(*peer));
         report(Severity::Degraded, message);
     }
+    for peer in &info.contradicted_peers {
+        let message = format!(
+            "{} has applied a committed write that its leader lacks: a majority has lost it. That node still has it: do \
+             not remove it, read it there (`export --stale`)",
+            place(*peer)
+        );
+        report(Severity::Inconsistent, message);
+    }
     for refused in &info.refused_peers {
         let place = place(refused.peer_id);
         let message = format!("{place}: the node does not take it: {}", refused.reason);
@@ -543,7 +551,7 @@ mod tests {
     fn replicas_must_be_as_many_as_asked_for_and_on_different_nodes() {
         type Change = fn(&mut v1::RegionInfo, &mut v1::ListNodesResponse);
         let peers = |info: &mut v1::RegionInfo| info.region.as_mut().expect("set").peers.len();
-        let changes: [(&str, Change, Option<Severity>); 16] = [
+        let changes: [(&str, Change, Option<Severity>); 17] = [
             ("healthy", |_, _| {}, None),
             (
                 "fewer nodes than replicas",
@@ -640,6 +648,11 @@ mod tests {
                 Some(Severity::Degraded),
             ),
             ("a lost peer", |info, _| info.lost_peers = vec![22], Some(Severity::Degraded)),
+            (
+                "a peer that has what its leader lacks",
+                |info, _| info.contradicted_peers = vec![22],
+                Some(Severity::Inconsistent),
+            ),
         ];
         for (why, change, want) in changes {
             let (mut info, mut nodes) = (region(2, "", ""), nodes(3));

@@ -274,15 +274,22 @@ fn nodes_of(heard: &BTreeMap<u64, Knowledge>) -> v1::ListNodesResponse {
 
 /// Each region once, in the order of their keys.
 fn regions_of(heard: BTreeMap<u64, Knowledge>) -> Vec<v1::RegionInfo> {
+    let mut contradicted: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
     let mut best: BTreeMap<u64, v1::RegionInfo> = BTreeMap::new();
     for info in heard.into_values().flat_map(|known| known.regions) {
         let Some(region) = &info.region else { continue };
+        // That one it says of itself, and of others nobody can.
+        contradicted.entry(region.region_id).or_default().extend(&info.contradicted_peers);
         match best.get(&region.region_id) {
             Some(known) if weight(known) >= weight(&info) => {}
             _ => {
                 best.insert(region.region_id, info);
             }
         }
+    }
+    for (region, info) in &mut best {
+        let all = contradicted.remove(region).unwrap_or_default();
+        info.contradicted_peers = all.into_iter().collect();
     }
     let mut regions: Vec<_> = best.into_values().collect();
     let start_key = |info: &v1::RegionInfo| info.region.clone().unwrap_or_default().start_key;
@@ -334,6 +341,20 @@ mod tests {
                 assert_eq!(regions_of(heard.collect()), std::slice::from_ref(&more), "{why}");
             }
         }
+    }
+
+    #[test]
+    fn peer_that_is_contradicted_is_named_whoever_is_believed() {
+        let mut own = info(1, 8, v1::RegionHealth::NoLeader, false);
+        own.contradicted_peers = vec![23];
+        let leads = info(1, 9, v1::RegionHealth::UnderReplicated, true);
+        let heard = (1..).zip([own, leads]).map(|(node, info)| {
+            let nodes = v1::ListNodesResponse::default();
+            (node, Knowledge { nodes, regions: vec![info] })
+        });
+        let told = regions_of(heard.collect());
+        let told: Vec<_> = told.iter().map(|info| (info.term, &info.contradicted_peers)).collect();
+        assert_eq!(told, [(9, &vec![23])]);
     }
 
     #[test]

@@ -49,6 +49,7 @@ struct RegionRecord {
     down_peers: Vec<u64>,
     pending_peers: Vec<u64>,
     lost_peers: Vec<u64>,
+    contradicted_peers: Vec<u64>,
     refused_peers: Vec<RefusedRecord>,
     low_node_ids: Vec<u64>,
     approximate_bytes: u64,
@@ -133,6 +134,7 @@ impl RegionRecord {
             down_peers: info.down_peers,
             pending_peers: info.pending_peers,
             lost_peers: info.lost_peers,
+            contradicted_peers: info.contradicted_peers,
             refused_peers: info.refused_peers.into_iter().map(RefusedRecord::from).collect(),
             low_node_ids: info.low_node_ids,
             approximate_bytes: info.approximate_bytes,
@@ -198,6 +200,9 @@ impl RegionRecord {
         }
         if !self.lost_peers.is_empty() {
             text += &format!(", lost: {}", nodes(&self.lost_peers));
+        }
+        if !self.contradicted_peers.is_empty() {
+            text += &format!(", contradicted: {}", nodes(&self.contradicted_peers));
         }
         if !self.pending_peers.is_empty() {
             text += &format!(", behind: {}", nodes(&self.pending_peers));

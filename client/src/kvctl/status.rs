@@ -145,7 +145,7 @@ fn peers_table(statuses: &[NodeStatus]) -> Table {
         for peer in &status.peers {
             let tone = match peer.role.as_str() {
                 "leader" => Tone::Good,
-                "candidate" | "quarantined" => Tone::Warning,
+                "candidate" | "contradicted" | "quarantined" => Tone::Warning,
                 _ => Tone::Plain,
             };
             table.row(vec![

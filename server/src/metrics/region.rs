@@ -13,6 +13,8 @@ label! {
         Learner = "learner",
         /// It ended, or its log lost its end: it neither votes nor acknowledges, and waits to be replaced.
         Quarantined = "quarantined",
+        /// It takes nothing from its leader, which has another entry in the place of one that was applied here.
+        Contradicted = "contradicted",
     }
 }
 

@@ -209,6 +209,12 @@ fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::
         data_bytes: node.data_bytes(),
         regions: part.regions,
         quarantined: quarantined.clone(),
+        contradicted: joined
+            .peers
+            .contradicted()
+            .into_iter()
+            .map(|(region, peer, _)| local(region, peer, None))
+            .collect(),
         // One in quarantine hears nobody, and stays until it is removed or replaced.
         silent: peers
             .iter()

@@ -109,6 +109,7 @@ pub(super) fn regions(
             health: health(known, wanted).into(),
             voters_wanted: u32::try_from(wanted).unwrap_or(u32::MAX),
             low_node_ids: low.into_iter().map(|node| node.0).collect(),
+            contradicted_peers: peer.contradiction().map(|_| peer.id.0).into_iter().collect(),
             region: Some((*region).clone()),
             ..v1::RegionInfo::default()
         }

@@ -7,7 +7,7 @@ use openraft::ServerState;
 
 use crate::{
     api::Check,
-    ids::NodeId,
+    ids::{NodeId, PeerId, RegionId},
     metrics::{Instance, PeerRole},
     raft::transport::Lane,
     region::Peer,
@@ -19,7 +19,7 @@ use super::{Joined, Node};
 /// Entries a peer may lag its leader by and still count as caught up.
 const LAG_MAX: u64 = 1000;
 
-/// Bound: peers in quarantine that are named; of more, the number.
+/// Bound: peers of one fault that are named; of more, the number.
 const NAMED_MAX: usize = 8;
 
 /// After a start, regions whose leaders are not heard by then are not waited for any more, or, where an election
@@ -97,18 +97,8 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
         "caught-up",
         if behind == 0 { Ok("yes".to_owned()) } else { Err(format!("{behind} peers are behind")) },
     ));
-    let quarantined = joined.peers.quarantined();
-    if !quarantined.is_empty() {
-        let mut named: Vec<String> = quarantined
-            .iter()
-            .take(NAMED_MAX)
-            .map(|(region, peer, reason)| format!("peer {peer} of region {region}: {reason}"))
-            .collect();
-        if quarantined.len() > NAMED_MAX {
-            named.push(format!("and {} more", quarantined.len() - NAMED_MAX));
-        }
-        checks.push(Check::told("quarantine", Err(named.join("; "))));
-    }
+    checks.extend(named("quarantine", &joined.peers.quarantined()));
+    checks.extend(named("contradicted", &joined.peers.contradicted()));
     // Where a region leads it may be followed by votes and heartbeats alone.
     let cut = joined.peers.environment().transport.cut();
     if !cut.is_empty() {
@@ -133,6 +123,18 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
         ));
     }
     checks
+}
+
+/// Peers with a fault, each with what it is.
+fn named(fault: &'static str, peers: &[(RegionId, PeerId, String)]) -> Option<Check> {
+    let told = peers.iter().take(NAMED_MAX);
+    let mut told: Vec<String> = told
+        .map(|(region, peer, reason)| format!("peer {peer} of region {region}: {reason}"))
+        .collect();
+    if let more @ 1.. = peers.len().saturating_sub(NAMED_MAX) {
+        told.push(format!("and {more} more"));
+    }
+    (!told.is_empty()).then(|| Check::told(fault, Err(told.join("; "))))
 }
 
 /// The peers of this node, as far as they matter to clients.
@@ -282,6 +284,7 @@ pub(super) fn measure(node: &Node) {
         (PeerRole::Candidate, seen.campaigns),
         (PeerRole::Learner, seen.learns),
         (PeerRole::Quarantined, joined.peers.quarantined().len()),
+        (PeerRole::Contradicted, seen.contradicted),
     ] {
         regions.regions.get(role).set(gauge(count));
     }
@@ -308,6 +311,7 @@ struct Seen {
     follows: usize,
     campaigns: usize,
     learns: usize,
+    contradicted: usize,
     unheard: usize,
     /// Leaders that no quorum answers, and regions without a leader of whose voters most are missed.
     without_quorum: usize,
@@ -332,6 +336,7 @@ impl Seen {
         let role = match state {
             ServerState::Leader if is_heard => &mut self.leads,
             ServerState::Leader => &mut self.leads_alone,
+            _ if peer.contradiction().is_some() => &mut self.contradicted,
             ServerState::Follower => &mut self.follows,
             ServerState::Candidate => &mut self.campaigns,
             ServerState::Learner | ServerState::Shutdown => &mut self.learns,
@@ -349,6 +354,18 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn peers_with_a_fault_are_named_and_of_many_the_number() {
+        let peers = |count: u64| -> Vec<_> {
+            (1..=count).map(|id| (RegionId(id), PeerId(70 + id), "lost".to_owned())).collect()
+        };
+        let told = |count| named("contradicted", &peers(count)).map(|check| check.line());
+        assert_eq!(told(0), None);
+        let two = "[!] contradicted: peer 71 of region 1: lost; peer 72 of region 2: lost\n";
+        assert_eq!(told(2).as_deref(), Some(two));
+        assert!(told(20).is_some_and(|told| told.ends_with("; and 12 more\n")));
+    }
 
     #[test]
     fn node_is_ready_that_serves_or_forwards_whatever_single_regions_are_like() {

@@ -26,6 +26,7 @@ pub(super) struct Fixture {
     evicted: BTreeSet<u64>,
     levels_of_disks: BTreeMap<u64, v1::DiskLevel>,
     quarantined: BTreeMap<u64, Vec<v1::LocalPeer>>,
+    contradicted: BTreeMap<u64, Vec<v1::LocalPeer>>,
     /// What programs say that they can do, where that is not the first level.
     levels: BTreeMap<u64, u32>,
     /// With the node that leads.
@@ -66,6 +67,7 @@ impl Fixture {
             evicted: BTreeSet::new(),
             levels_of_disks: BTreeMap::new(),
             quarantined: BTreeMap::new(),
+            contradicted: BTreeMap::new(),
             levels: BTreeMap::new(),
             reports: Vec::new(),
         };
@@ -110,7 +112,7 @@ impl Fixture {
 
     /// Adds a region, from id 2 on; the key space is cut evenly among them. Words for peers, by the
     /// node they are on: `1*` leader, `1` voter, `1l` learner, then any of `-` lags, `0` has no
-    /// data, `s` silent for a while, `S` silent for long, `q` quarantined, `r` found reverted by
+    /// data, `s` silent for a while, `S` silent for long, `q` quarantined, `c` contradicted by its leader for long, `r` found reverted by
     /// the leader, `x` its node does not take the region's state, for a minute now, `y` for a few seconds. `1?`: no peer, but a log of one on the node, nobody knows of which. A last word
     /// `joint`.
     pub(super) fn region(mut self, peers: &str) -> Self {
@@ -165,6 +167,11 @@ impl Fixture {
                         self.quarantined.entry(node).or_default().push(local);
                         progress.silent_ms = 30_000;
                     }
+                    'c' => {
+                        let local = v1::LocalPeer { region_id: id, peer_id: peer, conf_ver: None };
+                        self.contradicted.entry(node).or_default().push(local);
+                        progress.silent_ms = 3_000_000;
+                    }
                     other => panic!("no flag {other}"),
                 }
             }
@@ -213,6 +220,7 @@ impl Fixture {
                 .map(|(_, report)| report.clone())
                 .collect(),
             quarantined: self.quarantined.get(&id).cloned().unwrap_or_default(),
+            contradicted: self.contradicted.get(&id).cloned().unwrap_or_default(),
             disk_level: self.disk_level(id).into(),
             feature_level: self.levels.get(&id).copied().unwrap_or(1),
             ..Default::default()

@@ -58,6 +58,8 @@ pub struct Member {
     /// A learner whose node has not taken the region's state for so long that it is not waited for where
     /// another can be had.
     pub refused: bool,
+    /// Its leader lacks what it has: it goes with its node alone, whatever else a region is to have.
+    pub contradicted: bool,
 }
 
 /// The peers of one region, in the order of their ids.
@@ -158,6 +160,7 @@ fn judge(
     let leader = region.leader.is_some_and(|leader| leader.peer == id);
     let silent_ms = if leader { Some(0) } else { view.silent_ms(region, id, now_ms) };
     let lost = view.is_lost(region, node_id, id);
+    let contradicted = !leader && view.is_contradicted(node_id, region.id(), id);
 
     let in_service = match node {
         Some(node) if !lost && !node.record.forced => match node.state() {
@@ -170,7 +173,9 @@ fn judge(
         _ => None,
     };
     let down = node.is_some_and(|node| node.liveness == v1::Liveness::Down)
-        || silent_ms.is_some_and(|silent| silent >= millis(config.node_down_after));
+        // One that refuses its leader is silent to it, and there. What it alone has would go with it: that a majority
+        // has lost it is for people to look at.
+        || (!contradicted && silent_ms.is_some_and(|silent| silent >= millis(config.node_down_after)));
     let standing = match in_service {
         // A leader that reports is not gone, whatever is said of its node: it hands over first.
         None | Some(false) if leader => Standing::Leaving,
@@ -182,8 +187,9 @@ fn judge(
 
     // What was given up by force and answers all the same still has its vote.
     let answers = silent_ms.is_some_and(|silent| silent <= millis(config.peer_silent_after));
-    let trusted =
-        !lost && node.is_some_and(|node| node.is_alive() && node.state() != v1::NodeState::Removed);
+    let trusted = !lost
+        && !contradicted
+        && node.is_some_and(|node| node.is_alive() && node.state() != v1::NodeState::Removed);
     let live = answers && trusted;
     let matched_index = if leader {
         region.last_index
@@ -203,6 +209,7 @@ fn judge(
         live,
         caught_up: live && matched_index > 0 && near,
         matched_index,
+        contradicted,
         refused: refusal.is_some_and(|(lasts_ms, _)| lasts_ms >= millis(config.refusal_patience)),
     }
 }

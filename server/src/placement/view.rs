@@ -250,6 +250,7 @@ struct NodeHeard {
     disk_used_bytes: u64,
     data_bytes: u64,
     quarantined: BTreeSet<(RegionId, PeerId)>,
+    contradicted: BTreeSet<(RegionId, PeerId)>,
     /// Of its last heartbeat.
     sequence: u64,
     /// Regions it reported and did not say it leads no more.
@@ -439,6 +440,7 @@ impl ClusterView {
             disk_used_bytes: request.disk_used_bytes,
             data_bytes: request.data_bytes,
             quarantined: request.quarantined.iter().map(pair).collect(),
+            contradicted: request.contradicted.iter().map(pair).collect(),
             sequence: request.sequence,
             led,
         };
@@ -653,6 +655,12 @@ impl ClusterView {
         })
     }
 
+    /// Whether the node that holds `peer` said that its leader lacks what was committed and applied there.
+    #[must_use]
+    pub fn is_contradicted(&self, node: NodeId, region: RegionId, peer: PeerId) -> bool {
+        self.heard.get(&node).is_some_and(|heard| heard.contradicted.contains(&(region, peer)))
+    }
+
     /// Where a log of a region lies of which the disk has lost whose it is. No peer of the region can be made
     /// there: nobody can say that what it promised is over, so no tombstone covers it.
     #[must_use]
@@ -780,10 +788,19 @@ impl ClusterView {
     /// The peers of a region that cannot be trusted.
     #[must_use]
     pub fn lost_peers(&self, region: &RegionView) -> Vec<u64> {
-        let lost =
-            |peer: &&v1::Peer| self.is_lost(region, NodeId(peer.node_id), PeerId(peer.peer_id));
-        region.region.peers.iter().filter(lost).map(|peer| peer.peer_id).collect()
+        peers_where(region, |node, peer| self.is_lost(region, node, peer))
     }
+
+    /// The peers of a region whose leader lacks what they have.
+    #[must_use]
+    pub fn contradicted_peers(&self, region: &RegionView) -> Vec<u64> {
+        peers_where(region, |node, peer| self.is_contradicted(node, region.id(), peer))
+    }
+}
+
+fn peers_where(region: &RegionView, is_so: impl Fn(NodeId, PeerId) -> bool) -> Vec<u64> {
+    let is_so = |peer: &&v1::Peer| is_so(NodeId(peer.node_id), PeerId(peer.peer_id));
+    region.region.peers.iter().filter(is_so).map(|peer| peer.peer_id).collect()
 }
 
 /// A node's row of `table`.

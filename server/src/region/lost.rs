@@ -445,6 +445,11 @@ mod tests {
             assert_eq!(answer, Err(Reason::Failed));
         }
         assert!(!peer.is_in_touch() && peer.runs());
+        let [(region, id, reason)] = &peers.contradicted()[..] else { panic!("not named") };
+        assert_eq!((*region, *id), (REGION, PEER));
+        assert!(reason.contains("the leader of term 6"), "{reason}");
+        let told = peer.status();
+        assert_eq!((&*told.role, &told.reason), ("contradicted", reason));
         let lost = &fixture.env.metrics.regions.peers_lost_total;
         assert_eq!(lost.get(PeerLoss::Contradicted).get(), 1, "told once");
 
@@ -454,5 +459,6 @@ mod tests {
         };
         deliver(&peers, REGION, PEER.0, rightful).await.expect("taken");
         assert!(peer.is_in_touch(), "a later leader has it");
+        assert!(peers.contradicted().is_empty() && peer.status().role == "follower");
     }
 }

@@ -203,8 +203,10 @@ impl Peer {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
         let rates = self.rates.per_second();
+        let contradiction = self.contradiction();
         let role = match metrics.state {
             _ if !runs => "stopped",
+            _ if contradiction.is_some() => "contradicted",
             ServerState::Leader => "leader",
             ServerState::Follower => "follower",
             ServerState::Candidate => "candidate",
@@ -222,7 +224,7 @@ impl Peer {
             applied_index: index(metrics.last_applied),
             snapshot_index: index(metrics.snapshot),
             purged_index: index(metrics.purged),
-            reason: String::new(),
+            reason: contradiction.unwrap_or_default(),
             reads_per_second: rates.reads,
             writes_per_second: rates.writes,
         }

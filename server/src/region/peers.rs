@@ -294,6 +294,13 @@ impl Peers {
             .collect()
     }
 
+    /// Peers that take nothing from their leaders, with the reason: those lack what was applied here.
+    #[must_use]
+    pub fn contradicted(&self) -> Vec<(RegionId, PeerId, String)> {
+        let of = |peer: &Arc<Peer>| Some((peer.region, peer.id, peer.contradiction()?));
+        self.map.read().by_id.values().filter_map(of).collect()
+    }
+
     /// Of a peer that ran before it was set aside; of another nobody looks.
     #[must_use]
     pub fn conf_ver_of_quarantined(&self, region: RegionId) -> Option<u64> {

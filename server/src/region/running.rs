@@ -7,7 +7,7 @@
 
 use std::{
     ops::Deref,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
     task::Poll,
 };
 
@@ -19,6 +19,7 @@ use openraft::{
     errors::Fatal,
     metrics::{RaftMetrics, RaftServerMetrics},
 };
+use parking_lot::Mutex;
 
 use super::Peer;
 use crate::{
@@ -33,10 +34,15 @@ pub(super) struct Running {
     server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     /// It was told to stop.
     stopped: AtomicBool,
-    /// Term of a leader that has another entry where one was applied here; 0 if there is none.
-    contradicted: AtomicU64,
+    /// A leader that has another entry where one was applied here.
+    contradicted: Mutex<Option<Contradiction>>,
     /// Openraft has ended, and could perhaps not say so.
     ended: AtomicBool,
+}
+
+struct Contradiction {
+    term: u64,
+    reason: String,
 }
 
 impl Running {
@@ -45,7 +51,7 @@ impl Running {
             all: raft.metrics(),
             server: raft.server_metrics(),
             stopped: false.into(),
-            contradicted: 0.into(),
+            contradicted: Mutex::default(),
             ended: false.into(),
         }
     }
@@ -66,19 +72,18 @@ impl Running {
     }
 
     /// The leader of `term` contradicts what was applied here. Answers whether it is new.
-    pub(super) fn note_contradiction(&self, term: u64) -> bool {
-        self.contradicted.swap(term, Ordering::AcqRel) == 0
+    pub(super) fn note_contradiction(&self, term: u64, reason: &str) -> bool {
+        let now = Contradiction { term, reason: reason.to_owned() };
+        self.contradicted.lock().replace(now).is_none()
     }
 
     /// What the leader of `term` sent was taken: if it is a later one, the one before is past.
     pub(super) fn end_contradiction(&self, term: u64) {
-        let past = |of: u64| (of != 0 && of < term).then_some(0);
-        // Nothing is done where there is none, or a later one.
-        let _ = self.contradicted.fetch_update(Ordering::AcqRel, Ordering::Acquire, past);
+        self.contradicted.lock().take_if(|of| of.term < term);
     }
 
     pub(super) fn is_contradicted(&self) -> bool {
-        self.contradicted.load(Ordering::Acquire) != 0
+        self.contradicted.lock().is_some()
     }
 
     /// Openraft has ended.
@@ -169,6 +174,13 @@ impl Peer {
     #[must_use]
     pub fn term(&self) -> u64 {
         self.running.told().map_or(0, |told| told.vote.leader_id.term)
+    }
+
+    /// Why it takes nothing from its leader, and will not: that one lacks what was committed and applied here.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<String> {
+        let contradicted = self.running.contradicted.lock().as_ref().map(|of| of.reason.clone());
+        contradicted.filter(|_| self.runs() && !self.is_leader())
     }
 
     /// Whether this peer believes that it leads.

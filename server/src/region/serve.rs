@@ -161,7 +161,7 @@ impl Peer {
              was applied here: a committed entry was lost elsewhere",
             applied.index, *applied.leader_id
         );
-        if self.running.note_contradiction(term) {
+        if self.running.note_contradiction(term, &message) {
             self.env.metrics.regions.peers_lost_total.get(PeerLoss::Contradicted).inc();
             tracing::error!(region = %self.region, peer = %self.id, node = %self.env.node, message);
         }

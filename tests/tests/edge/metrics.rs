@@ -64,6 +64,7 @@ const STILL: &[(&str, &str)] = &[
     ("flotilla_regions_unheard", "a moment"),
     ("flotilla_regions_without_quorum", "nobody could go on"),
     (r#"flotilla_regions{state="candidate"}"#, "a moment"),
+    (r#"flotilla_regions{state="contradicted"}"#, "nothing is damaged"),
     (r#"flotilla_regions{state="learner"}"#, "a moment"),
     (r#"flotilla_regions{state="quarantined"}"#, "nothing is damaged"),
     ("flotilla_storage_background_errors_total", "nothing fails"),

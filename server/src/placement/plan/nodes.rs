@@ -217,13 +217,13 @@ impl Nodes {
     }
 
     /// The most superfluous of a region's voters: in the most shared failure domains, on the
-    /// fullest node. Never the leader.
+    /// fullest node. Never the leader, nor one that has what it lacks.
     pub(super) fn worst_of<'a>(
         &self,
         voters: impl Iterator<Item = &'a Member>,
         members: &Members,
     ) -> Option<&'a Member> {
-        voters.filter(|member| !member.leader).max_by_key(|member| {
+        voters.filter(|member| !member.leader && !member.contradicted).max_by_key(|member| {
             let node = self.get(member.node);
             let crowding = node.map(|node| self.crowding(node, members));
             (!member.live, crowding, node.map(|node| node.peers), member.peer)

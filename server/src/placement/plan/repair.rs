@@ -157,6 +157,9 @@ pub(super) fn spread(members: &Members, replicas: usize, nodes: &Nodes) -> Optio
     if staying(members) != replicas || kept(members) != replicas {
         return None;
     }
+    if members.iter().any(|member| member.contradicted) {
+        return None;
+    }
     if let Some((learner, old)) = spreading(members, nodes) {
         if !is_coming(learner, nodes) {
             return move_apart(members, nodes);

@@ -97,6 +97,7 @@ impl ClusterView {
             lost_peers: self.lost_peers(region),
             refused_peers: self.refused_peers(region, now_ms),
             low_node_ids: low_nodes(region, nodes),
+            contradicted_peers: self.contradicted_peers(region),
         }
     }
 

@@ -5,6 +5,7 @@ use super::*;
 use crate::placement::{
     fixture::{Fixture, NOW_MS, record, table},
     peers::{Member, Standing},
+    plan::plan,
 };
 
 fn report(
@@ -470,6 +471,23 @@ fn peers_that_lost_what_they_promised_are_named_and_not_counted() {
     let judged: Vec<_> = members.iter().map(of).collect();
     let want = [(201, true, false), (202, false, true), (203, false, true), (204, true, false)];
     assert_eq!(judged, want);
+}
+
+/// What it alone has would go with it.
+#[test]
+fn peer_that_its_leader_contradicts_is_named_not_counted_and_not_replaced() {
+    let fixture = Fixture::new(3, "1:up@a 2:up@b 3:up@a 4:up@c").region("1* 2 3c");
+    let view = fixture.view();
+    let config = PlacementConfig::default();
+    let region = &view.regions()[&RegionId(2)];
+    let nodes = view.nodes(&config, NOW_MS);
+    let info = view.region_info(region, &nodes, &config, NOW_MS);
+    assert_eq!((info.contradicted_peers, info.lost_peers), (vec![203], vec![]));
+    let members = Members::of(&view, region, &nodes, &config, NOW_MS);
+    let of = |member: &Member| (member.peer.0, member.live, member.standing);
+    assert_eq!(members.iter().map(of).last(), Some((203, false, Standing::Stays)));
+    let steps = plan(&view, &config, NOW_MS, &mut || Some(PeerId(999)));
+    assert!(steps.is_empty(), "{steps:?}");
 }
 
 #[test]
