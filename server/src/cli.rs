@@ -1,4 +1,4 @@
-//! What the command line asks for, and the exit code: 0 done, 1 failed, 28 no room on the disk, 64 wrong usage. A
+//! What the command line asks for, and the exit code: 0 done, 1 failed, 28 no room on the disk, 64 wrong usage, 74 a damaged disk. A
 //! process that panics, or does not end within ten seconds after its node has, aborts (`panics.rs`, `node/exit.rs`).
 
 mod demo;
@@ -23,6 +23,8 @@ const USAGE: u8 = 64;
 /// The node ended for want of room on its disk: a larger one mends it, and nothing else is wrong with it. (`ENOSPC`.)
 /// The operator reads it.
 const DISK_FULL: u8 = 28;
+/// The node met damage on its disk: another start meets it again. (`EX_IOERR` of sysexits.)
+const DISK_DAMAGED: u8 = 74;
 
 /// Runs this process.
 #[must_use]
@@ -75,8 +77,16 @@ fn serve(args: &SettingArgs) -> ExitCode {
         Err(error) => {
             let why = format!("{error:#}");
             tracing::error!("node failed: {why}");
-            if tells_of_a_full_disk(&why) { ExitCode::from(DISK_FULL) } else { ExitCode::FAILURE }
+            exit_code(&why)
         }
+    }
+}
+
+fn exit_code(why: &str) -> ExitCode {
+    match why {
+        why if tells_of_a_full_disk(why) => ExitCode::from(DISK_FULL),
+        why if node::tells_of_damage(why) => ExitCode::from(DISK_DAMAGED),
+        _ => ExitCode::FAILURE,
     }
 }
 
@@ -150,17 +160,20 @@ mod tests {
     use crate::storage::engine;
 
     #[test]
-    fn want_of_room_has_an_exit_code_of_its_own_whoever_tells_of_it() {
+    fn what_is_wrong_with_a_disk_has_an_exit_code_whoever_tells_of_it() {
         let of_kind = |kind: io::ErrorKind| anyhow::Error::new(io::Error::from(kind));
+        let (full, damaged) = (ExitCode::from(DISK_FULL), ExitCode::from(DISK_DAMAGED));
+        let corrupt = engine::Error::Corrupt { message: "a block in /data/000007.sst".to_owned() };
         for (error, want) in [
-            (anyhow::Error::new(engine::Error::Full { message: "write".to_owned() }), true),
-            (anyhow::Error::new(io::Error::from_raw_os_error(28)).context("sync the log"), true),
-            (of_kind(io::ErrorKind::QuotaExceeded), true),
-            (anyhow::anyhow!("the log: IO error: No space left on device: x.log"), true),
-            (anyhow::Error::new(engine::Error::Corrupt { message: "a block".to_owned() }), false),
-            (of_kind(io::ErrorKind::PermissionDenied), false),
+            (anyhow::Error::new(engine::Error::Full { message: "write".to_owned() }), full),
+            (anyhow::Error::new(io::Error::from_raw_os_error(28)).context("sync the log"), full),
+            (of_kind(io::ErrorKind::QuotaExceeded), full),
+            (anyhow::anyhow!("the log: IO error: No space left on device: x.log"), full),
+            (anyhow::Error::new(corrupt).context("open the regions of this node"), damaged),
+            (anyhow::anyhow!("write the data: Corruption: block checksum mismatch"), damaged),
+            (of_kind(io::ErrorKind::PermissionDenied), ExitCode::FAILURE),
         ] {
-            assert_eq!(tells_of_a_full_disk(&format!("{error:#}")), want, "{error:#}");
+            assert_eq!(exit_code(&format!("{error:#}")), want, "{error:#}");
         }
     }
 }

@@ -39,7 +39,7 @@ use prometheus::Registry;
 use tokio::{runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-pub use self::joined::Joined;
+pub use self::{damage::tells_of_damage, joined::Joined};
 use self::{
     exit::{EXIT_MAX, Ending, end_within},
     identity::Identity,
@@ -188,7 +188,7 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<(anyhow::Result<(
             tracing::info!(signal, "draining: handing leaderships over");
             Ok(())
         }
-        Some(cause) = failures.recv() => Err(anyhow::anyhow!(cause)),
+        Some(cause) = failures.recv() => Err(failed(cause)),
     };
     let ended = match outcome {
         Ok(()) => {
@@ -200,7 +200,7 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<(anyhow::Result<(
                 // A second signal, or a failure meanwhile: what is on the disk is enough.
                 hurried = async { tokio::select! {
                     _ = signals.next() => Ok(()),
-                    Some(cause) = failures.recv() => Err(anyhow::anyhow!(cause)),
+                    Some(cause) = failures.recv() => Err(failed(cause)),
                 }} => {
                     end_within(EXIT_MAX).waits_for("the end of the log writer");
                     hurried
@@ -226,6 +226,11 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<(anyhow::Result<(
     ending.waits_for("the ends of what used the disk");
     drop(node);
     Ok((ended, ending))
+}
+
+/// A part has told why the node must end.
+fn failed(cause: String) -> anyhow::Error {
+    damage::advised(anyhow::anyhow!(cause))
 }
 
 /// Opens the instances of RocksDB, as soon as nobody else has them open.

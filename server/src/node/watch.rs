@@ -128,7 +128,7 @@ fn look_after(node: &Node, storage: &str, engine: &dyn Engine, met: &mut u64) {
     }
     tracing::error!(storage, errors, "the storage has met an error in the background");
     if let Err(error) = engine.write(&WriteBatch::new(), Durability::Buffered) {
-        node.fail(format!("write after an error in the background: {error}"));
+        node.fail(format!("write the {storage} after an error in the background: {error}"));
     }
 }
 

@@ -310,12 +310,17 @@ async fn region_that_cannot_go_on_is_served_by_others_or_its_node_ends_with_word
     // A compaction may meet the damage first, and then all of the data is no longer writable.
     cluster.nodes[victim].expect_exit();
     let session = cluster.nodes[victim].session().patient(Duration::from_secs(2));
+    // The whole of it on the last line: the file, that it is the disk, and what to do.
+    let has_words = |said: &str| {
+        let last = said.lines().rfind(|line| line.contains("node failed: write"));
+        last.is_some_and(|line| line.contains(".sst") && line.contains("replace the disk"))
+    };
     let is_right = async |cluster: &mut Cluster| {
         let put = session.put("rot/after", "yes").await;
         match put {
             Ok(_) => Ok(()),
             Err(status) if cluster.nodes[victim].is_running() => Err(status.to_string()),
-            Err(_) if cluster.nodes[victim].output().contains("node failed: write") => Ok(()),
+            Err(_) if has_words(&cluster.nodes[victim].output()) => Ok(()),
             Err(_) => Err("it ended without words".to_owned()),
         }
     };
@@ -328,8 +333,7 @@ async fn region_that_cannot_go_on_is_served_by_others_or_its_node_ends_with_word
     }
     eventually("the node to say what happened", BOUND, async || {
         let said = cluster.nodes[victim].output();
-        let named =
-            said.contains("does not take part any more") || said.contains("node failed: write");
+        let named = said.contains("does not take part any more") || has_words(&said);
         if named { Ok(()) } else { Err("not a word") }
     })
     .await;

@@ -272,6 +272,28 @@ fn flipped_bit_in_a_file_fails_reads_and_never_shortens_a_scan() {
     }
 }
 
+/// Whoever ends of it has to say which file it is.
+#[test]
+fn damage_that_a_compaction_meets_is_named_by_each_write_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = flushed_data(&dir.path().join("data"));
+    let sst = largest(&dir.path().join("data"), "sst");
+    drop(data);
+    flip_bit(&sst, sst.metadata().unwrap().len() as usize / 3);
+    let data = open_data(&dir).unwrap();
+    assert_eq!(data.background_errors(), 0);
+    let mut options = rocksdb::CompactOptions::default();
+    options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+    let rows = family(&data.db, Family::Default);
+    data.db.compact_range_cf_opt(rows, None::<&[u8]>, None::<&[u8]>, &options);
+    assert!(data.background_errors() > 0);
+    let mut batch = WriteBatch::new();
+    batch.put(Family::Default, b"later", b"value");
+    let error = data.write(&batch, Durability::Buffered).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains(&*sst.to_string_lossy()), "{error}");
+}
+
 #[test]
 fn missing_or_cut_file_refuses_to_open() {
     for (why, damage) in [
