@@ -125,6 +125,9 @@ pub enum Cause {
     /// No message of that size is sent.
     #[error("the message has {bytes} bytes, more than {MESSAGE_BYTES_MAX}")]
     TooLarge { bytes: usize },
+    /// Somebody else took it, who refuses whatever is for this node: it surely was not handled.
+    #[error("{0}")]
+    Stranger(String),
     /// It or its answer did not arrive. It may have been handled.
     #[error("{0}")]
     Lost(String),
@@ -139,9 +142,9 @@ pub struct Undelivered {
 }
 
 impl Undelivered {
-    /// Whether the message surely never left this node.
+    /// Whether the message surely was not handled.
     #[must_use]
-    pub fn is_unsent(&self) -> bool {
+    pub fn is_unhandled(&self) -> bool {
         !matches!(self.cause, Cause::Lost(_))
     }
 }

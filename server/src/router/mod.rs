@@ -280,7 +280,7 @@ impl Router {
                     message: format!("it cannot be passed on to node {node}: {}", error.cause),
                     limit: MESSAGE_BYTES_MAX as u64,
                 },
-                Cause::Unsent(_) => Error::NoLeader { region },
+                Cause::Unsent(_) | Cause::Stranger(_) => Error::NoLeader { region },
                 Cause::Lost(_) => lost(error.to_string()),
             }),
             Ok(Ok(answer)) => match answer.body {

@@ -120,12 +120,12 @@ impl Link {
 }
 
 /// What runs one link.
-struct Run {
-    office: Arc<Office>,
-    node: NodeId,
-    lane: Lane,
+pub(super) struct Run {
+    pub(super) office: Arc<Office>,
+    pub(super) node: NodeId,
+    pub(super) lane: Lane,
     /// Told when a stream to the node is open.
-    reached: watch::Sender<u64>,
+    pub(super) reached: watch::Sender<u64>,
 }
 
 /// Since when no stream was answered on, of those that were tried, and when the last one was not.
@@ -177,7 +177,7 @@ impl Run {
                 Ok(channel) => {
                     let began = clock::monotonic();
                     let (error, was_answered) = self.run_stream(channel, first, &mut queued).await;
-                    tracing::debug!(node = %self.node, lane = ?self.lane, error, "stream ended");
+                    tracing::debug!(node = %self.node, lane = ?self.lane, %error, "stream ended");
                     if began.elapsed() > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
                     }
@@ -231,13 +231,13 @@ impl Run {
     }
 
     /// Runs one stream until it fails: why, and whether the node has answered on it. Whatever was sent and has
-    /// no answer then fails with it.
+    /// no answer then fails with it, for the same cause.
     async fn run_stream(
         &self,
         channel: Channel,
         first: Outgoing,
         queued: &mut mpsc::Receiver<Outgoing>,
-    ) -> (String, bool) {
+    ) -> (Cause, bool) {
         let mut pending = Pending::default();
         pending.push(first);
         let mut waiting = HashMap::new();
@@ -250,10 +250,10 @@ impl Run {
         }
         // What was not in a frame surely was not sent.
         for outgoing in pending.messages {
-            fail(outgoing, &error);
+            fail(outgoing, &error.to_string());
         }
         for answer in waiting.into_values() {
-            answer.send(Err(Cause::Lost(error.clone())));
+            answer.send(Err(error.clone()));
         }
         (error, answering.is_some())
     }
@@ -265,7 +265,8 @@ impl Run {
         waiting: &mut HashMap<u64, handoff::Sender<Answer>>,
         queued: &mut mpsc::Receiver<Outgoing>,
         answering: &mut Option<Answering>,
-    ) -> String {
+    ) -> Cause {
+        let lost = |why: &str| Cause::Lost(why.to_owned());
         let mut client = tonic::client::Grpc::new(channel)
             .max_decoding_message_size(FRAME_BYTES_ACCEPTED)
             .max_encoding_message_size(FRAME_BYTES_ACCEPTED);
@@ -292,7 +293,7 @@ impl Run {
                         answers = Some(response.into_inner());
                         self.reached.send_modify(|times| *times += 1);
                     }
-                    Err(status) => return status.to_string(),
+                    Err(status) => return lost(&status.to_string()),
                 },
                 answer = next_answer(&mut answers) => match answer {
                     Ok(Some(batch)) => {
@@ -305,11 +306,11 @@ impl Run {
                             *answering = Some(Answering::begin(&self.office, self.node));
                         }
                     }
-                    Ok(None) => return "closed by the other side".to_owned(),
-                    Err(status) => return status.to_string(),
+                    Ok(None) => return lost("closed by the other side"),
+                    Err(status) => return lost(&status.to_string()),
                 },
                 room = frames.reserve(), if !pending.messages.is_empty() => {
-                    let Ok(room) = room else { return "the stream was closed".to_owned() };
+                    let Ok(room) = room else { return lost("the stream was closed") };
                     progress = Instant::now();
                     let batch = self.frame(pending, waiting);
                     if !batch.messages.is_empty() {
@@ -331,7 +332,7 @@ impl Run {
                             pending.push(outgoing);
                         }
                     }
-                    None => return "shutting down".to_owned(),
+                    None => return lost("shutting down"),
                 },
                 // Log entries are answered as soon as they are on the disk, whatever the load; so when
                 // nothing at all gets on, the node is stuck, or what is between. What waits for its turn
@@ -344,13 +345,13 @@ impl Run {
                         progress = Instant::now();
                     }
                     if progress + patience <= Instant::now() {
-                        return format!("it has answered nothing for {patience:?}");
+                        return lost(&format!("it has answered nothing for {patience:?}"));
                     }
                     silence.as_mut().reset(progress + patience);
                 }
                 () = &mut look => {
                     if self.is_unknown() {
-                        return "the node does not belong to the cluster".to_owned();
+                        return lost("the node does not belong to the cluster");
                     }
                     look.as_mut().reset(Instant::now() + LOOK_INTERVAL);
                 }
@@ -388,32 +389,39 @@ impl Run {
     /// only from the node that was asked.
     ///
     /// # Errors
-    /// When it is another node.
-    fn take_answers(
+    /// When it is another node: what became of all else that was sent on this stream.
+    pub(super) fn take_answers(
         &self,
         batch: v1::MessageBatch,
         waiting: &mut HashMap<u64, handoff::Sender<Answer>>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Cause> {
         let identity = &self.office.identity;
-        let is_asked = batch.cluster_id[..] == identity.cluster.0
-            && batch.from_node == self.node.0
-            && batch.to_node == identity.node.0;
+        let is_of_cluster = batch.cluster_id[..] == identity.cluster.0;
+        let is_asked =
+            is_of_cluster && batch.from_node == self.node.0 && batch.to_node == identity.node.0;
         if is_asked {
             self.office.room.heard(self.node, batch.disk_level().into());
         }
+        // Who a process is does not change once it is somebody. One that is somebody else refuses every frame of this
+        // stream by its head (`Inbox::admit`), and hands on none of it. One that is nobody yet may become the node.
+        let is_somebody = !batch.cluster_id.is_empty() && batch.from_node != 0;
+        let mut is_stranger = is_somebody && !(is_of_cluster && batch.from_node == self.node.0);
         for message in batch.messages {
             if !is_asked && !matches!(message.body, Some(v1::message::Body::Refused(_))) {
+                is_stranger = false;
                 break;
             }
             if let Some(answer) = waiting.remove(&message.request_id) {
                 answer.send(Ok(message));
             }
         }
+        if is_asked {
+            return Ok(());
+        }
         // The stream is of no use then, whatever it said: the node may be elsewhere by now.
-        is_asked.then_some(()).ok_or_else(|| {
-            let from = batch.from_node;
-            format!("node {from}, maybe of another cluster, answers instead of it")
-        })
+        let from = batch.from_node;
+        let why = format!("node {from}, maybe of another cluster, answers instead of it");
+        Err(if is_stranger { Cause::Stranger(why) } else { Cause::Lost(why) })
     }
 }
 

@@ -335,7 +335,7 @@ async fn node_that_reads_nothing_is_refused_more_than_the_bound() {
         tokio::task::yield_now().await;
     };
     assert_eq!(refused.cause, Cause::Full);
-    assert!(refused.is_unsent());
+    assert!(refused.is_unhandled());
     assert!((30..=33).contains(&calls.len()), "{} MiB", calls.len());
     let raft = &transport.metrics().raft;
     assert_eq!(raft.link_refused_total.get(metrics::LinkLane::Bulk).get(), 1);
@@ -351,7 +351,7 @@ async fn node_that_reads_nothing_is_refused_more_than_the_bound() {
     let mut lost = 0;
     for call in calls {
         let error = soon("an end", call).await.unwrap_err();
-        lost += usize::from(!error.is_unsent());
+        lost += usize::from(!error.is_unhandled());
     }
     assert!(lost <= 10, "{lost} may have been sent, says the transport");
 }
@@ -382,7 +382,7 @@ async fn message_that_is_too_large_is_an_error_of_its_call_alone() {
 
     let error = soon("an end", call(ANSWERED, MESSAGE_BYTES_MAX)).await.unwrap_err();
     assert!(matches!(error.cause, Cause::TooLarge { .. }), "{error}");
-    assert!(error.is_unsent());
+    assert!(error.is_unhandled());
     let answer = soon("an end", call(ANSWERED_AT_LENGTH, 1)).await.unwrap();
     let Some(Body::Refused(refused)) = answer.body else { panic!("it is too large to be sent") };
     assert_eq!(refused.reason(), Reason::AnswerTooLarge);
@@ -417,7 +417,7 @@ async fn node_that_answers_no_log_entries_is_given_up_and_one_that_answers_no_cl
     let stuck = transport.call(NodeId(2), Lane::Bulk, message(NEVER_ANSWERED, 1));
     let error = soon("an end", stuck).await.unwrap_err();
     assert!(error.to_string().contains("has answered nothing"), "{error}");
-    assert!(!error.is_unsent());
+    assert!(!error.is_unhandled());
     assert!(forward.as_mut().now_or_never().is_none());
 
     // As long as others are answered it is only slow.
@@ -444,6 +444,55 @@ async fn only_the_node_that_was_asked_is_believed() {
         let error = soon("an end", call).await.unwrap_err();
         assert!(error.to_string().contains("instead of it"), "{why}: {error}");
     }
+}
+
+/// Of another cluster, or another node: it refuses each frame by its head.
+#[tokio::test]
+async fn what_a_stranger_took_surely_was_not_handled() {
+    let waits = |transport: &Transport| {
+        let (sender, answer) = crate::handoff::channel();
+        let office = Arc::clone(&transport.office);
+        let reached = office.reached(NodeId(2));
+        let run = link::Run { office, node: NodeId(2), lane: Lane::Forward, reached };
+        (run, HashMap::from([(7, sender)]), answer)
+    };
+    let refused =
+        || refusal(&v1::Message { request_id: 6, ..message(1, 1) }, v1::Refused::default());
+    let transport = transport_to(free_address().await);
+    for (why, cluster, node, says, is_unhandled) in [
+        ("another node", &[1; 16][..], 3, refused(), true),
+        ("the same number of another cluster", &[2; 16], 2, refused(), true),
+        ("nobody yet, which may become the node", &[], 0, refused(), false),
+        ("another that answers all the same", &[1; 16], 3, message(1, 1), false),
+    ] {
+        let (run, mut waiting, mut answered) = waits(&transport);
+        let batch = v1::MessageBatch {
+            cluster_id: bytes::Bytes::copy_from_slice(cluster),
+            from_node: node,
+            to_node: 1,
+            messages: vec![says],
+            ..v1::MessageBatch::default()
+        };
+        let cause = run.take_answers(batch, &mut waiting).expect_err(why);
+        let undelivered = Undelivered { node: NodeId(2), cause };
+        assert_eq!(undelivered.is_unhandled(), is_unhandled, "{why}: {undelivered}");
+        assert!(answered.try_recv().is_err(), "{why}: it is told by the stream");
+    }
+
+    // Over the wire, with another frame of the stream unanswered.
+    let another = Served::with(identity(3), true).await;
+    let transport = transport_to(another.address.clone());
+    let calls =
+        (0..20).map(|_| transport.call(NodeId(2), Lane::Forward, message(ANSWERED, 1 << 20)));
+    let calls: Vec<_> = calls.collect();
+    for ended in soon("their ends", futures::future::join_all(calls)).await {
+        let is_refused = |message: &v1::Message| matches!(message.body, Some(Body::Refused(_)));
+        match ended {
+            Ok(answer) => assert!(is_refused(&answer)),
+            Err(error) => assert!(error.is_unhandled(), "{error}"),
+        }
+    }
+    assert_eq!(another.delivered(), 0);
 }
 
 #[tokio::test]
@@ -644,7 +693,7 @@ async fn turns_to_send_snapshots_go_round_the_nodes_that_can_be_reached() {
     let transport = transport_to(node.address.clone());
     let dead = transport_to(free_address().await);
     let unreachable = dead.snapshot_turn(NodeId(2)).await;
-    assert!(unreachable.is_err_and(|error| error.is_unsent()), "nobody waits for it");
+    assert!(unreachable.is_err_and(|error| error.is_unhandled()), "nobody waits for it");
     let first = transport.snapshot_turn(NodeId(2)).await.unwrap();
     let mut second = Box::pin(transport.snapshot_turn(NodeId(2)));
     assert!(tokio::time::timeout(IDLE, &mut second).await.is_err(), "one is left to others");
