@@ -7,7 +7,7 @@
 //! a line each.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -138,8 +138,9 @@ struct Known {
 }
 
 impl Known {
-    /// Looks at every region, and answers which nodes are to be greeted.
-    fn turn(&mut self, peers: &Peers, elapsed: Duration) -> Vec<NodeId> {
+    /// Looks at every region, and answers which nodes are to be greeted: of whom only that shows whether they are there,
+    /// or still without room.
+    fn turn(&mut self, peers: &Peers, elapsed: Duration) -> BTreeSet<NodeId> {
         peers.news.turn();
         let here = peers.all();
         let turn = rates::Turn::after(elapsed);
@@ -153,7 +154,8 @@ impl Known {
                 Change::Again => tracing::info!(%node, "a node is heard again"),
             }
         }
-        Company::in_doubt(&signs, bound)
+        let outdated = peers.env.transport.room().outdated(clock::now());
+        Company::in_doubt(&signs, bound).into_iter().chain(outdated).collect()
     }
 }
 
@@ -171,14 +173,14 @@ pub async fn run(peers: Arc<Peers>) {
         // On a thread that may take its time: on this one regions wait for each other.
         let looking = Arc::clone(&peers);
         let turn = tokio::task::spawn_blocking(move || {
-            let in_doubt = known.turn(&looking, elapsed);
-            (known, in_doubt)
+            let to_greet = known.turn(&looking, elapsed);
+            (known, to_greet)
         });
         // Else the process ends.
-        let Ok((next, in_doubt)) = turn.await else { return };
+        let Ok((next, to_greet)) = turn.await else { return };
         known = next;
         // Bound: one for each node and turn, and none waits for longer than two turns.
-        for node in in_doubt {
+        for node in to_greet {
             let transport = peers.env.transport.clone();
             tokio::spawn(async move { transport.greet(node).await });
         }
