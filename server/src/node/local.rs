@@ -103,7 +103,7 @@ pub(super) fn regions(
             leader,
             term: peer.term(),
             down_peers: followers.iter().filter(|of| silent(of)).map(|of| of.peer.0).collect(),
-            lost_peers: followers.iter().filter(|of| of.reverted).map(|of| of.peer.0).collect(),
+            lost_peers: followers.iter().filter(|of| of.is_lost()).map(|of| of.peer.0).collect(),
             refused_peers: followers.iter().filter_map(|of| refused(&region, of)).collect(),
             approximate_bytes: peer.approximate_bytes(),
             health: health(known, wanted).into(),

@@ -501,6 +501,7 @@ pub fn report(peer: &Peer) -> Option<v1::RegionReport> {
                 matched_index: follower.matched,
                 silent_ms: config::millis(silent),
                 reverted: follower.reverted,
+                buried: follower.buried,
                 refused_ms: refusal.as_ref().map_or(0, |refusal| config::millis(refusal.lasts)),
                 refused: refusal.map_or_else(String::new, |refusal| refusal.reason),
             }

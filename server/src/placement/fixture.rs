@@ -112,7 +112,7 @@ impl Fixture {
 
     /// Adds a region, from id 2 on; the key space is cut evenly among them. Words for peers, by the
     /// node they are on: `1*` leader, `1` voter, `1l` learner, then any of `-` lags, `0` has no
-    /// data, `s` silent for a while, `S` silent for long, `q` quarantined, `c` contradicted by its leader for long, `r` found reverted by
+    /// data, `s` silent for a while, `S` silent for long, `q` quarantined, `c` contradicted by its leader for long, `b` buried by its node, `r` found reverted by
     /// the leader, `x` its node does not take the region's state, for a minute now, `y` for a few seconds. `1?`: no peer, but a log of one on the node, nobody knows of which. A last word
     /// `joint`.
     pub(super) fn region(mut self, peers: &str) -> Self {
@@ -157,6 +157,7 @@ impl Fixture {
                     '0' => progress.matched_index = 0,
                     's' => progress.silent_ms = 30_000,
                     'r' => progress.reverted = true,
+                    'b' => progress.buried = true,
                     'x' | 'y' => {
                         progress.refused = "the disk is too full".to_owned();
                         progress.refused_ms = if flag == 'x' { 60_000 } else { 5_000 };

@@ -148,14 +148,16 @@ fn settle_silence(report: &mut v1::RegionReport, config: &PlacementConfig) {
 /// Whether a driver would see something else in `now` than in what it was told.
 fn differs(told: &v1::RegionReport, now: &v1::RegionReport, config: &PlacementConfig) -> bool {
     let size_change = told.approximate_bytes.abs_diff(now.approximate_bytes);
-    let peers = |report: &v1::RegionReport| -> Vec<(PeerId, [bool; 5])> {
+    let peers = |report: &v1::RegionReport| -> Vec<(PeerId, [bool; 6])> {
         let of = |peer: &v1::PeerProgress| {
             let near = peer.matched_index.saturating_add(config.lag_entries_max);
             let lags = near < report.last_index;
             let has_nothing = peer.matched_index == 0;
             // In which words, and for how long, is no news.
             let refused = !peer.refused.is_empty();
-            (PeerId(peer.peer_id), [peer.silent_ms == 0, has_nothing, lags, peer.reverted, refused])
+            let answers = peer.silent_ms == 0;
+            let states = [answers, has_nothing, lags, peer.reverted, peer.buried, refused];
+            (PeerId(peer.peer_id), states)
         };
         report.progress.iter().map(of).collect()
     };

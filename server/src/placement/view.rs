@@ -778,11 +778,11 @@ impl ClusterView {
     }
 
     /// Whether a peer cannot be trusted: its node says so, or the leader found it without what it had
-    /// acknowledged.
+    /// acknowledged, or buried, so that it never comes again.
     #[must_use]
     pub fn is_lost(&self, region: &RegionView, node: NodeId, peer: PeerId) -> bool {
         self.is_quarantined(node, region.id(), peer)
-            || region.progress.get(&peer).is_some_and(|progress| progress.reverted)
+            || region.progress.get(&peer).is_some_and(|told| told.reverted || told.buried)
     }
 
     /// The peers of a region that cannot be trusted.

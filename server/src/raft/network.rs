@@ -126,6 +126,14 @@ impl Network {
         self.snapshots.feature_level.load(Ordering::Relaxed).max(state.feature_level)
     }
 
+    /// A peer that its node has buried never comes: nobody is to wait for it, however alive the node is.
+    fn note_refusal(&self, refused: &v1::Refused, term: u64, target: PeerId, node: NodeId) {
+        if refused.reason() == Reason::Tombstone && self.refusals.note_buried(term, target) {
+            let reason = &refused.message;
+            tracing::warn!(region = %self.region, peer = %target, %node, reason, "a node has buried a peer of the region");
+        }
+    }
+
     /// To openraft a follower that lacks what it acknowledged is not there, so that it is tried again after
     /// pauses, and counts for no lease.
     fn reverted(&self, term: u64, target: PeerId, node: NodeId) -> RpcError {
@@ -267,7 +275,10 @@ impl Connection {
                 Body::Refused(refused) if refused.reason() == Reason::Reverted => {
                     return Err(network.reverted(term, target, node));
                 }
-                Body::Refused(refused) => return Err(refusal(&refused)),
+                Body::Refused(refused) => {
+                    network.note_refusal(&refused, term, target, node);
+                    return Err(refusal(&refused));
+                }
                 _ => return Err(unexpected()),
             };
             match &result {
@@ -535,6 +546,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             if refused.reason() == Reason::Reverted {
                 network.reverted(vote.leader_id.term, self.target, self.node);
             }
+            network.note_refusal(&refused, vote.leader_id.term, self.target, self.node);
             return Err(failed(format!("refused: {}", refused.message)));
         }
         attempt.taken();

@@ -44,6 +44,7 @@ struct Streak {
     since: Option<Instant>,
     reason: String,
     said: bool,
+    buried: bool,
 }
 
 impl Refusals {
@@ -54,6 +55,20 @@ impl Refusals {
             followers.entry(follower).or_default();
         }
         attempt
+    }
+
+    /// The node of `follower` has buried that peer: its id never comes again. Answers whether it is new.
+    pub(super) fn note_buried(&self, term: u64, follower: PeerId) -> bool {
+        let mut state = self.0.lock();
+        let Some(followers) = state.of(term) else { return false };
+        !std::mem::replace(&mut followers.entry(follower).or_default().buried, true)
+    }
+
+    /// Whether the node of `follower` told the leader of `term` so.
+    #[must_use]
+    pub fn has_buried(&self, term: u64, follower: PeerId) -> bool {
+        let state = self.0.lock();
+        state.term == term && state.followers.get(&follower).is_some_and(|of| of.buried)
     }
 
     /// `None` until it has refused several in a row.
@@ -172,6 +187,19 @@ mod tests {
         late.failed("of a term that is past", now);
         assert_eq!(refusals.of(3, FOLLOWER, now), None);
         assert_eq!(refusals.of(4, FOLLOWER, now), None);
+    }
+
+    #[test]
+    fn peer_that_its_node_has_buried_is_told_of_once_and_at_once() {
+        let refusals = Refusals::default();
+        assert!(!refusals.has_buried(3, FOLLOWER));
+        assert!(refusals.note_buried(3, FOLLOWER) && !refusals.note_buried(3, FOLLOWER));
+        assert!(refusals.has_buried(3, FOLLOWER) && !refusals.has_buried(3, PeerId(72)));
+        refusals.attempt(3, FOLLOWER).not_begun();
+        assert!(refusals.has_buried(3, FOLLOWER), "it never comes again");
+        refusals.attempt(4, FOLLOWER).not_begun();
+        assert!(!refusals.has_buried(4, FOLLOWER), "another leader asks itself");
+        assert!(!refusals.note_buried(3, FOLLOWER), "of a term that is past");
     }
 
     #[test]

@@ -248,7 +248,7 @@ fn may_go_upto(peer: &Peer, applied: u64, growth: Growth, catch_up_bytes: u64) -
         return applied;
     }
     let followers = peer.followers().into_iter();
-    let lacks = |of: &Follower| of.silent <= AWAY_MAX && !of.reverted;
+    let lacks = |of: &Follower| of.silent <= AWAY_MAX && !of.is_lost();
     let matched = followers.filter(lacks).map(|of| of.matched).min();
     let bound = applied.saturating_sub(growth.entries_of(catch_up_bytes));
     matched.map_or(applied, |matched| matched.max(bound))

@@ -18,6 +18,8 @@ pub struct Follower {
     pub silent: Duration,
     /// It lost what it had acknowledged.
     pub reverted: bool,
+    /// Its node has buried it: it never comes again.
+    pub buried: bool,
     /// Its node does not take the region's state.
     pub refusal: Option<Refusal>,
 }
@@ -30,7 +32,13 @@ impl Follower {
     #[must_use]
     pub fn told_silent(&self) -> Duration {
         let refuses = self.refusal.as_ref().is_some_and(|refusal| refusal.said);
-        if refuses && !self.is_voter { Duration::ZERO } else { self.silent }
+        if refuses && !self.is_voter && !self.buried { Duration::ZERO } else { self.silent }
+    }
+
+    /// Whether it is of no use to the region any more, and is to be replaced.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.reverted || self.buried
     }
 }
 
@@ -54,6 +62,7 @@ impl Peer {
                 matched: matched.map_or(0, |id| id.index),
                 refusal: self.refusals.of(metrics.current_term, peer, now),
                 reverted: self.reversions.has_reverted(metrics.current_term, peer),
+                buried: self.refusals.has_buried(metrics.current_term, peer),
                 silent: heard.get(&peer).copied().flatten().map_or(led, |at| at.elapsed()),
             })
             .collect()
@@ -67,18 +76,19 @@ mod tests {
     #[test]
     fn learner_whose_node_says_that_it_refuses_is_not_silent() {
         let silent = Duration::from_secs(60);
-        let told = |is_voter, said: Option<bool>| {
+        let told = |is_voter, said: Option<bool>, buried| {
             let refusal = said.map(|said| Refusal {
                 lasts: silent,
                 reason: "the disk is too full".to_owned(),
                 said,
             });
             let (peer, matched, reverted) = (PeerId(71), 0, false);
-            Follower { peer, is_voter, matched, silent, reverted, refusal }.told_silent()
+            Follower { peer, is_voter, matched, silent, reverted, buried, refusal }.told_silent()
         };
-        assert_eq!(told(false, Some(true)), Duration::ZERO, "its node answers");
-        assert_eq!(told(false, Some(false)), silent, "nobody is there");
-        assert_eq!(told(false, None), silent);
-        assert_eq!(told(true, Some(true)), silent, "it would count for a quorum");
+        assert_eq!(told(false, Some(true), false), Duration::ZERO, "its node answers");
+        assert_eq!(told(false, Some(false), false), silent, "nobody is there");
+        assert_eq!(told(false, None, false), silent);
+        assert_eq!(told(true, Some(true), false), silent, "it would count for a quorum");
+        assert_eq!(told(false, Some(true), true), silent, "it answers that the peer never comes");
     }
 }

@@ -191,7 +191,7 @@ impl Peer {
     }
 
     fn candidates(&self) -> Vec<Follower> {
-        let fit = |follower: &Follower| follower.is_voter && !follower.reverted;
+        let fit = |follower: &Follower| follower.is_voter && !follower.is_lost();
         self.followers().into_iter().filter(fit).collect()
     }
 }
@@ -244,6 +244,7 @@ mod tests {
             matched,
             silent: Duration::from_millis(silent_ms),
             reverted: false,
+            buried: false,
             refusal: None,
         };
         let check = |why: &str, candidates: &[Follower], want: &[u64]| {

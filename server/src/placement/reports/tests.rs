@@ -56,7 +56,7 @@ fn each_change_is_told_once() {
     };
     assert_eq!(tell(&led, now), (0, vec![1, 2], vec![]), "all, to begin with");
     type Change = fn(&mut v1::RegionReport);
-    let changes: [(&str, Change, bool); 15] = [
+    let changes: [(&str, Change, bool); 16] = [
         ("nothing", |_| {}, false),
         ("writes", |now| now.last_index += 500, false),
         ("a follower answered a little later", |now| now.progress[0].silent_ms = 4_000, false),
@@ -65,6 +65,7 @@ fn each_change_is_told_once() {
         ("it answers again", |now| now.progress[0].silent_ms = 10, true),
         ("a follower lags", |now| now.progress[1].matched_index = 9_000, true),
         ("a follower lost entries", |now| now.progress[1].reverted = true, true),
+        ("a node has buried its peer", |now| now.progress[1].buried = true, true),
         ("its node refuses it", |now| now.progress[1].refused = "disk full".into(), true),
         (
             "in other words, and for longer",

@@ -473,6 +473,19 @@ fn peers_that_lost_what_they_promised_are_named_and_not_counted() {
     assert_eq!(judged, want);
 }
 
+/// Its node is there and answers, and would for ever.
+#[test]
+fn learner_that_its_node_has_buried_is_removed_so_that_another_can_come() {
+    for flag in ["b", "x"] {
+        let fixture = Fixture::new(3, "1:up 2:up 3:up").region(&format!("1* 2 3l0{flag}"));
+        let config = PlacementConfig::default();
+        let steps = plan(&fixture.view(), &config, NOW_MS, &mut || Some(PeerId(999)));
+        let reasons: Vec<_> = steps.iter().map(|step| &*step.reason).collect();
+        let want = ["remove peer 203: its data on node 3 is given up"];
+        assert_eq!(reasons, if flag == "b" { &want[..] } else { &[] }, "{flag}");
+    }
+}
+
 /// What it alone has would go with it.
 #[test]
 fn peer_that_its_leader_contradicts_is_named_not_counted_and_not_replaced() {

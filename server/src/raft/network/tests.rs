@@ -26,7 +26,9 @@ const OWN: PeerId = PeerId(70);
 const FOLLOWER: PeerId = PeerId(71);
 
 /// Hears a snapshot to its end, and has no room for it.
-struct Full;
+struct Full {
+    reason: parking_lot::Mutex<Reason>,
+}
 
 impl Inbox for Full {
     fn identity(&self) -> Option<Identity> {
@@ -51,6 +53,7 @@ impl Inbox for Full {
         _: Presence,
         mut chunks: Streaming<v1::SnapshotChunk>,
     ) -> BoxFuture<'static, v1::SnapshotResult> {
+        let reason = *self.reason.lock();
         Box::pin(async move {
             let mut message = "it broke off";
             while let Ok(Some(chunk)) = chunks.message().await {
@@ -59,7 +62,7 @@ impl Inbox for Full {
                 }
             }
             let message = message.to_owned();
-            let refused = v1::Refused { reason: Reason::NotReady.into(), message };
+            let refused = v1::Refused { reason: reason.into(), message };
             v1::SnapshotResult { vote: None, refused: Some(refused) }
         })
     }
@@ -82,7 +85,9 @@ fn identity(node: u64) -> Identity {
 async fn leader_that_cannot_read_its_disk_does_not_blame_the_follower() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let server = tonic::transport::Server::builder().add_service(RaftService::new(Arc::new(Full)));
+    let full = Arc::new(Full { reason: Reason::NotReady.into() });
+    let server =
+        tonic::transport::Server::builder().add_service(RaftService::new(Arc::clone(&full)));
     let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     let metrics = metrics();
     let transport = Transport::new(
@@ -151,5 +156,9 @@ async fn leader_that_cannot_read_its_disk_does_not_blame_the_follower() {
     let told = refusals.of(3, FOLLOWER, clock::now()).expect("it refuses all of it");
     assert_eq!(told.reason, "no room");
     assert_eq!((ended(SnapshotResult::Unread), ended(SnapshotResult::Failed)), (12, 3));
+    assert!(!refusals.has_buried(3, FOLLOWER));
+    *full.reason.lock() = Reason::Tombstone;
+    send().await;
+    assert!(refusals.has_buried(3, FOLLOWER), "nobody waits for it any more");
     serving.abort();
 }
