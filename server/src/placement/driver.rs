@@ -282,6 +282,16 @@ impl Driver {
         Ok(turn)
     }
 
+    /// Waits until the table of the view is the one that is committed, at a moment after this was called: a change that
+    /// is under way is waited for, and of one whose outcome nobody knows it is learnt. A listing would else show a node
+    /// as it was before a change that is there, and whose caller was told to look.
+    ///
+    /// # Errors
+    /// When that takes longer than another change may, or the table cannot be read.
+    async fn know_table(&self) -> Result<(), Error> {
+        self.turn().await.map(drop)
+    }
+
     /// Learns what became of a change that nobody waited for to its end, or that failed.
     async fn settle(&self, turn: &mut Turn<'_>) -> Result<(), Error> {
         if **turn {
@@ -471,6 +481,8 @@ impl Driver {
     /// The regions that are asked for; `None` when this node does not lead region 1.
     pub async fn regions(&self, request: &v1::RegionsRequest) -> Option<v1::RegionsResponse> {
         if request.proven {
+            self.lead().await.ok()?;
+            self.know_table().await.ok()?;
             self.prove_lead().await.ok()?;
         } else {
             self.lead().await.ok()?;

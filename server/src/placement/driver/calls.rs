@@ -33,6 +33,15 @@ impl Driver {
     /// # Errors
     /// As the calls of `flotilla.v1.Cluster`.
     pub async fn call(&self, call: Call) -> Result<Option<Answer>, Error> {
+        // What is changed in its turn is decided there on a table that is known.
+        let only_looks =
+            matches!(call, Call::EvictLeaders(_) | Call::ListNodes(_) | Call::JudgeTransfer(_));
+        if only_looks {
+            if self.lead().await.is_err() {
+                return Ok(None);
+            }
+            self.know_table().await?;
+        }
         if self.prove_lead().await.is_err() {
             return Ok(None);
         }

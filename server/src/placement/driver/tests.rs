@@ -179,3 +179,40 @@ async fn node_that_can_do_less_than_the_cluster_uses_is_told_the_level_and_not_h
     });
     assert_eq!(told, Ok(None), "nothing was taken over");
 }
+
+/// Whoever is told that the outcome of a change is not known looks at a listing for it.
+#[tokio::test]
+async fn listing_shows_the_change_whose_outcome_nobody_knew() {
+    let leader = Leader::start().await;
+    let driver = &leader.driver;
+    let demote = v1::ChangeMembershipRequest { demote: vec![2], ..Default::default() };
+    let decided = driver
+        .with(|leading| membership::change_membership(leading.view.table(), &demote))
+        .expect("it leads")
+        .expect("a change");
+    let Decision::Write(change) = decided else { panic!("{decided:?}") };
+    let turn = {
+        let mut turn = driver.turn().await.expect("its turn");
+        *turn = true;
+        turn
+    };
+    driver.propose(change.command).await.expect("it is committed");
+    let listed = async || {
+        let all = v1::ListNodesRequest::default();
+        let answer = driver.call(v1::pass_request::Call::ListNodes(all)).await;
+        let Ok(Some(v1::pass_response::Answer::ListNodes(listed))) = answer else {
+            panic!("{answer:?}")
+        };
+        let second = listed.nodes.iter().find(|node| node.node_id == 2).expect("listed");
+        (second.state(), second.demoted)
+    };
+    let asked = listed();
+    let mut asked = std::pin::pin!(asked);
+    assert!(
+        futures::poll!(&mut asked).is_pending(),
+        "the one whose turn it is may know in a moment"
+    );
+    drop(turn);
+    let (state, demoted) = tokio::time::timeout(TURN_TIMEOUT, asked).await.expect("an answer");
+    assert!(demoted && state != v1::NodeState::Up, "{state:?}");
+}
