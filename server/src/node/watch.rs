@@ -77,11 +77,20 @@ pub(super) fn start(node: &Arc<Node>) {
     });
     let (relieved, space) = (Arc::clone(node), disk_of_relief);
     let relieving = thread::Builder::new().name("disk-relief".to_owned()).spawn(move || {
+        let mut freeing = [Freeing::default(), Freeing::default()];
         loop {
-            if space.level() != Level::Normal {
-                // The log as well: what was purged of it takes space alike.
-                relieve("data", relieved.data.as_ref(), space.available_bytes());
-                relieve("log", relieved.log.as_ref(), space.available_bytes());
+            // The log as well: what was purged of it takes space alike.
+            let storages = [("data", &relieved.data), ("log", &relieved.log)];
+            for ((storage, engine), freeing) in storages.into_iter().zip(&mut freeing) {
+                if space.level() != Level::Normal {
+                    let room_bytes = space.available_bytes();
+                    relieve(storage, engine.as_ref(), room_bytes, began, freeing);
+                }
+                if freeing.is_under_way()
+                    && let Some(freed) = freeing.look(began.elapsed(), engine.stats().file_bytes())
+                {
+                    freed.tell(storage);
+                }
             }
             pause(INTERVAL);
         }
@@ -135,22 +144,80 @@ fn look_after(node: &Node, storage: &str, engine: &dyn Engine, met: &mut u64) {
 /// Less is what a node removes in the course of its work: nobody deleted anything.
 const FREED_TOLD_BYTES: u64 = 1 << 20;
 
-/// On a disk without space nobody writes, and what clients delete would stay in the files.
-fn relieve(storage: &str, engine: &dyn Engine, room_bytes: u64) {
-    let began = clock::monotonic();
-    let before = engine.stats().file_bytes();
+/// So many looks in a row have seen no less: RocksDB chooses by itself which files it rewrites, and when, and what they
+/// take is gone with the last reader of each.
+const SETTLED_LOOKS: u32 = 5;
+
+/// What an instance takes while what was deleted is freed, until that has come to rest.
+#[derive(Debug, Default)]
+struct Freeing {
+    /// Since when, and what it took then.
+    began: Option<(Duration, u64)>,
+    /// The least that it took since, and when that was seen.
+    least: (Duration, u64),
+    looks: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Freed {
+    bytes: u64,
+    took: Duration,
+}
+
+impl Freeing {
+    fn is_under_way(&self) -> bool {
+        self.began.is_some()
+    }
+
+    /// More is to be freed from now on.
+    fn begin(&mut self, now: Duration, bytes: u64) {
+        self.looks = 0;
+        if self.began.is_none() {
+            (self.began, self.least) = (Some((now, bytes)), (now, bytes));
+        }
+    }
+
+    /// What was freed, once it takes no less any more. `now` is as of the look.
+    fn look(&mut self, now: Duration, bytes: u64) -> Option<Freed> {
+        let (began, before) = self.began?;
+        if bytes < self.least.1 {
+            (self.least, self.looks) = ((now, bytes), 0);
+            return None;
+        }
+        self.looks += 1;
+        if self.looks < SETTLED_LOOKS {
+            return None;
+        }
+        self.began = None;
+        let (settled, least) = self.least;
+        Some(Freed { bytes: before - least, took: settled.saturating_sub(began) })
+    }
+}
+
+impl Freed {
+    fn tell(self, storage: &str) {
+        let (freed_bytes, seconds) = (self.bytes, self.took.as_secs());
+        if freed_bytes >= FREED_TOLD_BYTES {
+            tracing::info!(storage, freed_bytes, seconds, "what was deleted is freed");
+        } else {
+            tracing::debug!(storage, freed_bytes, seconds, "little was deleted to be freed");
+        }
+    }
+}
+
+/// On a disk without space nobody writes, and what clients delete would stay in the files. `began` is when the watch did.
+fn relieve(
+    storage: &str,
+    engine: &dyn Engine,
+    room_bytes: u64,
+    began: std::time::Instant,
+    freeing: &mut Freeing,
+) {
+    let (now, before) = (began.elapsed(), engine.stats().file_bytes());
     match engine.relieve(room_bytes) {
         Ok(false) => {}
-        Ok(true) => {
-            let seconds = began.elapsed().as_secs();
-            let freed_bytes = before.saturating_sub(engine.stats().file_bytes());
-            if freed_bytes >= FREED_TOLD_BYTES {
-                tracing::info!(storage, freed_bytes, seconds, "what was deleted is freed");
-            } else {
-                tracing::debug!(storage, freed_bytes, seconds, "little was deleted to be freed");
-            }
-        }
-        Err(error) => tracing::warn!(%error, "freeing what was deleted"),
+        Ok(true) => freeing.begin(now, before),
+        Err(error) => tracing::warn!(storage, %error, "freeing what was deleted"),
     }
 }
 
@@ -162,6 +229,43 @@ fn pause(interval: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// With the flush of what was removed nothing is freed yet.
+    #[test]
+    fn what_was_freed_is_told_when_it_has_come_to_rest() {
+        let seconds = Duration::from_secs;
+        let told = |more_at: Option<u64>, takes: &[u64]| {
+            let mut freeing = Freeing::default();
+            freeing.begin(seconds(0), 100);
+            let looks = (1..).zip(takes).filter_map(|(at, bytes)| {
+                if more_at == Some(at) {
+                    freeing.begin(seconds(at), *bytes);
+                }
+                freeing.look(seconds(at), *bytes).map(|freed| (at, freed))
+            });
+            looks.collect::<Vec<_>>()
+        };
+        let freed = |bytes, took| Freed { bytes, took: seconds(took) };
+        for (why, more_at, takes, want) in [
+            (
+                "it is freed later",
+                None,
+                &[110, 110, 60, 40, 40, 40, 40, 40, 40, 40][..],
+                vec![(9, freed(60, 4))],
+            ),
+            ("it is freed at once", None, &[40, 40, 40, 40, 40, 40], vec![(6, freed(60, 1))]),
+            ("little was deleted", None, &[100, 100, 100, 100, 100], vec![(5, freed(0, 0))]),
+            ("it is not over", None, &[90, 80, 70, 60, 50, 40, 30], vec![]),
+            (
+                "clients delete more meanwhile",
+                Some(4),
+                &[90, 90, 90, 90, 90, 90, 20, 20, 20, 20, 20, 20],
+                vec![(12, freed(80, 7))],
+            ),
+        ] {
+            assert_eq!(told(more_at, takes), want, "{why}");
+        }
+    }
 
     #[test]
     fn disk_that_hangs_is_told_from_a_process_that_was_paused() {
