@@ -16,6 +16,7 @@ mod identity;
 mod join;
 mod joined;
 mod local;
+mod opening;
 mod ports;
 mod pulse;
 mod readiness;
@@ -43,6 +44,7 @@ pub use self::{damage::tells_of_damage, joined::Joined};
 use self::{
     exit::{EXIT_MAX, Ending, end_within},
     identity::Identity,
+    opening::unless_told,
     ports::Ports,
 };
 use crate::{
@@ -151,25 +153,19 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<(anyhow::Result<(
     let ports = Ports::bind(&config)?;
     private_dir(&config.data_dir)?;
     let (failure, mut failures) = mpsc::unbounded_channel();
-    let opened = tokio::select! {
-        opened = Node::open(config, ports.advertised(), failure) => opened,
-        signal = signals.next() => {
-            tracing::info!(signal, "told to stop before the disk was open");
-            return Ok((Ok(()), end_within(EXIT_MAX)));
-        }
-    };
-    let (node, writer_thread) = opened?;
+    let advertised = ports.advertised();
+    let opening = move || Node::open(config, advertised, failure);
+    let (node, writer_thread) =
+        match unless_told(signals.next(), "the opening of the disk", opening).await {
+            Ok(opened) => opened?,
+            Err(signal) => return Ok(told_early(signal, "the opening of the disk")),
+        };
     if let Some(identity) = identity::read(node.log.as_ref())? {
-        tokio::select! {
-            activated = node.activate(identity, true) => {
-                activated.context("open the regions of this node")?;
-            }
-            signal = signals.next() => {
-                tracing::info!(signal, "told to stop before the regions were open");
-                let ending = end_within(EXIT_MAX);
-                ending.waits_for("the opening of the regions");
-                return Ok((Ok(()), ending));
-            }
+        let activated = Arc::clone(&node);
+        let opening = move || async move { activated.activate(identity, true).await };
+        match unless_told(signals.next(), "the opening of the regions", opening).await {
+            Ok(opened) => opened.context("open the regions of this node")?,
+            Err(signal) => return Ok(told_early(signal, "the opening of the regions")),
         }
     }
     let servers = ports.serve(&node, cores)?;
@@ -226,6 +222,14 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<(anyhow::Result<(
     ending.waits_for("the ends of what used the disk");
     drop(node);
     Ok((ended, ending))
+}
+
+/// The end of a process that was told to stop before its node was up.
+fn told_early(signal: &str, before: &'static str) -> (anyhow::Result<()>, Ending) {
+    tracing::info!(signal, before, "told to stop before the node was up");
+    let ending = end_within(EXIT_MAX);
+    ending.waits_for(before);
+    (Ok(()), ending)
 }
 
 /// A part has told why the node must end.
