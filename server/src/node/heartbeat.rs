@@ -191,9 +191,9 @@ fn gather(node: &Node, joined: &Joined, peers: &[Arc<Peer>], part: Part) -> v1::
     let is_known = |local: &&v1::LocalPeer| local.peer_id != PeerId::UNKNOWN.0;
     let quarantined: Vec<v1::LocalPeer> = joined
         .peers
-        .quarantined()
+        .quarantined_as_of()
         .into_iter()
-        .map(|(region, peer, _)| local(region, peer, joined.peers.conf_ver_of_quarantined(region)))
+        .map(|(region, peer, conf_ver)| local(region, peer, conf_ver))
         .collect();
     let patience = node.config.raft.election_timeout_max * 2;
     let disk = *node.disk_status.lock();

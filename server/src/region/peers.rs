@@ -301,11 +301,13 @@ impl Peers {
         self.map.read().by_id.values().filter_map(of).collect()
     }
 
-    /// Of a peer that ran before it was set aside; of another nobody looks.
+    /// Peers in quarantine, each with the newest membership that it had applied where it ran before it was set aside; of
+    /// another nobody looks.
     #[must_use]
-    pub fn conf_ver_of_quarantined(&self, region: RegionId) -> Option<u64> {
+    pub fn quarantined_as_of(&self) -> Vec<(RegionId, PeerId, Option<u64>)> {
+        let conf_ver = |of: &Quarantined| of.remains.as_ref().map(|peer| peer.conf_ver());
         let quarantined = self.quarantined.read();
-        Some(quarantined.get(&region)?.remains.as_ref()?.conf_ver())
+        quarantined.iter().map(|(region, of)| (*region, of.peer, conf_ver(of))).collect()
     }
 
     /// Takes over the node table: who is in the cluster and who was (nothing that a removed node says is

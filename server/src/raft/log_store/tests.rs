@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     ids::NodeId,
+    region::fixture::until,
     storage::{
         engine::Durability,
         memory::{Fault, MemoryEngine},
@@ -93,13 +94,7 @@ async fn logs_share_their_memory_and_those_that_are_not_used_give_theirs_up() {
     drop(logs);
     // The writer may still have a hand on one of them.
     drop(bench);
-    for _ in 0..1000 {
-        if bytes() == 0 {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
-    panic!("{} bytes are left of nothing", bytes());
+    until("all of it to be given back", || bytes() == 0).await;
 }
 
 #[tokio::test]
