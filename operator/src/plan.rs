@@ -244,6 +244,8 @@ enum Step {
     Wait(Operation, String),
     /// For a pod that is away by our doing.
     Away(Operation, String),
+    /// It was refused a moment ago, so that nothing of it was done; it is tried again later.
+    Refused(Operation, String),
     /// Nothing of it is under way: it is refused for now, and a rung below may bring about what it waits for.
     HeldUp(Operation, String),
     /// Objects that are kept as they should be; no operation of several steps.
@@ -301,15 +303,18 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
     }
     let recorded = view.recorded.cloned();
     let step = view.step();
-    let step = view.unless_refused(step);
     view.look_for_trouble();
     let troubles = view.troubles;
     match step {
         Some(Step::Act(operation, action, why)) => {
+            let why = refused::told(seen, &action, why, now);
             Plan { action: Some(action), operation: Some(operation), why, troubles, requeue: SOON }
         }
         Some(
-            Step::Wait(operation, why) | Step::Away(operation, why) | Step::HeldUp(operation, why),
+            Step::Wait(operation, why)
+            | Step::Away(operation, why)
+            | Step::Refused(operation, why)
+            | Step::HeldUp(operation, why),
         ) => Plan { action: None, operation: Some(operation), why, troubles, requeue: POLL },
         Some(Step::Keep(action, why)) => {
             // What was begun goes on after it, with what it was begun for.
@@ -409,7 +414,7 @@ impl<'a> View<'a> {
 
     fn step(&mut self) -> Option<Step> {
         if self.desired.spec.stopped {
-            return self
+            let step = self
                 .keep_volumes()
                 .or_else(|| self.missing_children())
                 .or_else(|| self.stop())
@@ -417,6 +422,7 @@ impl<'a> View<'a> {
                 .or_else(|| self.note_volumes())
                 .or_else(|| self.release_volumes())
                 .or_else(|| self.cannot_stop());
+            return step.map(|step| self.unless_refused(step));
         }
         self.climb()
     }

@@ -12,7 +12,7 @@ use crate::{
 const COMES_SECONDS: i64 = 300;
 
 impl View<'_> {
-    pub(super) fn join(&self) -> Option<Step> {
+    pub(super) fn join(&mut self) -> Option<Step> {
         let table = self.seen.table.as_ref()?;
         let expected_version = table.version;
         let wanted = 0..self.desired.spec.replicas;
@@ -29,7 +29,8 @@ impl View<'_> {
                 && matches!(row.state, State::Joining | State::Learner)
                 && self.ordinal_of(row).is_some_and(|ordinal| wanted.contains(&ordinal))
         });
-        let mut waits = None;
+        let half: Vec<_> = half.collect();
+        let (mut waits, mut comes) = (None, Vec::new());
         for row in half {
             let Some(ordinal) = self.ordinal_of(row) else { continue };
             let name = self.pod_name(ordinal);
@@ -43,12 +44,12 @@ impl View<'_> {
                     operation.node_id = i64::try_from(row.node_id).ok();
                     let call = Call::Promote { node_id: row.node_id, expected_version };
                     let why = format!("node {} in pod {name} is ready for peers", row.node_id);
-                    return Some(Step::Act(operation, Action::Call(call), why));
+                    comes.push(Step::Act(operation, Action::Call(call), why));
                 }
                 (State::Joining, Some(Node::Unjoined { .. } | Node::Joined(_)))
                     if !is_marked(ordinal) =>
                 {
-                    return Some(self.add(ordinal, expected_version));
+                    comes.push(self.add(ordinal, expected_version));
                 }
                 // Its disk was lost meanwhile: a case for repair.
                 (State::Learner, Some(Node::Unjoined { .. } | Node::Removed { .. })) => {}
@@ -65,17 +66,27 @@ impl View<'_> {
                 }
             }
         }
+        // What was begun first, and nobody new beside one that is about to be in.
+        let refused = match self.first_of(comes) {
+            Some(step @ Step::Act(..)) => return Some(step),
+            refused => refused,
+        };
         if matches!(waits, Some(Step::Wait(..))) {
             return waits;
         }
-        let empty = self.seen.pods.iter().find(|(ordinal, pod)| {
+        let empty = self.seen.pods.iter().filter(|(ordinal, pod)| {
             wanted.contains(ordinal)
                 && !pod.terminating
                 && matches!(pod.node, Node::Unjoined { .. })
                 && self.member(**ordinal).is_none()
                 && !is_marked(**ordinal)
         });
-        empty.map(|(ordinal, _)| self.add(*ordinal, expected_version)).or(waits)
+        let empty: Vec<_> =
+            empty.map(|(ordinal, _)| self.add(*ordinal, expected_version)).collect();
+        match self.first_of(empty) {
+            Some(step @ Step::Act(..)) => Some(step),
+            refused_too => refused.or(refused_too).or(waits),
+        }
     }
 
     fn add(&self, ordinal: i32, expected_version: u64) -> Step {

@@ -389,7 +389,8 @@ impl View<'_> {
     /// update; nor with every election, by a look in between.
     pub(super) fn open_budget(&self) -> Option<Step> {
         let lasts = self.seen.answers.whole_for(self.now) >= WHOLE_SECONDS;
-        if !self.is_budget_closed() || !self.is_whole() || !lasts {
+        // A restart that is refused is tried again and again, and would turn it each time.
+        if !self.is_budget_closed() || !self.is_whole() || !lasts || self.is_restarting() {
             return None;
         }
         self.turn_budget(true, "all is whole, so one node may go")
@@ -489,7 +490,7 @@ impl View<'_> {
             return next;
         }
         let mut contended = Vec::new();
-        let found = self.seen.sets().find_map(|(ordinal, live)| {
+        let found = self.seen.sets().filter_map(|(ordinal, live)| {
             let claims = live.pointer("/spec/volumeClaimTemplates");
             let now = claims.and_then(children::claim_size)?;
             // With the StatefulSet its template would be lost that the pod waits with.
@@ -509,7 +510,7 @@ impl View<'_> {
             }
             Some((ordinal, live))
         });
-        let step = found.map(|(ordinal, live)| {
+        let steps = found.map(|(ordinal, live)| {
             let why = format!(
                 "the next volume of {} is to have {size}; its StatefulSet is made anew around its pod",
                 self.pod_name(ordinal)
@@ -517,10 +518,11 @@ impl View<'_> {
             let action = Action::Change(self.delete_set(ordinal, live));
             Step::Act(operation(self, "ReplaceStatefulSet"), action, why)
         });
+        let steps: Vec<_> = steps.collect();
         for message in contended {
             self.trouble("Contended", message);
         }
-        step
+        self.first_of(steps)
     }
 
     /// What a person should know, whatever is being done.

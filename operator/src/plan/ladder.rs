@@ -24,14 +24,23 @@ struct Rung {
     cost: Cost,
     /// Not asked while the pods' template stays as it is.
     brings_template: bool,
+    /// Ordering: a deed that is refused was not done, and so excludes what a wait of its rung would: a drain that is
+    /// not called back goes on. Not so where no rung below counts on it: what serves nobody and may not be made anew
+    /// is missed by them all the same, and a volume that does not grow takes nothing away.
+    holds_if_refused: bool,
 }
 
 const fn rung(cost: Cost, ask: fn(&mut View<'_>) -> Option<Step>) -> Rung {
-    Rung { ask, cost, brings_template: false }
+    Rung { ask, cost, brings_template: false, holds_if_refused: true }
 }
 
 const fn template(cost: Cost, ask: fn(&mut View<'_>) -> Option<Step>) -> Rung {
-    Rung { ask, cost, brings_template: true }
+    Rung { ask, cost, brings_template: true, holds_if_refused: true }
+}
+
+/// A refused deed of it keeps nothing waiting.
+const fn lets_go_on(rung: Rung) -> Rung {
+    Rung { holds_if_refused: false, ..rung }
 }
 
 /// Objects come before repairs, and pods that do not run are made anew before anything is waited for: a spec that
@@ -45,15 +54,15 @@ const LADDER: [Rung; 21] = [
     rung(Cost::Nothing, |view| view.children()),
     rung(Cost::Nothing, |view| view.note_volumes()),
     rung(Cost::Nothing, |view| view.release_volumes()),
-    template(Cost::Less, |view| view.refresh()),
-    template(Cost::Less, |view| view.make_possible()),
+    lets_go_on(template(Cost::Less, |view| view.refresh())),
+    lets_go_on(template(Cost::Less, |view| view.make_possible())),
     rung(Cost::Nothing, |view| view.take_back()),
     rung(Cost::Less, |view| view.repair()),
     rung(Cost::More, |view| view.join()),
     // Of itself it only calls a node back.
     rung(Cost::More, |view| view.drain()),
     rung(Cost::Less, |view| view.change_factor()),
-    rung(Cost::Nothing, |view| view.grow()),
+    lets_go_on(rung(Cost::Nothing, |view| view.grow())),
     template(Cost::Less, |view| view.roll()),
     template(Cost::More, |view| view.add_pods()),
     rung(Cost::Less, |view| view.scale_down()),
@@ -75,12 +84,15 @@ impl View<'_> {
             if !may_go_on || (rung.brings_template && holds_template) {
                 continue;
             }
-            match (rung.ask)(self) {
+            match (rung.ask)(self).map(|step| self.unless_refused(step)) {
                 None => {}
+                Some(Step::Refused(operation, why)) if !rung.holds_if_refused => {
+                    held_up.get_or_insert(Step::HeldUp(operation, why));
+                }
                 Some(step @ Step::HeldUp(..)) => {
                     held_up.get_or_insert(step);
                 }
-                Some(step @ (Step::Wait(..) | Step::Away(..))) => {
+                Some(step @ (Step::Wait(..) | Step::Away(..) | Step::Refused(..))) => {
                     waits.get_or_insert(step);
                 }
                 Some(step) => return Some(beside(waits.as_ref(), step)),
@@ -94,7 +106,7 @@ impl View<'_> {
 fn beside(waits: Option<&Step>, step: Step) -> Step {
     match (waits, step) {
         (
-            Some(Step::Wait(noted, _) | Step::Away(noted, _)),
+            Some(Step::Wait(noted, _) | Step::Away(noted, _) | Step::Refused(noted, _)),
             Step::Act(_, action, why) | Step::Keep(action, why),
         ) => Step::Act(noted.clone(), action, why),
         (_, step) => step,

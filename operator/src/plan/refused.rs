@@ -2,15 +2,33 @@
 //!
 //! Rungs that keep objects as they should be pass over what was refused, so that the plan goes on below them. The
 //! others have something in mind that comes next: a node that may not be removed, a pod that may not be deleted. It
-//! is theirs to come first, so all below waits with it, and is tried ever more seldom.
+//! is tried ever more seldom, and meanwhile it is a wait like others: what goes on beside it the ladder decides.
+
+use k8s_openapi::jiff::Timestamp;
 
 use super::{Action, Step, Target, View};
+use crate::seen::Seen;
 
 impl View<'_> {
-    pub(super) fn unless_refused(&mut self, step: Option<Step>) -> Option<Step> {
-        let Some(Step::Act(operation, action, what)) = step else { return step };
+    /// The first that was not refused a moment ago; else the first. Each is for itself: a policy that holds one node,
+    /// pod or volume says nothing of another.
+    pub(super) fn first_of(&mut self, steps: impl IntoIterator<Item = Step>) -> Option<Step> {
+        let mut refused = None;
+        for step in steps {
+            match self.unless_refused(step) {
+                step @ Step::Refused(..) => {
+                    refused.get_or_insert(step);
+                }
+                step => return Some(step),
+            }
+        }
+        refused
+    }
+
+    pub(super) fn unless_refused(&mut self, step: Step) -> Step {
+        let Step::Act(operation, action, what) = step else { return step };
         let Some(refused) = self.seen.answers.refusal(&action, self.now) else {
-            return Some(Step::Act(operation, action, what));
+            return Step::Act(operation, action, what);
         };
         let why = refused.why;
         if refused.is_told {
@@ -32,12 +50,18 @@ impl View<'_> {
             };
             self.trouble(reason, message);
         }
-        let why = format!("{what}; refused: {why}");
-        // The same words while it waits and while it is tried: others are written into the status.
-        Some(if refused.may_try {
-            Step::Act(operation, action, why)
+        if refused.may_try {
+            Step::Act(operation, action, what)
         } else {
-            Step::Wait(operation, why)
-        })
+            Step::Refused(operation, told(self.seen, &action, what, self.now))
+        }
+    }
+}
+
+/// The same words while it waits and while it is tried: others are written into the status.
+pub(super) fn told(seen: &Seen, action: &Action, what: String, now: Timestamp) -> String {
+    match seen.answers.refusal(action, now) {
+        Some(refused) => format!("{what}; refused: {}", refused.why),
+        None => what,
     }
 }

@@ -31,8 +31,8 @@ impl View<'_> {
         // A pod that begins anew may wait for a machine that is away for days.
         let mut waits = None;
         for (ordinal, pod) in self.seen.pods.range(..spec) {
-            match self.empty_disk(*ordinal, pod) {
-                Some(step @ Step::Wait(..)) => waits = waits.or(Some(step)),
+            match self.empty_disk(*ordinal, pod).map(|step| self.unless_refused(step)) {
+                Some(step @ (Step::Wait(..) | Step::Refused(..))) => waits = waits.or(Some(step)),
                 Some(step) => return Some(step),
                 None => {}
             }
@@ -47,16 +47,17 @@ impl View<'_> {
             Some((ordinal, row, proof))
         });
         // Each for itself: one that cannot be given up yet keeps no other from being replaced.
-        let mut dead: Vec<_> = dead.collect();
-        let may = dead.iter().position(|(_, row, _)| self.may_not_be_given_up(row).is_none());
-        if dead.is_empty() {
-            return waits;
+        let dead: Vec<_> = dead.collect();
+        let (may, not_yet): (Vec<_>, Vec<_>) =
+            dead.into_iter().partition(|(_, row, _)| self.may_not_be_given_up(row).is_none());
+        let dead = if may.is_empty() { not_yet.into_iter().take(1).collect() } else { may };
+        for (ordinal, row, proof) in dead {
+            match self.give_up(ordinal, row, &proof).map(|step| self.unless_refused(step)) {
+                Some(step @ Step::Act(..)) => return Some(step),
+                waits_too => waits = waits.or(waits_too),
+            }
         }
-        let (ordinal, row, proof) = dead.remove(may.unwrap_or(0));
-        match self.give_up(ordinal, row, &proof) {
-            Some(step @ Step::Act(..)) => Some(step),
-            waits_too => waits.or(waits_too),
-        }
+        waits
     }
 
     /// Why the disk of a member will not come back; `None` when it may.

@@ -66,21 +66,25 @@ fn serves(pod: &Pod) -> bool {
 impl<'a> View<'a> {
     /// Outdated pods that serve nobody are made anew without waiting for a turn, unless they are about to come
     /// back as they were.
-    pub(super) fn refresh(&self) -> Option<Step> {
+    pub(super) fn refresh(&mut self) -> Option<Step> {
         if self.is_emptying_a_disk() || self.lacks_what_pods_start_with() {
             return None;
         }
-        let (ordinal, pod) = self.seen.pods.iter().find(|(ordinal, pod)| {
+        let outdated = self.seen.pods.iter().filter(|(ordinal, pod)| {
             self.is_outdated(pod)
                 && pod.ours
                 && !pod.terminating
                 && self.serves_nobody(**ordinal, pod)
                 && self.may_renew(**ordinal)
                 && (!self.is_initialized() || self.may_jump_the_queue(**ordinal, pod))
-        })?;
-        let operation = self.operation(Kind::RollingUpdate, &pod.name, "DeletePod");
-        let why = format!("pod {} does not serve and has an old template", pod.name);
-        Some(self.renew(*ordinal, pod, operation, why))
+        });
+        let steps = outdated.map(|(ordinal, pod)| {
+            let operation = self.operation(Kind::RollingUpdate, &pod.name, "DeletePod");
+            let why = format!("pod {} does not serve and has an old template", pod.name);
+            self.renew(*ordinal, pod, operation, why)
+        });
+        let steps: Vec<_> = steps.collect();
+        self.first_of(steps)
     }
 
     /// A pod that was evicted or that ran out of memory serves nobody for a while, too: it is to come back as it
@@ -326,8 +330,7 @@ impl<'a> View<'a> {
         let mut operation = self.operation(Kind::RollingUpdate, &pod.name, "EvictLeaders");
         operation.node_id = i64::try_from(id).ok();
         // Blocked before, or restarted already for another template: the wait begins now.
-        let is_this_turn = |old: &Operation| THIS_TURN.contains(&&*old.step);
-        if !self.recorded(Kind::RollingUpdate).is_some_and(is_this_turn) {
+        if !self.is_restarting() {
             operation.started_at = clock::text(self.now);
         }
         if evict && self.lasts(&operation) < EVICTION_WAIT_SECONDS {
@@ -468,6 +471,12 @@ impl<'a> View<'a> {
             return Err(format!("peers of node {behind} are catching up"));
         }
         Ok(())
+    }
+
+    /// The leaders of a pod are told to go, and what comes of it is that the pod goes.
+    pub(super) fn is_restarting(&self) -> bool {
+        let is_this_turn = |old: &Operation| THIS_TURN.contains(&&*old.step);
+        self.recorded(Kind::RollingUpdate).is_some_and(is_this_turn)
     }
 
     pub(super) fn is_outdated(&self, pod: &Pod) -> bool {

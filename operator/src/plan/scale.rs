@@ -97,17 +97,19 @@ impl View<'_> {
 
     /// The first that can come; else what the first of them waits for. While the template is held it would come
     /// with that of before, and be restarted next.
-    pub(super) fn add_pods(&self) -> Option<Step> {
+    pub(super) fn add_pods(&mut self) -> Option<Step> {
         if !self.may_be_made() {
             return None;
         }
         let wanted = self.wanted_pods();
-        let lacking = (0..wanted)
-            .filter(|ordinal| !self.seen.is_held(*ordinal) && self.may_be_held(*ordinal));
         let mut waits = None;
-        for ordinal in lacking {
-            match self.add_pod(ordinal, wanted) {
-                step @ Step::HeldUp(..) => {
+        for ordinal in 0..wanted {
+            if self.seen.is_held(ordinal) || !self.may_be_held(ordinal) {
+                continue;
+            }
+            let step = self.add_pod(ordinal, wanted);
+            match self.unless_refused(step) {
+                step @ (Step::HeldUp(..) | Step::Refused(..)) => {
                     waits.get_or_insert(step);
                 }
                 step => return Some(step),
@@ -244,21 +246,24 @@ impl View<'_> {
     }
 
     /// Marked volumes without a pod, unless they are to be kept.
-    fn drop_volumes(&self, wanted: i32) -> Option<Step> {
+    fn drop_volumes(&mut self, wanted: i32) -> Option<Step> {
         if self.desired.spec.storage.retain {
             return None;
         }
-        let (_, volume) = self.seen.volumes.iter().find(|(ordinal, volume)| {
+        let dropped = self.seen.volumes.iter().filter(|(ordinal, volume)| {
             **ordinal >= wanted
                 && volume.decommissioned.is_some()
                 && self.may_be_emptied(**ordinal, volume).is_ok()
                 && !volume.terminating
                 && !self.seen.pods.contains_key(ordinal)
-        })?;
-        let operation = self.operation(Kind::ScaleDown, &volume.name, "DeleteVolume");
-        let why = format!("volume {} is no longer needed and not to be kept", volume.name);
-        let change = self.delete_volume(volume);
-        Some(Step::Act(operation, Action::Change(change), why))
+        });
+        let steps = dropped.map(|(_, volume)| {
+            let operation = self.operation(Kind::ScaleDown, &volume.name, "DeleteVolume");
+            let why = format!("volume {} is no longer needed and not to be kept", volume.name);
+            Step::Act(operation, Action::Change(self.delete_volume(volume)), why)
+        });
+        let steps: Vec<_> = steps.collect();
+        self.first_of(steps)
     }
 
     /// The newest node that had this address.

@@ -309,6 +309,207 @@ fn pod_that_is_being_restarted_is_waited_for_with_all_that_would_come_but_not_fo
     ]);
 }
 
+/// As often as makes a wait of it, and a moment ago.
+fn refuse(seen: &mut Seen, action: &Action) {
+    let why = || crate::world::Error::Refused("a policy".into());
+    for _ in 0..7 {
+        match action {
+            Action::Call(call) => seen.answers.learn_call(call, &Err(why()), now()),
+            Action::Change(change) => seen.answers.learn(change, Err(&why()), now()),
+            Action::Latch { .. } => unreachable!("nobody is asked"),
+        }
+    }
+}
+
+/// What would be done is refused; it has this name.
+fn refused(seen: &Seen, name: &str) -> Seen {
+    with(seen, &|seen| {
+        keep_budget(seen);
+        let plan = plan(seen, &defaults(), now());
+        let Some(action) = plan.action else { panic!("{plan:#?}") };
+        assert_eq!(action.name(), name, "{action:?}");
+        seen.cluster.status.as_mut().expect("a status").operation = plan.operation;
+        refuse(seen, &action);
+    })
+}
+
+/// Five nodes, of which all pods are outdated, and the template is there for the last.
+fn about_to_restart() -> Seen {
+    let spec = json!({"replicas": 5, "config": {"log_level": "debug"}});
+    let mut seen = on(&[1, 2, 3], 5, spec, json!({"replicas": 5}));
+    let now = children_of(&desired(&seen.cluster), 5);
+    seen.children.insert(Child::ConfigMap, now[&Child::ConfigMap].clone());
+    has_its_turn(&mut seen, 4);
+    seen.pods.get_mut(&4).expect("a pod").template_hash = Some("old".into());
+    turn_budget(&mut seen, false);
+    seen
+}
+
+#[test]
+fn what_takes_nothing_away_goes_on_beside_a_restart_that_is_refused() {
+    let restart = refused(&about_to_restart(), "DeletePod");
+    let idle = {
+        // It serves nobody, so it is not its turn that it waits for.
+        let mut seen = about_to_restart();
+        has_its_turn(&mut seen, 3);
+        seen.pods.get_mut(&3).expect("a pod").template_hash = Some("old".into());
+        does_not_run(&mut seen, 3, 400);
+        has_its_turn(&mut seen, 4);
+        refused(&seen, "DeletePod")
+    };
+    check(vec![
+        ("alone", restart.clone(), Want::Waits("refused: a policy"), "ActionRefused"),
+        (
+            "more nodes are wanted",
+            with(&restart, &|seen| {
+                wants_nodes(seen, 6);
+                let mut budget = children::budget(&desired(&seen.cluster), 6, false);
+                let live = &seen.children[&Child::DisruptionBudget];
+                keep::pin(&mut budget, live);
+                seen.children.insert(Child::DisruptionBudget, budget);
+            }),
+            Want::Does("Scale", "ordinal: 5"),
+            "ActionRefused",
+        ),
+        (
+            "room is asked for",
+            with(&restart, &wants_room),
+            Want::Does("GrowVolume", "volume-0"),
+            "",
+        ),
+        (
+            "fewer nodes are wanted",
+            with(&restart, &|seen| wants_nodes(seen, 4)),
+            Want::Waits("refused: a policy"),
+            "ActionRefused",
+        ),
+        (
+            "the budget is not turned with every try",
+            with(&restart, &|seen| {
+                let since = Timestamp::from_second(now().as_second() - 600).expect("a time");
+                seen.answers.watch(true, since);
+                seen.answers.watch(true, now());
+            }),
+            Want::Waits("refused: a policy"),
+            "BudgetClosed",
+        ),
+        (
+            "one that serves nobody, and a node is lost",
+            with(&idle, &|seen| loses_its_disk(seen, 4)),
+            Want::Does("RemoveNode", "node_id: 5, force: true"),
+            "ActionRefused",
+        ),
+        (
+            "one that serves nobody, and its node is lost",
+            with(&idle, &|seen| {
+                seen.volumes.get_mut(&3).expect("a volume").machine_is_gone = true;
+            }),
+            Want::Does("RemoveNode", "node_id: 4, force: true"),
+            "NodeLost",
+        ),
+    ]);
+}
+
+#[test]
+fn node_that_is_refused_keeps_no_other_from_being_replaced_or_coming() {
+    let five = json!({"replicas": 5});
+    let two = with(&on(&[1, 3, 5], 5, five.clone(), five.clone()), &|seen| {
+        loses_its_disk(seen, 1);
+        loses_its_disk(seen, 3);
+    });
+    let both = refused(&refused(&two, "RemoveNode"), "RemoveNode");
+    let learner = refused(
+        &with(&on(&[1, 2, 3], 5, five.clone(), five), &|seen| {
+            table(seen).nodes[3].state = State::Learner;
+        }),
+        "Promote",
+    );
+    let emptied = with(&settled(3, json!({"replicas": 5})), &|seen| {
+        for ordinal in [3, 4] {
+            let marked = Some((ordinal + 1).to_string());
+            seen.volumes.insert(ordinal, VolumeClaim { decommissioned: marked, ..volume(ordinal) });
+        }
+    });
+    check(vec![
+        (
+            "two are lost",
+            refused(&two, "RemoveNode"),
+            Want::Does("RemoveNode", "node_id: 4, force: true"),
+            "ActionRefused",
+        ),
+        ("both are refused", both.clone(), Want::Waits("refused: a policy"), "ActionRefused"),
+        (
+            "both are refused, and more are wanted",
+            with(&both, &|seen| wants_nodes(seen, 7)),
+            Want::Does("Scale", "ordinal: 5"),
+            "ActionRefused",
+        ),
+        ("a node comes", learner.clone(), Want::Waits("refused: a policy"), "ActionRefused"),
+        (
+            "another node comes",
+            with(&learner, &|seen| {
+                table(seen).nodes.pop();
+                let pod = seen.pods.get_mut(&4).expect("a pod");
+                (pod.node, pod.ready) = (Node::Unjoined { version: "0.1.0".into() }, false);
+            }),
+            Want::Does("AddLearner", "pod: 4"),
+            "ActionRefused",
+        ),
+        (
+            "a node comes, and one is to go",
+            with(&learner, &|seen| wants_nodes(seen, 4)),
+            Want::Waits("refused: a policy"),
+            "ActionRefused",
+        ),
+        (
+            "a volume is to be emptied first",
+            refused(&emptied, "DeleteVolume"),
+            Want::Does("DeleteVolume", "volume-4"),
+            "ActionRefused",
+        ),
+    ]);
+}
+
+#[test]
+fn objects_and_volumes_that_are_refused_keep_nothing_waiting() {
+    let mut larger = settled(5, json!({"replicas": 5}));
+    wants_room(&mut larger);
+    for volume in larger.volumes.values_mut() {
+        volume.requested = Quantity("2Gi".into());
+    }
+    for _ in 0..5 {
+        larger = refused(&larger, "Delete");
+    }
+    let dropped =
+        with(&settled(3, json!({"storage": {"size": "1Gi", "retain": false}})), &|seen| {
+            for ordinal in [3, 4] {
+                let marked = Some((ordinal + 1).to_string());
+                seen.volumes
+                    .insert(ordinal, VolumeClaim { decommissioned: marked, ..volume(ordinal) });
+            }
+        });
+    check(vec![
+        (
+            "StatefulSets with larger claims",
+            larger.clone(),
+            Want::Waits("a policy"),
+            "ApplyRefused",
+        ),
+        (
+            "StatefulSets with larger claims, and one node is to go",
+            with(&larger, &|seen| wants_nodes(seen, 4)),
+            Want::Does("RemoveNode", "node_id: 5, force: false"),
+            "ApplyRefused",
+        ),
+        (
+            "a volume that is not to be kept",
+            refused(&dropped, "DeleteVolume"),
+            Want::Does("DeleteVolume", "volume-4"),
+            "ActionRefused",
+        ),
+    ]);
+}
+
 #[test]
 fn budget_is_opened_beside_what_waits_once_all_is_whole() {
     let whole = |seen: &mut Seen, seconds: i64| {
