@@ -13,7 +13,8 @@
 //!
 //! Of a status the same is known: a definition that is older than this operator keeps none of its new fields.
 //!
-//! Beside it stands since when the cluster has been whole, which no single look tells either.
+//! Beside it stands for how long the cluster has been whole, and what a stamp stands for has lasted, which no single
+//! look tells either.
 //!
 //! None of this outlives the process. One that starts anew applies what differs once more, which changes
 //! nothing, and learns the answer.
@@ -62,7 +63,14 @@ pub struct Answers {
     noted: Option<Noted>,
     /// Every look since then has found the cluster whole.
     whole_since: Option<Timestamp>,
+    /// Since when every look has found a stamp: of what, and the stamp. Bound: those of the last look.
+    stamps: BTreeMap<Stamp, Timestamp>,
+    /// The last look. It and the two above are of [`crate::clock::steady`].
+    looked_at: Option<Timestamp>,
 }
+
+/// Whose it is, and the time that somebody else's clock said.
+pub type Stamp = (String, String);
 
 #[derive(Clone, Debug, Default)]
 struct Answer {
@@ -319,14 +327,36 @@ impl Answers {
 
     /// For how many seconds every look has found the cluster whole; 0 when the last one did not.
     #[must_use]
-    pub fn whole_for(&self, now: Timestamp) -> i64 {
-        self.whole_since.map_or(0, |since| now.as_second() - since.as_second())
+    pub fn whole_for(&self) -> i64 {
+        self.whole_since.map_or(0, |since| self.until_the_last_look(since))
+    }
+
+    /// For how many seconds looks have found this stamp. `None`: the last one did not, or nobody has watched.
+    #[must_use]
+    pub fn lasted(&self, whose: &str, stamp: &str) -> Option<i64> {
+        let since = self.stamps.get(&(whose.to_owned(), stamp.to_owned()))?;
+        Some(self.until_the_last_look(*since))
+    }
+
+    fn until_the_last_look(&self, since: Timestamp) -> i64 {
+        self.looked_at.map_or(0, |looked_at| looked_at.as_second() - since.as_second())
     }
 
     pub(crate) fn watch(&mut self, is_whole: bool, now: Timestamp) {
-        // A wall clock that was set back would else keep it waiting until it has caught up.
+        // Nobody sets a steady clock back; were it so, it would count anew and not wait until that has caught up.
         let since = self.whole_since.filter(|since| *since <= now);
         self.whole_since = is_whole.then(|| since.unwrap_or(now));
+        self.looked_at = Some(now);
+    }
+
+    pub(crate) fn watch_stamps(&mut self, stamps: Vec<Stamp>, now: Timestamp) {
+        let before = std::mem::take(&mut self.stamps);
+        let known = stamps.into_iter().map(|stamp| {
+            let since = before.get(&stamp).copied().filter(|since| *since <= now);
+            (stamp, since.unwrap_or(now))
+        });
+        self.stamps = known.collect();
+        self.looked_at = Some(now);
     }
 
     pub(crate) fn learn(
@@ -484,10 +514,11 @@ impl Memory {
 
     /// The same, with what a look found.
     #[must_use]
-    pub fn watch(&self, key: &Key, is_whole: bool, now: Timestamp) -> Answers {
+    pub fn watch(&self, key: &Key, is_whole: bool, stamps: Vec<Stamp>, now: Timestamp) -> Answers {
         let mut all = self.0.lock();
         let answers = all.entry(key.clone()).or_default();
         answers.watch(is_whole, now);
+        answers.watch_stamps(stamps, now);
         answers.clone()
     }
 
@@ -802,7 +833,7 @@ mod tests {
             ("not whole", 130 - 3600, false, 0),
         ] {
             answers.watch(is_whole, at(second));
-            assert_eq!(answers.whole_for(at(second)), want, "{why}");
+            assert_eq!(answers.whole_for(), want, "{why}");
         }
     }
 

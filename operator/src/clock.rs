@@ -1,5 +1,7 @@
 //! Time, which comes in here and nowhere else. Decisions are given the time as a value.
 
+use std::sync::OnceLock;
+
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -10,7 +12,16 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Now, on the wall clock: for texts that people read, and for waits of minutes.
+/// Now, as the time since this process began to ask, on the monotonic clock: for waits, since nobody sets it. No time
+/// that people read.
+#[must_use]
+pub fn steady() -> Timestamp {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    let since = BEGAN.get_or_init(now).elapsed().as_secs();
+    Timestamp::from_second(i64::try_from(since).unwrap_or(i64::MAX)).unwrap_or(Timestamp::MAX)
+}
+
+/// Now, on the wall clock: for texts that people read.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the seam that others must use")]
 pub fn wall() -> Timestamp {

@@ -586,9 +586,9 @@ impl World for Kubernetes {
             table_error,
             service_monitors: monitors,
         };
-        let now = self.now();
-        let is_whole = desired.is_some_and(|desired| plan::is_whole(&seen, &desired, now));
-        seen.answers = self.memory.watch(key, is_whole, now);
+        let is_whole = desired.is_some_and(|desired| plan::is_whole(&seen, &desired, self.now()));
+        let stamps = plan::stamps(&seen);
+        seen.answers = self.memory.watch(key, is_whole, stamps, clock::steady());
         Ok(Some(seen))
     }
 

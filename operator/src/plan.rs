@@ -38,6 +38,7 @@ use k8s_openapi::{
 use serde_json::Value;
 
 use crate::{
+    answers::Stamp,
     children::{self, Child},
     clock,
     crd::Operation,
@@ -465,7 +466,23 @@ impl<'a> View<'a> {
 
     /// Seconds since an operation began.
     fn lasts(&self, operation: &Operation) -> i64 {
-        clock::seconds_since(&operation.started_at, self.now).unwrap_or(0)
+        self.lasts_since(&of_operation(operation), &operation.started_at).unwrap_or(0)
+    }
+
+    /// Seconds that a pod has not been ready for; `None` of one that is ready, or does not say.
+    fn not_ready_for(&self, pod: &Pod) -> Option<i64> {
+        self.lasts_since(&pod.uid, pod.not_ready_since.as_deref()?)
+    }
+
+    /// Seconds since something came to be so, which bears the stamp of it; `None` for what is no time.
+    ///
+    /// Invariant: never the difference of two clocks. The stamp was set by a kubelet, the API server or an operator
+    /// before this one, and by a clock that is an hour ahead of theirs a node would be given up at once, by one
+    /// that is behind never. So it is told by for how long this operator has seen the stamp, which is less than
+    /// the truth, and no more than the whole wait less. Of a single look there is nothing but the stamp.
+    fn lasts_since(&self, whose: &str, stamp: &str) -> Option<i64> {
+        let watched = self.seen.answers.lasted(whose, stamp);
+        watched.or_else(|| Some(clock::seconds_since(stamp, self.now)?.max(0)))
     }
 
     fn pod(&self, ordinal: i32) -> Option<&'a Pod> {
@@ -537,6 +554,26 @@ impl<'a> View<'a> {
         let answers = |(_, joined): (i32, &crate::seen::Joined)| joined.node_id == row.node_id;
         row.alive && self.seen.joined(&self.desired.cluster_id).any(answers)
     }
+}
+
+/// What is waited for by the time since a stamp, to be watched from look to look.
+#[must_use]
+pub fn stamps(seen: &Seen) -> Vec<Stamp> {
+    let pods = seen.pods.values().flat_map(|pod| {
+        let stamps = [&pod.not_ready_since, &pod.ready_since, &pod.running_since];
+        stamps.into_iter().flatten().map(|stamp| (pod.uid.clone(), stamp.clone()))
+    });
+    let going = seen.children.values().filter_map(|live| {
+        let whose = live["metadata"]["uid"].as_str()?;
+        Some((whose.to_owned(), live["metadata"]["deletionTimestamp"].as_str()?.to_owned()))
+    });
+    let begun = recorded(seen).map(|begun| (of_operation(begun), begun.started_at.clone()));
+    pods.chain(going).chain(begun).collect()
+}
+
+/// By which the stamp of its begin is known.
+fn of_operation(operation: &Operation) -> String {
+    format!("{} {}", operation.kind, operation.target)
 }
 
 /// Nodes in service.

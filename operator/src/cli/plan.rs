@@ -10,6 +10,7 @@ use anyhow::Context as _;
 
 use super::PlanArgs;
 use crate::{
+    answers::Answers,
     api_server::ApiServer,
     clock,
     crd::KvCluster,
@@ -58,6 +59,8 @@ async fn look_and_plan(args: &PlanArgs, mut wanted: KvCluster) -> anyhow::Result
     let (seen, is_new) = match live {
         Some(mut seen) => {
             seen.cluster.spec = wanted.spec;
+            // Nobody watched before this one look, which has nothing but the stamps.
+            seen.answers = Answers::default();
             (seen, false)
         }
         None => {

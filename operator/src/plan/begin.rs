@@ -102,8 +102,7 @@ impl View<'_> {
             let Some(pod) = self.pod(ordinal).filter(|pod| !pod.terminating) else {
                 return waits(format!("waiting for pod {name}"));
             };
-            let volume = self.seen.volumes.get(&ordinal);
-            if volume.is_some_and(|volume| volume.decommissioned.is_some()) {
+            if self.is_marked(ordinal) {
                 return waits(format!("the volume of pod {name} is marked to be emptied"));
             }
             match &pod.node {

@@ -2,10 +2,7 @@
 //! time.
 
 use super::{Action, Call, Kind, Step, View};
-use crate::{
-    clock,
-    seen::{Node, State},
-};
+use crate::seen::{Node, State};
 
 /// Bound: so long, in seconds, nothing else that takes a node away or adds one begins beside a node that is half
 /// way in and does not answer.
@@ -17,11 +14,6 @@ impl View<'_> {
         let expected_version = table.version;
         let wanted = 0..self.desired.spec.replicas;
 
-        // Invariant: nobody joins on a disk that may be emptied.
-        let is_marked = |ordinal: i32| {
-            let volume = self.seen.volumes.get(&ordinal);
-            volume.is_some_and(|volume| volume.decommissioned.is_some())
-        };
         // First those that are half way in.
         let half = table.nodes.iter().filter(|row| {
             row.is_member()
@@ -47,7 +39,7 @@ impl View<'_> {
                     comes.push(Step::Act(operation, Action::Call(call), why));
                 }
                 (State::Joining, Some(Node::Unjoined { .. } | Node::Joined(_)))
-                    if !is_marked(ordinal) =>
+                    if !self.is_marked(ordinal) =>
                 {
                     comes.push(self.add(ordinal, expected_version));
                 }
@@ -57,8 +49,7 @@ impl View<'_> {
                     let operation = self.operation(kind, &name, "WaitForNode");
                     // It holds nothing yet. One that does not come keeps no other from coming. By what its pod says:
                     // whoever goes on beside it has the note.
-                    let since = self.pod(ordinal).and_then(|pod| pod.not_ready_since.as_deref());
-                    let lasts = since.and_then(|since| clock::seconds_since(since, self.now));
+                    let lasts = self.pod(ordinal).and_then(|pod| self.not_ready_for(pod));
                     let lasts = lasts.unwrap_or_else(|| self.lasts(&operation));
                     let step = if lasts >= COMES_SECONDS { Step::HeldUp } else { Step::Wait };
                     let why = format!("waiting for node {}", row.node_id);
@@ -79,7 +70,7 @@ impl View<'_> {
                 && !pod.terminating
                 && matches!(pod.node, Node::Unjoined { .. })
                 && self.member(**ordinal).is_none()
-                && !is_marked(**ordinal)
+                && !self.is_marked(**ordinal)
         });
         let empty: Vec<_> =
             empty.map(|(ordinal, _)| self.add(*ordinal, expected_version)).collect();

@@ -1,13 +1,11 @@
 //! Objects and volumes are as the spec says; and what is not as it should be is said.
 
-use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Action, Change, Deed, Kind, Step, View, repair::EXIT_DISK_FULL, scale::Template, up};
 use crate::{
     answers::Contended,
     children::{self, Child},
-    clock,
     drift::{self, Difference, Drift},
     names::OBJECT_HASH,
     seen::{Node, Slot},
@@ -286,7 +284,7 @@ impl View<'_> {
             };
             let live = self.seen.children.get(&child);
             if let Some(live) = live
-                && terminates_for(live, self.now) >= TERMINATES_MAX
+                && self.terminates_for(live) >= TERMINATES_MAX
             {
                 told.push(format!("{title} is being deleted, and a finalizer keeps it"));
             }
@@ -321,6 +319,13 @@ impl View<'_> {
             }
         }
         told
+    }
+
+    /// Seconds since the deletion of an object began; 0 when none did.
+    fn terminates_for(&self, live: &Value) -> i64 {
+        let whose = live["metadata"]["uid"].as_str().unwrap_or_default();
+        let since = live["metadata"]["deletionTimestamp"].as_str();
+        since.and_then(|since| self.lasts_since(whose, since)).unwrap_or(0)
     }
 
     /// What somebody wrote into a template that is not ours to write now.
@@ -388,7 +393,7 @@ impl View<'_> {
     /// Asked last, when no pod is away by our doing, so that the budget is not turned with every pod of a rolling
     /// update; nor with every election, by a look in between.
     pub(super) fn open_budget(&self) -> Option<Step> {
-        let lasts = self.seen.answers.whole_for(self.now) >= WHOLE_SECONDS;
+        let lasts = self.seen.answers.whole_for() >= WHOLE_SECONDS;
         // A restart that is refused is tried again and again, and would turn it each time.
         if !self.is_budget_closed() || !self.is_whole() || !lasts || self.is_restarting() {
             return None;
@@ -642,7 +647,7 @@ impl View<'_> {
         if !self.is_initialized() || self.desired.spec.stopped {
             return;
         }
-        let lasts = self.seen.answers.whole_for(self.now) >= CLOSED_SECONDS;
+        let lasts = self.seen.answers.whole_for() >= CLOSED_SECONDS;
         if (halted.is_some() || lasts) && self.is_budget_closed() && self.is_whole() {
             let title = Child::DisruptionBudget.title(self.desired);
             let why = match halted {
@@ -728,12 +733,6 @@ fn fixed(child: Child, differences: &[Difference]) -> Option<&str> {
 
 pub(super) fn is_terminating(live: &Value) -> bool {
     live["metadata"]["deletionTimestamp"].is_string()
-}
-
-/// Seconds since the deletion of an object began; 0 when none did.
-fn terminates_for(live: &Value, now: Timestamp) -> i64 {
-    let since = live["metadata"]["deletionTimestamp"].as_str();
-    since.and_then(|since| clock::seconds_since(since, now)).unwrap_or(0)
 }
 
 /// Applied to this very object in this very version, or not at all: what was seen to be ours may have

@@ -8,10 +8,7 @@
 //! runs well on (so it is not the template), and not for want of memory (so it is not the limit) nor of room.
 
 use super::{Action, Call, Change, Kind, Step, View};
-use crate::{
-    clock,
-    seen::{Node, Pod, Row, State},
-};
+use crate::seen::{Node, Pod, Row, State};
 
 /// Restarts before a process counts as one that cannot live on its disk.
 const RESTARTS_MIN: i32 = 5;
@@ -77,7 +74,7 @@ impl View<'_> {
             return None;
         }
         let since = pod.not_ready_since.as_deref()?;
-        let down = clock::seconds_since(since, self.now)?;
+        let down = self.not_ready_for(pod)?;
         let volume = self.seen.volumes.get(&ordinal)?;
         // A Kubernetes node that registers itself anew is missing for a moment.
         if volume.machine_is_gone && !pod.running && down >= MACHINE_GONE_SECONDS {

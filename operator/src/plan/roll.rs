@@ -91,8 +91,7 @@ impl<'a> View<'a> {
     /// was, all the more when the template that is asked for has been given to another one and that does not
     /// run with it.
     fn may_jump_the_queue(&self, ordinal: i32, pod: &Pod) -> bool {
-        let since = pod.not_ready_since.as_deref();
-        let down = since.and_then(|since| clock::seconds_since(since, self.now)).unwrap_or(0);
+        let down = self.not_ready_for(pod).unwrap_or(0);
         let is_empty = pod.running && matches!(pod.node, Node::Unjoined { .. });
         let has_failed = pod.has_failed();
         (is_empty || down >= self.patience(ordinal, has_failed)) && self.is_trusted(ordinal, down)
@@ -142,7 +141,7 @@ impl<'a> View<'a> {
     /// Ready for as long as shows that it runs with what it was started with.
     pub(super) fn runs_well(&self, pod: &Pod) -> bool {
         let lasts = |since: Option<&str>, seconds| {
-            let lasted = since.and_then(|since| clock::seconds_since(since, self.now));
+            let lasted = since.and_then(|since| self.lasts_since(&pod.uid, since));
             lasted.is_none_or(|lasted| lasted >= seconds)
         };
         // Since the start: readiness comes and goes with the leaders of regions.
@@ -263,8 +262,7 @@ impl<'a> View<'a> {
             return true;
         }
         // With what they were started with they elect nobody: there is no quorum to lose.
-        let down = pod.not_ready_since.as_deref();
-        let down = down.and_then(|since| clock::seconds_since(since, self.now)).unwrap_or(0);
+        let down = self.not_ready_for(pod).unwrap_or(0);
         let is_dead = self.seen.table.is_none()
             && self.regions.total() > 0
             && self.regions.leaderless() >= self.regions.total();

@@ -1,6 +1,7 @@
 //! One look, one plan: every scenario as a row.
 
 mod claims;
+mod clocks;
 mod ladder;
 mod marks;
 mod roll;

@@ -35,6 +35,12 @@ impl View<'_> {
             && holds_data
     }
 
+    /// The disk at this ordinal may be emptied. Invariant: nobody joins or begins a cluster on such a one.
+    pub(super) fn is_marked(&self, ordinal: i32) -> bool {
+        let volume = self.seen.volumes.get(&ordinal);
+        volume.is_some_and(|volume| volume.decommissioned.is_some())
+    }
+
     /// Its claim is marked, and it is no member's as far as is known. The mark alone says nothing: somebody may
     /// have wanted the node back right after it was written.
     pub(super) fn is_let_go(&self, ordinal: i32, volume: &VolumeClaim) -> bool {

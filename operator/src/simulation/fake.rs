@@ -1623,7 +1623,8 @@ impl World for Fake {
         let mut seen = self.0.lock().look();
         let desired = Desired::to_observe(&seen.cluster, &defaults());
         let is_whole = desired.is_some_and(|desired| plan::is_whole(&seen, &desired, self.now()));
-        seen.answers = self.1.watch(&super::key(), is_whole, self.now());
+        let stamps = plan::stamps(&seen);
+        seen.answers = self.1.watch(&super::key(), is_whole, stamps, self.now());
         Ok(Some(seen))
     }
 
