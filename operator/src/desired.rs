@@ -143,10 +143,10 @@ impl Desired {
             .or_else(|| status.and_then(|status| status.image.clone()))
             .unwrap_or_else(|| defaults.server_image.clone());
         let adopted = cluster.metadata.annotations.as_ref().and_then(|all| all.get(ADOPT)).cloned();
-        if let Some(id) = &adopted
-            && (id.len() != 32 || !id.chars().all(|c| c.is_ascii_hexdigit()))
-        {
-            errors.push(format!("annotation {ADOPT}: {id:?} is no id of a cluster"));
+        if let Some(id) = adopted.as_ref().filter(|id| !is_cluster_id(id)) {
+            errors.push(format!(
+                "annotation {ADOPT}: {id:?} is no id of a cluster, which is 32 hexadecimal digits in lower case"
+            ));
         }
         let name = cluster.metadata.name.as_deref().unwrap_or_default();
         if !names::is_service_name(name) {
@@ -207,8 +207,21 @@ impl Desired {
             // Of no meaning for what is seen.
             "1".clone_into(&mut spec.storage.size);
         }
+        // A mistyped id is nobody's. What was begun or taken over before is still the one that is there.
+        if let Some(annotations) = &mut known.metadata.annotations
+            && annotations.get(ADOPT).is_some_and(|id| !is_cluster_id(id))
+        {
+            annotations.remove(ADOPT);
+            let noted = known.status.as_ref().and_then(|status| status.cluster_id.clone());
+            annotations.extend(noted.map(|id| (ADOPT.to_owned(), id)));
+        }
         Self::of(&known, defaults).ok()
     }
+}
+
+/// As a KvCluster's own id is written, and the nodes say it.
+fn is_cluster_id(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn network(spec: &KvClusterSpec, defaults: &Defaults) -> Result<Network, String> {
@@ -303,6 +316,25 @@ mod tests {
         ] {
             let invalid = Desired::of(&cluster(spec), &Defaults::default()).expect_err(why);
             assert!(invalid.0.iter().any(|text| text.contains(part)), "{why}: {invalid:?}");
+        }
+    }
+
+    #[test]
+    fn mistyped_id_of_a_cluster_to_take_over_is_told_and_what_runs_is_seen() {
+        let id = "0a1b2c3d00001111222233334444555a";
+        for wrong in ["", "0a1b", &id.to_uppercase(), &format!("{id} "), &id.replace('a', "g")] {
+            let mut cluster = cluster(json!({}));
+            cluster.metadata.annotations = Some([(ADOPT.to_owned(), wrong.to_owned())].into());
+            let invalid = Desired::of(&cluster, &Defaults::default()).expect_err(wrong);
+            assert!(invalid.0[0].contains(ADOPT) && invalid.0[0].contains("32"), "{invalid:?}");
+            let seen = Desired::to_observe(&cluster, &Defaults::default()).expect("seen");
+            assert!(!seen.adopts, "{wrong:?}");
+            cluster.status = Some(crate::crd::KvClusterStatus {
+                cluster_id: Some(id.into()),
+                ..Default::default()
+            });
+            let seen = Desired::to_observe(&cluster, &Defaults::default()).expect("seen");
+            assert_eq!(seen.cluster_id, id, "{wrong:?}");
         }
     }
 

@@ -24,6 +24,11 @@ pub const CLUSTER_ID: &str = "flotilla.dev/cluster-id";
 pub const ADOPT: &str = "flotilla.dev/adopt-cluster-id";
 /// On a KvCluster: a version of the server that it is given although the operator would refuse it.
 pub const ALLOW_VERSION: &str = "flotilla.dev/allow-version";
+/// Those that a KvCluster may bear.
+const OF_CLUSTERS: [&str; 2] = [ADOPT, ALLOW_VERSION];
+/// What begins the names of ours, and what is in that of [`ADOPT`] however it is mistyped.
+const OURS: &str = "flotilla.dev/";
+const ADOPTS: &str = "adopt";
 /// On every object of a cluster: the name of the KvCluster.
 pub const CLUSTER: &str = "flotilla.dev/cluster";
 /// On a pod and its volume claim: the ordinal of its node.
@@ -38,6 +43,19 @@ pub const CONTAINER: &str = "server";
 pub const VOLUME: &str = "data";
 /// User and group of the server, as in its image.
 pub const USER: i64 = 65532;
+
+/// An annotation of a KvCluster that looks like one of ours and is none: it does not do what was meant.
+#[must_use]
+pub fn is_mistyped(annotation: &str) -> bool {
+    let means_ours = annotation.starts_with(OURS) || annotation.ends_with("/adopt-cluster-id");
+    means_ours && !OF_CLUSTERS.contains(&annotation)
+}
+
+/// A mistyped annotation by which perhaps a cluster was to be taken over.
+#[must_use]
+pub fn may_mean_to_adopt(annotation: &str) -> bool {
+    is_mistyped(annotation) && annotation.to_ascii_lowercase().contains(ADOPTS)
+}
 
 /// Names in one cluster. Invariant: functions of namespace, name and DNS domain, nothing else, so
 /// that an object is found again after any crash.

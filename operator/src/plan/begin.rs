@@ -10,7 +10,10 @@
 //! server answers a repeat with the first result.
 
 use super::{Action, Call, Kind, Step, View};
-use crate::seen::{Node, Pod};
+use crate::{
+    names,
+    seen::{Node, Pod},
+};
 
 /// Bound: nodes that a cluster begins with, as the server has it (`BOOTSTRAP_EXPECT_MAX`); others join.
 const FIRST_NODES_MAX: i32 = 32;
@@ -76,6 +79,13 @@ impl View<'_> {
         if self.desired.adopts {
             return waits(format!("waiting for a node of cluster {}", self.desired.cluster_id));
         }
+        // Nothing undoes a beginning.
+        if let Some(name) = self.mistyped().find(|name| names::may_mean_to_adopt(name)) {
+            return waits(format!(
+                "annotation {name} is none that is known; whether an older cluster is to be taken over, which {} asks                  for, is not clear",
+                names::ADOPT
+            ));
+        }
         if let Some(refused) = self.version_refused.as_ref().filter(|refused| refused.holds) {
             return waits(refused.why.clone());
         }
@@ -114,6 +124,12 @@ impl View<'_> {
             }
         }
         Beginning::On(volume.uid.clone())
+    }
+
+    /// Annotations that look like ours and are none.
+    pub(super) fn mistyped(&self) -> impl Iterator<Item = &str> {
+        let all = self.seen.cluster.metadata.annotations.iter().flatten();
+        all.map(|(name, _)| name.as_str()).filter(|name| names::is_mistyped(name))
     }
 
     /// Ordinals of the nodes that the cluster begins with.

@@ -548,6 +548,12 @@ impl View<'_> {
         for message in foreign {
             self.trouble("ForeignVolume", message);
         }
+        let mistyped: Vec<String> = self.mistyped().map(ToOwned::to_owned).collect();
+        for name in mistyped {
+            let message =
+                format!("annotation {name} is none that this operator knows, and does nothing");
+            self.trouble("UnknownAnnotation", message);
+        }
         if let Some(refused) = self.version_refused.clone() {
             self.trouble("VersionRefused", refused.why);
         }

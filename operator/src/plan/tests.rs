@@ -1,5 +1,6 @@
 //! One look, one plan: every scenario as a row.
 
+mod annotations;
 mod claims;
 mod clocks;
 mod ladder;
