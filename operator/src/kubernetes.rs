@@ -113,7 +113,7 @@ impl Kubernetes {
             |ordinal| names.set(ordinal),
             |name| names.ordinal_of_set(name),
         );
-        let sets = sets.await.map_err(|error| failed("list StatefulSets", error))?;
+        let sets = sets.await.map_err(|error| failed("list StatefulSets", error))?.found;
         let mut children = BTreeMap::new();
         for (ordinal, set) in sets {
             let child = Child::StatefulSet(ordinal);
@@ -188,7 +188,7 @@ impl Kubernetes {
         names: &Names,
         children: &BTreeMap<Child, Value>,
         not_ours: &BTreeMap<Slot, String>,
-    ) -> Result<(Pods, BTreeMap<Slot, String>), Error> {
+    ) -> Result<FoundPods, Error> {
         let pods: Api<Pod> = self.api(&names.namespace);
         let held = children.iter().filter_map(|(child, set)| match child {
             Child::StatefulSet(ordinal) if children::replicas(set) > 0 => Some(ordinal + 1),
@@ -201,20 +201,25 @@ impl Kubernetes {
             |ordinal| names.pod(ordinal),
             |name| names.ordinal_of_pod(name),
         );
-        let found = found.await.map_err(|error| failed("list pods", error))?;
-        let (mut seen, mut taken) = (Pods::new(), BTreeMap::new());
+        let ByName { found, others } = found.await.map_err(|error| failed("list pods", error))?;
+        let mut pods = FoundPods::default();
+        for other in others {
+            let owner = owner::controller(other.metadata.owner_references.as_ref());
+            pods.add_stray(names, &other, owner::whose(owner));
+        }
         for (ordinal, pod) in found {
             match pods::Maker::of(children, not_ours, ordinal).whose(&pod, names, ordinal) {
                 Ok(ours) => {
                     let read = seen::Pod { ours, ..pods::read(&pod) };
-                    seen.insert(ordinal, (read, pods::machine(&pod)));
+                    pods.ours.insert(ordinal, (read, pods::machine(&pod)));
                 }
                 Err(whose) => {
-                    taken.insert(Slot::Pod(ordinal), whose);
+                    pods.add_stray(names, &pod, whose.clone());
+                    pods.taken.insert(Slot::Pod(ordinal), whose);
                 }
             }
         }
-        Ok((seen, taken))
+        Ok(pods)
     }
 
     /// As [`Self::pods`].
@@ -233,7 +238,7 @@ impl Kubernetes {
             |ordinal| names.volume(ordinal),
             |name| names.ordinal_of_volume(name),
         );
-        let found = found.await.map_err(|error| failed("list volumes", error))?;
+        let found = found.await.map_err(|error| failed("list volumes", error))?.found;
         let mut volumes = Volumes::default();
         let is_known = |claim: &PersistentVolumeClaim| {
             claim.metadata.uid.as_ref().is_some_and(|uid| seen::knows_volume(cluster, uid))
@@ -539,10 +544,11 @@ impl World for Kubernetes {
         };
         let mut taken: BTreeMap<Slot, String> =
             others.into_iter().map(|(child, whose)| (Slot::Child(child), whose)).collect();
-        let ((pods, strange), volumes) = futures::try_join!(
+        let ((pods, strange, strays), volumes) = futures::try_join!(
             async {
-                let (pods, strange) = self.pods(&names, &children, &taken).await?;
-                Ok::<_, Error>((self.ask_nodes(&names, pods, zone).await, strange))
+                let found = self.pods(&names, &children, &taken).await?;
+                let pods = self.ask_nodes(&names, found.ours, zone).await;
+                Ok::<_, Error>((pods, found.taken, found.strays))
             },
             async {
                 match &desired {
@@ -585,6 +591,7 @@ impl World for Kubernetes {
             table,
             table_error,
             service_monitors: monitors,
+            strays,
         };
         let is_whole = desired.is_some_and(|desired| plan::is_whole(&seen, &desired, self.now()));
         let stamps = plan::stamps(&seen);
@@ -643,6 +650,33 @@ fn key_of(cluster: &KvCluster) -> Key {
 /// By ordinal, with the Kubernetes node that each runs on.
 type Pods = BTreeMap<i32, (seen::Pod, Option<String>)>;
 
+/// Pods with our labels or names.
+#[derive(Default)]
+struct FoundPods {
+    ours: Pods,
+    /// Those that have a name of ours, and whose they are.
+    taken: BTreeMap<Slot, String>,
+    /// Those that bear our labels, and whose they are.
+    strays: BTreeMap<String, String>,
+}
+
+impl FoundPods {
+    /// Unless it lacks the labels, or has ended and is counted by nobody.
+    fn add_stray(&mut self, names: &Names, pod: &Pod, whose: String) {
+        if let Some(name) = pods::is_selected(pod, names).then_some(pod.metadata.name.as_ref()) {
+            self.strays.extend(name.map(|name| (name.clone(), whose)));
+        }
+    }
+}
+
+/// What [`by_name`] finds.
+struct ByName<K> {
+    /// By ordinal.
+    found: BTreeMap<i32, K>,
+    /// With our labels and another name.
+    others: Vec<K>,
+}
+
 /// Claims of our names.
 #[derive(Default)]
 struct Volumes {
@@ -660,15 +694,18 @@ async fn by_name<K>(
     count: i32,
     name_of: impl Fn(i32) -> String,
     ordinal_of: impl Fn(&str) -> Option<i32>,
-) -> kube::Result<BTreeMap<i32, K>>
+) -> kube::Result<ByName<K>>
 where
     K: kube::Resource + Clone + DeserializeOwned + Debug,
 {
     let selected = ListParams::default().labels(&names.selector_text());
-    let listed = api.list(&selected).await?.items.into_iter();
-    let mut found: BTreeMap<i32, K> = listed
-        .filter_map(|object| Some((ordinal_of(object.meta().name.as_deref()?)?, object)))
-        .collect();
+    let (mut found, mut others) = (BTreeMap::new(), Vec::new());
+    for object in api.list(&selected).await?.items {
+        match object.meta().name.as_deref().and_then(&ordinal_of) {
+            Some(ordinal) => drop(found.insert(ordinal, object)),
+            None => others.push(object),
+        }
+    }
     let missing: Vec<i32> = (0..count).filter(|ordinal| !found.contains_key(ordinal)).collect();
     let asked = missing.into_iter().map(|ordinal| {
         let named = ListParams::default().fields(&format!("metadata.name={}", name_of(ordinal)));
@@ -678,7 +715,7 @@ where
         futures::stream::iter(asked).buffered(ASKED_AT_ONCE).try_collect().await?;
     let there = answers.into_iter().filter_map(|(ordinal, object)| Some((ordinal, object?)));
     found.extend(there);
-    Ok(found)
+    Ok(ByName { found, others })
 }
 
 /// Addresses of the cluster's nodes, the ready ones first.
@@ -795,7 +832,8 @@ mod tests {
             |ordinal| names.pod(ordinal),
             |name| names.ordinal_of_pod(name),
         );
-        let found = found.await.expect("listed");
+        let ByName { found, others } = found.await.expect("listed");
+        assert_eq!(others.len(), 5, "they are told");
         let found: Vec<_> =
             found.into_iter().map(|(ordinal, pod)| (ordinal, pod.metadata.name)).collect();
         assert_eq!(

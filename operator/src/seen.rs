@@ -34,6 +34,9 @@ pub struct Seen {
     pub old_configs: BTreeMap<String, String>,
     /// By ordinal.
     pub pods: BTreeMap<i32, Pod>,
+    /// Pods with the labels of our nodes that are none, by name, and whose they are. What selects by labels takes them
+    /// for ours.
+    pub strays: BTreeMap<String, String>,
     /// By ordinal; also of pods that are no more.
     pub volumes: BTreeMap<i32, VolumeClaim>,
     /// The node table, when the placement driver answered.

@@ -203,6 +203,7 @@ fn nothing_of(cluster: KvCluster) -> Seen {
         table: None,
         table_error: None,
         service_monitors: false,
+        strays: Default::default(),
     }
 }
 

@@ -51,21 +51,39 @@ impl Maker {
     /// is when nobody but us could look after it is not so.
     pub(super) fn whose(&self, pod: &v1::Pod, names: &Names, ordinal: i32) -> Result<bool, String> {
         let controller = owner::controller(pod.metadata.owner_references.as_ref());
-        let labelled = pod.metadata.labels.as_ref().is_some_and(|labels| {
-            names.selector_of(ordinal).iter().all(|(key, value)| labels.get(key) == Some(value))
-        });
+        // Labels are copied, as by `kubectl debug --copy-to`. What has no owner that could be asked is what our
+        // StatefulSet left only when it also lives on the disk of its ordinal.
+        let left = bears(pod, &names.selector_of(ordinal)) && mounts(pod, &names.volume(ordinal));
         match (controller, self) {
             (Some(owner), Self::Ours(uid)) if owner.uid == *uid => Ok(true),
             // Left by an earlier StatefulSet of ours: it is adopted, or on its way out.
             (Some(owner), Self::Ours(_) | Self::Missing)
-                if labelled && owner.kind == "StatefulSet" && owner.name == names.set(ordinal) =>
+                if left && owner.kind == "StatefulSet" && owner.name == names.set(ordinal) =>
             {
                 Ok(false)
             }
-            (None, Self::Ours(_) | Self::Missing) if labelled => Ok(false),
+            (None, Self::Ours(_) | Self::Missing) if left => Ok(false),
             (owner, _) => Err(owner::whose(owner)),
         }
     }
+}
+
+fn bears(pod: &v1::Pod, labels: &BTreeMap<String, String>) -> bool {
+    let all = pod.metadata.labels.as_ref();
+    all.is_some_and(|all| labels.iter().all(|(key, value)| all.get(key) == Some(value)))
+}
+
+fn mounts(pod: &v1::Pod, claim: &str) -> bool {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut claims = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    claims.any(|used| used.claim_name == claim)
+}
+
+/// What selects the pods of our nodes by their labels takes it for one.
+pub(super) fn is_selected(pod: &v1::Pod, names: &Names) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let has_ended = matches!(phase, Some("Succeeded" | "Failed"));
+    bears(pod, &names.selector()) && !has_ended && pod.metadata.deletion_timestamp.is_none()
 }
 
 pub(super) fn read(pod: &v1::Pod) -> Pod {
@@ -270,10 +288,13 @@ mod tests {
     fn pods_are_ours_by_their_controller_and_not_by_name_and_labels() {
         let names = Names { namespace: "n".into(), name: "kv".into(), domain: "d".into() };
         let labels = json!(names.selector_of(0));
-        let pod = |owners: Value, labels: &Value| -> v1::Pod {
+        let pod_on = |owners: Value, labels: &Value, claim: &str| -> v1::Pod {
             let metadata = json!({"name": "kv-0-0", "labels": labels, "ownerReferences": owners});
-            serde_json::from_value(json!({"metadata": metadata})).expect("a pod")
+            let disk = json!({"name": "data", "persistentVolumeClaim": {"claimName": claim}});
+            let spec = json!({"containers": [], "volumes": [disk]});
+            serde_json::from_value(json!({"metadata": metadata, "spec": spec})).expect("a pod")
         };
+        let pod = |owners: Value, labels: &Value| pod_on(owners, labels, &names.volume(0));
         let by = |kind: &str, name: &str, uid: &str| json!([{"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "controller": true}]);
         let ours = Maker::Ours("set".into());
         for (why, maker, owners, labels, want) in [
@@ -299,6 +320,21 @@ mod tests {
         ] {
             let whose = maker.whose(&pod(owners, labels), &names, 0);
             assert_eq!(whose, want.map_err(ToOwned::to_owned), "{why}");
+        }
+        for (why, owners, whose) in [
+            ("made by hand", json!([]), "no KvCluster made it"),
+            (
+                "by a set of our name",
+                by("StatefulSet", "kv-0", "x"),
+                "it belongs to StatefulSet kv-0",
+            ),
+        ] {
+            for maker in [&ours, &Maker::Missing] {
+                let stray = pod_on(owners.clone(), &labels, "other");
+                let told = maker.whose(&stray, &names, 0);
+                assert_eq!(told, Err(whose.to_owned()), "{why}, with all our labels: {maker:?}");
+                assert!(is_selected(&stray, &names), "{why}");
+            }
         }
     }
 

@@ -67,7 +67,9 @@ impl View<'_> {
     /// Pods that the disruption budget counts on: all that there are or that there must be.
     fn pods_for_budget(&self) -> i32 {
         let held = i32::try_from(self.seen.held().count()).unwrap_or(i32::MAX);
-        held.max(self.wanted_pods())
+        // Kubernetes counts by labels what is healthy.
+        let strays = i32::try_from(self.seen.strays.len()).unwrap_or(i32::MAX);
+        held.max(self.wanted_pods()).saturating_add(strays)
     }
 
     /// Somebody else's object that keeps a cluster from beginning.
@@ -179,7 +181,7 @@ impl View<'_> {
             && match child {
                 Child::ServiceMonitor => self.seen.service_monitors,
                 // With one node it would only keep Kubernetes nodes from being drained, for ever.
-                Child::DisruptionBudget => self.pods_for_budget() > 1,
+                Child::DisruptionBudget => self.wanted_pods() > 1 || self.seen.held().count() > 1,
                 Child::StatefulSet(ordinal) => {
                     // Also one whose pod was left behind, and is to go with it.
                     self.seen.set(ordinal).is_some()
@@ -595,6 +597,12 @@ impl View<'_> {
         }
         for message in self.edited_templates() {
             self.trouble("TemplateEdited", message);
+        }
+        for (name, whose) in &self.seen.strays {
+            let message = format!(
+                "pod {name} bears the labels of this cluster's nodes and is none of them ({whose}): Services send it                  clients, and disruption budgets count it. Delete it, or take its labels off"
+            );
+            self.trouble("StrayPod", message);
         }
         let names = &self.desired.names;
         let taken: Vec<String> = self

@@ -1,6 +1,7 @@
 //! One look, one plan: every scenario as a row.
 
 mod annotations;
+mod budget;
 mod claims;
 mod clocks;
 mod ladder;
@@ -182,6 +183,7 @@ fn well(count: i32, spec: Value, started: Value) -> Seen {
         }),
         table_error: None,
         service_monitors: false,
+        strays: BTreeMap::new(),
         old_configs,
         cluster,
     }

@@ -899,6 +899,7 @@ impl Inner {
             table: table.map(|flotilla| flotilla.table(&alive)),
             table_error: None,
             service_monitors: true,
+            strays: BTreeMap::new(),
         }
     }
 
