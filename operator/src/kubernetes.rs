@@ -9,9 +9,9 @@ mod reach;
 mod volumes;
 mod write;
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, TryStreamExt as _, future::join_all};
+use futures::{StreamExt as _, TryStreamExt as _, future::join_all, stream::FuturesUnordered};
 use k8s_openapi::{
     api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -47,6 +47,10 @@ use crate::{
 pub(crate) const SERVICE_MONITORS: &str = "servicemonitors.monitoring.coreos.com";
 /// Bound: nodes that are asked for the node table in one look, before it counts as unknown.
 const TABLE_ASKED_MAX: usize = 3;
+/// Bound: one that is asked for it is waited for so long alone.
+const NEXT_DOOR: Duration = Duration::from_millis(300);
+/// Bound: all that is asked again in one look.
+const AGAIN: Duration = Duration::from_secs(3);
 /// Bound: questions for single objects that are under way to the API server at once, in one look.
 const ASKED_AT_ONCE: usize = 16;
 
@@ -267,16 +271,17 @@ impl Kubernetes {
         Ok(volumes)
     }
 
-    /// Every node is asked at once; a silent one costs its time limit, once.
+    /// Every node is asked at once; silent ones cost their time limit, once.
     async fn ask_nodes(
         &self,
         names: &Names,
         pods: Pods,
         zone_label: &str,
+        places: &nodes::Places,
     ) -> BTreeMap<i32, seen::Pod> {
         let asked = pods.into_iter().map(|(ordinal, (mut pod, machine))| async move {
             if let Some(ip) = pod.ip.as_deref().filter(|_| pod.running) {
-                pod.node = ask_node(ip, names, ordinal).await;
+                pod.node = ask_node(ip, names, ordinal, places).await;
             }
             // Told to the cluster when the node joins; not needed before and not after.
             if let (Node::Unjoined { .. }, Some(machine)) = (&pod.node, machine) {
@@ -285,22 +290,28 @@ impl Kubernetes {
             (ordinal, pod)
         });
         let mut pods = join_all(asked).await.into_iter().collect();
-        ask_again(names, &mut pods).await;
+        // Those that are still asked count as not reached.
+        let _ = tokio::time::timeout(AGAIN, ask_again(names, &mut pods, places)).await;
         pods
     }
 
-    /// The node table, from the first of the cluster's nodes that can get it.
+    /// The node table, from the first of the cluster's nodes that can get it. One after the other only for a moment:
+    /// what the nodes said is older by as much as this takes.
     async fn ask_table(
         &self,
         seen_pods: &BTreeMap<i32, seen::Pod>,
         cluster_id: &str,
+        places: &nodes::Places,
     ) -> Result<seen::Table, String> {
         let mut last = "no node of the cluster answers".to_owned();
-        for ip in doors(seen_pods, cluster_id).take(TABLE_ASKED_MAX) {
-            let answer = match nodes::connect(ip).await {
-                Ok(mut client) => nodes::table(&mut client).await,
-                Err(why) => Err(why),
-            };
+        let doors = doors(seen_pods, cluster_id).take(TABLE_ASKED_MAX);
+        let pauses = std::iter::successors(Some(Duration::ZERO), |pause| Some(*pause + NEXT_DOOR));
+        let asked = doors.zip(pauses).map(|(ip, pause)| async move {
+            tokio::time::sleep(pause).await;
+            nodes::table(&mut nodes::connect(ip, places).await?).await
+        });
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        while let Some(answer) = asked.next().await {
             match answer {
                 Ok((id, table)) if id == cluster_id => return Ok(table),
                 Ok((id, _)) => last = format!("the table is that of cluster {id}"),
@@ -430,7 +441,8 @@ impl Kubernetes {
         };
         let door =
             door.ok_or_else(|| Error::Refused("no node of the cluster answers".to_owned()))?;
-        let mut client = nodes::connect(door).await.map_err(Error::Refused)?;
+        let mut client =
+            nodes::connect(door, &nodes::Places::new()).await.map_err(Error::Refused)?;
         self.may_act()?;
         nodes::call(&mut client, call, places).await
     }
@@ -487,8 +499,8 @@ fn as_value(child: Child, mut object: DynamicObject) -> Result<Value, Error> {
     serde_json::to_value(object).map_err(|error| Error::Failed(error.to_string()))
 }
 
-async fn ask_node(ip: &str, names: &Names, ordinal: i32) -> Node {
-    match nodes::connect(ip).await {
+async fn ask_node(ip: &str, names: &Names, ordinal: i32, places: &nodes::Places) -> Node {
+    match nodes::connect(ip, places).await {
         Ok(mut client) => nodes::ask(&mut client, names, ordinal).await,
         Err(why) => Node::Silent(why),
     }
@@ -496,7 +508,7 @@ async fn ask_node(ip: &str, names: &Names, ordinal: i32) -> Node {
 
 /// Those with peers that lack something their leader has committed, until they have it or it is clear
 /// that nothing reaches them.
-async fn ask_again(names: &Names, pods: &mut BTreeMap<i32, seen::Pod>) {
+async fn ask_again(names: &Names, pods: &mut BTreeMap<i32, seen::Pod>, places: &nodes::Places) {
     let committed = reach::Committed::of(pods);
     let mut behind = committed.mark(pods);
     for pause in reach::PAUSES {
@@ -506,7 +518,7 @@ async fn ask_again(names: &Names, pods: &mut BTreeMap<i32, seen::Pod>) {
         tokio::time::sleep(pause).await;
         let asked = behind.iter().map(|ordinal| {
             let ip = pods.get(ordinal).and_then(|pod| pod.ip.clone()).unwrap_or_default();
-            async move { (*ordinal, ask_node(&ip, names, *ordinal).await) }
+            async move { (*ordinal, ask_node(&ip, names, *ordinal, places).await) }
         });
         for (ordinal, node) in join_all(asked).await {
             if let Some(pod) = pods.get_mut(&ordinal) {
@@ -544,10 +556,11 @@ impl World for Kubernetes {
         };
         let mut taken: BTreeMap<Slot, String> =
             others.into_iter().map(|(child, whose)| (Slot::Child(child), whose)).collect();
+        let places = nodes::Places::new();
         let ((pods, strange, strays), volumes) = futures::try_join!(
             async {
                 let found = self.pods(&names, &children, &taken).await?;
-                let pods = self.ask_nodes(&names, found.ours, zone).await;
+                let pods = self.ask_nodes(&names, found.ours, zone, &places).await;
                 Ok::<_, Error>((pods, found.taken, found.strays))
             },
             async {
@@ -571,7 +584,7 @@ impl World for Kubernetes {
             }
         }
         let table = match &desired {
-            Some(desired) => self.ask_table(&pods, &desired.cluster_id).await,
+            Some(desired) => self.ask_table(&pods, &desired.cluster_id, &places).await,
             None => Err("the spec cannot be acted on".to_owned()),
         };
         let (table, table_error) = match table {
@@ -860,7 +873,7 @@ mod tests {
                 Metrics::new().expect("metrics"),
                 Arc::default(),
             );
-            let look = tokio::time::timeout(std::time::Duration::from_secs(20), world.look(&key));
+            let look = tokio::time::timeout(Duration::from_secs(20), world.look(&key));
             let look = look.await.unwrap_or_else(|_| panic!("{silent}: waits for ever"));
             let error = look.expect_err(silent);
             assert!(

@@ -14,10 +14,13 @@ use flotilla_proto::{
     clients,
     v1::{self, NodeState, PeerRole, cluster_client::ClusterClient, error_detail::Reason},
 };
-use tokio::sync::Semaphore;
-use tonic::{Code, Request, Response, Status, transport::Endpoint};
+use tonic::{
+    Code, Request, Response, Status,
+    transport::{Channel, Endpoint},
+};
 
 use self::bounded::Bounded;
+pub(crate) use self::bounded::Places;
 
 use crate::{
     names::{CLIENT_PORT, Names},
@@ -26,16 +29,15 @@ use crate::{
     world::Error,
 };
 
-/// Bound: a node that takes longer to accept or to answer counts as silent in this look.
+/// Bound: a node that takes longer to accept, or to begin an answer, counts as silent in this look.
 const CONNECT: Duration = Duration::from_secs(2);
 const ASK: Duration = Duration::from_secs(3);
+/// Bound: the same of all pages of an answer, with what it waits for those of others to be read. So what the nodes say
+/// is no older than this and [`CONNECT`] when the last of them has answered, however many do not.
+const ANSWER: Duration = Duration::from_secs(6);
 /// Bound: a call that changes something; the server goes on by itself when we hang up.
 const CALL: Duration = Duration::from_secs(20);
 
-/// Bound: nodes that are asked at once, over all clusters; the others wait, which counts against no node.
-/// With what one answer may become (`bounded.rs`) it bounds the memory that a look takes.
-const ASKED_MAX: usize = 8;
-static ASKED: Semaphore = Semaphore::const_new(ASKED_MAX);
 /// Bound: peers that one node may tell of, over all pages; one with more counts as silent. As many regions
 /// as a node should ever hold, and again.
 const PEERS_MAX: usize = 1 << 16;
@@ -46,13 +48,18 @@ const COMPLAINTS_MAX: usize = 32;
 pub(crate) type Client = ClusterClient<Bounded>;
 
 /// A client of one node.
-pub(crate) async fn connect(ip: &str) -> Result<Client, String> {
+pub(crate) async fn connect(ip: &str, places: &Places) -> Result<Client, String> {
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
     let endpoint = Endpoint::from_shared(format!("http://{host}:{CLIENT_PORT}"))
         .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT);
     let channel = endpoint.connect().await.map_err(|error| line(&root(&error)))?;
-    Ok(clients::cluster(Bounded::new(channel)).max_decoding_message_size(bounded::BYTES_MAX))
+    Ok(client(channel, places))
+}
+
+fn client(channel: Channel, places: &Places) -> Client {
+    let bounded = Bounded::new(channel, places);
+    clients::cluster(bounded).max_decoding_message_size(bounded::BYTES_MAX)
 }
 
 /// A text of somebody else, cut and on one line.
@@ -76,13 +83,18 @@ pub(crate) fn root(error: &dyn std::error::Error) -> String {
 
 /// What a node says of itself.
 pub(crate) async fn ask(client: &mut Client, names: &Names, ordinal: i32) -> Node {
-    // It is never closed; were it, asking without a permit would be right.
-    let _place = ASKED.acquire().await;
     let asking = async {
         let mut ask = async |request| {
             let mut request = Request::new(request);
             request.set_timeout(ASK);
-            client.status(request).await.map(Response::into_inner)
+            let answer = client.status(request).await.map(Response::into_inner);
+            answer.map_err(|status| match status.message() {
+                // In the words of the transport it says nothing of how long.
+                "Timeout expired" => {
+                    Status::deadline_exceeded(format!("no answer within {} s", ASK.as_secs()))
+                }
+                _ => status,
+            })
         };
         let mut answer = ask(v1::StatusRequest::default()).await?;
         while let Some(next) = answer.next_page() {
@@ -94,7 +106,7 @@ pub(crate) async fn ask(client: &mut Client, names: &Names, ordinal: i32) -> Nod
         }
         Ok::<_, Status>(answer)
     };
-    match tokio::time::timeout(ASK, asking).await {
+    match tokio::time::timeout(ANSWER, asking).await {
         Ok(Ok(answer)) => {
             if answer.client_address == names.client_address(ordinal) {
                 node(answer)
@@ -104,7 +116,7 @@ pub(crate) async fn ask(client: &mut Client, names: &Names, ordinal: i32) -> Nod
             }
         }
         Ok(Err(status)) => Node::Silent(line(status.message())),
-        Err(_) => Node::Silent(format!("no answer within {} s", ASK.as_secs())),
+        Err(_) => Node::Silent(format!("no whole answer within {} s", ANSWER.as_secs())),
     }
 }
 
@@ -154,10 +166,9 @@ fn peer(status: v1::PeerStatus) -> Peer {
 
 /// The node table, from the placement driver by way of any node.
 pub(crate) async fn table(client: &mut Client) -> Result<(String, Table), String> {
-    let _place = ASKED.acquire().await;
     let mut request = Request::new(v1::ListNodesRequest { all: true, ..Default::default() });
     request.set_timeout(ASK);
-    let answer = tokio::time::timeout(ASK, client.list_nodes(request))
+    let answer = tokio::time::timeout(ANSWER, client.list_nodes(request))
         .await
         .map_err(|_| "the placement driver does not answer".to_owned())?
         .map_err(|status| line(status.message()))?
@@ -306,6 +317,29 @@ mod tests {
     };
 
     use super::*;
+
+    #[tokio::test]
+    async fn nodes_that_hang_are_waited_for_side_by_side_however_many() {
+        const NODES: usize = 40;
+        let names = Names { namespace: "ns".into(), name: "kv".into(), domain: "d".into() };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let places = Places::new();
+        let (mut clients, mut held) = (Vec::new(), Vec::new());
+        for _ in 0..NODES {
+            let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+            clients.push(client(endpoint.connect().await.expect("connected"), &places));
+            held.push(listener.accept().await.expect("a connection"));
+        }
+        let began = tokio::time::Instant::now();
+        let asked = clients.iter_mut().map(|client| ask(client, &names, 0));
+        let nodes = futures::future::join_all(asked).await;
+        assert!(began.elapsed() < 2 * ASK, "{:?}", began.elapsed());
+        assert!(
+            nodes.iter().all(|node| *node == Node::Silent("no answer within 3 s".into())),
+            "{nodes:?}"
+        );
+    }
 
     #[test]
     fn errors_of_a_node_say_what_is_known_of_the_change() {
