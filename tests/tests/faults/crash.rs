@@ -196,9 +196,12 @@ async fn flipped_bit_in_the_log_is_refused_with_words_and_the_node_rejoins_empty
     cluster.nodes[victim].relaunch();
     cluster.nodes[victim].expect_exit();
     let ended = cluster.nodes[victim].exited(BOUND).await;
-    assert!(!ended.success(), "a damaged log is not a success");
-    let said = cluster.nodes[victim].output().to_lowercase();
-    assert!(said.contains("corrupt"), "the reason is named:\n{said}");
+    assert_eq!(ended.code(), Some(74), "a damaged disk: {ended}");
+    let said = cluster.nodes[victim].output();
+    let last = said.lines().rfind(|line| line.contains("node failed")).unwrap_or_default();
+    for words in ["corrupt data", ".log", "replace the disk"] {
+        assert!(last.contains(words), "the reason, the file and what to do:\n{said}");
+    }
 
     writers.progress(50, BOUND).await;
     cluster.replace_disk(victim).await;
