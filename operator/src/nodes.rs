@@ -392,6 +392,12 @@ mod tests {
             leader_peer_id: 11,
             ..v1::PeerStatus::default()
         };
+        for (role, takes_no_part) in
+            [("follower", false), ("learner", false), ("quarantined", true), ("contradicted", true)]
+        {
+            let told = v1::PeerStatus { role: role.into(), ..status.clone() };
+            assert_eq!(peer(told).quarantined, takes_no_part, "{role}");
+        }
         let peer = peer(status);
         assert_eq!((peer.region_id, peer.epoch, peer.leader_node), (7, (5, 3), Some(1)));
         assert_eq!((peer.voters, peer.learners), ([1].into(), [2].into()));
