@@ -99,6 +99,8 @@ pub struct Pod {
     pub node: Node,
 }
 
+/// Kubernetes waits before it starts a container once more that has ended again and again.
+const BACK_OFF: &str = "CrashLoopBackOff";
 /// Reasons of a pod that has no machine yet.
 const WAITS_FOR_A_PLACE: [&str; 3] = ["Unschedulable", "SchedulingGated", "SchedulerError"];
 
@@ -109,6 +111,13 @@ impl Pod {
     pub fn has_failed(&self) -> bool {
         let reason = self.problem.as_ref().map(|(reason, _)| reason.as_str());
         reason.is_some_and(|reason| !WAITS_FOR_A_PLACE.contains(&reason))
+    }
+
+    /// Now, as Kubernetes says. What it knows of a pod on a machine that is cut off is old, and one that was started
+    /// again after that waits for other reasons.
+    #[must_use]
+    pub fn ends_again_and_again(&self) -> bool {
+        self.problem.as_ref().is_some_and(|(reason, _)| reason == BACK_OFF)
     }
 }
 

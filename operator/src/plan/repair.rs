@@ -5,7 +5,8 @@
 //! makes its peers anew elsewhere by itself. Three things are proof. The pod answers with an empty
 //! disk, so the old one is gone. The disk was that of a Kubernetes node that is no more. Or the process
 //! ends again and again, long after it should have been up, with the same template that another node
-//! runs well on (so it is not the template), and not for want of memory (so it is not the limit) nor of room.
+//! runs well on (so it is not the template), and not for want of memory (so it is not the limit) nor of room. It is
+//! Kubernetes that says so, of now: how often a pod has ended in its life says nothing of a machine that is cut off.
 
 use super::{Action, Call, Change, Kind, Step, View};
 use crate::seen::{Node, Pod, Row, State};
@@ -85,6 +86,7 @@ impl View<'_> {
             && down > self.desired.settings.node_down_after_seconds()
             && !exit.out_of_memory
             && ![EXIT_USAGE, EXIT_DISK_FULL].contains(&exit.code)
+            && pod.ends_again_and_again()
             && pod.template_hash.as_deref() == Some(&self.desired.template_hash)
             && self.runs_elsewhere();
         // No number that runs: each would be written into the status.

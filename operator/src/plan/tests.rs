@@ -6,6 +6,7 @@ mod claims;
 mod clocks;
 mod ladder;
 mod marks;
+mod others;
 mod roll;
 mod turns;
 
@@ -533,19 +534,19 @@ fn nodes_join_one_by_one() {
             "an empty disk",
             with(2, empty(), None),
             Want::Does("AddLearner", "expected_version: 40"),
-            "",
+            "UnderReplicated",
         ),
         (
             "its id is taken, its disk does not know",
             with(2, empty(), Some(State::Joining)),
             Want::Does("AddLearner", "kv-2-0.kv-headless.ns.svc.cluster.local:7420"),
-            "",
+            "UnderReplicated",
         ),
         (
             "a learner that is heard",
             with(2, Node::Joined(Joined { peers: vec![], ..node(3, &[1]) }), Some(State::Learner)),
             Want::Does("Promote", "node_id: 3"),
-            "",
+            "UnderReplicated",
         ),
         (
             "a learner that a person has demoted",
@@ -556,13 +557,13 @@ fn nodes_join_one_by_one() {
                 seen
             },
             Want::Nothing,
-            "",
+            "UnderReplicated",
         ),
         (
             "a learner that is not heard",
             with(2, Node::Silent("x".into()), Some(State::Learner)),
             Want::Waits("waiting for node 3"),
-            "",
+            "UnderReplicated",
         ),
         (
             "more replicas",
@@ -1327,6 +1328,7 @@ fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
         pod.running = false;
         pod.restarts = 9;
         pod.last_exit = Some(Exit { code: 134, out_of_memory: false });
+        pod.problem = Some(("CrashLoopBackOff".into(), "x".into()));
         pod.not_ready_since =
             Some(clock::text(Timestamp::from_second(1_700_000_000 - 90).expect("a time")));
         change(&mut seen);
@@ -1445,7 +1447,7 @@ fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
             "it has left: its claim goes, and what it held is kept",
             sick(&|seen| given_up(seen, "volume-2")),
             Want::Does("DeleteVolume", "uid: \"volume-2\", keep: Some(\"pv-2\")"),
-            "",
+            "UnderReplicated",
         ),
         (
             "nothing is to be kept",
@@ -1455,7 +1457,7 @@ fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
                 seen.children = children_of(&desired(&seen.cluster), 3);
             }),
             Want::Does("DeleteVolume", "uid: \"volume-2\", keep: None"),
-            "",
+            "UnderReplicated",
         ),
         (
             "the volume goes: the pod, too",
@@ -1464,13 +1466,13 @@ fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
                 seen.volumes.get_mut(&2).expect("a volume").terminating = true;
             }),
             Want::Does("DeletePod", "pod-2"),
-            "",
+            "UnderReplicated",
         ),
         (
             "a new volume is left alone",
             sick(&|seen| given_up(seen, "volume-of-old")),
             Want::Nothing,
-            "",
+            "UnderReplicated",
         ),
         (
             "the disk of a removed node says so",
@@ -1489,7 +1491,7 @@ fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
                 seen
             },
             Want::Does("DeleteVolume", "volume-2"),
-            "",
+            "UnderReplicated",
         ),
         (
             "the regions have no quorum any more",
@@ -1954,7 +1956,7 @@ fn pod_whose_claim_somebody_deletes_is_let_be_and_its_disk_is_kept() {
                 }
             }),
             Want::Does("DeletePod", "kv-2-0"),
-            "",
+            "UnderReplicated",
         ),
     ]);
 }

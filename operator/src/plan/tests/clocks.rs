@@ -28,6 +28,7 @@ fn no_clock_that_is_wrong_gives_a_node_up_early_or_never() {
         let pod = seen.pods.get_mut(&3).expect("a pod");
         pod.not_ready_since = Some(since.to_owned());
         (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 134, out_of_memory: false }));
+        pod.problem = Some(("CrashLoopBackOff".into(), "x".into()));
     };
     let down = desired(&cluster(json!({}))).settings.node_down_after_seconds() + 1;
     type Change<'a> = &'a dyn Fn(&mut Seen, &str);

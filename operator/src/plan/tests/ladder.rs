@@ -210,6 +210,7 @@ fn what_a_wait_excludes_is_what_would_take_something_away() {
                 does_not_run(seen, 2, 3600);
                 let pod = seen.pods.get_mut(&2).expect("a pod");
                 (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 134, out_of_memory: false }));
+                pod.problem = Some(("CrashLoopBackOff".into(), "x".into()));
             }),
             Want::Waits("ends again and again"),
             "NodeLost",

@@ -89,7 +89,7 @@ fn nobody_joins_on_a_disk_that_is_marked_to_be_emptied() {
     let unmark = Change::UnmarkVolume { name, uid, version };
     let refused = crate::world::Error::Refused("a policy".into());
     seen.answers.learn(&unmark, Err(&refused), now());
-    check(vec![("refused a moment ago", seen, Want::Nothing, "")]);
+    check(vec![("refused a moment ago", seen, Want::Nothing, "ActionRefused")]);
 }
 
 #[test]
@@ -185,6 +185,7 @@ fn disk_of_a_node_that_is_given_up_says_so_itself() {
         does_not_run(&mut seen, 2, 90);
         let pod = seen.pods.get_mut(&2).expect("a pod");
         (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 134, out_of_memory: false }));
+        pod.problem = Some(("CrashLoopBackOff".into(), "x".into()));
         know(&mut seen, 3, "volume-2");
         change(&mut seen);
         seen
@@ -227,7 +228,7 @@ fn disk_of_a_node_that_is_given_up_says_so_itself() {
                 removed(seen);
             }),
             Want::Does("DeleteVolume", "uid: \"volume-2\", keep: Some(\"pv-2\")"),
-            "",
+            "PodFailing",
         ),
         (
             "it has left, and the claim does not say whose it is",
@@ -236,7 +237,7 @@ fn disk_of_a_node_that_is_given_up_says_so_itself() {
                 removed(seen);
             }),
             Want::Nothing,
-            "",
+            "PodFailing",
         ),
     ]);
 }

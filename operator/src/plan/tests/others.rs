@@ -1,0 +1,62 @@
+//! What befalls one node, and what the others are not to suffer for it.
+
+use super::*;
+use crate::world::Error;
+
+fn the(seen: &mut Seen, ordinal: i32) -> &mut Pod {
+    seen.pods.get_mut(&ordinal).expect("a pod")
+}
+
+/// The one region is on these nodes.
+fn on(seen: &mut Seen, voters: &[u64]) {
+    for (ordinal, pod) in &mut seen.pods {
+        let id = u64::try_from(*ordinal).expect("an ordinal") + 1;
+        if let Node::Joined(joined) = &mut pod.node {
+            joined.peers = node(id, voters).peers;
+            joined.peers.retain(|_| voters.contains(&id));
+        }
+    }
+}
+
+/// As [`well`], and the settings that are asked for are there.
+fn newer(count: i32, spec: Value) -> Seen {
+    let mut wished = spec.clone();
+    wished["config"] = json!({"log_level": "debug"});
+    let mut seen = well(count, wished, spec);
+    let now = children_of(&desired(&seen.cluster), count);
+    seen.children.insert(Child::ConfigMap, now[&Child::ConfigMap].clone());
+    turn_budget(&mut seen, false);
+    seen
+}
+
+/// It was ended often in its long life, and its machine cannot be reached: what Kubernetes knows of it is old.
+#[test]
+fn node_whose_machine_is_cut_off_is_not_given_up_for_what_its_pod_did_long_ago() {
+    let cut_off = |change: &dyn Fn(&mut Pod)| {
+        let mut seen = settled(4, json!({"replicas": 4, "placement": {"maxNodeDown": "1m"}}));
+        silent(&mut seen, 2);
+        let pod = the(&mut seen, 2);
+        pod.not_ready_since = Some(ago(3600));
+        (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 137, out_of_memory: false }));
+        change(pod);
+        seen
+    };
+    check(vec![
+        ("it ran when it was last heard of", cut_off(&|_| {}), Want::Nothing, "NodeDown"),
+        (
+            "its machine was started again, and cannot start it yet",
+            cut_off(&|pod| pod.running = false),
+            Want::Nothing,
+            "NodeDown",
+        ),
+        (
+            "Kubernetes says that it ends again and again",
+            cut_off(&|pod| {
+                pod.running = false;
+                pod.problem = Some(("CrashLoopBackOff".into(), "x".into()));
+            }),
+            Want::Does("RemoveNode", "node_id: 3, force: true"),
+            "NodeLost",
+        ),
+    ]);
+}
