@@ -1,12 +1,27 @@
 //! A node that is on its way out: waited for, or called back.
 
 use super::{Action, Call, Kind, Step, View};
-use crate::seen::{Node, State};
+use crate::seen::{Node, Row, State};
 
 impl View<'_> {
+    /// Each for itself: one that is waited for keeps no other from being called back, or marked.
     pub(super) fn drain(&mut self) -> Option<Step> {
+        let nodes = &self.seen.table.as_ref()?.nodes;
+        let mut waits = None;
+        for row in nodes.iter().filter(|row| row.state == State::Draining) {
+            let step = self.drain_of(row)?;
+            match self.unless_refused(step) {
+                step @ (Step::Wait(..) | Step::Refused(..)) => {
+                    waits.get_or_insert(step);
+                }
+                step => return Some(step),
+            }
+        }
+        waits
+    }
+
+    fn drain_of(&self, row: &Row) -> Option<Step> {
         let table = self.seen.table.as_ref()?;
-        let row = table.nodes.iter().find(|row| row.state == State::Draining)?;
         let ordinal = self.ordinal_of(row);
         let name = ordinal.map_or_else(|| row.address.clone(), |ordinal| self.pod_name(ordinal));
         let id = row.node_id;

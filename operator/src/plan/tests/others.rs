@@ -60,3 +60,32 @@ fn node_whose_machine_is_cut_off_is_not_given_up_for_what_its_pod_did_long_ago()
         ),
     ]);
 }
+
+#[test]
+fn node_that_is_wanted_again_is_called_back_whoever_else_drains() {
+    let two_drain = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(5, json!({"replicas": 5}));
+        for at in [1, 4] {
+            table(&mut seen).nodes[at].state = State::Draining;
+        }
+        silent(&mut seen, 1);
+        on(&mut seen, &[1, 3, 4]);
+        change(&mut seen);
+        seen
+    };
+    check(vec![
+        (
+            "one that does not answer",
+            two_drain(&|_| {}),
+            Want::Does("CancelRemoveNode", "node_id: 5"),
+            "",
+        ),
+        (
+            "one that was given up",
+            two_drain(&|seen| table(seen).nodes[1].forced = true),
+            Want::Does("CancelRemoveNode", "node_id: 5"),
+            "",
+        ),
+        ("neither answers", two_drain(&|seen| silent(seen, 4)), Want::Waits("node 2 drains"), ""),
+    ]);
+}
