@@ -405,8 +405,8 @@ impl<'a> View<'a> {
         let wished = usize::try_from(desired.spec.replication_factor).unwrap_or(1);
         // What was asked for is not there before the cluster has been told.
         let factor = seen.table.as_ref().map_or(wished, |table| table.replication_factor as usize);
-        let in_service = seen.table.as_ref().map_or(factor, |table| up(table).count());
-        let regions = Regions::of(joined.into_iter(), factor.min(in_service.max(1)));
+        // Also where there are no nodes for more: with two of three peers a region has none to spare.
+        let regions = Regions::of(joined.into_iter(), factor);
         let recorded = recorded(seen);
         let version_refused = skew::refused(seen, desired);
         let troubles = Vec::new();

@@ -34,7 +34,7 @@ struct Region {
 }
 
 impl Regions {
-    /// `wanted`: peers that each region should have, of the nodes that are in service.
+    /// `wanted`: peers that each region should have.
     #[must_use]
     pub fn of<'a>(nodes: impl Iterator<Item = &'a Joined> + Clone, wanted: usize) -> Self {
         let answering: BTreeSet<u64> = nodes.clone().map(|node| node.node_id).collect();

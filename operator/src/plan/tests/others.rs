@@ -89,3 +89,46 @@ fn node_that_is_wanted_again_is_called_back_whoever_else_drains() {
         ("neither answers", two_drain(&|seen| silent(seen, 4)), Want::Waits("node 2 drains"), ""),
     ]);
 }
+
+/// A region of three peers that has two has no quorum while one of them is restarted.
+#[test]
+fn nobody_is_restarted_or_drained_while_a_node_that_was_given_up_is_not_replaced() {
+    let replaced = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = newer(3, json!({}));
+        on(&mut seen, &[1, 2]);
+        table(&mut seen).nodes[2].state = State::Removed;
+        let wished = desired(&seen.cluster);
+        let set = children_of(&wished, 3)[&Child::StatefulSet(2)].clone();
+        seen.children.insert(Child::StatefulSet(2), set);
+        does_not_run(&mut seen, 2, 400);
+        the(&mut seen, 2).template_hash = Some(wished.template_hash);
+        change(&mut seen);
+        seen
+    };
+    check(vec![
+        (
+            "there is no machine for its pod",
+            replaced(&|_| {}),
+            Want::Waits("1 regions have too few peers"),
+            "UnderReplicated",
+        ),
+        (
+            "it is half way in, and does not come",
+            replaced(&|seen| {
+                let mut row = row(2);
+                (row.node_id, row.state, row.peers, row.alive) = (4, State::Learner, 0, false);
+                table(seen).nodes.push(row);
+            }),
+            Want::Waits("waiting for node 4"),
+            "RollingUpdateBlocked",
+        ),
+    ]);
+    let mut seen = replaced(&|seen| turn_budget(seen, true));
+    let live = seen.children[&Child::DisruptionBudget].clone();
+    let view = desired(&seen.cluster);
+    let budget = View::new(&seen, &view, now()).as_applied(Child::DisruptionBudget, &live);
+    assert_eq!(budget["spec"]["minAvailable"], 3, "nor by Kubernetes");
+    table(&mut seen).replication_factor = 1;
+    let budget = View::new(&seen, &view, now()).as_applied(Child::DisruptionBudget, &live);
+    assert_eq!(budget["spec"]["minAvailable"], 2, "no more peers are asked for than there are");
+}
