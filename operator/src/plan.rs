@@ -533,6 +533,14 @@ impl<'a> View<'a> {
         }
     }
 
+    /// It is not heard, and its pod has not been ready for so long that its peers are made anew elsewhere.
+    fn is_down_for_long(&self, row: &Row) -> bool {
+        let pod = self.ordinal_of(row).and_then(|ordinal| self.pod(ordinal));
+        let down =
+            pod.filter(|pod| !pod.ready).and_then(|pod| self.not_ready_for(pod)).unwrap_or(0);
+        !row.alive && down > self.desired.settings.node_down_after_seconds()
+    }
+
     /// The pod of an ordinal answers as this node.
     pub(crate) fn answers(&self, ordinal: i32, node_id: u64) -> bool {
         let mut joined = self.seen.joined(&self.desired.cluster_id);

@@ -5,6 +5,7 @@
 //! driver then adds or drops peers one at a time.
 
 use super::{Action, Call, Kind, Step, View, up};
+use crate::seen::Row;
 
 impl View<'_> {
     pub(super) fn change_factor(&mut self) -> Option<Step> {
@@ -15,7 +16,11 @@ impl View<'_> {
             return None;
         }
         let operation = self.operation(Kind::ReplicationFactor, &wanted.to_string(), "Change");
-        let refused = if let Some(row) = up(table).find(|row| !self.is_alive(row)) {
+        // A node that does not come back may be why fewer are asked for: its peers are the first to be dropped.
+        let fewer = wanted < now;
+        let is_missed = |row: &Row| !fewer || !self.is_down_for_long(row);
+        let mut away = up(table).filter(|row| !self.is_alive(row));
+        let refused = if let Some(row) = away.find(|row| is_missed(row)) {
             Some(format!("node {} is down", row.node_id))
         } else if !self.regions.lost_without(None).is_empty() || self.regions.has_gap {
             Some("regions have no quorum".to_owned())

@@ -174,8 +174,13 @@ impl View<'_> {
             Some(format!(
                 "{stay} nodes would stay in service, fewer than the {factor} peers of a region"
             ))
-        } else if let Err(why) = self.others_are_alive(row.node_id) {
-            Some(why)
+        } else if let Some(missed) = up(table).find(|other| {
+            // Of those that are to go as well one that does not come back is not missed.
+            let goes = self.ordinal_of(other).is_some_and(|ordinal| ordinal >= spec);
+            let is_missed = !goes || !self.is_down_for_long(other);
+            other.node_id != row.node_id && !self.is_alive(other) && is_missed
+        }) {
+            Some(format!("node {} is down", missed.node_id))
         } else if !self.regions.lost_without(None).is_empty() || self.regions.has_gap {
             Some("regions have no quorum".to_owned())
         } else {

@@ -132,3 +132,61 @@ fn nobody_is_restarted_or_drained_while_a_node_that_was_given_up_is_not_replaced
     let budget = View::new(&seen, &view, now()).as_applied(Child::DisruptionBudget, &live);
     assert_eq!(budget["spec"]["minAvailable"], 2, "no more peers are asked for than there are");
 }
+
+/// Whoever has lost machines for good asks for less.
+#[test]
+fn cluster_shrinks_around_nodes_that_do_not_come_back() {
+    let shrinks = |factor: i32, dead: &[i32], seconds: i64| {
+        let mut seen = settled(5, json!({"replicas": 3, "replicationFactor": factor}));
+        table(&mut seen).replication_factor = 5;
+        on(&mut seen, &[1, 2, 3, 4, 5]);
+        for ordinal in dead {
+            does_not_run(&mut seen, *ordinal, seconds);
+        }
+        seen
+    };
+    let narrowed = |dead: &[i32]| {
+        let mut seen = shrinks(3, dead, 3600);
+        table(&mut seen).replication_factor = 3;
+        on(&mut seen, &[1, 2, 3]);
+        seen
+    };
+    check(vec![
+        (
+            "those that are to go",
+            shrinks(3, &[3, 4], 3600),
+            Want::Does("SetReplicationFactor", "replication_factor: 3"),
+            "NodeDown",
+        ),
+        (
+            "any",
+            shrinks(3, &[1], 3600),
+            Want::Does("SetReplicationFactor", "replication_factor: 3"),
+            "NodeDown",
+        ),
+        (
+            "they may come back any moment",
+            shrinks(3, &[3, 4], 30),
+            Want::Waits("node 4 is down"),
+            "ReplicationFactorRefused",
+        ),
+        (
+            "too many",
+            shrinks(3, &[2, 3, 4], 3600),
+            Want::Waits("no quorum"),
+            "ReplicationFactorRefused",
+        ),
+        (
+            "two are to go, and none is missed",
+            narrowed(&[3, 4]),
+            Want::Does("RemoveNode", "node_id: 5, force: false"),
+            "NodeDown",
+        ),
+        (
+            "one that is to stay is missed",
+            narrowed(&[1, 4]),
+            Want::Waits("node 2 is down"),
+            "ScaleDownRefused",
+        ),
+    ]);
+}
