@@ -86,6 +86,12 @@ impl Regions {
         self.regions.values().filter(|region| !region.has_leader).count() + gap
     }
 
+    /// There are some, and none of them has a leader. A stretch of keys of which nobody answers says nothing of those.
+    #[must_use]
+    pub fn elect_nobody(&self) -> bool {
+        !self.regions.is_empty() && self.regions.values().all(|region| !region.has_leader)
+    }
+
     /// With fewer peers that answer than there should be.
     #[must_use]
     pub fn under_replicated(&self) -> usize {

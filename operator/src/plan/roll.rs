@@ -263,9 +263,7 @@ impl<'a> View<'a> {
         }
         // With what they were started with they elect nobody: there is no quorum to lose.
         let down = self.not_ready_for(pod).unwrap_or(0);
-        let is_dead = self.seen.table.is_none()
-            && self.regions.total() > 0
-            && self.regions.leaderless() >= self.regions.total();
+        let is_dead = self.seen.table.is_none() && self.regions.elect_nobody();
         if is_dead && !pod.ready && !serves(pod) && down >= DESPAIR_SECONDS {
             return true;
         }

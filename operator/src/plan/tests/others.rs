@@ -190,3 +190,18 @@ fn cluster_shrinks_around_nodes_that_do_not_come_back() {
         ),
     ]);
 }
+
+/// With regions of which nobody answers: they are no proof that the others elect nobody.
+#[test]
+fn region_that_has_a_leader_keeps_its_nodes_whoever_else_is_missed() {
+    let mut seen = newer(3, json!({}));
+    seen.table = None;
+    for pod in seen.pods.values_mut() {
+        (pod.ready, pod.ready_since) = (false, None);
+        pod.not_ready_since = Some(ago(3600));
+        let Node::Joined(joined) = &mut pod.node else { unreachable!("it is joined") };
+        joined.ready = false;
+        joined.peers.iter_mut().for_each(|peer| peer.start_key = b"g".to_vec());
+    }
+    check(vec![("it has a quorum", seen, Want::Nothing, "QuorumLost")]);
+}
