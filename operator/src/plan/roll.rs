@@ -247,9 +247,16 @@ impl<'a> View<'a> {
     }
 
     /// A repair has given a node up and is about to empty its disk: what it was begun for must stay on
-    /// record until then.
+    /// record until then, unless the claim says so itself.
     fn is_emptying_a_disk(&self) -> bool {
         let Some(repair) = self.recorded(Kind::Repair) else { return false };
+        let mut disks = self.seen.volumes.values();
+        let is_marked = disks.any(|disk| {
+            repair.volume_uid.as_deref() == Some(&disk.uid) && disk.decommissioned.is_some()
+        });
+        if is_marked {
+            return false;
+        }
         let node = repair.node_id.and_then(|id| u64::try_from(id).ok());
         let gone = |row: &Row| matches!(row.state, State::Draining | State::Removed);
         let pod = self.seen.pods.values().find(|pod| pod.name == repair.target);

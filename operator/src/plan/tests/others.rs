@@ -205,3 +205,27 @@ fn region_that_has_a_leader_keeps_its_nodes_whoever_else_is_missed() {
     }
     check(vec![("it has a quorum", seen, Want::Nothing, "QuorumLost")]);
 }
+
+#[test]
+fn pod_that_begins_anew_one_day_keeps_no_other_from_what_would_mend_it() {
+    let seen = {
+        let mut seen = newer(5, json!({"replicas": 5}));
+        on(&mut seen, &[1, 3, 5]);
+        table(&mut seen).nodes[1].state = State::Removed;
+        does_not_run(&mut seen, 1, 3600);
+        the(&mut seen, 1).terminating = true;
+        let volume = seen.volumes.get_mut(&1).expect("a volume");
+        (volume.decommissioned, volume.terminating) = (Some("2".into()), true);
+        let mut operation = record(&mut seen, "Repair", "kv-1-0", "WaitForPod");
+        (operation.node_id, operation.volume_uid) = (Some(2), Some("volume-1".into()));
+        seen.cluster.status.get_or_insert_default().operation = Some(operation);
+        does_not_run(&mut seen, 3, 300);
+        seen
+    };
+    check(vec![(
+        "its machine is away for days",
+        seen,
+        Want::Does("Apply", "StatefulSet(3)"),
+        "NodeDown",
+    )]);
+}
