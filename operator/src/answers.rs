@@ -57,7 +57,7 @@ const QUARREL: u32 = 3;
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
     children: BTreeMap<Child, Answer>,
-    /// Of pods, claims and nodes: by what it was to be done to, and what. Bound: those of the last [`CALM`].
+    /// Of pods, claims, old settings and nodes: by what it was to be done to, and what. Bound: those of the last [`CALM`].
     deeds: BTreeMap<(String, Deed), Refusal>,
     /// The last status that was not stored as it was sent.
     noted: Option<Noted>,
@@ -281,10 +281,11 @@ impl Answers {
         Some(Refused { why: &refusal.why, may_try, is_told: count > 2 * soon })
     }
 
-    /// Why a volume claim could not be changed, a moment ago or longer, and whether it may be tried again.
+    /// Why a volume claim or old settings could not be changed, a moment ago or longer, and whether it may be tried
+    /// again.
     #[must_use]
-    pub fn refused_volume(&self, claim: &str, deed: Deed, now: Timestamp) -> Option<(&str, bool)> {
-        let refusal = self.deeds.get(&(claim.to_owned(), deed))?;
+    pub fn refused_deed(&self, name: &str, deed: Deed, now: Timestamp) -> Option<(&str, bool)> {
+        let refusal = self.deeds.get(&(name.to_owned(), deed))?;
         Some((refusal.why.as_str(), refusal.tries.is_due(REFUSED_WAIT_MAX, now)))
     }
 
@@ -380,9 +381,8 @@ impl Answers {
                 (Child::StatefulSet(*ordinal), Some(set), path, is_new)
             }
             // One with other settings, and another name.
-            Change::Delete { child: Child::ConfigMap, .. } => (Child::ConfigMap, None, None, false),
-            Change::Delete { child, .. } => (*child, None, Some(DELETED), false),
-            Change::DeletePod { name, .. }
+            Change::Delete { child: Child::ConfigMap, name, .. }
+            | Change::DeletePod { name, .. }
             | Change::DeleteVolume { name, .. }
             | Change::MarkVolume { name, .. }
             | Change::UnmarkVolume { name, .. }
@@ -392,6 +392,7 @@ impl Answers {
             | Change::GrowVolume { name, .. } => {
                 return self.learn_deed(name.clone(), change.deed(), result.err(), now);
             }
+            Change::Delete { child, .. } => (*child, None, Some(DELETED), false),
         };
         let answer = self.children.entry(child).or_default();
         match result {

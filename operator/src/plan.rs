@@ -658,7 +658,7 @@ impl Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
     Child(Child),
-    /// A pod or a claim.
+    /// A pod, a claim, or old settings.
     Named(&'a str),
 }
 
@@ -697,11 +697,9 @@ impl Change {
     #[must_use]
     pub fn target(&self) -> Target<'_> {
         match self {
-            Self::Apply(child, ..) | Self::Replace(child, ..) | Self::Delete { child, .. } => {
-                Target::Child(*child)
-            }
-            Self::Scale { ordinal, .. } => Target::Child(Child::StatefulSet(*ordinal)),
-            Self::DeletePod { name, .. }
+            // Old ones are not those that the name of the child stands for.
+            Self::Delete { child: Child::ConfigMap, name, .. }
+            | Self::DeletePod { name, .. }
             | Self::MarkVolume { name, .. }
             | Self::UnmarkVolume { name, .. }
             | Self::NoteVolume { name, .. }
@@ -709,6 +707,10 @@ impl Change {
             | Self::KeepVolume { name, .. }
             | Self::ReleaseVolume { name, .. }
             | Self::GrowVolume { name, .. } => Target::Named(name),
+            Self::Apply(child, ..) | Self::Replace(child, ..) | Self::Delete { child, .. } => {
+                Target::Child(*child)
+            }
+            Self::Scale { ordinal, .. } => Target::Child(Child::StatefulSet(*ordinal)),
         }
     }
 

@@ -207,9 +207,7 @@ impl View<'_> {
     /// Claims that are known by their uid bear the cluster's id: by it they are ours also when the status is
     /// lost.
     pub(super) fn note_volumes(&self) -> Option<Step> {
-        let mut unnoted = self.seen.volumes.values().filter(|volume| volume.unnoted);
-        let volume =
-            unnoted.find(|volume| !volume.terminating && self.may_do(volume, Deed::NoteVolume))?;
+        let volume = self.volume_for(Deed::NoteVolume)?;
         let change = Change::NoteVolume {
             name: volume.name.clone(),
             uid: volume.uid.clone(),
@@ -428,26 +426,26 @@ impl View<'_> {
         Some(Step::Keep(Action::Change(change), why))
     }
 
-    /// Settings that no pod was made with and none is to be made with any more.
     pub(super) fn drop_configs(&self) -> Option<Step> {
-        // Kubernetes may still be about to make a pod from a template of a moment ago.
-        let settled = self.seen.held().all(|ordinal| {
-            self.pod(ordinal).is_some_and(|pod| !pod.terminating && !self.is_outdated(pod))
-        });
-        let is_used = |name: &String| {
-            self.seen.pods.values().any(|pod| pod.configs.contains(name))
-                || self.seen.sets().any(|(_, set)| children::configs(set).any(|used| used == name))
-        };
-        let old = self.seen.old_configs.iter().find(|(name, _)| settled && !is_used(name));
-        let (name, uid) = old?;
+        let (name, uid) = self.spare_configs().find(|(name, _)| self.may_do(name, Deed::Delete))?;
         let child = Child::ConfigMap;
-        if !self.may_try(child) {
-            return None;
-        }
         let why = format!("no pod is made with the settings {name} any more");
         let change =
             Change::Delete { child, name: name.clone(), uid: uid.clone(), keep_dependents: false };
         Some(Step::Keep(Action::Change(change), why))
+    }
+
+    /// Settings that no pod was made with and none is to be made with any more.
+    pub(super) fn spare_configs(&self) -> impl Iterator<Item = (&String, &String)> {
+        // Kubernetes may still be about to make a pod from a template of a moment ago.
+        let settled = self.seen.held().all(|ordinal| {
+            self.pod(ordinal).is_some_and(|pod| !pod.terminating && !self.is_outdated(pod))
+        });
+        let is_used = move |name: &String| {
+            self.seen.pods.values().any(|pod| pod.configs.contains(name))
+                || self.seen.sets().any(|(_, set)| children::configs(set).any(|used| used == name))
+        };
+        self.seen.old_configs.iter().filter(move |(name, _)| settled && !is_used(name))
     }
 
     /// Volumes grow one by one, then the StatefulSets are made anew with larger claims: those that they have
@@ -469,7 +467,7 @@ impl View<'_> {
                 fixed.push(volume.name.clone());
                 continue;
             }
-            let told = self.seen.answers.refused_volume(&volume.name, Deed::GrowVolume, self.now);
+            let told = self.seen.answers.refused_deed(&volume.name, Deed::GrowVolume, self.now);
             if let Some((why, may_try)) = told {
                 refused.push(format!("volume {} is not given {size}: {why}", volume.name));
                 if !may_try {
@@ -569,6 +567,7 @@ impl View<'_> {
         for message in refused {
             self.trouble("ApplyRefused", message);
         }
+        self.look_for_refused_deeds();
         let lost = self.seen.answers.fields_not_kept();
         if !lost.is_empty() {
             let lost: Vec<_> = lost.into_iter().take(FIELDS_TOLD).collect();

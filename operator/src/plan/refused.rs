@@ -6,7 +6,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Action, Step, Target, View};
+use super::{Action, Change, Step, Target, View};
 use crate::seen::Seen;
 
 impl View<'_> {
@@ -31,7 +31,9 @@ impl View<'_> {
             return Step::Act(operation, action, what);
         };
         let why = refused.why;
-        if refused.is_told {
+        // That is told whether it is tried or not.
+        let is_growth = matches!(&action, Action::Change(Change::GrowVolume { .. }));
+        if refused.is_told && !is_growth {
             let name = action.name();
             let (reason, message) = match &action {
                 Action::Latch { .. } => ("ActionRefused", format!("{name} is refused: {why}")),

@@ -86,22 +86,7 @@ impl View<'_> {
     /// Invariant: no member lives on a marked claim. Asked before anybody joins or is made a pod: the node whose
     /// disk was to go is wanted again, or its pod came back while it was to be given up.
     pub(super) fn take_marks_off(&self) -> Option<Step> {
-        let (_, volume) = self.seen.volumes.iter().find(|(ordinal, volume)| {
-            let node = self.pod(**ordinal).filter(|pod| !pod.terminating).map(|pod| &pod.node);
-            let is_wanted = match node {
-                Some(Node::Unjoined { .. }) => **ordinal < self.desired.spec.replicas,
-                Some(Node::Joined(joined)) => {
-                    joined.cluster_id == self.desired.cluster_id
-                        && self.seen.row(joined.node_id).is_some_and(Row::is_member)
-                }
-                Some(Node::Removed { .. } | Node::Silent(_)) | None => false,
-            };
-            volume.decommissioned.is_some()
-                && !volume.terminating
-                && self.seen.is_held(**ordinal)
-                && is_wanted
-                && self.may_do(volume, Deed::UnmarkVolume)
-        })?;
+        let volume = self.volume_for(Deed::UnmarkVolume)?;
         let change = Change::UnmarkVolume {
             name: volume.name.clone(),
             uid: volume.uid.clone(),
@@ -124,7 +109,7 @@ impl View<'_> {
             && is_silent
             && volume.decommissioned.is_none()
             && !volume.terminating
-            && self.may_do(volume, Deed::MarkVolume);
+            && self.may_do(&volume.name, Deed::MarkVolume);
         marks.then(|| Change::MarkVolume {
             name: volume.name.clone(),
             uid: volume.uid.clone(),
@@ -133,29 +118,95 @@ impl View<'_> {
     }
 
     /// It was not refused a moment ago.
-    pub(super) fn may_do(&self, volume: &VolumeClaim, deed: Deed) -> bool {
-        let refused = self.seen.answers.refused_volume(&volume.name, deed, self.now);
+    pub(super) fn may_do(&self, name: &str, deed: Deed) -> bool {
+        let refused = self.seen.answers.refused_deed(name, deed, self.now);
         refused.is_none_or(|(_, may_try)| may_try)
     }
 
-    /// The disk outlives the claim, where that is asked for.
-    pub(super) fn keep_volumes(&self) -> Option<Step> {
-        if !self.desired.spec.storage.retain {
-            return None;
+    /// The first claim to which this is to be done, of those of which it was not refused a moment ago.
+    pub(super) fn volume_for(&self, deed: Deed) -> Option<&VolumeClaim> {
+        let mut volumes = self.seen.volumes.iter();
+        let is_next = |ordinal: i32, volume: &VolumeClaim| {
+            self.lacks(deed, ordinal, volume) && self.may_do(&volume.name, deed)
+        };
+        Some(volumes.find(|(ordinal, volume)| is_next(**ordinal, volume))?.1)
+    }
+
+    /// This is to be done to a claim, whether it may be or not: what is refused is passed over, and told.
+    fn lacks(&self, deed: Deed, ordinal: i32, volume: &VolumeClaim) -> bool {
+        match deed {
+            Deed::NoteVolume => volume.unnoted && !volume.terminating,
+            Deed::UnmarkVolume => self.is_marked_and_wanted(ordinal, volume),
+            Deed::KeepVolume => self.goes_with_its_disk(ordinal, volume),
+            Deed::ReleaseVolume => self.goes_with_its_set(ordinal, volume),
+            _ => false,
         }
+    }
+
+    fn is_marked_and_wanted(&self, ordinal: i32, volume: &VolumeClaim) -> bool {
+        let node = self.pod(ordinal).filter(|pod| !pod.terminating).map(|pod| &pod.node);
+        let is_wanted = match node {
+            Some(Node::Unjoined { .. }) => ordinal < self.desired.spec.replicas,
+            Some(Node::Joined(joined)) => {
+                joined.cluster_id == self.desired.cluster_id
+                    && self.seen.row(joined.node_id).is_some_and(Row::is_member)
+            }
+            Some(Node::Removed { .. } | Node::Silent(_)) | None => false,
+        };
+        volume.decommissioned.is_some()
+            && !volume.terminating
+            && self.seen.is_held(ordinal)
+            && is_wanted
+    }
+
+    fn goes_with_its_disk(&self, ordinal: i32, volume: &VolumeClaim) -> bool {
         // Else there was never anything on them.
         let status = self.seen.cluster.status.as_ref();
         let has_data = self.is_initialized()
             || self.desired.adopts
             || status.is_some_and(|status| status.bootstrap_volume.is_some());
-        let (_, volume) = self.seen.volumes.iter().find(|(ordinal, volume)| {
-            // Whoever deletes one that is marked was told that nobody needs it.
-            volume.terminating
-                && has_data
-                && !self.is_let_go(**ordinal, volume)
-                && volume.kept == Some(false)
-                && self.may_do(volume, Deed::KeepVolume)
-        })?;
+        // Whoever deletes one that is marked was told that nobody needs it.
+        self.desired.spec.storage.retain
+            && volume.terminating
+            && has_data
+            && !self.is_let_go(ordinal, volume)
+            && volume.kept == Some(false)
+    }
+
+    fn goes_with_its_set(&self, ordinal: i32, volume: &VolumeClaim) -> bool {
+        // Kubernetes would put it back.
+        let goes = self.seen.set(ordinal).is_some_and(|set| {
+            set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Delete"
+        });
+        self.desired.spec.storage.retain
+            && volume.owners.iter().any(|owner| self.is_set_of(ordinal, owner))
+            && !volume.terminating
+            && !goes
+    }
+
+    /// What rungs pass over, in the same words as long as it stands: a claim that would go with the cluster is no
+    /// trouble only of the moments in which somebody tries.
+    pub(super) fn look_for_refused_deeds(&mut self) {
+        let claims = self.seen.volumes.iter().flat_map(|(ordinal, volume)| {
+            let deeds =
+                [Deed::KeepVolume, Deed::UnmarkVolume, Deed::NoteVolume, Deed::ReleaseVolume];
+            let lacked = deeds.into_iter().filter(|deed| self.lacks(*deed, *ordinal, volume));
+            lacked.map(|deed| (volume.name.as_str(), deed))
+        });
+        let configs = self.spare_configs().map(|(name, _)| (name.as_str(), Deed::Delete));
+        let refused = claims.chain(configs).filter_map(|(name, deed)| {
+            let (why, _) = self.seen.answers.refused_deed(name, deed, self.now)?;
+            Some(format!("{} of {name} is refused: {why}", deed.name()))
+        });
+        let refused: Vec<_> = refused.collect();
+        for message in refused {
+            self.trouble("ActionRefused", message);
+        }
+    }
+
+    /// The disk outlives the claim, where that is asked for.
+    pub(super) fn keep_volumes(&self) -> Option<Step> {
+        let volume = self.volume_for(Deed::KeepVolume)?;
         let change = Change::KeepVolume {
             name: volume.name.clone(),
             uid: volume.uid.clone(),
@@ -168,20 +219,9 @@ impl View<'_> {
     /// Claims that are to outlive the cluster belong to no StatefulSet. Kubernetes sees to it by way of pods, of
     /// which a stopped cluster has none.
     pub(super) fn release_volumes(&self) -> Option<Step> {
-        if !self.desired.spec.storage.retain {
-            return None;
-        }
-        let (ordinal, volume) = self.seen.volumes.iter().find(|(ordinal, volume)| {
-            // Kubernetes would put it back.
-            let goes = self.seen.set(**ordinal).is_some_and(|set| {
-                set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Delete"
-            });
-            volume.owners.iter().any(|owner| self.is_set_of(**ordinal, owner))
-                && !volume.terminating
-                && !goes
-                && self.may_do(volume, Deed::ReleaseVolume)
-        })?;
-        let left = volume.owners.iter().filter(|owner| !self.is_set_of(*ordinal, owner));
+        let volume = self.volume_for(Deed::ReleaseVolume)?;
+        let ordinal = self.desired.names.ordinal_of_volume(&volume.name)?;
+        let left = volume.owners.iter().filter(|owner| !self.is_set_of(ordinal, owner));
         let change = Change::ReleaseVolume {
             name: volume.name.clone(),
             uid: volume.uid.clone(),
@@ -220,7 +260,7 @@ impl View<'_> {
                     _ => "its PersistentVolume goes as its reclaim policy says".to_owned(),
                 };
                 let refused =
-                    self.seen.answers.refused_volume(&volume.name, Deed::KeepVolume, self.now);
+                    self.seen.answers.refused_deed(&volume.name, Deed::KeepVolume, self.now);
                 let refused = refused.map_or_else(String::new, |(why, _)| format!(" ({why})"));
                 format!(
                     "volume claim {} was deleted by somebody and is gone for good as soon as pod {} ends; {disk}\

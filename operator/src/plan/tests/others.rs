@@ -229,3 +229,88 @@ fn pod_that_begins_anew_one_day_keeps_no_other_from_what_would_mend_it() {
         "NodeDown",
     )]);
 }
+
+/// Else nobody learns of it before the claims have gone with the cluster.
+#[test]
+fn refusal_is_told_as_long_as_it_stands_and_not_only_when_it_is_tried() {
+    let owner = || OwnerReference {
+        api_version: "apps/v1".into(),
+        kind: "StatefulSet".into(),
+        name: names().set(1),
+        uid: "u".into(),
+        ..OwnerReference::default()
+    };
+    type Case = (&'static str, &'static str, fn(&mut Seen));
+    let cases: [Case; 5] = [
+        ("a claim that would go with its StatefulSet", "ReleaseVolume", |_| {}),
+        ("a claim without its note", "NoteVolume", |seen| {
+            seen.volumes.get_mut(&1).expect("a volume").unnoted = true;
+        }),
+        ("a member's claim that is marked", "UnmarkVolume", |seen| {
+            seen.volumes.get_mut(&1).expect("a volume").decommissioned = Some("2".into());
+        }),
+        ("a claim that goes and has no pod", "KeepVolume", |seen| {
+            seen.pods.remove(&4);
+            seen.children.remove(&Child::StatefulSet(4));
+            let mut left = volume(4);
+            (left.terminating, left.kept) = (true, Some(false));
+            seen.volumes.insert(4, left);
+        }),
+        ("settings that nobody uses", "Delete", |seen| {
+            seen.old_configs.insert("kv-old".into(), "uid-of-old".into());
+        }),
+    ];
+    for (why, name, change) in cases {
+        let mut seen = settled(3, json!({}));
+        if name == "ReleaseVolume" {
+            seen.volumes.get_mut(&1).expect("a volume").owners = vec![owner()];
+        }
+        change(&mut seen);
+        keep_budget(&mut seen);
+        let first = plan(&seen, &defaults(), now());
+        let Some(Action::Change(tried)) = &first.action else { panic!("{why}: {first:#?}") };
+        assert_eq!(tried.deed().name(), name, "{why}");
+        assert!(first.troubles.is_empty(), "{why}: {first:#?}");
+        seen.answers.learn(tried, Err(&Error::Refused("a policy".into())), now());
+        let mut told: Option<Vec<Trouble>> = None;
+        for seconds in [1, 4, 5, 6, 60] {
+            let then = Timestamp::from_second(now().as_second() + seconds).expect("a time");
+            let plan = plan(&seen, &defaults(), then);
+            assert_eq!(plan.action.is_some(), seconds >= 5, "{why}, {seconds}: {plan:#?}");
+            let is_told = plan.troubles.iter().any(|trouble| {
+                trouble.reason == "ActionRefused" && trouble.message.contains("a policy")
+            });
+            assert!(is_told, "{why}, {seconds}: {plan:#?}");
+            let before = told.get_or_insert_with(|| plan.troubles.clone());
+            assert_eq!(*before, plan.troubles, "{why}, {seconds}: else each try is written");
+        }
+        seen.answers.learn(tried, Ok(&Value::Null), now());
+        let troubles = plan(&seen, &defaults(), now()).troubles;
+        assert!(troubles.is_empty(), "{why}: it was done; {troubles:?}");
+    }
+}
+
+#[test]
+fn growth_that_is_refused_is_told_in_the_same_words_whether_it_is_tried_or_not() {
+    let mut seen = settled(3, json!({"storage": {"size": "2Gi"}}));
+    keep_budget(&mut seen);
+    let first = plan(&seen, &defaults(), now());
+    let Some(Action::Change(tried @ Change::GrowVolume { .. })) = &first.action else {
+        panic!("{first:#?}")
+    };
+    for ordinal in 0..3 {
+        let mut other = tried.clone();
+        if let Change::GrowVolume { name, .. } = &mut other {
+            *name = names().volume(ordinal);
+        }
+        seen.answers.learn(&other, Err(&Error::Refused("exceeded quota".into())), now());
+    }
+    let told = |seconds: i64| {
+        let then = Timestamp::from_second(now().as_second() + seconds).expect("a time");
+        let plan = plan(&seen, &defaults(), then);
+        (plan.action.is_some(), plan.troubles)
+    };
+    let ((waits, before), (tries, after)) = (told(4), told(5));
+    assert_eq!((waits, tries), (false, true));
+    assert_eq!(before, after);
+}
