@@ -204,7 +204,15 @@ impl View<'_> {
     fn remove_pods(&mut self, wanted: i32) -> Option<Step> {
         if let Some(ordinal) = self.seen.held().filter(|ordinal| *ordinal >= wanted).max() {
             let name = self.pod_name(ordinal);
-            // A disk of a cluster that is not ours is not ours to mark.
+            // A disk of a cluster that is not ours is not ours to mark: who marks it lets it be deleted.
+            let theirs =
+                self.seen.foreign(&self.desired.cluster_id).find(|(pod, _)| pod.name == name);
+            if let Some((_, theirs)) = theirs {
+                let message =
+                    format!("the disk of pod {name} is that of cluster {theirs}; it is kept");
+                let operation = self.operation(Kind::ScaleDown, &name, "RemovePod");
+                return Some(Step::Wait(operation, message));
+            }
             if let Some(pod) = self.pod(ordinal)
                 && let Node::Joined(joined) = &pod.node
                 && joined.cluster_id == self.desired.cluster_id

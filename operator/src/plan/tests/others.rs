@@ -314,3 +314,33 @@ fn growth_that_is_refused_is_told_in_the_same_words_whether_it_is_tried_or_not()
     assert_eq!((waits, tries), (false, true));
     assert_eq!(before, after);
 }
+
+/// It was bound to a claim of ours by mistake.
+#[test]
+fn disk_of_another_cluster_is_not_deleted_with_a_pod_that_is_not_wanted() {
+    let theirs = |node: Node| {
+        let mut seen = settled(4, json!({"storage": {"size": "1Gi", "retain": false}}));
+        table(&mut seen).nodes.pop();
+        let pod = the(&mut seen, 3);
+        (pod.node, pod.ready) = (node, false);
+        seen
+    };
+    let joined = Joined { cluster_id: "other".into(), ..Joined::sample(7, Vec::new()) };
+    let removed = Node::Removed { cluster_id: "other".into(), node_id: 7 };
+    let kept = Want::Waits("is that of cluster other; it is kept");
+    check(vec![
+        ("in service there", theirs(Node::Joined(joined)), kept, "ForeignVolume"),
+        (
+            "removed from there",
+            theirs(removed),
+            Want::Waits("is that of cluster other; it is kept"),
+            "ForeignVolume",
+        ),
+        (
+            "nobody's",
+            theirs(Node::Unjoined { version: "0.1.0".into() }),
+            Want::Does("MarkVolume", "node_id: \"none\""),
+            "",
+        ),
+    ]);
+}
