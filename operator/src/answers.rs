@@ -154,6 +154,8 @@ impl Tries {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused<'a> {
     pub why: &'a str,
+    /// It will not be had; else it could not be done.
+    pub is_definite: bool,
     /// The last try was long enough ago.
     pub may_try: bool,
     /// A person should know. Not at once of what is asked of nodes: they say when they can.
@@ -278,7 +280,12 @@ impl Answers {
         let count = refusal.tries.count;
         let more = Tries { count: count.saturating_sub(soon), ..refusal.tries };
         let may_try = count <= soon || more.is_due(REFUSED_WAIT_MAX, now);
-        Some(Refused { why: &refusal.why, may_try, is_told: count > 2 * soon })
+        Some(Refused {
+            why: &refusal.why,
+            is_definite: refusal.definite,
+            may_try,
+            is_told: count > 2 * soon,
+        })
     }
 
     /// Why a volume claim or old settings could not be changed, a moment ago or longer, and whether it may be tried
@@ -431,12 +438,10 @@ impl Answers {
 }
 
 impl Answers {
-    /// Of what a node was asked. That it did not answer, or could not know, is told by the pass that fails.
+    /// Of what a node was asked. That it did not answer, or could not know, may have been done, and may go on for ever:
+    /// another look says, and what comes after it does not wait for more than that.
     pub(crate) fn learn_call(&mut self, call: &Call, result: &Result<(), Error>, now: Timestamp) {
-        let refused = result.as_ref().err().filter(|error| !matches!(error, Error::Failed(_)));
-        if result.is_ok() || refused.is_some() {
-            self.learn_deed(call.target(), call.deed(), refused, now);
-        }
+        self.learn_deed(call.target(), call.deed(), result.as_ref().err(), now);
     }
 
     fn learn_deed(&mut self, target: String, deed: Deed, error: Option<&Error>, now: Timestamp) {

@@ -38,7 +38,8 @@ impl View<'_> {
             let (reason, message) = match &action {
                 Action::Latch { .. } => ("ActionRefused", format!("{name} is refused: {why}")),
                 Action::Call(call) => {
-                    ("ActionRefused", format!("{name} of {} is refused: {why}", call.target()))
+                    let is = if refused.is_definite { "is refused" } else { "fails" };
+                    ("ActionRefused", format!("{name} of {} {is}: {why}", call.target()))
                 }
                 Action::Change(change) => match change.target() {
                     Target::Child(child) => {
@@ -63,6 +64,7 @@ impl View<'_> {
 /// The same words while it waits and while it is tried: others are written into the status.
 pub(super) fn told(seen: &Seen, action: &Action, what: String, now: Timestamp) -> String {
     match seen.answers.refusal(action, now) {
+        Some(refused) if !refused.is_definite => format!("{what}; it fails: {}", refused.why),
         Some(refused) => format!("{what}; refused: {}", refused.why),
         None => what,
     }

@@ -344,3 +344,24 @@ fn disk_of_another_cluster_is_not_deleted_with_a_pod_that_is_not_wanted() {
         ),
     ]);
 }
+
+/// Else a node that nobody reaches, say, keeps all others waiting: what is asked of it is tried first, again and again.
+#[test]
+fn call_that_fails_again_and_again_keeps_no_other_from_coming() {
+    let mut seen = settled(5, json!({"replicas": 6}));
+    table(&mut seen).nodes.pop();
+    let pod = the(&mut seen, 4);
+    (pod.node, pod.ready) = (Node::Unjoined { version: "0.1.0".into() }, false);
+    keep_budget(&mut seen);
+    let first = plan(&seen, &defaults(), now());
+    let Some(Action::Call(call @ Call::AddLearner { .. })) = &first.action else {
+        panic!("{first:#?}")
+    };
+    for _ in 0..7 {
+        let fails = Err(Error::Failed("no answer within 20 s".into()));
+        seen.answers.learn_call(call, &fails, now());
+    }
+    let message = &plan(&seen, &defaults(), now()).troubles[0].message;
+    assert!(message.contains("fails: no answer within 20 s"), "nobody refuses it: {message}");
+    check(vec![("a pod", seen, Want::Does("Scale", "ordinal: 5"), "ActionRefused")]);
+}
