@@ -521,7 +521,7 @@ pub fn report(peer: &Peer) -> Option<v1::RegionReport> {
         .collect();
     Some(v1::RegionReport {
         region: Some((*published.descriptor).clone()),
-        term: metrics.current_term,
+        term: metrics.current_term.0,
         leader_peer_id: peer.id.0,
         joint: published.joint,
         last_index: metrics.last_log_index.unwrap_or(0),

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use flotilla_proto::v1;
 use openraft::{EntryPayload, LogId as RaftLogId, vote::RaftLeaderId};
 
-use super::{CommandBytes, Entry, LogId, Membership, PeerAddress, StoredMembership, Vote};
+use super::{
+    CommandBytes, Entry, LogId, Membership, PeerAddress, StoredMembership, Vote, term::Term,
+};
 use crate::ids::{NodeId, PeerId};
 
 /// A message that decodes but makes no sense.
@@ -17,12 +19,12 @@ pub struct Malformed {
 
 #[must_use]
 pub fn log_id(term: u64, index: u64) -> LogId {
-    RaftLogId::new_term_index(term, index)
+    RaftLogId::new_term_index(Term(term), index)
 }
 
 #[must_use]
 pub fn log_id_to_proto(id: &LogId) -> v1::LogId {
-    v1::LogId { term: *id.leader_id, index: id.index }
+    v1::LogId { term: id.leader_id.term.0, index: id.index }
 }
 
 #[must_use]
@@ -33,7 +35,7 @@ pub fn log_id_from_proto(id: &v1::LogId) -> LogId {
 #[must_use]
 pub fn vote_to_proto(vote: &Vote) -> v1::VoteState {
     v1::VoteState {
-        term: vote.leader_id.term,
+        term: vote.leader_id.term.0,
         voted_for: vote.leader_id.voted_for.0,
         committed: vote.committed,
     }
@@ -44,7 +46,7 @@ pub fn vote_to_proto(vote: &Vote) -> v1::VoteState {
 pub fn vote_from_proto(vote: Option<&v1::VoteState>) -> Result<Vote, Malformed> {
     let vote = vote.ok_or(Malformed { what: "vote" })?;
     Ok(Vote {
-        leader_id: RaftLeaderId::new(vote.term, PeerId(vote.voted_for)),
+        leader_id: RaftLeaderId::new(Term(vote.term), PeerId(vote.voted_for)),
         committed: vote.committed,
     })
 }
@@ -125,7 +127,7 @@ pub fn entry_to_proto(entry: &Entry) -> v1::LogEntry {
         }
     };
     v1::LogEntry {
-        term: *entry.log_id.leader_id,
+        term: entry.log_id.leader_id.term.0,
         index: entry.log_id.index,
         payload: Some(payload),
     }

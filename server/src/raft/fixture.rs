@@ -507,7 +507,7 @@ pub(crate) fn region_state(
             peers: vec![voter],
         },
         state: v1::ApplyState {
-            applied_term: *applied.leader_id,
+            applied_term: applied.leader_id.term.0,
             applied_index: applied.index,
             revision: applied.index,
             time_ms: 1,

@@ -34,6 +34,7 @@ use super::{
     convert::{log_id, membership_from_proto, membership_to_proto},
     log_memory::{LogMemory, hold},
     log_writer::LogWriter,
+    term::Term,
 };
 use crate::{
     ids::{PeerId, RegionId},
@@ -570,7 +571,7 @@ pub(super) fn entry_bytes(entry: &Entry) -> usize {
 /// `[kind: 1][term: 8 BE][payload]`; the index is in the key. Another form is another kind.
 pub(super) fn put_entry(batch: &mut WriteBatch, region: RegionId, entry: &Entry) {
     let key = keys::log::entry(region, entry.log_id.index);
-    let term = (*entry.log_id.leader_id).to_be_bytes();
+    let term = (entry.log_id.leader_id.term.0).to_be_bytes();
     let put = |batch: &mut WriteBatch, kind: u8, payload: &[u8]| {
         batch.put_parts(Family::Default, &key, &[&[kind], &term, payload]);
     };
@@ -617,7 +618,7 @@ fn decode_entry(key: &[u8], value: &Bytes) -> Result<Entry, engine::Error> {
 pub(super) fn encode_log_id(id: &LogId) -> [u8; 17] {
     let mut bytes = [MARK_FORMAT; 17];
     let (term, index) = bytes[1..].split_at_mut(8);
-    term.copy_from_slice(&id.leader_id.to_be_bytes());
+    term.copy_from_slice(&id.leader_id.term.0.to_be_bytes());
     index.copy_from_slice(&id.index.to_be_bytes());
     bytes
 }
@@ -636,7 +637,7 @@ fn decode_log_id(mut bytes: &[u8]) -> Result<LogId, engine::Error> {
 pub(super) fn encode_vote(vote: &Vote) -> Bytes {
     let mut bytes = BytesMut::with_capacity(18);
     bytes.put_u8(MARK_FORMAT);
-    bytes.put_u64(vote.leader_id.term);
+    bytes.put_u64(vote.leader_id.term.0);
     bytes.put_u64(vote.leader_id.voted_for.0);
     bytes.put_u8(u8::from(vote.committed));
     bytes.freeze()
@@ -650,7 +651,7 @@ fn decode_vote(mut bytes: &[u8]) -> Result<Vote, engine::Error> {
     }
     let term = bytes.get_u64();
     let voted_for = PeerId(bytes.get_u64());
-    Ok(Vote { leader_id: RaftLeaderId::new(term, voted_for), committed: bytes.get_u8() == 1 })
+    Ok(Vote { leader_id: RaftLeaderId::new(Term(term), voted_for), committed: bytes.get_u8() == 1 })
 }
 
 /// What a region's log starts with at its birth: purged up to `(term 1, index 1)`.
@@ -658,6 +659,6 @@ pub fn seed(batch: &mut WriteBatch, region: RegionId, peer: PeerId) {
     let born = log_id(1, 1);
     batch.put(Family::Default, &keys::log::purged(region), &encode_log_id(&born));
     batch.put(Family::Default, &keys::log::committed(region), &encode_log_id(&born));
-    let vote = Vote { leader_id: RaftLeaderId::new(1, peer), committed: false };
+    let vote = Vote { leader_id: RaftLeaderId::new(Term(1), peer), committed: false };
     batch.put(Family::Default, &keys::log::vote(region), &encode_vote(&vote));
 }

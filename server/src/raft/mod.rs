@@ -22,6 +22,7 @@ pub mod reversion;
 pub mod settings;
 pub mod snapshot;
 pub mod state_machine;
+pub mod term;
 pub mod transport;
 
 #[cfg(test)]
@@ -46,8 +47,8 @@ impl RaftTypeConfig for TypeConfig {
     type R = Reply;
     type NodeId = PeerId;
     type Node = PeerAddress;
-    type Term = u64;
-    type LeaderId = leader_id_std::LeaderId<u64, PeerId>;
+    type Term = term::Term;
+    type LeaderId = leader_id_std::LeaderId<term::Term, PeerId>;
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = openraft::EntryPayload<Self::D, Self::NodeId, Self::Node>;
     type Entry =

@@ -256,7 +256,7 @@ impl Connection {
         timeout: Option<Duration>,
     ) -> impl Future<Output = Result<AppendEntriesResponse<TypeConfig>, RpcError>> + Send + use<>
     {
-        let (term, prev) = (request.vote.leader_id.term, request.prev_log_id);
+        let (term, prev) = (request.vote.leader_id.term.0, request.prev_log_id);
         let acknowledged = self.network.reversions.acknowledged(term, self.target);
         let last = last_log_id(request);
         let body = Body::Append(v1::AppendEntries {
@@ -476,7 +476,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             turn = network.transport.snapshot_turn(self.node) => match turn {
                 Ok(turn) => turn,
                 Err(error) => {
-                    network.refusals.attempt(vote.leader_id.term, self.target).not_begun();
+                    network.refusals.attempt(vote.leader_id.term.0, self.target).not_begun();
                     return Err(failed(error.to_string()));
                 }
             }
@@ -501,7 +501,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let identity = network.transport.identity();
         let region = sender.region();
         // The state is as of now: after a loss of leadership it may be of a later leader.
-        if region.state.applied_term > vote.leader_id.term {
+        if region.state.applied_term > vote.leader_id.term.0 {
             return Err(failed("leadership was lost".to_owned()));
         }
         let sent = convert::applied(&region.state);
@@ -519,7 +519,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             bytes,
             feature_level: network.level_of(&region.state),
         };
-        let attempt = network.refusals.attempt(vote.leader_id.term, self.target);
+        let attempt = network.refusals.attempt(vote.leader_id.term.0, self.target);
         let sending = network.transport.send_snapshot(turn, self.node, header, sender);
         let sent_to_end = tokio::select! {
             closed = &mut cancel => return Err(StreamingError::Closed(closed)),
@@ -544,9 +544,9 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 attempt.refused(&refused.message, clock::now());
             }
             if refused.reason() == Reason::Reverted {
-                network.reverted(vote.leader_id.term, self.target, self.node);
+                network.reverted(vote.leader_id.term.0, self.target, self.node);
             }
-            network.note_refusal(&refused, vote.leader_id.term, self.target, self.node);
+            network.note_refusal(&refused, vote.leader_id.term.0, self.target, self.node);
             return Err(failed(format!("refused: {}", refused.message)));
         }
         attempt.taken();
@@ -554,7 +554,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             vote_from_proto(result.vote.as_ref()).map_err(|error| failed(error.to_string()))?;
         // A later vote turns the snapshot down.
         if answered == vote {
-            network.reversions.note(vote.leader_id.term, self.target, sent);
+            network.reversions.note(vote.leader_id.term.0, self.target, sent);
             under_way.done();
         }
         Ok(SnapshotResponse::new(answered))

@@ -45,7 +45,7 @@ pub fn contradiction(applied: &LogId, request: &AppendEntriesRequest<TypeConfig>
     let sent = at.and_then(|at| request.entries.get(at)).map(|entry| entry.log_id);
     let prev = request.prev_log_id.filter(|prev| prev.index == applied.index);
     let other = sent.or(prev).filter(|other| other.leader_id != applied.leader_id)?;
-    Some(*other.leader_id)
+    Some(other.leader_id.term.0)
 }
 
 /// What the followers of one peer acknowledged to it while it leads. Cheap to clone.
@@ -166,7 +166,7 @@ mod tests {
             ("what comes after another", Some(id(4, 9)), vec![blank(4, 10)], Some(4)),
             ("an older one", Some(id(2, 8)), vec![blank(2, 9)], Some(2)),
         ] {
-            let vote = Vote { leader_id: LeaderId::new(5, FOLLOWER), committed: true };
+            let vote = Vote { leader_id: LeaderId::new(5.into(), FOLLOWER), committed: true };
             let request =
                 AppendEntriesRequest { vote, prev_log_id: prev, entries, leader_commit: None };
             assert_eq!(contradiction(&applied, &request), want, "{why}");
@@ -277,7 +277,7 @@ mod tests {
         let mut bulk = network.new_client(FOLLOWER, &node).await;
         let mut fast = network.new_heartbeat_client(FOLLOWER, &node).await;
         let request = |prev| AppendEntriesRequest::<TypeConfig> {
-            vote: Vote { leader_id: LeaderId::new(3, own), committed: true },
+            vote: Vote { leader_id: LeaderId::new(3.into(), own), committed: true },
             prev_log_id: Some(id(3, prev)),
             entries: Vec::new(),
             leader_commit: None,

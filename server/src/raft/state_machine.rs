@@ -358,7 +358,7 @@ fn gather(
     let mut overlay = command::Overlay::new(data, batch);
     let mut reply_bytes = 0;
     for Committed { id, payload, responder } in entries {
-        region.state.applied_term = *id.leader_id;
+        region.state.applied_term = id.leader_id.term.0;
         region.state.applied_index = id.index;
         let reply = match payload {
             Payload::Blank => Reply::Nothing,
@@ -373,7 +373,7 @@ fn gather(
             }
             Payload::Membership(membership) => {
                 region.state.membership = Some(membership_to_proto(&membership));
-                region.state.membership_term = *id.leader_id;
+                region.state.membership_term = id.leader_id.term.0;
                 region.state.membership_index = id.index;
                 region.descriptor.peers = peers_of(&membership);
                 region.descriptor.epoch.get_or_insert_default().conf_ver += 1;

@@ -21,7 +21,7 @@ use prost::Message as _;
 use super::{
     Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
     checks::Checks,
-    fixture::{Writing, append, blank, id, metrics, open_log},
+    fixture::{Writing, append, blank, metrics, open_log},
     log_store::LogStore,
     region_view::RegionView,
     snapshot::{Received, Receiver, Sender, SnapshotData},
@@ -36,11 +36,11 @@ use crate::{
 struct Shifted(StateMachine);
 
 fn up(log_id: LogId) -> LogId {
-    id(*log_id.leader_id, log_id.index + 1)
+    LogId { index: log_id.index + 1, ..log_id }
 }
 
 fn down(log_id: LogId) -> LogId {
-    id(*log_id.leader_id, log_id.index - 1)
+    LogId { index: log_id.index - 1, ..log_id }
 }
 
 fn down_meta(meta: &SnapshotMeta) -> SnapshotMeta {

@@ -73,7 +73,7 @@ impl Arrival {
         if !vote.committed || vote.leader_id.voted_for.0 != from {
             return Err(malformed("its sender does not claim to lead"));
         }
-        if state.applied_term > vote.leader_id.term {
+        if state.applied_term > vote.leader_id.term.0 {
             return Err(malformed("the state is of a later term than its sender"));
         }
         if !has(from, header.from_node) {

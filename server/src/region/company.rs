@@ -183,7 +183,7 @@ impl Peers {
             let (ServerState::Leader, Some(heard)) = (metrics.state, &metrics.heartbeat) else {
                 continue;
             };
-            let led = peer.leading_for(metrics.current_term);
+            let led = peer.leading_for(metrics.current_term.0);
             for member in &peer.view().published().descriptor.peers {
                 let Some(signs) = signs.get_mut(&NodeId(member.node_id)) else { continue };
                 let Some(at) = heard.get(&PeerId(member.peer_id)) else { continue };

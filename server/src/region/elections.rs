@@ -64,7 +64,7 @@ struct Seen {
 
 impl Seen {
     fn look(&mut self, own: PeerId, vote: Vote) -> News {
-        let (term, candidate) = (vote.leader_id.term, vote.leader_id.voted_for);
+        let (term, candidate) = (vote.leader_id.term.0, vote.leader_id.voted_for);
         let mut news = News::default();
         if self.campaign.is_some_and(|campaign| campaign < term) {
             self.campaign = None;
@@ -182,7 +182,7 @@ mod tests {
                 until("it to be seen", || {
                     let metrics = peer.raft().metrics();
                     let metrics = metrics.borrow_watched();
-                    (metrics.current_term, metrics.current_leader) == (term, leader)
+                    (metrics.current_term.0, metrics.current_leader) == (term, leader)
                 })
                 .await;
             }

@@ -48,7 +48,7 @@ impl Peer {
     pub fn followers(&self) -> Vec<Follower> {
         let Some(metrics) = self.metrics() else { return Vec::new() };
         let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
-        let led = self.leading_for(metrics.current_term);
+        let led = self.leading_for(metrics.current_term.0);
         let now = clock::now();
         let heard = metrics.heartbeat.unwrap_or_default();
         metrics
@@ -60,9 +60,9 @@ impl Peer {
                 peer,
                 is_voter: voters.contains(&peer),
                 matched: matched.map_or(0, |id| id.index),
-                refusal: self.refusals.of(metrics.current_term, peer, now),
-                reverted: self.reversions.has_reverted(metrics.current_term, peer),
-                buried: self.refusals.has_buried(metrics.current_term, peer),
+                refusal: self.refusals.of(metrics.current_term.0, peer, now),
+                reverted: self.reversions.has_reverted(metrics.current_term.0, peer),
+                buried: self.refusals.has_buried(metrics.current_term.0, peer),
                 silent: heard.get(&peer).copied().flatten().map_or(led, |at| at.elapsed()),
             })
             .collect()

@@ -217,7 +217,7 @@ impl Peer {
             region: Some((*self.view.published().descriptor).clone()),
             peer_id: self.id.0,
             role: role.to_owned(),
-            term: metrics.current_term,
+            term: metrics.current_term.0,
             leader_peer_id: metrics.current_leader.map_or(0, |peer| peer.0),
             last_index: metrics.last_log_index.unwrap_or(0),
             committed_index: index(metrics.cluster_committed),

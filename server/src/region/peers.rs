@@ -634,7 +634,8 @@ mod tests {
         let fixture = Fixture::new(|_| {});
         let peers = opened(&fixture).await;
         let peer = reach(&peers).await.expect("a new peer");
-        let request = openraft::raft::VoteRequest::new(openraft::Vote::new(5, PeerId(71)), None);
+        let request =
+            openraft::raft::VoteRequest::new(openraft::Vote::new(5.into(), PeerId(71)), None);
         peer.raft().vote(request).await.expect("a vote");
         let voted = peer.raft().with_raft_state(|state| *state.vote_ref()).await.expect("it runs");
         peer.stop().await;

@@ -212,7 +212,7 @@ impl Peer {
         let mut clock = self.clock.lock();
         let now = clock::now();
         let applied = self.view.with(|published| Applied {
-            term: published.applied.map_or(0, |id| *id.leader_id),
+            term: published.applied.map_or(0, |id| id.leader_id.term.0),
             time_ms: published.time_ms,
             since: published.time_since.unwrap_or(now),
         });

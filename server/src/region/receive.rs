@@ -388,7 +388,7 @@ mod tests {
         state.descriptor.peers[0].set_role(v1::PeerRole::Learner);
         let role = v1::PeerRole::Voter.into();
         state.descriptor.peers.push(v1::Peer { peer_id: 81, node_id: 2, role });
-        let vote = Vote { leader_id: RaftLeaderId::new(3, PeerId(81)), committed: true };
+        let vote = Vote { leader_id: RaftLeaderId::new(3.into(), PeerId(81)), committed: true };
         v1::SnapshotHeader {
             cluster_id: vec![1; 16].into(),
             to_node: NODE.0,

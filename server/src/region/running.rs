@@ -167,13 +167,13 @@ impl Peer {
     #[must_use]
     pub fn leads(&self) -> Option<u64> {
         let told = self.running.told()?;
-        (told.state == ServerState::Leader).then_some(told.vote.leader_id.term)
+        (told.state == ServerState::Leader).then_some(told.vote.leader_id.term.0)
     }
 
     /// The term of the vote that this peer last gave or won; 0 of one that does not run.
     #[must_use]
     pub fn term(&self) -> u64 {
-        self.running.told().map_or(0, |told| told.vote.leader_id.term)
+        self.running.told().map_or(0, |told| told.vote.leader_id.term.0)
     }
 
     /// Why it takes nothing from its leader, and will not: that one lacks what was committed and applied here.

@@ -99,7 +99,7 @@ impl Peer {
                 return Err(refused(Reason::Malformed, message));
             }
         }
-        let term = request.vote.leader_id.term;
+        let term = request.vote.leader_id.term.0;
         self.refuse_contradiction(&request).await?;
         let prev = request.prev_log_id;
         let acknowledged = append.acknowledged.as_ref().map(log_id_from_proto);
@@ -151,15 +151,15 @@ impl Peer {
         let Some(other) = contradiction(&applied, request) else { return Ok(()) };
         // A leader of before may well have other entries; openraft tells it so. It is asked in its own order,
         // since what it shows may be older than what was applied.
-        let term = request.vote.leader_id.term;
+        let term = request.vote.leader_id.term.0;
         let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(stopped)?;
-        if vote.leader_id.term > term {
+        if vote.leader_id.term.0 > term {
             return Ok(());
         }
         let message = format!(
             "the leader of term {term} has an entry of term {other} at index {}, where one of term {} \
              was applied here: a committed entry was lost elsewhere",
-            applied.index, *applied.leader_id
+            applied.index, applied.leader_id.term.0
         );
         if self.running.note_contradiction(term, &message) {
             self.env.metrics.regions.peers_lost_total.get(PeerLoss::Contradicted).inc();

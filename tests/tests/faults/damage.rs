@@ -107,6 +107,64 @@ async fn disks_that_are_rolled_back_lose_nothing_and_are_named_by_who_leads() {
     play.judge().await;
 }
 
+/// The node that has what was acknowledged stands still meanwhile. The two others make a majority that knows
+/// nothing of it, and elect somebody after the same term as it was acknowledged in. What only one node has is lost: it
+/// must say so, and take no other entry for its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn votes_that_a_rolled_back_disk_forgot_make_no_entries_that_look_alike() {
+    let mut cluster = Builder::new(3).start().await;
+    for lost in ["set back", "was lost elsewhere", "contradict"] {
+        cluster.allow(lost);
+    }
+    let keys: Vec<String> = (0..20).map(|number| format!("{PREFIX}/{number}")).collect();
+    let session = cluster.nodes[0].session();
+    session.put(keys[0].clone(), "before").await.expect("a write");
+    let away = cluster.leader(PREFIX.as_bytes()).await;
+    let (victim, keeper) = ((away + 1) % 3, (away + 2) % 3);
+    let copy = cluster.scratch().join("copy");
+    cluster.nodes[victim].kill9();
+    copy_dir(cluster.nodes[victim].data_dir(), &copy);
+    cluster.nodes[victim].relaunch();
+    cluster.wait_whole(BOUND).await;
+
+    cluster.nodes[away].kill9();
+    put_all(&cluster.nodes[keeper].session(), &keys, "first").await;
+    eventually("the node that keeps it to apply it", BOUND, async || {
+        let last = cluster.nodes[keeper].session().get_stale(keys[19].clone()).await;
+        matches!(&last, Ok(Some(value)) if value == "first")
+            .then_some(())
+            .ok_or_else(|| format!("{last:?}"))
+    })
+    .await;
+    cluster.nodes[keeper].pause();
+    cluster.nodes[victim].kill9();
+    cluster.nodes[victim].wipe();
+    copy_dir(&copy, cluster.nodes[victim].data_dir());
+    cluster.nodes[victim].relaunch();
+    cluster.nodes[away].relaunch();
+    put_all(&cluster.nodes[away].session(), &keys, "second").await;
+    cluster.nodes[keeper].resume();
+    eventually("the one that has what was lost to say so", BOUND, async || {
+        let said = cluster.nodes[keeper].output().contains("a committed entry was lost elsewhere");
+        said.then_some(()).ok_or_else(|| cluster.nodes[keeper].output_tail(3))
+    })
+    .await;
+    for node in [away, victim] {
+        let session = cluster.nodes[node].session();
+        for key in &keys {
+            let value = session.get(key.clone()).await.expect("a read");
+            assert_eq!(value.as_deref(), Some(&b"second"[..]), "{key} on node {}", node + 1);
+        }
+    }
+}
+
+/// Writes all keys, each as often as it takes.
+async fn put_all(session: &Session, keys: &[String], value: &'static str) {
+    for key in keys {
+        eventually("a write", BOUND, async || session.put(key.clone(), value).await).await;
+    }
+}
+
 /// The files of both instances that hold something: not what RocksDB writes for people, and not what it never
 /// reads.
 fn files(data_dir: &Path) -> Vec<PathBuf> {

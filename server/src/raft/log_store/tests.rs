@@ -333,7 +333,7 @@ async fn vote_commit_and_entries_of_any_kind_are_there_after_a_restart() {
     let member = Entry { log_id: id(2, 3), payload: EntryPayload::Membership(membership) };
     let entries = vec![blank(1, 1), heavy(2, 2, 10_000), member];
     append(&mut log, entries.clone()).await;
-    let vote = Vote { leader_id: RaftLeaderId::new(8, PeerId(3)), committed: true };
+    let vote = Vote { leader_id: RaftLeaderId::new(8.into(), PeerId(3)), committed: true };
     log.save_vote(&vote).await.unwrap();
     log.save_committed(Some(id(2, 2))).await.unwrap();
     append(&mut log, [blank(2, 4)]).await; // takes the mark along
@@ -351,7 +351,7 @@ async fn a_vote_that_could_not_be_saved_is_not_read() {
     let bench = Bench::over(Arc::clone(&memory) as Arc<dyn Engine>, 0);
     let mut log = bench.open();
     memory.inject(Fault::WriteLost);
-    let vote = Vote { leader_id: RaftLeaderId::new(8, PeerId(3)), committed: false };
+    let vote = Vote { leader_id: RaftLeaderId::new(8.into(), PeerId(3)), committed: false };
     assert!(soon("an end", log.save_vote(&vote)).await.is_err());
     assert_eq!(log.read_vote().await.unwrap(), None);
 }

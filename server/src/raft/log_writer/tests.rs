@@ -18,7 +18,7 @@ fn region(number: u64) -> RegionId {
 
 fn vote(term: u64) -> Vote {
     Vote {
-        leader_id: openraft::vote::RaftLeaderId::new(term, crate::ids::PeerId(1)),
+        leader_id: openraft::vote::RaftLeaderId::new(term.into(), crate::ids::PeerId(1)),
         committed: false,
     }
 }

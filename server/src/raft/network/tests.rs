@@ -121,7 +121,7 @@ async fn leader_that_cannot_read_its_disk_does_not_blame_the_follower() {
     let mut connection = network.new_client(FOLLOWER, &PeerAddress { node: NodeId(2) }).await;
     let mut send = async || {
         let vote = Vote {
-            leader_id: openraft::impls::leader_id_std::LeaderId::new(3, OWN),
+            leader_id: openraft::impls::leader_id_std::LeaderId::new(3.into(), OWN),
             committed: true,
         };
         let meta = SnapshotMeta { last_log_id: Some(id(3, 9)), ..SnapshotMeta::default() };
