@@ -212,7 +212,8 @@ mod tests {
         let mut stalls = Box::pin(futures::future::join_all(stalls));
         assert!(futures::poll!(&mut stalls).is_pending());
         // Another look is read at once; one more of the same has its turn after those that were before it.
-        let (_, end) = read(vec![0x52, 0]).await;
+        let read = tokio::time::timeout(READ, read(vec![0x52, 0])).await;
+        let (_, end) = read.expect("it waits for no place of others");
         assert!(end.is_none() && began.elapsed() < READ, "{end:?}, {:?}", began.elapsed());
         let mut last = Counted::new(Pieces([Bytes::from_static(&[0; 5])].into()), &places);
         let last = async { std::future::poll_fn(|cx| Pin::new(&mut last).poll_frame(cx)).await };
