@@ -35,17 +35,29 @@ pub fn is_reversion(acknowledged: Option<&LogId>, prev: Option<&LogId>) -> bool 
     matches!((acknowledged, prev), (Some(upto), Some(prev)) if prev.index <= upto.index)
 }
 
-/// The term of another entry that `request` has in the place of the last one that was applied here. The
-/// sender is of a term that is not past; then an entry was lost that was committed.
+/// What `request` shows of the leader's log up to the last entry that was applied here: the newest of it, by which all
+/// before is known. `None` if that is nothing, or is the same as here.
 #[must_use]
-pub fn contradiction(applied: &LogId, request: &AppendEntriesRequest<TypeConfig>) -> Option<u64> {
+pub fn shown(applied: &LogId, request: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
     let first = request.entries.first();
     let at = first.and_then(|first| applied.index.checked_sub(first.log_id.index));
-    let at = at.and_then(|at| usize::try_from(at).ok());
+    let at = at.map(|at| usize::try_from(at).unwrap_or(usize::MAX).min(request.entries.len() - 1));
     let sent = at.and_then(|at| request.entries.get(at)).map(|entry| entry.log_id);
-    let prev = request.prev_log_id.filter(|prev| prev.index == applied.index);
-    let other = sent.or(prev).filter(|other| other.leader_id != applied.leader_id)?;
-    Some(other.leader_id.term.0)
+    let prev = request.prev_log_id.filter(|prev| prev.index <= applied.index);
+    // Of one term there is one log: who has entries of it has the same ones before them.
+    sent.or(prev).filter(|shown| shown.leader_id != applied.leader_id)
+}
+
+/// Whether the entry that a leader has shown is another than the one that was applied here: `own`, or one of those that
+/// were purged, up to `purged`. The leader is of a term that is not past; then an entry was lost that was committed.
+#[must_use]
+pub fn contradicts(shown: &LogId, own: Option<&LogId>, purged: Option<&LogId>) -> bool {
+    match own {
+        Some(own) => own != shown,
+        // Of these only the last is known, and that terms grow.
+        None => purged
+            .is_some_and(|purged| shown.index < purged.index && shown.leader_id > purged.leader_id),
+    }
 }
 
 /// What the followers of one peer acknowledged to it while it leads. Cheap to clone.
@@ -154,22 +166,43 @@ mod tests {
         }
     }
 
+    /// Also in the place of one before the last: the leader's log may be shorter than what was applied.
     #[test]
     fn other_entry_in_the_place_of_an_applied_one_is_a_contradiction() {
         let applied = id(3, 9);
+        // One purged of term 2 at 4, then of term 2 up to 6, then of term 3.
+        let purged = id(2, 4);
+        let own = |index| match index {
+            4..=6 => Some(id(2, index)),
+            7..=9 => Some(id(3, index)),
+            10.. => Some(id(4, index)),
+            _ => None,
+        };
         for (why, prev, entries, want) in [
-            ("nothing is sent", Some(id(3, 7)), vec![], None),
-            ("what comes after it", Some(applied), vec![blank(4, 10)], None),
-            ("the same", Some(id(3, 8)), vec![blank(3, 9), blank(4, 10)], None),
-            ("what comes before it", Some(id(3, 6)), vec![blank(3, 7), blank(3, 8)], None),
-            ("another among others", Some(id(3, 7)), vec![blank(4, 8), blank(4, 9)], Some(4)),
-            ("what comes after another", Some(id(4, 9)), vec![blank(4, 10)], Some(4)),
-            ("an older one", Some(id(2, 8)), vec![blank(2, 9)], Some(2)),
+            ("nothing is sent", Some(id(3, 7)), vec![], false),
+            ("what comes after it", Some(applied), vec![blank(4, 10)], false),
+            ("what comes long after it", Some(id(5, 20)), vec![blank(5, 21)], false),
+            ("the same", Some(id(3, 8)), vec![blank(3, 9), blank(4, 10)], false),
+            ("what comes before it", Some(id(3, 6)), vec![blank(3, 7), blank(3, 8)], false),
+            ("the same of an earlier term", Some(id(2, 5)), vec![blank(2, 6)], false),
+            ("the last that was purged", Some(id(2, 4)), vec![], false),
+            ("one that was purged", Some(id(1, 2)), vec![blank(2, 3)], false),
+            ("another among others", Some(id(3, 7)), vec![blank(4, 8), blank(4, 9)], true),
+            ("what comes after another", Some(id(4, 9)), vec![blank(4, 10)], true),
+            ("an older one", Some(id(2, 8)), vec![blank(2, 9)], true),
+            ("a log that ends before it", Some(id(3, 7)), vec![blank(4, 8)], true),
+            ("a shorter one, at its end", Some(id(4, 8)), vec![], true),
+            ("an older one before it", Some(id(2, 7)), vec![], true),
+            ("another of an earlier term", Some(id(1, 5)), vec![blank(1, 6)], true),
+            ("another in the place of a purged one", Some(id(4, 3)), vec![], true),
         ] {
             let vote = Vote { leader_id: LeaderId::new(5.into(), FOLLOWER), committed: true };
             let request =
                 AppendEntriesRequest { vote, prev_log_id: prev, entries, leader_commit: None };
-            assert_eq!(contradiction(&applied, &request), want, "{why}");
+            let shown = shown(&applied, &request);
+            let found = shown
+                .is_some_and(|shown| contradicts(&shown, own(shown.index).as_ref(), Some(&purged)));
+            assert_eq!(found, want, "{why}: {shown:?}");
         }
     }
 

@@ -8,7 +8,7 @@
 //! So whoever stands for election draws a part of the term's name. To Raft a term is a number as ever, of
 //! which only the order counts; two elections after the same term have different ones, of which one is the
 //! later. What was committed in the one and is missing in the other is then noticed wherever logs are compared
-//! (`reversion.rs`, [`super::reversion::contradiction`]).
+//! (`reversion.rs`, [`super::reversion::contradicts`]).
 
 use std::fmt;
 

@@ -461,4 +461,88 @@ mod tests {
         assert!(peer.is_in_touch(), "a later leader has it");
         assert!(peers.contradicted().is_empty() && peer.status().role == "follower");
     }
+
+    /// Openraft takes whatever is sent in the place of a committed entry for that entry: it would acknowledge what it does
+    /// not have, and answer reads from what its leader does not have.
+    #[tokio::test]
+    async fn leader_whose_log_ends_before_what_was_applied_is_refused_as_well() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear_with_voters(&[PEER, PeerId(71), PeerId(72)]);
+        let peers = open(&fixture).await;
+        let peer = peers.get(REGION).expect("the peer");
+        peer.raft().runtime_config().elect(false);
+        let blank = |term, index| v1::LogEntry {
+            term,
+            index,
+            payload: Some(v1::log_entry::Payload::Blank(true)),
+        };
+        let id = |term, index| v1::LogId { term, index };
+        let commit = v1::AppendEntries {
+            entries: (2..=9).map(|index| blank(5, index)).collect(),
+            leader_commit: Some(id(5, 9)),
+            ..append(Some(1))
+        };
+        deliver(&peers, REGION, PEER.0, commit).await.expect("taken");
+        until("it to be applied", || peer.view().published().applied.map(|id| id.index) == Some(9))
+            .await;
+        let of = |prev, entries| v1::AppendEntries {
+            vote: Some(v1::VoteState { term: 6, voted_for: 72, committed: true }),
+            prev: Some(prev),
+            entries,
+            ..v1::AppendEntries::default()
+        };
+        for (why, prev, entries) in [
+            ("the same up to there", id(5, 7), vec![blank(5, 8)]),
+            ("the first of all", id(1, 1), vec![]),
+        ] {
+            let answer = deliver(&peers, REGION, PEER.0, of(prev, entries)).await;
+            assert!(answer.is_ok() && peers.contradicted().is_empty(), "{why}: {answer:?}");
+        }
+        for (why, prev, entries) in [
+            ("its first entry in the place of one", id(1, 1), vec![blank(6, 2)]),
+            ("nothing new", id(6, 3), vec![]),
+            ("one of an election that nobody here heard of", id(1, 1), vec![blank(4, 2)]),
+        ] {
+            let answer = deliver(&peers, REGION, PEER.0, of(prev, entries)).await;
+            assert_eq!(answer, Err(Reason::Failed), "{why}");
+            let named: Vec<_> = peers.contradicted().iter().map(|(_, id, _)| *id).collect();
+            assert_eq!(named, [PEER], "{why}");
+        }
+        let read = v1::ReadCommand { epoch_version: 1, ..v1::ReadCommand::default() };
+        let read = |mode: v1::ReadMode| v1::ReadCommand { read_mode: mode.into(), ..read.clone() };
+        let deadline = clock::now() + Duration::from_secs(20);
+        let proven = peer.read(&read(v1::ReadMode::Linearizable), deadline).await;
+        let asked = |error: &_| matches!(error, crate::error::Error::NotLeader { leader: Some(leader), .. } if leader.peer_id == 72);
+        assert!(proven.as_ref().is_err_and(asked), "its leader is to be asked: {proven:?}");
+        let stale = peer.read(&read(v1::ReadMode::Stale), deadline).await;
+        stale.expect("what it has can be saved");
+    }
+
+    /// It has what nobody else has, so that nobody gets its vote away.
+    #[tokio::test]
+    async fn leader_in_vain_that_a_later_one_contradicts_leads_no_more_and_is_named() {
+        let fixture = Fixture::new(|_| {});
+        fixture.bear();
+        let (peers, peer) = lead(&fixture).await;
+        peer.raft().runtime_config().elect(false);
+        until("its own entry to be applied", || {
+            peer.view().published().applied.map(|id| id.index) == Some(2)
+        })
+        .await;
+        let later = peer.term() + 1;
+        let other = v1::AppendEntries {
+            vote: Some(v1::VoteState { term: later, voted_for: 71, committed: true }),
+            entries: vec![v1::LogEntry {
+                term: later,
+                index: 2,
+                payload: Some(v1::log_entry::Payload::Blank(true)),
+            }],
+            ..append(Some(1))
+        };
+        let answer = deliver(&peers, REGION, PEER.0, other).await;
+        assert_eq!(answer, Err(Reason::Failed));
+        until("it to lead no more", || !peer.is_leader()).await;
+        assert_eq!(peer.status().role, "contradicted");
+        assert_eq!(peers.contradicted().len(), 1);
+    }
 }

@@ -170,6 +170,10 @@ impl Peer {
         if self.is_leader() {
             return self.confirm_leadership(ReadPolicy::ReadIndex.into()).await;
         }
+        // What the leader's index is of is not what was applied here.
+        if self.running.is_contradicted() {
+            return Err(self.not_leader());
+        }
         let Some((leader, node)) = self.leader() else {
             return Err(Error::NoLeader { region: self.region });
         };

@@ -6,8 +6,9 @@ use flotilla_proto::v1::{
     self, append_entries_result::Result as AppendAnswer, forward, forward_result, message::Body,
     refused::Reason,
 };
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest,
+use openraft::{
+    RaftState,
+    raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest},
 };
 
 use super::{Peer, propose::epoch_version};
@@ -24,7 +25,7 @@ use crate::{
             vote_from_proto, vote_to_proto,
         },
         region_state::range_of,
-        reversion::{contradiction, is_reversion},
+        reversion::{contradicts, is_reversion, shown},
     },
     storage::keys::data::{self, KeyspaceId},
     trail,
@@ -148,22 +149,37 @@ impl Peer {
         request: &AppendEntriesRequest<TypeConfig>,
     ) -> Result<(), v1::Refused> {
         let Some(applied) = self.view.with(|now| now.applied) else { return Ok(()) };
-        let Some(other) = contradiction(&applied, request) else { return Ok(()) };
+        let Some(shown) = shown(&applied, request) else { return Ok(()) };
         // A leader of before may well have other entries; openraft tells it so. It is asked in its own order,
         // since what it shows may be older than what was applied.
         let term = request.vote.leader_id.term.0;
-        let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(stopped)?;
-        if vote.leader_id.term.0 > term {
+        let own = move |state: &RaftState<TypeConfig>| {
+            let (own, purged) = (state.log_ids.get(shown.index), state.log_ids.purged());
+            (*state.vote_ref(), contradicts(&shown, own.as_ref(), purged))
+        };
+        let (vote, contradicts) = self.raft.with_raft_state(own).await.map_err(stopped)?;
+        if vote.leader_id.term.0 > term || !contradicts {
             return Ok(());
         }
         let message = format!(
-            "the leader of term {term} has an entry of term {other} at index {}, where one of term {} \
-             was applied here: a committed entry was lost elsewhere",
-            applied.index, applied.leader_id.term.0
+            "the leader of term {term} has an entry of term {} at index {}, which is not the one that was \
+             applied here, up to index {} of term {}: a committed entry was lost elsewhere",
+            shown.leader_id.term, shown.index, applied.index, applied.leader_id.term
         );
         if self.running.note_contradiction(term, &message) {
             self.env.metrics.regions.peers_lost_total.get(PeerLoss::Contradicted).inc();
             tracing::error!(region = %self.region, peer = %self.id, node = %self.env.node, message);
+        }
+        // That it leads is so all the same: a peer that led before would else do so for ever, in vain, and requests
+        // would go there.
+        if vote != request.vote {
+            let leads = AppendEntriesRequest {
+                vote: request.vote,
+                prev_log_id: None,
+                entries: Vec::new(),
+                leader_commit: None,
+            };
+            self.raft.append_entries(leads).await.map_err(stopped)?;
         }
         Err(refused(Reason::Failed, message))
     }

@@ -377,24 +377,30 @@ impl Router {
         target: Target,
         mut read: v1::ReadCommand,
     ) -> Result<v1::ReadReply, Error> {
-        match target {
+        let (id, version, node) = match target {
             Target::Here(peer) => {
                 let descriptor = peer.view().published().descriptor;
                 check_read(&read, &descriptor)?;
                 read.epoch_version = epoch_version(&descriptor);
-                peer.read(&read, cx.deadline).await
+                let answer = peer.read(&read, cx.deadline).await;
+                // What its leader does not have it has no proof of, and never will.
+                let is_refused = matches!(answer, Err(Error::NotLeader { .. }))
+                    && cx.route.is_none()
+                    && peer.contradiction().is_some();
+                let Some((_, node)) = peer.leader().filter(|_| is_refused) else { return answer };
+                (peer.region, read.epoch_version, node)
             }
             Target::There { region, leader } => {
                 check_read(&read, &region)?;
                 let id = RegionId(region.region_id);
                 let node = self.some_node(&region, leader).ok_or(Error::NoLeader { region: id })?;
-                let version = epoch_version(&region);
-                let request = forward::Request::Read(read);
-                match self.pass_on(node, id, version, cx.deadline, request).await? {
-                    forward_result::Result::Read(reply) => Ok(reply),
-                    _ => Err(Error::Internal { message: "an answer of another kind".to_owned() }),
-                }
+                (id, epoch_version(&region), node)
             }
+        };
+        let request = forward::Request::Read(read);
+        match self.pass_on(node, id, version, cx.deadline, request).await? {
+            forward_result::Result::Read(reply) => Ok(reply),
+            _ => Err(Error::Internal { message: "an answer of another kind".to_owned() }),
         }
     }
 
