@@ -30,7 +30,12 @@ struct Region {
     start_key: Vec<u8>,
     end_key: Vec<u8>,
     has_leader: bool,
-    quarantined: bool,
+    /// Nodes that peers which answer take for the one that leads.
+    leaders: BTreeSet<u64>,
+    /// Nodes whose peer takes no part. Nobody elects or commits with them.
+    quarantined: BTreeSet<u64>,
+    /// Nodes whose peer lacks what the leader has committed: it may be that nothing reaches them.
+    behind: BTreeSet<u64>,
 }
 
 impl Regions {
@@ -41,12 +46,17 @@ impl Regions {
         let is_behind = |node: &&Joined| node.peers.iter().any(|peer| peer.behind);
         let behind = nodes.clone().filter(is_behind).map(|node| node.node_id).collect();
         let mut regions: BTreeMap<u64, Region> = BTreeMap::new();
-        for peer in nodes.flat_map(|node| &node.peers) {
+        let peers = nodes.flat_map(|node| node.peers.iter().map(|peer| (node.node_id, peer)));
+        for (node_id, peer) in peers {
             let region = regions.entry(peer.region_id).or_default();
             if peer.quarantined {
-                region.quarantined = true;
+                region.quarantined.insert(node_id);
                 continue;
             }
+            if peer.behind {
+                region.behind.insert(node_id);
+            }
+            region.leaders.extend(peer.leader_node);
             region.has_leader |=
                 peer.leads || peer.leader_node.is_some_and(|leader| answering.contains(&leader));
             region.describe(peer);
@@ -70,14 +80,23 @@ impl Regions {
     #[must_use]
     pub fn lost_without(&self, node: Option<u64>) -> Vec<u64> {
         let lost = |region: &Region| {
-            let live = region
-                .voters
-                .iter()
-                .filter(|voter| Some(**voter) != node && self.answering.contains(voter))
-                .count();
-            live * 2 <= region.voters.len()
+            region.lacks_majority(|voter| Some(voter) != node && self.answering.contains(&voter))
         };
         self.regions.iter().filter(|(_, region)| lost(region)).map(|(id, _)| *id).collect()
+    }
+
+    /// Regions that are led, as far as their peers know, and would not be without a node. With one peer each none is
+    /// restarted but so.
+    #[must_use]
+    pub fn would_stop_without(&self, node: u64) -> usize {
+        let stops = |region: &&Region| {
+            let is_led = region.has_leader || region.leaders.contains(&node);
+            let stays = |voter| {
+                voter != node && self.answering.contains(&voter) && !region.behind.contains(&voter)
+            };
+            is_led && self.wanted > 1 && region.lacks_majority(stays)
+        };
+        self.regions.values().filter(stops).count()
     }
 
     #[must_use]
@@ -127,13 +146,19 @@ impl Regions {
     }
 
     fn is_under_replicated(&self, region: &Region) -> bool {
-        region.quarantined
+        !region.quarantined.is_empty()
             || region.voters.len() < self.wanted
             || !region.voters.is_subset(&self.answering)
     }
 }
 
 impl Region {
+    /// Of its voters those that take part and count are no majority.
+    fn lacks_majority(&self, counts: impl Fn(u64) -> bool) -> bool {
+        let live = self.voters.difference(&self.quarantined).filter(|voter| counts(**voter));
+        live.count() * 2 <= self.voters.len()
+    }
+
     fn describe(&mut self, peer: &Peer) {
         if peer.epoch < self.epoch || (peer.voters.is_empty() && peer.learners.is_empty()) {
             return;
@@ -274,6 +299,8 @@ mod tests {
             Joined::sample(2, vec![whole()]),
             Joined::sample(3, vec![bad]),
         ];
-        assert_eq!(Regions::of(nodes.iter(), 3).under_replicated(), 1);
+        let seen = Regions::of(nodes.iter(), 3);
+        assert_eq!((seen.under_replicated(), seen.quorum_lost()), (1, vec![]));
+        assert_eq!(seen.lost_without(Some(2)), [1], "the third takes no part");
     }
 }

@@ -75,6 +75,7 @@ impl<'a> View<'a> {
                 && pod.ours
                 && !pod.terminating
                 && self.serves_nobody(**ordinal, pod)
+                && self.can_be_spared(**ordinal, pod).is_ok()
                 && self.may_renew(**ordinal)
                 && (!self.is_initialized() || self.may_jump_the_queue(**ordinal, pod))
         });
@@ -281,6 +282,34 @@ impl<'a> View<'a> {
         !pod.ready && matches!(pod.node, Node::Silent(_)) && self.seen.pods.iter().all(well)
     }
 
+    /// Invariant: no pod is ended without which a region that is led would have no majority. Asked also of one that
+    /// does not answer us, or is not heard by the driver: it may be the network between, and its peers hear it. What
+    /// neither hears counts for nothing; without a driver that is not known before long.
+    fn can_be_spared(&self, ordinal: i32, pod: &Pod) -> Result<(), String> {
+        let known = self.seen.cluster.status.iter().flat_map(|status| &status.members);
+        let mut known = known.filter(|member| member.pod_name == pod.name);
+        let (node, is_heard) = match (&pod.node, &self.seen.table) {
+            (Node::Joined(joined), _) => (joined.node_id, true),
+            (Node::Unjoined { .. } | Node::Removed { .. }, _) => return Ok(()),
+            (Node::Silent(_), Some(_)) => match self.member(ordinal) {
+                Some(row) => (row.node_id, row.alive),
+                None => return Ok(()),
+            },
+            (Node::Silent(_), None) => {
+                let down = self.not_ready_for(pod).unwrap_or(0);
+                let node = known.next().and_then(|member| u64::try_from(member.node_id).ok());
+                // Of no region, when it is not known: it counts for none as it does not answer.
+                (node.unwrap_or(0), pod.running && down < DESPAIR_SECONDS)
+            }
+        };
+        match self.regions.would_stop_without(node) {
+            stops if is_heard && stops > 0 => {
+                Err(format!("{stops} regions would have no quorum without it"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn roll(&mut self) -> Option<Step> {
         // One whose template is refused is told, and keeps nobody from scaling.
         let outdated: Vec<(i32, &'a Pod)> = self
@@ -311,7 +340,7 @@ impl<'a> View<'a> {
         let ready = if self.lacks_what_pods_start_with() {
             Err("what it would start with is not there, or somebody else's".to_owned())
         } else if pod.ours {
-            self.nothing_is_missing(row)
+            self.nothing_is_missing(row).and_then(|()| self.can_be_spared(ordinal, pod))
         } else {
             Err(format!("pod {} is not our StatefulSet's", pod.name))
         };

@@ -365,3 +365,91 @@ fn call_that_fails_again_and_again_keeps_no_other_from_coming() {
     assert!(message.contains("fails: no answer within 20 s"), "nobody refuses it: {message}");
     check(vec![("a pod", seen, Want::Does("Scale", "ordinal: 5"), "ActionRefused")]);
 }
+
+/// A pod that does not answer us, or that the driver does not hear, may be all that a region lives on.
+#[test]
+fn nobody_is_restarted_whom_a_region_with_a_leader_cannot_spare() {
+    let mute = |ready: bool, change: &dyn Fn(&mut Seen)| {
+        let mut seen = newer(3, json!({}));
+        let pod = the(&mut seen, 2);
+        pod.node = Node::Silent("no answer within 3 s".into());
+        if !ready {
+            (pod.ready, pod.not_ready_since) = (false, Some(ago(3600)));
+        }
+        change(&mut seen);
+        seen
+    };
+    fn peer(seen: &mut Seen, ordinal: i32) -> &mut Peer {
+        let Node::Joined(node) = &mut the(seen, ordinal).node else { unreachable!("it is joined") };
+        &mut node.peers[0]
+    }
+    let has_two = |seen: &mut Seen| on(seen, &[1, 3]);
+    let is_sick = |seen: &mut Seen| peer(seen, 1).quarantined = true;
+    let is_behind = |seen: &mut Seen| peer(seen, 1).behind = true;
+    let held = || Want::Waits("1 regions would have no quorum without it");
+    let goes = || Want::Does("Apply", "StatefulSet(2)");
+    check(vec![
+        ("it can be spared", mute(true, &|_| {}), goes(), "UnderReplicated"),
+        ("a region has two peers", mute(true, &has_two), held(), "RollingUpdateBlocked"),
+        ("a peer is quarantined", mute(true, &is_sick), held(), "RollingUpdateBlocked"),
+        (
+            "the driver does not hear it, and we do",
+            {
+                let mut seen = newer(3, json!({}));
+                on(&mut seen, &[1, 3]);
+                table(&mut seen).nodes[2].alive = false;
+                seen
+            },
+            held(),
+            "RollingUpdateBlocked",
+        ),
+        ("not ready, and can be spared", mute(false, &|_| {}), goes(), "UnderReplicated"),
+        ("not ready, of two peers", mute(false, &has_two), held(), "RollingUpdateBlocked"),
+        (
+            "nobody hears it",
+            mute(false, &|seen| {
+                has_two(seen);
+                table(seen).nodes[2].alive = false;
+            }),
+            goes(),
+            "NodeDown",
+        ),
+        ("not ready, one is quarantined", mute(false, &is_sick), held(), "RollingUpdateBlocked"),
+        (
+            "not ready, nothing reaches one",
+            mute(false, &is_behind),
+            Want::Waits("none is restarted"),
+            "RollingUpdateBlocked",
+        ),
+        (
+            "the driver does not answer either",
+            mute(false, &|seen| {
+                has_two(seen);
+                seen.table = None;
+                the(seen, 2).not_ready_since = Some(ago(299));
+            }),
+            Want::Nothing,
+            "DriverUnreachable",
+        ),
+        (
+            "nor has it for long",
+            mute(false, &|seen| {
+                has_two(seen);
+                seen.table = None;
+            }),
+            goes(),
+            "DriverUnreachable",
+        ),
+        (
+            "it is why a region has no leader",
+            mute(false, &|seen| {
+                has_two(seen);
+                (peer(seen, 0).leads, peer(seen, 0).leader_node) = (false, None);
+                seen.table = None;
+                the(seen, 2).not_ready_since = Some(ago(299));
+            }),
+            goes(),
+            "DriverUnreachable",
+        ),
+    ]);
+}
