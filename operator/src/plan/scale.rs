@@ -16,7 +16,7 @@ use crate::{
     answers::REPLICAS,
     children::{self, Child},
     names::{OBJECT_HASH, SENT_TEMPLATE, TEMPLATE_ALSO_BY},
-    seen::{Node, Slot, State, VolumeClaim},
+    seen::{Node, Row, Slot, State, VolumeClaim},
 };
 
 impl View<'_> {
@@ -230,6 +230,19 @@ impl View<'_> {
                 && volume.decommissioned.is_none()
                 && !volume.terminating
             {
+                let is_told = self.pod(ordinal).is_some_and(|pod| {
+                    matches!(pod.node, Node::Unjoined { .. } | Node::Removed { .. })
+                });
+                if let Some(row) = self.may_be_of(ordinal).filter(|_| !is_told) {
+                    let message = format!(
+                        "pod {name} does not answer, and its disk may be that of node {}, whose address is {}; it \
+                         is kept",
+                        row.node_id, row.address
+                    );
+                    self.trouble("UnknownNode", message.clone());
+                    let operation = self.operation(Kind::ScaleDown, &name, "RemovePod");
+                    return Some(Step::Wait(operation, message));
+                }
                 let last = self.last_node_at(ordinal);
                 let node_id = last.map_or_else(|| "none".to_owned(), |id| id.to_string());
                 let operation = self.operation(Kind::ScaleDown, &name, "MarkVolume");
@@ -277,6 +290,16 @@ impl View<'_> {
         });
         let steps: Vec<_> = steps.collect();
         self.first_of(steps)
+    }
+
+    /// A node that lives on a disk which nobody knows: its address is none of ours, as after its volume was taken over
+    /// under another name and before it told its new one. Any disk may be that, but those of nodes that are known.
+    pub(super) fn may_be_of(&self, ordinal: i32) -> Option<&Row> {
+        let table = self.seen.table.as_ref()?;
+        let is_elsewhere =
+            |row: &&Row| row.state != State::Removed && self.ordinal_of(row).is_none();
+        let is_known = self.last_node_at(ordinal).is_some();
+        table.nodes.iter().find(is_elsewhere).filter(|_| !is_known)
     }
 
     /// The newest node that had this address.

@@ -77,8 +77,15 @@ impl View<'_> {
         let is_its =
             |row: &Row| Some(row.node_id) == marked || self.ordinal_of(row) == Some(ordinal);
         let left = |row: &&Row| is_its(row) && row.state != State::Removed;
-        match table.nodes.iter().find(left) {
-            Some(row) => Err(format!("volume {name} is still that of node {}", row.node_id)),
+        if let Some(row) = table.nodes.iter().find(left) {
+            return Err(format!("volume {name} is still that of node {}", row.node_id));
+        }
+        // The mark itself says who has left it.
+        match self.may_be_of(ordinal).filter(|_| marked.is_none()) {
+            Some(row) => Err(format!(
+                "volume {name} may be that of node {}, whose address is {}",
+                row.node_id, row.address
+            )),
             None => Ok(()),
         }
     }

@@ -453,3 +453,49 @@ fn nobody_is_restarted_whom_a_region_with_a_leader_cannot_spare() {
         ),
     ]);
 }
+
+/// Its volumes were taken over under another name: until a node has told its new address, no row is at its ordinal.
+#[test]
+fn disk_of_a_node_whose_address_is_not_known_is_not_deleted() {
+    let moved = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(5, json!({"storage": {"size": "1Gi", "retain": false}}));
+        for at in [3, 4] {
+            table(&mut seen).nodes[at].address =
+                format!("kv-{at}-0.kv-headless.before.svc.cluster.local:7420");
+            let pod = the(&mut seen, i32::try_from(at).expect("small"));
+            (pod.ready, pod.node) = (false, Node::Silent("no answer".into()));
+        }
+        change(&mut seen);
+        seen
+    };
+    let marked = |mark: &str| {
+        let mark = mark.to_owned();
+        move |seen: &mut Seen| {
+            for at in [3, 4] {
+                seen.pods.remove(&at);
+                seen.children.remove(&Child::StatefulSet(at));
+                seen.volumes.get_mut(&at).expect("a volume").decommissioned = Some(mark.clone());
+            }
+        }
+    };
+    check(vec![
+        ("they start", moved(&|_| {}), Want::Waits("does not answer"), "NodeDown"),
+        ("a mark that says nothing", moved(&marked("none")), Want::Nothing, "NodeDown"),
+        (
+            "an empty disk says so itself",
+            moved(&|seen| the(seen, 4).node = Node::Unjoined { version: "0.1.0".into() }),
+            Want::Does("MarkVolume", "node_id: \"none\""),
+            "NodeDown",
+        ),
+        (
+            "the disk of a node that was removed",
+            moved(&|seen| {
+                let mut row = row(4);
+                (row.node_id, row.state) = (9, State::Removed);
+                table(seen).nodes.push(row);
+            }),
+            Want::Does("MarkVolume", "node_id: \"9\""),
+            "NodeDown",
+        ),
+    ]);
+}
