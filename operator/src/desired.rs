@@ -166,7 +166,11 @@ impl Desired {
             template: Value::Null,
             sent_template: String::new(),
             config_hash: hash::hash(&json!({children::CONFIG_FILE: settings.yaml()})),
-            cluster_id: adopted.clone().unwrap_or_else(|| uid.replace('-', "").to_lowercase()),
+            // What has begun or was taken over stays what it is, also when the annotation has served its purpose.
+            cluster_id: adopted
+                .clone()
+                .or_else(|| status.and_then(|status| status.cluster_id.clone()))
+                .unwrap_or_else(|| uid.replace('-', "").to_lowercase()),
             adopts: adopted.is_some(),
             uid,
             spec: spec.clone(),
@@ -212,8 +216,6 @@ impl Desired {
             && annotations.get(ADOPT).is_some_and(|id| !is_cluster_id(id))
         {
             annotations.remove(ADOPT);
-            let noted = known.status.as_ref().and_then(|status| status.cluster_id.clone());
-            annotations.extend(noted.map(|id| (ADOPT.to_owned(), id)));
         }
         Self::of(&known, defaults).ok()
     }

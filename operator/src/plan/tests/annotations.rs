@@ -69,3 +69,41 @@ fn mistyped_annotation_is_told_and_nothing_begins_while_it_may_mean_a_takeover()
     let degraded = status.conditions.iter().find(|known| known.kind == "Degraded").expect("said");
     assert_eq!((degraded.reason.as_str(), status.ready_replicas), ("InvalidSpec", 3));
 }
+
+/// Else all its disks were called another cluster's, with the advice to delete them.
+#[test]
+fn cluster_that_was_taken_over_is_the_same_without_the_annotation() {
+    let older = "f".repeat(32);
+    let taken_over = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(3, json!({}));
+        seen.cluster.status.get_or_insert_default().cluster_id = Some(older.clone());
+        for pod in seen.pods.values_mut() {
+            let Node::Joined(joined) = &mut pod.node else { unreachable!("it is joined") };
+            joined.cluster_id.clone_from(&older);
+        }
+        change(&mut seen);
+        let desired = desired(&seen.cluster);
+        for (child, object) in children_of(&desired, 3) {
+            seen.children.insert(child, object);
+        }
+        seen
+    };
+    check(vec![
+        ("with it", annotated(taken_over(&|_| {}), names::ADOPT, &older), Want::Nothing, ""),
+        ("without", taken_over(&|_| {}), Want::Nothing, ""),
+        (
+            "a node that is gone is replaced",
+            taken_over(&|seen| {
+                silent(seen, 2);
+                the_disk_is_empty(seen, 2);
+            }),
+            Want::Does("RemoveNode", "node_id: 3, force: true"),
+            "NodeLost",
+        ),
+    ]);
+}
+
+fn the_disk_is_empty(seen: &mut Seen, ordinal: i32) {
+    let pod = seen.pods.get_mut(&ordinal).expect("a pod");
+    pod.node = Node::Unjoined { version: "0.1.0".into() };
+}
