@@ -556,33 +556,29 @@ impl World for Kubernetes {
         };
         let mut taken: BTreeMap<Slot, String> =
             others.into_iter().map(|(child, whose)| (Slot::Child(child), whose)).collect();
-        let places = nodes::Places::new();
-        let ((pods, strange, strays), volumes) = futures::try_join!(
-            async {
-                let found = self.pods(&names, &children, &taken).await?;
-                let pods = self.ask_nodes(&names, found.ours, zone, &places).await;
-                Ok::<_, Error>((pods, found.taken, found.strays))
-            },
-            async {
-                match &desired {
-                    Some(desired) => self.volumes(&names, &cluster, desired).await,
-                    None => Ok(Volumes::default()),
-                }
-            },
-        )?;
-        taken.extend(strange);
+        let (found, volumes) = futures::try_join!(self.pods(&names, &children, &taken), async {
+            match &desired {
+                Some(desired) => self.volumes(&names, &cluster, desired).await,
+                None => Ok(Volumes::default()),
+            }
+        })?;
+        taken.extend(found.taken);
         taken.extend(volumes.taken);
         let mut volumes_seen = volumes.ours;
         for (ordinal, volume) in &mut volumes_seen {
             if let Some(bound) = volume.volume.as_deref().filter(|_| volume.terminating) {
                 volume.kept = volumes::is_kept(&self.client, bound, &volume.uid).await;
             }
-            let runs = pods.get(ordinal).is_some_and(|pod| pod.running);
+            let runs = found.ours.get(ordinal).is_some_and(|(pod, _)| pod.running);
             if let Some(bound) = volume.volume.as_deref().filter(|_| !runs) {
                 volume.machine_is_gone =
                     volumes::machine_is_gone(&self.client, bound, &volume.uid).await;
             }
         }
+        // Ordering: last, and then the table. A pod is taken down by what the others say, and an API server may take a
+        // minute for each of its answers.
+        let places = nodes::Places::new();
+        let pods = self.ask_nodes(&names, found.ours, zone, &places).await;
         let table = match &desired {
             Some(desired) => self.ask_table(&pods, &desired.cluster_id, &places).await,
             None => Err("the spec cannot be acted on".to_owned()),
@@ -604,7 +600,7 @@ impl World for Kubernetes {
             table,
             table_error,
             service_monitors: monitors,
-            strays,
+            strays: found.strays,
         };
         let is_whole = desired.is_some_and(|desired| plan::is_whole(&seen, &desired, self.now()));
         let stamps = plan::stamps(&seen);
@@ -881,6 +877,80 @@ mod tests {
                 "{silent}: {error}"
             );
         }
+    }
+
+    /// A Kubernetes of one node, which takes its time over volume claims, and what was asked in which order.
+    fn slow_with_claims(address: &str) -> (Client, Arc<parking_lot::Mutex<Vec<&'static str>>>) {
+        let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let owned = |kind: &str, name: &str, uid: &str| json!([{"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "controller": true}]);
+        let names = Names { namespace: "ns".into(), name: "kv".into(), domain: "d".into() };
+        let cluster = json!({"apiVersion": "flotilla.dev/v1alpha1", "kind": "KvCluster",
+            "metadata": {"name": "kv", "namespace": "ns", "uid": "0a"},
+            "spec": {"replicas": 1, "replicationFactor": 1, "storage": {"size": "1Gi"}}});
+        let set = json!({"metadata": {"name": names.set(0), "uid": "set",
+            "ownerReferences": owned("KvCluster", "kv", "0a")}, "spec": {"replicas": 1}});
+        let pod = json!({
+            "metadata": {"name": names.pod(0), "uid": "pod",
+                "ownerReferences": owned("StatefulSet", &names.set(0), "set")},
+            "spec": {"containers": []},
+            "status": {"podIP": address, "containerStatuses": [{"name": "server", "image": "", "imageID": "",
+                "ready": true, "restartCount": 0, "state": {"running": {}}}]}});
+        let told = Arc::clone(&order);
+        let serve = move |uri: axum::http::Uri| {
+            let (cluster, set, pod, order) =
+                (cluster.clone(), set.clone(), pod.clone(), Arc::clone(&told));
+            async move {
+                let kind = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
+                let list = |items: Value| axum::Json(json!({"metadata": {}, "items": items}));
+                let none = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                    "code": 404, "reason": "NotFound", "message": "no"});
+                let ok = axum::http::StatusCode::OK;
+                match kind.as_str() {
+                    "kv" if uri.path().contains("kvclusters") => (ok, axum::Json(cluster)),
+                    "statefulsets" => (ok, list(json!([set]))),
+                    "pods" => (ok, list(json!([pod]))),
+                    "persistentvolumeclaims" => {
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                        order.lock().push("claims");
+                        (ok, list(json!([])))
+                    }
+                    "configmaps" => (ok, list(json!([]))),
+                    _ => (axum::http::StatusCode::NOT_FOUND, axum::Json(none)),
+                }
+            }
+        };
+        (Client::new(axum::Router::new().fallback(serve), "ns"), order)
+    }
+
+    /// Else a pod is taken down by what the others said when the API server began to answer.
+    #[tokio::test]
+    async fn nodes_are_asked_when_all_else_of_a_look_is_known() {
+        // Of this test alone: the port is that of all nodes.
+        let address = "127.83.17.5";
+        let at = format!("{address}:{}", crate::names::CLIENT_PORT);
+        let listener =
+            tokio::net::TcpListener::bind(at).await.expect("nobody else has the address");
+        let (client, order) = slow_with_claims(address);
+        let asked = Arc::clone(&order);
+        let node = tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                asked.lock().push("node");
+                drop(connection);
+            }
+        });
+        let world = Kubernetes::new(
+            client,
+            Defaults::default(),
+            Metrics::new().expect("metrics"),
+            Arc::default(),
+        );
+        let key = Key { namespace: "ns".to_owned(), name: "kv".to_owned() };
+        let seen = world.look(&key).await.expect("a look").expect("a cluster");
+        node.abort();
+        assert!(seen.pods[&0].running, "{:?}", seen.pods);
+        let order = order.lock();
+        let node = order.iter().position(|asked| *asked == "node").expect("it was asked");
+        assert!(node > 0 && !order[node..].contains(&"claims"), "{order:?}");
     }
 
     #[test]
