@@ -44,7 +44,8 @@ impl View<'_> {
                     comes.push(self.add(ordinal, expected_version));
                 }
                 // Its disk was lost meanwhile: a case for repair.
-                (State::Learner, Some(Node::Unjoined { .. } | Node::Removed { .. })) => {}
+                (State::Learner, Some(Node::Unjoined { .. } | Node::Removed { .. }))
+                    if !row.alive => {}
                 _ => {
                     let operation = self.operation(kind, &name, "WaitForNode");
                     // It holds nothing yet. One that does not come keeps no other from coming. By what its pod says:

@@ -65,8 +65,8 @@ impl View<'_> {
         }
         let pod = self.pod(ordinal)?;
         if matches!(pod.node, Node::Unjoined { .. }) {
-            if row.state == State::Joining {
-                // Its disk does not know yet.
+            // Its disk does not know yet; or did not when it was asked, and it is heard since.
+            if row.state == State::Joining || (row.alive && row.holds_nothing_yet()) {
                 return None;
             }
             return Some("its volume was lost: the pod has an empty one".to_owned());

@@ -499,3 +499,25 @@ fn disk_of_a_node_whose_address_is_not_known_is_not_deleted() {
         ),
     ]);
 }
+
+/// The table is read after the nodes have answered, by seconds where one of them hangs.
+#[test]
+fn node_that_joins_while_it_is_looked_at_is_not_called_lost() {
+    let joins = |alive: bool| {
+        let mut seen = settled(4, json!({"replicas": 4}));
+        let row = &mut table(&mut seen).nodes[3];
+        (row.state, row.peers, row.alive) = (State::Learner, 0, alive);
+        let pod = the(&mut seen, 3);
+        (pod.node, pod.ready) = (Node::Unjoined { version: "0.1.0".into() }, false);
+        seen
+    };
+    check(vec![
+        ("the driver hears it", joins(true), Want::Waits("waiting for node 4"), ""),
+        (
+            "nobody hears it: it lost its disk",
+            joins(false),
+            Want::Does("RemoveNode", "node_id: 4, force: true"),
+            "NodeLost",
+        ),
+    ]);
+}
