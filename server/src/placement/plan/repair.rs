@@ -138,8 +138,9 @@ pub(super) fn drop_surplus(members: &Members, replicas: usize, nodes: &Nodes) ->
     }
     let spreads = usize::from(spreading(members, nodes).is_some());
     let wanted = replicas.saturating_sub(staying(members)) + spreads;
-    // The furthest are kept; one that does not come is kept only while there is no other.
-    let mut learners: Vec<&Member> = members.learners().collect();
+    // The furthest are kept; one that does not come is kept only while there is no other. What nobody else has is.
+    let mut learners: Vec<&Member> =
+        members.learners().filter(|learner| !learner.contradicted).collect();
     learners.sort_by_key(|learner| {
         (!is_coming(learner, nodes), std::cmp::Reverse(learner.matched_index), learner.peer)
     });
@@ -277,7 +278,10 @@ pub(super) fn staying(members: &Members) -> usize {
 
 /// Whether a learner is waited for, and no other is added.
 pub(super) fn is_coming(learner: &Member, nodes: &Nodes) -> bool {
-    is_alive(learner, nodes) && has_room(learner, nodes) && !learner.refused
+    is_alive(learner, nodes)
+        && has_room(learner, nodes)
+        && !learner.refused
+        && !learner.contradicted
 }
 
 fn has_room(member: &Member, nodes: &Nodes) -> bool {

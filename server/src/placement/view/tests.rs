@@ -486,6 +486,28 @@ fn learner_that_its_node_has_buried_is_removed_so_that_another_can_come() {
     }
 }
 
+/// It has what nobody else has, and never becomes a voter there.
+#[test]
+fn learner_that_its_leader_contradicts_stays_and_is_not_waited_for() {
+    let config = PlacementConfig::default();
+    for (why, nodes, peers, want) in [
+        ("all is there", "1:up 2:up 3:up 4:up", "1* 2 3 4lc", None),
+        ("a voter is missed", "1:up 2:up 3:up 4:up", "1* 2 3lc", Some("add a peer: 2 of 3 voters")),
+        ("the other learner comes", "1:up 2:up 3:up 4:up", "1* 2 3lc 4l0", None),
+        (
+            "its node drains",
+            "1:up 2:up 3:up 4:drain",
+            "1* 2 3 4lc",
+            Some("remove learner 204: node 4 is down or not in service"),
+        ),
+    ] {
+        let fixture = Fixture::new(3, nodes).region(peers);
+        let steps = plan(&fixture.view(), &config, NOW_MS, &mut || Some(PeerId(999)));
+        let reasons: Vec<_> = steps.iter().map(|step| &*step.reason).collect();
+        assert_eq!(reasons, want.into_iter().collect::<Vec<_>>(), "{why}");
+    }
+}
+
 /// What it alone has would go with it.
 #[test]
 fn peer_that_its_leader_contradicts_is_named_not_counted_and_not_replaced() {
