@@ -502,6 +502,7 @@ mod tests {
             ("its first entry in the place of one", id(1, 1), vec![blank(6, 2)]),
             ("nothing new", id(6, 3), vec![]),
             ("one of an election that nobody here heard of", id(1, 1), vec![blank(4, 2)]),
+            ("a sign of life alone", id(6, 20), vec![]),
         ] {
             let answer = deliver(&peers, REGION, PEER.0, of(prev, entries)).await;
             assert_eq!(answer, Err(Reason::Failed), "{why}");

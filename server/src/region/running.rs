@@ -82,6 +82,12 @@ impl Running {
         self.contradicted.lock().take_if(|of| of.term < term);
     }
 
+    /// Why nothing is taken from the leader of `term`, if that is known.
+    pub(super) fn contradicted_by(&self, term: u64) -> Option<String> {
+        let contradicted = self.contradicted.lock();
+        contradicted.as_ref().filter(|of| of.term == term).map(|of| of.reason.clone())
+    }
+
     pub(super) fn is_contradicted(&self) -> bool {
         self.contradicted.lock().is_some()
     }

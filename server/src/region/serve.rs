@@ -19,7 +19,7 @@ use crate::{
     ids::PeerId,
     metrics::PeerLoss,
     raft::{
-        TypeConfig,
+        LogId, TypeConfig,
         convert::{
             Malformed, entry_from_proto, log_id, log_id_from_proto, log_id_to_proto,
             vote_from_proto, vote_to_proto,
@@ -148,19 +148,31 @@ impl Peer {
         &self,
         request: &AppendEntriesRequest<TypeConfig>,
     ) -> Result<(), v1::Refused> {
-        let Some(applied) = self.view.with(|now| now.applied) else { return Ok(()) };
-        let Some(shown) = shown(&applied, request) else { return Ok(()) };
-        // A leader of before may well have other entries; openraft tells it so. It is asked in its own order,
-        // since what it shows may be older than what was applied.
         let term = request.vote.leader_id.term.0;
-        let own = move |state: &RaftState<TypeConfig>| {
-            let (own, purged) = (state.log_ids.get(shown.index), state.log_ids.purged());
-            (*state.vote_ref(), contradicts(&shown, own.as_ref(), purged))
-        };
-        let (vote, contradicts) = self.raft.with_raft_state(own).await.map_err(stopped)?;
-        if vote.leader_id.term.0 > term || !contradicts {
+        let Some(applied) = self.view.with(|now| now.applied) else { return Ok(()) };
+        // Of one that was found so, also what shows nothing of it: openraft would stay its follower, and those who have
+        // what it lacks would elect nobody.
+        let known = self.running.contradicted_by(term);
+        let shown = shown(&applied, request);
+        if known.is_none() && shown.is_none() {
             return Ok(());
         }
+        // A leader of before may well have other entries; openraft tells it so. It is asked in its own order,
+        // since what it shows may be older than what was applied.
+        let own = move |state: &RaftState<TypeConfig>| {
+            let ids = &state.log_ids;
+            let is_other =
+                |shown: LogId| contradicts(&shown, ids.get(shown.index).as_ref(), ids.purged());
+            (*state.vote_ref(), shown.filter(|shown| is_other(*shown)))
+        };
+        let (vote, other) = self.raft.with_raft_state(own).await.map_err(stopped)?;
+        if vote.leader_id.term.0 > term {
+            return Ok(());
+        }
+        if let Some(known) = known {
+            return Err(refused(Reason::Failed, known));
+        }
+        let Some(shown) = other else { return Ok(()) };
         let message = format!(
             "the leader of term {term} has an entry of term {} at index {}, which is not the one that was \
              applied here, up to index {} of term {}: a committed entry was lost elsewhere",
