@@ -39,6 +39,8 @@ use crate::{
     handoff,
     ids::{NodeId, PeerId, RegionId},
     raft::{
+        LogId,
+        convert::log_id_from_proto,
         region_state::read_state,
         region_view::{Published, RegionView},
         transport::Lane,
@@ -63,7 +65,8 @@ pub(super) const COPIED_HERE_BYTES_MAX: usize = 64 << 10;
 /// Bound: with [`DISK_READS_MAX`] turns, 64 MiB of large values are copied at a time.
 const TURN_BYTES: usize = 512 << 10;
 
-type Answer = Result<u64, Error>;
+/// What has to be applied for a read: the newest entry that was committed, of the term of who leads.
+type Answer = Result<LogId, Error>;
 
 /// Shares confirmation rounds between the reads of a region.
 #[derive(Default)]
@@ -97,9 +100,14 @@ impl Peer {
                         .unwrap_or(false) => {}
             v1::ReadMode::Lease | v1::ReadMode::Linearizable | v1::ReadMode::Unspecified => {
                 let proven = async {
-                    let index = self.read_index().await?;
-                    self.view.wait_applied(index).await;
-                    Ok(())
+                    let read = self.read_index().await?;
+                    self.view.wait_applied(read.index).await;
+                    let applied = self.view.with(|now| now.applied);
+                    if is_of_its_log(applied.as_ref(), &read) {
+                        Ok(())
+                    } else {
+                        Err(self.not_leader())
+                    }
                 };
                 tokio::time::timeout_at(deadline, proven).await.map_err(|_| late())??;
             }
@@ -185,7 +193,7 @@ impl Peer {
             return Err(self.has_stopped());
         };
         match proof {
-            Ok((read, _)) => Ok(read.index()),
+            Ok((read, _)) => Ok(*read.log_id()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {
                 Err(self.not_leader())
             }
@@ -205,9 +213,11 @@ impl Peer {
             body: Some(Body::ReadIndex(v1::ReadIndex {})),
         };
         match self.env.transport.call(node, Lane::Fast, message).await {
-            Ok(v1::Message { body: Some(Body::ReadIndexResult(result)), .. }) => {
-                result.read.map(|id| id.index).ok_or(Error::NoLeader { region: self.region })
-            }
+            Ok(v1::Message { body: Some(Body::ReadIndexResult(result)), .. }) => result
+                .read
+                .as_ref()
+                .map(log_id_from_proto)
+                .ok_or(Error::NoLeader { region: self.region }),
             Ok(_) | Err(_) => Err(Error::NoLeader { region: self.region }),
         }
     }
@@ -219,8 +229,8 @@ impl Peer {
         let option =
             LinearizerOption::new(Some(age), false).with_wait_timeout(std::time::Duration::ZERO);
         match self.confirm_leadership(option).await {
-            Ok(index) => {
-                self.view.wait_applied(index).await;
+            Ok(read) => {
+                self.view.wait_applied(read.index).await;
                 true
             }
             Err(_) => false,
@@ -255,6 +265,13 @@ impl Peer {
         let read = tokio::time::timeout_at(deadline, reading).await.map_err(|_| late())?;
         read.map_err(|error| Error::Internal { message: error.to_string() })?
     }
+}
+
+/// Whether what is applied here, up to `read` and further, is what the leader committed that told `read`. It has an entry of
+/// its own term there, so that whoever applied none of that term so far has another log: a committed entry was lost, and
+/// the leader has not shown it yet.
+fn is_of_its_log(applied: Option<&LogId>, read: &LogId) -> bool {
+    applied.is_some_and(|applied| applied.leader_id >= read.leader_id)
 }
 
 fn late() -> Error {

@@ -21,8 +21,8 @@ use crate::{
     raft::{
         LogId, TypeConfig,
         convert::{
-            Malformed, entry_from_proto, log_id, log_id_from_proto, log_id_to_proto,
-            vote_from_proto, vote_to_proto,
+            Malformed, entry_from_proto, log_id_from_proto, log_id_to_proto, vote_from_proto,
+            vote_to_proto,
         },
         region_state::range_of,
         reversion::{contradicts, is_reversion, shown},
@@ -63,7 +63,7 @@ impl Peer {
             }
             Body::ReadIndex(_) => {
                 let read = if self.is_leader() {
-                    self.read_index().await.ok().map(|index| log_id_to_proto(&log_id(0, index)))
+                    self.read_index().await.ok().as_ref().map(log_id_to_proto)
                 } else {
                     None
                 };

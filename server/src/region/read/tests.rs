@@ -42,6 +42,21 @@ const TRANSACTIONS: u64 = 4000;
 const STATES: usize = 20;
 const BOUND: Duration = Duration::from_secs(60);
 
+/// A leader is heard before it has shown what it has in the place of what was applied.
+#[test]
+fn follower_that_has_applied_none_of_the_leaders_term_answers_nothing_by_its_index() {
+    for (why, applied, want) in [
+        ("all of it", Some(log_id(4, 9)), true),
+        ("and more", Some(log_id(4, 11)), true),
+        ("a later leader's, which has all of it", Some(log_id(5, 11)), true),
+        ("as much of another log", Some(log_id(3, 9)), false),
+        ("more of another log", Some(log_id(3, 11)), false),
+        ("nothing", None, false),
+    ] {
+        assert_eq!(is_of_its_log(applied.as_ref(), &log_id(4, 9)), want, "{why}");
+    }
+}
+
 /// The state of a region `[a, z)` over `data`, and a log that nobody writes to.
 fn open(data: Arc<dyn Engine>) -> StateMachine {
     let state = newborn(REGION, "a".into(), "z".into(), &[(PEER, NodeId(1))]);
