@@ -50,6 +50,9 @@ const DELETED: &str = "-";
 pub const REPLICAS: &str = ".spec.replicas";
 /// How often a node is asked again without a wait, and after twice as many it is told.
 const SOON_TRIED: u32 = 3;
+/// Bound: what has changed between look and deed so often in a row goes on to, or no look shows it: it counts as
+/// failed. Nothing below it would ever be done, and nobody told.
+const MOVED_MAX: u32 = 5;
 /// Who puts the same place back so often within [`CALM`] has a quarrel, and not a visitor.
 const QUARREL: u32 = 3;
 
@@ -59,6 +62,8 @@ pub struct Answers {
     children: BTreeMap<Child, Answer>,
     /// Of pods, claims, old settings and nodes: by what it was to be done to, and what. Bound: those of the last [`CALM`].
     deeds: BTreeMap<(String, Deed), Refusal>,
+    /// What was tried last and had moved, and how often in a row.
+    moved: Option<((String, Deed), u32)>,
     /// The last status that was not stored as it was sent.
     noted: Option<Noted>,
     /// Every look since then has found the cluster whole.
@@ -373,6 +378,12 @@ impl Answers {
         result: Result<&Value, &Error>,
         now: Timestamp,
     ) {
+        let target = match change.target() {
+            Target::Child(child) => format!("{child:?}"),
+            Target::Named(name) => name.to_owned(),
+        };
+        let moves_on = self.moves_on((target, change.deed()), result.err());
+        let result = moves_on.as_ref().map_or(result, Err);
         // `whole`: nothing of others is left beside what was asked for.
         let (child, asked, path, whole) = match change {
             Change::Apply(child, asked, None) => (*child, Some(asked), Some(MADE), true),
@@ -441,7 +452,22 @@ impl Answers {
     /// Of what a node was asked. That it did not answer, or could not know, may have been done, and may go on for ever:
     /// another look says, and what comes after it does not wait for more than that.
     pub(crate) fn learn_call(&mut self, call: &Call, result: &Result<(), Error>, now: Timestamp) {
-        self.learn_deed(call.target(), call.deed(), result.as_ref().err(), now);
+        let error = result.as_ref().err();
+        let moves_on = self.moves_on((call.target(), call.deed()), error);
+        self.learn_deed(call.target(), call.deed(), moves_on.as_ref().or(error), now);
+    }
+
+    /// What it counts as that the same has moved once more, when that has gone on for too long.
+    fn moves_on(&mut self, what: (String, Deed), error: Option<&Error>) -> Option<Error> {
+        let Some(Error::Moved(why)) = error else {
+            self.moved = None;
+            return None;
+        };
+        let before = self.moved.take().filter(|(known, _)| *known == what);
+        let times = before.map_or(0, |(_, times)| times).saturating_add(1);
+        self.moved = Some((what, times));
+        (times >= MOVED_MAX)
+            .then(|| Error::Failed(format!("{why}: it has changed meanwhile, again and again")))
     }
 
     fn learn_deed(&mut self, target: String, deed: Deed, error: Option<&Error>, now: Timestamp) {

@@ -35,10 +35,10 @@ impl View<'_> {
         let is_growth = matches!(&action, Action::Change(Change::GrowVolume { .. }));
         if refused.is_told && !is_growth {
             let name = action.name();
+            let is = if refused.is_definite { "is refused" } else { "fails" };
             let (reason, message) = match &action {
                 Action::Latch { .. } => ("ActionRefused", format!("{name} is refused: {why}")),
                 Action::Call(call) => {
-                    let is = if refused.is_definite { "is refused" } else { "fails" };
                     ("ActionRefused", format!("{name} of {} {is}: {why}", call.target()))
                 }
                 Action::Change(change) => match change.target() {
@@ -47,7 +47,7 @@ impl View<'_> {
                         ("ApplyRefused", format!("{title} is refused: {why}"))
                     }
                     Target::Named(target) => {
-                        ("ActionRefused", format!("{name} of {target} is refused: {why}"))
+                        ("ActionRefused", format!("{name} of {target} {is}: {why}"))
                     }
                 },
             };

@@ -521,3 +521,38 @@ fn node_that_joins_while_it_is_looked_at_is_not_called_lost() {
         ),
     ]);
 }
+
+/// As a claim whose PersistentVolume was taken from it by hand, and is to be kept: no look finds it otherwise.
+#[test]
+fn what_has_moved_again_and_again_keeps_no_other_waiting() {
+    let mut seen = settled(5, json!({"replicas": 5}));
+    on(&mut seen, &[1, 3, 5]);
+    for (ordinal, mark) in [(1, "2"), (3, "4")] {
+        does_not_run(&mut seen, ordinal, 3600);
+        let at = usize::try_from(ordinal).expect("small");
+        table(&mut seen).nodes[at].state = State::Removed;
+        seen.volumes.get_mut(&ordinal).expect("a volume").decommissioned = Some(mark.into());
+    }
+    keep_budget(&mut seen);
+    let first = plan(&seen, &defaults(), now());
+    let Some(Action::Change(delete @ Change::DeleteVolume { .. })) = &first.action else {
+        panic!("{first:#?}")
+    };
+    let moved = Error::Moved("keep PersistentVolume pv-1: it is bound to no claim yet".into());
+    for _ in 0..4 {
+        seen.answers.learn(delete, Err(&moved), now());
+        assert_eq!(plan(&seen, &defaults(), now()).action, first.action, "it may pass");
+    }
+    let mut passed = seen.clone();
+    passed.answers.learn(
+        &Change::DeletePod { name: "kv-0-0".into(), uid: "u".into() },
+        Ok(&Value::Null),
+        now(),
+    );
+    passed.answers.learn(delete, Err(&moved), now());
+    assert_eq!(plan(&passed, &defaults(), now()).action, first.action, "not again and again");
+    seen.answers.learn(delete, Err(&moved), now());
+    let message = &plan(&seen, &defaults(), now()).troubles[0].message;
+    assert!(message.contains("DeleteVolume of data-kv-1-0 fails"), "{message}");
+    check(vec![("another disk", seen, Want::Does("DeleteVolume", "data-kv-3-0"), "ActionRefused")]);
+}
