@@ -1,6 +1,12 @@
 //! `flotilla-operator run`.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, Client, CustomResourceExt as _};
@@ -60,8 +66,7 @@ async fn work(
     }
     ready.set();
 
-    let identity =
-        args.identity.clone().unwrap_or_else(|| format!("process-{}", std::process::id()));
+    let identity = args.identity.clone().unwrap_or_else(own_identity);
     let namespace =
         args.lease_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     let scope = args.scope(&namespace)?;
@@ -115,6 +120,13 @@ async fn work(
     }
     tracing::info!("operator has stopped");
     outcome
+}
+
+/// Of this process and of no other: in every container the first one has the same id, and who bears the name that is
+/// in the Lease leads without a wait.
+fn own_identity() -> String {
+    let id = std::process::id();
+    format!("process-{id}-{:016x}", RandomState::new().hash_one(id))
 }
 
 /// Without the type every watch would fail; it may come right after us.
@@ -171,5 +183,15 @@ fn stopped(
     });
     async move {
         let _ = receiver.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_that_were_given_no_name_have_different_ones() {
+        assert_ne!(own_identity(), own_identity());
     }
 }
