@@ -13,7 +13,7 @@ use super::serve::refused;
 use crate::{
     feature_level,
     ids::{NodeId, PeerId},
-    raft::{Vote, convert},
+    raft::{LogId, Vote, convert},
 };
 
 /// A snapshot's header that makes sense in itself.
@@ -23,6 +23,8 @@ pub(super) struct Arrival {
     pub(super) node: NodeId,
     pub(super) vote: Vote,
     pub(super) descriptor: v1::Region,
+    /// The last entry that is in its state.
+    pub(super) upto: LogId,
 }
 
 /// A peer of the region on this node.
@@ -67,9 +69,8 @@ impl Arrival {
         if descriptor.region_id != header.region_id {
             return Err(malformed("its descriptor is of another region"));
         }
-        if state.applied_index == 0 {
-            return Err(malformed("it is of no state"));
-        }
+        let upto = convert::applied(state).filter(|upto| upto.index > 0);
+        let upto = upto.ok_or_else(|| malformed("it is of no state"))?;
         if !vote.committed || vote.leader_id.voted_for.0 != from {
             return Err(malformed("its sender does not claim to lead"));
         }
@@ -84,7 +85,7 @@ impl Arrival {
             let message = format!("its state does not have peer {to} on this node yet");
             return Err(refused(Reason::NotReady, message));
         }
-        Ok(Self { to: PeerId(to), node, vote, descriptor })
+        Ok(Self { to: PeerId(to), node, vote, descriptor, upto })
     }
 
     /// What it does where `here` is.

@@ -29,7 +29,12 @@ impl Peers {
         let metrics = self.env.metrics.raft.clone();
         let (news, region, watched) = (Arc::clone(&self.news), peer.region, Arc::downgrade(peer));
         let tell = move |term, leader: PeerId| {
-            let node = watched.upgrade().and_then(|peer| peer.node_of(leader));
+            let watched = watched.upgrade();
+            // It was elected, with what it has.
+            if let Some(peer) = watched.as_ref().filter(|peer| peer.id == leader) {
+                peer.running.end_contradiction(term);
+            }
+            let node = watched.and_then(|peer| peer.node_of(leader));
             news.leader(region, term, leader, node);
         };
         let counting = elections::watch(peer.id, peer.raft().server_metrics(), metrics, tell);
@@ -545,5 +550,8 @@ mod tests {
         until("it to lead no more", || !peer.is_leader()).await;
         assert_eq!(peer.status().role, "contradicted");
         assert_eq!(peers.contradicted().len(), 1);
+        peer.raft().runtime_config().elect(true);
+        until("it to be elected with what it has", || peer.is_leader()).await;
+        until("that to be over", || !peer.running.is_contradicted()).await;
     }
 }

@@ -157,16 +157,18 @@ impl Peers {
         let region = RegionId(arrival.descriptor.region_id);
         self.refuse_gone(region, arrival.to)?;
         self.refuse_overlap(&arrival.descriptor).await?;
-        let runs = self.get(region).map(|peer| Here {
-            peer: peer.id,
-            conf_ver: peer.conf_ver(),
-            quarantined: false,
-        });
-        let here = match runs {
-            Some(here) => Some(here),
+        let peer = self.get(region);
+        let here = match &peer {
+            Some(peer) => {
+                Some(Here { peer: peer.id, conf_ver: peer.conf_ver(), quarantined: false })
+            }
             None => self.find_quarantined(region).await?,
         };
-        arrival.act(here)
+        let act = arrival.act(here)?;
+        if let (Act::Feed, Some(peer)) = (act, &peer) {
+            peer.refuse_contradicting_snapshot(arrival.vote.leader_id.term.0, &arrival.upto)?;
+        }
+        Ok(act)
     }
 
     async fn find_quarantined(&self, region: RegionId) -> Result<Option<Here>, v1::Refused> {
@@ -380,6 +382,64 @@ mod tests {
 
     /// A peer that is yet to come.
     const NEW: PeerId = PeerId(80);
+
+    /// A leader that gets no answer goes on, and once its log is cut it has nothing else to send. What alone still has a
+    /// committed entry would be replaced, and nobody would know.
+    #[tokio::test]
+    async fn snapshot_of_a_leader_that_lacks_what_was_applied_is_refused() {
+        use v1::message::Body::Append;
+        let fixture = Fixture::new(|_| {});
+        fixture.bear_with_voters(&[PEER, PeerId(71), PeerId(81)]);
+        let mut port = Port::open(&fixture).await;
+        let peer = port.peers.get(REGION).expect("the peer");
+        peer.raft().runtime_config().elect(false);
+        let id = |term, index| v1::LogId { term, index };
+        let blank = |term, index| v1::LogEntry {
+            term,
+            index,
+            payload: Some(v1::log_entry::Payload::Blank(true)),
+        };
+        let append = |term, by, upto| v1::AppendEntries {
+            vote: Some(v1::VoteState { term, voted_for: by, committed: true }),
+            prev: Some(id(1, 1)),
+            entries: (2..=upto).map(|index| blank(term, index)).collect(),
+            leader_commit: Some(id(term, upto)),
+            ..v1::AppendEntries::default()
+        };
+        let serve = async |append| Arc::clone(&peer).serve(Append(append)).await;
+        let applied = || peer.view().published().applied.map(|id| id.index);
+        serve(append(5, 71, 9)).await.expect("taken");
+        until("it to be applied", || applied() == Some(9)).await;
+        let snapshot = |term: u64, index: u64| {
+            let mut header = header(REGION, PEER, 2);
+            let state = header.state.as_mut().expect("a state");
+            (state.applied_term, state.applied_index) = (term, index);
+            header.vote.as_mut().expect("a vote").term = term.max(6);
+            header
+        };
+        // By itself it shows no more than that it is not newer; openraft would end by it.
+        let refused = port.send(snapshot(6, 8), [end()]).await.expect_err("of another log");
+        assert!(refused.message.contains("lost elsewhere"), "{}", refused.message);
+        assert!(peer.runs() && peer.contradiction().is_some());
+        serve(append(7, 81, 2)).await.expect_err("of another log");
+        let heartbeat = v1::AppendEntries { prev: None, ..append(8, 81, 1) };
+        let heartbeat = v1::AppendEntries { leader_commit: None, ..heartbeat };
+        serve(heartbeat).await.expect("it shows nothing");
+        assert!(peer.contradiction().is_some(), "nothing was shown that ends it");
+        for (why, term) in [("of that leader", 7), ("of one that came after it", 8)] {
+            let refused = port.send(snapshot(term, 12), [end()]).await.expect_err(why);
+            assert!(refused.message.contains("lost elsewhere"), "{why}: {}", refused.message);
+            assert_eq!(applied(), Some(9), "{why}");
+        }
+        let next = v1::AppendEntries {
+            prev: Some(id(5, 9)),
+            entries: vec![blank(9, 10)],
+            ..append(9, 71, 1)
+        };
+        serve(next).await.expect("of one that has all of it");
+        port.send(snapshot(10, 12), [end()]).await.expect("taken");
+        assert_eq!(applied(), Some(12));
+    }
 
     /// From peer 81 on node 2, with the given configuration version, for a learner `to`.
     fn header(region: RegionId, to: PeerId, conf_ver: u64) -> v1::SnapshotHeader {

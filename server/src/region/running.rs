@@ -77,7 +77,7 @@ impl Running {
         self.contradicted.lock().replace(now).is_none()
     }
 
-    /// What the leader of `term` sent was taken: if it is a later one, the one before is past.
+    /// The leader of `term` has all that was applied here: if it is a later one, the one before is past.
     pub(super) fn end_contradiction(&self, term: u64) {
         self.contradicted.lock().take_if(|of| of.term < term);
     }

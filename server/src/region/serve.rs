@@ -103,6 +103,10 @@ impl Peer {
         let term = request.vote.leader_id.term.0;
         self.refuse_contradiction(&request).await?;
         let prev = request.prev_log_id;
+        let applied = self.view.with(|now| now.applied);
+        // A leader that is new sends nothing at first.
+        let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+        let has_applied = last.map(|last| last.index) >= applied.map(|applied| applied.index);
         let acknowledged = append.acknowledged.as_ref().map(log_id_from_proto);
         let answer = self.raft.append_entries(request).await.map_err(stopped)?;
         // Whom a later leader was heard of before is no leader.
@@ -116,7 +120,9 @@ impl Peer {
                 return Err(self.reverted(acknowledged.map_or(0, |id| id.index)));
             }
             AppendEntriesResponse::Success => {
-                self.running.end_contradiction(term);
+                if has_applied {
+                    self.running.end_contradiction(term);
+                }
                 AppendAnswer::Success(true)
             }
             AppendEntriesResponse::PartialSuccess(Some(id)) => {
@@ -178,10 +184,7 @@ impl Peer {
              applied here, up to index {} of term {}: a committed entry was lost elsewhere",
             shown.leader_id.term, shown.index, applied.index, applied.leader_id.term
         );
-        if self.running.note_contradiction(term, &message) {
-            self.env.metrics.regions.peers_lost_total.get(PeerLoss::Contradicted).inc();
-            tracing::error!(region = %self.region, peer = %self.id, node = %self.env.node, message);
-        }
+        self.note_contradiction(term, &message);
         // That it leads is so all the same: a peer that led before would else do so for ever, in vain, and requests
         // would go there.
         if vote != request.vote {
@@ -193,6 +196,38 @@ impl Peer {
             };
             self.raft.append_entries(leads).await.map_err(stopped)?;
         }
+        Err(refused(Reason::Failed, message))
+    }
+
+    fn note_contradiction(&self, term: u64, message: &str) {
+        if self.running.note_contradiction(term, message) {
+            self.env.metrics.regions.peers_lost_total.get(PeerLoss::Contradicted).inc();
+            tracing::error!(region = %self.region, peer = %self.id, node = %self.env.node, message);
+        }
+    }
+
+    /// Refuses a state up to `upto`, from the leader of `term`, that would take the place of one which has what was lost
+    /// elsewhere. A later leader than the one that was found so has most likely followed that one: only what it
+    /// appends shows that it did not.
+    pub(super) fn refuse_contradicting_snapshot(
+        &self,
+        term: u64,
+        upto: &LogId,
+    ) -> Result<(), v1::Refused> {
+        if let Some(known) = self.contradiction() {
+            return Err(refused(Reason::Failed, known));
+        }
+        let applied = self.view.with(|now| now.applied);
+        // Terms grow along a log, so that here another one is at its index.
+        let other =
+            |applied: &LogId| upto.index <= applied.index && upto.leader_id > applied.leader_id;
+        let Some(applied) = applied.filter(other) else { return Ok(()) };
+        let message = format!(
+            "the leader of term {term} has a state up to index {} of term {}, which is not of what was applied here, \
+             up to index {} of term {}: a committed entry was lost elsewhere",
+            upto.index, upto.leader_id.term, applied.index, applied.leader_id.term
+        );
+        self.note_contradiction(term, &message);
         Err(refused(Reason::Failed, message))
     }
 
