@@ -86,7 +86,8 @@ impl Regions {
     }
 
     /// Regions that are led, as far as their peers know, and would not be without a node. With one peer each none is
-    /// restarted but so.
+    /// restarted but so, nor with two while the one is moved; with more, as long as fewer are asked for and they are
+    /// not dropped yet, it can be.
     #[must_use]
     pub fn would_stop_without(&self, node: u64) -> usize {
         let stops = |region: &&Region| {
@@ -94,7 +95,8 @@ impl Regions {
             let stays = |voter| {
                 voter != node && self.answering.contains(&voter) && !region.behind.contains(&voter)
             };
-            is_led && self.wanted > 1 && region.lacks_majority(stays)
+            let may_spare = self.wanted > 1 || region.voters.len() > 2;
+            is_led && may_spare && region.lacks_majority(stays)
         };
         self.regions.values().filter(stops).count()
     }

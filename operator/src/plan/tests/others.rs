@@ -403,6 +403,19 @@ fn nobody_is_restarted_whom_a_region_with_a_leader_cannot_spare() {
             held(),
             "RollingUpdateBlocked",
         ),
+        (
+            "fewer peers are wanted, and they are not fewer yet",
+            {
+                let mut seen = newer(3, json!({"replicationFactor": 1}));
+                table(&mut seen).replication_factor = 1;
+                on(&mut seen, &[1, 2, 3]);
+                the(&mut seen, 2).node = Node::Silent("no answer within 3 s".into());
+                is_sick(&mut seen);
+                seen
+            },
+            held(),
+            "RollingUpdateBlocked",
+        ),
         ("not ready, and can be spared", mute(false, &|_| {}), goes(), "UnderReplicated"),
         ("not ready, of two peers", mute(false, &has_two), held(), "RollingUpdateBlocked"),
         (
