@@ -293,13 +293,16 @@ impl View<'_> {
     }
 
     /// A node that lives on a disk which nobody knows: its address is none of ours, as after its volume was taken over
-    /// under another name and before it told its new one. Any disk may be that, but those of nodes that are known.
+    /// under another name and before it told its new one. Any disk may be that, but those of nodes that are known: a
+    /// node that had this address later. One that had it before says nothing, since volumes may have gone to the other
+    /// name and come back.
     pub(super) fn may_be_of(&self, ordinal: i32) -> Option<&Row> {
         let table = self.seen.table.as_ref()?;
         let is_elsewhere =
             |row: &&Row| row.state != State::Removed && self.ordinal_of(row).is_none();
-        let is_known = self.last_node_at(ordinal).is_some();
-        table.nodes.iter().find(is_elsewhere).filter(|_| !is_known)
+        let last = self.last_node_at(ordinal);
+        let is_later = |row: &&Row| last.is_none_or(|last| row.node_id > last);
+        table.nodes.iter().filter(is_elsewhere).find(is_later)
     }
 
     /// The newest node that had this address.

@@ -510,6 +510,17 @@ fn disk_of_a_node_whose_address_is_not_known_is_not_deleted() {
             Want::Does("MarkVolume", "node_id: \"9\""),
             "NodeDown",
         ),
+        (
+            "a node was removed there before the volumes went to the other name and came back",
+            moved(&|seen| {
+                let mut removed = row(4);
+                (removed.node_id, removed.state) = (5, State::Removed);
+                table(seen).nodes[4].node_id = 9;
+                table(seen).nodes.push(removed);
+            }),
+            Want::Waits("may be that of node 9"),
+            "NodeDown",
+        ),
     ]);
 }
 
