@@ -196,6 +196,7 @@ fn row(node: v1::Node) -> Option<Row> {
         forced: node.forced,
         demoted: node.demoted,
         alive: matches!(node.liveness(), v1::Liveness::Alive | v1::Liveness::Suspect),
+        down: node.liveness() == v1::Liveness::Down,
         leaders: node.leaders,
         peers: node.peers,
         leaders_evicted: node.leaders_evicted,
@@ -357,6 +358,21 @@ mod tests {
             ("not from a node", Status::unavailable("broken pipe"), false),
         ] {
             assert_eq!(matches!(judge(&status), Error::Refused(_)), refused, "{why}");
+        }
+    }
+
+    #[test]
+    fn node_is_down_when_the_driver_has_not_heard_it_for_long_and_not_before() {
+        for (liveness, alive, down) in [
+            (v1::Liveness::Alive, true, false),
+            (v1::Liveness::Suspect, true, false),
+            (v1::Liveness::Disconnected, false, false),
+            (v1::Liveness::Down, false, true),
+        ] {
+            let state = NodeState::Up.into();
+            let node = v1::Node { state, liveness: liveness.into(), ..v1::Node::default() };
+            let row = row(node).expect("it has a state");
+            assert_eq!((row.alive, row.down), (alive, down), "{liveness:?}");
         }
     }
 

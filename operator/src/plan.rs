@@ -533,12 +533,19 @@ impl<'a> View<'a> {
         }
     }
 
-    /// It is not heard, and its pod has not been ready for so long that its peers are made anew elsewhere.
+    /// It is not heard, and has not been for so long that its peers are made anew elsewhere. By its pod, or by the
+    /// driver: of a pod that Kubernetes does not make, or makes again and again, nothing says since when.
     fn is_down_for_long(&self, row: &Row) -> bool {
         let pod = self.ordinal_of(row).and_then(|ordinal| self.pod(ordinal));
-        let down =
-            pod.filter(|pod| !pod.ready).and_then(|pod| self.not_ready_for(pod)).unwrap_or(0);
-        !row.alive && down > self.desired.settings.node_down_after_seconds()
+        let is_down = match pod {
+            None => row.down,
+            Some(pod) if pod.ready => false,
+            Some(pod) => {
+                let down = self.not_ready_for(pod).unwrap_or(0);
+                row.down || down > self.desired.settings.node_down_after_seconds()
+            }
+        };
+        !row.alive && is_down
     }
 
     /// The pod of an ordinal answers as this node.

@@ -252,6 +252,8 @@ pub struct Row {
     pub demoted: bool,
     /// Heard by the driver within `placement.node_disconnected_after`.
     pub alive: bool,
+    /// Not heard by the driver for `placement.node_down_after`.
+    pub down: bool,
     pub leaders: u32,
     pub peers: u32,
     pub leaders_evicted: bool,

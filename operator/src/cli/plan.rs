@@ -117,6 +117,7 @@ fn as_noted(mut seen: Seen, defaults: &Defaults) -> Seen {
             forced: false,
             demoted: false,
             alive: member.state == state.name(),
+            down: false,
             leaders: count(member.leaders),
             peers: count(member.peers),
             leaders_evicted: false,

@@ -134,6 +134,7 @@ fn row(ordinal: i32) -> Row {
         forced: false,
         demoted: false,
         alive: true,
+        down: false,
         leaders: 0,
         peers: 1,
         leaders_evicted: false,

@@ -1604,6 +1604,7 @@ fn new_row(node_id: u64, address: String, state: State) -> Row {
         forced: false,
         demoted: false,
         alive: true,
+        down: false,
         leaders: 0,
         peers: 0,
         leaders_evicted: false,

@@ -151,6 +151,12 @@ fn cluster_shrinks_around_nodes_that_do_not_come_back() {
         on(&mut seen, &[1, 2, 3]);
         seen
     };
+    let without_a_pod = |for_long: bool| {
+        let mut seen = narrowed(&[3]);
+        seen.pods.remove(&3);
+        table(&mut seen).nodes[3].down = for_long;
+        seen
+    };
     check(vec![
         (
             "those that are to go",
@@ -186,6 +192,18 @@ fn cluster_shrinks_around_nodes_that_do_not_come_back() {
             "one that is to stay is missed",
             narrowed(&[1, 4]),
             Want::Waits("node 2 is down"),
+            "ScaleDownRefused",
+        ),
+        (
+            "Kubernetes makes no pod for one that is to go, as within a quota",
+            without_a_pod(true),
+            Want::Does("RemoveNode", "node_id: 5, force: false"),
+            "NodeDown",
+        ),
+        (
+            "it was there a moment ago",
+            without_a_pod(false),
+            Want::Waits("node 4 is down"),
             "ScaleDownRefused",
         ),
     ]);
