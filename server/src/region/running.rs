@@ -13,13 +13,14 @@ use std::{
 
 use flotilla_proto::v1;
 use openraft::{
-    ServerState,
+    RaftState, ServerState,
     alias::WatchReceiverOf,
     async_runtime::WatchReceiver as _,
     errors::Fatal,
     metrics::{RaftMetrics, RaftServerMetrics},
 };
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::Peer;
 use crate::{
@@ -249,11 +250,23 @@ impl Peer {
     /// stopped.
     pub(super) async fn knows_other_voters(&self) -> Option<bool> {
         let own = self.id;
-        let others = self.raft.with_raft_state(move |state| {
+        let others = self.ask_raft(move |state| {
             let memberships =
                 [state.membership_state.effective(), state.membership_state.committed()];
             memberships.iter().any(|membership| membership.voter_ids().any(|voter| voter != own))
         });
-        self.unless_stopped(others).await?.ok()
+        self.unless_stopped(others).await?
+    }
+
+    /// What `look` finds in openraft's state, in the order of what it was given; `None` when it has ended. Openraft's own
+    /// way to ask tells of an error whenever the caller is gone, as one whose connection was cut.
+    pub(super) async fn ask_raft<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&RaftState<TypeConfig>) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.raft.external_request(move |state| drop(answer.send(look(state))));
+        asked.await.ok()?;
+        answered.await.ok()
     }
 }

@@ -171,7 +171,8 @@ impl Peer {
                 |shown: LogId| contradicts(&shown, ids.get(shown.index).as_ref(), ids.purged());
             (*state.vote_ref(), shown.filter(|shown| is_other(*shown)))
         };
-        let (vote, other) = self.raft.with_raft_state(own).await.map_err(stopped)?;
+        let ended = || refused(Reason::Failed, "the peer has ended");
+        let (vote, other) = self.ask_raft(own).await.ok_or_else(ended)?;
         if vote.leader_id.term.0 > term {
             return Ok(());
         }
