@@ -82,7 +82,8 @@ impl View<'_> {
         // Nothing undoes a beginning.
         if let Some(name) = self.mistyped().find(|name| names::may_mean_to_adopt(name)) {
             return waits(format!(
-                "annotation {name} is none that is known; whether an older cluster is to be taken over, which {} asks                  for, is not clear",
+                "annotation {name} is none that is known; whether an older cluster is to be taken over, which {} asks \
+                 for, is not clear",
                 names::ADOPT
             ));
         }

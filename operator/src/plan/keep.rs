@@ -599,7 +599,8 @@ impl View<'_> {
         }
         for (name, whose) in &self.seen.strays {
             let message = format!(
-                "pod {name} bears the labels of this cluster's nodes and is none of them ({whose}): Services send it                  clients, and disruption budgets count it. Delete it, or take its labels off"
+                "pod {name} bears the labels of this cluster's nodes and is none of them ({whose}): Services send it \
+                 clients, and disruption budgets count it. Delete it, or take its labels off"
             );
             self.trouble("StrayPod", message);
         }
