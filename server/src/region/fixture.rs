@@ -24,7 +24,8 @@ use crate::{
     ids::{ClusterId, NodeId, PeerId, RegionId},
     raft::{
         checks::Checks,
-        fixture::{Probe, WAIT, Writing, metrics},
+        convert::entry_to_proto,
+        fixture::{self, Probe, WAIT, Writing, metrics},
         log_memory::LogMemory,
         settings,
         transport::{Directory, Identity, Transport, TransportConfig},
@@ -209,6 +210,19 @@ pub(crate) async fn lead(peer: &Peer) {
     peer.raft().trigger().elect(false).await.expect("the peer runs");
     let leads = peer.raft().wait(Some(WAIT)).state(ServerState::Leader, "it is alone").await;
     leads.expect("a leader");
+}
+
+/// An entry without a command, as a leader sends it.
+pub(crate) fn blank(term: u64, index: u64) -> v1::LogEntry {
+    entry_to_proto(&fixture::blank(term, index))
+}
+
+/// Waits until a peer has applied all up to there, and nothing more.
+pub(crate) async fn until_applied(peer: &Peer, index: u64) {
+    until("it to be applied", || {
+        peer.view().with(|now| now.applied).map(|id| id.index) == Some(index)
+    })
+    .await;
 }
 
 /// A command that puts one row.

@@ -147,7 +147,7 @@ mod tests {
             fixture::{Failing, soon},
             transport::Inbox as _,
         },
-        region::fixture::{Fixture, PEER, REGION, put, until},
+        region::fixture::{Fixture, PEER, REGION, blank, put, until, until_applied},
     };
 
     async fn open(fixture: &Fixture) -> Arc<Peers> {
@@ -424,19 +424,13 @@ mod tests {
         let peers = open(&fixture).await;
         let peer = peers.get(REGION).expect("the peer");
         peer.raft().runtime_config().elect(false);
-        let blank = |term, index| v1::LogEntry {
-            term,
-            index,
-            payload: Some(v1::log_entry::Payload::Blank(true)),
-        };
         let commit = v1::AppendEntries {
             entries: vec![blank(5, 2)],
             leader_commit: Some(v1::LogId { term: 5, index: 2 }),
             ..append(Some(1))
         };
         deliver(&peers, REGION, PEER.0, commit).await.expect("taken");
-        until("it to be applied", || peer.view().published().applied.map(|id| id.index) == Some(2))
-            .await;
+        until_applied(&peer, 2).await;
         let other = |term, candidate| v1::AppendEntries {
             vote: Some(v1::VoteState { term, voted_for: candidate, committed: true }),
             entries: vec![blank(term, 2)],
@@ -476,11 +470,6 @@ mod tests {
         let peers = open(&fixture).await;
         let peer = peers.get(REGION).expect("the peer");
         peer.raft().runtime_config().elect(false);
-        let blank = |term, index| v1::LogEntry {
-            term,
-            index,
-            payload: Some(v1::log_entry::Payload::Blank(true)),
-        };
         let id = |term, index| v1::LogId { term, index };
         let commit = v1::AppendEntries {
             entries: (2..=9).map(|index| blank(5, index)).collect(),
@@ -488,8 +477,7 @@ mod tests {
             ..append(Some(1))
         };
         deliver(&peers, REGION, PEER.0, commit).await.expect("taken");
-        until("it to be applied", || peer.view().published().applied.map(|id| id.index) == Some(9))
-            .await;
+        until_applied(&peer, 9).await;
         let of = |prev, entries| v1::AppendEntries {
             vote: Some(v1::VoteState { term: 6, voted_for: 72, committed: true }),
             prev: Some(prev),
@@ -531,18 +519,11 @@ mod tests {
         fixture.bear();
         let (peers, peer) = lead(&fixture).await;
         peer.raft().runtime_config().elect(false);
-        until("its own entry to be applied", || {
-            peer.view().published().applied.map(|id| id.index) == Some(2)
-        })
-        .await;
+        until_applied(&peer, 2).await;
         let later = peer.term() + 1;
         let other = v1::AppendEntries {
             vote: Some(v1::VoteState { term: later, voted_for: 71, committed: true }),
-            entries: vec![v1::LogEntry {
-                term: later,
-                index: 2,
-                payload: Some(v1::log_entry::Payload::Blank(true)),
-            }],
+            entries: vec![blank(later, 2)],
             ..append(Some(1))
         };
         let answer = deliver(&peers, REGION, PEER.0, other).await;

@@ -371,7 +371,7 @@ mod tests {
             fixture::{id, region_state, soon},
             transport::{self, RaftService, endpoint},
         },
-        region::fixture::{DISK_BYTES, Fixture, NODE, PEER, REGION, until},
+        region::fixture::{DISK_BYTES, Fixture, NODE, PEER, REGION, blank, until, until_applied},
         storage::{
             batch::WriteBatch,
             engine::{Durability, Engine as _, Family},
@@ -394,11 +394,6 @@ mod tests {
         let peer = port.peers.get(REGION).expect("the peer");
         peer.raft().runtime_config().elect(false);
         let id = |term, index| v1::LogId { term, index };
-        let blank = |term, index| v1::LogEntry {
-            term,
-            index,
-            payload: Some(v1::log_entry::Payload::Blank(true)),
-        };
         let append = |term, by, upto| v1::AppendEntries {
             vote: Some(v1::VoteState { term, voted_for: by, committed: true }),
             prev: Some(id(1, 1)),
@@ -409,7 +404,7 @@ mod tests {
         let serve = async |append| Arc::clone(&peer).serve(Append(append)).await;
         let applied = || peer.view().published().applied.map(|id| id.index);
         serve(append(5, 71, 9)).await.expect("taken");
-        until("it to be applied", || applied() == Some(9)).await;
+        until_applied(&peer, 9).await;
         let snapshot = |term: u64, index: u64| {
             let mut header = header(REGION, PEER, 2);
             let state = header.state.as_mut().expect("a state");
