@@ -1,5 +1,6 @@
-//! What the command line asks for, and the exit code: 0 done, 1 failed, 28 no room on the disk, 64 wrong usage, 74 a damaged disk. A
-//! process that panics, or does not end within ten seconds after its node has, aborts (`panics.rs`, `node/exit.rs`).
+//! What the command line asks for, and the exit code: 0 done, 1 failed, 28 no room on the disk, 64 wrong usage, 74
+//! a damaged disk. A process that panics, or does not end within ten seconds after its node has, aborts (`panics.rs`,
+//! `node/exit.rs`).
 
 mod demo;
 mod healthcheck;

@@ -14,8 +14,9 @@ use super::layers::Setting;
 ///
 /// It exits with 0 when it was told to stop and has, 1 when it failed (the log's last line says why), 28 when its disk
 /// has no room, 64 when the command line or a setting is wrong, where a restart does not help, 74 when its disk is
-/// damaged, where the log's last line says what to do. It ends by SIGABRT, which shells and Kubernetes show as 134, after a panic, and when it has not ended 10 s after its node has: the log
-/// names whom it waited for, and nothing is lost.
+/// damaged, where the log's last line says what to do. It ends by SIGABRT, which shells and Kubernetes show as 134,
+/// after a panic, and when it has not ended 10 s after its node has: the log names whom it waited for, and nothing is
+/// lost.
 #[derive(Debug, Parser)]
 #[command(name = "flotilla-server", version, args_conflicts_with_subcommands = true)]
 pub struct Args {

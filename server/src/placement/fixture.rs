@@ -112,9 +112,10 @@ impl Fixture {
 
     /// Adds a region, from id 2 on; the key space is cut evenly among them. Words for peers, by the
     /// node they are on: `1*` leader, `1` voter, `1l` learner, then any of `-` lags, `0` has no
-    /// data, `s` silent for a while, `S` silent for long, `q` quarantined, `c` contradicted by its leader for long, `b` buried by its node, `r` found reverted by
-    /// the leader, `x` its node does not take the region's state, for a minute now, `y` for a few seconds. `1?`: no peer, but a log of one on the node, nobody knows of which. A last word
-    /// `joint`.
+    /// data, `s` silent for a while, `S` silent for long, `q` quarantined, `c` contradicted by its
+    /// leader for long, `b` buried by its node, `r` found reverted by the leader, `x` its node does not
+    /// take the region's state, for a minute now, `y` for a few seconds. `1?`: no peer, but a log of
+    /// one on the node, nobody knows of which. A last word `joint`.
     pub(super) fn region(mut self, peers: &str) -> Self {
         let id = 2 + self.reports.len() as u64;
         let mut report = v1::RegionReport {

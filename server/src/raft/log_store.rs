@@ -571,7 +571,7 @@ pub(super) fn entry_bytes(entry: &Entry) -> usize {
 /// `[kind: 1][term: 8 BE][payload]`; the index is in the key. Another form is another kind.
 pub(super) fn put_entry(batch: &mut WriteBatch, region: RegionId, entry: &Entry) {
     let key = keys::log::entry(region, entry.log_id.index);
-    let term = (entry.log_id.leader_id.term.0).to_be_bytes();
+    let term = entry.log_id.leader_id.term.0.to_be_bytes();
     let put = |batch: &mut WriteBatch, kind: u8, payload: &[u8]| {
         batch.put_parts(Family::Default, &key, &[&[kind], &term, payload]);
     };

@@ -69,8 +69,7 @@ impl Arrival {
         if descriptor.region_id != header.region_id {
             return Err(malformed("its descriptor is of another region"));
         }
-        let upto = convert::applied(state).filter(|upto| upto.index > 0);
-        let upto = upto.ok_or_else(|| malformed("it is of no state"))?;
+        let upto = convert::applied(state).ok_or_else(|| malformed("it is of no state"))?;
         if !vote.committed || vote.leader_id.voted_for.0 != from {
             return Err(malformed("its sender does not claim to lead"));
         }

@@ -17,7 +17,7 @@ use std::{
 
 use flotilla_proto::v1;
 use flotilla_tests::{
-    harness::{Builder, Cluster, Session, copy_dir, env_number, eventually, say, seed},
+    harness::{Builder, Cluster, Node, Session, copy_dir, env_number, eventually, say, seed},
     workload::{Registers, Writers, nothing_is_lost},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -147,10 +147,8 @@ async fn votes_that_a_rolled_back_disk_forgot_make_no_entries_that_look_alike() 
     put_all(&cluster.nodes[away].session(), &keys, "second").await;
     cluster.nodes[keeper].resume();
     eventually("one that has what was lost to say so", BOUND, async || {
-        let says = |node: &flotilla_tests::harness::Node| {
-            node.output().contains("a committed entry was lost elsewhere")
-        };
-        let said = cluster.nodes.iter().any(says);
+        let said = |node: &Node| node.output().contains("a committed entry was lost elsewhere");
+        let said = cluster.nodes.iter().any(said);
         said.then_some(()).ok_or_else(|| cluster.nodes[keeper].output_tail(3))
     })
     .await;
