@@ -52,7 +52,7 @@ use crate::{
     config::{Advertised, Config, EngineKind},
     metrics::Metrics,
     placement::directory::NodeDirectory,
-    raft::log_writer::{LogWriter, LogWriterConfig},
+    raft::log::writer::{LogWriter, LogWriterConfig},
     region::recovery,
     signals::StopSignals,
     storage::{

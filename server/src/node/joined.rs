@@ -22,7 +22,7 @@ use crate::{
     placement::driver::Driver,
     raft::{
         checks::Checks,
-        log_memory::LogMemory,
+        log::memory::LogMemory,
         settings,
         transport::{self, Transport, TransportConfig},
     },

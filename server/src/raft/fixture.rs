@@ -18,9 +18,9 @@ use prometheus::Registry;
 use super::{
     CommandBytes, Entry, LogId,
     convert::log_id,
-    log_memory::LogMemory,
-    log_store::{LogBounds, LogStore, PeerLog},
-    log_writer::{LogWriter, LogWriterConfig},
+    log::memory::LogMemory,
+    log::store::{LogBounds, LogStore, PeerLog},
+    log::writer::{LogWriter, LogWriterConfig},
 };
 use crate::{
     command,

@@ -1,14 +1,12 @@
 //! The seams to openraft: its types with ours filled in, its log, its state machine, its network.
 //!
 //! `region/propose.rs` hands a command over to openraft; `state_machine.rs` takes it back, on every
-//! peer, when it is committed. In between lie `log_store.rs` with `log_writer.rs` (the disk) and
+//! peer, when it is committed. In between lie `log/store.rs` with `log/writer.rs` (the disk) and
 //! `network.rs` with `transport.rs` (the other nodes).
 
 pub mod checks;
 pub mod convert;
-pub mod log_memory;
-pub mod log_store;
-pub mod log_writer;
+pub mod log;
 pub mod network;
 mod of_term;
 mod pipeline;

@@ -3,7 +3,7 @@
 //! All effects of a batch of entries, the region's revision, its membership and its `applied` log id
 //! go into one write of `data`. The write is not synced: the log is the truth, and what a power cut
 //! takes from `data` is applied again from the log, which is why entries are purged only after a
-//! sync (`log_store.rs`). Applying is a function of the log alone, however the log is cut into
+//! sync (`log/store.rs`). Applying is a function of the log alone, however the log is cut into
 //! batches (`command/`). A failed apply stops the peer; it is never skipped. The way here begins in
 //! `region/propose.rs`.
 
@@ -29,7 +29,7 @@ use super::{
     Entry, LogId, Membership, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
     checks::{Checks, PINNED_MAX},
     convert::{applied, membership_to_proto, peers_of, stored_membership},
-    log_store::PeerLog,
+    log::store::PeerLog,
     region_state::{put_state, range_of, read_reached, read_state},
     region_view::RegionView,
     snapshot::{SnapshotData, install},

@@ -22,7 +22,7 @@ use super::{
     Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
     checks::Checks,
     fixture::{Writing, append, blank, metrics, open_log},
-    log_store::LogStore,
+    log::store::LogStore,
     region_view::RegionView,
     snapshot::{Received, Receiver, Sender, SnapshotData},
     state_machine::{Builder, StateMachine},

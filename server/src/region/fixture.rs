@@ -26,7 +26,7 @@ use crate::{
         checks::Checks,
         convert::entry_to_proto,
         fixture::{self, Probe, WAIT, Writing, metrics},
-        log_memory::LogMemory,
+        log::memory::LogMemory,
         settings,
         transport::{Directory, Identity, Transport, TransportConfig},
     },

@@ -50,7 +50,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
     raft::{
-        Raft, checks::Checks, log_memory::LogMemory, log_store::PeerLog, log_writer::LogWriter,
+        Raft, checks::Checks, log::memory::LogMemory, log::store::PeerLog, log::writer::LogWriter,
         proposal::Admissions, refusal::Refusals, region_view::RegionView, reversion::Reversions,
         transport::Transport,
     },

@@ -31,7 +31,7 @@ pub struct Loss {
 /// Looks for a loss of the log's end; called before anything is written to the log.
 ///
 /// Durability: a loss is on the disk when this returns, so that neither what is written from now on nor
-/// another start hides it. [`crate::raft::log_writer::LogWriter::restate_sentinel`] ends it.
+/// another start hides it. [`crate::raft::log::writer::LogWriter::restate_sentinel`] ends it.
 ///
 /// # Errors
 /// When the disk fails.

@@ -6,7 +6,7 @@ use super::{
             Probe, WAIT, Writing, all_rows, append, blank, entry_of, id, metrics, open_log, put,
             region_state, soon,
         },
-        log_store::LogStore,
+        log::store::LogStore,
     },
     *,
 };

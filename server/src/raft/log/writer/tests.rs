@@ -2,11 +2,11 @@ use futures::FutureExt as _;
 use openraft::type_config::TypeConfigExt as _;
 
 use super::{
-    super::fixture::{Failing, Probe, Writing, blank, heavy, id, open_log, soon},
+    super::super::fixture::{Failing, Probe, Writing, blank, heavy, id, open_log, soon},
     *,
 };
 use crate::{
-    raft::log_store::LogStore,
+    raft::log::store::LogStore,
     storage::{engine::Read as _, memory::MemoryEngine},
 };
 
@@ -242,7 +242,7 @@ async fn a_sentinel_is_renewed_while_the_log_grows() {
             if let Some(sentinel) = Sentinel::read(&path).unwrap() {
                 return sentinel.log_sequence;
             }
-            assert!(begin.elapsed() < super::super::fixture::WAIT, "no sentinel is written");
+            assert!(begin.elapsed() < super::super::super::fixture::WAIT, "no sentinel is written");
             thread::yield_now();
         }
     });
@@ -308,7 +308,7 @@ async fn a_cleared_region_leaves_its_tombstone_and_its_neighbours_everything() {
     let tombstone = keys::log::tombstone(region(2));
     soon("a tombstone", writer.promise(tombstone, b"gone".to_vec())).await.unwrap();
     soon("the end", writer.clear(region(2))).await.unwrap();
-    let left: Vec<_> = super::super::fixture::all_rows(engine.as_ref(), Family::Default)
+    let left: Vec<_> = super::super::super::fixture::all_rows(engine.as_ref(), Family::Default)
         .iter()
         .filter_map(|(key, _)| keys::log::decode(key))
         .map(|key| key.region.0)

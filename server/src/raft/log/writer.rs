@@ -19,7 +19,10 @@ use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
 
-use super::{Entry, LogId, TypeConfig, Vote, log_store};
+use super::{
+    super::{Entry, LogId, TypeConfig, Vote},
+    store,
+};
 use crate::{
     clock,
     ids::RegionId,
@@ -66,7 +69,7 @@ enum Change {
     Append {
         region: RegionId,
         entries: Vec<Entry>,
-        flushed: Arc<log_store::PeerLog>,
+        flushed: Arc<store::PeerLog>,
         callback: IOFlushed<TypeConfig>,
         /// When it was handed over.
         since: Instant,
@@ -162,7 +165,7 @@ impl LogWriter {
         region: RegionId,
         entries: Vec<Entry>,
         bytes: usize,
-        flushed: Arc<log_store::PeerLog>,
+        flushed: Arc<store::PeerLog>,
         callback: IOFlushed<TypeConfig>,
     ) -> io::Result<()> {
         let since = clock::monotonic();
@@ -332,11 +335,7 @@ impl Worker {
         let mut durability = Durability::Buffered;
         let mut entry_count = 0;
         for (region, id) in &committed {
-            batch.put(
-                Family::Default,
-                &keys::log::committed(*region),
-                &log_store::encode_log_id(id),
-            );
+            batch.put(Family::Default, &keys::log::committed(*region), &store::encode_log_id(id));
         }
         for change in &changes {
             match change {
@@ -344,12 +343,12 @@ impl Worker {
                     durability = Durability::Synced;
                     entry_count += entries.len();
                     for entry in entries {
-                        log_store::put_entry(batch, *region, entry);
+                        store::put_entry(batch, *region, entry);
                     }
                 }
                 Change::Vote { region, vote, .. } => {
                     durability = Durability::Synced;
-                    let value: Bytes = log_store::encode_vote(vote);
+                    let value: Bytes = store::encode_vote(vote);
                     batch.put(Family::Default, &keys::log::vote(*region), &value);
                 }
                 Change::Truncate { region, from_index, .. } => {
@@ -361,7 +360,7 @@ impl Worker {
                     batch.put(
                         Family::Default,
                         &keys::log::purged(*region),
-                        &log_store::encode_log_id(upto),
+                        &store::encode_log_id(upto),
                     );
                     let range = keys::log::entries(*region, 0..upto.index + 1);
                     batch.delete_range(Family::Default, &range.start, &range.end);

@@ -1,7 +1,7 @@
 //! One region's Raft log on this node, as openraft sees it.
 //!
 //! An append is readable from memory as soon as it is queued and reported as flushed when
-//! `log_writer.rs` has synced it. A bounded tail of recent entries stays in memory, where
+//! `writer.rs` has synced it. A bounded tail of recent entries stays in memory, where
 //! replication and apply find them; RocksDB is read only for peers that are far behind, and at
 //! start. A damaged or missing entry in the middle is an error, never a shorter answer.
 
@@ -30,11 +30,13 @@ use parking_lot::Mutex;
 use prost::Message as _;
 
 use super::{
-    CommandBytes, Entry, LogId, TypeConfig, Vote,
-    convert::{log_id, membership_from_proto, membership_to_proto},
-    log_memory::{LogMemory, hold},
-    log_writer::LogWriter,
-    term::Term,
+    super::{
+        CommandBytes, Entry, LogId, TypeConfig, Vote,
+        convert::{log_id, membership_from_proto, membership_to_proto},
+        term::Term,
+    },
+    memory::{LogMemory, hold},
+    writer::LogWriter,
 };
 use crate::{
     ids::{PeerId, RegionId},
@@ -558,7 +560,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 }
 
-pub(super) fn entry_bytes(entry: &Entry) -> usize {
+pub(in crate::raft) fn entry_bytes(entry: &Entry) -> usize {
     /// Key, term and the entry's own memory.
     const OVERHEAD: usize = 64;
     match &entry.payload {

@@ -20,9 +20,11 @@ use parking_lot::Mutex;
 use prometheus::IntGauge;
 
 use super::{
-    CommandBytes, Entry,
-    log_store::PeerLog,
-    transport::budget::{Budget, Taken},
+    super::{
+        CommandBytes, Entry,
+        transport::budget::{Budget, Taken},
+    },
+    store::PeerLog,
 };
 use crate::{
     ids::{NodeId, RegionId},
@@ -56,7 +58,7 @@ tokio::task_local! {
 }
 
 /// Polls something that may read from a log for followers on that node.
-pub(super) fn reading_for<T>(node: NodeId, poll: impl FnOnce() -> T) -> T {
+pub(in crate::raft) fn reading_for<T>(node: NodeId, poll: impl FnOnce() -> T) -> T {
     FOLLOWER.sync_scope(node, poll)
 }
 
@@ -66,7 +68,7 @@ impl LogMemory {
         Self::with_bounds(tail_bytes_max, CATCH_UP_BYTES_MAX, metrics)
     }
 
-    pub(super) fn with_bounds(
+    pub(in crate::raft) fn with_bounds(
         tail_bytes_max: usize,
         catch_up_bytes_max: usize,
         metrics: &RaftMetrics,

@@ -3,11 +3,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    super::fixture::{
+    super::super::fixture::{
         Probe, READ_BYTES_MAX, Writing, append, blank, heavy, id, log_bounds, metrics, open_log,
         soon,
     },
-    super::log_memory::reading_for,
+    super::memory::reading_for,
     *,
 };
 use crate::{
