@@ -18,9 +18,13 @@ use prometheus::Registry;
 use super::{
     CommandBytes, Entry, LogId,
     convert::log_id,
-    log::memory::LogMemory,
-    log::store::{LogBounds, LogStore, PeerLog},
-    log::writer::{LogWriter, LogWriterConfig},
+    log::{
+        LogBounds,
+        memory::LogMemory,
+        peer_log::PeerLog,
+        store::LogStore,
+        writer::{LogWriter, LogWriterConfig},
+    },
 };
 use crate::{
     command,

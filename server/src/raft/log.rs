@@ -2,6 +2,12 @@
 //!
 //! `store.rs` is what openraft sees of it.
 
+mod codec;
 pub mod memory;
+pub mod peer_log;
 pub mod store;
+mod tail;
 pub mod writer;
+
+pub(in crate::raft) use self::tail::entry_bytes;
+pub use self::{codec::seed, tail::LogBounds};

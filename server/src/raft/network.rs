@@ -33,8 +33,7 @@ use super::{
     convert::{
         self, entry_to_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto,
     },
-    log::memory::reading_for,
-    log::store::entry_bytes,
+    log::{entry_bytes, memory::reading_for},
     pipeline::{Place, pipeline},
     refusal::Refusals,
     region_state::range_of,

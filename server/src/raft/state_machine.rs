@@ -29,7 +29,7 @@ use super::{
     Entry, LogId, Membership, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
     checks::{Checks, PINNED_MAX},
     convert::{applied, membership_to_proto, peers_of, stored_membership},
-    log::store::PeerLog,
+    log::peer_log::PeerLog,
     region_state::{put_state, range_of, read_reached, read_state},
     region_view::RegionView,
     snapshot::{SnapshotData, install},

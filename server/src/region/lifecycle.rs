@@ -22,8 +22,8 @@ use crate::{
     command,
     ids::{NodeId, PeerId, RegionId},
     raft::{
-        Raft, log,
-        log::store::{LogBounds, LogStore, PeerLog},
+        Raft,
+        log::{self, LogBounds, peer_log::PeerLog, store::LogStore},
         network::{Network, SnapshotSettings},
         proposal::Admissions,
         region_state::{put_state, read_reached},
@@ -124,7 +124,7 @@ pub fn birth(
         let id = RegionId(region.descriptor.region_id);
         // The same on all disks, as all else of a newborn region but which peer is here.
         let first = region.descriptor.peers.first().map_or(PeerId(0), |peer| PeerId(peer.peer_id));
-        log::store::seed(&mut logs, id, first);
+        log::seed(&mut logs, id, first);
         logs.put(Family::Default, &keys::log::own_peer(id), &promises::encode(*own, ""));
         put_state(&mut with, region, true);
     }

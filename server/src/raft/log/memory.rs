@@ -24,7 +24,7 @@ use super::{
         CommandBytes, Entry,
         transport::budget::{Budget, Taken},
     },
-    store::PeerLog,
+    peer_log::PeerLog,
 };
 use crate::{
     ids::{NodeId, RegionId},

@@ -21,7 +21,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     super::{Entry, LogId, TypeConfig, Vote},
-    store,
+    codec,
+    peer_log::PeerLog,
 };
 use crate::{
     clock,
@@ -69,7 +70,7 @@ enum Change {
     Append {
         region: RegionId,
         entries: Vec<Entry>,
-        flushed: Arc<store::PeerLog>,
+        flushed: Arc<PeerLog>,
         callback: IOFlushed<TypeConfig>,
         /// When it was handed over.
         since: Instant,
@@ -165,7 +166,7 @@ impl LogWriter {
         region: RegionId,
         entries: Vec<Entry>,
         bytes: usize,
-        flushed: Arc<store::PeerLog>,
+        flushed: Arc<PeerLog>,
         callback: IOFlushed<TypeConfig>,
     ) -> io::Result<()> {
         let since = clock::monotonic();
@@ -335,7 +336,7 @@ impl Worker {
         let mut durability = Durability::Buffered;
         let mut entry_count = 0;
         for (region, id) in &committed {
-            batch.put(Family::Default, &keys::log::committed(*region), &store::encode_log_id(id));
+            batch.put(Family::Default, &keys::log::committed(*region), &codec::encode_log_id(id));
         }
         for change in &changes {
             match change {
@@ -343,12 +344,12 @@ impl Worker {
                     durability = Durability::Synced;
                     entry_count += entries.len();
                     for entry in entries {
-                        store::put_entry(batch, *region, entry);
+                        codec::put_entry(batch, *region, entry);
                     }
                 }
                 Change::Vote { region, vote, .. } => {
                     durability = Durability::Synced;
-                    let value: Bytes = store::encode_vote(vote);
+                    let value: Bytes = codec::encode_vote(vote);
                     batch.put(Family::Default, &keys::log::vote(*region), &value);
                 }
                 Change::Truncate { region, from_index, .. } => {
@@ -360,7 +361,7 @@ impl Worker {
                     batch.put(
                         Family::Default,
                         &keys::log::purged(*region),
-                        &store::encode_log_id(upto),
+                        &codec::encode_log_id(upto),
                     );
                     let range = keys::log::entries(*region, 0..upto.index + 1);
                     batch.delete_range(Family::Default, &range.start, &range.end);

@@ -15,8 +15,10 @@ use crate::{
         checks::Checks,
         convert::log_id,
         fixture::log_bounds,
-        log::store::PeerLog,
-        log::writer::{LogWriter, LogWriterConfig},
+        log::{
+            peer_log::PeerLog,
+            writer::{LogWriter, LogWriterConfig},
+        },
         region_state::put_state,
         state_machine::StateMachine,
     },

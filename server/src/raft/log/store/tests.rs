@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use openraft::{EntryPayload, vote::RaftLeaderId};
 use proptest::prelude::*;
 
 use super::{
@@ -7,14 +8,19 @@ use super::{
         Probe, READ_BYTES_MAX, Writing, append, blank, heavy, id, log_bounds, metrics, open_log,
         soon,
     },
-    super::memory::reading_for,
+    super::{
+        memory::{LogMemory, reading_for},
+        tail::LogBounds,
+    },
     *,
 };
 use crate::{
-    ids::NodeId,
+    ids::{NodeId, PeerId, RegionId},
     region::fixture::until,
     storage::{
-        engine::Durability,
+        batch::WriteBatch,
+        engine::{Durability, Engine, Family},
+        keys,
         memory::{Fault, MemoryEngine},
     },
 };
