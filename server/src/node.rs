@@ -7,19 +7,27 @@
 
 mod adopt;
 mod birth;
-mod calls;
+mod check_region;
 mod clients;
+mod cluster_calls;
 mod damage;
+mod driver_client;
+mod driver_route;
 mod exit;
+mod gate;
 mod heartbeat;
 mod identity;
+mod inbox;
 mod join;
 mod joined;
 mod local;
 mod opening;
+mod placement_service;
 mod ports;
 mod pulse;
 mod readiness;
+mod status;
+mod transfer_leader;
 mod watch;
 
 use std::{

@@ -63,7 +63,7 @@ use tokio::sync::Notify;
 use tonic::{Code, Status};
 
 use self::plan::Newborn;
-use super::{Joined, Node, calls::Calls, identity, join};
+use super::{Joined, Node, cluster_calls::Calls, identity, join};
 use crate::{
     api, clock, error::Error, feature_level, ids::ClusterId, placement::directory::TableError,
     raft::transport::endpoint, region::lifecycle, storage::engine,

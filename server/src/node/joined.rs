@@ -13,7 +13,7 @@ use flotilla_proto::v1;
 use futures::FutureExt;
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::{Node, heartbeat, identity::Identity};
+use super::{Node, driver_client, heartbeat, identity::Identity};
 use crate::{
     clock,
     error::Error,
@@ -242,7 +242,7 @@ fn lookup(node: &Arc<Node>) -> Lookup {
         let node = node.clone();
         async move {
             let node = node.upgrade().ok_or(Error::Draining)?;
-            Ok(heartbeat::regions(&node, request).await?.regions)
+            Ok(driver_client::regions(&node, request).await?.regions)
         }
         .boxed()
     })

@@ -23,10 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, service::interceptor::InterceptedService};
 
 use super::{
-    Node,
-    calls::{Calls, Gate, NodeInbox, PlacementCalls},
-    pulse::Pulses,
-    readiness,
+    Node, cluster_calls::Calls, gate::Gate, inbox::NodeInbox, placement_service::PlacementCalls,
+    pulse::Pulses, readiness,
 };
 use crate::{
     api::{self, Admission, Limits, Method, Observer, Places, Services},

@@ -1,0 +1,277 @@
+//! How a heartbeat finds the placement driver.
+
+use std::time::Duration;
+
+use flotilla_proto::v1;
+
+use super::{Joined, Node, driver_client::TIMEOUT};
+use crate::{
+    clock,
+    ids::NodeId,
+    placement::membership::check_address,
+    raft::{presence::Presence, transport::Directory as _},
+};
+
+/// Bounds: nodes that one heartbeat asks for the driver without having been told to, and its time. The next
+/// one goes on with those that come after them.
+const SEARCHED_MAX: usize = 16;
+
+const SEARCH_MAX: Duration = Duration::from_secs(6);
+
+/// Bound: places of the driver that one heartbeat is told and follows.
+const TOLD_MAX: usize = 16;
+
+/// Where the driver was last found, and where to search for it.
+#[derive(Default)]
+pub(super) struct Way {
+    node: Option<NodeId>,
+    /// The node that was searched last. Only those with a peer of region 1 know who leads it, or those that
+    /// were heard; so each heartbeat goes on behind the one before it, until all were asked.
+    searched: Option<NodeId>,
+}
+
+/// Whom one heartbeat asks.
+struct Course {
+    /// Told by somebody, the last one first.
+    told: Vec<Hint>,
+    told_max: usize,
+    /// Not asked yet, in reverse.
+    others: Vec<NodeId>,
+    searched_max: usize,
+    /// Bound: as many as are asked.
+    asked: Vec<Hint>,
+}
+
+impl Course {
+    fn new(way: &mut Way, leader: Option<NodeId>, mut others: Vec<NodeId>) -> Self {
+        others.sort();
+        let behind = way.searched.map_or(0, |last| others.partition_point(|node| *node <= last));
+        let count = others.len().max(1);
+        others.rotate_left(behind % count);
+        others.reverse();
+        let told = way.node.take().into_iter().chain(leader).map(Hint::known).collect();
+        let (told_max, searched_max) = (TOLD_MAX, SEARCHED_MAX);
+        Self { told, told_max, others, searched_max, asked: Vec::new() }
+    }
+
+    fn is_told(&mut self, hint: Hint) {
+        if self.told_max > 0 && !self.asked.contains(&hint) {
+            self.told_max -= 1;
+            self.told.push(hint);
+        }
+    }
+
+    fn next(&mut self, way: &mut Way) -> Option<Hint> {
+        loop {
+            let next = match self.told.pop() {
+                Some(told) => told,
+                None if self.searched_max == 0 => return None,
+                None => {
+                    let node = self.others.pop()?;
+                    self.searched_max -= 1;
+                    way.searched = Some(node);
+                    Hint::known(node)
+                }
+            };
+            if !self.asked.contains(&next) {
+                self.asked.push(next.clone());
+                return Some(next);
+            }
+        }
+    }
+}
+
+/// Where to ask for the driver next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hint {
+    node: NodeId,
+    /// As another node has it; `None`: where this node knows it.
+    address: Option<String>,
+}
+
+impl Hint {
+    fn known(node: NodeId) -> Self {
+        Self { node, address: None }
+    }
+
+    /// What an answer of a node that does not lead says of who does. Only the place of a question: what is
+    /// known of the node stays as it is until the node itself has answered there.
+    fn of(response: &v1::HeartbeatResponse) -> Option<Self> {
+        let address = &response.leader_peer_address;
+        let is_address = check_address("leader_peer_address", address).is_ok();
+        let address = is_address.then(|| address.clone());
+        let node = NodeId(response.leader_node_id);
+        (node.0 != 0).then_some(Self { node, address })
+    }
+
+    /// Whether it is this process that is asked. Its own number at another place is not: the one who leads there
+    /// may be another process, and one of the two a copy.
+    fn is_here(&self, own: NodeId, peer_address: &str) -> bool {
+        let elsewhere = self.address.as_ref().is_some_and(|address| address != peer_address);
+        self.node == own && !elsewhere
+    }
+
+    /// That the node which answered from this address is the one that was asked for: the one that leads names
+    /// itself, in the name of this cluster.
+    fn is_proven_by(&self, response: &v1::HeartbeatResponse) -> bool {
+        response.accepted && response.leader_node_id == self.node.0
+    }
+}
+
+impl Way {
+    pub(super) async fn heartbeat(
+        &mut self,
+        node: &Node,
+        joined: &Joined,
+        request: v1::HeartbeatRequest,
+    ) -> Result<v1::HeartbeatResponse, String> {
+        let others = node.directory.others(joined.node);
+        let mut course = Course::new(self, joined.driver.system_leader(), others);
+        let began = clock::now();
+        while let Some(target) = course.next(self) {
+            let response = if target.is_here(joined.node, &node.advertised.peer) {
+                joined.driver.hear(request.clone(), &Presence::default()).await
+            } else {
+                match ask(node, joined, &target, request.clone()).await {
+                    Ok(response) => response,
+                    Err(reason) => {
+                        tracing::debug!(?target, reason, "asking for the driver");
+                        // Told a wrong place, or an old one: where this node knows it is asked, too.
+                        let own = node.directory.peer_address(target.node);
+                        let is_own = target.node == joined.node;
+                        if target.address.is_some_and(|told| is_own || own.as_ref() != Some(&told))
+                        {
+                            course.is_told(Hint::known(target.node));
+                        }
+                        if clock::now().saturating_duration_since(began) > SEARCH_MAX {
+                            break;
+                        }
+                        continue;
+                    }
+                }
+            };
+            if response.accepted || response.removed {
+                if target.node != joined.node && target.is_proven_by(&response) {
+                    joined.peers.note_driver(target.node);
+                }
+                if let Some(address) = &target.address
+                    && target.is_proven_by(&response)
+                {
+                    node.directory.see(target.node, address);
+                }
+                self.node = Some(target.node);
+                joined.driver.found_at(target.node);
+                return Ok(response);
+            }
+            if let Some(told) = Hint::of(&response) {
+                course.is_told(told);
+            }
+        }
+        Err("nobody that was asked leads region 1 now".to_owned())
+    }
+}
+
+async fn ask(
+    node: &Node,
+    joined: &Joined,
+    target: &Hint,
+    request: v1::HeartbeatRequest,
+) -> Result<v1::HeartbeatResponse, String> {
+    let known = node.directory.peer_address(target.node).ok_or("it is not in the table")?;
+    let address = target.address.clone().unwrap_or(known);
+    let mut client = node.clients.get(joined.cluster, &address)?;
+    match tokio::time::timeout(TIMEOUT, client.heartbeat(request)).await {
+        // Ordering: before anything it says is looked at. That a node was removed, or is a copy, ends it.
+        Ok(Ok(response)) if response.get_ref().cluster_id[..] != joined.cluster.0 => {
+            Err("a node of another cluster answers at its address".to_owned())
+        }
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(status.to_string()),
+        Err(_) => Err("no answer".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that does not lead may know an old place of the one that does, or tell any.
+    #[test]
+    fn place_of_the_driver_is_believed_once_the_driver_itself_answers_there() {
+        let told = |leader_node_id, address: &str| v1::HeartbeatResponse {
+            leader_node_id,
+            leader_peer_address: address.to_owned(),
+            ..v1::HeartbeatResponse::default()
+        };
+        let at = |node, address: Option<&str>| {
+            Some(Hint { node: NodeId(node), address: address.map(str::to_owned) })
+        };
+        for (why, response, want) in [
+            ("nobody", told(0, "n2:7421"), None),
+            ("a node and its place", told(2, "n2:7421"), at(2, Some("n2:7421"))),
+            ("no place", told(2, ""), at(2, None)),
+            ("no address", told(2, "nowhere"), at(2, None)),
+        ] {
+            assert_eq!(Hint::of(&response), want, "{why}");
+        }
+        let hint = Hint { node: NodeId(2), address: Some("m2:7421".to_owned()) };
+        let leads = |node| v1::HeartbeatResponse { accepted: true, ..told(node, "") };
+        for (why, response, want) in [
+            ("it answers there", leads(2), true),
+            ("another one that leads", leads(3), false),
+            ("one that says where the driver is", told(2, "m2:7421"), false),
+        ] {
+            assert_eq!(hint.is_proven_by(&response), want, "{why}");
+        }
+    }
+
+    #[test]
+    fn own_number_at_another_place_is_somebody_else() {
+        for (node, address, want) in [
+            (1, None, true),
+            (1, Some("n1:7421"), true),
+            (1, Some("m1:7421"), false),
+            (2, None, false),
+            (2, Some("n1:7421"), false),
+        ] {
+            let hint = Hint { node: NodeId(node), address: address.map(str::to_owned) };
+            assert_eq!(hint.is_here(NodeId(1), "n1:7421"), want, "{hint:?}");
+        }
+    }
+
+    /// Of many nodes few have a peer of region 1, and whoever has none and was not heard knows nobody.
+    #[test]
+    fn every_node_is_asked_for_the_driver_within_a_few_heartbeats() {
+        let nodes: Vec<NodeId> = (1..=50).map(NodeId).collect();
+        let mut way = Way::default();
+        let mut asked = Vec::new();
+        for _ in 0..4 {
+            let mut course = Course::new(&mut way, None, nodes.clone());
+            let before = asked.len();
+            while let Some(next) = course.next(&mut way) {
+                asked.push(next.node);
+            }
+            assert_eq!(asked.len() - before, SEARCHED_MAX);
+        }
+        asked.sort();
+        asked.dedup();
+        assert_eq!(asked, nodes);
+    }
+
+    #[test]
+    fn whom_it_is_told_to_ask_is_asked_next_and_once() {
+        let mut way = Way { node: Some(NodeId(7)), searched: None };
+        let mut course = Course::new(&mut way, Some(NodeId(3)), vec![NodeId(1), NodeId(2)]);
+        let mut next = |told: Option<Hint>| {
+            told.into_iter().for_each(|told| course.is_told(told));
+            course.next(&mut way).map(|hint| (hint.node.0, hint.address))
+        };
+        assert_eq!(next(None), Some((3, None)), "the leader that this node knows");
+        assert_eq!(next(None), Some((7, None)), "where it was found last");
+        let there = Hint { node: NodeId(3), address: Some("n3:7421".to_owned()) };
+        assert_eq!(next(Some(Hint::known(NodeId(3)))), Some((1, None)), "it was asked");
+        assert_eq!(next(Some(there.clone())), Some((3, Some("n3:7421".to_owned()))));
+        assert_eq!(next(Some(there)), Some((2, None)));
+        assert_eq!(next(None), None);
+    }
+}
