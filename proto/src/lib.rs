@@ -19,6 +19,12 @@ pub mod v1 {
 /// Keyspaces, and keys as they are inside of the store.
 pub mod keyspace;
 
+/// Ranges of keys.
+pub mod range;
+
+/// What a region's descriptor says.
+pub mod region;
+
 /// Details of errors in the form that every library of gRPC knows.
 pub mod status;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flotilla_proto::{
     MESSAGE_BYTES_MAX,
+    range::{END_OF_MAP, KeyRange},
     v1::{self, command_reply::Reply, compare::Condition, op::Op},
 };
 use parking_lot::Mutex;
@@ -18,7 +19,7 @@ use crate::{
     storage::{
         batch::WriteBatch,
         config::StorageConfig,
-        engine::{Durability, END_OF_MAP, Engine, KeyRange},
+        engine::{Durability, Engine},
         memory::MemoryEngine,
         rocks::{Kind, RocksEngine},
     },

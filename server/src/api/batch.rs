@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{range::KeyRange, v1};
 use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
@@ -13,7 +13,7 @@ use super::{
     regions::RegionMap,
     retry::{Backoff, mends},
 };
-use crate::{error::Error, storage::engine::KeyRange};
+use crate::error::Error;
 
 /// Regions that one request reads or writes at a time.
 pub(super) const REGIONS_IN_PARALLEL: usize = 16;

@@ -10,18 +10,15 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_proto::{
-    keyspace::{KEYSPACE_LEN, KeyspaceId},
+    keyspace::{self, KEYSPACE_LEN, KeyspaceId},
+    range::KeyRange,
     v1,
 };
 use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::Context;
-use crate::{
-    error::Error,
-    ids::RegionId,
-    storage::{engine::KeyRange, keys::data},
-};
+use crate::{error::Error, ids::RegionId};
 
 /// A request that several regions serve at a time: counted once, until its last part has ended.
 #[derive(Debug, Default)]
@@ -76,19 +73,19 @@ impl Keyspace {
     /// The encoded form of a user's key.
     #[must_use]
     pub fn encode(self, key: &[u8]) -> Bytes {
-        data::encode(self.0, key)
+        keyspace::encode(self.0, key)
     }
 
     /// The encoded range `[start, end)`; an empty `end` is the end of the keyspace.
     #[must_use]
     pub fn range(self, start: &[u8], end: &[u8]) -> KeyRange {
-        data::range(self.0, start, end)
+        keyspace::range(self.0, start, end)
     }
 
     /// The encoded range of the keys that begin with `prefix`.
     #[must_use]
     pub fn prefix(self, prefix: &[u8]) -> KeyRange {
-        data::prefix_range(self.0, prefix)
+        keyspace::prefix_range(self.0, prefix)
     }
 
     /// The encoded range from a key of this keyspace to the last key of the last keyspace.
@@ -99,7 +96,7 @@ impl Keyspace {
 
     /// The id of the keyspace that an encoded key is in.
     pub(super) fn of(encoded: &Bytes) -> Result<u32, Error> {
-        match data::decode(encoded) {
+        match keyspace::decode(encoded) {
             Some((keyspace, _)) => Ok(keyspace.get()),
             None => Err(Error::Internal { message: "a stored key has no keyspace".into() }),
         }

@@ -1,12 +1,15 @@
 //! Deletion of a range, region by region in key order.
 
-use flotilla_proto::v1::{self, op::Op, op_result::Result as Outcome};
+use flotilla_proto::{
+    range::KeyRange,
+    v1::{self, op::Op, op_result::Result as Outcome},
+};
 use tokio::time::Instant;
 
 use super::{
     Requests, context, kv::KvApi, ops::Deleted, refused::Entries, regions, retry::Backoff,
 };
-use crate::{error::Error, storage::engine::KeyRange};
+use crate::error::Error;
 
 impl<R: Requests> KvApi<R> {
     /// # Errors

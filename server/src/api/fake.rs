@@ -5,7 +5,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_proto::v1::{self, command::Body, command_reply::Reply};
+use flotilla_proto::{
+    range::KeyRange,
+    v1::{self, command::Body, command_reply::Reply},
+};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -16,7 +19,7 @@ use crate::{
     ids::{ClusterId, RegionId},
     storage::{
         batch::WriteBatch,
-        engine::{Direction, Durability, Engine as _, Family, KeyRange, Read as _},
+        engine::{Direction, Durability, Engine as _, Family, Read as _},
         memory::MemoryEngine,
     },
 };

@@ -10,14 +10,13 @@
 use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{range::KeyRange, v1};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::{
     error::Error,
     ids::{ClusterId, RegionId},
-    storage::engine::KeyRange,
 };
 
 mod admission;

@@ -1,13 +1,16 @@
 //! Comparisons and operations of a transaction: checked, and moved into their keyspace.
 
 use bytes::Bytes;
-use flotilla_proto::v1::{self, compare::Condition, op::Op, op_result::Result as Outcome};
+use flotilla_proto::{
+    range::KeyRange,
+    v1::{self, compare::Condition, op::Op, op_result::Result as Outcome},
+};
 
 use super::{
     context::{Keyspace, user_key},
     limits::Limits,
 };
-use crate::{error::Error, storage::engine::KeyRange};
+use crate::error::Error;
 
 /// Whether a list of operations may hold a `get`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

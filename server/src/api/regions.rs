@@ -1,10 +1,10 @@
 //! Cutting a request along the borders of regions.
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{range::KeyRange, v1};
 
 use super::Requests;
-use crate::{error::Error, ids::RegionId, storage::engine::KeyRange};
+use crate::{error::Error, ids::RegionId};
 
 /// Regions in key order, as known at one moment. It may be old: the next hop checks.
 #[derive(Debug)]

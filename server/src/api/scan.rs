@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use flotilla_proto::v1;
+use flotilla_proto::{range::KeyRange, v1};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::time::Instant;
 use tonic::Status;
@@ -21,7 +21,7 @@ use super::{
     retry::Backoff,
     status::status,
 };
-use crate::{command, error::Error, storage::engine::KeyRange};
+use crate::{command, error::Error};
 
 /// What each page may hold without asking: the number of scans already bounds it.
 const FREE_BYTES: usize = 64 << 10;

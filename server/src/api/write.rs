@@ -1,7 +1,10 @@
 //! Many mutations: atomically in one region, or region by region.
 
 use bytes::Bytes;
-use flotilla_proto::v1::{self, op::Op};
+use flotilla_proto::{
+    range::KeyRange,
+    v1::{self, op::Op},
+};
 use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
@@ -20,7 +23,6 @@ use crate::{
     command::{RESULT_BYTES, touched},
     error::Error,
     ids::RegionId,
-    storage::engine::KeyRange,
 };
 
 /// What an operation's index, and its share of a region's head, take in an answer.

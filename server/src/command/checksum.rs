@@ -5,10 +5,13 @@
 //! CRC32C; the rows are chained by a step that can be undone, so two states of which one row differs
 //! have different sums whenever the CRC32C of that row differs.
 
-use flotilla_proto::v1::{ApplyState, Membership};
+use flotilla_proto::{
+    range::KeyRange,
+    v1::{ApplyState, Membership},
+};
 
 use super::value::StoredRef;
-use crate::storage::engine::{Direction, Error, Family, KeyRange, Read};
+use crate::storage::engine::{Direction, Error, Family, Read};
 
 /// The sum, and how many keys are there. `range` is the region's, `state` of the same view as
 /// `read`; both as of one log index, or the sums of two peers say nothing.

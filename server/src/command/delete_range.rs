@@ -1,9 +1,11 @@
 //! Removes every key of a range.
 
-use flotilla_proto::v1::{DeleteRangeOp, DeleteResult};
+use flotilla_proto::{
+    range::KeyRange,
+    v1::{DeleteRangeOp, DeleteResult},
+};
 
 use super::write::{Stop, Transaction};
-use crate::storage::engine::KeyRange;
 
 /// Whether no key can be in the range: a range turned round is empty, not an error.
 pub(super) fn is_empty(op: &DeleteRangeOp) -> bool {

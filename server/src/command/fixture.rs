@@ -7,11 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_proto::v1::{
-    AddOp, AppendOp, ApplyState, Command, CommandReply, Compare, DeleteOp, DeleteRangeOp, GetOp,
-    KeyValue, Op, OpResult, PutOp, Region, RegionEpoch, TickCommand, WriteCommand, WriteReply,
-    command::Body, command_reply::Reply, compare::Condition, op::Op as Kind,
-    op_result::Result as Answer,
+use flotilla_proto::{
+    range::KeyRange,
+    v1::{
+        AddOp, AppendOp, ApplyState, Command, CommandReply, Compare, DeleteOp, DeleteRangeOp,
+        GetOp, KeyValue, Op, OpResult, PutOp, Region, RegionEpoch, TickCommand, WriteCommand,
+        WriteReply, command::Body, command_reply::Reply, compare::Condition, op::Op as Kind,
+        op_result::Result as Answer,
+    },
 };
 
 use super::{
@@ -21,7 +24,7 @@ use super::{
 };
 use crate::storage::{
     batch::{Change, WriteBatch},
-    engine::{Cursor, Direction, Error, Family, KeyRange, Read},
+    engine::{Cursor, Direction, Error, Family, Read},
 };
 
 /// The epoch version of the fixture's region and of its commands.

@@ -6,9 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use flotilla_proto::range::KeyRange;
 
 use super::value::StoredValue;
-use crate::storage::engine::KeyRange;
 
 /// One change. Keys and payloads share the bytes of the command they came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,8 +178,9 @@ fn clear_range(cleared: &mut BTreeMap<Bytes, Bytes>, start: &Bytes, end: &Bytes)
 
 #[cfg(test)]
 mod tests {
+    use flotilla_proto::range::END_OF_MAP;
+
     use super::*;
-    use crate::storage::engine::END_OF_MAP;
 
     fn put(key: &'static str) -> Change {
         Change::Put { key: key.into(), value: StoredValue::default() }

@@ -7,10 +7,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use flotilla_proto::v1::{
-    AddOp, AppendOp, ApplyState, ChecksumCommand, Command, CommandReply, Compare, DeleteOp,
-    DeleteRangeOp, GetOp, Op, PutOp, TickCommand, WriteCommand, WriteRefusal, command::Body,
-    command_reply::Reply, compare::Condition, op::Op as Kind,
+use flotilla_proto::{
+    range::KeyRange,
+    v1::{
+        AddOp, AppendOp, ApplyState, ChecksumCommand, Command, CommandReply, Compare, DeleteOp,
+        DeleteRangeOp, GetOp, Op, PutOp, TickCommand, WriteCommand, WriteRefusal, command::Body,
+        command_reply::Reply, compare::Condition, op::Op as Kind,
+    },
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use prost::Message as _;
@@ -23,7 +26,7 @@ use super::{
     model::Model,
     overlay::Overlay,
 };
-use crate::storage::{batch::WriteBatch, engine::KeyRange};
+use crate::storage::batch::WriteBatch;
 
 /// Few keys, so that operations meet; now and then one outside of the region `[a, z)`.
 fn key() -> impl Strategy<Value = Bytes> {

@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use flotilla_proto::range::KeyRange;
 
 use super::{
     layer::{Change, Layer, Lookup},
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::storage::{
     batch::{self, WriteBatch},
-    engine::{Direction, Error, Family, KeyRange, Read},
+    engine::{Direction, Error, Family, Read},
 };
 
 /// From this number of keys on, one range tombstone is cheaper for later reads than one tombstone

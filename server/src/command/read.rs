@@ -5,10 +5,13 @@
 //! otherwise, an error of the disk is an error of the read.
 
 use bytes::Bytes;
-use flotilla_proto::v1::{KeyValue, PointReads, RangeRead, ReadItem, ReadReply};
+use flotilla_proto::{
+    range::KeyRange,
+    v1::{KeyValue, PointReads, RangeRead, ReadItem, ReadReply},
+};
 
 use super::value::{StoredRef, StoredValue};
-use crate::storage::engine::{Direction, Error, Family, KeyRange, Read};
+use crate::storage::engine::{Direction, Error, Family, Read};
 
 /// Bound: keys of a page, also when more are asked for; a page that asks for 0 gets up to this many.
 pub const PAGE_KEYS_MAX: u64 = 65_536;

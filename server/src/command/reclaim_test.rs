@@ -7,7 +7,10 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use flotilla_proto::v1::{ApplyState, Command, CommandReply};
+use flotilla_proto::{
+    range::KeyRange,
+    v1::{ApplyState, Command, CommandReply},
+};
 use proptest::{collection::vec, prelude::*};
 use prost::Message as _;
 
@@ -22,7 +25,7 @@ use super::{
 use crate::storage::{
     batch::WriteBatch,
     config::StorageConfig,
-    engine::{Direction, Durability, Engine, Family, KeyRange, Read, View},
+    engine::{Direction, Durability, Engine, Family, Read, View},
     memory::MemoryEngine,
     reclaim::{Claim, Claims},
     rocks::{Kind, RocksEngine},

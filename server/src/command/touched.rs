@@ -1,9 +1,10 @@
 //! Which keys a request touches: the one list of it.
 
 use bytes::Bytes;
-use flotilla_proto::v1::{Op, ReadCommand, WriteCommand, op::Op as Kind, read_command::Body};
-
-use crate::storage::engine::KeyRange;
+use flotilla_proto::{
+    range::KeyRange,
+    v1::{Op, ReadCommand, WriteCommand, op::Op as Kind, read_command::Body},
+};
 
 /// A part of what a request touches, in encoded keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,12 @@
 //! branch raises the region's revision by exactly one if it has any operation that writes, found
 //! something to change or not, and every value it writes carries that revision.
 
-use flotilla_proto::v1::{
-    Compare, DeleteRangeOp, Op, OpResult, Region, WriteCommand, WriteRefusal, WriteReply,
-    op::Op as Kind, op_result::Result as Answer, write_refusal::List,
+use flotilla_proto::{
+    range::END_OF_MAP,
+    v1::{
+        Compare, DeleteRangeOp, Op, OpResult, Region, WriteCommand, WriteRefusal, WriteReply,
+        op::Op as Kind, op_result::Result as Answer, write_refusal::List,
+    },
 };
 
 use super::{
@@ -22,7 +25,7 @@ use super::{
 };
 use crate::storage::{
     batch::WriteBatch,
-    engine::{self, END_OF_MAP, Read},
+    engine::{self, Read},
 };
 
 /// What an operation works with.

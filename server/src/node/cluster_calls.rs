@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_proto::v1::{self, pass_request::Call, pass_response::Answer};
+use flotilla_proto::{
+    keyspace::{self, KeyspaceId},
+    range::KeyRange,
+    v1::{self, pass_request::Call, pass_response::Answer},
+};
 use futures::FutureExt;
 
 use super::{
@@ -19,10 +23,6 @@ use crate::{
     error::Error,
     ids::ClusterId,
     placement::view::check_located,
-    storage::{
-        engine::KeyRange,
-        keys::data::{self, KeyspaceId},
-    },
 };
 
 /// How long a driver is asked for before this node answers a person what it knows itself, or does without one: an
@@ -213,7 +213,7 @@ impl Membership for Calls {
             let range = if request.all {
                 KeyRange::default()
             } else {
-                data::range(keyspace(request.keyspace)?, &request.start_key, &request.end_key)
+                keyspace::range(keyspace(request.keyspace)?, &request.start_key, &request.end_key)
             };
             let start_key = range.start.max(request.page_token.clone());
             let asked = v1::RegionsRequest {
@@ -245,7 +245,7 @@ impl Membership for Calls {
         async move {
             let keyspace = keyspace(request.keyspace)?;
             let keys: Vec<Bytes> =
-                request.keys.iter().map(|key| data::encode(keyspace, key)).collect();
+                request.keys.iter().map(|key| keyspace::encode(keyspace, key)).collect();
             let wanted = keys.len();
             if wanted == 0 {
                 return Ok(v1::LocateResponse::default());

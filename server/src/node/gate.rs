@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{range::KeyRange, v1};
 
 use super::{Joined, Node, join::not_joined};
 use crate::{
     api::{Context, Requests},
     error::Error,
-    storage::engine::KeyRange,
 };
 
 /// Requests for keys: to the router once the node has joined.

@@ -5,7 +5,7 @@
 //! left on it goes before it is given one.
 
 use bytes::{Buf, Bytes};
-use flotilla_proto::v1;
+use flotilla_proto::{range::KeyRange, v1};
 use prost::Message as _;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     },
     storage::{
         batch::WriteBatch,
-        engine::{self, Direction, Durability, Engine, Family, KeyRange},
+        engine::{self, Direction, Durability, Engine, Family},
         keys,
     },
 };

@@ -6,7 +6,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use flotilla_proto::v1::{self, RegionHealth};
+use flotilla_proto::{
+    range::KeyRange,
+    region::range_of,
+    v1::{self, RegionHealth},
+};
 
 use super::{Joined, Node, heartbeat};
 use crate::{
@@ -15,9 +19,7 @@ use crate::{
         plan::SYSTEM_VOTERS_MAX,
         view::{NodeView, page, page_regions},
     },
-    raft::region_state::range_of,
     region::{Peer, followers::Follower},
-    storage::engine::KeyRange,
 };
 
 /// The node table as it was last heard; of the nodes only this one is known to live.

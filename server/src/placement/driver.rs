@@ -15,7 +15,7 @@ mod tests;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{region::epoch_version, v1};
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -34,7 +34,7 @@ use crate::{
     feature_level,
     ids::{NodeId, PeerId, RegionId},
     raft::presence::Presence,
-    region::{Peer, peers::Peers, propose::epoch_version},
+    region::{Peer, peers::Peers},
 };
 
 /// Peer ids taken from the table at a time.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{range::KeyRange, v1};
 use openraft::{EntryPayload, storage::RaftLogStorageExt as _};
 use parking_lot::{Condvar, Mutex};
 use prometheus::Registry;
@@ -33,8 +33,8 @@ use crate::{
     storage::{
         batch::{Change, WriteBatch},
         engine::{
-            Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Quick,
-            Read, Row, Stage, View,
+            Cursor, Direction, Durability, Engine, EngineStats, Error, Family, Quick, Read, Row,
+            Stage, View,
         },
         keys,
         memory::MemoryEngine,

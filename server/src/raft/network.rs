@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use flotilla_proto::v1::{self, message::Body, refused::Reason};
+use flotilla_proto::{
+    region::range_of,
+    v1::{self, message::Body, refused::Reason},
+};
 use futures::{
     FutureExt, Stream, StreamExt,
     future::BoxFuture,
@@ -36,7 +39,6 @@ use super::{
     log::{entry_bytes, memory::reading_for},
     pipeline::{Place, pipeline},
     refusal::Refusals,
-    region_state::range_of,
     region_view::RegionView,
     reversion::{Reversions, is_reversion},
     snapshot::{self, SnapshotData},

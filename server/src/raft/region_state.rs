@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{range::KeyRange, region::range_of, v1};
 use prost::Message as _;
 
 use crate::{
@@ -11,16 +11,10 @@ use crate::{
     ids::RegionId,
     storage::{
         batch::WriteBatch,
-        engine::{self, Direction, Durability, Engine, Family, KeyRange},
+        engine::{self, Direction, Durability, Engine, Family},
         keys::{self, meta::MetaKey},
     },
 };
-
-/// The range of a descriptor, in encoded keys.
-#[must_use]
-pub fn range_of(descriptor: &v1::Region) -> KeyRange {
-    KeyRange { start: descriptor.start_key.clone(), end: descriptor.end_key.clone() }
-}
 
 /// Reads the descriptor and apply state of a region; `None` when it has no initialized peer here.
 ///

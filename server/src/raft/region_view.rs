@@ -8,15 +8,15 @@ use std::{
     },
 };
 
-use flotilla_proto::v1;
+use flotilla_proto::{range::KeyRange, region::range_of, v1};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::{sync::watch, time::Instant};
 
-use super::{LogId, convert::applied, region_state::range_of};
+use super::{LogId, convert::applied};
 use crate::{
     clock, command,
     ids::{PeerId, RegionId},
-    storage::engine::{self, Engine, KeyRange},
+    storage::engine::{self, Engine},
 };
 
 /// Checksums kept for `CheckRegion`, oldest dropped first.

@@ -14,12 +14,12 @@ mod tests;
 use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use flotilla_proto::v1;
+use flotilla_proto::{region::range_of, v1};
 use prost::Message as _;
 
 use super::{
     convert::{self, Malformed},
-    region_state::{erase_state, put_state, range_of, read_rows, read_state},
+    region_state::{erase_state, put_state, read_rows, read_state},
     region_view::RegionView,
 };
 use crate::{

@@ -18,7 +18,7 @@ use std::{
     vec::IntoIter,
 };
 
-use flotilla_proto::v1;
+use flotilla_proto::{region::range_of, v1};
 use futures::{Stream, StreamExt};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
@@ -30,7 +30,7 @@ use super::{
     checks::{Checks, PINNED_MAX},
     convert::{applied, membership_to_proto, peers_of, stored_membership},
     log::peer_log::PeerLog,
-    region_state::{put_state, range_of, read_reached, read_state},
+    region_state::{put_state, read_reached, read_state},
     region_view::RegionView,
     snapshot::{SnapshotData, install},
 };

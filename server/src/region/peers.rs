@@ -560,13 +560,15 @@ fn tell_untaken(region: RegionId, peer: PeerId, from: NodeId, refused: &v1::Refu
 
 #[cfg(test)]
 mod tests {
+    use flotilla_proto::range::KeyRange;
+
     use super::*;
     use crate::{
         raft::fixture::Probe,
         region::fixture::{Fixture, PEER, REGION, until},
         storage::{
             batch::WriteBatch,
-            engine::{Durability, Engine as _, Family, KeyRange, Read as _},
+            engine::{Durability, Engine as _, Family, Read as _},
             keys,
         },
     };

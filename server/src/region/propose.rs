@@ -9,7 +9,10 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
-use flotilla_proto::v1::{self, command::Body, command_reply};
+use flotilla_proto::{
+    region::epoch_version,
+    v1::{self, command::Body, command_reply},
+};
 use openraft::{
     async_runtime::WatchReceiver as _, errors::ClientWriteError, raft::ClientWriteResult,
 };
@@ -281,12 +284,6 @@ impl Peer {
         let seconds = started.elapsed().as_secs_f64();
         self.env.metrics.raft.propose_seconds.get(outcome).observe(seconds);
     }
-}
-
-/// The version part of a descriptor's epoch.
-#[must_use]
-pub fn epoch_version(descriptor: &v1::Region) -> u64 {
-    descriptor.epoch.as_ref().map_or(0, |epoch| epoch.version)
 }
 
 #[cfg(test)]

@@ -23,7 +23,10 @@ mod tests;
 
 use std::sync::Arc;
 
-use flotilla_proto::v1::{self, message::Body, read_command};
+use flotilla_proto::{
+    region::epoch_version,
+    v1::{self, message::Body, read_command},
+};
 use openraft::{
     ReadPolicy,
     errors::{LinearizableReadError, RaftError},
@@ -32,7 +35,7 @@ use openraft::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Peer, propose::epoch_version};
+use super::Peer;
 use crate::{
     clock, command,
     error::Error,

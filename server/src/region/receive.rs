@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use flotilla_proto::v1::{self, refused::Reason, snapshot_chunk::Body};
+use flotilla_proto::{
+    range::KeyRange,
+    region::range_of,
+    v1::{self, refused::Reason, snapshot_chunk::Body},
+};
 use openraft::raft::SnapshotResponse;
 use tokio::time::Instant;
 use tonic::Streaming;
@@ -20,11 +24,11 @@ use crate::{
     raft::{
         Snapshot, SnapshotMeta, Vote, convert,
         presence::Presence,
-        region_state::{Damage, range_of, read_descriptors, read_state},
+        region_state::{Damage, read_descriptors, read_state},
         snapshot::{self, Received, Receiver, SnapshotData, stage_name},
         transport::{INSTALL_IDLE_TIMEOUTS, Inbox as _},
     },
-    storage::engine::{self, KeyRange},
+    storage::engine,
 };
 
 /// Bound: peers of this node that wait for their first state; while so many do, no further one is made. Snapshots

@@ -3,10 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use flotilla_proto::region::range_of;
+
 use super::peers::Peers;
 use crate::{
     command,
-    raft::{region_state::range_of, region_view::Published},
+    raft::region_view::Published,
     storage::{
         engine,
         reclaim::{Claim, Claims},
@@ -52,10 +54,10 @@ fn claim_of(published: &Published) -> Option<Claim> {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_proto::v1;
+    use flotilla_proto::{range::KeyRange, v1};
 
     use super::*;
-    use crate::{raft::convert::log_id, storage::engine::KeyRange};
+    use crate::raft::convert::log_id;
 
     #[test]
     fn regions_without_keys_that_expire_claim_nothing() {

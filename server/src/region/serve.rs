@@ -2,16 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flotilla_proto::v1::{
-    self, append_entries_result::Result as AppendAnswer, forward, forward_result, message::Body,
-    refused::Reason,
+use flotilla_proto::{
+    keyspace::{self, KeyspaceId},
+    region::{epoch_version, range_of},
+    v1::{
+        self, append_entries_result::Result as AppendAnswer, forward, forward_result,
+        message::Body, refused::Reason,
+    },
 };
 use openraft::{
     RaftState,
     raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest},
 };
 
-use super::{Peer, propose::epoch_version};
+use super::Peer;
 use crate::{
     clock,
     command::touched,
@@ -24,10 +28,8 @@ use crate::{
             Malformed, entry_from_proto, log_id_from_proto, log_id_to_proto, vote_from_proto,
             vote_to_proto,
         },
-        region_state::range_of,
         reversion::{contradicts, is_reversion, shown},
     },
-    storage::keys::data::{self, KeyspaceId},
     trail,
 };
 
@@ -278,7 +280,7 @@ impl Peer {
         }
         let range = range_of(&descriptor);
         for touched in touched {
-            match data::decode(touched.start()) {
+            match keyspace::decode(touched.start()) {
                 Some((keyspace, _)) if keyspace != KeyspaceId::SYSTEM => {}
                 _ => return Err(Error::invalid("key", "is in no keyspace of clients")),
             }

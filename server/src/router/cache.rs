@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{region::epoch_version, v1};
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::time::Instant;
@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use crate::{
     error::Error,
     ids::{NodeId, RegionId},
-    region::propose::epoch_version,
 };
 
 /// Bound: regions remembered; past it the memory is emptied and filled anew.

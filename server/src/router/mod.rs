@@ -13,8 +13,10 @@ mod places;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_proto::v1::{
-    self, forward, forward_result, message::Body, read_command, refused::Reason,
+use flotilla_proto::{
+    range::KeyRange,
+    region::{epoch_version, range_of},
+    v1::{self, forward, forward_result, message::Body, read_command, refused::Reason},
 };
 use tokio::time::Instant;
 
@@ -27,12 +29,8 @@ use crate::{
     error::Error,
     ids::{NodeId, RegionId},
     placement::directory::NodeDirectory,
-    raft::{
-        region_state::range_of,
-        transport::{Cause, Lane, MESSAGE_BYTES_MAX},
-    },
-    region::{Peer, peers::Peers, propose::epoch_version},
-    storage::engine::KeyRange,
+    raft::transport::{Cause, Lane, MESSAGE_BYTES_MAX},
+    region::{Peer, peers::Peers},
     trail,
 };
 

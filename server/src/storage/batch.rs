@@ -1,6 +1,8 @@
 //! A list of changes that is applied as one.
 
-use super::engine::{END_OF_MAP, Family};
+use flotilla_proto::range::END_OF_MAP;
+
+use super::engine::Family;
 
 /// One change of a [`WriteBatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,14 +7,9 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
+use flotilla_proto::range::KeyRange;
 
 use super::{batch::WriteBatch, reclaim::Claims};
-
-/// Above every key: where a range without an end stops.
-///
-/// Invariant: no key is at or above it; [`WriteBatch`] and [`Stage`] refuse one. It is why the last
-/// keyspace, the last region id and the last kinds of [`super::keys`] are never given out.
-pub const END_OF_MAP: [u8; 8] = [0xFF; 8];
 
 /// Which of an instance's two maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,42 +40,6 @@ pub enum Error {
     Full { message: String },
     #[error("{message}")]
     Io { message: String },
-}
-
-/// A half-open range `[start, end)`; an empty `end` means to the end of the map.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct KeyRange {
-    pub start: Bytes,
-    pub end: Bytes,
-}
-
-impl KeyRange {
-    pub fn new(start: impl Into<Bytes>, end: impl Into<Bytes>) -> Self {
-        Self { start: start.into(), end: end.into() }
-    }
-
-    /// The end as a key: [`END_OF_MAP`] when the range has none.
-    #[must_use]
-    pub fn end_key(&self) -> &[u8] {
-        if self.end.is_empty() { &END_OF_MAP } else { &self.end }
-    }
-
-    /// Whether no key can be in it.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        &self.start[..] >= self.end_key()
-    }
-
-    #[must_use]
-    pub fn contains(&self, key: &[u8]) -> bool {
-        key >= &self.start[..] && (self.end.is_empty() || key < &self.end[..])
-    }
-
-    #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
-        (other.end.is_empty() || self.start < other.end)
-            && (self.end.is_empty() || other.start < self.end)
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

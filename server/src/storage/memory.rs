@@ -20,14 +20,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use flotilla_proto::range::KeyRange;
 use parking_lot::{Mutex, RwLock};
 
 use self::maps::{Map, Maps, Pinned, Step};
 use super::{
     batch::WriteBatch,
     engine::{
-        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Read, Stage,
-        View,
+        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, Read, Stage, View,
     },
     reclaim::{Claims, Reclaim},
 };

@@ -2,12 +2,13 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use flotilla_proto::range::KeyRange;
 use proptest::prelude::*;
 
 use super::{
     batch::WriteBatch,
     config::StorageConfig,
-    engine::{Direction, Durability, Engine, Family, KeyRange, Read, View},
+    engine::{Direction, Durability, Engine, Family, Read, View},
     memory::MemoryEngine,
     rocks::{Kind, RocksEngine},
 };

@@ -33,9 +33,8 @@ use std::{
     },
 };
 
+use flotilla_proto::range::KeyRange;
 use parking_lot::Mutex;
-
-use super::engine::KeyRange;
 
 /// The replicated time from which on a stored value is absent; `None` for one that never is, or
 /// that does not decode: readers must find the damage, so it is kept.

@@ -35,6 +35,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use flotilla_proto::range::KeyRange;
 use rocksdb::{
     ColumnFamily, DB, DBPinnableSlice, ErrorKind, FlushOptions, Options, ReadOptions, ReadTier,
     WriteOptions,
@@ -53,8 +54,7 @@ use super::{
     config::StorageConfig,
     durable_file::{parent_of, sync_dir},
     engine::{
-        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Quick, Read,
-        Stage, View,
+        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, Quick, Read, Stage, View,
     },
     reclaim::{Claims, Reclaim},
 };

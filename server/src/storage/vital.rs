@@ -13,12 +13,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use flotilla_proto::range::KeyRange;
 
 use super::{
     batch::WriteBatch,
     engine::{
-        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, KeyRange, Quick, Read,
-        Stage, View,
+        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, Quick, Read, Stage, View,
     },
     reclaim::Claims,
 };

@@ -4,14 +4,14 @@
 //! An address does not tell one disk from the next, so a birth names disks. The row lies in `log`, with all
 //! else that is promised; its number lies in `data` too, so that the two are never of two disks.
 
-use flotilla_proto::v1;
+use flotilla_proto::{range::KeyRange, v1};
 use prost::Message as _;
 
 use crate::{
     clock,
     storage::{
         batch::WriteBatch,
-        engine::{self, Direction, Durability, Engine, Family, KeyRange},
+        engine::{self, Direction, Durability, Engine, Family},
         keys,
     },
 };

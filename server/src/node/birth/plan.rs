@@ -2,7 +2,10 @@
 //! nodes of a birth must come to the same.
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{
+    keyspace::{self, KeyspaceId},
+    v1,
+};
 use prost::Message as _;
 
 use crate::{
@@ -11,11 +14,7 @@ use crate::{
     ids::{ClusterId, NodeId, PeerId, RegionId},
     placement::{membership, tables},
     region::lifecycle,
-    storage::{
-        batch::WriteBatch,
-        engine::Family,
-        keys::data::{self, KeyspaceId},
-    },
+    storage::{batch::WriteBatch, engine::Family},
 };
 
 const REPLICATION_FACTOR: u32 = 3;
@@ -237,7 +236,7 @@ fn borders(split_keys: &[Bytes], key_bytes_max: usize) -> Result<Vec<Bytes>, Err
             limit: SPLIT_KEYS_MAX as u64,
         });
     }
-    let mut borders = vec![Bytes::new(), data::keyspace_range(KeyspaceId::DEFAULT).start];
+    let mut borders = vec![Bytes::new(), keyspace::keyspace_range(KeyspaceId::DEFAULT).start];
     for key in split_keys {
         if key.is_empty() || key.len() > key_bytes_max {
             return Err(Error::InvalidArgument {
@@ -246,7 +245,7 @@ fn borders(split_keys: &[Bytes], key_bytes_max: usize) -> Result<Vec<Bytes>, Err
                 limit: key_bytes_max as u64,
             });
         }
-        let border = data::encode(KeyspaceId::DEFAULT, key);
+        let border = keyspace::encode(KeyspaceId::DEFAULT, key);
         if borders.last().is_some_and(|last| *last >= border) {
             return Err(Error::invalid("split_keys", "are not in ascending order"));
         }

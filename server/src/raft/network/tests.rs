@@ -1,4 +1,7 @@
-use flotilla_proto::v1::{self, refused::Reason};
+use flotilla_proto::{
+    range::KeyRange,
+    v1::{self, refused::Reason},
+};
 use openraft::vote::RaftLeaderId as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Streaming;
@@ -17,7 +20,7 @@ use crate::{
     },
     storage::{
         batch::WriteBatch,
-        engine::{Durability, Engine as _, KeyRange},
+        engine::{Durability, Engine as _},
     },
 };
 

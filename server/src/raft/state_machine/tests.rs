@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use flotilla_proto::range::KeyRange;
+
 use super::{
     super::{
         fixture::{
@@ -17,10 +19,7 @@ use crate::{
         checks::{AT_ONCE_MAX, Checks, PINNED_MAX, Place},
         region_view::{CHECKSUMS_MAX, Checksum, Unreadable},
     },
-    storage::{
-        engine::KeyRange,
-        memory::{Fault, MemoryEngine},
-    },
+    storage::memory::{Fault, MemoryEngine},
 };
 
 const REGION: RegionId = RegionId(2);

@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use flotilla_proto::{keyspace::prefix_end, range::KeyRange};
 
-use super::{super::engine::KeyRange, prefix_end, split_u64};
+use super::split_u64;
 use crate::ids::RegionId;
 
 const OWN_PEER: u8 = 0;

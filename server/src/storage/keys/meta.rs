@@ -2,7 +2,9 @@
 //! a start reads in one scan. Nothing here promises anything to anybody, since `data` may fall back:
 //! promises are in [`super::log`].
 
-use super::{super::engine::KeyRange, split_u64};
+use flotilla_proto::range::KeyRange;
+
+use super::split_u64;
 use crate::ids::RegionId;
 
 // 1, 2, 5, 8 and 9 were what is in `log` now.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use flotilla_proto::range::END_OF_MAP;
 use parking_lot::Mutex;
 
 use super::{Error, Map, Stage, Stages};
-use crate::storage::engine::END_OF_MAP;
 
 pub(super) struct MemoryStage {
     stages: Arc<Mutex<Stages>>,

@@ -8,13 +8,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use flotilla_proto::range::KeyRange;
 use parking_lot::Mutex;
 use rocksdb::{BottommostLevelCompaction, CompactOptions, properties};
 
 use super::{Error, Family, RocksEngine, family};
 use crate::storage::{
     batch::{Change, WriteBatch},
-    engine::{Engine as _, KeyRange},
+    engine::Engine as _,
 };
 
 /// Bound: ranges that are remembered; the latest. What is beyond is left to RocksDB, as single keys are: it

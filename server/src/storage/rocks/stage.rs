@@ -10,12 +10,13 @@ use std::{
 };
 
 use bytes::{Buf as _, BufMut as _};
+use flotilla_proto::range::END_OF_MAP;
 use rocksdb::{Options, SstFileWriter};
 
 use super::{
     super::{
         durable_file::{self, create_dir_all, failed as io_failed, remove_dir_all, sync_dir},
-        engine::{END_OF_MAP, Stage},
+        engine::Stage,
     },
     Error, options,
     status::failed,
