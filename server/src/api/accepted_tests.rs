@@ -12,10 +12,11 @@ use parking_lot::Mutex;
 use proptest::{collection::vec, prelude::*, sample::select};
 use prost::Message as _;
 
-use super::{Context, Limits, Requests, fake::soon, kv::KvApi};
+use super::{Limits, fake::soon, kv::KvApi};
 use crate::{
     command::{self, Overlay, RegionState},
     error::Error,
+    router::{Context, Requests},
     storage::{
         batch::WriteBatch,
         config::StorageConfig,

@@ -8,12 +8,15 @@ use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
 use super::{
-    Context, Requests, context,
+    context,
     kv::KvApi,
     regions::RegionMap,
     retry::{Backoff, mends},
 };
-use crate::error::Error;
+use crate::{
+    error::Error,
+    router::{Context, Requests},
+};
 
 /// Regions that one request reads or writes at a time.
 pub(super) const REGIONS_IN_PARALLEL: usize = 16;

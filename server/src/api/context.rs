@@ -1,12 +1,6 @@
 //! From a `RequestContext` and headers to what the next hop needs.
 
-use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::{
@@ -17,37 +11,7 @@ use flotilla_proto::{
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use super::Context;
-use crate::{error::Error, ids::RegionId};
-
-/// A request that several regions serve at a time: counted once, until its last part has ended.
-#[derive(Debug, Default)]
-pub struct Whole(OnceLock<Arc<AtomicUsize>>);
-
-impl Whole {
-    /// Counts it in `requests`, unless a part of it did.
-    pub fn count_in(&self, requests: &Arc<AtomicUsize>) {
-        self.0.get_or_init(|| {
-            requests.fetch_add(1, Ordering::Relaxed);
-            Arc::clone(requests)
-        });
-    }
-}
-
-impl Drop for Whole {
-    fn drop(&mut self) {
-        if let Some(requests) = self.0.get() {
-            requests.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Context {
-    /// For each of `count` parts of its request.
-    pub(super) fn in_parts(&self, count: usize) -> Self {
-        Self { whole: (count > 1).then(Arc::default), ..self.clone() }
-    }
-}
+use crate::{error::Error, ids::RegionId, router::Context};
 
 /// The keyspace of a request: never the system's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

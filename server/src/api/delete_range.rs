@@ -6,10 +6,11 @@ use flotilla_proto::{
 };
 use tokio::time::Instant;
 
-use super::{
-    Requests, context, kv::KvApi, ops::Deleted, refused::Entries, regions, retry::Backoff,
+use super::{context, kv::KvApi, ops::Deleted, refused::Entries, regions, retry::Backoff};
+use crate::{
+    error::Error,
+    router::{Context, Requests},
 };
-use crate::error::Error;
 
 impl<R: Requests> KvApi<R> {
     /// # Errors
@@ -54,7 +55,7 @@ impl<R: Requests> KvApi<R> {
         }
     }
 
-    async fn delete_part(&self, cx: &super::Context, part: &KeyRange) -> Result<u64, Error> {
+    async fn delete_part(&self, cx: &Context, part: &KeyRange) -> Result<u64, Error> {
         let range = v1::DeleteRangeOp {
             start_key: part.start.clone(),
             end_key: part.end.clone(),

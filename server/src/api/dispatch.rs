@@ -28,7 +28,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tower::util::BoxCloneSyncService;
 
 use super::{
-    Membership, Requests,
+    Membership,
     admission::{Admission, Gate, Permit},
     answer::{self, Answer, EncodedBytes, Rest, waits_for_its_reader},
     body::Received,
@@ -43,6 +43,7 @@ use super::{
 use crate::{
     error::Error,
     ids::ClusterId,
+    router::Requests,
     trail::{self, Scoped, Trail},
 };
 

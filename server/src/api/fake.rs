@@ -12,11 +12,12 @@ use flotilla_proto::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Check, ClusterAnswer, Context, Keyspace, Limits, Membership, Requests, kv::KvApi};
+use super::{Check, ClusterAnswer, Keyspace, Limits, Membership, kv::KvApi};
 use crate::{
     command::{self, AsOf, Overlay, POINTS_BYTES_MAX, RegionState, StoredValue, touched},
     error::Error,
     ids::{ClusterId, RegionId},
+    router::{Context, Requests},
     storage::{
         batch::WriteBatch,
         engine::{Direction, Durability, Engine as _, Family, Read as _},

@@ -5,10 +5,8 @@ use futures::stream::BoxStream;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{
-    Requests, answer::respond, context::grpc_timeout, kv::KvApi, limits::Limits, status::status,
-};
-use crate::error::Error;
+use super::{answer::respond, context::grpc_timeout, kv::KvApi, limits::Limits, status::status};
+use crate::{error::Error, router::Requests};
 
 /// What a handler answers.
 pub(super) type Answer<T> = Result<Response<T>, Status>;

@@ -14,14 +14,17 @@ use flotilla_proto::v1::{
 use tokio::time::Instant;
 
 use super::{
-    Admission, Context, Requests,
+    Admission,
     admission::Gate,
     context,
     limits::Limits,
     ops::{self, Gets},
     refused::{self, Entries},
 };
-use crate::error::Error;
+use crate::{
+    error::Error,
+    router::{Context, Requests},
+};
 
 /// The key-value calls over a router. Cheap to clone.
 #[derive(Clone, Debug)]

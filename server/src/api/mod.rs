@@ -7,17 +7,10 @@
 //! Where a request enters: `server.rs` accepts the connection, `dispatch.rs` admits the call and
 //! picks the service, then `kv.rs`, `seed.rs` or `cluster.rs` handle it. HTTP enters through `rest`.
 
-use std::{future::Future, sync::Arc};
-
-use bytes::Bytes;
-use flotilla_proto::{range::KeyRange, v1};
+use flotilla_proto::v1;
 use futures::future::BoxFuture;
-use tokio::time::Instant;
 
-use crate::{
-    error::Error,
-    ids::{ClusterId, RegionId},
-};
+use crate::{error::Error, ids::ClusterId};
 
 mod admission;
 mod answer;
@@ -54,7 +47,7 @@ mod routed_tests;
 pub use self::{
     admission::{Admission, Places},
     check::Check,
-    context::{Keyspace, Whole},
+    context::Keyspace,
     dispatch::{Call, Services, check_cluster},
     limits::Limits,
     observer::{Method, Observer, Unobserved},
@@ -62,60 +55,6 @@ pub use self::{
     server::{Connection, Dealer, dealer, listen, serve_grpc, serve_http},
     status::{code, status},
 };
-
-/// What travels beside a request: where its caller wants it served, how, and until when.
-#[derive(Clone, Debug)]
-pub struct Context {
-    /// Set by a caller that routes by itself: serve this region here, or answer a typed error.
-    pub route: Option<(RegionId, v1::RegionEpoch)>,
-    /// Never `Unspecified`.
-    pub read_mode: v1::ReadMode,
-    /// The request that this is a part of, with others in other regions. Together they take one place of the node.
-    pub whole: Option<Arc<Whole>>,
-    /// The request is answered by then. [`Requests`] keeps it, because only there is it known
-    /// whether a late write may have been applied.
-    pub deadline: Instant,
-}
-
-/// The router, as this hop sees it. All keys are encoded keys.
-///
-/// # Guarantees
-///
-/// Each call answers by `cx.deadline`. Each call is whole or an error: a range or a set of keys that
-/// does not lie in one region is refused (`CrossRegion`, `KeyNotInRegion` or `EpochNotMatch`) and
-/// never served in part, so that a caller may split it by [`Requests::regions_of`], ask again when
-/// the regions have changed meanwhile, and neither miss nor repeat a key.
-pub trait Requests: Clone + Send + Sync + 'static {
-    /// Proposes a command whose keys all lie in one region, and answers what applying it did.
-    fn write(
-        &self,
-        cx: Context,
-        command: v1::WriteCommand,
-    ) -> impl Future<Output = Result<v1::WriteReply, Error>> + Send;
-
-    /// Reads keys of one region: one item per key, in order. It may answer fewer items than keys,
-    /// but at least one, to bound its size; the caller then asks for the rest.
-    fn read_points(
-        &self,
-        cx: Context,
-        keys: Vec<Bytes>,
-    ) -> impl Future<Output = Result<v1::ReadReply, Error>> + Send;
-
-    /// Reads one page of a range in one region. `more` is false only if the page reaches the end of
-    /// the whole range that was asked for; with `more` there is at least one item.
-    fn read_range(
-        &self,
-        cx: Context,
-        range: v1::RangeRead,
-    ) -> impl Future<Output = Result<v1::ReadReply, Error>> + Send;
-
-    /// The newest descriptors known here of the regions that `range` touches, in key order.
-    ///
-    /// # Errors
-    ///
-    /// `NotJoined`, or `NotReady` while a part of the range is not known here.
-    fn regions_of(&self, range: &KeyRange) -> Result<Vec<v1::Region>, Error>;
-}
 
 /// The answer to a call of `flotilla.v1.Cluster`.
 pub type ClusterAnswer<'a, T> = BoxFuture<'a, Result<T, Error>>;

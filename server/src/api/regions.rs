@@ -3,8 +3,7 @@
 use bytes::Bytes;
 use flotilla_proto::{range::KeyRange, v1};
 
-use super::Requests;
-use crate::{error::Error, ids::RegionId};
+use crate::{error::Error, ids::RegionId, router::Requests};
 
 /// Regions in key order, as known at one moment. It may be old: the next hop checks.
 #[derive(Debug)]

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::{
-    Context, Requests,
     admission::{Gate, Permit},
     context::{self, Keyspace, user_key},
     kv::KvApi,
@@ -21,7 +20,11 @@ use super::{
     retry::Backoff,
     status::status,
 };
-use crate::{command, error::Error};
+use crate::{
+    command,
+    error::Error,
+    router::{Context, Requests},
+};
 
 /// What each page may hold without asking: the number of scans already bounds it.
 const FREE_BYTES: usize = 64 << 10;

@@ -10,11 +10,10 @@ use flotilla_proto::{
 use tonic::Request;
 
 use super::{
-    Requests,
     grpc::{Answer, answer, open},
     kv::KvApi,
 };
-use crate::error::Error;
+use crate::{error::Error, router::Requests};
 
 /// The course's service over the same calls as the full API.
 #[derive(Clone, Debug)]

@@ -35,12 +35,12 @@ use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use super::{
-    Requests, Services,
+    Services,
     admission::{Permit, Places},
     answer::CallTasks,
     limits::Limits,
 };
-use crate::trail;
+use crate::{router::Requests, trail};
 
 /// After a failed accept, as when no file descriptor is left: time for connections to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -9,7 +9,6 @@ use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
 use super::{
-    Context, Requests,
     batch::REGIONS_IN_PARALLEL,
     context,
     kv::KvApi,
@@ -23,6 +22,7 @@ use crate::{
     command::{RESULT_BYTES, touched},
     error::Error,
     ids::RegionId,
+    router::{Context, Requests},
 };
 
 /// What an operation's index, and its share of a region's head, take in an answer.

@@ -7,8 +7,8 @@ use flotilla_proto::{range::KeyRange, v1};
 
 use super::{Joined, Node, join::not_joined};
 use crate::{
-    api::{Context, Requests},
     error::Error,
+    router::{Context, Requests},
 };
 
 /// Requests for keys: to the router once the node has joined.

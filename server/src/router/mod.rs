@@ -9,6 +9,7 @@
 
 mod cache;
 mod places;
+mod requests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,10 +21,12 @@ use flotilla_proto::{
 };
 use tokio::time::Instant;
 
-pub use self::cache::{Lookup, Route, RouteCache};
 use self::places::{Place, Places};
+pub use self::{
+    cache::{Lookup, Route, RouteCache},
+    requests::{Context, Requests, Whole},
+};
 use crate::{
-    api::{Context, Requests},
     clock,
     command::{self, touched},
     error::Error,

@@ -16,7 +16,8 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{api::Whole, ids::RegionId, share::is_fair};
+use super::Whole;
+use crate::{ids::RegionId, share::is_fair};
 
 /// Places of one kind of requests.
 #[derive(Debug)]

@@ -21,11 +21,11 @@ use super::{
 };
 use crate::{
     api::{
-        Requests,
         cluster::{Kind, check_add_learner, within},
         observer::Method,
     },
     error::Error,
+    router::Requests,
 };
 
 /// Bound: a node as JSON, with labels.

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 
 use super::Failure;
 use crate::{
-    api::{Requests, context, kv::KvApi, refused::Entries},
+    api::{context, kv::KvApi, refused::Entries},
     error::Error,
+    router::Requests,
 };
 
 /// The entity tag of a revision.

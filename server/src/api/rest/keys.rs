@@ -20,11 +20,11 @@ use super::{
 };
 use crate::{
     api::{
-        Requests,
         body::{self, Received},
         observer::Method,
     },
     error::Error,
+    router::Requests,
 };
 
 /// The key's revision.

@@ -21,10 +21,9 @@ use super::{
     query::{Query, TIMEOUT},
 };
 use crate::{
-    api::{
-        Requests, answer::Answer, dispatch::Tracked, observer::Method, scan::Pager, status::code,
-    },
+    api::{answer::Answer, dispatch::Tracked, observer::Method, scan::Pager, status::code},
     error::Error,
+    router::Requests,
 };
 
 const PARAMETERS: &[&str] =

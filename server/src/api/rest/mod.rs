@@ -12,7 +12,7 @@ use hyper::body::Body as _;
 
 use self::failure::Failure;
 use super::{
-    Membership, Requests,
+    Membership,
     admission::Admission,
     answer::{self, Answer},
     cluster::ClusterApi,
@@ -36,6 +36,7 @@ mod query;
 mod unread;
 
 pub use self::guard::Hosts;
+use crate::router::Requests;
 
 /// Answers the text of `/metrics`.
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;

@@ -7,7 +7,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, Uri, header};
 
 use super::{Failure, Shared, query::Query};
-use crate::api::{Check, Requests};
+use crate::{api::Check, router::Requests};
 
 /// 200 unless this process is wedged; other nodes do not matter.
 pub(super) async fn livez<R: Requests>(
