@@ -19,8 +19,8 @@ use crate::{
     ids::{ClusterId, RegionId},
     router::{Context, Requests},
     storage::{
-        batch::WriteBatch,
-        engine::{Direction, Durability, Engine as _, Family, Read as _},
+        batch::{Family, WriteBatch},
+        engine::{Direction, Durability, Engine as _, Read as _},
         memory::MemoryEngine,
     },
 };

@@ -15,7 +15,10 @@ use crate::{
         peers::Peers,
     },
     router::{RouteCache, Router},
-    storage::engine::{Direction, Family, Read as _},
+    storage::{
+        batch::Family,
+        engine::{Direction, Read as _},
+    },
 };
 
 /// A node with two regions, cut at `m` of the default keyspace, both of which it leads.

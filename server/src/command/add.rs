@@ -6,7 +6,7 @@ use flotilla_proto::v1::{AddOp, AddResult};
 
 use super::{
     refusal::Refusal,
-    write::{Stop, Transaction},
+    transaction::{Stop, Transaction},
 };
 
 /// Keeps the key's expiry. An absent key counts as 0.

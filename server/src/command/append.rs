@@ -1,8 +1,7 @@
 //! Adds bytes to the end of a value.
 
+use super::transaction::{Stop, Transaction};
 use flotilla_proto::v1::{AppendOp, AppendResult};
-
-use super::write::{Stop, Transaction};
 
 /// Keeps the key's expiry. An absent key counts as empty.
 ///

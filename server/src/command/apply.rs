@@ -1,20 +1,12 @@
 //! One committed command becomes state and an answer.
 
 use flotilla_proto::v1::{
-    ApplyState, ChecksumCommand, Command, CommandReply, Done, EpochChanged, Region, TickCommand,
-    command::Body, command_reply::Reply,
+    ChecksumCommand, Command, CommandReply, Done, EpochChanged, TickCommand, command::Body,
+    command_reply::Reply,
 };
 
-use super::{overlay::Overlay, write};
+use super::{overlay::Overlay, region::RegionState, write};
 use crate::storage::engine::Error;
-
-/// What a region is, beside its keys.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RegionState {
-    pub descriptor: Region,
-    /// The caller sets the applied log id and the membership, [`apply`] the rest.
-    pub state: ApplyState,
-}
 
 /// What the caller has to do for a command that was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +63,8 @@ fn reply(reply: Reply) -> CommandReply {
 
 #[cfg(test)]
 mod tests {
+    use flotilla_proto::v1::ApplyState;
+
     use super::{super::fixture::*, *};
 
     #[test]

@@ -6,9 +6,7 @@
 //! is a function of the command and of the values that clients see: never of expired rows that are
 //! still on one disk and gone from another, nor of how a message is encoded.
 
-use flotilla_proto::{MESSAGE_BYTES_MAX, keyspace::KEYSPACE_LEN, v1::WriteCommand};
-
-use super::refusal::Refusal;
+use flotilla_proto::{MESSAGE_BYTES_MAX, keyspace::KEYSPACE_LEN};
 
 /// Bound: bytes of a key with its keyspace. `limits.key_bytes_max` is at most 64 KiB, and the end of a
 /// range may have one byte more.
@@ -37,65 +35,3 @@ pub const RESULT_BYTES: usize = 64;
 const _: () = assert!(ANSWER_BYTES_MAX + (1 << 20) < MESSAGE_BYTES_MAX);
 const _: () =
     assert!(VALUE_BYTES_CEILING + ENCODED_KEY_BYTES_MAX + RESULT_BYTES <= ANSWER_BYTES_MAX);
-
-/// What one command has taken so far.
-#[derive(Debug)]
-pub(super) struct Budget {
-    value_bytes_max: usize,
-    answer_bytes_max: usize,
-    answer_bytes: usize,
-    effect_bytes: usize,
-    read_bytes: usize,
-}
-
-impl Budget {
-    pub(super) fn of(command: &WriteCommand) -> Self {
-        Self {
-            value_bytes_max: at_most(command.value_bytes_max, VALUE_BYTES_CEILING),
-            answer_bytes_max: at_most(command.answer_bytes_max, ANSWER_BYTES_MAX),
-            answer_bytes: 0,
-            effect_bytes: 0,
-            read_bytes: 0,
-        }
-    }
-
-    /// A value that an append would leave: by the setting of the node that took the request.
-    pub(super) fn check_appended(&self, bytes: usize) -> Result<(), Refusal> {
-        check_value(bytes, self.value_bytes_max)
-    }
-
-    /// Bytes of a key and of the value that clients see under it, which was read.
-    pub(super) fn charge_read(&mut self, bytes: usize) -> Result<(), Refusal> {
-        self.read_bytes = self.read_bytes.saturating_add(bytes);
-        if self.read_bytes > READ_BYTES_MAX { Err(Refusal::ReadsTooLarge) } else { Ok(()) }
-    }
-
-    /// Bytes of keys and values that are about to be written. Before they are made.
-    pub(super) fn charge_effect(&mut self, bytes: usize) -> Result<(), Refusal> {
-        self.effect_bytes = self.effect_bytes.saturating_add(bytes);
-        if self.effect_bytes > EFFECT_BYTES_MAX { Err(Refusal::EffectsTooLarge) } else { Ok(()) }
-    }
-
-    /// Bytes that go into the answer.
-    pub(super) fn charge_answer(&mut self, bytes: usize) -> Result<(), Refusal> {
-        self.answer_bytes = self.answer_bytes.saturating_add(bytes);
-        let limit = self.answer_bytes_max;
-        if self.answer_bytes > limit { Err(Refusal::AnswerTooLarge { limit }) } else { Ok(()) }
-    }
-}
-
-/// A value that a put brings.
-pub(super) fn check_put(bytes: usize) -> Result<(), Refusal> {
-    check_value(bytes, VALUE_BYTES_CEILING)
-}
-
-fn check_value(bytes: usize, limit: usize) -> Result<(), Refusal> {
-    if bytes > limit { Err(Refusal::ValueTooLarge { bytes, limit }) } else { Ok(()) }
-}
-
-fn at_most(asked: u64, most: usize) -> usize {
-    match usize::try_from(asked) {
-        Ok(0) | Err(_) => most,
-        Ok(asked) => asked.min(most),
-    }
-}

@@ -11,7 +11,10 @@ use flotilla_proto::{
 };
 
 use super::value::StoredRef;
-use crate::storage::engine::{Direction, Error, Family, Read};
+use crate::storage::{
+    batch::Family,
+    engine::{Direction, Error, Read},
+};
 
 /// The sum, and how many keys are there. `range` is the region's, `state` of the same view as
 /// `read`; both as of one log index, or the sums of two peers say nothing.

@@ -1,8 +1,7 @@
 //! Conditions of a transaction.
 
+use super::transaction::{Stop, Transaction};
 use flotilla_proto::v1::{Compare, compare::Condition};
-
-use super::write::{Stop, Transaction};
 
 /// Whether the condition holds. Expired is absent.
 pub(super) fn holds(

@@ -1,8 +1,7 @@
 //! Removes a key.
 
+use super::transaction::{Stop, Transaction};
 use flotilla_proto::v1::{DeleteOp, DeleteResult};
-
-use super::write::{Stop, Transaction};
 
 /// Reads the key, to say whether it was there; one that was not costs no tombstone.
 pub(super) fn apply(

@@ -1,11 +1,10 @@
 //! Removes every key of a range.
 
+use super::transaction::{Stop, Transaction};
 use flotilla_proto::{
     range::KeyRange,
     v1::{DeleteRangeOp, DeleteResult},
 };
-
-use super::write::{Stop, Transaction};
 
 /// Whether no key can be in the range: a range turned round is empty, not an error.
 pub(super) fn is_empty(op: &DeleteRangeOp) -> bool {

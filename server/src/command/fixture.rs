@@ -17,14 +17,10 @@ use flotilla_proto::{
     },
 };
 
-use super::{
-    apply::{RegionState, apply},
-    overlay::Overlay,
-    value::StoredValue,
-};
+use super::{apply::apply, overlay::Overlay, region::RegionState, value::StoredValue};
 use crate::storage::{
-    batch::{Change, WriteBatch},
-    engine::{Cursor, Direction, Error, Family, Read},
+    batch::{Change, Family, WriteBatch},
+    engine::{Cursor, Direction, Error, Read},
 };
 
 /// The epoch version of the fixture's region and of its commands.

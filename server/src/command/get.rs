@@ -1,8 +1,7 @@
 //! Reads a key inside of a transaction.
 
+use super::transaction::{Stop, Transaction};
 use flotilla_proto::v1::{GetOp, GetResult};
-
-use super::write::{Stop, Transaction};
 
 /// Sees the operations before it.
 pub(super) fn apply(op: &GetOp, transaction: &mut Transaction<'_, '_>) -> Result<GetResult, Stop> {

@@ -15,6 +15,7 @@ mod add;
 mod append;
 mod apply;
 mod bounds;
+mod budget;
 mod checksum;
 mod codec;
 mod compare;
@@ -27,7 +28,9 @@ mod overlay;
 mod put;
 mod read;
 mod refusal;
+mod region;
 pub mod touched;
+mod transaction;
 mod value;
 mod write;
 
@@ -46,7 +49,7 @@ use flotilla_proto::v1;
 
 use crate::feature_level;
 
-pub use apply::{Effect, RegionState, apply};
+pub use apply::{Effect, apply};
 pub use bounds::{
     ANSWER_BYTES_MAX, EFFECT_BYTES_MAX, ENCODED_KEY_BYTES_MAX, READ_BYTES_MAX, RESULT_BYTES,
     VALUE_BYTES_CEILING,
@@ -60,6 +63,7 @@ pub use read::{
     read_range,
 };
 pub use refusal::Refusal;
+pub use region::RegionState;
 pub use value::{Garbage, StoredRef, StoredValue, ValueHead, expires_at_ms};
 pub use write::{only_reads, read_transaction};
 

@@ -16,8 +16,8 @@ use super::{
     value::{StoredRef, StoredValue},
 };
 use crate::storage::{
-    batch::{self, WriteBatch},
-    engine::{Direction, Error, Family, Read},
+    batch::{self, Family, WriteBatch},
+    engine::{Direction, Error, Read},
 };
 
 /// From this number of keys on, one range tombstone is cheaper for later reads than one tombstone

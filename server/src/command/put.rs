@@ -1,8 +1,7 @@
 //! Stores a value.
 
+use super::transaction::{Stop, Transaction};
 use flotilla_proto::v1::{PutOp, PutResult};
-
-use super::write::{Stop, Transaction};
 
 /// Whether the value that is there matters.
 pub(super) fn reads(op: &PutOp) -> bool {

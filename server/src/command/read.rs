@@ -11,7 +11,10 @@ use flotilla_proto::{
 };
 
 use super::value::{StoredRef, StoredValue};
-use crate::storage::engine::{Direction, Error, Family, Read};
+use crate::storage::{
+    batch::Family,
+    engine::{Direction, Error, Read},
+};
 
 /// Bound: keys of a page, also when more are asked for; a page that asks for 0 gets up to this many.
 pub const PAGE_KEYS_MAX: u64 = 65_536;

@@ -15,17 +15,13 @@ use proptest::{collection::vec, prelude::*};
 use prost::Message as _;
 
 use super::{
-    apply::{RegionState, apply},
-    checksum::checksum,
-    fixture::Fixture,
-    log_test::log,
-    overlay::Overlay,
-    value::expires_at_ms,
+    apply::apply, checksum::checksum, fixture::Fixture, log_test::log, overlay::Overlay,
+    region::RegionState, value::expires_at_ms,
 };
 use crate::storage::{
-    batch::WriteBatch,
+    batch::{Family, WriteBatch},
     config::StorageConfig,
-    engine::{Direction, Durability, Engine, Family, Read, View},
+    engine::{Direction, Durability, Engine, Read, View},
     memory::MemoryEngine,
     reclaim::{Claim, Claims},
     rocks::{Kind, RocksEngine},

@@ -16,8 +16,8 @@ use crate::{
         promises::{self, Promises},
     },
     storage::{
-        batch::WriteBatch,
-        engine::{self, Direction, Durability, Engine, Family},
+        batch::{Family, WriteBatch},
+        engine::{self, Direction, Durability, Engine},
         keys,
     },
 };

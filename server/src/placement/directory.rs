@@ -20,8 +20,8 @@ use crate::{
     ids::NodeId,
     raft::transport::Directory,
     storage::{
-        batch::WriteBatch,
-        engine::{self, Durability, Engine, Family},
+        batch::{Family, WriteBatch},
+        engine::{self, Durability, Engine},
         keys,
     },
 };

@@ -31,10 +31,10 @@ use crate::{
     ids::{PeerId, RegionId},
     metrics::Metrics,
     storage::{
-        batch::{Change, WriteBatch},
+        batch::{Change, Family, WriteBatch},
         engine::{
-            Cursor, Direction, Durability, Engine, EngineStats, Error, Family, Quick, Read, Row,
-            Stage, View,
+            Cursor, Direction, Durability, Engine, EngineStats, Error, Quick, Read, Row, Stage,
+            View,
         },
         keys,
         memory::MemoryEngine,

@@ -49,7 +49,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Direction,
     raft::PeerAddress,
-    storage::engine::Family,
+    storage::batch::Family,
 };
 
 /// How much shorter than a Raft heartbeat a commit waits for entries that tell of it as well. A

@@ -10,8 +10,8 @@ use crate::{
     command,
     ids::RegionId,
     storage::{
-        batch::WriteBatch,
-        engine::{self, Direction, Durability, Engine, Family},
+        batch::{Family, WriteBatch},
+        engine::{self, Direction, Durability, Engine},
         keys::{self, meta::MetaKey},
     },
 };

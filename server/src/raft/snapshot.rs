@@ -26,8 +26,8 @@ use crate::{
     command,
     ids::RegionId,
     storage::{
-        batch::WriteBatch,
-        engine::{self, Direction, Durability, Engine, Family, Stage, View},
+        batch::{Family, WriteBatch},
+        engine::{self, Direction, Durability, Engine, Stage, View},
         keys,
     },
 };

@@ -40,8 +40,8 @@ use crate::{
     metrics::Metrics,
     panics,
     storage::{
-        batch::WriteBatch,
-        engine::{self, Durability, Engine, Family, Quick},
+        batch::{Family, WriteBatch},
+        engine::{self, Durability, Engine, Quick},
         keys,
     },
 };

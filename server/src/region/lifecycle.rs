@@ -32,8 +32,8 @@ use crate::{
         state_machine::StateMachine,
     },
     storage::{
-        batch::WriteBatch,
-        engine::{self, Durability, Engine, Family},
+        batch::{Family, WriteBatch},
+        engine::{self, Durability, Engine},
         keys,
     },
 };

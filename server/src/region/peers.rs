@@ -567,8 +567,8 @@ mod tests {
         raft::fixture::Probe,
         region::fixture::{Fixture, PEER, REGION, until},
         storage::{
-            batch::WriteBatch,
-            engine::{Durability, Engine as _, Family, Read as _},
+            batch::{Family, WriteBatch},
+            engine::{Durability, Engine as _, Read as _},
             keys,
         },
     };

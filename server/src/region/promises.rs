@@ -14,7 +14,8 @@ use bytes::{Buf, BufMut};
 use crate::{
     ids::{PeerId, RegionId},
     storage::{
-        engine::{Direction, Engine, Error, Family},
+        batch::Family,
+        engine::{Direction, Engine, Error},
         keys::log,
     },
 };

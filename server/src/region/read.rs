@@ -48,7 +48,10 @@ use crate::{
         region_view::{Published, RegionView},
         transport::Lane,
     },
-    storage::engine::{self, Engine, Family, Quick},
+    storage::{
+        batch::Family,
+        engine::{self, Engine, Quick},
+    },
 };
 
 /// Bound: reads that wait for one region's rounds; more are `Busy`.

@@ -377,8 +377,8 @@ mod tests {
         },
         region::fixture::{DISK_BYTES, Fixture, NODE, PEER, REGION, blank, until, until_applied},
         storage::{
-            batch::WriteBatch,
-            engine::{Durability, Engine as _, Family},
+            batch::{Family, WriteBatch},
+            engine::{Durability, Engine as _},
             keys,
             memory::Fault,
         },

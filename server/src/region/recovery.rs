@@ -11,8 +11,8 @@
 use bytes::{Buf, BufMut};
 
 use crate::storage::{
-    batch::WriteBatch,
-    engine::{Durability, Engine, Error, Family},
+    batch::{Family, WriteBatch},
+    engine::{Durability, Engine, Error},
     keys,
 };
 

@@ -14,7 +14,10 @@ use tokio::time::Instant;
 use super::read::COPIED_HERE_BYTES_MAX;
 use crate::{
     clock, command,
-    storage::engine::{Engine, Family, Quick},
+    storage::{
+        batch::Family,
+        engine::{Engine, Quick},
+    },
 };
 
 /// How long the size of a large value is believed. Looking may copy it.

@@ -2,7 +2,14 @@
 
 use flotilla_proto::range::END_OF_MAP;
 
-use super::engine::Family;
+/// Which of an instance's two maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// In `data`: users' and system values. In `log`: the Raft logs.
+    Default,
+    /// In `data`: identity, descriptors, apply states. Unused in `log`.
+    Meta,
+}
 
 /// One change of a [`WriteBatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,16 +9,10 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use flotilla_proto::range::KeyRange;
 
-use super::{batch::WriteBatch, reclaim::Claims};
-
-/// Which of an instance's two maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// In `data`: users' and system values. In `log`: the Raft logs.
-    Default,
-    /// In `data`: identity, descriptors, apply states. Unused in `log`.
-    Meta,
-}
+use super::{
+    batch::{Family, WriteBatch},
+    reclaim::Claims,
+};
 
 /// What a write has survived when it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,10 +25,8 @@ use parking_lot::{Mutex, RwLock};
 
 use self::maps::{Map, Maps, Pinned, Step};
 use super::{
-    batch::WriteBatch,
-    engine::{
-        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, Read, Stage, View,
-    },
+    batch::{Family, WriteBatch},
+    engine::{Cursor, Direction, Durability, Engine, EngineStats, Error, Read, Stage, View},
     reclaim::{Claims, Reclaim},
 };
 

@@ -6,9 +6,9 @@ use flotilla_proto::range::KeyRange;
 use proptest::prelude::*;
 
 use super::{
-    batch::WriteBatch,
+    batch::{Family, WriteBatch},
     config::StorageConfig,
-    engine::{Direction, Durability, Engine, Family, Read, View},
+    engine::{Direction, Durability, Engine, Read, View},
     memory::MemoryEngine,
     rocks::{Kind, RocksEngine},
 };

@@ -50,12 +50,10 @@ use self::{
     view::RocksView,
 };
 use super::{
-    batch::{Change, WriteBatch},
+    batch::{Change, Family, WriteBatch},
     config::StorageConfig,
     durable_file::{parent_of, sync_dir},
-    engine::{
-        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, Quick, Read, Stage, View,
-    },
+    engine::{Cursor, Direction, Durability, Engine, EngineStats, Error, Quick, Read, Stage, View},
     reclaim::{Claims, Reclaim},
 };
 

@@ -16,10 +16,8 @@ use bytes::Bytes;
 use flotilla_proto::range::KeyRange;
 
 use super::{
-    batch::WriteBatch,
-    engine::{
-        Cursor, Direction, Durability, Engine, EngineStats, Error, Family, Quick, Read, Stage, View,
-    },
+    batch::{Family, WriteBatch},
+    engine::{Cursor, Direction, Durability, Engine, EngineStats, Error, Quick, Read, Stage, View},
     reclaim::Claims,
 };
 

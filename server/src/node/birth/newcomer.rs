@@ -10,8 +10,8 @@ use prost::Message as _;
 use crate::{
     clock,
     storage::{
-        batch::WriteBatch,
-        engine::{self, Direction, Durability, Engine, Family},
+        batch::{Family, WriteBatch},
+        engine::{self, Direction, Durability, Engine},
         keys,
     },
 };

@@ -14,7 +14,7 @@ use crate::{
     ids::{ClusterId, NodeId, PeerId, RegionId},
     placement::{membership, tables},
     region::lifecycle,
-    storage::{batch::WriteBatch, engine::Family},
+    storage::batch::{Family, WriteBatch},
 };
 
 const REPLICATION_FACTOR: u32 = 3;

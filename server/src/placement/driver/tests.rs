@@ -11,7 +11,7 @@ use crate::{
         fixture::{Fixture, NODE, until},
         lifecycle,
     },
-    storage::{batch::WriteBatch, engine::Family},
+    storage::batch::{Family, WriteBatch},
 };
 
 /// The cluster of [`Fixture`].

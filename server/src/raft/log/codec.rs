@@ -12,9 +12,8 @@ use super::super::{
 use crate::{
     ids::{PeerId, RegionId},
     storage::{
-        batch::WriteBatch,
-        engine::{self, Family},
-        keys,
+        batch::{Family, WriteBatch},
+        engine, keys,
     },
 };
 

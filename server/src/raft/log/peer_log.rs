@@ -24,7 +24,8 @@ use super::{
 use crate::{
     ids::RegionId,
     storage::{
-        engine::{self, Direction, Engine, Family},
+        batch::Family,
+        engine::{self, Direction, Engine},
         keys,
     },
 };

@@ -29,8 +29,8 @@ use crate::{
     ids::RegionId,
     metrics::Metrics,
     storage::{
-        batch::WriteBatch,
-        engine::{Durability, Engine, Family},
+        batch::{Family, WriteBatch},
+        engine::{Durability, Engine},
         keys,
         sentinel::Sentinel,
     },

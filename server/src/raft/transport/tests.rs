@@ -20,9 +20,9 @@ use crate::{
     ids::{PeerId, RegionId},
     region::fixture::until,
     storage::{
-        batch::WriteBatch,
+        batch::{Family, WriteBatch},
         disk::Level,
-        engine::{Durability, Engine as _, Family},
+        engine::{Durability, Engine as _},
         memory::MemoryEngine,
     },
 };

@@ -18,8 +18,8 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     region::fixture::until,
     storage::{
-        batch::WriteBatch,
-        engine::{Durability, Engine, Family},
+        batch::{Family, WriteBatch},
+        engine::{Durability, Engine},
         keys,
         memory::{Fault, MemoryEngine},
     },
