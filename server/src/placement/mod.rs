@@ -36,7 +36,7 @@ pub mod evictions;
 pub mod orders;
 
 /// What a region's peers are worth, and which changes of its voters are safe.
-pub mod peers;
+pub mod members;
 
 /// From the cluster as it is to the next steps.
 pub mod plan;

@@ -30,7 +30,9 @@ pub use self::{
     leaders::would_lose_lead,
     obstacles::{Short, obstacles, short, waits_for_voters},
 };
-use super::{config::PlacementConfig, peers::Members, steps, view::ClusterView, view::RegionView};
+use super::{
+    config::PlacementConfig, members::Members, steps, view::ClusterView, view::RegionView,
+};
 use crate::ids::{PeerId, RegionId};
 
 /// Voters of the system region are never more than these, whatever the replication factor.

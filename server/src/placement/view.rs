@@ -21,7 +21,6 @@ use flotilla_proto::v1;
 use super::{
     config::{PlacementConfig, millis},
     orders::Orders,
-    peers::{Members, QuorumLoss},
 };
 use crate::{
     feature_level,
@@ -726,55 +725,6 @@ impl ClusterView {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.regions.are_complete()
-    }
-
-    /// That every region is known, and told by a leader which a majority of its voters answers: the
-    /// descriptors are then the newest ones.
-    ///
-    /// # Errors
-    /// The first region for which it is not so; `None` when a range is not known at all.
-    pub fn confirmed(&self, config: &PlacementConfig, now_ms: u64) -> Result<(), Option<RegionId>> {
-        if !self.is_complete() {
-            return Err(None);
-        }
-        let nodes = self.standing_nodes(config, now_ms);
-        for region in self.regions.values() {
-            let members = Members::of(self, region, &nodes, config, now_ms);
-            if !self.is_fresh(region, config, now_ms) || !members.has_quorum() {
-                return Err(Some(region.id()));
-            }
-        }
-        Ok(())
-    }
-
-    /// That every region with a voter on `node` keeps a live quorum without it.
-    ///
-    /// # Errors
-    /// The first region for which it is not so, or is not known to be.
-    pub fn survives_without(
-        &self,
-        node: NodeId,
-        config: &PlacementConfig,
-        now_ms: u64,
-    ) -> Result<(), QuorumLoss> {
-        if !self.is_complete() {
-            return Err(QuorumLoss::Unknown);
-        }
-        let nodes = self.standing_nodes(config, now_ms);
-        for region in self.regions.values() {
-            let members = Members::of(self, region, &nodes, config, now_ms);
-            let Some(lost) = members.voters().find(|member| member.node == node) else { continue };
-            if region.joint_since_ms.is_some() {
-                return Err(QuorumLoss::Changing { region: region.id() });
-            }
-            if !self.is_fresh(region, config, now_ms) {
-                return Err(QuorumLoss::Leaderless { region: region.id() });
-            }
-            if lost.leader || !members.keeps_quorum(&[], &[lost.peer]) {
-                return Err(QuorumLoss::TooFew { region: region.id() });
-            }
-        }
-        Ok(())
     }
 
     /// Whether a peer cannot be trusted: its node says so, or the leader found it without what it had

@@ -6,7 +6,7 @@ use super::{Decision, TableChange, check_enough, check_version, record, refused,
 use crate::{
     error::Error,
     ids::NodeId,
-    placement::{config::PlacementConfig, peers::QuorumLoss, plan, view::ClusterView},
+    placement::{config::PlacementConfig, members::QuorumLoss, plan, view::ClusterView},
 };
 
 /// Starts to drain a node; nothing when it drains or is gone. [`removal`] is the answer to give.

@@ -12,7 +12,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     placement::{
         config::{PlacementConfig, millis},
-        peers::{Member, Members, Standing},
+        members::{Member, Members, Standing},
         view::{ClusterView, LeaderPeer, NodeView, RegionView},
     },
 };

@@ -12,7 +12,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     placement::{
         config::PlacementConfig,
-        peers::{Member, Members, Standing},
+        members::{Member, Members, Standing},
         view::{ClusterView, NodeView},
     },
 };

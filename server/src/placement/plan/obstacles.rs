@@ -16,7 +16,7 @@ use crate::{
     ids::{NodeId, RegionId},
     placement::{
         config::PlacementConfig,
-        peers::{Member, Members, Standing},
+        members::{Member, Members, Standing},
         view::{ClusterView, RegionView},
     },
 };

@@ -8,7 +8,7 @@ use crate::{
     ids::PeerId,
     placement::{
         config::{PlacementConfig, millis},
-        peers::{Member, Members, Standing},
+        members::{Member, Members, Standing},
         steps,
         view::NodeView,
     },

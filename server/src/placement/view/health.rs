@@ -9,7 +9,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     placement::{
         config::{PlacementConfig, millis},
-        peers::{Member, Members, Standing},
+        members::{Member, Members, Standing},
         plan::SYSTEM_VOTERS_MAX,
     },
     raft::quorum::{Disk, is_quorum, low_disks},

@@ -90,7 +90,7 @@ impl ClusterView {
     }
 
     /// The nodes without what is on them, which takes a look at every region.
-    pub(super) fn standing_nodes(
+    pub(in crate::placement) fn standing_nodes(
         &self,
         config: &PlacementConfig,
         now_ms: u64,

@@ -4,7 +4,7 @@ use prost::Message as _;
 use super::*;
 use crate::placement::{
     fixture::{Fixture, NOW_MS, record, table},
-    peers::{Member, Standing},
+    members::{Member, Members, Standing},
     plan::plan,
 };
 
