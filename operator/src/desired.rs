@@ -13,6 +13,7 @@ use crate::{
     crd::{KvCluster, KvClusterSpec, TlsMode},
     drift, hash,
     names::{self, ADOPT, Names, USER},
+    overlay,
     rights::Right,
     settings::Settings,
 };
@@ -185,7 +186,8 @@ impl Desired {
         };
         desired.template = children::template(&desired);
         desired.sent_template = children::sent_hash(&desired.template, &desired.names);
-        match children::check_pod_template(&desired) {
+        let patch = desired.spec.pod_template.as_ref();
+        match overlay::check(&desired.template, patch, &desired.names, &desired.lends) {
             Ok(()) => Ok(desired),
             Err(wrong) => Err(Invalid(vec![wrong])),
         }

@@ -3,7 +3,16 @@
 //! The rules are those of a strategic merge patch, as far as templates need them: maps are merged,
 //! `null` removes, a list whose items have a key is merged by it, any other list is replaced.
 
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
+
+use crate::{
+    drift,
+    names::{CONTAINER, Names},
+    rights::{self, Right},
+};
 
 /// Lists of a pod template that are merged, and the key of their items.
 const KEYS: [(&str, &str); 9] = [
@@ -54,6 +63,32 @@ fn merge_list(items: &mut Vec<Value>, changes: &[Value], id: &str) {
             items.push(change.clone());
         }
     }
+}
+
+/// Whether a template with a patch laid over it can be sent.
+///
+/// # Errors
+/// A patch that makes no pod template, or names a field that there is not; a template that asks for more than is lent.
+pub fn check(
+    merged: &Value,
+    patch: Option<&Value>,
+    names: &Names,
+    lends: &BTreeSet<Right>,
+) -> Result<(), String> {
+    if patch.is_some() {
+        let parsed: PodTemplateSpec = serde_json::from_value(merged.clone())
+            .map_err(|error| format!("podTemplate: {error}"))?;
+        let read = serde_json::to_value(&parsed).expect("objects of Kubernetes have a JSON form");
+        if let Some(drift) = drift::drift(merged, &read) {
+            let path = drift.path().trim_start_matches('.');
+            return Err(format!("podTemplate: there is no field {path}"));
+        }
+        let containers = parsed.spec.map(|spec| spec.containers).unwrap_or_default();
+        if containers.iter().all(|each| each.name != CONTAINER) {
+            return Err(format!("podTemplate: removes the container {CONTAINER}"));
+        }
+    }
+    rights::refuse(merged, names, lends)
 }
 
 #[cfg(test)]

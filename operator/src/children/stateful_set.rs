@@ -43,12 +43,12 @@ use serde_json::{Value, json};
 use super::{CONFIG_FILE, config_map, metadata, value};
 use crate::{
     desired::Desired,
-    drift, hash,
+    hash,
     names::{
         CLIENT_PORT, CLUSTER_ID, CONTAINER, HTTP_PORT, MANAGER, Names, PEER_PORT, SENT_TEMPLATE,
         TEMPLATE_ALSO_BY, TEMPLATE_HASH, VOLUME,
     },
-    overlay, rights,
+    overlay,
     settings::DATA_DIR,
 };
 
@@ -219,25 +219,6 @@ pub fn image_of(template: &Value) -> Option<&str> {
 #[must_use]
 pub fn server_image(desired: &Desired) -> String {
     image_of(&desired.template).unwrap_or(&desired.image).to_owned()
-}
-
-/// # Errors
-/// An overlay that makes no pod template, or names a field that there is not.
-pub fn check_pod_template(desired: &Desired) -> Result<(), String> {
-    let merged = &desired.template;
-    if desired.spec.pod_template.is_some() {
-        let parsed: PodTemplateSpec = serde_json::from_value(merged.clone())
-            .map_err(|error| format!("podTemplate: {error}"))?;
-        if let Some(drift) = drift::drift(merged, &value(&parsed)) {
-            let path = drift.path().trim_start_matches('.');
-            return Err(format!("podTemplate: there is no field {path}"));
-        }
-        let containers = parsed.spec.map(|spec| spec.containers).unwrap_or_default();
-        if containers.iter().all(|each| each.name != CONTAINER) {
-            return Err(format!("podTemplate: removes the container {CONTAINER}"));
-        }
-    }
-    rights::refuse(merged, &desired.names, &desired.lends)
 }
 
 fn base(desired: &Desired) -> PodTemplateSpec {
