@@ -8,39 +8,30 @@
 
 mod addresses;
 mod args;
-pub(crate) mod check;
 mod docs;
-pub(crate) mod human_bytes;
-pub(crate) mod human_duration;
 mod labels;
 mod layers;
-mod log;
-mod log_format;
-mod raft;
-mod reads;
 mod runtime;
-mod slow_requests;
-mod snapshot;
 
 pub use self::{
     addresses::{Advertised, BoundAddresses},
     args::{Args, Command, ConfigCommand, DemoArgs, DemoNodeArgs, HealthcheckArgs, SettingArgs},
-    check::{ConfigError, ConfigErrors},
     docs::markdown,
-    human_bytes::format as format_bytes,
-    log::LogConfig,
-    log_format::LogFormat,
-    raft::RaftConfig,
-    reads::ReadsConfig,
     runtime::RuntimeConfig,
-    slow_requests::SlowRequestsConfig,
-    snapshot::SnapshotConfig,
 };
 
 pub use crate::{
     api::Limits,
+    metrics::SlowRequestsConfig,
     placement::config::PlacementConfig,
+    raft::{config::RaftConfig, log::config::LogConfig, snapshot::config::SnapshotConfig},
+    region::read::config::ReadsConfig,
+    settings::{
+        check::{ConfigError, ConfigErrors},
+        human_bytes::format as format_bytes,
+    },
     storage::config::{DiskConfig, EngineKind, StorageConfig},
+    telemetry::LogFormat,
 };
 
 use std::{
@@ -53,7 +44,13 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::{check::duration_within, human_duration::HumanDuration};
+use crate::{
+    settings::{
+        check::duration_within,
+        human_duration::{self, HumanDuration},
+    },
+    telemetry::check_log_level,
+};
 
 /// Bound: nodes that a cluster is made of at once.
 pub const BOOTSTRAP_EXPECT_MAX: usize = 32;
@@ -237,7 +234,7 @@ impl Config {
         let grace = Duration::ZERO..=Duration::from_secs(3600);
         duration_within(errors, "shutdown_grace", self.shutdown_grace, grace);
         self.raft.check(errors);
-        self.log.check(&self.limits, errors);
+        self.log.check(self.limits.request_bytes_max as u64, errors);
         self.storage.check(errors);
         self.disk.check(errors);
         self.limits.check(errors);
@@ -306,21 +303,6 @@ impl Config {
     pub fn to_yaml(&self) -> String {
         serde_yaml::to_string(self).expect("every setting has a YAML form")
     }
-}
-
-/// A filter may name a target alone, and then shows all of it. So a misspelt level is a filter too, one that
-/// hides everything: hence a target must be given its level.
-pub(crate) fn check_log_level(filter: &str) -> Result<(), String> {
-    let parsed = tracing_subscriber::EnvFilter::builder().parse(filter);
-    parsed.map_err(|error| error.to_string())?;
-    let words = filter.split(',').map(str::trim).filter(|word| !word.is_empty());
-    for word in words.filter(|word| !word.contains(['=', '['])) {
-        if word.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
-            let levels = "off, error, warn, info, debug, trace";
-            return Err(format!("{word} is none of {levels}, and no target=level"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ pub mod feature_level;
 pub mod handoff;
 mod ids;
 pub mod metrics;
+pub mod settings;
 mod share;
 pub mod signals;
 pub mod telemetry;

@@ -28,7 +28,7 @@ pub use self::{
     region::{PeerLoss, PeerRole, RegionMetrics},
     request::{BusyQueue, MethodMetrics, RequestMetrics},
     runtime::RuntimeMetrics,
-    slow::{INTERVAL as SLOW_LOG_INTERVAL, SlowLog},
+    slow::{INTERVAL as SLOW_LOG_INTERVAL, SlowLog, config::SlowRequestsConfig},
     storage::{Instance, StorageMetrics},
 };
 

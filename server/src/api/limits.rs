@@ -9,13 +9,12 @@ use tokio::time::Instant;
 
 use crate::{
     command,
-    config::{
-        ConfigError,
-        check::{bytes_within, count_within, duration_within},
+    error::Error,
+    settings::{
+        check::{ConfigError, bytes_within, count_within, duration_within},
         human_bytes::{self, HumanBytes},
         human_duration::{self, HumanDuration},
     },
-    error::Error,
 };
 
 /// Bounds on what clients may ask, and on what may be under way. What is too large is refused with

@@ -3,9 +3,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use crate::settings::check::ConfigError;
 use serde::{Deserializer, de};
-
-use super::check::ConfigError;
 
 /// Bound: more labels than this are refused at start; they travel in every node heartbeat.
 const LABELS_MAX: usize = 32;

@@ -9,7 +9,8 @@ use std::fmt;
 use serde::{Deserializer, de};
 use serde_yaml::{Mapping, Value};
 
-use super::{Config, ConfigError};
+use super::Config;
+use crate::settings::check::ConfigError;
 
 /// Start of the variables that are settings: `FLOTILLA_RAFT__HEARTBEAT_INTERVAL` is
 /// `raft.heartbeat_interval`.

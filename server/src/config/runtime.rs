@@ -1,7 +1,6 @@
+use crate::settings::check::{ConfigError, count_within};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::check::{ConfigError, count_within};
 
 /// Threads of this process. `0` is a choice by the number of cores.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

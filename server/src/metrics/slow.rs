@@ -1,5 +1,7 @@
 //! Requests that took long, in the log: a histogram says how many they were, a line says which.
 
+pub(super) mod config;
+
 use std::{
     collections::VecDeque,
     fmt::Write as _,
@@ -13,7 +15,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::{clock, config::SlowRequestsConfig, trail::Trail};
+use self::config::SlowRequestsConfig;
+use crate::{clock, trail::Trail};
 
 /// Between two lines. In an outage every request is slow, and the slowest says so as well as all.
 pub const INTERVAL: Duration = Duration::from_secs(1);

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use crate::{
+    raft::config::RaftConfig,
+    settings::{
+        check::{ConfigError, count_within, duration_within},
+        human_duration::{self, HumanDuration},
+    },
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::config::{
-    ConfigError, RaftConfig,
-    check::{count_within, duration_within},
-    human_duration::{self, HumanDuration},
-};
 
 /// A leader hears a live peer at each Raft heartbeat; this many missed ones make it silent.
 const SILENT_HEARTBEATS: u32 = 10;

@@ -3,6 +3,7 @@
 //! `store.rs` is what openraft sees of it.
 
 mod codec;
+pub mod config;
 pub mod memory;
 pub mod peer_log;
 pub mod store;

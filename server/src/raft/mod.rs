@@ -5,6 +5,7 @@
 //! `network.rs` with `transport.rs` (the other nodes).
 
 pub mod checks;
+pub mod config;
 pub mod convert;
 pub mod log;
 pub mod network;

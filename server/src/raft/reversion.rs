@@ -138,13 +138,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::SnapshotConfig,
         ids::ClusterId,
         raft::{
             PeerAddress, TypeConfig, Vote,
             fixture::{blank, id, metrics, soon},
             network::{Network, SnapshotSettings},
             presence::Presence,
+            snapshot::config::SnapshotConfig,
             transport::{
                 Directory, Identity, Inbox, RaftService, Transport, TransportConfig, answer,
             },

@@ -1,8 +1,7 @@
 //! Openraft's settings from ours.
 
+use crate::raft::config::RaftConfig;
 use std::time::Duration;
-
-use crate::config::RaftConfig;
 
 /// Length of the queues in which a peer hears of its own work: from its disk, its timer, its followers, and what
 /// it has to apply. It waits to put into them what it alone takes out, or what waits for a disk that stands

@@ -8,6 +8,7 @@
 //! written, the record removed. A crash anywhere in between repeats the install from its record at
 //! the next start: it is a redo. An interrupted or damaged transfer leaves the peer as it was.
 
+pub mod config;
 #[cfg(test)]
 mod tests;
 

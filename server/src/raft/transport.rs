@@ -47,9 +47,9 @@ use self::{
 };
 use super::presence::Presence;
 use crate::{
-    config::SnapshotConfig,
     ids::{ClusterId, NodeId},
     metrics::{self, Metrics},
+    raft::snapshot::config::SnapshotConfig,
 };
 
 pub(crate) use self::snapshots::INSTALL_IDLE_TIMEOUTS;

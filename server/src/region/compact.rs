@@ -21,9 +21,8 @@ use futures::{StreamExt as _, stream};
 
 use super::{Peer, followers::Follower, peers::Peers, turns::Turns};
 use crate::{
-    config::LogConfig,
     ids::{PeerId, RegionId},
-    raft::LogId,
+    raft::{LogId, log::config::LogConfig},
 };
 
 /// How often regions are looked at.

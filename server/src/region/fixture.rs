@@ -20,16 +20,18 @@ use super::{
 use crate::{
     clock,
     command::RegionState,
-    config::{LogConfig, RaftConfig, ReadsConfig, SnapshotConfig},
     ids::{ClusterId, NodeId, PeerId, RegionId},
     raft::{
         checks::Checks,
+        config::RaftConfig,
         convert::entry_to_proto,
         fixture::{self, Probe, WAIT, Writing, metrics},
-        log::memory::LogMemory,
+        log::{config::LogConfig, memory::LogMemory},
         settings,
+        snapshot::config::SnapshotConfig,
         transport::{Directory, Identity, Transport, TransportConfig},
     },
+    region::read::config::ReadsConfig,
     storage::{batch::WriteBatch, disk::Level},
 };
 

@@ -46,19 +46,21 @@ use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
-    config::{LogConfig, RaftConfig, ReadsConfig, SnapshotConfig},
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
     raft::{
         Raft,
         checks::Checks,
-        log::{memory::LogMemory, peer_log::PeerLog, writer::LogWriter},
+        config::RaftConfig,
+        log::{config::LogConfig, memory::LogMemory, peer_log::PeerLog, writer::LogWriter},
         proposal::Admissions,
         refusal::Refusals,
         region_view::RegionView,
         reversion::Reversions,
+        snapshot::config::SnapshotConfig,
         transport::Transport,
     },
+    region::read::config::ReadsConfig,
     storage::{disk::Level, engine::Engine},
 };
 use openraft::async_runtime::WatchReceiver as _;

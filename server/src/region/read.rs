@@ -18,6 +18,7 @@
 //! published one and now, each of which answers the read rightly, and the revision that is told is
 //! never below the row's.
 
+pub mod config;
 #[cfg(test)]
 mod tests;
 

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use crate::config::{
-    ConfigError,
-    check::{bytes_within, count_within, duration_within},
+use crate::settings::{
+    check::{ConfigError, bytes_within, count_within, duration_within},
     human_bytes::{self, HumanBytes},
     human_duration::{self, HumanDuration},
 };
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 const MIB: u64 = 1 << 20;
 

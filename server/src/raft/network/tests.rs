@@ -8,7 +8,6 @@ use tonic::Streaming;
 
 use super::*;
 use crate::{
-    config::SnapshotConfig,
     ids::ClusterId,
     metrics::SnapshotResult,
     raft::{
@@ -16,6 +15,7 @@ use crate::{
         fixture::{Probe, id, metrics, region_state, soon},
         presence::Presence,
         region_state::put_state,
+        snapshot::config::SnapshotConfig,
         transport::{Directory, Identity, Inbox, RaftService, TransportConfig},
     },
     storage::{

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     clock,
-    config::SnapshotConfig,
     ids::{PeerId, RegionId},
+    raft::snapshot::config::SnapshotConfig,
     region::fixture::until,
     storage::{
         batch::{Family, WriteBatch},

@@ -1,13 +1,12 @@
 use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use super::{
+use crate::settings::{
     check::{ConfigError, bytes_within, count_within, duration_within},
     human_bytes::{self, HumanBytes},
     human_duration::{self, HumanDuration},
 };
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Sending regions to peers that the log cannot bring up to date.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -1,13 +1,12 @@
 use std::{ops::RangeInclusive, time::Duration};
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use super::{
+use crate::settings::{
     check::{ConfigError, bytes_within, count_within, duration_within},
     human_bytes::{self, HumanBytes},
     human_duration::{self, HumanDuration},
 };
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Timing and batches of every Raft group on this node. Give all nodes of a cluster the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -20,7 +20,7 @@ impl ConfigError {
     }
 
     #[must_use]
-    pub(super) fn with_origin(mut self, origin: impl Into<String>) -> Self {
+    pub(crate) fn with_origin(mut self, origin: impl Into<String>) -> Self {
         self.origin = Some(origin.into());
         self
     }
@@ -40,7 +40,7 @@ impl fmt::Display for ConfigError {
 pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
-    pub(super) fn none_or<T>(value: T, errors: Vec<ConfigError>) -> Result<T, Self> {
+    pub(crate) fn none_or<T>(value: T, errors: Vec<ConfigError>) -> Result<T, Self> {
         if errors.is_empty() { Ok(value) } else { Err(Self(errors)) }
     }
 

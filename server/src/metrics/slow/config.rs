@@ -1,12 +1,11 @@
 use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use super::{
+use crate::settings::{
     check::{ConfigError, count_within, duration_within},
     human_duration::{self, HumanDuration},
 };
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Which requests are slow, and what is told of them in the log: a line a second for the slowest, with method,
 /// client, region, a salted hash of the key, and what took how long.

@@ -38,7 +38,7 @@ pub fn format(bytes: u64) -> String {
     format!("{}{unit}", bytes / size)
 }
 
-pub(super) fn parse(text: &str) -> Result<u64, String> {
+pub(crate) fn parse(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

@@ -1,8 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Limits,
+use crate::settings::{
     check::{ConfigError, bytes_within, count_within},
     human_bytes::{self, HumanBytes},
 };
@@ -65,10 +64,10 @@ impl Default for LogConfig {
 
 impl LogConfig {
     /// Collects every violated constraint.
-    pub fn check(&self, limits: &Limits, errors: &mut Vec<ConfigError>) {
+    pub fn check(&self, request_bytes_max: u64, errors: &mut Vec<ConfigError>) {
         // The largest request must fit the queue, or it would wait for ever.
-        let least = limits.request_bytes_max as u64;
-        bytes_within(errors, "log.queue_bytes_max", self.queue_bytes_max, least..=16 << 30);
+        let queue = request_bytes_max..=16 << 30;
+        bytes_within(errors, "log.queue_bytes_max", self.queue_bytes_max, queue);
         bytes_within(errors, "log.tail_cache_bytes", self.tail_cache_bytes, 64 << 10..=4 << 30);
         let tails = self.tail_caches_bytes_max;
         bytes_within(errors, "log.tail_caches_bytes_max", tails, 64 << 10..=1 << 40);
