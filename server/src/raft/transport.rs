@@ -15,6 +15,7 @@
 pub mod budget;
 mod frame;
 mod link;
+mod office;
 mod room;
 mod service;
 mod snapshots;
@@ -22,30 +23,24 @@ mod snapshots;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use flotilla_proto::v1;
-use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::sync::watch;
-use tonic::{
-    Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::transport::Endpoint;
 
 use self::{
     budget::Budget,
     frame::counted_bytes,
     link::{Link, Links},
+    office::Office,
     snapshots::Shipping,
 };
-use super::presence::Presence;
 use crate::{
     ids::{ClusterId, NodeId},
     metrics::{self, Metrics},
@@ -57,7 +52,7 @@ pub use self::{
     frame::MESSAGE_BYTES_MAX,
     link::BACKOFF_MAX,
     room::Room,
-    service::RaftService,
+    service::{Inbox, RaftService},
     snapshots::{SnapshotTurn, Unfinished, client},
 };
 pub use v1::Lane;
@@ -84,33 +79,6 @@ pub struct Identity {
 pub trait Directory: Send + Sync {
     /// `host:port` of a node's peer port; `None` when the node is not known or removed.
     fn peer_address(&self, node: NodeId) -> Option<String>;
-}
-
-/// Takes what arrives. Implemented by the peers of this node.
-pub trait Inbox: Send + Sync + 'static {
-    /// Who answers; `None` before the node has joined.
-    fn identity(&self) -> Option<Identity>;
-
-    /// How much room this node's disk has: its answers say it.
-    fn disk_level(&self) -> v1::DiskLevel;
-
-    /// Checks who speaks; `Err` refuses the whole frame with that reason.
-    ///
-    /// # Errors
-    /// When sender or receiver are not who the frame says.
-    fn admit(&self, batch: &v1::MessageBatch, presence: &Presence) -> Result<(), v1::Refused>;
-
-    /// Handles one message and answers it. The future must hand the message on when it is first
-    /// polled, so that messages of one stream keep their order.
-    fn deliver(&self, from: NodeId, message: v1::Message) -> BoxFuture<'static, v1::Message>;
-
-    /// Takes a region's snapshot.
-    fn snapshot(
-        &self,
-        header: v1::SnapshotHeader,
-        presence: Presence,
-        chunks: Streaming<v1::SnapshotChunk>,
-    ) -> BoxFuture<'static, v1::SnapshotResult>;
 }
 
 /// Why a message got no answer.
@@ -166,90 +134,6 @@ pub struct Transport {
     next_request: Arc<AtomicU64>,
 }
 
-/// What all links share. They must not hold the links themselves, or none would ever end.
-struct Office {
-    identity: Identity,
-    directory: Arc<dyn Directory>,
-    config: TransportConfig,
-    metrics: Arc<Metrics>,
-    links: Weak<Links>,
-    /// Counts the streams that were opened to each node.
-    reached: Mutex<HashMap<NodeId, watch::Sender<u64>>>,
-    /// Nodes to which the newest attempt to connect failed, or its stream ended without an answer.
-    unreached: Mutex<HashSet<NodeId>>,
-    /// Streams that are open and on which the node has answered; without those that have none.
-    answering: Mutex<HashMap<NodeId, usize>>,
-    /// Lanes that failed again and again for longer than `silence_max` while the node answered on another, and
-    /// that it has not answered on since.
-    cut: Mutex<BTreeSet<(NodeId, Lane)>>,
-    room: Room,
-}
-
-/// A stream on which the node has answered, until it ends.
-struct Answering {
-    office: Arc<Office>,
-    node: NodeId,
-}
-
-impl Answering {
-    fn begin(office: &Arc<Office>, node: NodeId) -> Self {
-        *office.answering.lock().entry(node).or_default() += 1;
-        Self { office: Arc::clone(office), node }
-    }
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        let mut answering = self.office.answering.lock();
-        if let Some(streams) = answering.get_mut(&self.node) {
-            *streams -= 1;
-            if *streams == 0 {
-                answering.remove(&self.node);
-            }
-        }
-    }
-}
-
-impl Office {
-    fn note_attempt(&self, node: NodeId, connected: bool) {
-        let mut unreached = self.unreached.lock();
-        if connected {
-            unreached.remove(&node);
-        } else {
-            unreached.insert(node);
-        }
-    }
-
-    /// A lane has failed for so long, each time anew.
-    fn note_failing(&self, node: NodeId, lane: Lane, failing_for: Duration) {
-        // One that answers nowhere is missed as a whole.
-        if failing_for >= self.config.silence_max
-            && self.answering.lock().contains_key(&node)
-            && self.cut.lock().insert((node, lane))
-        {
-            tracing::warn!(%node, ?lane, "a node answers, but not on this lane: it is cut");
-        }
-    }
-
-    fn note_answer(&self, node: NodeId, lane: Lane) {
-        self.note_attempt(node, true);
-        if self.cut.lock().remove(&(node, lane)) {
-            tracing::info!(%node, ?lane, "a node answers on this lane again");
-        }
-    }
-
-    fn reached(&self, node: NodeId) -> watch::Sender<u64> {
-        self.reached.lock().entry(node).or_default().clone()
-    }
-
-    fn forget(&self, node: NodeId) {
-        self.reached.lock().remove(&node);
-        self.unreached.lock().remove(&node);
-        self.room.forget(node);
-        self.cut.lock().retain(|(of, _)| *of != node);
-    }
-}
-
 impl Transport {
     #[must_use]
     pub fn new(
@@ -262,21 +146,9 @@ impl Transport {
             config.snapshot.concurrent_max as usize,
             config.snapshot.bytes_per_second_max,
         );
-        let links = Arc::new(Links::default());
         Self {
-            office: Arc::new(Office {
-                identity,
-                directory,
-                config,
-                metrics,
-                links: Arc::downgrade(&links),
-                reached: Mutex::default(),
-                unreached: Mutex::default(),
-                answering: Mutex::default(),
-                cut: Mutex::default(),
-                room: Room::default(),
-            }),
-            links,
+            office: Arc::new(Office::new(identity, directory, config, metrics)),
+            links: Arc::new(Links::default()),
             shipping: Arc::new(shipping),
             next_request: Arc::new(AtomicU64::new(1)),
         }
@@ -366,7 +238,9 @@ impl Transport {
 
     fn with_link<T>(&self, node: NodeId, lane: Lane, act: impl FnOnce(&Link) -> T) -> T {
         let mut links = self.links.lock();
-        act(links.entry((node, lane)).or_insert_with(|| Link::open(&self.office, node, lane)))
+        act(links
+            .entry((node, lane))
+            .or_insert_with(|| Link::open(&self.office, &self.links, node, lane)))
     }
 }
 
@@ -378,13 +252,6 @@ impl From<Lane> for metrics::LinkLane {
             Lane::Forward => Self::Forward,
         }
     }
-}
-
-/// Connects to a node's peer port.
-async fn connect(office: &Office, node: NodeId) -> Result<Channel, String> {
-    let address =
-        office.directory.peer_address(node).ok_or_else(|| "its address is not known".to_owned())?;
-    endpoint(&address)?.connect().await.map_err(|error| format!("connect to {address}: {error}"))
 }
 
 /// How nodes connect to each other's peer port.

@@ -1,6 +1,10 @@
 //! The sending end of one lane to one node: what waits for it, and the stream that carries it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use flotilla_proto::v1;
 use parking_lot::Mutex;
@@ -12,10 +16,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, codegen::http::uri::PathAndQuery, transport::Channel};
 
 use super::{
-    Answering, Cause, Lane, Office,
+    Cause, Lane,
     budget::{Budget, Taken},
-    connect,
     frame::{FRAME_BYTES_ACCEPTED, FrameCodec, MESSAGE_BYTES_MAX, fits},
+    office::{Answering, Office, connect},
 };
 use crate::{
     clock, handoff,
@@ -71,7 +75,7 @@ impl Called {
 }
 
 impl Link {
-    pub(super) fn open(office: &Arc<Office>, node: NodeId, lane: Lane) -> Self {
+    pub(super) fn open(office: &Arc<Office>, links: &Arc<Links>, node: NodeId, lane: Lane) -> Self {
         let bytes_max = match lane {
             Lane::Bulk => BULK_BYTES_MAX,
             Lane::Forward => FORWARD_BYTES_MAX,
@@ -81,7 +85,8 @@ impl Link {
         let budget =
             Budget::new(bytes_max, office.metrics.raft.link_bytes.get(lane.into()).clone());
         let reached = office.reached(node);
-        let run = Run { office: Arc::clone(office), node, lane, reached };
+        let (office, links) = (Arc::clone(office), Arc::downgrade(links));
+        let run = Run { office, links, node, lane, reached };
         tokio::spawn(run.until_dropped(queued));
         Self { queue, budget }
     }
@@ -122,6 +127,8 @@ impl Link {
 /// What runs one link.
 pub(super) struct Run {
     pub(super) office: Arc<Office>,
+    /// Where it is found. It must not hold the links themselves, or none would ever end.
+    pub(super) links: Weak<Links>,
     pub(super) node: NodeId,
     pub(super) lane: Lane,
     /// Told when a stream to the node is open.
@@ -218,7 +225,7 @@ impl Run {
 
     /// Makes nobody find this link any more, unless somebody just did.
     fn leave_map(&self, queued: &mut mpsc::Receiver<Outgoing>) -> bool {
-        let Some(links) = self.office.links.upgrade() else { return true };
+        let Some(links) = self.links.upgrade() else { return true };
         // Ordering: messages are left under this lock, so none comes between the look and the end.
         let mut links = links.lock();
         if !queued.is_empty() {

@@ -26,7 +26,7 @@ use tonic::{
 };
 
 use super::{
-    Inbox, Lane,
+    Identity, Lane,
     frame::{FRAME_BYTES_ACCEPTED, FrameCodec, MESSAGE_BYTES_MAX, counted_bytes, fits},
     refusal,
 };
@@ -51,6 +51,33 @@ const HANDLED_BYTES_MAX: usize = 40 << 20;
 const HANDLED_SHARED_BYTES: usize = 34 << 20;
 /// Bound: wait for the first message of a snapshot.
 const HEADER_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Takes what arrives. Implemented by the peers of this node.
+pub trait Inbox: Send + Sync + 'static {
+    /// Who answers; `None` before the node has joined.
+    fn identity(&self) -> Option<Identity>;
+
+    /// How much room this node's disk has: its answers say it.
+    fn disk_level(&self) -> v1::DiskLevel;
+
+    /// Checks who speaks; `Err` refuses the whole frame with that reason.
+    ///
+    /// # Errors
+    /// When sender or receiver are not who the frame says.
+    fn admit(&self, batch: &v1::MessageBatch, presence: &Presence) -> Result<(), v1::Refused>;
+
+    /// Handles one message and answers it. The future must hand the message on when it is first
+    /// polled, so that messages of one stream keep their order.
+    fn deliver(&self, from: NodeId, message: v1::Message) -> BoxFuture<'static, v1::Message>;
+
+    /// Takes a region's snapshot.
+    fn snapshot(
+        &self,
+        header: v1::SnapshotHeader,
+        presence: Presence,
+        chunks: Streaming<v1::SnapshotChunk>,
+    ) -> BoxFuture<'static, v1::SnapshotResult>;
+}
 
 /// See the module.
 pub struct RaftService<I> {

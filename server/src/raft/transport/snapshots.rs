@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, transport::Channel};
 
-use super::{Cause, Transport, Undelivered, connect, frame::FRAME_BYTES_ACCEPTED};
+use super::{Cause, Transport, Undelivered, frame::FRAME_BYTES_ACCEPTED, office::connect};
 use crate::{clock, ids::NodeId, raft::snapshot::Sender};
 
 /// Bound: idle timeouts that a receiver may take to install what it has all of.

@@ -1,9 +1,11 @@
-use std::sync::atomic::AtomicUsize;
+use std::{collections::HashMap, sync::atomic::AtomicUsize};
 
 use flotilla_proto::v1::{message::Body, refused::Reason};
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::Streaming;
 
 use super::{
     super::{
@@ -17,7 +19,7 @@ use super::{
 use crate::{
     clock,
     ids::{PeerId, RegionId},
-    raft::snapshot::config::SnapshotConfig,
+    raft::{presence::Presence, snapshot::config::SnapshotConfig},
     region::fixture::until,
     storage::{
         batch::{Family, WriteBatch},
@@ -452,7 +454,8 @@ async fn what_a_stranger_took_surely_was_not_handled() {
         let (sender, answer) = crate::handoff::channel();
         let office = Arc::clone(&transport.office);
         let reached = office.reached(NodeId(2));
-        let run = link::Run { office, node: NodeId(2), lane: Lane::Forward, reached };
+        let links = Arc::downgrade(&transport.links);
+        let run = link::Run { office, links, node: NodeId(2), lane: Lane::Forward, reached };
         (run, HashMap::from([(7, sender)]), answer)
     };
     let refused =
