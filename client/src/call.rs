@@ -14,6 +14,7 @@ use crate::{
     backoff::Backoff,
     node_pool::Node,
     pin::{connect, no_client_port},
+    random,
     routes::{Route, Span},
     rpc::Rpc,
     verdict::{Failure, Kind, Remedy, Verdict, judge},
@@ -255,7 +256,7 @@ impl<'a> Progress<'a> {
         } else {
             // After the pause those that failed may answer again.
             self.avoid.clone_from(&self.unjoined);
-            self.backoff.next(at_least, &mut *self.client.shared.rng.lock())
+            random::draw(|random| self.backoff.next(at_least, random))
         };
         let (timeout, attempts) = (self.client.settings.timeout, self.attempts);
         let worth = match self.kind {

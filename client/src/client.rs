@@ -9,8 +9,7 @@ use std::{
 };
 
 use flotilla_proto::v1::{ListNodesRequest, ListRegionsRequest, ReadMode, RegionInfo};
-use parking_lot::{Mutex, RwLock};
-use rand::{SeedableRng, rngs::StdRng};
+use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use crate::{
@@ -90,7 +89,6 @@ pub(crate) struct Shared {
     pub(crate) pin: Pin,
     pub(crate) routes: RwLock<RouteTable>,
     pub(crate) routing: bool,
-    pub(crate) rng: Mutex<StdRng>,
     pub(crate) written: Written,
     pub(crate) bounds: Bounds,
     refreshing: AtomicBool,
@@ -140,7 +138,6 @@ impl Client {
             pin: Pin::default(),
             routes: RwLock::default(),
             routing: options.routing,
-            rng: Mutex::new(StdRng::from_os_rng()),
             written: Written::default(),
             bounds: Bounds::default(),
             refreshing: AtomicBool::new(false),

@@ -36,6 +36,8 @@ mod pin;
 mod routes;
 mod written;
 
+pub mod random;
+
 #[doc(hidden)]
 pub mod kvctl;
 

@@ -17,6 +17,7 @@ use crate::{
     backoff::Backoff,
     bounds::Bounds,
     call::write_min,
+    random,
     verdict::{RegionFailure, judge_region},
 };
 
@@ -409,7 +410,7 @@ impl Client {
             let passing = refused.iter().filter(|part| part.fewer.is_none());
             let pause =
                 passing.map(|part| part.at_least).max().map_or(Duration::ZERO, |at_least| {
-                    backoff.next(at_least, &mut *self.shared.rng.lock())
+                    random::draw(|random| backoff.next(at_least, random))
                 });
             let left = timeout.saturating_sub(begun.elapsed()).saturating_sub(pause);
             if left <= write_min(timeout) {
