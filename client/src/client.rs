@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use crate::{
-    Cluster, Error,
+    Cluster, Connector, Error,
     bounds::Bounds,
     call::Audience,
     keyspace::{self, DEFAULT_KEYSPACE},
@@ -48,6 +48,8 @@ pub struct Options {
     /// Send requests straight to the leader. Without it every request goes to some node, which
     /// forwards it: right for a program that makes one call and ends.
     pub routing: bool,
+    /// How nodes are reached: over TCP, unless a program has something else.
+    pub connector: Connector,
 }
 
 impl Default for Options {
@@ -59,6 +61,7 @@ impl Default for Options {
             read_mode: ReadMode::Unspecified,
             keyspace: DEFAULT_KEYSPACE,
             routing: true,
+            connector: Connector::default(),
         }
     }
 }
@@ -132,6 +135,7 @@ impl Client {
         let dialling = Dialling {
             channels_per_node: options.channels_per_node,
             connect_timeout: options.connect_timeout.min(options.timeout / 2),
+            connector: options.connector,
         };
         let shared = Shared {
             nodes: NodePool::new(&endpoints, dialling)?,

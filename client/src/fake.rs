@@ -1,7 +1,10 @@
-//! Nodes that do as a test tells them, over real connections.
+//! Nodes that do as a test tells them, over real connections, or over pipes on which it owns the time.
+
+pub(crate) mod pipes;
 
 use std::{
     collections::BTreeMap,
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -16,12 +19,17 @@ use flotilla_proto::v1::{
     self, ErrorDetail, RequestContext, ServerIsBusy, cluster_server, error_detail::Reason,
     kv_server,
 };
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::Notify};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Request, Response, Status};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::Notify,
+};
+use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tonic::{Code, Request, Response, Status, transport::server::Connected};
 
+use self::pipes::Pipes;
 use crate::{Client, Options};
 
 /// A request that a fake node was sent.
@@ -100,6 +108,13 @@ impl FakeCluster {
         Self { nodes, data }
     }
 
+    /// As [`FakeCluster::start`], with names that only these pipes know.
+    pub(crate) fn start_on(pipes: &Pipes, count: usize) -> Self {
+        let data = Arc::new(Mutex::new(Data::new()));
+        let start = |number| FakeNode::start_on(pipes, format!("node-{number}:7420"), data.clone());
+        Self { nodes: (1..=count).map(start).collect(), data }
+    }
+
     /// Stores these without a request.
     pub(crate) fn fill(&self, keys: impl IntoIterator<Item = String>) {
         let mut data = self.data.lock();
@@ -158,14 +173,29 @@ impl FakeNode {
             .await
             .expect("a free port on loopback");
         let address = listener.local_addr().expect("bound").to_string();
+        Self::serve_at(address, data, TcpListenerStream::new(listener))
+    }
+
+    fn start_on(pipes: &Pipes, address: String, data: Arc<Mutex<Data>>) -> Self {
+        let connections = UnboundedReceiverStream::new(pipes.listen(&address));
+        Self::serve_at(address, data, connections.map(Ok))
+    }
+
+    fn serve_at<C>(
+        address: String,
+        data: Arc<Mutex<Data>>,
+        connections: impl Stream<Item = io::Result<C>> + Send + 'static,
+    ) -> Self
+    where
+        C: AsyncRead + AsyncWrite + Connected + Send + Unpin + 'static,
+    {
         let node = Self { address, state: Arc::new(State::default()), data };
         let server = tonic::transport::Server::builder()
             .add_service(kv_server::KvServer::new(node.clone()))
             .add_service(cluster_server::ClusterServer::new(node.clone()));
         let state = node.state.clone();
         let stopped = async move { state.stop.notified().await };
-        let incoming = TcpListenerStream::new(listener);
-        tokio::spawn(server.serve_with_incoming_shutdown(incoming, stopped));
+        tokio::spawn(server.serve_with_incoming_shutdown(connections, stopped));
         node
     }
 

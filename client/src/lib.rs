@@ -30,6 +30,7 @@ mod call;
 mod rpc;
 mod verdict;
 
+mod connector;
 mod keyspace;
 mod node_pool;
 mod pin;
@@ -46,6 +47,7 @@ mod fake;
 
 pub use client::{Client, Options};
 pub use cluster::Cluster;
+pub use connector::Connector;
 pub use error::Error;
 /// The messages of the contract, for what has no type of its own here.
 pub use flotilla_proto::v1;

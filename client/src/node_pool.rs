@@ -5,6 +5,8 @@
 
 use std::{
     collections::HashMap,
+    io,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -18,7 +20,8 @@ use tokio::{sync::Mutex, time::Instant};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    Error,
+    Connector, Error,
+    connector::Stream,
     verdict::{Failure, root_cause},
 };
 
@@ -40,6 +43,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 pub(crate) struct Dialling {
     pub(crate) channels_per_node: usize,
     pub(crate) connect_timeout: Duration,
+    pub(crate) connector: Connector,
 }
 
 /// What is at an address, as far as this client has found out; see [`crate::pin`].
@@ -58,6 +62,7 @@ pub(crate) enum Nature {
 pub(crate) struct Node {
     pub(crate) address: Arc<str>,
     endpoint: Endpoint,
+    connector: Connector,
     lines: Vec<Line>,
     next: AtomicUsize,
     /// In milliseconds since the pool was made; 0 when nothing is held against the node.
@@ -125,6 +130,7 @@ impl Node {
         Ok(Self {
             address,
             endpoint,
+            connector: dialling.connector.clone(),
             lines: (0..dialling.channels_per_node).map(|_| Line::default()).collect(),
             next: AtomicUsize::new(0),
             suspect_until: AtomicU64::new(0),
@@ -176,7 +182,7 @@ impl Node {
         if failures.load(Relaxed) != failures_before {
             return Err(last_failure.clone());
         }
-        match self.endpoint.connect().await {
+        match self.connector.channel(&self.endpoint, &self.address).await {
             Ok(channel) => {
                 let made = Arc::new(Live { channel, answers: AtomicU64::new(0) });
                 *live.write() = Some(made.clone());
@@ -188,6 +194,11 @@ impl Node {
                 Err(last_failure.clone())
             }
         }
+    }
+
+    /// A connection that no gRPC is spoken over, to find out what is there.
+    pub(crate) async fn stream(&self) -> io::Result<Pin<Box<dyn Stream>>> {
+        self.connector.stream(&self.address).await
     }
 
     /// Learns from an attempt that failed. When the connection is of no more use the next caller dials;
@@ -379,7 +390,8 @@ mod tests {
     fn pool(endpoints: &[&str]) -> Result<NodePool, Error> {
         let endpoints: Vec<String> = endpoints.iter().map(|one| (*one).to_owned()).collect();
         let connect_timeout = Duration::from_secs(1);
-        NodePool::new(&endpoints, Dialling { channels_per_node: 1, connect_timeout })
+        let connector = Connector::default();
+        NodePool::new(&endpoints, Dialling { channels_per_node: 1, connect_timeout, connector })
     }
 
     #[test]

@@ -21,7 +21,6 @@ use flotilla_proto::{CLUSTER_ID_METADATA, v1};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     sync::Mutex,
     time::{Instant, timeout_at},
 };
@@ -172,7 +171,7 @@ async fn question(node: &Node, until: Instant) -> Result<Option<String>, Failure
             Ok(None)
         }
         Failure::NotSent { .. } | Failure::Broken { is_cut: true, .. } => {
-            if matches!(timeout_at(until, speaks_http1(&node.address)).await, Ok(Ok(true))) {
+            if matches!(timeout_at(until, speaks_http1(node)).await, Ok(Ok(true))) {
                 node.found(Nature::Http1 { found_at: Instant::now() });
             }
             Err(failure)
@@ -182,9 +181,9 @@ async fn question(node: &Node, until: Instant) -> Result<Option<String>, Failure
 }
 
 /// Whether a request of HTTP/1 is answered as such; a client port speaks HTTP/2 alone.
-async fn speaks_http1(address: &str) -> std::io::Result<bool> {
+async fn speaks_http1(node: &Node) -> std::io::Result<bool> {
     const ANSWER: &[u8] = b"HTTP/1.";
-    let mut stream = TcpStream::connect(address).await?;
+    let mut stream = node.stream().await?;
     stream
         .write_all(b"HEAD /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         .await?;
@@ -207,6 +206,8 @@ fn agree(told: &[(Arc<str>, String)]) -> Result<Option<MetadataValue<Ascii>>, Er
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
     use crate::{Client, fake::FakeCluster};
 
