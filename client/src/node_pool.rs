@@ -4,7 +4,7 @@
 //! is passed over for a moment, so that its death costs each caller at most one attempt.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     pin::Pin,
     sync::{
@@ -238,7 +238,8 @@ pub(crate) struct NodePool {
     born: Instant,
     /// Invariant: never empty, and never forgotten.
     seeds: Vec<Arc<str>>,
-    nodes: RwLock<HashMap<Arc<str>, Arc<Node>>>,
+    /// Ordered, so that who is asked next is not up to a hash.
+    nodes: RwLock<BTreeMap<Arc<str>, Arc<Node>>>,
     next: AtomicUsize,
 }
 
@@ -250,7 +251,7 @@ impl NodePool {
             return Err(Error::configuration("channels_per_node", "must be 1 to 64"));
         }
         let mut seeds: Vec<Arc<str>> = Vec::new();
-        let mut nodes = HashMap::new();
+        let mut nodes = BTreeMap::new();
         for endpoint in endpoints {
             let address: Arc<str> = parse_endpoint(endpoint)?.into();
             if nodes.contains_key(&address) {
@@ -300,7 +301,6 @@ impl NodePool {
     pub(crate) fn pick(&self, avoid: &[Arc<str>]) -> Arc<Node> {
         let nodes = self.nodes.read();
         let mut all: Vec<&Arc<Node>> = nodes.values().collect();
-        all.sort_unstable_by(|a, b| a.address.cmp(&b.address));
         let first = self.next.fetch_add(1, Relaxed) % all.len();
         all.rotate_left(first);
         let rank = |node: &&Arc<Node>| {
@@ -438,8 +438,7 @@ mod tests {
         pool.replace_learnt(&["x:1".into(), "not an address".into()]);
         assert!(pool.nodes.read().contains_key("x:1"));
         pool.replace_learnt(&["y:1".into()]);
-        let mut known: Vec<_> = pool.nodes.read().keys().map(ToString::to_string).collect();
-        known.sort();
+        let known: Vec<_> = pool.nodes.read().keys().map(ToString::to_string).collect();
         assert_eq!(known, ["seed:1", "y:1"]);
     }
 

@@ -6,7 +6,7 @@
 //! newer epoch wins, whichever came last. Nothing here does I/O.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     ops::Bound::{Excluded, Unbounded},
     sync::Arc,
 };
@@ -82,7 +82,7 @@ fn epoch(region: &Region) -> RegionEpoch {
 #[derive(Debug, Default)]
 pub(crate) struct RouteTable {
     by_start: BTreeMap<Bytes, Entry>,
-    starts: HashMap<u64, Bytes>,
+    starts: BTreeMap<u64, Bytes>,
 }
 
 impl RouteTable {

@@ -1,9 +1,6 @@
 //! Reads and plain writes of keys.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::v1;
@@ -50,7 +47,7 @@ impl Client {
     {
         let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
         let groups = self.group_by_region(&keys);
-        let found: HashMap<Bytes, v1::KeyValue> = futures::stream::iter(groups)
+        let found: BTreeMap<Bytes, v1::KeyValue> = futures::stream::iter(groups)
             .map(|group| self.read_group(&keys, group))
             .buffer_unordered(REQUESTS_AT_ONCE)
             .map_ok(|kvs| {
