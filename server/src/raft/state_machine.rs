@@ -372,11 +372,7 @@ fn gather(
                 Reply::Command(reply)
             }
             Payload::Membership(membership) => {
-                region.state.membership = Some(membership_to_proto(&membership));
-                region.state.membership_term = id.leader_id.term.0;
-                region.state.membership_index = id.index;
-                region.descriptor.peers = peers_of(&membership);
-                region.descriptor.epoch.get_or_insert_default().conf_ver += 1;
+                change_members(region, id, &membership);
                 step.descriptor_changed = true;
                 Reply::Nothing
             }
@@ -395,6 +391,19 @@ fn gather(
         }
     }
     Ok(step)
+}
+
+/// A membership becomes that of the region: its peers, and a `conf_ver` that nothing was before.
+pub(crate) fn change_members(
+    region: &mut command::RegionState,
+    id: LogId,
+    membership: &Membership,
+) {
+    region.state.membership = Some(membership_to_proto(membership));
+    region.state.membership_term = id.leader_id.term.0;
+    region.state.membership_index = id.index;
+    region.descriptor.peers = peers_of(membership);
+    region.descriptor.epoch.get_or_insert_default().conf_ver += 1;
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {

@@ -11,7 +11,7 @@ use openraft::{
 use super::Peer;
 use crate::{
     ids::{NodeId, PeerId},
-    raft::PeerAddress,
+    raft::{Membership, PeerAddress},
 };
 
 impl Peer {
@@ -65,26 +65,11 @@ impl Peer {
 
     async fn change_peers(&self, change: &v1::ChangePeers) -> Result<(), String> {
         let metrics = self.server().ok_or_else(|| self.has_stopped().to_string())?;
-        let membership = metrics.membership_config.membership();
-        // The newest of the configurations: a joint change that was left half done ends there.
-        let mut voters: BTreeSet<PeerId> =
-            membership.get_joint_config().last().cloned().unwrap_or_default();
-        voters.extend(change.promote.iter().copied().map(PeerId));
-        let leaving: BTreeSet<PeerId> = change.remove.iter().copied().map(PeerId).collect();
-        if leaving.contains(&self.id) {
-            return Err("the leader does not remove itself".to_owned());
-        }
-        voters.retain(|peer| !leaving.contains(peer));
-        if voters.is_empty() {
-            return Err("no voter would remain".to_owned());
-        }
-        let joint = membership.get_joint_config().len() > 1;
-        let present: BTreeSet<PeerId> = membership.voter_ids().collect();
-        if joint || voters != present {
+        let Goal { voters, learners } =
+            goal(metrics.membership_config.membership(), change, self.id)?;
+        if let Some(voters) = voters {
             self.raft.change_membership(voters, false).await.map_err(explain)?;
         }
-        let learners: BTreeSet<PeerId> =
-            membership.learner_ids().filter(|peer| leaving.contains(peer)).collect();
         if !learners.is_empty() {
             self.raft
                 .change_membership(ChangeMembers::RemoveNodes(learners), false)
@@ -93,6 +78,41 @@ impl Peer {
         }
         Ok(())
     }
+}
+
+/// What a change of peers asks of openraft.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Goal {
+    /// The voters to come to, through both sets at once; `None` when they are these.
+    pub(crate) voters: Option<BTreeSet<PeerId>>,
+    /// Learners that leave.
+    pub(crate) learners: BTreeSet<PeerId>,
+}
+
+/// What `change` makes of `membership`, by its leader.
+///
+/// # Errors
+/// In words, when it is none that a leader may carry out.
+pub(crate) fn goal(
+    membership: &Membership,
+    change: &v1::ChangePeers,
+    leader: PeerId,
+) -> Result<Goal, String> {
+    // The newest of the configurations: a joint change that was left half done ends there.
+    let mut voters = membership.get_joint_config().last().cloned().unwrap_or_default();
+    voters.extend(change.promote.iter().copied().map(PeerId));
+    let leaving: BTreeSet<PeerId> = change.remove.iter().copied().map(PeerId).collect();
+    if leaving.contains(&leader) {
+        return Err("the leader does not remove itself".to_owned());
+    }
+    voters.retain(|peer| !leaving.contains(peer));
+    if voters.is_empty() {
+        return Err("no voter would remain".to_owned());
+    }
+    let joint = membership.get_joint_config().len() > 1;
+    let present: BTreeSet<PeerId> = membership.voter_ids().collect();
+    let learners = membership.learner_ids().filter(|peer| leaving.contains(peer)).collect();
+    Ok(Goal { voters: (joint || voters != present).then_some(voters), learners })
 }
 
 fn explain(
