@@ -39,6 +39,8 @@ pub mod feature_level;
 pub mod handoff;
 mod ids;
 pub mod metrics;
+#[cfg(test)]
+mod script;
 pub mod settings;
 mod share;
 pub mod signals;

@@ -50,6 +50,9 @@ pub mod membership;
 #[cfg(test)]
 mod fixture;
 
+#[cfg(test)]
+mod script;
+
 /// The node table as this node last heard it.
 pub mod directory;
 
