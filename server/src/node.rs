@@ -5,6 +5,7 @@
 //! for good, over restarts, until it is removed. What must be true before the first vote (a log that
 //! did not lose its end, a lease that ran out) is checked by `region/`.
 
+mod activate;
 mod adopt;
 mod birth;
 mod check_region;

@@ -50,6 +50,7 @@
 //! before may not have done yet what follows from that. For a founder whose address is lost, too, a person empties the
 //! disks of those that are not joined: what goes with such a disk is a promise, and no vote and no value.
 
+pub(super) mod ask;
 pub(super) mod meeting;
 pub(super) mod newcomer;
 mod plan;
@@ -63,7 +64,7 @@ use tokio::sync::Notify;
 use tonic::{Code, Status};
 
 use self::plan::Newborn;
-use super::{Joined, Node, cluster_calls::Calls, identity, join};
+use super::{Joined, Node, identity};
 use crate::{
     api, clock, error::Error, feature_level, ids::ClusterId, placement::directory::TableError,
     raft::transport::endpoint, region::lifecycle, storage::engine,
@@ -181,39 +182,40 @@ impl Drop for Founding<'_> {
     }
 }
 
-impl Calls {
-    pub(super) async fn initialize_here(
-        &self,
-        request: v1::InitializeRequest,
-    ) -> Result<v1::InitializeResponse, Error> {
-        let node = &self.0;
-        let _joining = node.joining.lock().await;
-        if let Some(stored) = identity::read_stored(node.log.as_ref()).map_err(storage)? {
-            let id = ClusterId::from_bytes(&stored.cluster_id).map(|id| id.to_string());
-            if plan::is_repeat(&stored, &request) {
-                return Ok(v1::InitializeResponse {
-                    cluster_id: id.unwrap_or_default(),
-                    node_id: stored.node_id,
-                });
-            }
-            return Err(refused(format!(
-                "this node already belongs to cluster {}",
-                id.unwrap_or_default()
-            )));
+/// Makes a cluster of this node and those that are named, or says that it did.
+///
+/// # Errors
+/// When this node or one of the others is of a cluster, or is to find one by itself.
+pub(super) async fn initialize(
+    node: &Arc<Node>,
+    request: v1::InitializeRequest,
+) -> Result<v1::InitializeResponse, Error> {
+    let _joining = node.joining.lock().await;
+    if let Some(stored) = identity::read_stored(node.log.as_ref()).map_err(storage)? {
+        let id = ClusterId::from_bytes(&stored.cluster_id).map(|id| id.to_string());
+        if plan::is_repeat(&stored, &request) {
+            return Ok(v1::InitializeResponse {
+                cluster_id: id.unwrap_or_default(),
+                node_id: stored.node_id,
+            });
         }
-        if !node.config.join.is_empty() || node.config.bootstrap_expect > 0 {
-            return Err(refused(
-                "this node was told to find its cluster by itself (--join, --bootstrap-expect)",
-            ));
-        }
-        let nodes = first_nodes(node, &request.first_nodes).await?;
-        let digest = plan::digest(&request);
-        let identity = found(node, &request, digest, &nodes).await?;
-        Ok(v1::InitializeResponse {
-            cluster_id: identity.cluster.to_string(),
-            node_id: identity.node.0,
-        })
+        return Err(refused(format!(
+            "this node already belongs to cluster {}",
+            id.unwrap_or_default()
+        )));
     }
+    if !node.config.join.is_empty() || node.config.bootstrap_expect > 0 {
+        return Err(refused(
+            "this node was told to find its cluster by itself (--join, --bootstrap-expect)",
+        ));
+    }
+    let nodes = first_nodes(node, &request.first_nodes).await?;
+    let digest = plan::digest(&request);
+    let identity = found(node, &request, digest, &nodes).await?;
+    Ok(v1::InitializeResponse {
+        cluster_id: identity.cluster.to_string(),
+        node_id: identity.node.0,
+    })
 }
 
 /// Makes a cluster of this node and `others`, which it has just met.
@@ -247,7 +249,7 @@ async fn first_nodes(node: &Node, addresses: &[String]) -> Result<Vec<v1::Status
         if *address == own.client_address {
             return meeting::Asked { address: address.clone(), answer: Ok(own.clone()) };
         }
-        join::ask(address).await
+        ask::ask(address).await
     });
     let asked = futures::future::join_all(asked).await;
     let mut nodes = vec![own.clone()];

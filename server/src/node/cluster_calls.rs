@@ -11,9 +11,9 @@ use flotilla_proto::{
 use futures::FutureExt;
 
 use super::{
-    Joined, Node, check_region,
+    Joined, Node, birth, check_region,
     driver_client::{self, Asking, Unanswered},
-    join::not_joined,
+    joined::not_joined,
     local,
     pulse::STILL_MAX,
     readiness, status, transfer_leader,
@@ -113,8 +113,8 @@ impl Membership for Calls {
         request: v1::InitializeRequest,
     ) -> ClusterAnswer<'_, v1::InitializeResponse> {
         // Once begun it is finished, also when the caller goes.
-        let calls = Self(Arc::clone(&self.0));
-        let task = self.0.runtime.spawn(async move { calls.initialize_here(request).await });
+        let node = Arc::clone(&self.0);
+        let task = self.0.runtime.spawn(async move { birth::initialize(&node, request).await });
         async move {
             task.await.unwrap_or_else(|error| Err(Error::Internal { message: error.to_string() }))
         }

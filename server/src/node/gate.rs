@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flotilla_proto::{range::KeyRange, v1};
 
-use super::{Joined, Node, join::not_joined};
+use super::{Joined, Node, joined::not_joined};
 use crate::{
     error::Error,
     router::{Context, Requests},

@@ -17,6 +17,7 @@ use super::{
     Node,
     birth::{
         self,
+        ask::{ask, root_cause},
         meeting::{self, Asked, Met, Next, Own},
     },
 };
@@ -28,13 +29,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const RETRY_SOON: Duration = Duration::from_millis(100);
 /// Bound: one call to a node of the cluster.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Bound: one question to a node that may be nobody's.
-const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 /// A reason to wait that stays is told again after so long.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
-
-/// Who a node is, whatever is on it.
-const WHO: v1::StatusRequest = v1::StatusRequest { without_peers: true, after_region: 0 };
 
 /// Does what the command line asks, beside everything else, until it is done.
 pub(super) fn start(node: &Arc<Node>) {
@@ -206,31 +202,6 @@ async fn add(node: &Arc<Node>, members: &[String]) -> Result<(), String> {
 async fn ask_all(node: &Node, addresses: &[String]) -> Vec<Asked> {
     let others = addresses.iter().filter(|address| **address != node.advertised.client);
     futures::future::join_all(others.map(|address| ask(address))).await
-}
-
-/// Asks the node behind a client address who it is.
-pub(super) async fn ask(address: &str) -> Asked {
-    let asking = async {
-        let channel = endpoint(address)?
-            .connect()
-            .await
-            .map_err(|error| format!("cannot connect: {}", root_cause(&error)))?;
-        let status = clients::cluster(channel).status(WHO).await;
-        status.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
-    };
-    let answer = tokio::time::timeout(ASK_TIMEOUT, asking)
-        .await
-        .unwrap_or_else(|_| Err("does not answer".to_owned()));
-    Asked { address: address.to_owned(), answer }
-}
-
-/// "connection refused" says more than the layers around it.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// Tells why a node waits when that changes, and now and then while it does not.
@@ -407,11 +378,6 @@ fn add_request(node: &Node) -> v1::AddLearnerRequest {
         labels: node.labels(),
         expected_version: None,
     }
-}
-
-/// What a call that needs a joined node answers on one that is not.
-pub(super) fn not_joined(node: &Node) -> Error {
-    Error::NotJoined { removed: node.is_removed() }
 }
 
 #[cfg(test)]
