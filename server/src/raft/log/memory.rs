@@ -19,12 +19,9 @@ use openraft::EntryPayload;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
 
-use super::{
-    super::{
-        CommandBytes, Entry,
-        transport::budget::{Budget, Taken},
-    },
-    peer_log::PeerLog,
+use super::super::{
+    CommandBytes, Entry,
+    transport::budget::{Budget, Taken},
 };
 use crate::{
     ids::{NodeId, RegionId},
@@ -38,6 +35,12 @@ const CATCH_UP_BYTES_MAX: usize = 32 << 20;
 /// Bound: logs that one append looks at for entries to give up.
 const LOOKS_MAX: usize = 64;
 
+/// What a log has in memory and on the disk as well.
+pub(super) trait Cached: Send + Sync + 'static {
+    /// Gives it up, unless it was read or written since this was last called.
+    fn give_up_unless_used(&self);
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct LogMemory {
@@ -45,7 +48,7 @@ pub struct LogMemory {
     tail_bytes: AtomicUsize,
     gauge: IntGauge,
     /// The one that was looked at longest ago is first.
-    logs: Mutex<VecDeque<Weak<PeerLog>>>,
+    logs: Mutex<VecDeque<Weak<dyn Cached>>>,
     catch_up_bytes_max: usize,
     catch_up_gauge: IntGauge,
     /// By the node that is read for. Bound: as many as there ever were nodes.
@@ -84,8 +87,9 @@ impl LogMemory {
         })
     }
 
-    pub(super) fn enter(&self, log: &Arc<PeerLog>) {
-        self.logs.lock().push_back(Arc::downgrade(log));
+    pub(super) fn enter<L: Cached>(&self, log: &Arc<L>) {
+        let log: Weak<L> = Arc::downgrade(log);
+        self.logs.lock().push_back(log);
     }
 
     /// A tail has grown or shrunk.

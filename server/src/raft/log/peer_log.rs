@@ -8,17 +8,16 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use super::{
     super::{Entry, LogId},
     codec::{decode_entry, decode_log_id, decode_vote},
-    tail::{LogBounds, Tail, entry_bytes},
+    tail::{Kept, LogBounds, Tail, entry_bytes},
     writer::LogWriter,
 };
 use crate::{
@@ -36,10 +35,7 @@ pub struct PeerLog {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) data: Arc<dyn Engine>,
     pub(super) writer: LogWriter,
-    pub(super) bounds: LogBounds,
-    pub(super) tail: Mutex<Tail>,
-    /// Read or written since somebody looked for memory to be given up.
-    pub(super) used: AtomicBool,
+    pub(super) tail: Arc<Tail>,
     /// Largest applied index whose state survives a power cut; entries above must not be purged.
     pub(super) durable_applied: AtomicU64,
 }
@@ -77,35 +73,10 @@ impl PeerLog {
             None => first_index(engine.as_ref(), region)?,
         };
         let flushed_index = last.map_or(0, |id| id.index);
-        let tail = Tail { last, purged, first, vote, committed, flushed_index, ..Tail::default() };
-        let log = Arc::new(Self {
-            region,
-            engine,
-            data,
-            writer,
-            bounds,
-            tail: Mutex::new(tail),
-            used: AtomicBool::new(false),
-            durable_applied: AtomicU64::new(0),
-        });
-        log.bounds.memory.enter(&log);
-        Ok(log)
-    }
-
-    /// Changes the tail, and counts what that took or gave back.
-    pub(super) fn change_tail<T>(&self, change: impl FnOnce(&mut Tail) -> T) -> T {
-        let mut tail = self.tail.lock();
-        let before = tail.bytes;
-        let answer = change(&mut tail);
-        self.bounds.memory.changed(before, tail.bytes);
-        answer
-    }
-
-    /// Gives up the entries in memory that are on the disk as well, unless they were used lately.
-    pub(super) fn give_up_unless_used(&self) {
-        if !self.used.swap(false, Ordering::Relaxed) {
-            self.change_tail(|tail| tail.evict(0));
-        }
+        let kept = Kept { last, purged, first, vote, committed, flushed_index, ..Kept::default() };
+        let tail = Tail::new(kept, bounds);
+        let durable_applied = AtomicU64::new(0);
+        Ok(Arc::new(Self { region, engine, data, writer, tail, durable_applied }))
     }
 
     /// Last log id here, flushed or not.
@@ -152,14 +123,6 @@ impl PeerLog {
         self.engine.approximate_bytes(Family::Default, &range)
     }
 
-    /// Called by the writer, after the sync.
-    pub(super) fn mark_flushed(&self, index: u64) {
-        self.change_tail(|tail| {
-            tail.flushed_index = tail.flushed_index.max(index);
-            tail.evict(self.bounds.tail_bytes_max);
-        });
-    }
-
     /// Entries of `[start, end)` that the log has, up to `bytes_max` but at least one. Blocks on the disk.
     pub(super) fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         loop {
@@ -195,7 +158,7 @@ impl PeerLog {
     }
 
     pub(super) fn find(&self, start: u64, end: u64, bytes_max: usize) -> Found {
-        self.used.store(true, Ordering::Relaxed);
+        self.tail.note_use();
         let tail = self.tail.lock();
         let next = tail.last.map_or(0, |id| id.index + 1);
         let (start, end) = (start.max(tail.first), end.min(next));
@@ -231,12 +194,6 @@ impl PeerLog {
             return Err(missing(self.region, start + entries.len() as u64));
         }
         Ok(entries)
-    }
-}
-
-impl Drop for PeerLog {
-    fn drop(&mut self) {
-        self.bounds.memory.changed(self.tail.get_mut().bytes, 0);
     }
 }
 

@@ -75,11 +75,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
         let log = &self.0;
-        let bytes_max = log.bounds.read_bytes_max;
+        let bytes_max = log.tail.bounds.read_bytes_max;
         let entries = match log.find(start, end, bytes_max) {
             Found::InMemory(entries) => entries,
             Found::OnDisk { .. } => {
-                let taken = log.bounds.memory.catch_up(log.region, bytes_max).await;
+                let taken = log.tail.bounds.memory.catch_up(log.region, bytes_max).await;
                 let mut entries = self.read(start, end, bytes_max).await?;
                 let bytes = entries.iter().map(entry_bytes).sum();
                 hold(&mut entries, taken, bytes);
@@ -108,7 +108,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
                 if let Some(entry) = part.next() {
                     return Ok(Some((entry, (log, next, part))));
                 }
-                let bytes_max = log.0.bounds.read_bytes_max;
+                let bytes_max = log.0.tail.bounds.read_bytes_max;
                 let entries = log.read(next, end, bytes_max).await?;
                 let Some(last) = entries.last() else { return Ok(None) };
                 next = last.log_id.index + 1;
@@ -164,45 +164,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
-        let bytes = self.0.change_tail(|tail| {
-            if let Some(entry) = entries.first()
-                && tail.last.is_none()
-            {
-                tail.first = entry.log_id.index;
-            }
-            let mut bytes = 0;
-            for entry in &entries {
-                let size = entry_bytes(entry);
-                bytes += size;
-                tail.last = Some(entry.log_id);
-                tail.entries.push_back((entry.clone(), size));
-            }
-            tail.bytes += bytes;
-            bytes
-        });
-        self.0.used.store(true, Ordering::Relaxed);
-        self.0.bounds.memory.make_room();
-        let log = Arc::clone(&self.0);
-        self.0.writer.append(self.0.region, entries, bytes, log, callback).await
+        let bytes = self.0.tail.append(&entries);
+        let tail = Arc::clone(&self.0.tail);
+        self.0.writer.append(self.0.region, entries, bytes, tail, callback).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let keep = last_log_id.map_or(0, |id| id.index);
         let from_index = last_log_id.map_or(0, |id| id.index + 1);
-        let is_cut = self.0.change_tail(|tail| {
-            if tail.last.is_none_or(|last| last.index < from_index) {
-                return false;
-            }
-            tail.cuts += 1;
-            while tail.entries.back().is_some_and(|(entry, _)| entry.log_id.index >= from_index) {
-                if let Some((_, size)) = tail.entries.pop_back() {
-                    tail.bytes -= size;
-                }
-            }
-            tail.last = last_log_id;
-            true
-        });
-        if !is_cut {
+        if !self.0.tail.truncate_after(last_log_id) {
             return Ok(());
         }
         self.0.writer.truncate(self.0.region, from_index).await?;
@@ -223,20 +193,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 .map_err(io::Error::other)?;
             self.0.mark_durable_applied(upto.index);
         }
-        self.0.change_tail(|tail| {
-            while tail.entries.front().is_some_and(|(entry, _)| entry.log_id.index <= upto.index) {
-                if let Some((_, size)) = tail.entries.pop_front() {
-                    tail.bytes -= size;
-                }
-            }
-            tail.cuts += 1;
-            tail.first = tail.first.max(upto.index + 1);
-            tail.purged = tail.purged.max(Some(upto));
-            // By index: what is left above may be of a lower term, which openraft then refuses.
-            if tail.last.is_none_or(|last| last.index < upto.index) {
-                tail.last = Some(upto);
-            }
-        });
+        self.0.tail.purge(upto);
         fail::fail_point!("log-before-purge");
         self.0.writer.purge(self.0.region, upto).await
     }

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, oneshot};
 use super::{
     super::{Entry, LogId, TypeConfig, Vote},
     codec,
-    peer_log::PeerLog,
+    tail::Tail,
 };
 use crate::{
     clock,
@@ -70,7 +70,7 @@ enum Change {
     Append {
         region: RegionId,
         entries: Vec<Entry>,
-        flushed: Arc<PeerLog>,
+        flushed: Arc<Tail>,
         callback: IOFlushed<TypeConfig>,
         /// When it was handed over.
         since: Instant,
@@ -166,7 +166,7 @@ impl LogWriter {
         region: RegionId,
         entries: Vec<Entry>,
         bytes: usize,
-        flushed: Arc<PeerLog>,
+        flushed: Arc<Tail>,
         callback: IOFlushed<TypeConfig>,
     ) -> io::Result<()> {
         let since = clock::monotonic();

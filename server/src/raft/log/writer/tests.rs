@@ -51,7 +51,7 @@ impl Held {
 
     async fn append(&self, number: u64, entry: Entry) -> Flushed {
         let (callback, flushed) = TypeConfig::oneshot();
-        let log = self.log(number).0;
+        let log = Arc::clone(&self.log(number).0.tail);
         let writer = &self.writing.writer;
         let callback = IOFlushed::signal(callback);
         writer.append(region(number), vec![entry], 64, log, callback).await.unwrap();
@@ -126,7 +126,7 @@ async fn a_failed_write_acknowledges_nothing_and_is_told_once() {
 
         let log = held.log(7);
         let (callback, _flushed) = TypeConfig::oneshot();
-        let peer = Arc::clone(&log.0);
+        let peer = Arc::clone(&log.0.tail);
         let writer = &held.writing.writer;
         let callback = IOFlushed::signal(callback);
         let late = writer.append(region(7), vec![blank(1, 1)], 64, peer, callback);
@@ -161,7 +161,7 @@ async fn a_full_queue_makes_appends_wait_and_lets_them_in_later() {
     let log = open_log(region(1), &engine, &data, &writing.writer, 1 << 20);
     let append = |index, bytes| {
         let (callback, flushed) = TypeConfig::oneshot();
-        let (peer, writer) = (Arc::clone(&log.0), writing.writer.clone());
+        let (peer, writer) = (Arc::clone(&log.0.tail), writing.writer.clone());
         let queued = async move {
             let entries = vec![heavy(1, index, bytes)];
             writer.append(region(1), entries, bytes, peer, IOFlushed::signal(callback)).await
