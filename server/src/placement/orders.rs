@@ -6,29 +6,16 @@
 //! region's membership moved, when its leader changed, or after a time, since a lost answer looks
 //! like none.
 
-use std::collections::BTreeMap;
-
 use flotilla_proto::v1::{self, step::Action};
 
 use super::{
     config::{PlacementConfig, millis},
-    view::{ClusterView, LeaderPeer, RegionView},
+    view::{ClusterView, Order, RegionView},
 };
 use crate::{
     ids::{NodeId, RegionId},
     metrics::StepResult,
 };
-
-#[derive(Clone, Debug)]
-struct Order {
-    step: v1::Step,
-    leader: Option<LeaderPeer>,
-    at_ms: u64,
-}
-
-/// At most one order per region.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Orders(BTreeMap<RegionId, Order>);
 
 impl ClusterView {
     /// Remembers steps that are on their way to the regions' leaders.
@@ -36,7 +23,7 @@ impl ClusterView {
         for step in steps {
             let id = RegionId(step.region_id);
             let leader = self.regions().get(&id).and_then(|region| region.leader);
-            self.orders.0.insert(id, Order { step: step.clone(), leader, at_ms: now_ms });
+            self.orders.insert(id, Order { step: step.clone(), leader, at_ms: now_ms });
         }
     }
 
@@ -49,7 +36,6 @@ impl ClusterView {
         self.forget_refusals(config, now_ms);
         let mut orders = std::mem::take(&mut self.orders);
         let ended = orders
-            .0
             .extract_if(.., |id, order| {
                 let region = self.regions().get(id);
                 !region.is_some_and(|region| order.is_open(region, config, now_ms))
@@ -86,7 +72,7 @@ impl ClusterView {
         config: &PlacementConfig,
         now_ms: u64,
     ) -> impl Iterator<Item = (&RegionView, &v1::Step)> {
-        self.orders.0.iter().filter_map(move |(id, order)| {
+        self.orders.iter().filter_map(move |(id, order)| {
             let region = self.regions().get(id)?;
             order.is_open(region, config, now_ms).then_some((region, &order.step))
         })

@@ -18,10 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flotilla_proto::v1;
 
-use super::{
-    config::{PlacementConfig, millis},
-    orders::Orders,
-};
+use super::config::{PlacementConfig, millis};
 use crate::{
     feature_level,
     ids::{NodeId, PeerId, RegionId},
@@ -234,6 +231,14 @@ impl RegionView {
     }
 }
 
+/// A step that was given to the leader that a region had, and when.
+#[derive(Clone, Debug)]
+pub(super) struct Order {
+    pub(super) step: v1::Step,
+    pub(super) leader: Option<LeaderPeer>,
+    pub(super) at_ms: u64,
+}
+
 /// The last heartbeat of a node, without its regions.
 #[derive(Clone, Debug)]
 struct NodeHeard {
@@ -297,7 +302,8 @@ pub struct ClusterView {
     /// When a peer of the region was last given up on the node as refused, or a learner as without room. Bound:
     /// `refusal_memory`.
     refused_at_ms: BTreeMap<(RegionId, NodeId), u64>,
-    pub(super) orders: Orders,
+    /// At most one per region: see `orders.rs`.
+    pub(super) orders: BTreeMap<RegionId, Order>,
 }
 
 impl ClusterView {
@@ -312,7 +318,7 @@ impl ClusterView {
             session: 1,
             evicted_until_ms: BTreeMap::new(),
             refused_at_ms: BTreeMap::new(),
-            orders: Orders::default(),
+            orders: BTreeMap::new(),
         }
     }
 
