@@ -23,8 +23,8 @@ use tracing::debug;
 
 use super::{
     admission::{Gate, Permit},
-    dispatch::{Tracked, code_of},
     observer::Method,
+    tracked::{Tracked, code_of},
 };
 use crate::error::Error;
 

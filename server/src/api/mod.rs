@@ -35,6 +35,7 @@ mod scan;
 mod seed;
 mod server;
 mod status;
+mod tracked;
 mod write;
 
 #[cfg(test)]

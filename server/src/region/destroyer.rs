@@ -5,68 +5,10 @@
 //! heartbeat to the placement driver: a node that is not heard because it tidies up is given up for dead, with
 //! all that it holds.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    pin::pin,
-    sync::Arc,
-};
+use std::{pin::pin, sync::Arc};
 
-use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-
-use super::peers::Peers;
+use super::{changing::Changes, lifecycle, peers::Peers};
 use crate::ids::{PeerId, RegionId};
-
-/// Bound: peers that are destroyed at a time; each may take a thread that may block, of which apply and the reads
-/// of clients need some as well. One that hangs does not count.
-const AT_ONCE_MAX: usize = 16;
-
-/// Peers to be destroyed.
-///
-/// Bound: each is here once, however often it is given up; so no more than there are peers here.
-pub(super) struct Destroyer {
-    given_up: Mutex<BTreeMap<(RegionId, PeerId), Stage>>,
-    more: Notify,
-    places: Arc<Semaphore>,
-}
-
-#[derive(PartialEq)]
-enum Stage {
-    Waits,
-    Begun,
-}
-
-impl Default for Destroyer {
-    fn default() -> Self {
-        Self {
-            given_up: Mutex::default(),
-            more: Notify::new(),
-            places: Arc::new(Semaphore::new(AT_ONCE_MAX)),
-        }
-    }
-}
-
-impl Destroyer {
-    /// The next that waits, and a place for it. It stays noted, so that it is not given up again meanwhile.
-    async fn next(&self) -> (RegionId, PeerId, OwnedSemaphorePermit) {
-        let places = Arc::clone(&self.places);
-        let place = places.acquire_owned().await.expect("it is never closed");
-        loop {
-            let more = self.more.notified();
-            if let Some((region, peer)) = self.begin() {
-                return (region, peer, place);
-            }
-            more.await;
-        }
-    }
-
-    fn begin(&self) -> Option<(RegionId, PeerId)> {
-        let mut given_up = self.given_up.lock();
-        let (peer, stage) = given_up.iter_mut().find(|(_, stage)| **stage == Stage::Waits)?;
-        *stage = Stage::Begun;
-        Some(*peer)
-    }
-}
 
 impl Peers {
     /// Has a peer destroyed that is no longer a member of its region. Does not wait for it.
@@ -76,17 +18,54 @@ impl Peers {
         if !is_here {
             return;
         }
-        if let Entry::Vacant(new) = self.destroyer.given_up.lock().entry((region, peer)) {
-            new.insert(Stage::Waits);
-            self.destroyer.more.notify_one();
+        self.given_up.add(region, peer);
+    }
+
+    /// Destroys a peer that is no longer a member of its region. Doing it again does nothing.
+    ///
+    /// # Errors
+    /// When the disk fails; the next start repeats it.
+    ///
+    /// # Cancel safety
+    /// Once begun it goes on.
+    pub async fn destroy(self: &Arc<Self>, region: RegionId, peer: PeerId) -> anyhow::Result<()> {
+        let peers = Arc::clone(self);
+        let destroying = async move {
+            let changes = peers.changing.begin(region).await;
+            peers.destroy_while(&changes, peer).await
+        };
+        self.env.runtime.spawn(destroying).await?
+    }
+
+    async fn destroy_while(&self, changes: &Changes, peer: PeerId) -> anyhow::Result<()> {
+        let region = changes.region;
+        let here = self.get(region).filter(|here| here.id == peer);
+        let remains = || {
+            let quarantined = self.quarantined.read();
+            quarantined.get(&region).filter(|here| here.peer == peer).map(|of| of.remains.clone())
+        };
+        let here = match (here, remains()) {
+            (None, None) => return Ok(()),
+            (here, remains) => here.or_else(|| remains.flatten()),
+        };
+        tracing::info!(%region, %peer, "destroying a peer");
+        lifecycle::bury(&self.env, region, peer).await?;
+        self.note_tombstone(region, peer);
+        if let Some(here) = here {
+            self.map.write().take_out(&here);
+            here.stop().await;
+            let view = Arc::clone(here.view());
+            tokio::task::spawn_blocking(move || view.close()).await?;
         }
+        self.quarantined.write().remove(&region);
+        lifecycle::erase(&self.env, region).await
     }
 
     /// Destroys what was given up; runs until the node stops. A peer that cannot be destroyed is
     /// given up again by whoever still sees it, and else the next start finishes it.
     pub async fn run_destroyer(self: Arc<Self>) {
         loop {
-            let (region, peer, place) = self.destroyer.next().await;
+            let (region, peer, place) = self.given_up.next().await;
             let peers = Arc::clone(&self);
             self.env.runtime.spawn(async move {
                 let mut destroying = pin!(peers.destroy(region, peer));
@@ -103,7 +82,7 @@ impl Peers {
                 if let Err(error) = destroyed {
                     tracing::error!(%region, %peer, "destroy a peer: {error:#}");
                 }
-                peers.destroyer.given_up.lock().remove(&(region, peer));
+                peers.given_up.done(region, peer);
             });
         }
     }
@@ -114,6 +93,7 @@ mod tests {
     use super::*;
     use crate::region::{
         fixture::{Fixture, PEER, REGION, until},
+        given_up::AT_ONCE_MAX,
         peers::Quarantined,
     };
 
@@ -132,12 +112,12 @@ mod tests {
             peers.quarantined.write().insert(region, quarantined);
             peers.give_up(region, PEER);
         }
-        until("all places to be taken", || peers.destroyer.places.available_permits() == 0).await;
+        until("all places to be taken", || peers.given_up.is_full()).await;
         peers.give_up(REGION, PEER);
         until("the other to be gone", || peers.get(REGION).is_none()).await;
         assert_eq!(peers.quarantined().len(), hang.len());
         drop(hang);
-        until("all to be gone", || peers.destroyer.given_up.lock().is_empty()).await;
+        until("all to be gone", || peers.given_up.is_empty()).await;
         assert!(peers.quarantined().is_empty());
         destroying.abort();
     }

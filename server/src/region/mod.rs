@@ -8,12 +8,15 @@ mod company;
 mod destroyer;
 mod elections;
 pub mod followers;
+mod given_up;
 mod hand_over;
+mod inbox;
 pub mod incarnations;
 pub mod lifecycle;
 mod lost;
 pub mod membership;
 pub mod news;
+mod opening;
 pub mod peers;
 pub mod promises;
 pub mod propose;
@@ -27,6 +30,7 @@ mod serve;
 mod silence;
 pub mod size;
 mod turns;
+mod under_way;
 mod weight;
 
 #[cfg(test)]

@@ -6,15 +6,15 @@
 //! a few lines a second changes of leaders are counted, and their number is a line. Nodes are few, and have
 //! a line each.
 
+pub(super) mod leaders;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 
+use self::leaders::LINES_MAX;
 use super::{
     company::{Change, Company},
     peers::Peers,
@@ -22,43 +22,11 @@ use super::{
 };
 use crate::{
     clock,
-    ids::{NodeId, PeerId, RegionId},
+    ids::{NodeId, RegionId},
 };
 
-/// Bound: lines of their own that changes of leaders have between two turns; more are counted.
-const LINES_MAX: u32 = 10;
 /// Between two turns.
 const INTERVAL: Duration = Duration::from_secs(1);
-
-/// Changes of leaders since the last turn.
-#[derive(Debug, Default)]
-pub(super) struct News {
-    lines: AtomicU32,
-    untold: AtomicU64,
-}
-
-impl News {
-    /// Tells that `leader` leads a region, or counts it.
-    pub(super) fn leader(&self, region: RegionId, term: u64, leader: PeerId, node: Option<NodeId>) {
-        if self.lines.fetch_add(1, Relaxed) >= LINES_MAX {
-            self.untold.fetch_add(1, Relaxed);
-            return;
-        }
-        // A peer that was moved here a moment ago may not know yet where the others are.
-        let node = node.map_or_else(|| "unknown".to_owned(), |node| node.to_string());
-        tracing::info!(%region, term, peer = %leader, node, "a region has another leader");
-    }
-
-    /// Begins anew; tells and answers how many changes had no line of their own.
-    fn turn(&self) -> u64 {
-        self.lines.store(0, Relaxed);
-        let untold = self.untold.swap(0, Relaxed);
-        if untold > 0 {
-            tracing::info!(changes = untold, "more regions have another leader");
-        }
-        untold
-    }
-}
 
 /// Which regions are served, as far as this node can tell: those that were, and whether they are.
 #[derive(Debug, Default)]
@@ -189,7 +157,8 @@ pub async fn run(peers: Arc<Peers>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{leaders::News, *};
+    use crate::ids::PeerId;
 
     #[test]
     fn loss_of_leader_and_of_quorum_is_told_once_and_so_is_its_end() {

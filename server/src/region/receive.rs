@@ -14,12 +14,15 @@ use tonic::Streaming;
 use super::{
     Peer,
     arrival::{Act, Arrival, Here},
-    peers::{Peers, failed},
-    serve::refused,
+    changing::Changes,
+    lifecycle,
+    peers::Peers,
+    serve::{failed, refused},
+    under_way::UnderWay,
 };
 use crate::{
     clock,
-    ids::RegionId,
+    ids::{PeerId, RegionId},
     metrics,
     raft::{
         Snapshot, SnapshotMeta, Vote, convert,
@@ -154,6 +157,20 @@ impl Peers {
                 }
             }
         }
+    }
+
+    /// The caller has seen, after it got the right to change the region, that nothing of it is here.
+    pub(super) async fn create(
+        self: &Arc<Self>,
+        changes: &Changes,
+        peer: PeerId,
+    ) -> Result<Arc<Peer>, v1::Refused> {
+        let region = changes.region;
+        tracing::info!(%region, %peer, "creating a peer, to be initialized by snapshot");
+        let peer = lifecycle::create(&self.env, region, peer).await.map_err(failed)?;
+        self.map.write().insert(Arc::clone(&peer));
+        self.watch_over(&peer);
+        Ok(peer)
     }
 
     /// What a snapshot may do here.
@@ -315,13 +332,6 @@ struct Receiving {
     region: RegionId,
 }
 
-/// A snapshot that is being received or installed.
-pub(super) struct UnderWay {
-    range: KeyRange,
-    /// If it is still here then, its install hangs.
-    hangs_from: Option<Instant>,
-}
-
 impl Receiving {
     fn begin(peers: &Arc<Peers>, region: RegionId, range: KeyRange) -> Result<Self, v1::Refused> {
         let mut receiving = peers.receiving.lock();
@@ -370,7 +380,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        ids::PeerId,
         raft::{
             fixture::{id, region_state, soon},
             transport::{self, RaftService, endpoint},

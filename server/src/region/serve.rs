@@ -41,6 +41,11 @@ pub(super) fn refused(reason: Reason, message: impl Into<String>) -> v1::Refused
     v1::Refused { reason: reason.into(), message: message.into() }
 }
 
+/// A refusal for an error of this node.
+pub(super) fn failed(error: impl std::fmt::Display) -> v1::Refused {
+    refused(Reason::Failed, error.to_string())
+}
+
 fn malformed(error: Malformed) -> v1::Refused {
     refused(Reason::Malformed, error.to_string())
 }

@@ -21,7 +21,7 @@ use super::{
     query::{Query, TIMEOUT},
 };
 use crate::{
-    api::{answer::Answer, dispatch::Tracked, observer::Method, scan::Pager, status::code},
+    api::{answer::Answer, observer::Method, scan::Pager, status::code, tracked::Tracked},
     error::Error,
     router::Requests,
 };

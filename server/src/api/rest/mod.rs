@@ -16,11 +16,11 @@ use super::{
     admission::Admission,
     answer::{self, Answer},
     cluster::ClusterApi,
-    dispatch::Tracked,
     kv::KvApi,
     limits::Limits,
     observer::{Method, Observer},
     status::code,
+    tracked::Tracked,
 };
 
 mod cluster;
