@@ -100,6 +100,7 @@ test: build faults
 	cargo test $(OPERATOR)
 
 verify: setup deny charts
+	python3 server/column.py
 	cargo fmt --all --check
 	cargo clippy $(CORE) --all-targets -- -D warnings
 	cargo clippy $(OPERATOR) --all-targets -- -D warnings
@@ -129,6 +130,7 @@ fix: setup
 	mv docs/configuration.md.new docs/configuration.md
 	cargo run $(CORE) --bin flotilla-server -- metrics-docs > docs/observability.md.new
 	mv docs/observability.md.new docs/observability.md
+	python3 server/column.py --fix
 
 bench: build
 	cargo build $(CORE) --bin flotilla-bench
