@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use flotilla_proto::v1::{NotJoined, error_detail::Reason};
+use flotilla_proto::{
+    address,
+    v1::{NotJoined, error_detail::Reason},
+};
 use parking_lot::RwLock;
 use tokio::{sync::Mutex, time::Instant};
 use tonic::transport::{Channel, Endpoint};
@@ -366,20 +369,9 @@ fn parse_endpoint(endpoint: &str) -> Result<String, Error> {
         return refuse("TLS is not supported yet, use http://");
     }
     let address = trimmed.strip_prefix("http://").unwrap_or(trimmed).trim_end_matches('/');
-    let Some((host, port)) = address.rsplit_once(':') else {
-        return refuse("expected host:port");
-    };
-    let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"/@?#".contains(&byte);
-    let host_is_plain = !host.is_empty() && host.bytes().all(is_plain);
-    // A bare IPv6 address must stand in brackets, or its last group would be taken for the port.
-    let is_bracketed = host.starts_with('[') && host.ends_with(']');
-    if !host_is_plain || (host.contains(':') && !is_bracketed) {
-        return refuse("expected host:port");
-    }
-    if port.parse::<u16>().is_ok_and(|port| port > 0) {
-        Ok(address.to_owned())
-    } else {
-        refuse("the port must be 1 to 65535")
+    match address::parse(address) {
+        Ok(_) => Ok(address.to_owned()),
+        Err(problem) => refuse(problem),
     }
 }
 

@@ -19,11 +19,17 @@ pub mod v1 {
 /// Keyspaces, and keys as they are inside of the store.
 pub mod keyspace;
 
+/// Addresses of nodes.
+pub mod address;
+
 /// Ranges of keys.
 pub mod range;
 
 /// What a region's descriptor says.
 pub mod region;
+
+/// How many voters a region is to have.
+pub mod replication;
 
 /// Details of errors in the form that every library of gRPC knows.
 pub mod status;

@@ -41,6 +41,7 @@ use std::{
     time::Duration,
 };
 
+use flotilla_proto::address;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -217,12 +218,12 @@ impl Config {
         self.check_addresses(errors);
         self.check_birth(errors);
         for address in &self.join {
-            if let Err(problem) = addresses::check_host_port(address) {
+            if let Err(problem) = address::check(address) {
                 errors.push(ConfigError::new("join", format!("{address:?}: {problem}")));
             }
         }
         for host in self.http_allowed_hosts.iter().filter(|host| *host != "*") {
-            if let Err(problem) = addresses::check_host(host.strip_prefix('.').unwrap_or(host)) {
+            if let Err(problem) = address::check_host(host.strip_prefix('.').unwrap_or(host)) {
                 let problem = format!("{host:?}: {problem}");
                 errors.push(ConfigError::new("http_allowed_hosts", problem));
             }
@@ -282,7 +283,7 @@ impl Config {
         }
         match &self.advertise_host {
             Some(host) => {
-                if let Err(problem) = addresses::check_host(host) {
+                if let Err(problem) = address::check_host(host) {
                     errors.push(ConfigError::new("advertise_host", format!("{host:?}: {problem}")));
                 }
             }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use flotilla_proto::replication::SYSTEM_REGION;
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -31,7 +33,7 @@ id! {
 
 impl RegionId {
     /// The region of the system keyspace, whose leader runs the placement driver.
-    pub const SYSTEM: Self = Self(1);
+    pub const SYSTEM: Self = Self(SYSTEM_REGION);
 }
 
 impl PeerId {

@@ -3,7 +3,11 @@
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use bytes::Bytes;
-use flotilla_proto::v1::{self, cluster_server::Cluster};
+use flotilla_proto::{
+    address,
+    replication::{FACTOR_WORDS, is_factor},
+    v1::{self, cluster_server::Cluster},
+};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Status};
 
@@ -169,12 +173,7 @@ impl Cluster for ClusterApi {
 /// Also for HTTP.
 pub(super) fn check_add_learner(request: &v1::AddLearnerRequest) -> Result<(), Error> {
     check_text("address", &request.address)?;
-    let well_formed = request.address.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
-    });
-    if !well_formed {
-        return Err(Error::invalid("address", "must be host:port"));
-    }
+    address::check(&request.address).map_err(|problem| Error::invalid("address", problem))?;
     check_labels(&request.labels)
 }
 
@@ -191,9 +190,9 @@ fn check_initialize(limits: &Limits, request: &v1::InitializeRequest) -> Result<
     check_text("token", &request.token)?;
     check_text("cluster_id", &request.cluster_id)?;
     check_labels(&request.labels)?;
-    match request.replication_factor {
-        0 | 1 | 3 | 5 | 7 => {}
-        _ => return Err(Error::invalid("replication_factor", "must be odd, from 1 to 7")),
+    // 0: the cluster chooses.
+    if request.replication_factor != 0 && !is_factor(request.replication_factor) {
+        return Err(Error::invalid("replication_factor", FACTOR_WORDS));
     }
     if request.split_keys.is_empty() {
         return Ok(());

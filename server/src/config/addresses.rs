@@ -77,58 +77,9 @@ fn host_of(ip: IpAddr) -> String {
     }
 }
 
-/// A name or an IP, without scheme and port.
-pub(super) fn check_host(host: &str) -> Result<(), &'static str> {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return if ip.is_unspecified() { Err("others cannot dial it") } else { Ok(()) };
-    }
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
-    };
-    let name = host.strip_suffix('.').unwrap_or(host);
-    if name.len() <= 253 && name.split('.').all(label) {
-        Ok(())
-    } else {
-        Err("is no host name or IP (without scheme and port)")
-    }
-}
-
-pub(super) fn check_host_port(address: &str) -> Result<(), &'static str> {
-    let (host, port) = address.rsplit_once(':').ok_or("is not HOST:PORT")?;
-    if !port.parse::<u16>().is_ok_and(|port| port != 0) {
-        return Err("is not HOST:PORT with a port from 1 to 65535");
-    }
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    match bare {
-        Some(ip) if ip.parse::<std::net::Ipv6Addr>().is_ok() => Ok(()),
-        Some(_) => Err("has no IPv6 address between the brackets"),
-        None if host.contains(':') => Err("needs brackets around an IPv6 address"),
-        None => check_host(host),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn join_addresses_are_host_and_port() {
-        for (why, address, ok) in [
-            ("name", "node-1.flotilla.svc:7420", true),
-            ("IPv4", "10.0.0.1:7420", true),
-            ("IPv6", "[fd00::1]:7420", true),
-            ("no port", "node-1", false),
-            ("port 0", "node-1:0", false),
-            ("a URL", "http://node-1:7420", false),
-            ("IPv6 without brackets", "fd00::1:7420", false),
-            ("nobody", ":7420", false),
-            ("every address", "0.0.0.0:7420", false),
-        ] {
-            assert_eq!(check_host_port(address).is_ok(), ok, "{why}: {address}");
-        }
-    }
 
     #[test]
     fn others_are_told_the_advertised_host_with_the_bound_ports() {

@@ -9,16 +9,14 @@ use std::{collections::BTreeSet, sync::Arc};
 use flotilla_proto::{
     range::KeyRange,
     region::range_of,
+    replication::voters_wanted,
     v1::{self, RegionHealth},
 };
 
 use super::{Joined, Node, heartbeat};
 use crate::{
     ids::{NodeId, PeerId, RegionId},
-    placement::{
-        plan::SYSTEM_VOTERS_MAX,
-        view::{NodeView, page, page_regions},
-    },
+    placement::view::{NodeView, page, page_regions},
     region::{Peer, followers::Follower},
 };
 
@@ -79,11 +77,10 @@ pub(super) fn regions(
         .filter(|(_, region)| range_of(region).overlaps(&range))
         .collect();
     peers.sort_by(|(_, left), (_, right)| left.start_key.cmp(&right.start_key));
-    let factor = node.directory.table().replication_factor.max(1) as usize;
+    let factor = node.directory.table().replication_factor;
     let config = joined.driver.config();
     let info = |(peer, region): (Arc<Peer>, Arc<v1::Region>)| {
-        let system = peer.region == RegionId::SYSTEM;
-        let wanted = if system { factor.min(SYSTEM_VOTERS_MAX) } else { factor };
+        let wanted = voters_wanted(peer.region.0, factor);
         let is_heard = peer.is_in_touch();
         let silent = |of: &Follower| of.told_silent() > config.peer_silent_after;
         let followers = if peer.is_leader() { peer.followers() } else { Vec::new() };

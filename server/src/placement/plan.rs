@@ -35,9 +35,6 @@ use super::{
 };
 use crate::ids::{PeerId, RegionId};
 
-/// Voters of the system region are never more than these, whatever the replication factor.
-pub const SYSTEM_VOTERS_MAX: usize = 5;
-
 /// Who gets the budget of a round first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use flotilla_proto::{
     keyspace::{self, KeyspaceId},
+    replication::{FACTOR_MAX, FACTOR_WORDS, is_factor},
     v1,
 };
 use prost::Message as _;
@@ -18,7 +19,6 @@ use crate::{
 };
 
 const REPLICATION_FACTOR: u32 = 3;
-const REPLICATION_FACTOR_MAX: u32 = 7;
 /// Bound: nodes that a cluster begins with; more are added later.
 pub(in crate::node) const FIRST_NODES_MAX: usize = config::BOOTSTRAP_EXPECT_MAX;
 /// Bound: regions of birth.
@@ -147,13 +147,11 @@ pub(in crate::node) fn check(birth: &v1::Birth, key_bytes_max: usize) -> Result<
             });
         }
     }
-    if birth.replication_factor.is_multiple_of(2)
-        || birth.replication_factor > REPLICATION_FACTOR_MAX
-    {
+    if !is_factor(birth.replication_factor) {
         return Err(Error::InvalidArgument {
             field: "replication_factor".to_owned(),
-            message: format!("must be odd and at most {REPLICATION_FACTOR_MAX}"),
-            limit: REPLICATION_FACTOR_MAX.into(),
+            message: FACTOR_WORDS.to_owned(),
+            limit: FACTOR_MAX.into(),
         });
     }
     borders(&birth.split_keys, key_bytes_max).map(drop)

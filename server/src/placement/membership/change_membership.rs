@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use flotilla_proto::v1;
+use flotilla_proto::{
+    replication::{FACTOR_WORDS, is_factor},
+    v1,
+};
 
 use super::{Decision, TableChange, check_enough, check_version, record, refused, up_nodes};
 use crate::{
@@ -86,9 +89,9 @@ pub fn change_membership(
     let lost = moved(v1::NodeState::Up, v1::NodeState::NodeLearner);
     let factor = request.replication_factor.filter(|factor| *factor != table.replication_factor);
     if let Some(factor) = factor
-        && !matches!(factor, 1 | 3 | 5 | 7)
+        && !is_factor(factor)
     {
-        return Err(Error::invalid("replication_factor", "must be odd, from 1 to 7"));
+        return Err(Error::invalid("replication_factor", FACTOR_WORDS));
     }
     let raised = factor.is_some_and(|factor| factor > table.replication_factor);
     if lost > 0 || raised {

@@ -5,9 +5,11 @@ use std::{
     fmt,
 };
 
-use flotilla_proto::v1::{self, step::Action};
+use flotilla_proto::{
+    replication::voters_wanted,
+    v1::{self, step::Action},
+};
 
-use super::SYSTEM_VOTERS_MAX;
 use crate::{
     ids::{NodeId, PeerId, RegionId},
     placement::{
@@ -22,7 +24,7 @@ const DOMAINS: [&str; 2] = ["zone", "host"];
 
 pub(super) struct Nodes {
     all: BTreeMap<NodeId, NodeView>,
-    replication_factor: usize,
+    replication_factor: u32,
     up: usize,
     learners_per_node_max: usize,
     /// See [`ClusterView::ownerless`].
@@ -66,7 +68,7 @@ impl Nodes {
         let up = all.values().filter(|node| node.state() == v1::NodeState::Up).count();
         let mut nodes = Self {
             all,
-            replication_factor: usize::try_from(view.table().replication_factor).unwrap_or(1),
+            replication_factor: view.table().replication_factor,
             up,
             learners_per_node_max: config.learners_per_node_max,
             ownerless: view.ownerless(),
@@ -100,12 +102,7 @@ impl Nodes {
     /// How many voters a region is to have: the replication factor, or one per node in service when
     /// there are fewer. Nodes that are silent count, since they are expected back.
     pub(super) fn replicas(&self, region: RegionId) -> usize {
-        let most = if region == RegionId::SYSTEM {
-            self.replication_factor.min(SYSTEM_VOTERS_MAX)
-        } else {
-            self.replication_factor
-        };
-        most.min(self.up).max(1)
+        voters_wanted(region.0, self.replication_factor).min(self.up).max(1)
     }
 
     /// The node that is best for one more peer of a region: in service and heard of, without a peer

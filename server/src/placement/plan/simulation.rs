@@ -835,7 +835,7 @@ impl Sim {
             let voters = Self::voters(region);
             let wanted = (self.table.replication_factor as usize).min(up);
             let wanted = if region.region.region_id == RegionId::SYSTEM.0 {
-                wanted.min(super::SYSTEM_VOTERS_MAX)
+                wanted.min(flotilla_proto::replication::SYSTEM_VOTERS_MAX)
             } else {
                 wanted
             };

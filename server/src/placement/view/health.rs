@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_proto::v1::{self, RegionHealth};
+use flotilla_proto::{
+    replication,
+    v1::{self, RegionHealth},
+};
 
 use super::{ClusterView, NodeView, RegionView};
 use crate::{
@@ -10,7 +13,6 @@ use crate::{
     placement::{
         config::{PlacementConfig, millis},
         members::{Member, Members, Standing},
-        plan::SYSTEM_VOTERS_MAX,
     },
     raft::quorum::{Disk, is_quorum, low_disks},
 };
@@ -20,8 +22,7 @@ impl ClusterView {
     /// with fewer does not survive what its owner believes it does.
     #[must_use]
     pub fn voters_wanted(&self, region: RegionId) -> usize {
-        let factor = usize::try_from(self.table().replication_factor).unwrap_or(1).max(1);
-        if region == RegionId::SYSTEM { factor.min(SYSTEM_VOTERS_MAX) } else { factor }
+        replication::voters_wanted(region.0, self.table().replication_factor)
     }
 
     /// The worst that is wrong with a region.
