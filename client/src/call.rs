@@ -99,7 +99,7 @@ impl Client {
             Kind::Write => ReadMode::Unspecified,
         };
         RequestContext {
-            keyspace: self.settings.keyspace,
+            keyspace: self.settings.keyspace.get(),
             region_id: route.map_or(0, |route| route.region_id),
             epoch: route.map(|route| route.epoch),
             read_mode: read_mode.into(),

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use flotilla_proto::v1::{ListNodesRequest, ListRegionsRequest, ReadMode, RegionInfo};
+use flotilla_proto::{
+    keyspace::{KeyspaceId, decode},
+    v1::{ListNodesRequest, ListRegionsRequest, ReadMode, RegionInfo},
+};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
@@ -83,7 +86,7 @@ pub struct Client {
 pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     pub(crate) read_mode: ReadMode,
-    pub(crate) keyspace: u32,
+    pub(crate) keyspace: KeyspaceId,
 }
 
 #[derive(Debug)]
@@ -210,13 +213,14 @@ impl Client {
         let guard = Refreshing(shared.clone());
         let mut client = self.clone();
         client.settings.timeout = client.settings.timeout.min(REFRESH_TIMEOUT);
-        let start = span.first().and_then(|key| keyspace::decode(client.settings.keyspace, key));
+        let own = |(keyspace, key)| (keyspace == client.settings.keyspace).then_some(key);
+        let start = span.first().and_then(decode).and_then(own);
         let start = bytes::Bytes::copy_from_slice(start.unwrap_or_default());
         tokio::spawn(async move {
             // Ended by its own timeout. A failure is not told: the calls that wanted the routes
             // are under way without them, and the next one that misses asks again.
             let regions = ListRegionsRequest {
-                keyspace: client.settings.keyspace,
+                keyspace: client.settings.keyspace.get(),
                 start_key: start,
                 limit: REFRESH_REGIONS_MAX,
                 ..ListRegionsRequest::default()

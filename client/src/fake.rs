@@ -15,9 +15,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_proto::v1::{
-    self, ErrorDetail, RequestContext, ServerIsBusy, cluster_server, error_detail::Reason,
-    kv_server,
+use flotilla_proto::{
+    range::Borders,
+    v1::{
+        self, ErrorDetail, RequestContext, ServerIsBusy, cluster_server, error_detail::Reason,
+        kv_server,
+    },
 };
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
@@ -572,8 +575,7 @@ impl kv_server::Kv for FakeNode {
         self.serve("delete_range", request.context, |data| {
             let before = data.len();
             let is_in = |key: &Bytes| {
-                request.start_key <= *key
-                    && (request.end_key.is_empty() || *key < request.end_key)
+                Borders { start: &request.start_key, end: &request.end_key }.contains(key)
                     && key.starts_with(&request.prefix)
             };
             data.retain(|key, _| !is_in(key));
@@ -593,8 +595,7 @@ impl kv_server::Kv for FakeNode {
         let context = request.context;
         let keys = |data: &mut Data| {
             let is_in = |key: &&Bytes| {
-                request.start_key <= **key
-                    && (request.end_key.is_empty() || **key < request.end_key)
+                Borders { start: &request.start_key, end: &request.end_key }.contains(key)
             };
             let mut keys: Vec<_> = data.keys().filter(is_in).cloned().collect();
             if request.reverse {

@@ -12,7 +12,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_proto::v1::{Region, RegionEpoch};
+use flotilla_proto::{
+    range::KeyRange,
+    region::{Epoch, borders_of},
+    v1::{Region, RegionEpoch},
+};
 
 /// Bound: past it nothing new is learnt; requests for keys without a route are forwarded by the
 /// node that gets them, which costs a hop.
@@ -24,11 +28,11 @@ pub(crate) enum Span {
     /// No keys: any node will do.
     Nowhere,
     /// One key.
-    Key(Vec<u8>),
+    Key(Bytes),
     /// Many keys.
-    Keys(Vec<Vec<u8>>),
-    /// `[start, end)`; an empty end is the end of all keys.
-    Range(Vec<u8>, Vec<u8>),
+    Keys(Vec<Bytes>),
+    /// A range.
+    Range(KeyRange),
 }
 
 impl Span {
@@ -36,8 +40,9 @@ impl Span {
     pub(crate) fn first(&self) -> Option<&[u8]> {
         match self {
             Self::Nowhere => None,
-            Self::Key(key) | Self::Range(key, _) => Some(key),
-            Self::Keys(keys) => keys.first().map(Vec::as_slice),
+            Self::Key(key) => Some(key),
+            Self::Range(range) => Some(&range.start),
+            Self::Keys(keys) => keys.first().map(|key| &key[..]),
         }
     }
 }
@@ -58,22 +63,13 @@ struct Entry {
 
 impl Entry {
     fn contains(&self, key: &[u8]) -> bool {
-        *self.region.start_key <= *key && before_end(key, &self.region.end_key)
+        borders_of(&self.region).contains(key)
     }
 
-    fn contains_range(&self, start: &[u8], end: &[u8]) -> bool {
-        let end_inside =
-            self.region.end_key.is_empty() || (!end.is_empty() && *end <= *self.region.end_key);
-        self.contains(start) && end_inside
+    /// As a range that begins in it: one that does not end in it has no route.
+    fn covers(&self, range: &KeyRange) -> bool {
+        self.contains(&range.start) && borders_of(&self.region).covers(range.borders())
     }
-}
-
-fn before_end(key: &[u8], end: &[u8]) -> bool {
-    end.is_empty() || key < end
-}
-
-fn epoch(region: &Region) -> RegionEpoch {
-    region.epoch.unwrap_or_default()
 }
 
 /// Regions by range, with their leaders.
@@ -95,13 +91,11 @@ impl RouteTable {
                 let entry = self.entry(keys.first()?)?;
                 keys.iter().all(|key| entry.contains(key)).then_some(entry)
             }
-            Span::Range(start, end) => {
-                self.entry(start).filter(|entry| entry.contains_range(start, end))
-            }
+            Span::Range(range) => self.entry(&range.start).filter(|entry| entry.covers(range)),
         }?;
         Some(Route {
             region_id: entry.region.region_id,
-            epoch: epoch(&entry.region),
+            epoch: entry.region.epoch.unwrap_or_default(),
             leader: entry.leader.clone()?,
         })
     }
@@ -152,11 +146,11 @@ impl RouteTable {
     /// Versions of overlapping regions can be compared: a split raises both halves, a merge ends
     /// above both sources.
     fn is_outdated(&self, region: &Region) -> bool {
-        let new = epoch(region);
+        let new = Epoch::of(region);
         let newer_self =
             self.starts.get(&region.region_id).and_then(|start| self.by_start.get(start));
         let older_than = |entry: &Entry| {
-            let known = epoch(&entry.region);
+            let known = Epoch::of(&entry.region);
             if entry.region.region_id == region.region_id {
                 new.version < known.version || new.conf_ver < known.conf_ver
             } else {
@@ -176,11 +170,11 @@ impl RouteTable {
             .by_start
             .range::<[u8], _>((Unbounded, Excluded(&*region.start_key)))
             .next_back()
-            .filter(|(_, entry)| before_end(&region.start_key, &entry.region.end_key));
+            .filter(|(_, entry)| borders_of(&entry.region).ends_after(&region.start_key));
         let inside = self
             .by_start
             .range::<[u8], _>((std::ops::Bound::Included(&*region.start_key), Unbounded))
-            .take_while(|(start, _)| before_end(start, &region.end_key));
+            .take_while(|(start, _)| borders_of(region).ends_after(start));
         before.into_iter().chain(inside).map(|(start, _)| start.clone()).collect()
     }
 
@@ -233,7 +227,7 @@ mod tests {
     }
 
     fn key(key: &str) -> Span {
-        Span::Key(key.into())
+        Span::Key(Bytes::copy_from_slice(key.as_bytes()))
     }
 
     fn leader_of(table: &RouteTable, span: &Span) -> Option<String> {
@@ -245,9 +239,9 @@ mod tests {
         let mut table = RouteTable::default();
         table.learn(region(2, "b", "m", 1), at("n1"));
         table.learn(region(3, "m", "", 1), at("n2"));
-        let range = |start: &str, end: &str| Span::Range(start.into(), end.into());
+        let range = |start: &'static str, end: &'static str| Span::Range(KeyRange::new(start, end));
         let keys =
-            |keys: &[&str]| Span::Keys(keys.iter().map(|key| key.as_bytes().to_vec()).collect());
+            |keys: &[&'static str]| Span::Keys(keys.iter().copied().map(Bytes::from).collect());
         for (why, span, want) in [
             ("before every region", key("a"), None),
             ("start is inclusive", key("b"), Some("n1")),
@@ -355,7 +349,7 @@ mod tests {
     fn split(tiling: &mut Vec<Region>, at: usize, id: u64, rng: &mut StdRng) {
         let parent = &tiling[at];
         let key = Bytes::from(vec![rng.random::<u8>(), rng.random::<u8>()]);
-        if key <= parent.start_key || !before_end(&key, &parent.end_key) {
+        if key <= parent.start_key || !borders_of(parent).contains(&key) {
             return;
         }
         let mut child = parent.clone();
@@ -372,7 +366,7 @@ mod tests {
     fn merge(tiling: &mut Vec<Region>, at: usize) {
         let source = tiling.remove(at + 1);
         let target = &mut tiling[at];
-        let version = epoch(target).version.max(epoch(&source).version) + 1;
+        let version = Epoch::of(target).version.max(Epoch::of(&source).version) + 1;
         target.end_key = source.end_key;
         target.epoch.as_mut().expect("set").version = version;
     }

@@ -2,17 +2,16 @@
 
 use std::future::Future;
 
+use bytes::Bytes;
 use flotilla_proto::{
     clients,
+    keyspace::{KeyspaceId, encode, keyspace_range, prefix_range, range},
+    touched::{self, Touched},
     v1::{self, RequestContext},
 };
 use tonic::{Request, Response, Status, transport::Channel};
 
-use crate::{
-    keyspace::{encode, encode_end, prefix_end},
-    routes::Span,
-    verdict::Kind,
-};
+use crate::{routes::Span, verdict::Kind};
 
 /// A request message of a unary method.
 pub(crate) trait Rpc: Clone + Send + Sync + 'static {
@@ -20,7 +19,7 @@ pub(crate) trait Rpc: Clone + Send + Sync + 'static {
     const KIND: Kind;
 
     /// What the request touches, in encoded keys.
-    fn span(&self, keyspace: u32) -> Span;
+    fn span(&self, keyspace: KeyspaceId) -> Span;
 
     fn set_context(&mut self, context: RequestContext);
 
@@ -36,7 +35,7 @@ macro_rules! kv_rpc {
             type Response = v1::$response;
             const KIND: Kind = Kind::$kind;
 
-            fn span(&self, $keyspace: u32) -> Span {
+            fn span(&self, $keyspace: KeyspaceId) -> Span {
                 let $this = self;
                 $span
             }
@@ -61,7 +60,7 @@ macro_rules! cluster_rpc {
             type Response = v1::$response;
             const KIND: Kind = Kind::$kind;
 
-            fn span(&self, _: u32) -> Span {
+            fn span(&self, _: KeyspaceId) -> Span {
                 Span::Nowhere
             }
 
@@ -102,11 +101,9 @@ kv_rpc!(Write increment(IncrementRequest) -> IncrementResponse, |r, ks| {
 });
 kv_rpc!(Write delete_range(DeleteRangeRequest) -> DeleteRangeResponse, |r, ks| {
     if r.prefix.is_empty() {
-        return Span::Range(encode(ks, &r.start_key), encode_end(ks, &r.end_key));
+        return Span::Range(range(ks, &r.start_key, &r.end_key));
     }
-    let start = encode(ks, &r.prefix);
-    let end = prefix_end(&start);
-    Span::Range(start, end)
+    Span::Range(prefix_range(ks, &r.prefix))
 });
 
 // Mutating calls converge when they are repeated, but a lost answer is still reported: with
@@ -129,26 +126,17 @@ cluster_rpc!(Read check_region(CheckRegionRequest) -> CheckRegionResponse);
 /// points have no cheaper common description. Such a request has a route only when one region
 /// holds the keyspace, and is forwarded otherwise.
 fn span_of_ops<'a>(
-    keyspace: u32,
+    keyspace: KeyspaceId,
     ops: impl Iterator<Item = &'a v1::Op>,
     compare: &[v1::Compare],
 ) -> Span {
-    use v1::op::Op;
-    let mut keys: Vec<Vec<u8>> =
+    let mut keys: Vec<Bytes> =
         compare.iter().map(|compare| encode(keyspace, &compare.key)).collect();
-    for op in ops {
-        let key = match &op.op {
-            Some(Op::Put(op)) => &op.key,
-            Some(Op::Delete(op)) => &op.key,
-            Some(Op::Add(op)) => &op.key,
-            Some(Op::Append(op)) => &op.key,
-            Some(Op::Get(op)) => &op.key,
-            Some(Op::DeleteRange(_)) => {
-                return Span::Range(encode(keyspace, b""), encode_end(keyspace, b""));
-            }
-            None => continue,
-        };
-        keys.push(encode(keyspace, key));
+    for touched in ops.filter_map(touched::of_op) {
+        match touched {
+            Touched::Key(key) => keys.push(encode(keyspace, key)),
+            Touched::Range { .. } => return Span::Range(keyspace_range(keyspace)),
+        }
     }
     Span::Keys(keys)
 }

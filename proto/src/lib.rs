@@ -31,6 +31,9 @@ pub mod region;
 /// How many voters a region is to have.
 pub mod replication;
 
+/// Which keys a request touches.
+pub mod touched;
+
 /// Details of errors in the form that every library of gRPC knows.
 pub mod status;
 

@@ -3,13 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{keyspace::encode, v1};
 use futures::{StreamExt, TryStreamExt};
 
 use super::{renumbered, ttl_millis};
-use crate::{
-    Appended, Client, Counted, Deleted, Error, KeyValue, RangeDeleted, Stored, keyspace::encode,
-};
+use crate::{Appended, Client, Counted, Deleted, Error, KeyValue, RangeDeleted, Stored};
 
 /// Bound: requests that one batch read has under way.
 const REQUESTS_AT_ONCE: usize = 16;

@@ -10,7 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_proto::{clients, v1};
+use flotilla_proto::{
+    clients,
+    keyspace::{KeyspaceId, encode, prefix_end},
+    range::Borders,
+    v1,
+};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 use tonic::Streaming;
@@ -18,7 +23,6 @@ use tonic::Streaming;
 use crate::{
     Client, Error, KeyValue,
     call::{Aim, Audience, Progress},
-    keyspace::{encode, prefix_end},
     node_pool::Connection,
     pin::connect,
     routes::Span,
@@ -99,8 +103,7 @@ impl Scan {
 
     /// Makes this the rest of the scan after `key`, or says why `key` cannot come now.
     fn advance(&mut self, key: &Bytes) -> Result<(), Error> {
-        let in_range = self.start <= *key && (self.end.is_empty() || *key < self.end);
-        if !in_range {
+        if !(Borders { start: &self.start, end: &self.end }).contains(key) {
             let message = "a scan answered a key that is outside of its range or came before";
             return Err(Error::Internal { message: message.into() });
         }
@@ -259,7 +262,7 @@ impl State {
     fn advance(&mut self, page: v1::ScanResponse) -> Result<Page, Error> {
         let v1::ScanResponse { kvs, keyspaces } = page;
         let keyspaces = match (self.rest.all_keyspaces, keyspaces.len() == kvs.len()) {
-            (false, _) => vec![self.client.settings.keyspace; kvs.len()],
+            (false, _) => vec![self.client.settings.keyspace.get(); kvs.len()],
             (true, true) => keyspaces,
             // A node of a version without such scans leaves them out, and would leave keys out.
             (true, false) => {
@@ -270,10 +273,13 @@ impl State {
         let page: Page = keyspaces.into_iter().zip(kvs).collect();
         for (keyspace, kv) in &page {
             let current = &mut self.client.settings.keyspace;
-            if *keyspace > *current {
-                *current = *keyspace;
+            if *keyspace > current.get() {
+                let no_keyspace = || Error::Internal {
+                    message: format!("a scan answered keyspace {keyspace}, which cannot be"),
+                };
+                *current = KeyspaceId::new(*keyspace).ok_or_else(no_keyspace)?;
                 self.rest.start.clear();
-            } else if *keyspace < *current {
+            } else if *keyspace < current.get() {
                 let message = "a scan answered a keyspace that came before";
                 return Err(Error::Internal { message: message.into() });
             }

@@ -14,6 +14,11 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::{Instant, interval_at, sleep};
 
+use flotilla_proto::{
+    region::borders_of,
+    replication::{SYSTEM_REGION, SYSTEM_VOTERS_MAX, voters_wanted},
+};
+
 use super::{
     Context,
     encoding::Encoding,
@@ -33,9 +38,6 @@ const LOOKS_MAX: u32 = 3;
 const COMPARED_AT_ONCE: usize = 8;
 /// How often somebody who waits is told for what.
 const TOLD_EVERY: Duration = Duration::from_secs(30);
-/// The region of the system keyspace.
-const SYSTEM_REGION: u64 = 1;
-const SYSTEM_VOTERS_MAX: usize = 5;
 
 /// Ends with 5 when something is wrong.
 #[derive(Debug, Args)]
@@ -239,7 +241,7 @@ fn check_tiling(encoding: Encoding, regions: &[v1::RegionInfo]) -> Vec<Finding> 
         if !ids.insert(region.region_id) {
             report(id, "listed twice".into());
         }
-        if !region.end_key.is_empty() && region.end_key <= region.start_key {
+        if borders_of(region).is_empty() {
             report(id, "its range is empty or backwards".into());
             continue;
         }
@@ -280,7 +282,7 @@ fn check_replicas(info: &v1::RegionInfo, nodes: &v1::ListNodesResponse) -> Vec<F
     let holders = nodes.nodes.iter().filter(|node| node.state() == v1::NodeState::Up).count();
     let is_system = region.region_id == SYSTEM_REGION;
     let asked_for = usize::try_from(nodes.replication_factor).unwrap_or(usize::MAX);
-    let least = if is_system { asked_for.min(SYSTEM_VOTERS_MAX) } else { asked_for };
+    let least = voters_wanted(region.region_id, nodes.replication_factor);
     // A node that is draining still counts, and the system region may have more.
     let most = if is_system { asked_for.max(SYSTEM_VOTERS_MAX) } else { asked_for };
     let voters = region.peers.iter().filter(|peer| peer.role() == v1::PeerRole::Voter).count();

@@ -10,6 +10,7 @@ use std::{
 };
 
 use clap::Args;
+use flotilla_proto::keyspace::prefix_end;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
@@ -19,7 +20,7 @@ use super::{
     exit::Failure,
     pace::Pace,
 };
-use crate::{Client, DEFAULT_KEYSPACE, Error, KeyValue, Scan, keyspace::prefix_end};
+use crate::{Client, DEFAULT_KEYSPACE, Error, KeyValue, Scan};
 
 /// Writes every key of every keyspace, with its value and what is left of its time to live: a line of
 /// JSON each. Each page is read as of one moment, not all as of one.
@@ -127,7 +128,7 @@ impl Export {
             Some(prefix) => {
                 let prefix = context.encoding.decode("prefix", prefix)?;
                 let end = prefix_end(&prefix);
-                (prefix, end)
+                (prefix, end.into())
             }
             None => (decode("start", &self.from)?, decode("end", &self.to)?),
         };

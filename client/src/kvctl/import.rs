@@ -275,7 +275,8 @@ impl Run<'_> {
         let batch_bytes = std::mem::take(&mut self.batch_bytes);
         let Some(last) = batch.last() else { return Ok(()) };
         if !self.is_dry {
-            let keyspace = last.entry.keyspace.unwrap_or(self.client.settings.keyspace);
+            let asked = self.client.settings.keyspace.get();
+            let keyspace = last.entry.keyspace.unwrap_or(asked);
             let client = self.client.with_keyspace(keyspace)?;
             let (alive, over): (Vec<_>, Vec<_>) =
                 batch.iter().partition(|pending| pending.entry.ttl_ms != Some(0));

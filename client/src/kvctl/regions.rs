@@ -227,7 +227,7 @@ impl Regions {
             None => Ok(Vec::new()),
         };
         let request = v1::ListRegionsRequest {
-            keyspace: client.settings.keyspace,
+            keyspace: client.settings.keyspace.get(),
             start_key: bound(&self.from)?.into(),
             end_key: bound(&self.to)?.into(),
             limit: self.limit,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use flotilla_proto::{
     MESSAGE_BYTES_MAX,
     range::{END_OF_MAP, KeyRange},
+    touched,
     v1::{self, command_reply::Reply, compare::Condition, op::Op},
 };
 use parking_lot::Mutex;
@@ -65,7 +66,7 @@ impl Replicas {
 
 impl Requests for Replicas {
     async fn write(&self, _: Context, command: v1::WriteCommand) -> Result<v1::WriteReply, Error> {
-        for touched in command::touched::of_write(&command) {
+        for touched in touched::of_write(&command) {
             let start = touched.start();
             assert!(start[..] < END_OF_MAP[..], "{touched:?} is at the end of the map");
             assert!(start[..] >= [0, 0, 1][..], "{touched:?} is the system's");

@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use flotilla_proto::{
     range::KeyRange,
+    region::borders_of,
+    touched,
     v1::{self, command::Body, command_reply::Reply},
 };
 use parking_lot::Mutex;
@@ -14,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{Check, ClusterAnswer, Keyspace, Limits, Membership, kv::KvApi};
 use crate::{
-    command::{self, AsOf, Overlay, POINTS_BYTES_MAX, RegionState, StoredValue, touched},
+    command::{self, AsOf, Overlay, POINTS_BYTES_MAX, RegionState, StoredValue},
     error::Error,
     ids::{ClusterId, RegionId},
     router::{Context, Requests},
@@ -351,10 +353,7 @@ impl State {
 }
 
 fn overlapping(regions: &[v1::Region], range: &KeyRange) -> Vec<v1::Region> {
-    let touches = |region: &&v1::Region| {
-        (range.end.is_empty() || region.start_key < range.end)
-            && (region.end_key.is_empty() || region.end_key > range.start)
-    };
+    let touches = |region: &&v1::Region| borders_of(region).overlaps(range.borders());
     regions.iter().filter(touches).cloned().collect()
 }
 

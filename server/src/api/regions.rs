@@ -1,7 +1,11 @@
 //! Cutting a request along the borders of regions.
 
 use bytes::Bytes;
-use flotilla_proto::{range::KeyRange, v1};
+use flotilla_proto::{
+    range::KeyRange,
+    region::{borders_of, range_of},
+    v1,
+};
 
 use crate::{error::Error, ids::RegionId, router::Requests};
 
@@ -31,7 +35,7 @@ impl RegionMap {
     pub(super) fn index_of(&self, key: &[u8]) -> Result<usize, Error> {
         let after = self.0.partition_point(|region| region.start_key <= key);
         match after.checked_sub(1) {
-            Some(index) if ends_after(&self.0[index], key) => Ok(index),
+            Some(index) if borders_of(&self.0[index]).ends_after(key) => Ok(index),
             _ => Err(unknown()),
         }
     }
@@ -49,13 +53,12 @@ impl RegionMap {
             if region.start_key > start {
                 return Err(unknown());
             }
-            let end = earlier_end(&region.end_key, &range.end);
-            let last = end == range.end;
-            parts.push((index, KeyRange { start, end: end.clone() }));
-            if last {
+            let part = KeyRange { start, end: range.end.clone() }.clip(&range_of(region));
+            start = part.end.clone();
+            parts.push((index, part));
+            if start == range.end {
                 return Ok(parts);
             }
-            start = end;
         }
         Err(unknown())
     }
@@ -77,20 +80,16 @@ pub(super) fn first_part<R: Requests>(
         after.push(0);
         let map = RegionMap::covering(requests, &KeyRange::new(range.start.clone(), after))?;
         let region = map.get(map.index_of(&range.start)?);
-        let end = earlier_end(&region.end_key, &range.end);
-        let part = KeyRange { start: range.start.clone(), end };
-        return Ok((RegionId(region.region_id), part));
+        return Ok((RegionId(region.region_id), range.clip(&range_of(region))));
     }
     let near_end = before(&range.end).filter(|key| *key > range.start);
     let start = near_end.unwrap_or_else(|| range.start.clone());
     let map = RegionMap::covering(requests, &KeyRange { start, end: range.end.clone() })?;
-    let Some(region) = map.0.last().filter(|region| {
-        region.end_key.is_empty() || (!range.end.is_empty() && region.end_key >= range.end)
-    }) else {
+    let reaches = |region: &&v1::Region| borders_of(region).reaches(&range.end);
+    let Some(region) = map.0.last().filter(reaches) else {
         return Err(unknown());
     };
-    let start = region.start_key.clone().max(range.start.clone());
-    Ok((RegionId(region.region_id), KeyRange { start, end: range.end.clone() }))
+    Ok((RegionId(region.region_id), range.clip(&range_of(region))))
 }
 
 /// A key a little smaller than `end`, so that few regions lie between the two. `None` for the end
@@ -105,19 +104,6 @@ fn before(end: &[u8]) -> Option<Bytes> {
         key.extend_from_slice(&PADDING);
     }
     Some(key.into())
-}
-
-fn ends_after(region: &v1::Region, key: &[u8]) -> bool {
-    region.end_key.is_empty() || region.end_key > key
-}
-
-/// The smaller of two ends, where empty is the largest.
-fn earlier_end(left: &Bytes, right: &Bytes) -> Bytes {
-    match (left.is_empty(), right.is_empty()) {
-        (true, _) => right.clone(),
-        (_, true) => left.clone(),
-        _ => left.min(right).clone(),
-    }
 }
 
 fn unknown() -> Error {

@@ -1,8 +1,8 @@
 //! Many mutations: atomically in one region, or region by region.
 
-use bytes::Bytes;
 use flotilla_proto::{
     range::KeyRange,
+    touched,
     v1::{self, op::Op},
 };
 use futures::stream::{self, StreamExt as _};
@@ -19,7 +19,7 @@ use super::{
     status::code,
 };
 use crate::{
-    command::{RESULT_BYTES, touched},
+    command::RESULT_BYTES,
     error::Error,
     ids::RegionId,
     router::{Context, Requests},
@@ -240,15 +240,7 @@ fn cut_by(map: &RegionMap, pieces: &[Piece]) -> Result<Vec<Group>, Error> {
 
 /// The smallest range that holds all pieces; `None` without any.
 fn span(pieces: &[Piece]) -> Option<KeyRange> {
-    let ranges = pieces.iter().map(|piece| range_of(&piece.op));
-    ranges.reduce(|left, right| KeyRange {
-        start: left.start.min(right.start),
-        end: if left.end.is_empty() || right.end.is_empty() {
-            Bytes::new()
-        } else {
-            left.end.max(right.end)
-        },
-    })
+    pieces.iter().map(|piece| range_of(&piece.op)).reduce(|left, right| left.span(&right))
 }
 
 /// The keys that an operation touches.

@@ -1,8 +1,11 @@
 //! One committed command becomes state and an answer.
 
-use flotilla_proto::v1::{
-    ChecksumCommand, Command, CommandReply, Done, EpochChanged, TickCommand, command::Body,
-    command_reply::Reply,
+use flotilla_proto::{
+    region::Epoch,
+    v1::{
+        ChecksumCommand, Command, CommandReply, Done, EpochChanged, TickCommand, command::Body,
+        command_reply::Reply,
+    },
 };
 
 use super::{overlay::Overlay, region::RegionState, write};
@@ -38,8 +41,7 @@ pub fn apply(
     overlay: &mut Overlay<'_>,
 ) -> Result<(CommandReply, Effect), Error> {
     region.state.time_ms = region.state.time_ms.max(command.time_ms);
-    let version = region.descriptor.epoch.as_ref().map_or(0, |epoch| epoch.version);
-    if command.epoch_version != version {
+    if !Epoch::of(&region.descriptor).range_verdict(command.epoch_version).fits() {
         let changed = EpochChanged { region: Some(region.descriptor.clone()) };
         return Ok((reply(Reply::EpochChanged(changed)), Effect::None));
     }

@@ -29,7 +29,6 @@ mod put;
 mod read;
 mod refusal;
 mod region;
-pub mod touched;
 mod transaction;
 mod value;
 mod write;

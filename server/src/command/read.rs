@@ -123,7 +123,8 @@ fn push_point(
 /// A failed read or a damaged value, also when it lies behind good ones.
 pub fn read_range(read: &dyn Read, range: &RangeRead, as_of: AsOf) -> Result<ReadReply, Error> {
     let mut reply = ReadReply { applied_revision: as_of.revision, ..ReadReply::default() };
-    if !range.end_key.is_empty() && range.start_key >= range.end_key {
+    let keys = KeyRange { start: range.start_key.clone(), end: range.end_key.clone() };
+    if keys.is_empty() {
         return Ok(reply);
     }
     let limit = or_max(range.limit, PAGE_KEYS_MAX);
@@ -131,7 +132,6 @@ pub fn read_range(read: &dyn Read, range: &RangeRead, as_of: AsOf) -> Result<Rea
     // The first one may be larger than any page, if there is room for it.
     let first_max = if range.bytes_max == 0 { u64::MAX } else { range.bytes_max };
     let direction = if range.reverse { Direction::Reverse } else { Direction::Forward };
-    let keys = KeyRange { start: range.start_key.clone(), end: range.end_key.clone() };
     let mut bytes = 0;
     let (mut rows, mut row_bytes, mut reached) = (0, 0, Vec::new());
     let mut cursor = read.scan(Family::Default, &keys, direction);

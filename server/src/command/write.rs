@@ -5,7 +5,8 @@
 //! something to change or not, and every value it writes carries that revision.
 
 use flotilla_proto::{
-    range::END_OF_MAP,
+    range::{Borders, END_OF_MAP},
+    region::borders_of,
     v1::{
         Compare, DeleteRangeOp, Op, OpResult, Region, WriteCommand, WriteRefusal, WriteReply,
         op::Op as Kind, op_result::Result as Answer, write_refusal::List,
@@ -190,7 +191,7 @@ fn check_key(key: &bytes::Bytes, region: &Region) -> Result<(), Refusal> {
     if key[..] >= END_OF_MAP[..] || key.len() > ENCODED_KEY_BYTES_MAX {
         return Err(Refusal::KeyOutOfRange);
     }
-    if key >= &region.start_key && (region.end_key.is_empty() || key < &region.end_key) {
+    if borders_of(region).contains(key) {
         Ok(())
     } else {
         Err(Refusal::KeyNotInRegion { key: key.clone() })
@@ -205,8 +206,7 @@ fn check_range(op: &DeleteRangeOp, region: &Region) -> Result<(), Refusal> {
     if start.len().max(end.len()) > ENCODED_KEY_BYTES_MAX {
         return Err(Refusal::KeyOutOfRange);
     }
-    let ends_inside = region.end_key.is_empty() || (!end.is_empty() && end <= &region.end_key);
-    if delete_range::is_empty(op) || (start >= &region.start_key && ends_inside) {
+    if delete_range::is_empty(op) || borders_of(region).covers(Borders { start, end }) {
         Ok(())
     } else {
         Err(Refusal::RangeNotInRegion { start: start.clone(), end: end.clone() })

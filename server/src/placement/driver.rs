@@ -15,7 +15,7 @@ mod tests;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_proto::{region::epoch_version, v1};
+use flotilla_proto::{region::Epoch, v1};
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -233,7 +233,7 @@ impl Driver {
         let (start, end) = tables::range();
         let read = v1::ReadCommand {
             read_mode: v1::ReadMode::Linearizable.into(),
-            epoch_version: system.view().with(|now| epoch_version(&now.descriptor)),
+            epoch_version: system.view().with(|now| Epoch::of(&now.descriptor).version),
             body: Some(v1::read_command::Body::Range(v1::RangeRead {
                 start_key: start,
                 end_key: end,
@@ -261,7 +261,7 @@ impl Driver {
 
     async fn propose(&self, command: v1::WriteCommand) -> Result<v1::WriteReply, Error> {
         let system = self.system()?;
-        let version = system.view().with(|now| epoch_version(&now.descriptor));
+        let version = system.view().with(|now| Epoch::of(&now.descriptor).version);
         let deadline = clock::now() + PROPOSE_TIMEOUT;
         let reply = system.propose_write(command, version, deadline).boxed().await?;
         match reply.refused {

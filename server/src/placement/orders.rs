@@ -6,7 +6,10 @@
 //! region's membership moved, when its leader changed, or after a time, since a lost answer looks
 //! like none.
 
-use flotilla_proto::v1::{self, step::Action};
+use flotilla_proto::{
+    region::Epoch,
+    v1::{self, step::Action},
+};
 
 use super::{
     config::{PlacementConfig, millis},
@@ -127,7 +130,7 @@ impl Order {
             None => true,
         };
         !done
-            && region.epoch().conf_ver == planned_on
+            && Epoch::of(&region.region).members_verdict(planned_on).fits()
             && now_ms.saturating_sub(self.at_ms) < millis(config.step_timeout)
     }
 }

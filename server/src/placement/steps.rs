@@ -7,7 +7,10 @@
 
 use std::collections::BTreeSet;
 
-use flotilla_proto::v1::{self, step::Action};
+use flotilla_proto::{
+    region::Epoch,
+    v1::{self, step::Action},
+};
 
 use super::config::{PlacementConfig, millis};
 use crate::raft::quorum::is_quorum;
@@ -52,9 +55,9 @@ pub fn judge(step: &v1::Step, report: &v1::RegionReport, config: &PlacementConfi
         return stale(format!("it is for region {}", step.region_id));
     }
     let asked = step.epoch.unwrap_or_default().conf_ver;
-    let actual = region.epoch.unwrap_or_default().conf_ver;
-    let same_membership = asked == actual;
-    let moved = || stale(format!("the membership is at {actual}, not {asked}"));
+    let epoch = Epoch::of(region);
+    let same_membership = epoch.members_verdict(asked).fits();
+    let moved = || stale(format!("the membership is at {}, not {asked}", epoch.conf_ver));
     let peers = Peers { region, report, config };
 
     match &step.action {

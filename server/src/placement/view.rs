@@ -16,7 +16,10 @@ mod scale_tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use flotilla_proto::v1;
+use flotilla_proto::{
+    region::{Epoch, borders_of},
+    v1,
+};
 
 use super::config::{PlacementConfig, millis};
 use crate::{
@@ -225,9 +228,8 @@ impl RegionView {
         self.region.epoch.unwrap_or_default()
     }
 
-    fn rank(&self) -> (u64, u64, u64) {
-        let epoch = self.epoch();
-        (epoch.version, epoch.conf_ver, self.term)
+    fn rank(&self) -> (Epoch, u64) {
+        (Epoch::of(&self.region), self.term)
     }
 }
 
@@ -461,7 +463,7 @@ impl ClusterView {
 
     fn hear_region(&mut self, node: NodeId, report: v1::RegionReport, now_ms: u64) {
         let Some(region) = report.region else { return };
-        if !region.end_key.is_empty() && region.end_key <= region.start_key {
+        if borders_of(&region).is_empty() {
             return;
         }
         let id = RegionId(region.region_id);

@@ -6,7 +6,10 @@
 //! it is here. An older peer of the region has learnt of its removal when the descriptor that the
 //! snapshot brings is newer than its own and does not have it.
 
-use flotilla_proto::v1::{self, refused::Reason};
+use flotilla_proto::{
+    region::Epoch,
+    v1::{self, refused::Reason},
+};
 use prost::Message as _;
 
 use super::serve::refused;
@@ -108,7 +111,7 @@ impl Arrival {
         if here.peer == to {
             return Ok(Act::Feed);
         }
-        let conf_ver = self.descriptor.epoch.as_ref().map_or(0, |epoch| epoch.conf_ver);
+        let Epoch { conf_ver, .. } = Epoch::of(&self.descriptor);
         if conf_ver <= here.conf_ver {
             let message = format!(
                 "peer {} here knows of a membership that is as new: {} against {conf_ver}",

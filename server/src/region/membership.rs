@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use flotilla_proto::v1::{self, step::Action};
+use flotilla_proto::{
+    region::Epoch,
+    v1::{self, step::Action},
+};
 use openraft::{
     ChangeMembers,
     errors::{ClientWriteError, RaftError},
@@ -37,9 +40,8 @@ impl Peer {
             Some(Action::Transfer(_)) | None => None,
         };
         let descriptor = self.view.published().descriptor;
-        if step.epoch.as_ref().map(|epoch| epoch.conf_ver)
-            != descriptor.epoch.as_ref().map(|epoch| epoch.conf_ver)
-        {
+        let planned_on = step.epoch.unwrap_or_default().conf_ver;
+        if !Epoch::of(&descriptor).members_verdict(planned_on).fits() {
             return Err("the region's membership has moved on".to_owned());
         }
         match &step.action {

@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_proto::v1::{self, refused::Reason};
+use flotilla_proto::{
+    region::borders_of,
+    v1::{self, refused::Reason},
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
@@ -129,12 +132,8 @@ impl Peers {
         let (_, region) =
             map.by_start.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
         let peer = map.by_id.get(region)?;
-        peer.view()
-            .with(|now| {
-                let end = &now.descriptor.end_key;
-                end.is_empty() || key < &end[..]
-            })
-            .then(|| Arc::clone(peer))
+        let ends_after = peer.view().with(|now| borders_of(&now.descriptor).ends_after(key));
+        ends_after.then(|| Arc::clone(peer))
     }
 
     /// Peers in quarantine, with the reason.

@@ -10,7 +10,7 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use flotilla_proto::{
-    region::epoch_version,
+    region::Epoch,
     v1::{self, command::Body, command_reply},
 };
 use openraft::{
@@ -97,7 +97,7 @@ impl Peer {
             let queue = "checksums".to_owned();
             return Err(Error::Busy { queue, retry_after: CHECK_RETRY_AFTER });
         }
-        let version = self.view.with(|published| epoch_version(&published.descriptor));
+        let version = self.view.with(|published| Epoch::of(&published.descriptor).version);
         let body = Body::Checksum(v1::ChecksumCommand { check_id });
         match self.propose(body, version, deadline).await?.reply {
             Some(command_reply::Reply::Done(done)) => Ok(done.index),
@@ -115,7 +115,7 @@ impl Peer {
 
     /// Moves the replicated time on, so that keys expire in a region that nobody writes to.
     pub(super) async fn propose_tick(&self, deadline: Instant) -> Result<(), Error> {
-        let version = self.view.with(|published| epoch_version(&published.descriptor));
+        let version = self.view.with(|published| Epoch::of(&published.descriptor).version);
         self.propose(Body::Tick(v1::TickCommand {}), version, deadline).await.map(drop)
     }
 

@@ -25,7 +25,7 @@ mod tests;
 use std::sync::Arc;
 
 use flotilla_proto::{
-    region::epoch_version,
+    region::Epoch,
     v1::{self, message::Body, read_command},
 };
 use openraft::{
@@ -325,7 +325,7 @@ fn read_in_memory(view: &RegionView, read: &v1::ReadCommand) -> Result<InMemory,
 /// Whether `region`, of the state that is read, is the one that the read was routed by: else the keys may
 /// be another region's by now, and what is here of them old.
 fn check_epoch(read: &v1::ReadCommand, region: &v1::Region) -> Result<(), Error> {
-    if epoch_version(region) == read.epoch_version {
+    if Epoch::of(region).range_verdict(read.epoch_version).fits() {
         return Ok(());
     }
     Err(Error::EpochNotMatch { regions: vec![region.clone()] })

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use flotilla_proto::{
     range::KeyRange,
-    region::range_of,
+    region::{Epoch, range_of},
     v1::{self, refused::Reason, snapshot_chunk::Body},
 };
 use openraft::raft::SnapshotResponse;
@@ -197,7 +197,7 @@ impl Peers {
         let Some(peer) = quarantined else { return Ok(None) };
         let data = Arc::clone(&self.env.data);
         let state = blocking(move || read_state(data.as_ref(), region)).await?;
-        let conf_ver = state.map_or(0, |state| conf_ver(&state.descriptor));
+        let conf_ver = state.map_or(0, |state| Epoch::of(&state.descriptor).conf_ver);
         Ok(Some(Here { peer, conf_ver, quarantined: true }))
     }
 
@@ -310,12 +310,8 @@ impl Peer {
     /// Version of the newest membership that is applied here.
     #[must_use]
     pub fn conf_ver(&self) -> u64 {
-        self.view().with(|now| conf_ver(&now.descriptor))
+        self.view().with(|now| Epoch::of(&now.descriptor).conf_ver)
     }
-}
-
-fn conf_ver(descriptor: &v1::Region) -> u64 {
-    descriptor.epoch.as_ref().map_or(0, |epoch| epoch.conf_ver)
 }
 
 /// Work that waits for the disk, on a thread that may.

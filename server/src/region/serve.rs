@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use flotilla_proto::{
     keyspace::{self, KeyspaceId},
-    region::{epoch_version, range_of},
+    region::{Epoch, range_of},
+    touched,
     v1::{
         self, append_entries_result::Result as AppendAnswer, forward, forward_result,
         message::Body, refused::Reason,
@@ -18,7 +19,6 @@ use openraft::{
 use super::Peer;
 use crate::{
     clock,
-    command::touched,
     error::Error,
     ids::PeerId,
     metrics::PeerLoss,
@@ -280,7 +280,7 @@ impl Peer {
         touched: impl Iterator<Item = touched::Touched<'a>>,
     ) -> Result<(), Error> {
         let descriptor = self.view.published().descriptor;
-        if epoch_version(&descriptor) != version {
+        if !Epoch::of(&descriptor).range_verdict(version).fits() {
             return Err(Error::EpochNotMatch { regions: vec![(*descriptor).clone()] });
         }
         let range = range_of(&descriptor);

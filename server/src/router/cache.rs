@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_proto::{region::epoch_version, v1};
+use flotilla_proto::{
+    region::{Epoch, borders_of},
+    v1,
+};
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::time::Instant;
@@ -59,8 +62,7 @@ impl Routes {
     fn get(&self, key: &[u8]) -> Option<&Route> {
         let all = (Bound::Unbounded, Bound::Included(key));
         let (_, route) = self.by_start.range::<[u8], _>(all).next_back()?;
-        let end = &route.region.end_key;
-        (end.is_empty() || key < &end[..]).then_some(route)
+        borders_of(&route.region).ends_after(key).then_some(route)
     }
 
     /// Takes a route in instead of what it overlaps, unless that is newer.
@@ -73,13 +75,11 @@ impl Routes {
                 self.by_start
                     .range::<[u8], _>((Bound::Excluded(&region.start_key[..]), Bound::Unbounded))
                     .map(|(_, other)| other)
-                    .take_while(|other| {
-                        region.end_key.is_empty() || other.region.start_key < region.end_key
-                    }),
+                    .take_while(|other| borders_of(region).ends_after(&other.region.start_key)),
             )
-            .map(|other| (other.region.start_key.clone(), epoch_version(&other.region)))
+            .map(|other| (other.region.start_key.clone(), Epoch::of(&other.region).version))
             .collect();
-        if overlapping.iter().any(|(_, version)| *version > epoch_version(region)) {
+        if overlapping.iter().any(|(_, version)| *version > Epoch::of(region).version) {
             return;
         }
         self.remove(region.region_id);

@@ -16,7 +16,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use flotilla_proto::{
     range::KeyRange,
-    region::{epoch_version, range_of},
+    region::{Epoch, borders_of, range_of},
+    touched,
     v1::{self, forward, forward_result, message::Body, read_command, refused::Reason},
 };
 use tokio::time::Instant;
@@ -27,8 +28,7 @@ pub use self::{
     requests::{Context, Requests, Whole},
 };
 use crate::{
-    clock,
-    command::{self, touched},
+    clock, command,
     error::Error,
     ids::{NodeId, RegionId},
     placement::directory::NodeDirectory,
@@ -179,7 +179,7 @@ impl Router {
                 .filter(|peer| peer.view().is_initialized())
                 .ok_or(Error::RegionNotFound { region: *region })?;
             let descriptor = peer.view().published().descriptor;
-            if descriptor.epoch.as_ref().map(|epoch| epoch.version) != Some(epoch.version) {
+            if !Epoch::of(&descriptor).range_verdict(epoch.version).fits() {
                 return Err(Error::EpochNotMatch { regions: vec![(*descriptor).clone()] });
             }
             if !peer.view().range().contains(key) {
@@ -326,7 +326,7 @@ impl Router {
             Target::Here(peer) => {
                 let descriptor = peer.view().published().descriptor;
                 self.check_keys(&command, &descriptor)?;
-                let version = epoch_version(&descriptor);
+                let version = Epoch::of(&descriptor).version;
                 if peer.is_leader() {
                     return peer.propose_write(command, version, cx.deadline).await;
                 }
@@ -340,7 +340,7 @@ impl Router {
                 self.check_keys(&command, &region)?;
                 let id = RegionId(region.region_id);
                 let node = self.some_node(&region, leader).ok_or(Error::NoLeader { region: id })?;
-                (id, epoch_version(&region), node)
+                (id, Epoch::of(&region).version, node)
             }
         };
         let request = forward::Request::Write(command);
@@ -382,7 +382,7 @@ impl Router {
             Target::Here(peer) => {
                 let descriptor = peer.view().published().descriptor;
                 check_read(&read, &descriptor)?;
-                read.epoch_version = epoch_version(&descriptor);
+                read.epoch_version = Epoch::of(&descriptor).version;
                 let answer = peer.read(&read, cx.deadline).await;
                 // What its leader does not have it has no proof of, and never will.
                 let is_refused = matches!(answer, Err(Error::NotLeader { .. }))
@@ -395,7 +395,7 @@ impl Router {
                 check_read(&read, &region)?;
                 let id = RegionId(region.region_id);
                 let node = self.some_node(&region, leader).ok_or(Error::NoLeader { region: id })?;
-                (id, epoch_version(&region), node)
+                (id, Epoch::of(&region).version, node)
             }
         };
         let request = forward::Request::Read(read);
@@ -447,7 +447,7 @@ impl Router {
             return peer.propose_checksum(check_id, deadline).await;
         }
         let node = route.leader.ok_or(Error::NoLeader { region })?;
-        let version = epoch_version(&route.region);
+        let version = Epoch::of(&route.region).version;
         let request = forward::Request::Checksum(v1::ChecksumCommand { check_id });
         match self.pass_on(node, region, version, deadline, request).await? {
             forward_result::Result::Done(done) => Ok(done.index),
@@ -507,9 +507,10 @@ impl Requests for Router {
                     Error::NotReady { message: "the regions of this key are looked up".to_owned() }
                 })?,
             };
+            let is_last = borders_of(&region).reaches(&range.end);
             next = region.end_key.clone();
             regions.push(region);
-            if next.is_empty() || (!range.end.is_empty() && next >= range.end) {
+            if is_last {
                 return Ok(regions);
             }
         }

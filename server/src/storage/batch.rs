@@ -1,6 +1,6 @@
 //! A list of changes that is applied as one.
 
-use flotilla_proto::range::END_OF_MAP;
+use flotilla_proto::range::{Borders, END_OF_MAP};
 
 /// Which of an instance's two maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,7 +80,7 @@ impl WriteBatch {
     /// Removes every key in `[start, end)`; an empty `end` means to the end of the map. Nothing is
     /// added when no key can be in the range.
     pub fn delete_range(&mut self, family: Family, start: &[u8], end: &[u8]) {
-        let end = if end.is_empty() { &END_OF_MAP[..] } else { end };
+        let end = Borders { start, end }.end_key();
         // RocksDB fails on an inverted range only after it has written it to its log.
         if start < end {
             self.push(family, Kind::DeleteRange, &[start], &[end]);

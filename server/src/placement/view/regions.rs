@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_proto::v1;
+use flotilla_proto::{range::Borders, region::borders_of, v1};
 
 use super::RegionView;
 use crate::ids::RegionId;
@@ -59,11 +59,8 @@ impl Regions {
         self.by_start
             .range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
             .filter_map(|(_, id)| self.by_id.get(id))
-            .skip_while(move |view| {
-                let region_end = &view.region.end_key;
-                !region_end.is_empty() && region_end[..] <= *start
-            })
-            .take_while(move |view| end.is_empty() || view.region.start_key[..] < *end)
+            .skip_while(move |view| !borders_of(&view.region).ends_after(start))
+            .take_while(move |view| Borders { start, end }.ends_after(&view.region.start_key))
     }
 
     /// Other regions whose range `region` has a part of.

@@ -1,18 +1,22 @@
 //! Which keys a request touches: the one list of it.
 
 use bytes::Bytes;
-use flotilla_proto::{
-    range::KeyRange,
+
+use crate::{
+    range::{Borders, KeyRange},
     v1::{Op, ReadCommand, WriteCommand, op::Op as Kind, read_command::Body},
 };
 
 /// A part of what a request touches, in encoded keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touched<'a> {
+    /// One.
     Key(&'a Bytes),
     /// `[start, end)`; an empty `end` means to the end of the map.
     Range {
+        /// The first key, if it is one.
         start: &'a Bytes,
+        /// The first key behind it.
         end: &'a Bytes,
     },
 }
@@ -41,10 +45,7 @@ impl Touched<'_> {
     pub fn lies_in(&self, range: &KeyRange) -> bool {
         match self {
             Self::Key(key) => range.contains(key),
-            Self::Range { start, end } => {
-                start[..] >= range.start[..]
-                    && (range.end.is_empty() || (!end.is_empty() && end[..] <= range.end[..]))
-            }
+            Self::Range { start, end } => range.borders().covers(Borders { start, end }),
         }
     }
 }
@@ -84,16 +85,34 @@ pub fn of_read(read: &ReadCommand) -> impl Iterator<Item = Touched<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_proto::v1::{PointReads, RangeRead};
+    use super::*;
+    use crate::v1::{
+        AddOp, AppendOp, Compare, DeleteOp, DeleteRangeOp, GetOp, PointReads, PutOp, RangeRead,
+    };
 
-    use super::{super::fixture::*, *};
+    fn op(op: Kind) -> Op {
+        Op { op: Some(op) }
+    }
 
     #[test]
     fn everything_that_a_request_touches_is_named() {
         let write = WriteCommand {
-            compare: vec![value_equals("a", "1")],
-            success: vec![put("b", "1"), delete("c"), delete_range("d", "e"), add("f", 1)],
-            failure: vec![append("g", "1"), get("h"), Op { op: None }],
+            compare: vec![Compare { key: "a".into(), ..Compare::default() }],
+            success: vec![
+                op(Kind::Put(PutOp { key: "b".into(), ..PutOp::default() })),
+                op(Kind::Delete(DeleteOp { key: "c".into(), ..DeleteOp::default() })),
+                op(Kind::DeleteRange(DeleteRangeOp {
+                    start_key: "d".into(),
+                    end_key: "e".into(),
+                    ..DeleteRangeOp::default()
+                })),
+                op(Kind::Add(AddOp { key: "f".into(), ..AddOp::default() })),
+            ],
+            failure: vec![
+                op(Kind::Append(AppendOp { key: "g".into(), ..AppendOp::default() })),
+                op(Kind::Get(GetOp { key: "h".into() })),
+                Op { op: None },
+            ],
             ..WriteCommand::default()
         };
         let text = |touched: Touched<'_>| match touched {
