@@ -20,6 +20,8 @@ pub enum Effect {
     Checksum {
         check_id: u64,
     },
+    /// The region has other members.
+    Members,
 }
 
 /// Applies one committed command.

@@ -24,6 +24,7 @@ mod delete_range;
 mod foresee;
 mod get;
 mod layer;
+mod members;
 mod overlay;
 mod put;
 mod read;
@@ -56,6 +57,7 @@ pub use bounds::{
 pub use checksum::checksum;
 pub use codec::{DecodeError, decode, encode};
 pub use foresee::{keys_read, reads_quickly};
+pub use members::apply as apply_members;
 pub use overlay::Overlay;
 pub use read::{
     AsOf, PAGE_BYTES_MAX, PAGE_KEYS_MAX, POINTS_BYTES_MAX, item_bytes, read_point, read_points,

@@ -16,14 +16,13 @@ use crate::{
     feature_level,
     placement::driver::Driver,
     raft::{
-        checks::Checks,
         log::memory::LogMemory,
         settings,
         transport::{self, Transport, TransportConfig},
     },
     region::{
-        DiskGate, Environment, RegionConfig, compact, news, peers::Peers, read::DISK_READS_MAX,
-        reclaim, size,
+        DiskGate, Environment, RegionConfig, checks::Checks, compact, news, peers::Peers,
+        read::DISK_READS_MAX, reclaim, size,
     },
     router::{Lookup, RouteCache, Router},
     storage::disk::{DiskMonitor, Level},
@@ -96,6 +95,7 @@ impl Joined {
             proposal_bytes: Arc::default(),
             disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
             checks: Checks::default(),
+            unmet: Arc::default(),
             disk: Arc::new(Gate(node.disk.clone())),
             feature_level: Arc::new(feature_level::FIRST.into()),
         });
@@ -138,6 +138,7 @@ impl Joined {
         tasks.push(runtime.spawn(compact::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(compact::run_ticks(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(Arc::clone(&self.peers).run_destroyer()));
+        tasks.push(runtime.spawn(Arc::clone(&self.peers).run_effects()));
         tasks.push(runtime.spawn(reclaim::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(size::run(Arc::clone(&self.peers))));
         tasks.push(runtime.spawn(news::run(Arc::clone(&self.peers))));

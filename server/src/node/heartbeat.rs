@@ -38,7 +38,6 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
         if node.is_removed() {
             return;
         }
-        drop_leavers(&joined);
         let Some((told, request)) = heartbeat(&node, &joined, reports).await else { return };
         reports = told;
         let response = match driver.heartbeat(&node, &joined, request).await {
@@ -131,15 +130,6 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
             if here.is_none_or(|here| Some(here.conf_ver()) == gone.conf_ver) {
                 joined.peers.give_up(region, peer);
             }
-        }
-    }
-}
-
-/// Has peers destroyed that have applied their own removal.
-fn drop_leavers(joined: &Joined) {
-    for peer in joined.peers.all() {
-        if peer.has_left() {
-            joined.peers.give_up(peer.region, peer.id);
         }
     }
 }

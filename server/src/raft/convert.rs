@@ -102,21 +102,6 @@ pub fn applied(state: &v1::ApplyState) -> Option<LogId> {
     (state.applied_index > 0).then(|| log_id(state.applied_term, state.applied_index))
 }
 
-/// The peers of a region as its descriptor lists them.
-#[must_use]
-pub fn peers_of(membership: &Membership) -> Vec<v1::Peer> {
-    let voters: BTreeSet<PeerId> = membership.voter_ids().collect();
-    membership
-        .nodes()
-        .map(|(peer, address)| v1::Peer {
-            peer_id: peer.0,
-            node_id: address.node.0,
-            role: if voters.contains(peer) { v1::PeerRole::Voter } else { v1::PeerRole::Learner }
-                .into(),
-        })
-        .collect()
-}
-
 #[must_use]
 pub fn entry_to_proto(entry: &Entry) -> v1::LogEntry {
     let payload = match &entry.payload {

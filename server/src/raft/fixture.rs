@@ -30,6 +30,8 @@ use crate::{
     command,
     ids::{PeerId, RegionId},
     metrics::Metrics,
+    raft::state_machine::Effects,
+    region::{checks::Checks, effects::RegionEffects},
     storage::{
         batch::{Change, Family, WriteBatch},
         engine::{
@@ -41,6 +43,11 @@ use crate::{
         reclaim::Claims,
     },
 };
+
+/// What follows from entries, of a node of its own.
+pub(crate) fn effects() -> Arc<dyn Effects> {
+    Arc::new(RegionEffects::new(Checks::default(), Arc::default()))
+}
 
 /// Bound: wait for something that must happen.
 pub(crate) const WAIT: Duration = Duration::from_secs(20);

@@ -4,7 +4,6 @@
 //! peer, when it is committed. In between lie `log/store.rs` with `log/writer.rs` (the disk) and
 //! `network.rs` with `transport.rs` (the other nodes).
 
-pub mod checks;
 pub mod config;
 pub mod convert;
 pub mod log;

@@ -225,7 +225,8 @@ impl RegionView {
         checksums.iter().find(|(_, sum)| sum.outcome.is_none()).map(|(index, _)| *index)
     }
 
-    pub(super) fn checksum_begins(&self, applied_index: u64) {
+    /// The checksum of the state at this index is being computed.
+    pub fn checksum_begins(&self, applied_index: u64) {
         let mut checksums = self.checksums.lock();
         checksums.insert(applied_index, Checksum { applied_index, outcome: None });
         while checksums.len() > CHECKSUMS_MAX {
@@ -233,7 +234,8 @@ impl RegionView {
         }
     }
 
-    pub(super) fn checksum_ends(&self, index: u64, outcome: Result<(u64, u64), String>) {
+    /// It was computed, or not.
+    pub fn checksum_ends(&self, index: u64, outcome: Result<(u64, u64), String>) {
         if let Some(checksum) = self.checksums.lock().get_mut(&index) {
             checksum.outcome = Some(outcome);
         }

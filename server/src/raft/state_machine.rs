@@ -10,15 +10,9 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    any::Any,
-    io,
-    sync::{Arc, Weak},
-    time::Duration,
-    vec::IntoIter,
-};
+use std::{any::Any, io, sync::Arc, time::Duration, vec::IntoIter};
 
-use flotilla_proto::{region::range_of, v1};
+use flotilla_proto::v1;
 use futures::{Stream, StreamExt};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
@@ -27,15 +21,15 @@ use openraft::{
 
 use super::{
     Entry, LogId, Membership, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
-    checks::{Checks, PINNED_MAX},
-    convert::{applied, membership_to_proto, peers_of, stored_membership},
+    convert::{applied, membership_to_proto, stored_membership},
     log::peer_log::PeerLog,
     region_state::{put_state, read_reached, read_state},
     region_view::RegionView,
     snapshot::{SnapshotData, install},
 };
 use crate::{
-    clock, command,
+    clock,
+    command::{self, Effect, RegionState},
     ids::{PeerId, RegionId},
     metrics::Metrics,
     panics,
@@ -70,15 +64,24 @@ fn panicked(payload: Box<dyn Any + Send>) -> engine::Error {
     engine::Error::Io { message: format!("applying panicked: {}", panics::words(payload.as_ref())) }
 }
 
+/// Meets what applying entries has to tell: `region/effects.rs`.
+pub trait Effects: Send + Sync {
+    /// On the way of apply: it must not wait.
+    ///
+    /// Ordering: in the order of the log, once the effects of the entry on `data` are written, and before the entry
+    /// shows as applied. `region` is the state after the last entry that was written with it.
+    fn meet(&self, effect: Effect, region: &RegionState, view: &Arc<RegionView>);
+}
+
 /// One peer's state, persistent in `data`.
 pub struct StateMachine {
     view: Arc<RegionView>,
-    region: command::RegionState,
+    region: RegionState,
     log: Arc<PeerLog>,
     /// What the disk says under [`keys::meta::reached`].
     reached: u64,
     metrics: Arc<Metrics>,
-    checks: Checks,
+    effects: Arc<dyn Effects>,
     batch: WriteBatch,
     /// The last write took long.
     slow_disk: bool,
@@ -103,8 +106,8 @@ struct Step {
     descriptor_changed: bool,
     /// There is a command among them, which told the replicated time.
     told: bool,
-    /// A checksum is wanted of the state after them.
-    checksum: bool,
+    /// In the order of the log.
+    effects: Vec<Effect>,
 }
 
 impl StateMachine {
@@ -119,11 +122,11 @@ impl StateMachine {
         data: Arc<dyn Engine>,
         log: Arc<PeerLog>,
         metrics: Arc<Metrics>,
-        checks: Checks,
+        effects: Arc<dyn Effects>,
     ) -> Result<Self, engine::Error> {
         let state = read_state(data.as_ref(), region)?;
         let reached = read_reached(data.as_ref(), region)?;
-        let region_state = state.unwrap_or_else(|| command::RegionState {
+        let region_state = state.unwrap_or_else(|| RegionState {
             descriptor: v1::Region { region_id: region.0, ..v1::Region::default() },
             state: v1::ApplyState::default(),
         });
@@ -134,7 +137,7 @@ impl StateMachine {
             log,
             reached,
             metrics,
-            checks,
+            effects,
             batch: WriteBatch::new(),
             slow_disk: false,
         })
@@ -164,10 +167,10 @@ impl StateMachine {
             fail::fail_point!("apply-before-write");
             self.write().await?;
             fail::fail_point!("apply-after-write");
-            // Ordering: begun before its entry shows as applied, so that whoever finds the entry applied
-            // and no checksum knows that none will come.
-            if step.checksum {
-                self.start_checksum();
+            // Ordering: before the entry shows as applied, so that whoever finds the entry of a checksum applied, and no
+            // checksum, knows that none will come.
+            for effect in step.effects {
+                self.effects.meet(effect, &self.region, &self.view);
             }
             // Ordering: published before the proposer is answered, so that a read that follows an
             // acknowledged write on this peer sees it.
@@ -299,40 +302,6 @@ impl StateMachine {
         }
     }
 
-    /// Computes over a pinned view, beside the apply of later entries.
-    fn start_checksum(&self) {
-        let index = self.region.state.applied_index;
-        self.view.checksum_begins(index);
-        let Some(place) = self.checks.pin() else {
-            let full = format!("{PINNED_MAX} checksums are under way on this node: check again");
-            return self.view.checksum_ends(index, Err(full));
-        };
-        let pinned = self.view.data().view();
-        let state = self.region.state.clone();
-        let range = range_of(&self.region.descriptor);
-        let view: Weak<RegionView> = Arc::downgrade(&self.view);
-        tokio::spawn(async move {
-            let turn = place.turn().await;
-            // Of a peer that is no more nobody asks, nor of one of which there are enough that are newer.
-            if view.upgrade().is_none_or(|view| view.checksum(index).is_none()) {
-                return;
-            }
-            tokio::task::spawn_blocking(move || {
-                let _under_way = (turn, place);
-                let summing = || command::checksum(pinned.as_ref(), &range, &state);
-                let outcome = match panics::outlive(summing) {
-                    Ok(outcome) => outcome.map_err(|error| error.to_string()),
-                    Err(payload) => {
-                        Err(format!("it panicked: {}", panics::words(payload.as_ref())))
-                    }
-                };
-                if let Some(view) = view.upgrade() {
-                    view.checksum_ends(state.applied_index, outcome);
-                }
-            });
-        });
-    }
-
     fn meta(&self) -> Result<Option<SnapshotMeta>, io::Error> {
         let Some(last) = applied(&self.region.state) else { return Ok(None) };
         let last_membership = stored_membership(&self.region.state).map_err(io::Error::other)?;
@@ -348,33 +317,32 @@ impl StateMachine {
 /// or the answers, large.
 fn gather(
     data: &dyn Engine,
-    region: &mut command::RegionState,
+    region: &mut RegionState,
     batch: &mut WriteBatch,
     entries: &mut IntoIter<Committed>,
 ) -> Result<Step, engine::Error> {
     let mut step =
-        Step { replies: Vec::new(), descriptor_changed: false, told: false, checksum: false };
+        Step { replies: Vec::new(), descriptor_changed: false, told: false, effects: Vec::new() };
     batch.clear();
     let mut overlay = command::Overlay::new(data, batch);
     let mut reply_bytes = 0;
     for Committed { id, payload, responder } in entries {
         region.state.applied_term = id.leader_id.term.0;
         region.state.applied_index = id.index;
-        let reply = match payload {
-            Payload::Blank => Reply::Nothing,
+        let (reply, effect) = match payload {
+            Payload::Blank => (Reply::Nothing, Effect::None),
             Payload::Command(command) => {
                 fail::fail_point!("apply-computing");
                 let (reply, effect) = command::apply(&command, region, &mut overlay)?;
                 let level = &mut region.state.feature_level;
                 *level = (*level).max(command.feature_level);
                 step.told = true;
-                step.checksum |= matches!(effect, command::Effect::Checksum { .. });
-                Reply::Command(reply)
+                (Reply::Command(reply), effect)
             }
             Payload::Membership(membership) => {
-                change_members(region, id, &membership);
+                let effect = command::apply_members(region, membership_to_proto(&membership));
                 step.descriptor_changed = true;
-                Reply::Nothing
+                (Reply::Nothing, effect)
             }
         };
         if let Some(responder) = responder {
@@ -383,27 +351,18 @@ fn gather(
             }
             step.replies.push((responder, reply));
         }
-        if step.checksum {
-            break; // the checksum is of the state after exactly this entry
+        // What is met is of the state after exactly this entry.
+        if effect != Effect::None {
+            step.effects.push(effect);
+        }
+        if matches!(effect, Effect::Checksum { .. }) {
+            break;
         }
         if overlay.batch().bytes_len().max(reply_bytes) >= APPLY_BYTES_MAX {
             break;
         }
     }
     Ok(step)
-}
-
-/// A membership becomes that of the region: its peers, and a `conf_ver` that nothing was before.
-pub(crate) fn change_members(
-    region: &mut command::RegionState,
-    id: LogId,
-    membership: &Membership,
-) {
-    region.state.membership = Some(membership_to_proto(membership));
-    region.state.membership_term = id.leader_id.term.0;
-    region.state.membership_index = id.index;
-    region.descriptor.peers = peers_of(membership);
-    region.descriptor.epoch.get_or_insert_default().conf_ver += 1;
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -465,6 +424,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     .map_err(io::Error::other)?
                     .map_err(io::Error::other)?;
                 self.region = region;
+                self.effects.meet(Effect::Members, &self.region, &self.view);
                 self.view.publish(&self.region, true, true);
                 self.view.install_ends();
                 Ok(())

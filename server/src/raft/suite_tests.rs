@@ -20,7 +20,6 @@ use prost::Message as _;
 
 use super::{
     Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
-    checks::Checks,
     fixture::{Writing, append, blank, metrics, open_log},
     log::store::LogStore,
     region_view::RegionView,
@@ -29,6 +28,7 @@ use super::{
 };
 use crate::{
     ids::{PeerId, RegionId},
+    raft::fixture::effects,
     storage::{config::StorageConfig, engine::Engine, memory::MemoryEngine, rocks::RocksEngine},
 };
 
@@ -184,7 +184,7 @@ impl Disk {
         let log = open_log(region, &self.log, &self.data, &self.writing.writer, 200);
         let (data, own) = (Arc::clone(&self.data), Arc::clone(&log.0));
         let machine =
-            StateMachine::open(region, PeerId(1), data, own, metrics(), Checks::default()).unwrap();
+            StateMachine::open(region, PeerId(1), data, own, metrics(), effects()).unwrap();
         (log, Shifted(machine))
     }
 }

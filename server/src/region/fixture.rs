@@ -22,7 +22,6 @@ use crate::{
     command::RegionState,
     ids::{ClusterId, NodeId, PeerId, RegionId},
     raft::{
-        checks::Checks,
         config::RaftConfig,
         convert::entry_to_proto,
         fixture::{self, Probe, WAIT, Writing, metrics},
@@ -31,7 +30,7 @@ use crate::{
         snapshot::config::SnapshotConfig,
         transport::{Directory, Identity, Transport, TransportConfig},
     },
-    region::read::config::ReadsConfig,
+    region::{checks::Checks, read::config::ReadsConfig},
     storage::{batch::WriteBatch, disk::Level},
 };
 
@@ -148,6 +147,7 @@ impl Fixture {
             proposal_bytes: Arc::default(),
             disk_reads: Arc::new(tokio::sync::Semaphore::new(read::DISK_READS_MAX)),
             checks: Checks::default(),
+            unmet: Arc::default(),
             disk: Arc::clone(&room) as _,
             feature_level: Arc::new(crate::feature_level::FIRST.into()),
         });

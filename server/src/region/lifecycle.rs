@@ -13,6 +13,7 @@ use flotilla_proto::v1;
 
 use super::{
     Environment, Peer,
+    effects::RegionEffects,
     promises::{self, Promises},
     read, recovery,
     running::Running,
@@ -258,7 +259,7 @@ fn open_machine(
         Arc::clone(&env.data),
         Arc::clone(log),
         Arc::clone(&env.metrics),
-        env.checks.clone(),
+        Arc::new(RegionEffects::new(env.checks.clone(), Arc::clone(&env.unmet))),
     )
 }
 

@@ -2,10 +2,12 @@
 
 mod arrival;
 mod changing;
+pub mod checks;
 pub mod clock;
 pub mod compact;
 mod company;
 mod destroyer;
+pub mod effects;
 mod elections;
 pub mod followers;
 mod given_up;
@@ -45,16 +47,16 @@ use std::{
 };
 
 use flotilla_proto::v1;
-use openraft::ServerState;
+use openraft::{ServerState, async_runtime::WatchReceiver as _};
 use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::Instant};
 
+use self::{checks::Checks, effects::Unmet, read::config::ReadsConfig};
 use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
     raft::{
         Raft,
-        checks::Checks,
         config::RaftConfig,
         log::{config::LogConfig, memory::LogMemory, peer_log::PeerLog, writer::LogWriter},
         proposal::Admissions,
@@ -64,10 +66,8 @@ use crate::{
         snapshot::config::SnapshotConfig,
         transport::Transport,
     },
-    region::read::config::ReadsConfig,
     storage::{disk::Level, engine::Engine},
 };
-use openraft::async_runtime::WatchReceiver as _;
 
 /// What all peers of a node share.
 pub struct Environment {
@@ -89,6 +89,8 @@ pub struct Environment {
     pub disk_reads: Arc<Semaphore>,
     /// Checksums that are computed here.
     pub checks: Checks,
+    /// What was applied here, and calls for more than apply may do.
+    pub unmet: Arc<Unmet>,
     /// Client writes are refused while the disk is low.
     pub disk: Arc<dyn DiskGate>,
     /// Of the cluster, by the newest node table; see `feature_level.rs`.

@@ -229,20 +229,10 @@ impl Peer {
             .is_some_and(|told| told.membership_config.voter_ids().any(|voter| voter != self.id))
     }
 
-    /// Whether this peer was removed from its region, and knows it.
-    ///
-    /// What is applied may be older than the peer: its first state was taken before the entry that added it
-    /// was applied. So the newest membership that is in its log counts as well.
-    #[must_use]
-    pub fn has_left(&self) -> bool {
-        let Some(told) = self.running.told() else { return false };
-        let named = told.membership_config.get_node(&self.id).is_some();
-        drop(told);
-        let own = |member: &v1::Peer| member.peer_id == self.id.0;
-        !named
-            && self.view.with(|now| {
-                now.applied.is_some() && !now.joint && !now.descriptor.peers.iter().any(own)
-            })
+    /// Whether the newest membership that is in its log has this peer; `None` of one that does not run.
+    pub(super) fn is_named(&self) -> Option<bool> {
+        let told = self.running.told()?;
+        Some(told.membership_config.get_node(&self.id).is_some())
     }
 
     /// As [`Peer::has_other_voters`], from openraft itself: its metrics tell of no members at all until it

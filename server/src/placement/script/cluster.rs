@@ -26,9 +26,7 @@ use crate::{
         steps::{Verdict, judge},
         view::{ClusterView, Heard},
     },
-    raft::{
-        Membership, PeerAddress, convert::log_id, quorum::is_quorum, state_machine::change_members,
-    },
+    raft::{Membership, PeerAddress, convert::membership_to_proto, quorum::is_quorum},
     region::membership::{Goal, goal},
 };
 
@@ -117,7 +115,9 @@ impl Region {
     /// An entry of the log that every peer applies.
     fn apply(&mut self, membership: Membership) {
         self.last_index += 1;
-        change_members(&mut self.state, log_id(self.term, self.last_index), &membership);
+        let state = &mut self.state.state;
+        (state.applied_term, state.applied_index) = (self.term, self.last_index);
+        command::apply_members(&mut self.state, membership_to_proto(&membership));
         self.membership = membership;
         let left: BTreeSet<PeerId> = self.peers().into_iter().collect();
         self.matched.retain(|peer, _| left.contains(peer));

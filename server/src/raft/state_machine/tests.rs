@@ -16,8 +16,11 @@ use crate::{
     feature_level,
     raft::{
         CommandBytes,
-        checks::{AT_ONCE_MAX, Checks, PINNED_MAX, Place},
         region_view::{CHECKSUMS_MAX, Checksum, Unreadable},
+    },
+    region::{
+        checks::{AT_ONCE_MAX, Checks, PINNED_MAX, Place},
+        effects::RegionEffects,
     },
     storage::memory::{Fault, MemoryEngine},
 };
@@ -67,7 +70,7 @@ impl Bench {
             data,
             Arc::clone(&self.log.0),
             metrics(),
-            self.checks.clone(),
+            Arc::new(RegionEffects::new(self.checks.clone(), Arc::default())),
         )
         .unwrap()
     }

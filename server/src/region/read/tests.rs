@@ -12,9 +12,8 @@ use crate::{
     metrics::Metrics,
     raft::{
         CommandBytes, Entry,
-        checks::Checks,
         convert::log_id,
-        fixture::log_bounds,
+        fixture::{effects, log_bounds},
         log::{
             peer_log::PeerLog,
             writer::{LogWriter, LogWriterConfig},
@@ -75,7 +74,7 @@ fn open(data: Arc<dyn Engine>) -> StateMachine {
     let bounds = log_bounds();
     let log = PeerLog::open(REGION, engine, Arc::clone(&data), writer.clone(), bounds).unwrap();
     writer.stop();
-    StateMachine::open(REGION, PEER, data, log, metrics, Checks::default()).unwrap()
+    StateMachine::open(REGION, PEER, data, log, metrics, effects()).unwrap()
 }
 
 /// Entry `index`, at time `index`, gives all three keys a new value. That of `c` expires a

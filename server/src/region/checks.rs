@@ -12,10 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bound: checksums that a node computes at a time. Each looks at all data of a region on a thread that may block, of
 /// which apply and the reads of clients need some as well; all regions can be checked at once.
-pub(super) const AT_ONCE_MAX: usize = 4;
+pub(crate) const AT_ONCE_MAX: usize = 4;
 /// Bound: states that a node keeps pinned for checksums, with those that are being computed. A peer that applies
 /// one more has no checksum of it, and says why.
-pub(super) const PINNED_MAX: usize = 16;
+pub(crate) const PINNED_MAX: usize = 16;
 
 /// See the module. One for each node; cheap to clone.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct Checks {
 
 /// The right to keep a state pinned, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     _permit: OwnedSemaphorePermit,
     turns: Arc<Semaphore>,
 }
@@ -48,14 +48,14 @@ impl Checks {
     }
 
     /// `None` while all places are taken.
-    pub(super) fn pin(&self) -> Option<Place> {
+    pub(crate) fn pin(&self) -> Option<Place> {
         let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
         Some(Place { _permit: permit, turns: Arc::clone(&self.turns) })
     }
 }
 
 impl Place {
-    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+    pub(crate) async fn turn(&self) -> OwnedSemaphorePermit {
         Arc::clone(&self.turns).acquire_owned().await.expect("it is never closed")
     }
 }
