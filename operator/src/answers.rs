@@ -406,7 +406,7 @@ impl Answers {
             | Change::UnmarkVolume { name, .. }
             | Change::NoteVolume { name, .. }
             | Change::KeepVolume { name, .. }
-            | Change::ReleaseVolume { name, .. }
+            | Change::SetVolumeOwners { name, .. }
             | Change::GrowVolume { name, .. } => {
                 return self.learn_deed(name.clone(), change.deed(), result.err(), now);
             }

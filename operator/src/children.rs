@@ -181,6 +181,12 @@ fn metadata(desired: &Desired, name: String) -> ObjectMeta {
     }
 }
 
+/// The KvCluster, of what goes with it and is nobody's to look after.
+#[must_use]
+pub fn co_owner(desired: &Desired) -> OwnerReference {
+    OwnerReference { controller: None, block_owner_deletion: None, ..owner(desired) }
+}
+
 fn owner(desired: &Desired) -> OwnerReference {
     OwnerReference {
         api_version: "flotilla.dev/v1alpha1".to_owned(),

@@ -206,7 +206,7 @@ fn reason(action: &Action) -> &'static str {
             Change::NoteVolume { .. } => "VolumeNoted",
             Change::DeleteVolume { .. } => "VolumeDeleted",
             Change::KeepVolume { .. } => "VolumeRetained",
-            Change::ReleaseVolume { .. } => "VolumeReleased",
+            Change::SetVolumeOwners { .. } => "VolumeOwners",
             Change::GrowVolume { .. } => "VolumeGrows",
         },
     }

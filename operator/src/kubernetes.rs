@@ -406,11 +406,14 @@ impl Kubernetes {
             Change::KeepVolume { uid, volume, .. } => {
                 volumes::keep(&self.client, volume, uid).await
             }
-            Change::ReleaseVolume { name, uid, version, owners } => {
+            Change::SetVolumeOwners { name, uid, version, owners } => {
                 let metadata =
                     json!({"uid": uid, "resourceVersion": version, "ownerReferences": owners});
                 let patch = json!({ "metadata": metadata });
-                done(&format!("release volume {name}"), patch_claim(&claims(), name, patch).await)
+                done(
+                    &format!("note the owners of volume {name}"),
+                    patch_claim(&claims(), name, patch).await,
+                )
             }
             Change::GrowVolume { name, uid, size } => {
                 let patch = json!({

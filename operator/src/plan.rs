@@ -187,8 +187,9 @@ pub enum Change {
         uid: String,
         volume: String,
     },
-    /// A claim that is to outlive its StatefulSet, with whom else it goes; of the same version as was seen.
-    ReleaseVolume {
+    /// With whom a claim goes: those who have nothing to do with us, and the KvCluster where it is not to outlive it.
+    /// Of the same version as was seen.
+    SetVolumeOwners {
         name: String,
         uid: String,
         version: String,
@@ -421,7 +422,7 @@ impl<'a> View<'a> {
                 .or_else(|| self.stop())
                 .or_else(|| self.children())
                 .or_else(|| self.note_volumes())
-                .or_else(|| self.release_volumes())
+                .or_else(|| self.own_volumes())
                 .or_else(|| self.cannot_stop());
             return step.map(|step| self.unless_refused(step));
         }
@@ -640,7 +641,7 @@ deeds! {
     NoteVolume, "NoteVolume", "after-note-volume";
     DeleteVolume, "DeleteVolume", "after-delete-volume";
     KeepVolume, "KeepVolume", "after-keep-volume";
-    ReleaseVolume, "ReleaseVolume", "after-release-volume";
+    SetVolumeOwners, "SetVolumeOwners", "after-set-volume-owners";
     GrowVolume, "GrowVolume", "after-grow-volume";
 }
 
@@ -712,7 +713,7 @@ impl Change {
             | Self::NoteVolume { name, .. }
             | Self::DeleteVolume { name, .. }
             | Self::KeepVolume { name, .. }
-            | Self::ReleaseVolume { name, .. }
+            | Self::SetVolumeOwners { name, .. }
             | Self::GrowVolume { name, .. } => Target::Named(name),
             Self::Apply(child, ..) | Self::Replace(child, ..) | Self::Delete { child, .. } => {
                 Target::Child(*child)
@@ -734,7 +735,7 @@ impl Change {
             Self::NoteVolume { .. } => Deed::NoteVolume,
             Self::DeleteVolume { .. } => Deed::DeleteVolume,
             Self::KeepVolume { .. } => Deed::KeepVolume,
-            Self::ReleaseVolume { .. } => Deed::ReleaseVolume,
+            Self::SetVolumeOwners { .. } => Deed::SetVolumeOwners,
             Self::GrowVolume { .. } => Deed::GrowVolume,
         }
     }
@@ -761,7 +762,7 @@ impl Change {
             | Self::UnmarkVolume { .. }
             | Self::NoteVolume { .. }
             | Self::DeleteVolume { .. }
-            | Self::ReleaseVolume { .. }
+            | Self::SetVolumeOwners { .. }
             | Self::GrowVolume { .. } => "persistentvolumeclaims",
         }
     }

@@ -129,7 +129,7 @@ fn replicas(fake: &Fake, replicas: i32) {
     fake.edit(|spec| spec["replicas"] = json!(replicas));
 }
 
-const STORIES: [Story; 22] = [
+const STORIES: [Story; 23] = [
     Story {
         name: "a claim loses the note whose it is",
         spec: || json!({"replicas": 1, "replicationFactor": 1}),
@@ -278,6 +278,30 @@ const STORIES: [Story; 22] = [
             },
         ],
         holds: |fake, _| assert_eq!(fake.owned_claims(), 0, "{}", fake.journal()),
+    },
+    Story {
+        name: "StatefulSets that somebody deletes take no data along",
+        spec: || {
+            json!({"replicas": 3, "replicationFactor": 3,
+            "storage": {"size": "1Gi", "retain": false}})
+        },
+        turns: &[
+            |fake| fake.delete_sets(),
+            |fake| {
+                // As an earlier operator left them, which is put right first.
+                fake.tie_claims_to_sets();
+            },
+            |fake| {
+                assert_eq!(fake.owned_claims(), 3, "{}", fake.journal());
+                fake.delete_sets();
+            },
+        ],
+        holds: |fake, seen| {
+            assert_eq!(in_service(seen), 3);
+            let ids: Vec<u64> =
+                seen.table.iter().flat_map(|table| &table.nodes).map(|row| row.node_id).collect();
+            assert_eq!(ids, [1, 2, 3], "the nodes of before\n{}", fake.journal());
+        },
     },
     Story {
         name: "a lost first volume begins no second cluster",

@@ -66,7 +66,6 @@ pub(super) fn build(
     replicas: i32,
     claims_now: Option<&Value>,
 ) -> Value {
-    let retain = if desired.spec.storage.retain { "Retain" } else { "Delete" };
     let mut set = value(&StatefulSet {
         metadata: metadata(desired, desired.names.set(ordinal)),
         spec: Some(StatefulSetSpec {
@@ -79,8 +78,9 @@ pub(super) fn build(
             }),
             persistent_volume_claim_retention_policy: Some(
                 StatefulSetPersistentVolumeClaimRetentionPolicy {
-                    when_deleted: Some(retain.to_owned()),
-                    // Only the operator knows when a disk is no longer needed.
+                    // Only the operator knows when a disk is no longer needed, and whoever deletes a StatefulSet has it
+                    // made anew. What is to go with the cluster belongs to that: see plan/volumes.rs.
+                    when_deleted: Some("Retain".to_owned()),
                     when_scaled: Some("Retain".to_owned()),
                 },
             ),

@@ -53,7 +53,7 @@ const LADDER: [Rung; 21] = [
     rung(Cost::Nothing, |view| view.begin()),
     rung(Cost::Nothing, |view| view.children()),
     rung(Cost::Nothing, |view| view.note_volumes()),
-    rung(Cost::Nothing, |view| view.release_volumes()),
+    rung(Cost::Nothing, |view| view.own_volumes()),
     lets_go_on(template(Cost::Less, |view| view.refresh())),
     lets_go_on(template(Cost::Less, |view| view.make_possible())),
     rung(Cost::Nothing, |view| view.take_back()),

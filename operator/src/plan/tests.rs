@@ -126,6 +126,12 @@ fn volume(ordinal: i32) -> VolumeClaim {
     }
 }
 
+/// All claims go with the cluster.
+fn tie(seen: &mut Seen) {
+    let owner = children::co_owner(&desired(&seen.cluster));
+    seen.volumes.values_mut().for_each(|volume| volume.owners = vec![owner.clone()]);
+}
+
 fn row(ordinal: i32) -> Row {
     Row {
         node_id: u64::try_from(ordinal).expect("an ordinal") + 1,
@@ -161,7 +167,7 @@ fn well(count: i32, spec: Value, started: Value) -> Seen {
         children.remove(&Child::ConfigMap);
         old_configs.insert(config(&old), "uid-of-old".to_owned());
     }
-    Seen {
+    let mut seen = Seen {
         children,
         taken: BTreeMap::new(),
         earlier: None,
@@ -188,7 +194,11 @@ fn well(count: i32, spec: Value, started: Value) -> Seen {
         strays: BTreeMap::new(),
         old_configs,
         cluster,
+    };
+    if !seen.cluster.spec.storage.retain {
+        tie(&mut seen);
     }
+    seen
 }
 
 /// With children as the present spec says.
@@ -1456,6 +1466,7 @@ fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
                 given_up(seen, "volume-2");
                 seen.cluster.spec.storage.retain = false;
                 seen.children = children_of(&desired(&seen.cluster), 3);
+                tie(seen);
             }),
             Want::Does("DeleteVolume", "uid: \"volume-2\", keep: None"),
             "UnderReplicated",
@@ -1963,10 +1974,18 @@ fn pod_whose_claim_somebody_deletes_is_let_be_and_its_disk_is_kept() {
 }
 
 #[test]
-fn claims_that_are_to_stay_are_let_go_of_by_their_stateful_sets() {
+fn claims_go_with_their_cluster_or_stay_and_with_no_stateful_set() {
     let owner = |kind: &str, name: &str| -> OwnerReference {
         let owner = json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": name});
         serde_json::from_value(owner).expect("an owner")
+    };
+    let uid = "00000000-0000-0000-0000-00000000000a";
+    let of_cluster = |uid: &str| OwnerReference {
+        api_version: "flotilla.dev/v1alpha1".into(),
+        kind: "KvCluster".into(),
+        name: "kv".into(),
+        uid: uid.into(),
+        ..OwnerReference::default()
     };
     let owned = |stopped: bool, retain: bool| {
         let spec = json!({"stopped": stopped, "storage": {"size": "1Gi", "retain": retain}});
@@ -1982,7 +2001,7 @@ fn claims_that_are_to_stay_are_let_go_of_by_their_stateful_sets() {
         let volume = seen.volumes.get_mut(&1).expect("a volume");
         volume.owners = vec![owner("StatefulSet", "kv-1"), owner("Backup", "kv-1")];
         // Another one's to say.
-        seen.volumes.get_mut(&0).expect("a volume").owners = vec![owner("StatefulSet", "web")];
+        seen.volumes.get_mut(&0).expect("a volume").owners.push(owner("StatefulSet", "web"));
         seen
     };
     let to_go = {
@@ -1992,19 +2011,33 @@ fn claims_that_are_to_stay_are_let_go_of_by_their_stateful_sets() {
             ["whenDeleted"] = json!("Delete");
         seen
     };
-    for (why, seen) in [("stopped", owned(true, true)), ("runs", owned(false, true))] {
+    let tied = |uid: &str, retain: bool| {
+        let mut seen = owned(false, retain);
+        seen.volumes.get_mut(&1).expect("a volume").owners =
+            vec![owner("Backup", "kv-1"), of_cluster(uid)];
+        seen
+    };
+    let backup = || owner("Backup", "kv-1");
+    for (why, seen, want) in [
+        ("stopped", owned(true, true), vec![backup()]),
+        ("runs", owned(false, true), vec![backup()]),
+        ("to go, and stopped", owned(true, false), vec![backup(), of_cluster(uid)]),
+        ("to go", owned(false, false), vec![backup(), of_cluster(uid)]),
+        ("to stay, by now", tied(uid, true), vec![backup()]),
+        ("of an earlier cluster", tied("before", false), vec![backup(), of_cluster(uid)]),
+    ] {
         let plan = plan(&seen, &defaults(), now());
-        let Some(Action::Change(Change::ReleaseVolume { name, uid, version, owners })) =
+        let Some(Action::Change(Change::SetVolumeOwners { name, uid, version, owners })) =
             &plan.action
         else {
             panic!("{why}: {plan:#?}");
         };
         assert_eq!((name.as_str(), uid.as_str()), ("data-kv-1-0", "volume-1"), "{why}");
         assert_eq!(version, "7", "{why}");
-        assert_eq!(owners, &[owner("Backup", "kv-1")], "{why}");
+        assert_eq!(owners, &want, "{why}");
     }
     check(vec![
-        ("not to stay", owned(true, false), Want::Nothing, ""),
+        ("as it is to be", tied(uid, false), Want::Nothing, ""),
         ("the StatefulSet first", to_go, Want::Does("Apply", "StatefulSet(1)"), ""),
     ]);
 }

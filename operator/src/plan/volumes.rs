@@ -7,7 +7,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::{Action, Change, Deed, Kind, Step, View};
-use crate::seen::{Node, Row, State, VolumeClaim};
+use crate::{
+    children,
+    seen::{Node, Row, State, VolumeClaim},
+};
 
 impl View<'_> {
     /// Claims that are being deleted with what a node needs.
@@ -145,7 +148,7 @@ impl View<'_> {
             Deed::NoteVolume => volume.unnoted && !volume.terminating,
             Deed::UnmarkVolume => self.is_marked_and_wanted(ordinal, volume),
             Deed::KeepVolume => self.goes_with_its_disk(ordinal, volume),
-            Deed::ReleaseVolume => self.goes_with_its_set(ordinal, volume),
+            Deed::SetVolumeOwners => self.goes_with_others(ordinal, volume),
             _ => false,
         }
     }
@@ -180,15 +183,33 @@ impl View<'_> {
             && volume.kept == Some(false)
     }
 
-    fn goes_with_its_set(&self, ordinal: i32, volume: &VolumeClaim) -> bool {
-        // Kubernetes would put it back.
+    /// With others than it is to go with.
+    fn goes_with_others(&self, ordinal: i32, volume: &VolumeClaim) -> bool {
+        // Kubernetes would put the StatefulSet back, as an earlier operator told it to.
         let goes = self.seen.set(ordinal).is_some_and(|set| {
             set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Delete"
         });
-        self.desired.spec.storage.retain
-            && volume.owners.iter().any(|owner| self.is_set_of(ordinal, owner))
-            && !volume.terminating
-            && !goes
+        let is_tied = volume.owners.iter().any(|owner| owner.uid == self.desired.uid);
+        let is_of_set = volume.owners.iter().any(|owner| self.is_set_of(ordinal, owner));
+        let stays = self.desired.spec.storage.retain;
+        !volume.terminating && !goes && (is_of_set || is_tied == stays)
+    }
+
+    /// Invariant: a claim goes with its KvCluster or with nothing of ours. Whoever deletes the StatefulSets has them made
+    /// anew, and the data is still there.
+    fn owners_of(&self, ordinal: i32, volume: &VolumeClaim) -> Vec<OwnerReference> {
+        let theirs = volume
+            .owners
+            .iter()
+            .filter(|owner| !self.is_set_of(ordinal, owner) && !self.is_cluster(owner));
+        let ours = (!self.desired.spec.storage.retain).then(|| children::co_owner(self.desired));
+        theirs.cloned().chain(ours).collect()
+    }
+
+    /// This one, or an earlier one of its name.
+    fn is_cluster(&self, owner: &OwnerReference) -> bool {
+        let ours = children::co_owner(self.desired);
+        owner.kind == ours.kind && owner.api_version == ours.api_version && owner.name == ours.name
     }
 
     /// What rungs pass over, in the same words as long as it stands: a claim that would go with the cluster is no
@@ -196,7 +217,7 @@ impl View<'_> {
     pub(super) fn look_for_refused_deeds(&mut self) {
         let claims = self.seen.volumes.iter().flat_map(|(ordinal, volume)| {
             let deeds =
-                [Deed::KeepVolume, Deed::UnmarkVolume, Deed::NoteVolume, Deed::ReleaseVolume];
+                [Deed::KeepVolume, Deed::UnmarkVolume, Deed::NoteVolume, Deed::SetVolumeOwners];
             let lacked = deeds.into_iter().filter(|deed| self.lacks(*deed, *ordinal, volume));
             lacked.map(|deed| (volume.name.as_str(), deed))
         });
@@ -223,19 +244,18 @@ impl View<'_> {
         Some(Step::Keep(Action::Change(change), why))
     }
 
-    /// Claims that are to outlive the cluster belong to no StatefulSet. Kubernetes sees to it by way of pods, of
-    /// which a stopped cluster has none.
-    pub(super) fn release_volumes(&self) -> Option<Step> {
-        let volume = self.volume_for(Deed::ReleaseVolume)?;
+    /// Claims belong to no StatefulSet. Kubernetes sees to it by way of pods, of which a stopped cluster has none.
+    pub(super) fn own_volumes(&self) -> Option<Step> {
+        let volume = self.volume_for(Deed::SetVolumeOwners)?;
         let ordinal = self.desired.names.ordinal_of_volume(&volume.name)?;
-        let left = volume.owners.iter().filter(|owner| !self.is_set_of(ordinal, owner));
-        let change = Change::ReleaseVolume {
+        let change = Change::SetVolumeOwners {
             name: volume.name.clone(),
             uid: volume.uid.clone(),
             version: volume.version.clone(),
-            owners: left.cloned().collect(),
+            owners: self.owners_of(ordinal, volume),
         };
-        let why = format!("volume claim {} would go with its StatefulSet", volume.name);
+        let with = if self.desired.spec.storage.retain { "nothing" } else { "the KvCluster" };
+        let why = format!("volume claim {} is to go with {with}", volume.name);
         Some(Step::Keep(Action::Change(change), why))
     }
 

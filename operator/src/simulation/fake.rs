@@ -134,8 +134,9 @@ struct FakeClaim {
     cluster_id: String,
     mark: Option<String>,
     terminating: bool,
-    /// Uid of the StatefulSet that it goes with.
-    owner: Option<String>,
+    /// Uid of the StatefulSet that it goes with, and of the KvCluster.
+    set: Option<String>,
+    cluster: Option<String>,
     /// Cluster id and node id.
     identity: Option<(String, u64)>,
     broken: bool,
@@ -492,9 +493,30 @@ impl Fake {
         inner.journal.push(format!("-- claim {ordinal} is deleted"));
     }
 
-    /// Claims that go with their StatefulSets.
+    /// Claims that go with their cluster.
     pub(super) fn owned_claims(&self) -> usize {
-        self.0.lock().claims.values().filter(|claim| claim.owner.is_some()).count()
+        self.0.lock().claims.values().filter(|claim| claim.cluster.is_some()).count()
+    }
+
+    /// An earlier operator had its claims go with their StatefulSets.
+    pub(super) fn tie_claims_to_sets(&self) {
+        let mut inner = self.0.lock();
+        let path = "/spec/persistentVolumeClaimRetentionPolicy/whenDeleted";
+        for (child, set) in &mut inner.children {
+            if let Child::StatefulSet(_) = child {
+                *set.pointer_mut(path).expect("a policy") = json!("Delete");
+            }
+        }
+        inner.claims.values_mut().for_each(|claim| claim.cluster = None);
+    }
+
+    /// Somebody deletes all StatefulSets, and Kubernetes what belongs to them.
+    pub(super) fn delete_sets(&self) {
+        let mut inner = self.0.lock();
+        inner.children.retain(|child, _| !matches!(child, Child::StatefulSet(_)));
+        inner.pods.values_mut().for_each(|pod| pod.terminating = true);
+        inner.collect_garbage();
+        inner.journal.push("-- all StatefulSets are deleted".to_owned());
     }
 
     /// Evicted, drained with its machine, or deleted by hand: Kubernetes makes it anew.
@@ -760,7 +782,8 @@ impl Inner {
                 cluster_id,
                 mark: None,
                 terminating: false,
-                owner: None,
+                set: None,
+                cluster: None,
                 identity: None,
                 broken: false,
             };
@@ -769,7 +792,7 @@ impl Inner {
         // As the real one: of a StatefulSet that has a pod, and at no other time.
         let goes = &set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"];
         if let Some(claim) = self.claims.get_mut(&ordinal) {
-            claim.owner = (goes == "Delete").then(|| set_uid.clone());
+            claim.set = (goes == "Delete").then(|| set_uid.clone());
         }
         let claim = &self.claims[&ordinal];
         if self.pods.contains_key(&ordinal) || claim.terminating {
@@ -806,6 +829,17 @@ impl Inner {
         self.pods_made += 1;
     }
 
+    /// Claims go whose owners have all gone.
+    fn collect_garbage(&mut self) {
+        let sets = self.children.iter().filter(|(child, _)| matches!(child, Child::StatefulSet(_)));
+        let sets = sets.filter_map(|(_, set)| set["metadata"]["uid"].as_str());
+        let there: BTreeSet<String> = sets.chain([self.uid()]).map(str::to_owned).collect();
+        for claim in self.claims.values_mut() {
+            let mut owners = claim.set.iter().chain(&claim.cluster).peekable();
+            claim.terminating |= owners.peek().is_some() && owners.all(|uid| !there.contains(uid));
+        }
+    }
+
     fn uid(&self) -> &str {
         self.cluster.metadata.uid.as_deref().unwrap_or_default()
     }
@@ -833,17 +867,24 @@ impl Inner {
                 name: names.volume(*ordinal),
                 uid: claim.uid.clone(),
                 version: claim.version.to_string(),
-                owners: claim
-                    .owner
-                    .iter()
-                    .map(|uid| OwnerReference {
-                        api_version: "apps/v1".to_owned(),
-                        kind: "StatefulSet".to_owned(),
-                        name: names.set(*ordinal),
-                        uid: uid.clone(),
-                        ..OwnerReference::default()
-                    })
-                    .collect(),
+                owners: {
+                    let owner =
+                        |api: &str, kind: &str, name: String, uid: &String| OwnerReference {
+                            api_version: api.to_owned(),
+                            kind: kind.to_owned(),
+                            name,
+                            uid: uid.clone(),
+                            ..OwnerReference::default()
+                        };
+                    let set = claim
+                        .set
+                        .iter()
+                        .map(|uid| owner("apps/v1", "StatefulSet", names.set(*ordinal), uid));
+                    let cluster = claim.cluster.iter().map(|uid| {
+                        owner("flotilla.dev/v1alpha1", "KvCluster", names.name.clone(), uid)
+                    });
+                    set.chain(cluster).collect()
+                },
                 volume: Some(format!("pv-of-{}", claim.uid)),
                 requested: Quantity(claim.size.clone()),
                 unnoted: claim.cluster_id.is_empty(),
@@ -1179,13 +1220,18 @@ impl Inner {
                 );
                 self.claim(name, uid)?.cluster_id.clone_from(cluster_id);
             }
-            Change::ReleaseVolume { name, uid, owners, .. } => {
+            Change::SetVolumeOwners { name, uid, version, owners } => {
+                self.claim_of_version(name, uid, version)?;
                 let retain = self.cluster.spec.storage.retain;
+                let own = self.uid().to_owned();
+                let is_tied = owners.iter().any(|owner| owner.uid == own);
+                let only_ours = owners.iter().all(|owner| owner.uid == own);
                 self.require(
-                    (retain || self.judge_disks_only) && owners.is_empty(),
-                    "only what is to stay is released, from its StatefulSet",
+                    only_ours && (is_tied != retain || self.judge_disks_only),
+                    "a claim goes with its KvCluster or with nobody",
                 );
-                self.claim(name, uid)?.owner = None;
+                let claim = self.claim(name, uid)?;
+                (claim.set, claim.cluster) = (None, is_tied.then_some(own));
             }
             Change::KeepVolume { name, uid, volume } => {
                 let claim = self.claim(name, uid)?;

@@ -488,6 +488,7 @@ fn objects_and_volumes_that_are_refused_keep_nothing_waiting() {
                 seen.volumes
                     .insert(ordinal, VolumeClaim { decommissioned: marked, ..volume(ordinal) });
             }
+            tie(seen);
         });
     check(vec![
         (

@@ -260,7 +260,7 @@ fn refusal_is_told_as_long_as_it_stands_and_not_only_when_it_is_tried() {
     };
     type Case = (&'static str, &'static str, fn(&mut Seen));
     let cases: [Case; 5] = [
-        ("a claim that would go with its StatefulSet", "ReleaseVolume", |_| {}),
+        ("a claim that would go with its StatefulSet", "SetVolumeOwners", |_| {}),
         ("a claim without its note", "NoteVolume", |seen| {
             seen.volumes.get_mut(&1).expect("a volume").unnoted = true;
         }),
@@ -280,7 +280,7 @@ fn refusal_is_told_as_long_as_it_stands_and_not_only_when_it_is_tried() {
     ];
     for (why, name, change) in cases {
         let mut seen = settled(3, json!({}));
-        if name == "ReleaseVolume" {
+        if name == "SetVolumeOwners" {
             seen.volumes.get_mut(&1).expect("a volume").owners = vec![owner()];
         }
         change(&mut seen);
