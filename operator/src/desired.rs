@@ -167,10 +167,11 @@ impl Desired {
             template: Value::Null,
             sent_template: String::new(),
             config_hash: hash::hash(&json!({children::CONFIG_FILE: settings.yaml()})),
-            // What has begun or was taken over stays what it is, also when the annotation has served its purpose.
-            cluster_id: adopted
-                .clone()
-                .or_else(|| status.and_then(|status| status.cluster_id.clone()))
+            // Invariant: what has begun or was taken over stays what it is, when the annotation has served its purpose
+            // and when it is that of another cluster: else all its disks were called that one's, to be deleted.
+            cluster_id: status
+                .and_then(|status| status.cluster_id.clone())
+                .or_else(|| adopted.clone())
                 .unwrap_or_else(|| uid.replace('-', "").to_lowercase()),
             adopts: adopted.is_some(),
             uid,

@@ -77,7 +77,12 @@ impl View<'_> {
     fn beginning(&self) -> Beginning {
         let waits = Beginning::Waits;
         if self.desired.adopts {
-            return waits(format!("waiting for a node of cluster {}", self.desired.cluster_id));
+            return waits(format!(
+                "waiting for a node of cluster {}, which is to be taken over ({}); a new one begins without that \
+                 annotation",
+                self.desired.cluster_id,
+                names::ADOPT
+            ));
         }
         // Nothing undoes a beginning.
         if let Some(name) = self.mistyped().find(|name| names::may_mean_to_adopt(name)) {
@@ -125,6 +130,12 @@ impl View<'_> {
             }
         }
         Beginning::On(volume.uid.clone())
+    }
+
+    /// The cluster that is to be taken over by one that has begun and is another.
+    pub(super) fn adopts_in_vain(&self) -> Option<&str> {
+        let asked = self.seen.cluster.metadata.annotations.as_ref()?.get(names::ADOPT)?;
+        (self.is_initialized() && *asked != self.desired.cluster_id).then_some(asked)
     }
 
     /// Annotations that look like ours and are none.

@@ -554,6 +554,14 @@ impl View<'_> {
                 format!("annotation {name} is none that this operator knows, and does nothing");
             self.trouble("UnknownAnnotation", message);
         }
+        if let Some(asked) = self.adopts_in_vain() {
+            let message = format!(
+                "cluster {asked} is not taken over ({}): this one has begun, and is {cluster_id}. Take the annotation \
+                 off; what is to take the other one over is a new KvCluster",
+                crate::names::ADOPT
+            );
+            self.trouble("AdoptionRefused", message);
+        }
         if let Some(refused) = self.version_refused.clone() {
             self.trouble("VersionRefused", refused.why);
         }

@@ -92,6 +92,12 @@ fn cluster_that_was_taken_over_is_the_same_without_the_annotation() {
         ("with it", annotated(taken_over(&|_| {}), names::ADOPT, &older), Want::Nothing, ""),
         ("without", taken_over(&|_| {}), Want::Nothing, ""),
         (
+            "with that of another",
+            annotated(taken_over(&|_| {}), names::ADOPT, UID),
+            Want::Nothing,
+            "AdoptionRefused",
+        ),
+        (
             "a node that is gone is replaced",
             taken_over(&|seen| {
                 silent(seen, 2);
