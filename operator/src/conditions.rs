@@ -13,7 +13,7 @@ use crate::{
 /// Bound: longest message of a condition, in characters.
 const MESSAGE_MAX: usize = 2000;
 /// Reasons of `Degraded`, the gravest first: the first that applies is shown.
-const GRAVITY: [&str; 11] = [
+const GRAVITY: [&str; 12] = [
     "QuorumLost",
     "BootstrapVolumeLost",
     "VolumeGoing",
@@ -25,6 +25,7 @@ const GRAVITY: [&str; 11] = [
     "NodeLost",
     "DiskFull",
     "PodFailing",
+    "PodNotMade",
 ];
 
 /// An answer: status, reason, message.

@@ -583,9 +583,13 @@ pub fn stamps(seen: &Seen) -> Vec<Stamp> {
         let whose = live["metadata"]["uid"].as_str()?;
         Some((whose.to_owned(), live["metadata"]["deletionTimestamp"].as_str()?.to_owned()))
     });
+    let missed = seen.missed().map(|(_, set)| (set.to_owned(), NO_POD.to_owned()));
     let begun = recorded(seen).map(|begun| (of_operation(begun), begun.started_at.clone()));
-    pods.chain(going).chain(begun).collect()
+    pods.chain(going).chain(missed).chain(begun).collect()
 }
+
+/// Stands for the time since when a StatefulSet has no pod, which nobody notes.
+const NO_POD: &str = "no pod";
 
 /// By which the stamp of its begin is known.
 fn of_operation(operation: &Operation) -> String {

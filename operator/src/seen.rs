@@ -311,6 +311,16 @@ impl Seen {
         self.sets().filter(|(_, set)| children::replicas(set) > 0).map(|(ordinal, _)| ordinal)
     }
 
+    /// Ordinals whose pod Kubernetes is to make and has not, and the uid of their StatefulSet.
+    pub fn missed(&self) -> impl Iterator<Item = (i32, &str)> {
+        self.held().filter_map(|ordinal| {
+            let taken = self.taken.contains_key(&Slot::Pod(ordinal));
+            let is_missed = !taken && !self.pods.contains_key(&ordinal);
+            let set = self.set(ordinal).filter(|_| is_missed)?;
+            Some((ordinal, set["metadata"]["uid"].as_str()?))
+        })
+    }
+
     #[must_use]
     pub fn is_held(&self, ordinal: i32) -> bool {
         self.set(ordinal).is_some_and(|set| children::replicas(set) > 0)

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use super::{Action, Change, Deed, Kind, Step, View, repair::EXIT_DISK_FULL, scale::Template, up};
+use super::{
+    Action, Change, Deed, Kind, NO_POD, Step, View, repair::EXIT_DISK_FULL, scale::Template, up,
+};
 use crate::{
     answers::Contended,
     children::{self, Child},
@@ -15,6 +17,8 @@ use crate::{
 const FIXED: [&str; 3] = [".spec.selector", ".spec.serviceName", ".spec.podManagementPolicy"];
 /// Bound: how long Kubernetes may take over a deletion, in seconds, before it is told.
 const TERMINATES_MAX: i64 = 60;
+/// Bound: it is told when Kubernetes has not made a pod for so long, in seconds.
+const POD_MADE_SECONDS: i64 = 30;
 /// Bound: fields that are named of a status that was not stored as a whole.
 const FIELDS_TOLD: usize = 10;
 /// Bound: so long, in seconds, must a cluster have been whole before one of its pods may go.
@@ -664,6 +668,26 @@ impl View<'_> {
             if let Some((reason, message)) = &pod.problem {
                 self.trouble("PodFailing", format!("pod {}: {reason}: {message}", pod.name));
             }
+        }
+        let missed: Vec<String> = self
+            .seen
+            .missed()
+            .filter(|(_, set)| {
+                self.seen.answers.lasted(set, NO_POD).is_some_and(|lasts| lasts >= POD_MADE_SECONDS)
+            })
+            .map(|(ordinal, _)| {
+                let names = &self.desired.names;
+                format!(
+                    "Kubernetes makes no pod {} (a quota, a limit or an admission policy may refuse it): \
+                     `kubectl -n {} describe statefulset {}` says why",
+                    names.pod(ordinal),
+                    names.namespace,
+                    names.set(ordinal)
+                )
+            })
+            .collect();
+        for message in missed {
+            self.trouble("PodNotMade", message);
         }
         self.look_for_going_volumes();
         if !self.is_initialized() || self.desired.spec.stopped {

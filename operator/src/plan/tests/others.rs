@@ -598,3 +598,38 @@ fn what_has_moved_again_and_again_keeps_no_other_waiting() {
     assert!(message.contains("DeleteVolume of data-kv-1-0 fails"), "{message}");
     check(vec![("another disk", seen, Want::Does("DeleteVolume", "data-kv-3-0"), "ActionRefused")]);
 }
+
+/// Else a cluster whose pods a quota refuses waits for ever, and nobody is told why.
+#[test]
+fn pod_that_kubernetes_does_not_make_is_told_after_a_while() {
+    let told = |seconds: i64, change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(3, json!({}));
+        silent(&mut seen, 1);
+        seen.pods.remove(&1);
+        change(&mut seen);
+        for then in [now().as_second() - seconds, now().as_second()] {
+            let then = Timestamp::from_second(then).expect("a time");
+            seen.answers.watch_stamps(stamps(&seen), then);
+        }
+        let plan = plan(&seen, &defaults(), now());
+        let told = plan.troubles.into_iter().find(|trouble| trouble.reason == "PodNotMade");
+        told.map(|trouble| trouble.message)
+    };
+    let begins = |seen: &mut Seen| {
+        (seen.cluster.status, seen.table) = (None, None);
+        seen.pods.clear();
+    };
+    let words = told(30, &|_| {}).expect("told");
+    assert!(words.contains("kv-1-0") && words.contains("describe statefulset kv-1"), "{words}");
+    assert_eq!(told(29, &|_| {}), None, "it may come yet");
+    assert!(told(30, &begins).is_some(), "before the cluster begins");
+    let paused = told(30, &|seen| seen.cluster.spec.paused = true);
+    assert!(paused.is_some(), "whatever is asked for");
+    let stopped = |seen: &mut Seen| {
+        let set = seen.children.get_mut(&Child::StatefulSet(1)).expect("a set");
+        set["spec"]["replicas"] = json!(0);
+    };
+    assert_eq!(told(30, &stopped), None, "none is to be made");
+    let taken = |seen: &mut Seen| drop(seen.taken.insert(Slot::Pod(1), "theirs".into()));
+    assert_eq!(told(30, &taken), None, "the name is taken, which is told");
+}
