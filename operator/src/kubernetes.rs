@@ -214,7 +214,11 @@ impl Kubernetes {
         for (ordinal, pod) in found {
             match pods::Maker::of(children, not_ours, ordinal).whose(&pod, names, ordinal) {
                 Ok(ours) => {
-                    let read = seen::Pod { ours, ..pods::read(&pod) };
+                    let set = children.get(&Child::StatefulSet(ordinal)).filter(|_| ours);
+                    let mut read = seen::Pod { ours, ..pods::read(&pod) };
+                    read.template_hash = read
+                        .template_hash
+                        .or_else(|| set.and_then(|set| pods::hash_of_revision(&pod, set)));
                     pods.ours.insert(ordinal, (read, pods::machine(&pod)));
                 }
                 Err(whose) => {

@@ -7,7 +7,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 
 use crate::{
-    children::Child,
+    children::{self, Child},
     clock,
     names::{CONTAINER, Names, TEMPLATE_HASH},
     owner,
@@ -16,6 +16,8 @@ use crate::{
 
 /// Label of a Kubernetes node that tells its zone, unless the spec names another.
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
+/// Label of a pod: the revision of its StatefulSet that it was made with.
+const REVISION: &str = "controller-revision-hash";
 /// Reasons of a waiting container that pass by themselves.
 const PASSING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// Exit codes of a process that was told to end.
@@ -130,6 +132,17 @@ pub(super) fn read(pod: &v1::Pod) -> Pod {
             "its container does not run".to_owned()
         }),
     }
+}
+
+/// What a pod was made with that does not bear it any more: somebody took the annotation off, or a policy does at every
+/// pod, and would have it restarted for ever. It is known of one that is of the revision that its StatefulSet has now.
+pub(super) fn hash_of_revision(pod: &v1::Pod, set: &Value) -> Option<String> {
+    let revision = pod.metadata.labels.as_ref()?.get(REVISION)?;
+    let status = &set["status"];
+    let is_now = status["updateRevision"] == **revision
+        && status["observedGeneration"].is_number()
+        && status["observedGeneration"] == set["metadata"]["generation"];
+    is_now.then(|| children::template_hash(set).map(ToOwned::to_owned)).flatten()
 }
 
 fn configs(pod: &v1::Pod) -> BTreeSet<String> {
@@ -336,6 +349,27 @@ mod tests {
                 assert!(is_selected(&stray, &names), "{why}");
             }
         }
+    }
+
+    #[test]
+    fn pod_that_lost_its_annotation_is_known_by_the_revision_of_its_stateful_set() {
+        let set = |revision: &str, generation: i64| {
+            json!({"metadata": {"generation": 3},
+                "spec": {"template": {"metadata": {"annotations": {TEMPLATE_HASH: "h"}}}},
+                "status": {"observedGeneration": generation, "updateRevision": revision}})
+        };
+        let pod: v1::Pod = serde_json::from_value(json!({"metadata": {"name": "kv-0-0",
+            "labels": {"controller-revision-hash": "kv-0-new"}}}))
+        .expect("a pod");
+        for (why, set, want) in [
+            ("of this one", set("kv-0-new", 3), Some("h")),
+            ("of another one", set("kv-0-old", 3), None),
+            ("it may be of another one by now", set("kv-0-new", 2), None),
+            ("nothing is known", json!({"metadata": {}}), None),
+        ] {
+            assert_eq!(hash_of_revision(&pod, &set).as_deref(), want, "{why}");
+        }
+        assert_eq!(hash_of_revision(&v1::Pod::default(), &set("kv-0-new", 3)), None);
     }
 
     #[test]
