@@ -55,7 +55,9 @@ impl Maker {
         let controller = owner::controller(pod.metadata.owner_references.as_ref());
         // Labels are copied, as by `kubectl debug --copy-to`. What has no owner that could be asked is what our
         // StatefulSet left only when it also lives on the disk of its ordinal.
-        let left = bears(pod, &names.selector_of(ordinal)) && mounts(pod, &names.volume(ordinal));
+        let labels = names.selector_of(ordinal);
+        let has_disk = mounts(pod, &names.volume(ordinal));
+        let left = has_disk && bears(pod, &labels);
         match (controller, self) {
             (Some(owner), Self::Ours(uid)) if owner.uid == *uid => Ok(true),
             // Left by an earlier StatefulSet of ours: it is adopted, or on its way out.
@@ -65,14 +67,23 @@ impl Maker {
                 Ok(false)
             }
             (None, Self::Ours(_) | Self::Missing) if left => Ok(false),
+            // Its StatefulSet has let go of it, and takes it back.
+            (None, Self::Ours(_) | Self::Missing) if has_disk => {
+                let labels = labels.iter().filter(|(key, value)| !bears_one(pod, key, value));
+                let labels: Vec<_> = labels.map(|(key, value)| format!("{key}={value}")).collect();
+                Err(format!("it lacks labels ({}), with which it would be", labels.join(", ")))
+            }
             (owner, _) => Err(owner::whose(owner)),
         }
     }
 }
 
 fn bears(pod: &v1::Pod, labels: &BTreeMap<String, String>) -> bool {
-    let all = pod.metadata.labels.as_ref();
-    all.is_some_and(|all| labels.iter().all(|(key, value)| all.get(key) == Some(value)))
+    labels.iter().all(|(key, value)| bears_one(pod, key, value))
+}
+
+fn bears_one(pod: &v1::Pod, key: &str, value: &str) -> bool {
+    pod.metadata.labels.as_ref().and_then(|all| all.get(key)).is_some_and(|it| it == value)
 }
 
 fn mounts(pod: &v1::Pod, claim: &str) -> bool {
@@ -321,7 +332,13 @@ mod tests {
             ),
             ("about to be adopted", &ours, json!([]), &labels, Ok(false)),
             ("about to be adopted", &Maker::Missing, json!([]), &labels, Ok(false)),
-            ("without our labels", &ours, json!([]), &Value::Null, Err("no KvCluster made it")),
+            (
+                "without a label of ours",
+                &ours,
+                json!([]),
+                &json!(names.selector()),
+                Err("it lacks labels (flotilla.dev/ordinal=0), with which it would be"),
+            ),
             ("a job's", &ours, by("Job", "j", "x"), &labels, Err("it belongs to Job j")),
             (
                 "another set's of our name",

@@ -617,16 +617,8 @@ impl View<'_> {
             self.trouble("StrayPod", message);
         }
         let names = &self.desired.names;
-        let taken: Vec<String> = self
-            .taken()
-            .map(|(slot, whose)| {
-                format!(
-                    "{} is not this cluster's: {whose}; it is left alone. Delete or rename it, or give the \
-                     KvCluster another name",
-                    slot.title(self.desired)
-                )
-            })
-            .collect();
+        let taken: Vec<String> =
+            self.taken().map(|(slot, whose)| self.of_taken(slot, whose)).collect();
         for message in taken {
             self.trouble("NameTaken", message);
         }
@@ -650,6 +642,28 @@ impl View<'_> {
         }
         let halted = self.desired.spec.paused.then_some("reconciliation is paused");
         self.look_for_trouble_of_nodes(halted);
+    }
+
+    /// A name of ours that something else has, and what helps. Nobody is told to delete what may be data of this cluster.
+    fn of_taken(&self, slot: Slot, whose: &str) -> String {
+        let title = slot.title(self.desired);
+        match slot {
+            Slot::Volume(_) => format!(
+                "{title} does not say whose data it holds ({whose}); no pod is made with it. If it is this cluster's, \
+                 annotate it: {}={}. If nobody needs it, delete it",
+                crate::names::CLUSTER_ID,
+                self.desired.cluster_id
+            ),
+            Slot::Child(_) | Slot::Pod(_) if self.is_initialized() => {
+                format!(
+                    "{title} is not this cluster's: {whose}; it is left alone. Delete or rename it"
+                )
+            }
+            Slot::Child(_) | Slot::Pod(_) => format!(
+                "{title} is not this cluster's: {whose}; it is left alone. Delete or rename it, or give the KvCluster \
+                 another name"
+            ),
+        }
     }
 
     /// Of what runs, whatever is asked for. `halted`: why nothing is done, where nothing is.

@@ -633,3 +633,28 @@ fn pod_that_kubernetes_does_not_make_is_told_after_a_while() {
     let taken = |seen: &mut Seen| drop(seen.taken.insert(Slot::Pod(1), "theirs".into()));
     assert_eq!(told(30, &taken), None, "the name is taken, which is told");
 }
+
+/// Else a person deletes what may be the data, or gives a cluster that runs another name.
+#[test]
+fn what_has_a_name_of_ours_is_told_with_what_helps() {
+    let told = |slot: Slot, change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(3, json!({}));
+        seen.taken.insert(slot, "no KvCluster made it".into());
+        change(&mut seen);
+        let plan = plan(&seen, &defaults(), now());
+        let told = plan.troubles.into_iter().find(|trouble| trouble.reason == "NameTaken");
+        told.expect("told").message
+    };
+    let words = told(Slot::Volume(1), &|seen| drop(seen.volumes.remove(&1)));
+    assert!(words.contains(&format!("flotilla.dev/cluster-id={UID}")), "{words}");
+    let service = Slot::Child(Child::Service);
+    let another = "give the KvCluster another name";
+    let words = told(service, &|seen| drop(seen.children.remove(&Child::Service)));
+    assert!(!words.contains(another), "it runs: {words}");
+    let words = told(service, &|seen| {
+        seen.children.clear();
+        seen.pods.clear();
+        (seen.cluster.status, seen.table) = (None, None);
+    });
+    assert!(words.contains(another), "{words}");
+}
