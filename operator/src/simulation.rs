@@ -7,6 +7,7 @@
 //! seen. Each time the cluster must end as the spec says, and on the way no change may take a quorum
 //! away, begin a cluster twice, or be the second of one pass.
 
+mod chaos;
 mod claims;
 mod fake;
 

@@ -406,6 +406,18 @@ impl Fake {
         inner.journal.push(format!("-- claim {ordinal} is said to be of {cluster_id:?}"));
     }
 
+    /// Somebody takes the whole status away, as with `kubectl edit --subresource=status`.
+    pub(super) fn wipe_status(&self) {
+        let mut inner = self.0.lock();
+        inner.cluster.status = None;
+        inner.touch_cluster();
+        inner.journal.push("-- the status is wiped".to_owned());
+    }
+
+    pub(super) fn note_in_journal(&self, text: &str) {
+        self.0.lock().journal.push(format!("-- {text}"));
+    }
+
     /// The status does not know any more which volumes there were.
     pub(super) fn forget_volumes(&self) {
         let mut inner = self.0.lock();
@@ -470,6 +482,7 @@ impl Fake {
             Some(name) => inner.configs.remove(&name),
             None => inner.children.remove(&child),
         };
+        inner.journal.push(format!("-- {child:?} is removed"));
     }
 
     /// Also those that pods still use.
@@ -529,7 +542,7 @@ impl Fake {
     /// Its container is ended for want of memory, and started again in the same pod.
     pub(super) fn run_out_of_memory(&self, ordinal: i32) {
         let mut inner = self.0.lock();
-        let pod = inner.pods.get_mut(&ordinal).expect("a pod");
+        let Some(pod) = inner.pods.get_mut(&ordinal) else { return };
         (pod.age, pod.restarts, pod.ready_since) = (0, pod.restarts + 1, None);
         inner.journal.push(format!("-- pod {ordinal} runs out of memory"));
     }
