@@ -9,15 +9,15 @@ const SHOWN: usize = 12;
 
 /// The end of the longest order that was found, the call that does not fit behind it, and the calls
 /// that ran at the same time.
-pub(super) fn explain(all: &[&Operation], done: &[Operation], blocked: &Operation) -> String {
+pub(super) fn explain(all: &[&Operation], done: &[&Operation], blocked: &Operation) -> String {
     let mut text = String::new();
-    let mut state: State = None;
+    let mut state = State::new();
     let skipped = done.len().saturating_sub(SHOWN);
     if skipped > 0 {
         line(&mut text, &format!("an order of {skipped} calls, then"));
     }
     for (index, operation) in done.iter().enumerate() {
-        state = step(&state, &operation.call, operation.answer()).unwrap_or(state);
+        state = step(&state, &operation.request, operation.answer()).unwrap_or(state);
         if index >= skipped {
             line(&mut text, &format!("  {} leaves {state:?}", brief(operation)));
         }
@@ -44,8 +44,8 @@ fn brief(operation: &Operation) -> String {
         Some(answer) => format!("{answer:?}"),
         None => "outcome unknown".to_owned(),
     };
-    let Operation { client, call, invoked, .. } = operation;
-    format!("[{invoked}, {end}] client {client}: {call:?} -> {answer}")
+    let Operation { client, request, invoked, .. } = operation;
+    format!("[{invoked}, {end}] client {client}: {request:?} -> {answer}")
 }
 
 fn line(text: &mut String, content: &str) {

@@ -2,21 +2,24 @@
 //!
 //! Each call is recorded when it is sent and when its answer is in. A call whose outcome was not
 //! learnt stays *unknown*: it may have had its effect at any time after it was sent, also long
-//! after the client gave up, or never. `check` looks for one order of all calls of a key that
-//! respects real time and that a single register could have answered like this; when there is
+//! after the client gave up, or never. `check` looks for one order of all requests for a key, or for keys that
+//! transactions join, that respects real time and that registers could have answered like this; when there is
 //! none, some client was lied to.
 
 mod checker;
 mod counterexample;
+mod done;
 mod model;
 mod operation;
 mod recorder;
 mod revisions;
+mod search;
 #[cfg(test)]
 mod simulated;
+mod values;
 
 pub use checker::{Budget, Verdict, check};
 pub use model::{State, step};
-pub use operation::{Answer, Call, Completion, Operation};
+pub use operation::{Answer, Call, Completion, Operation, Request, Txn};
 pub use recorder::{OperationId, Recorder};
 pub use revisions::check_revisions;

@@ -1,8 +1,8 @@
-//! One call of one client on one key.
+//! One request of one client.
 
 use bytes::Bytes;
 
-/// What was asked.
+/// What is done to one key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
     /// Linearizable read.
@@ -26,6 +26,27 @@ pub enum Call {
     GetAndPut(Bytes),
 }
 
+/// What is asked in one go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Request {
+    /// A call on one key.
+    One(Bytes, Call),
+    /// Several calls, done in one step or not at all.
+    Txn(Txn),
+}
+
+/// Calls on keys of one region. A store's transactions have reads, writes, deletes, increments and
+/// gets-and-puts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Txn {
+    /// What must be under these keys (`None`: nothing), all of it, for `then` to be done.
+    pub when: Vec<(Bytes, Option<Bytes>)>,
+    /// Done if so.
+    pub then: Vec<(Bytes, Call)>,
+    /// Done if not.
+    pub otherwise: Vec<(Bytes, Call)>,
+}
+
 /// What came back.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
@@ -41,9 +62,11 @@ pub enum Answer {
     Range(i64, i64),
     /// Of a get-and-put: what was there.
     Previous(Option<Bytes>),
+    /// Of a transaction: whether all was as it had to be, and what each call answered that was done then.
+    Txn(bool, Vec<Answer>),
 }
 
-/// How a call ended. Times are ticks of the recorder's clock.
+/// How a request ended. Times are ticks of the recorder's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Completion {
     /// With an answer. `revision` is the key's, where the answer tells it.
@@ -61,15 +84,13 @@ pub enum Completion {
     Unknown,
 }
 
-/// One call of one client on one key.
+/// One request of one client.
 #[derive(Clone, Debug)]
 pub struct Operation {
     /// Which client.
     pub client: usize,
-    /// On which key.
-    pub key: Bytes,
     /// What was asked.
-    pub call: Call,
+    pub request: Request,
     /// When it was sent.
     pub invoked: u64,
     /// How it ended.
@@ -96,6 +117,45 @@ impl Operation {
     }
 }
 
+impl Request {
+    /// The keys that it is about; one may come twice.
+    pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
+        let (one, txn) = self.parts();
+        let compared = txn.into_iter().flat_map(|txn| txn.when.iter().map(|(key, _)| key));
+        one.map(|(key, _)| key).into_iter().chain(compared).chain(self.of_txn().map(|(key, _)| key))
+    }
+
+    /// The calls that it may do, of a transaction those of both branches.
+    pub fn calls(&self) -> impl Iterator<Item = &Call> {
+        let one = self.parts().0.map(|(_, call)| call);
+        one.into_iter().chain(self.of_txn().map(|(_, call)| call))
+    }
+
+    /// The values that it looks for.
+    pub fn expects(&self) -> impl Iterator<Item = &Bytes> {
+        let compared = self.parts().1.into_iter().flat_map(|txn| &txn.when);
+        let compared = compared.filter_map(|(_, value)| value.as_ref());
+        compared.chain(self.calls().filter_map(Call::expects))
+    }
+
+    /// Whether it can change nothing, whatever it finds.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.calls().all(Call::is_read)
+    }
+
+    fn parts(&self) -> (Option<(&Bytes, &Call)>, Option<&Txn>) {
+        match self {
+            Self::One(key, call) => (Some((key, call)), None),
+            Self::Txn(txn) => (None, Some(txn)),
+        }
+    }
+
+    fn of_txn(&self) -> impl Iterator<Item = &(Bytes, Call)> {
+        self.parts().1.into_iter().flat_map(|txn| txn.then.iter().chain(&txn.otherwise))
+    }
+}
+
 impl Call {
     /// Whether it can change nothing, whatever it finds.
     #[must_use]
@@ -112,6 +172,66 @@ impl Call {
             | Self::GetAndPut(value)
             | Self::CompareAndPut { new: value, .. } => Some(value),
             Self::Read | Self::Delete | Self::Increment(_) => None,
+        }
+    }
+
+    /// The same call, with another value to store if it stores one.
+    #[must_use]
+    pub(super) fn storing(&self, value: Bytes) -> Self {
+        match self {
+            Self::Write(_) => Self::Write(value),
+            Self::PutIfAbsent(_) => Self::PutIfAbsent(value),
+            Self::GetAndPut(_) => Self::GetAndPut(value),
+            Self::CompareAndPut { expected, .. } => {
+                Self::CompareAndPut { expected: expected.clone(), new: value }
+            }
+            Self::Read | Self::Delete | Self::Increment(_) => self.clone(),
+        }
+    }
+
+    /// The value that it looks for.
+    #[must_use]
+    pub fn expects(&self) -> Option<&Bytes> {
+        match self {
+            Self::CompareAndPut { expected, .. } => expected.as_ref(),
+            Self::Read
+            | Self::Write(_)
+            | Self::PutIfAbsent(_)
+            | Self::GetAndPut(_)
+            | Self::Delete
+            | Self::Increment(_) => None,
+        }
+    }
+}
+
+impl Answer {
+    /// Whether what answered so has changed nothing, whatever there was.
+    #[must_use]
+    pub fn tells_of_no_change(&self) -> bool {
+        match self {
+            Self::Value(_) | Self::Conditional(Err(_)) | Self::Deleted(false) => true,
+            Self::Txn(_, answers) => answers.iter().all(Self::tells_of_no_change),
+            Self::Written
+            | Self::Conditional(Ok(()))
+            | Self::Deleted(true)
+            | Self::Range(..)
+            | Self::Previous(_) => false,
+        }
+    }
+
+    /// The values that it shows to have been there.
+    pub fn shows(&self) -> Vec<&Bytes> {
+        match self {
+            Self::Value(Some(value))
+            | Self::Previous(Some(value))
+            | Self::Conditional(Err(Some(value))) => vec![value],
+            Self::Txn(_, answers) => answers.iter().flat_map(Self::shows).collect(),
+            Self::Value(None)
+            | Self::Previous(None)
+            | Self::Conditional(_)
+            | Self::Written
+            | Self::Deleted(_)
+            | Self::Range(..) => Vec::new(),
         }
     }
 }

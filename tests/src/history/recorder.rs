@@ -8,9 +8,7 @@ use std::{
     },
 };
 
-use bytes::Bytes;
-
-use super::{Answer, Call, Completion, Operation};
+use super::{Answer, Completion, Operation, Request};
 
 /// Names a call that was begun.
 #[derive(Clone, Copy, Debug)]
@@ -29,11 +27,11 @@ pub struct Recorder {
 
 impl Recorder {
     /// Before the call is sent. It counts as unknown until one of the others is called.
-    pub fn invoke(&self, client: usize, key: &Bytes, call: Call) -> OperationId {
+    pub fn invoke(&self, client: usize, request: Request) -> OperationId {
         let mut operations = self.lock();
         let invoked = self.clock.fetch_add(1, SeqCst);
         let completion = Completion::Unknown;
-        operations.push(Operation { client, key: key.clone(), call, invoked, completion });
+        operations.push(Operation { client, request, invoked, completion });
         OperationId(operations.len() - 1)
     }
 

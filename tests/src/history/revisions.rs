@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Call, Completion, Operation};
+use super::{Answer, Call, Completion, Operation, Request};
 
 /// Checks, for each key, that a call which began after another had ended never saw a smaller
 /// revision, and that no two writes were given the same one.
@@ -14,8 +14,10 @@ use super::{Call, Completion, Operation};
 pub fn check_revisions(operations: &[Operation]) -> Result<(), String> {
     let mut keys: BTreeMap<&Bytes, Vec<(&Operation, u64, u64)>> = BTreeMap::new();
     for operation in operations {
-        if let Completion::Ok { at, revision: Some(revision), .. } = &operation.completion {
-            keys.entry(&operation.key).or_default().push((operation, *at, *revision));
+        if let Completion::Ok { at, answer, revision: Some(revision) } = &operation.completion {
+            for key in told_of(&operation.request, answer) {
+                keys.entry(key).or_default().push((operation, *at, *revision));
+            }
         }
     }
     for (key, seen) in keys {
@@ -23,6 +25,19 @@ pub fn check_revisions(operations: &[Operation]) -> Result<(), String> {
         no_revision_twice(key, &seen)?;
     }
     Ok(())
+}
+
+/// The keys whose revision the answer tells; of a transaction those that it wrote.
+fn told_of<'a>(request: &'a Request, answer: &'a Answer) -> Vec<&'a Bytes> {
+    let (txn, succeeded, answers) = match (request, answer) {
+        (Request::One(key, _), _) => return vec![key],
+        (Request::Txn(txn), Answer::Txn(succeeded, answers)) => (txn, *succeeded, answers),
+        (Request::Txn(_), _) => return Vec::new(),
+    };
+    let calls = if succeeded { &txn.then } else { &txn.otherwise };
+    let wrote = |call: &Call, answer: &Answer| !call.is_read() && *answer != Answer::Deleted(false);
+    let answered = calls.iter().zip(answers);
+    answered.filter(|((_, call), answer)| wrote(call, answer)).map(|((key, _), _)| key).collect()
 }
 
 fn no_step_back(key: &Bytes, seen: &[(&Operation, u64, u64)]) -> Result<(), String> {
@@ -50,7 +65,7 @@ fn no_step_back(key: &Bytes, seen: &[(&Operation, u64, u64)]) -> Result<(), Stri
 fn no_revision_twice(key: &Bytes, seen: &[(&Operation, u64, u64)]) -> Result<(), String> {
     let mut writes: BTreeMap<u64, &Operation> = BTreeMap::new();
     for (operation, _, revision) in seen {
-        if matches!(operation.call, Call::Read) {
+        if operation.request.is_read() {
             continue;
         }
         if let Some(other) = writes.insert(*revision, operation) {
@@ -68,17 +83,15 @@ mod tests {
     fn read(invoked: u64, at: u64, revision: u64) -> Operation {
         let answer = Answer::Value(Some(Bytes::from_static(b"v")));
         let completion = Completion::Ok { at, answer, revision: Some(revision) };
-        let key = Bytes::from_static(b"k");
-        Operation { client: 0, key, call: Call::Read, invoked, completion }
+        let request = Request::One(Bytes::from_static(b"k"), Call::Read);
+        Operation { client: 0, request, invoked, completion }
     }
 
     fn write(invoked: u64, at: u64, revision: u64) -> Operation {
         let completion = Completion::Ok { at, answer: Answer::Written, revision: Some(revision) };
-        Operation {
-            call: Call::Write(Bytes::from_static(b"v")),
-            completion,
-            ..read(invoked, at, 0)
-        }
+        let write = Call::Write(Bytes::from_static(b"v"));
+        let request = Request::One(Bytes::from_static(b"k"), write);
+        Operation { request, completion, ..read(invoked, at, 0) }
     }
 
     #[test]

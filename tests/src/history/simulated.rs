@@ -3,7 +3,18 @@
 use bytes::Bytes;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
-use super::{Answer, Call, Completion, Operation, State, step};
+use super::{Answer, Call, Completion, Operation, Request, State, Txn, model::apply};
+
+/// What clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Everything, on one key.
+    Register,
+    /// They count, on one key.
+    Counter,
+    /// Everything, on two keys, and transactions on both.
+    Pair,
+}
 
 /// Something that a broken store does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,17 +27,20 @@ pub(super) enum Spoil {
     DoubledCompareAndPut,
     /// Two increments take the same range.
     DoubledIncrement,
+    /// Of two writes of a transaction one is not done.
+    TornTransaction,
+    /// Two transactions that look for the same unique value both find it.
+    DoubledTransaction,
 }
 
-/// One register that really exists, and clients whose calls take effect at some moment between
+/// Registers that really exist, and clients whose calls take effect at some moment between
 /// their two ends; of some the end is lost, and those may also take effect later or never.
 pub(super) struct Simulation {
     random: StdRng,
-    key: Bytes,
+    kind: Kind,
     state: State,
     clock: u64,
     values: u64,
-    counter: bool,
     pub(super) operations: Vec<Operation>,
     clients: Vec<Client>,
     /// Lost calls that have yet to take effect.
@@ -41,14 +55,13 @@ enum Client {
 }
 
 impl Simulation {
-    pub(super) fn new(seed: u64, clients: usize, counter: bool) -> Self {
+    pub(super) fn new(seed: u64, clients: usize, kind: Kind) -> Self {
         Self {
             random: StdRng::seed_from_u64(seed),
-            key: Bytes::from_static(b"simulated"),
-            state: None,
+            kind,
+            state: State::new(),
             clock: 0,
             values: 0,
-            counter,
             operations: Vec::new(),
             clients: vec![Client::Idle; clients],
             lost: Vec::new(),
@@ -71,44 +84,54 @@ impl Simulation {
         let present = self.unique();
         match spoil {
             Spoil::StaleRead => {
-                self.alone(Call::Write(present.clone()));
+                self.alone(one(Call::Write(present.clone())));
                 let next = self.unique();
-                self.alone(Call::GetAndPut(next));
+                self.alone(one(Call::GetAndPut(next)));
                 // Something harmless in between, for distance.
                 self.run(10);
                 let answer = Answer::Value(Some(present));
-                let read = self.send(usize::MAX, Call::Read);
+                let read = self.send(usize::MAX, one(Call::Read));
                 self.end(read, answer);
             }
             Spoil::LostWrite => {
-                self.alone(Call::Write(present.clone()));
+                self.alone(one(Call::Write(present)));
                 let lost = self.unique();
-                let write = self.send(usize::MAX, Call::Write(lost));
+                let write = self.send(usize::MAX, one(Call::Write(lost)));
                 self.end(write, Answer::Written);
-                self.alone(Call::Read);
+                self.alone(one(Call::Read));
             }
             Spoil::DoubledCompareAndPut => {
-                self.alone(Call::Write(present.clone()));
-                let (one, other) = (self.unique(), self.unique());
-                let call = |new| Call::CompareAndPut { expected: Some(present.clone()), new };
-                let first = self.send(usize::MAX - 1, call(one.clone()));
-                let second = self.send(usize::MAX, call(other));
-                self.state = Some(one);
-                self.end(second, Answer::Conditional(Ok(())));
-                self.end(first, Answer::Conditional(Ok(())));
+                self.alone(one(Call::Write(present.clone())));
+                let swap = |new| one(Call::CompareAndPut { expected: Some(present.clone()), new });
+                let new = [self.unique(), self.unique()];
+                self.both(new.map(swap), Answer::Conditional(Ok(())));
             }
             Spoil::DoubledIncrement => {
-                let first = self.send(usize::MAX - 1, Call::Increment(1));
-                let second = self.send(usize::MAX, Call::Increment(1));
-                let state = self.state.clone();
-                let start = match &state {
-                    Some(digits) => std::str::from_utf8(digits).expect("digits").parse(),
-                    None => Ok(0),
+                let mut state = self.state.clone();
+                let answer = apply(&mut state, &one(Call::Increment(1))).expect("a counter");
+                self.both([one(Call::Increment(1)), one(Call::Increment(1))], answer);
+            }
+            Spoil::TornTransaction => {
+                self.alone(Request::One(key(KEYS[1]), Call::Write(present)));
+                let new = [self.unique(), self.unique()];
+                let then = KEYS.map(key).into_iter().zip(new.clone().map(Call::Write));
+                let txn = Request::Txn(Txn { then: then.collect(), ..Txn::default() });
+                let write = self.send(usize::MAX, txn);
+                self.state.insert(key(KEYS[0]), new[0].clone());
+                self.end(write, Answer::Txn(true, vec![Answer::Written, Answer::Written]));
+                for of in KEYS {
+                    self.alone(Request::One(key(of), Call::Read));
+                }
+            }
+            Spoil::DoubledTransaction => {
+                self.alone(one(Call::Write(present.clone())));
+                let swap = |new| {
+                    let when = vec![(key(KEYS[0]), Some(present.clone()))];
+                    let then = vec![(key(KEYS[0]), Call::Write(new))];
+                    Request::Txn(Txn { when, then, otherwise: vec![] })
                 };
-                let start: i64 = start.expect("a counter holds digits");
-                self.state = Some(Bytes::from((start + 1).to_string()));
-                self.end(first, Answer::Range(start, start + 1));
-                self.end(second, Answer::Range(start, start + 1));
+                let new = [self.unique(), self.unique()];
+                self.both(new.map(swap), Answer::Txn(true, vec![Answer::Written]));
             }
         }
         self.run(5);
@@ -127,8 +150,8 @@ impl Simulation {
         let client = self.random.random_range(0..self.clients.len());
         match self.clients[client].clone() {
             Client::Idle if may_send => {
-                let call = self.any_call();
-                let operation = self.send(client, call);
+                let request = self.any_request();
+                let operation = self.send(client, request);
                 self.clients[client] = Client::Sent(operation);
             }
             Client::Idle => {}
@@ -154,25 +177,31 @@ impl Simulation {
         }
     }
 
-    /// A call that nothing runs beside.
-    fn alone(&mut self, call: Call) {
-        let operation = self.send(usize::MAX, call);
+    /// Two requests at once that are both answered so, of which the first takes effect.
+    fn both(&mut self, [one, other]: [Request; 2], answer: Answer) {
+        apply(&mut self.state, &one).expect("it fits");
+        let first = self.send(usize::MAX - 1, one);
+        let second = self.send(usize::MAX, other);
+        self.end(second, answer.clone());
+        self.end(first, answer);
+    }
+
+    /// A request that nothing runs beside.
+    fn alone(&mut self, request: Request) {
+        let operation = self.send(usize::MAX, request);
         let answer = self.apply(operation);
         self.end(operation, answer);
     }
 
-    fn send(&mut self, client: usize, call: Call) -> usize {
-        let (key, invoked) = (self.key.clone(), self.tick());
+    fn send(&mut self, client: usize, request: Request) -> usize {
+        let invoked = self.tick();
         let completion = Completion::Unknown;
-        self.operations.push(Operation { client, key, call, invoked, completion });
+        self.operations.push(Operation { client, request, invoked, completion });
         self.operations.len() - 1
     }
 
     fn apply(&mut self, operation: usize) -> Answer {
-        let call = self.operations[operation].call.clone();
-        let answer = truth(&self.state, &call);
-        self.state = step(&self.state, &call, Some(&answer)).expect("the truth fits");
-        answer
+        apply(&mut self.state, &self.operations[operation].request).expect("only counters count")
     }
 
     fn end(&mut self, operation: usize, answer: Answer) {
@@ -190,18 +219,46 @@ impl Simulation {
         Bytes::from(format!("v{}", self.values))
     }
 
-    fn any_call(&mut self) -> Call {
-        if self.counter {
-            let increment = self.random.random_bool(0.7);
-            return if increment { Call::Increment(1) } else { Call::Read };
+    fn any_request(&mut self) -> Request {
+        match self.kind {
+            Kind::Register => one(self.any_call(KEYS[0])),
+            Kind::Counter => {
+                let increment = self.random.random_bool(0.7);
+                one(if increment { Call::Increment(1) } else { Call::Read })
+            }
+            Kind::Pair if self.random.random_bool(0.4) => {
+                let when = match self.random.random_bool(0.5) {
+                    true => vec![(key(KEYS[0]), self.any_expected(KEYS[0]))],
+                    false => vec![],
+                };
+                let then = KEYS.map(|of| (key(of), self.any_call_of_txn())).into();
+                let otherwise = vec![(key(KEYS[1]), self.any_call_of_txn())];
+                Request::Txn(Txn { when, then, otherwise })
+            }
+            Kind::Pair => {
+                let of = KEYS[self.random.random_range(0..KEYS.len())];
+                Request::One(key(of), self.any_call(of))
+            }
         }
+    }
+
+    fn any_expected(&mut self, of: &'static str) -> Option<Bytes> {
+        if self.random.random_bool(0.5) {
+            return self.state.get(of.as_bytes()).cloned();
+        }
+        let guess = self.random.random_range(0..=self.values);
+        Some(Bytes::from(format!("v{guess}")))
+    }
+
+    fn any_call_of_txn(&mut self) -> Call {
         let new = self.unique();
-        let expected = if self.random.random_bool(0.5) {
-            self.state.clone()
-        } else {
-            let guess = self.random.random_range(1..=self.values);
-            Some(Bytes::from(format!("v{guess}")))
-        };
+        let calls = [Call::Read, Call::Write(new.clone()), Call::Delete, Call::GetAndPut(new)];
+        calls.choose(&mut self.random).expect("there are four").clone()
+    }
+
+    fn any_call(&mut self, of: &'static str) -> Call {
+        let new = self.unique();
+        let expected = self.any_expected(of);
         let calls = [
             Call::Read,
             Call::Read,
@@ -215,23 +272,13 @@ impl Simulation {
     }
 }
 
-/// What the register answers.
-fn truth(state: &State, call: &Call) -> Answer {
-    let number = |state: &State| -> i64 {
-        let digits =
-            state.as_ref().map_or("0", |digits| std::str::from_utf8(digits).expect("text"));
-        digits.parse().expect("a counter holds digits")
-    };
-    match call {
-        Call::Read => Answer::Value(state.clone()),
-        Call::Write(_) => Answer::Written,
-        Call::CompareAndPut { expected, .. } if expected == state => Answer::Conditional(Ok(())),
-        Call::PutIfAbsent(_) if state.is_none() => Answer::Conditional(Ok(())),
-        Call::CompareAndPut { .. } | Call::PutIfAbsent(_) => {
-            Answer::Conditional(Err(state.clone()))
-        }
-        Call::Delete => Answer::Deleted(state.is_some()),
-        Call::Increment(delta) => Answer::Range(number(state), number(state) + delta),
-        Call::GetAndPut(_) => Answer::Previous(state.clone()),
-    }
+/// The keys; clients that know one alone know the first.
+const KEYS: [&str; 2] = ["simulated/a", "simulated/b"];
+
+fn key(of: &'static str) -> Bytes {
+    Bytes::from_static(of.as_bytes())
+}
+
+fn one(call: Call) -> Request {
+    Request::One(key(KEYS[0]), call)
 }

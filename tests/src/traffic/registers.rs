@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::{Plan, ask::ask, meter::Worker};
 use crate::{
     harness::within,
-    history::{Budget, Call, Recorder, Verdict, check, check_revisions},
+    history::{Budget, Call, Recorder, Request, Verdict, check, check_revisions},
     workload::{Chooser, contested_keys},
 };
 
@@ -89,7 +89,7 @@ impl Registers {
         for generation in 0..=self.generation.load(Relaxed) {
             for key in contested_keys(&self.prefix, generation) {
                 let read = within(READ_BOUND, async || {
-                    let id = self.recorder.invoke(number, &key, Call::Read);
+                    let id = self.recorder.invoke(number, Request::One(key.clone(), Call::Read));
                     let (answer, revision) = ask(reader, &key, &Call::Read).await?;
                     self.recorder.ok(id, answer, revision);
                     Ok::<(), flotilla_client::Error>(())
@@ -113,7 +113,7 @@ impl Contender {
     pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         while !*stopped.borrow() {
             let (key, asked) = self.chooser.next(self.generation.load(Relaxed));
-            let id = self.recorder.invoke(self.number, &key, asked.clone());
+            let id = self.recorder.invoke(self.number, Request::One(key.clone(), asked.clone()));
             match ask(&self.client, &key, &asked).await {
                 Ok((answer, revision)) => {
                     self.chooser.learn(&key, &asked, &answer);

@@ -16,7 +16,7 @@ use tonic::Status;
 use super::chooser::{Chooser, contested_keys};
 use crate::{
     harness::{Outcome, Session, eventually, outcome},
-    history::{Answer, Call, Recorder},
+    history::{Answer, Call, Recorder, Request},
 };
 
 /// How long a client waits before it counts a call as unknown.
@@ -89,7 +89,9 @@ impl Registers {
                 for key in contested_keys(PREFIX, generation) {
                     let what = format!("{} to read {key:?}", session.address);
                     eventually(&what, Duration::from_secs(30), async || {
-                        let id = self.recorder.invoke(1_000 + reader, &key, Call::Read);
+                        let id = self
+                            .recorder
+                            .invoke(1_000 + reader, Request::One(key.clone(), Call::Read));
                         let (answer, revision) = call(session, &key, &Call::Read).await?;
                         self.recorder.ok(id, answer, revision);
                         Ok::<(), Status>(())
@@ -115,7 +117,7 @@ impl Client {
     async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         while !*stopped.borrow() {
             let (key, asked) = self.chooser.next(self.generation.load(Relaxed));
-            let id = self.recorder.invoke(self.number, &key, asked.clone());
+            let id = self.recorder.invoke(self.number, Request::One(key.clone(), asked.clone()));
             match call(&self.session, &key, &asked).await {
                 Ok((answer, revision)) => {
                     self.chooser.learn(&key, &asked, &answer);

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use bytes::Bytes;
 use flotilla_tests::{
     harness::{Cluster, elapse, env_number, say, seed},
-    history::{Answer, Budget, Call, Completion, Operation, check},
+    history::{Answer, Budget, Call, Completion, Operation, Request, check},
     workload::{Fault, Faults, Registers, Writers, nothing_is_lost},
 };
 use tokio::time::Instant;
@@ -94,7 +94,8 @@ fn lies_are_noticed(operations: &[Operation]) {
         let mut clock = end.expect("there are") + 1;
         for (call, answer) in lie {
             let completion = Completion::Ok { at: clock + 1, answer, revision: None };
-            told.push(Operation { client: 0, key: key.clone(), call, invoked: clock, completion });
+            let request = Request::One(key.clone(), call);
+            told.push(Operation { client: 0, request, invoked: clock, completion });
             clock += 2;
         }
         let verdict = check(&told, Budget::default());
@@ -107,10 +108,12 @@ fn lies_are_noticed(operations: &[Operation]) {
 fn quietest_key(operations: &[Operation]) -> Bytes {
     let mut keys: BTreeMap<&Bytes, (usize, usize)> = BTreeMap::new();
     for operation in operations {
-        let (unknown, answered) = keys.entry(&operation.key).or_default();
-        match operation.answer() {
-            Some(_) => *answered += 1,
-            None => *unknown += 1,
+        for key in operation.request.keys() {
+            let (unknown, answered) = keys.entry(key).or_default();
+            match operation.answer() {
+                Some(_) => *answered += 1,
+                None => *unknown += 1,
+            }
         }
     }
     let used = keys.into_iter().filter(|(_, (_, answered))| *answered >= 10);
