@@ -34,10 +34,8 @@ pub mod command;
 /// 6: the disk.
 pub mod storage;
 
-pub mod clock;
 pub mod error;
 pub mod feature_level;
-pub mod handoff;
 mod ids;
 pub mod metrics;
 mod panics;
@@ -48,3 +46,6 @@ mod share;
 pub mod signals;
 pub mod telemetry;
 pub mod trail;
+
+/// The ground: what a simulation replaces, and nothing else.
+pub mod world;

@@ -57,7 +57,6 @@ use self::{
     ports::Ports,
 };
 use crate::{
-    clock,
     config::{Advertised, Config, EngineKind},
     metrics::Metrics,
     placement::directory::NodeDirectory,
@@ -72,6 +71,7 @@ use crate::{
         sentinel::Sentinel,
         vital::Vital,
     },
+    world::clock,
 };
 
 /// Bound: wait for an earlier process to let go of the disk. A container that is replaced in a hurry may

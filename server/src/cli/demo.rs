@@ -32,7 +32,7 @@ use tokio::{
 
 pub(super) use self::process::end_with_parent;
 use self::{fleet::Fleet, screen::say};
-use crate::{clock, config::DemoArgs};
+use crate::{config::DemoArgs, world::clock};
 
 /// Tells the whole story and then keeps the cluster up until it is told to stop.
 ///

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use self::config::SlowRequestsConfig;
-use crate::{clock, trail::Trail};
+use crate::{trail::Trail, world::clock};
 
 /// Between two lines. In an outage every request is slow, and the slowest says so as well as all.
 pub const INTERVAL: Duration = Duration::from_secs(1);

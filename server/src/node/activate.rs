@@ -11,7 +11,6 @@ use tokio::sync::Semaphore;
 
 use super::{Joined, Node, driver_client, heartbeat, identity::Identity};
 use crate::{
-    clock,
     error::Error,
     feature_level,
     placement::driver::Driver,
@@ -26,6 +25,7 @@ use crate::{
     },
     router::{Lookup, RouteCache, Router},
     storage::disk::{DiskMonitor, Level},
+    world::clock,
 };
 
 /// A stream of log entries on which nothing moves is given up after an election timeout, and not before this:

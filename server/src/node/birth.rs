@@ -66,8 +66,8 @@ use tonic::{Code, Status};
 use self::plan::Newborn;
 use super::{Joined, Node, identity};
 use crate::{
-    api, clock, error::Error, feature_level, ids::ClusterId, placement::directory::TableError,
-    raft::transport::endpoint, region::lifecycle, storage::engine,
+    api, error::Error, feature_level, ids::ClusterId, placement::directory::TableError,
+    raft::transport::endpoint, region::lifecycle, storage::engine, world::clock,
 };
 
 /// Bound: wait for one node's promise.

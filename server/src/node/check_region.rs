@@ -10,9 +10,9 @@ use super::{
     driver_client::{self, named},
 };
 use crate::{
-    clock,
     error::Error,
     ids::{NodeId, RegionId},
+    world::clock,
 };
 
 /// Bound: wait for a check to be begun.

@@ -11,10 +11,10 @@ use super::{
     clients::{PlacementClient, is_unsent},
 };
 use crate::{
-    clock,
     error::Error,
     ids::{NodeId, RegionId},
     router::Route,
+    world::clock,
 };
 
 /// Bound: one question to the driver.

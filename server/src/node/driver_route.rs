@@ -6,10 +6,10 @@ use flotilla_proto::v1;
 
 use super::{Joined, Node, driver_client::TIMEOUT};
 use crate::{
-    clock,
     ids::NodeId,
     placement::membership::check_address,
-    raft::{presence::Presence, transport::Directory as _},
+    raft::transport::Directory as _,
+    world::{clock, presence::Presence},
 };
 
 /// Bounds: nodes that one heartbeat asks for the driver without having been told to, and its time. The next

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Joined, Node, driver_route::Way};
 use crate::{
-    clock, feature_level,
+    feature_level,
     ids::{PeerId, RegionId},
     placement::{
         driver,
@@ -19,6 +19,7 @@ use crate::{
     },
     region::{Peer, incarnations::QUIET},
     storage::disk::{DiskStatus, Level},
+    world::clock,
 };
 
 /// Pause between heartbeats of a node that no driver has heard since its start: it is not ready before.

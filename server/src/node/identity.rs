@@ -9,7 +9,6 @@ use flotilla_proto::{range::KeyRange, v1};
 use prost::Message as _;
 
 use crate::{
-    clock,
     ids::{ClusterId, NodeId},
     region::{
         incarnations::incarnation,
@@ -20,6 +19,7 @@ use crate::{
         engine::{self, Direction, Durability, Engine},
         keys,
     },
+    world::clock,
 };
 
 /// First byte of the row: the form of all that lies on the disk.

@@ -9,11 +9,9 @@ use tonic::Streaming;
 use super::Node;
 use crate::{
     ids::NodeId,
-    raft::{
-        presence::Presence,
-        transport::{self, Identity, Inbox},
-    },
+    raft::transport::{self, Identity, Inbox},
     region::peers::Peers,
+    world::presence::Presence,
 };
 
 /// What arrives on the peer port for regions.

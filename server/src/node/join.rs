@@ -21,7 +21,7 @@ use super::{
         meeting::{self, Asked, Met, Next, Own},
     },
 };
-use crate::{clock, error::Error, ids::NodeId, raft::transport::endpoint};
+use crate::{error::Error, ids::NodeId, raft::transport::endpoint, world::clock};
 
 const RETRY: Duration = Duration::from_millis(500);
 /// A promised node asks more often, for the others are about to serve without it, and so does a founder that

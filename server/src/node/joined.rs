@@ -13,12 +13,12 @@ use tokio::time::Instant;
 
 use super::Node;
 use crate::{
-    clock,
     error::Error,
     ids::{ClusterId, NodeId, PeerId, RegionId},
     placement::driver::Driver,
     region::peers::Peers,
     router::Router,
+    world::clock,
 };
 
 /// Pause before a look at what is still led.

@@ -9,7 +9,7 @@ use super::{Joined, Node, adopt::adopt, birth, check_region};
 use crate::{
     error::Error,
     ids::{NodeId, RegionId},
-    raft::presence::Presence,
+    world::presence::Presence,
 };
 
 /// `flotilla.v1.Placement` on this node.

@@ -28,12 +28,11 @@ use super::{
 };
 use crate::{
     api::{self, Admission, Limits, Method, Observer, Places, Services},
-    clock,
     config::{Advertised, BoundAddresses, Config, RuntimeConfig},
-    handoff,
     metrics::{self, MethodMetrics, RuntimeMetrics, SLOW_LOG_INTERVAL, SlowLog},
-    raft::{presence::Accepted, transport::RaftService},
+    raft::transport::RaftService,
     trail::Trail,
+    world::{clock, handoff, presence::Accepted},
 };
 
 const BACKLOG: i32 = 4096;

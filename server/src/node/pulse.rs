@@ -22,7 +22,7 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use crate::clock;
+use crate::world::clock;
 
 /// Between two notes.
 const INTERVAL: Duration = Duration::from_secs(1);

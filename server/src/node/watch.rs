@@ -11,12 +11,12 @@ use std::{
 
 use super::Node;
 use crate::{
-    clock,
     storage::{
         batch::WriteBatch,
         disk::Level,
         engine::{Durability, Engine},
     },
+    world::clock,
 };
 
 const INTERVAL: Duration = Duration::from_secs(1);

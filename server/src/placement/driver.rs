@@ -29,12 +29,11 @@ use super::{
     view::{ClusterView, Heard},
 };
 use crate::{
-    clock,
     error::Error,
     feature_level,
     ids::{NodeId, PeerId, RegionId},
-    raft::presence::Presence,
     region::{Peer, peers::Peers},
+    world::{clock, presence::Presence},
 };
 
 /// Peer ids taken from the table at a time.

@@ -10,7 +10,6 @@ pub mod log;
 pub mod network;
 mod of_term;
 mod pipeline;
-pub mod presence;
 pub mod proposal;
 pub mod quorum;
 pub mod refusal;

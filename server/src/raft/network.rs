@@ -45,11 +45,11 @@ use super::{
     transport::{BACKOFF_MAX, Lane, Transport, Unfinished, budget::Gate},
 };
 use crate::{
-    clock,
     ids::{NodeId, PeerId, RegionId},
     metrics::Direction,
     raft::PeerAddress,
     storage::batch::Family,
+    world::clock,
 };
 
 /// How much shorter than a Raft heartbeat a commit waits for entries that tell of it as well. A

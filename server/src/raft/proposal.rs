@@ -21,7 +21,10 @@ use tokio::{
 };
 
 use super::{LogId, TypeConfig};
-use crate::{clock, handoff, share::is_fair};
+use crate::{
+    share::is_fair,
+    world::{clock, handoff},
+};
 
 /// With so many proposals of a region under way, further ones wait for their answers. Each turn of
 /// Raft costs the same for one entry as for many, on every peer: where there are many callers, few

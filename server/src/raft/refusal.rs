@@ -131,7 +131,7 @@ impl Attempt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
+    use crate::world::clock;
 
     const FOLLOWER: PeerId = PeerId(71);
 

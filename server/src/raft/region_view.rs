@@ -14,9 +14,10 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{LogId, convert::applied};
 use crate::{
-    clock, command,
+    command,
     ids::{PeerId, RegionId},
     storage::engine::{self, Engine},
+    world::clock,
 };
 
 /// Checksums kept for `CheckRegion`, oldest dropped first.

@@ -28,7 +28,6 @@ use super::{
     snapshot::{SnapshotData, install},
 };
 use crate::{
-    clock,
     command::{self, Effect, RegionState},
     ids::{PeerId, RegionId},
     metrics::Metrics,
@@ -38,6 +37,7 @@ use crate::{
         engine::{self, Durability, Engine, Quick},
         keys,
     },
+    world::clock,
 };
 
 /// Bound: bytes of commands that go into one write, and of what they write and answer, which may be far

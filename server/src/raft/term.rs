@@ -14,7 +14,7 @@ use std::fmt;
 
 use openraft::vote::RaftTerm;
 
-use crate::clock;
+use crate::world::clock;
 
 /// Bits that are drawn. Two elections share a term once in 16 million times that they could, which takes a disk
 /// that was set back while another node is away; the bits above count for 30 years at a thousand elections a second.

@@ -294,7 +294,7 @@ async fn tick(peers: Vec<Arc<Peer>>) {
     let due = peers.into_iter().filter(|peer| peer.needs_tick());
     stream::iter(due)
         .for_each_concurrent(TICKING_MAX, |peer| async move {
-            let deadline = crate::clock::now() + TICK_INTERVAL;
+            let deadline = crate::world::clock::now() + TICK_INTERVAL;
             // A tick that fails is made up for by the next one.
             let _ = peer.propose_tick(deadline).await;
         })
@@ -305,8 +305,8 @@ async fn tick(peers: Vec<Arc<Peer>>) {
 mod tests {
     use super::*;
     use crate::{
-        clock,
         region::fixture::{Fixture, PEER, lead, put, until},
+        world::clock,
     };
 
     #[test]

@@ -201,8 +201,8 @@ impl Peers {
 mod tests {
     use super::*;
     use crate::{
-        raft::presence::pretend,
         region::{fixture::Fixture, incarnations::incarnation},
+        world::presence::pretend,
     };
 
     const MAX: Duration = Duration::from_secs(10);

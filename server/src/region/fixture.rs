@@ -18,7 +18,6 @@ use super::{
     read,
 };
 use crate::{
-    clock,
     command::RegionState,
     ids::{ClusterId, NodeId, PeerId, RegionId},
     raft::{
@@ -32,6 +31,7 @@ use crate::{
     },
     region::{checks::Checks, read::config::ReadsConfig},
     storage::{batch::WriteBatch, disk::Level},
+    world::clock,
 };
 
 pub(crate) const REGION: RegionId = RegionId(7);

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use openraft::Instant as _;
 
 use super::Peer;
-use crate::{clock, ids::PeerId, raft::refusal::Refusal};
+use crate::{ids::PeerId, raft::refusal::Refusal, world::clock};
 
 /// Another peer of the region, learner or voter.
 #[derive(Clone, Debug, PartialEq, Eq)]

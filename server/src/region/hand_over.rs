@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::{Peer, followers::Follower};
 use crate::{
-    clock,
     error::Error,
     ids::{NodeId, PeerId},
+    world::clock,
 };
 
 /// First pause before a successor is told again, about a round trip; doubled each time.

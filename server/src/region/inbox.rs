@@ -11,12 +11,9 @@ use super::{
     serve::{failed, refused},
 };
 use crate::{
-    clock,
     ids::{NodeId, PeerId, RegionId},
-    raft::{
-        presence::Presence,
-        transport::{self, Inbox},
-    },
+    raft::transport::{self, Inbox},
+    world::{clock, presence::Presence},
 };
 
 impl Peers {

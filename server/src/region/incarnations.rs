@@ -12,7 +12,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{ids::NodeId, raft::presence::Presence};
+use crate::{ids::NodeId, world::presence::Presence};
 
 /// A process that was silent for so long is taken for gone.
 pub const QUIET: Duration = Duration::from_secs(2);
@@ -131,7 +131,7 @@ fn starts(incarnation: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::presence::pretend;
+    use crate::world::presence::pretend;
 
     const NODE: NodeId = NodeId(3);
 
@@ -142,7 +142,7 @@ mod tests {
 
     impl Script {
         fn new() -> Self {
-            Self { incarnations: Incarnations::default(), start: crate::clock::now() }
+            Self { incarnations: Incarnations::default(), start: crate::world::clock::now() }
         }
 
         fn hear(&mut self, at_ms: u64, incarnation: u64, presence: &Presence) -> bool {

@@ -141,13 +141,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock,
         raft::{
             CommandBytes,
             fixture::{Failing, soon},
             transport::Inbox as _,
         },
         region::fixture::{Fixture, PEER, REGION, blank, put, until, until_applied},
+        world::clock,
     };
 
     async fn open(fixture: &Fixture) -> Arc<Peers> {

@@ -192,7 +192,7 @@ impl Peer {
 
     /// How long this peer has led in `term`, as far as it was looked at.
     pub(crate) fn leading_for(&self, term: u64) -> Duration {
-        let now = crate::clock::now();
+        let now = crate::world::clock::now();
         let mut leading = self.leading.lock();
         match *leading {
             Some((known, since)) if known == term => now.saturating_duration_since(since),

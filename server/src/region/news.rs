@@ -21,8 +21,8 @@ use super::{
     rates,
 };
 use crate::{
-    clock,
     ids::{NodeId, RegionId},
+    world::clock,
 };
 
 /// Between two turns.

@@ -16,12 +16,12 @@ use super::{
     recovery::Loss,
 };
 use crate::{
-    clock,
     ids::{PeerId, RegionId},
     raft::{
         region_state::{Damage, read_descriptors},
         snapshot,
     },
+    world::clock,
 };
 
 impl Peers {

@@ -20,9 +20,8 @@ use super::{
     news::leaders::News, serve::refused, under_way::UnderWay,
 };
 use crate::{
-    clock,
     ids::{NodeId, PeerId, RegionId},
-    raft::presence::Presence,
+    world::{clock, presence::Presence},
 };
 
 /// Peers that run here, peers that must not, and peers that are gone.

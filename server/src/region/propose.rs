@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{Peer, clock::Applied};
 use crate::{
-    clock, command,
+    command,
     error::Error,
     ids::{NodeId, PeerId, RegionId},
     metrics::ProposeOutcome,
@@ -30,6 +30,7 @@ use crate::{
         quorum::{Disk, low_disks},
     },
     trail,
+    world::clock,
 };
 
 /// How long a caller is told to wait when a queue is full.

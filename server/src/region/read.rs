@@ -38,9 +38,8 @@ use tokio::time::Instant;
 
 use super::Peer;
 use crate::{
-    clock, command,
+    command,
     error::Error,
-    handoff,
     ids::{NodeId, PeerId, RegionId},
     raft::{
         LogId,
@@ -53,6 +52,7 @@ use crate::{
         batch::Family,
         engine::{self, Engine, Quick},
     },
+    world::{clock, handoff},
 };
 
 /// Bound: reads that wait for one region's rounds; more are `Busy`.

@@ -21,17 +21,16 @@ use super::{
     under_way::UnderWay,
 };
 use crate::{
-    clock,
     ids::{PeerId, RegionId},
     metrics,
     raft::{
         Snapshot, SnapshotMeta, Vote, convert,
-        presence::Presence,
         region_state::{Damage, read_descriptors, read_state},
         snapshot::{self, Received, Receiver, SnapshotData, stage_name},
         transport::{INSTALL_IDLE_TIMEOUTS, Inbox as _},
     },
     storage::engine,
+    world::{clock, presence::Presence},
 };
 
 /// Bound: peers of this node that wait for their first state; while so many do, no further one is made. Snapshots

@@ -18,7 +18,6 @@ use openraft::{
 
 use super::Peer;
 use crate::{
-    clock,
     error::Error,
     ids::PeerId,
     metrics::PeerLoss,
@@ -31,6 +30,7 @@ use crate::{
         reversion::{contradicts, is_reversion, shown},
     },
     trail,
+    world::clock,
 };
 
 /// Longest that work for another node's client goes on without a word of its deadline.

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Peer;
-use crate::clock;
+use crate::world::clock;
 
 /// When a peer last heard of a leader.
 pub(super) struct Silence {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{Peer, peers::Peers};
-use crate::{clock, storage::batch::Family};
+use crate::{storage::batch::Family, world::clock};
 
 /// How often a few regions are sampled.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{clock, ids::RegionId};
+use crate::{ids::RegionId, world::clock};
 
 /// See the module. Dropped, all that is under way ends.
 pub(super) struct Turns<T> {

@@ -13,11 +13,12 @@ use tokio::time::Instant;
 
 use super::read::COPIED_HERE_BYTES_MAX;
 use crate::{
-    clock, command,
+    command,
     storage::{
         batch::Family,
         engine::{Engine, Quick},
     },
+    world::clock,
 };
 
 /// How long the size of a large value is believed. Looking may copy it.

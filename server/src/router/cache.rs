@@ -198,7 +198,7 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::clock;
+    use crate::world::clock;
 
     fn route(id: u64, start: &'static str, end: &'static str, version: u64) -> Route {
         let region = v1::Region {

@@ -28,13 +28,14 @@ pub use self::{
     requests::{Context, Requests, Whole},
 };
 use crate::{
-    clock, command,
+    command,
     error::Error,
     ids::{NodeId, RegionId},
     placement::directory::NodeDirectory,
     raft::transport::{Cause, Lane, MESSAGE_BYTES_MAX},
     region::{Peer, peers::Peers},
     trail,
+    world::clock,
 };
 
 /// Pause before a refused request is tried again; doubled up to the second, halved at random.

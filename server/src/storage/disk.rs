@@ -186,7 +186,7 @@ impl DiskMonitor {
     /// sickness, the levels deal with it.
     pub fn probe(&self) -> Result<Duration, Error> {
         let path = self.dir.join("PROBE");
-        let begin = crate::clock::monotonic();
+        let begin = crate::world::clock::monotonic();
         let mut last = self.probe.lock();
         // By its name, since a directory that is gone is a failure, too.
         let file = match File::create(&path) {

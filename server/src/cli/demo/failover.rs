@@ -20,7 +20,7 @@ use super::{
     session::{Session, ask_until_answered, request, request_within},
     until,
 };
-use crate::clock;
+use crate::world::clock;
 
 /// Callers, each with one write under way.
 pub(super) const WRITERS: usize = 32;

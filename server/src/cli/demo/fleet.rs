@@ -9,7 +9,7 @@ use super::{
     screen::say,
     session::Session,
 };
-use crate::clock;
+use crate::world::clock;
 
 /// How long a stopping node may take, before it is killed: its own grace and a little.
 const STOP: Duration = Duration::from_secs(6);

@@ -10,7 +10,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use crate::clock;
+use crate::world::clock;
 
 /// A line under a label; the label is empty on the lines that follow it.
 pub(super) fn say(label: &str, text: impl Display) {

@@ -15,7 +15,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::clock;
+use crate::world::clock;
 
 /// How long a single call may take.
 const CALL: Duration = Duration::from_secs(5);

@@ -63,7 +63,7 @@ pub(super) async fn keep_running(fleet: &mut Fleet) -> anyhow::Result<()> {
     let mut due = vec![None; fleet.servers.len()];
     loop {
         for (server, due) in fleet.servers.iter_mut().zip(&mut due) {
-            let now = crate::clock::now();
+            let now = crate::world::clock::now();
             if let Some(status) = server.ended() {
                 let (number, seconds) = (server.number, AWAY.as_secs());
                 say("ended", format!("node {number}: {status}; it starts again in {seconds} s"));

@@ -11,7 +11,7 @@ use super::{
     screen::{grouped, list, rate, say, time},
     verify,
 };
-use crate::clock;
+use crate::world::clock;
 
 /// # Errors
 /// The first thing that is not as promised.

@@ -246,7 +246,7 @@ mod tests {
     use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
     use super::*;
-    use crate::clock;
+    use crate::world::clock;
 
     fn id(number: u8) -> Bytes {
         vec![number; 16].into()

@@ -8,12 +8,12 @@ use flotilla_proto::{range::KeyRange, v1};
 use prost::Message as _;
 
 use crate::{
-    clock,
     storage::{
         batch::{Family, WriteBatch},
         engine::{self, Direction, Durability, Engine},
         keys,
     },
+    world::clock,
 };
 
 /// First byte of the row.

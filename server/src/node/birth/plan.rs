@@ -10,12 +10,13 @@ use flotilla_proto::{
 use prost::Message as _;
 
 use crate::{
-    clock, command, config,
+    command, config,
     error::Error,
     ids::{ClusterId, NodeId, PeerId, RegionId},
     placement::{membership, tables},
     region::lifecycle,
     storage::batch::{Family, WriteBatch},
+    world::clock,
 };
 
 const REPLICATION_FACTOR: u32 = 3;

@@ -5,13 +5,13 @@ use super::*;
 use crate::{
     ids::ClusterId,
     metrics::NodeStanding::{Disconnected, Down, Up},
-    raft::presence::pretend,
     region::{
         RegionConfig,
         fixture::{Fixture, NODE, until},
         lifecycle,
     },
     storage::batch::{Family, WriteBatch},
+    world::presence::pretend,
 };
 
 /// The cluster of [`Fixture`].

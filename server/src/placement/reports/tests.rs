@@ -2,12 +2,12 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
 use crate::{
-    clock,
     ids::NodeId,
     placement::{
         fixture::{CLUSTER, NOW_MS, record, table},
         view::{ClusterView, Heard},
     },
+    world::clock,
 };
 
 fn report(id: u64, term: u64) -> v1::RegionReport {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{VERSION, tell};
 use crate::{
-    clock, command,
+    command,
     ids::{ClusterId, NodeId, PeerId, RegionId},
     metrics::StepResult,
     placement::{
@@ -28,6 +28,7 @@ use crate::{
     },
     raft::{Membership, PeerAddress, convert::membership_to_proto, quorum::is_quorum},
     region::membership::{Goal, goal},
+    world::clock,
 };
 
 /// Seconds without an event after which a cluster is at rest: longer than any patience but for the dead.

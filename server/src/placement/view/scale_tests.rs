@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    clock,
     placement::{
         config::PlacementConfig,
         fixture::{CLUSTER, NOW_MS, record, table},
         plan::plan,
     },
+    world::clock,
 };
 
 const NODES: u64 = 10;

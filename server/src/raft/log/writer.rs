@@ -25,7 +25,6 @@ use super::{
     tail::Tail,
 };
 use crate::{
-    clock,
     ids::RegionId,
     metrics::Metrics,
     storage::{
@@ -34,6 +33,7 @@ use crate::{
         keys,
         sentinel::Sentinel,
     },
+    world::clock,
 };
 
 /// How often the sentinel is renewed while the log grows.

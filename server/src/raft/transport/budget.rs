@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use prometheus::IntGauge;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{clock, ids::RegionId, share::is_fair};
+use crate::{ids::RegionId, share::is_fair, world::clock};
 
 /// Longest that room is left unused for others to give back more. What is not given back by then may be held
 /// by regions that hang.

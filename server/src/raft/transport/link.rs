@@ -22,8 +22,8 @@ use super::{
     office::{Answering, Office, connect},
 };
 use crate::{
-    clock, handoff,
     ids::{NodeId, RegionId},
+    world::{clock, handoff},
 };
 
 /// Bound: messages that may wait for one stream, if their bytes do not bound them earlier.
@@ -468,7 +468,7 @@ fn fail(outgoing: Outgoing, reason: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
+    use crate::world::clock;
 
     #[test]
     fn failures_that_are_hours_apart_are_not_one() {

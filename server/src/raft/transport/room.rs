@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{clock, ids::NodeId, storage::disk::Level};
+use crate::{ids::NodeId, storage::disk::Level, world::clock};
 
 /// A node that is low, and has answered nothing for so long, is asked again. Longer than any Raft heartbeat: whom a
 /// leader here asks is not greeted as well.

@@ -32,8 +32,8 @@ use super::{
 };
 use crate::{
     ids::{NodeId, PeerId, RegionId},
-    raft::presence::Presence,
     share::is_fair,
+    world::presence::Presence,
 };
 
 /// Bounds: requests of one stream that are being handled at a time, and their bytes; both are passed by

@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, transport::Channel};
 
 use super::{Cause, Transport, Undelivered, frame::FRAME_BYTES_ACCEPTED, office::connect};
-use crate::{clock, ids::NodeId, raft::snapshot::Sender};
+use crate::{ids::NodeId, raft::snapshot::Sender, world::clock};
 
 /// Bound: idle timeouts that a receiver may take to install what it has all of.
 pub(crate) const INSTALL_IDLE_TIMEOUTS: u32 = 10;

@@ -17,9 +17,8 @@ use super::{
     *,
 };
 use crate::{
-    clock,
     ids::{PeerId, RegionId},
-    raft::{presence::Presence, snapshot::config::SnapshotConfig},
+    raft::snapshot::config::SnapshotConfig,
     region::fixture::until,
     storage::{
         batch::{Family, WriteBatch},
@@ -27,6 +26,7 @@ use crate::{
         engine::{Durability, Engine as _},
         memory::MemoryEngine,
     },
+    world::{clock, presence::Presence},
 };
 
 const IDLE: Duration = Duration::from_millis(200);
@@ -451,7 +451,7 @@ async fn only_the_node_that_was_asked_is_believed() {
 #[tokio::test]
 async fn what_a_stranger_took_surely_was_not_handled() {
     let waits = |transport: &Transport| {
-        let (sender, answer) = crate::handoff::channel();
+        let (sender, answer) = crate::world::handoff::channel();
         let office = Arc::clone(&transport.office);
         let reached = office.reached(NodeId(2));
         let links = Arc::downgrade(&transport.links);

@@ -350,8 +350,8 @@ fn data_comes_back_whichever_log_file_is_damaged() {
         let full = rocksdb::properties::NUM_IMMUTABLE_MEM_TABLE;
         live.db.property_int_value(full).unwrap().unwrap() > 0
     };
-    let until = crate::clock::monotonic() + std::time::Duration::from_secs(30);
-    while is_behind() && crate::clock::monotonic() < until {
+    let until = crate::world::clock::monotonic() + std::time::Duration::from_secs(30);
+    while is_behind() && crate::world::clock::monotonic() < until {
         std::thread::yield_now();
     }
     assert!(!is_behind(), "the memtables are flushed");

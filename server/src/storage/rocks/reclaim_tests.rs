@@ -164,7 +164,7 @@ fn old_files_are_visited_though_nothing_is_written() {
     put(&data, "b1 b2 b3", "10");
     data.compact();
     claim(&data, 10);
-    let started = crate::clock::monotonic();
+    let started = crate::world::clock::monotonic();
     while !all(data.as_ref()).is_empty() {
         let waited = started.elapsed();
         assert!(waited < Duration::from_secs(60), "still there");

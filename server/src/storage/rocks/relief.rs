@@ -134,7 +134,7 @@ mod tests {
             engine.write(&batch, Durability::Buffered).unwrap();
             assert!(engine.relieve(u64::MAX).unwrap(), "{why}");
             assert!(!engine.relieve(u64::MAX).unwrap(), "{why}: nothing was removed since");
-            let began = crate::clock::monotonic();
+            let began = crate::world::clock::monotonic();
             while engine.stats().file_bytes() > MIB {
                 assert!(began.elapsed() < Duration::from_secs(30), "{why}: it is all still there");
             }

@@ -67,7 +67,7 @@ fn compaction_under_way_ends_when_the_process_is_about_to_end() {
     assert!(files() >= Some(FILES as u64), "all of it is still to be compacted");
     std::thread::scope(|threads| {
         let compacting = threads.spawn(|| engine.db.compact_range(None::<&[u8]>, None::<&[u8]>));
-        let began = crate::clock::monotonic();
+        let began = crate::world::clock::monotonic();
         while number(properties::NUM_RUNNING_COMPACTIONS) == 0 {
             assert!(!compacting.is_finished() && began.elapsed() < Duration::from_secs(30));
             std::thread::yield_now();
