@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rand::Rng;
+use rand::{Rng, RngExt as _};
 
 /// Pauses that double from [`Backoff::FIRST`] up to [`Backoff::LONGEST`], each drawn between half
 /// and all of its size, so that many clients of one failed node do not come back in step.

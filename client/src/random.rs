@@ -9,7 +9,7 @@ use std::{cell::RefCell, marker::PhantomData};
 use rand::{SeedableRng as _, rngs::StdRng};
 
 thread_local! {
-    static RANDOM: RefCell<StdRng> = RefCell::new(StdRng::from_os_rng());
+    static RANDOM: RefCell<StdRng> = RefCell::new(rand::make_rng());
 }
 
 /// Something drawn from this thread's generator.
@@ -33,13 +33,13 @@ pub fn seed(seed: u64) -> Seeded {
 
 impl Drop for Seeded {
     fn drop(&mut self) {
-        RANDOM.set(StdRng::from_os_rng());
+        RANDOM.set(rand::make_rng());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use rand::Rng as _;
+    use rand::RngExt as _;
 
     use super::*;
 

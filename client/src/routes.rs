@@ -208,7 +208,7 @@ impl RouteTable {
 
 #[cfg(test)]
 mod tests {
-    use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+    use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
     use super::*;
 

@@ -36,7 +36,7 @@ pub mod storage;
 
 pub mod error;
 pub mod feature_level;
-mod ids;
+pub mod ids;
 pub mod metrics;
 mod panics;
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod placement_service;
 mod ports;
 mod pulse;
 mod readiness;
+pub mod simulated;
 mod status;
 mod transfer_leader;
 mod watch;
@@ -60,7 +61,7 @@ use crate::{
     config::{Advertised, Config, EngineKind},
     metrics::Metrics,
     placement::directory::NodeDirectory,
-    raft::log::writer::{LogWriter, LogWriterConfig},
+    raft::log::writer::{LogWriter, LogWriterConfig, WriterThread},
     region::recovery,
     signals::StopSignals,
     storage::{
@@ -71,7 +72,7 @@ use crate::{
         sentinel::Sentinel,
         vital::Vital,
     },
-    world::clock,
+    world::{blocking, clock},
 };
 
 /// Bound: wait for an earlier process to let go of the disk. A container that is replaced in a hurry may
@@ -163,7 +164,10 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<(anyhow::Result<(
     private_dir(&config.data_dir)?;
     let (failure, mut failures) = mpsc::unbounded_channel();
     let advertised = ports.advertised();
-    let opening = move || Node::open(config, advertised, failure);
+    let opening = move || async move {
+        let disk = Disk::open(&config).await?;
+        Node::open(config, disk, advertised, failure)
+    };
     let (node, writer_thread) =
         match unless_told(signals.next(), "the opening of the disk", opening).await {
             Ok(opened) => opened?,
@@ -213,7 +217,7 @@ async fn serve(config: Config, cores: usize) -> anyhow::Result<(anyhow::Result<(
             };
             draining.waits_for("the end of the log writer");
             node.writer.stop();
-            let _ = tokio::task::spawn_blocking(move || writer_thread.join()).await;
+            let _ = blocking::run(move || writer_thread.join()).await;
             draining.waits_for("the ends of what used the disk");
             tracing::info!("node has stopped");
             drained
@@ -253,8 +257,7 @@ async fn open_engines(config: &Config) -> Result<rocks::Instances, engine::Error
     loop {
         // It may have a long log to read, during which a signal must be heard.
         let (dir, storage) = (config.data_dir.clone(), config.storage.clone());
-        let opening =
-            tokio::task::spawn_blocking(move || rocks::RocksEngine::open_both(&dir, &storage));
+        let opening = blocking::run(move || rocks::RocksEngine::open_both(&dir, &storage));
         let opened = opening.await.unwrap_or_else(|error| {
             Err(engine::Error::Io { message: format!("open the disk: {error}") })
         });
@@ -287,31 +290,49 @@ fn private_dir(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where a node keeps what it knows.
+struct Disk {
+    log: Arc<dyn Engine>,
+    data: Arc<dyn Engine>,
+    /// None of one in memory.
+    monitor: Option<Arc<DiskMonitor>>,
+    /// None where a log cannot outlive its process.
+    sentinel_dir: Option<PathBuf>,
+}
+
+impl Disk {
+    async fn open(config: &Config) -> anyhow::Result<Self> {
+        if config.storage.engine != EngineKind::Rocksdb {
+            let (log, data) = (MemoryEngine::new(), MemoryEngine::new());
+            return Ok(Self { log, data, monitor: None, sentinel_dir: None });
+        }
+        let flush_bytes = config.storage.flush_bytes();
+        let monitor = DiskMonitor::open(&config.data_dir, &config.disk, flush_bytes)
+            .context("look at the disk")?;
+        let engines = open_engines(config).await.context("open the data directory")?;
+        Ok(Self {
+            log: engines.log,
+            data: engines.data,
+            monitor: Some(Arc::new(monitor)),
+            sentinel_dir: Some(config.data_dir.clone()),
+        })
+    }
+}
+
 impl Node {
-    async fn open(
+    fn open(
         config: Config,
+        disk: Disk,
         advertised: Advertised,
         failure: mpsc::UnboundedSender<String>,
-    ) -> anyhow::Result<(Arc<Self>, thread::JoinHandle<()>)> {
+    ) -> anyhow::Result<(Arc<Self>, WriterThread)> {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry)?;
         metrics.slow.configure(config.slow_requests.clone());
-        let on_disk = config.storage.engine == EngineKind::Rocksdb;
-        let (log, data, disk, sentinel) = if on_disk {
-            let disk =
-                DiskMonitor::open(&config.data_dir, &config.disk, config.storage.flush_bytes())
-                    .context("look at the disk")?;
-            let engines = open_engines(&config).await.context("open the data directory")?;
-            let sentinel = Sentinel::read(&config.data_dir).context("read the log's sentinel")?;
-            (
-                engines.log as Arc<dyn Engine>,
-                engines.data as Arc<dyn Engine>,
-                Some(Arc::new(disk)),
-                sentinel,
-            )
-        } else {
-            let (log, data) = (MemoryEngine::new(), MemoryEngine::new());
-            (log as Arc<dyn Engine>, data as Arc<dyn Engine>, None, None)
+        let Disk { log, data, monitor: disk, sentinel_dir } = disk;
+        let sentinel = match &sentinel_dir {
+            Some(dir) => Sentinel::read(dir).context("read the log's sentinel")?,
+            None => None,
         };
         // Ordering: before anything is written to the log.
         let sentinel_sequence = sentinel.map(|sentinel| sentinel.log_sequence);
@@ -337,7 +358,7 @@ impl Node {
         let data: Arc<dyn Engine> = Arc::new(Vital::new(data, "the data", on_failure()));
         let writer_config = LogWriterConfig {
             queue_bytes_max: usize::try_from(config.log.queue_bytes_max).unwrap_or(usize::MAX),
-            sentinel_dir: on_disk.then(|| config.data_dir.clone()),
+            sentinel_dir,
             sentinel_sequence: sentinel_sequence.unwrap_or(0),
         };
         let raft_metrics = Arc::new(metrics.clone());
@@ -459,7 +480,7 @@ impl Node {
             }
         }
         let data = Arc::clone(&self.data);
-        tokio::task::spawn_blocking(move || data.sync()).await?.context("sync the data")?;
+        blocking::run(move || data.sync()).await?.context("sync the data")?;
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use hdrhistogram::Histogram;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
-use rand::{Rng as _, RngCore as _, SeedableRng as _, rngs::StdRng};
+use rand::{Rng as _, RngExt as _, rngs::StdRng};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -257,7 +257,7 @@ impl Bench {
         let progress = ProgressBar::new(self.keys);
         set_style(&progress, "loading {human_pos}/{human_len} keys {wide_bar} {per_sec}");
         let mut value = vec![0; self.value_bytes];
-        StdRng::from_os_rng().fill_bytes(&mut value);
+        rand::make_rng::<StdRng>().fill_bytes(&mut value);
         let value = Bytes::from(value);
         let batches = (0..self.keys).step_by(LOAD_BATCH_KEYS as usize).map(|first| {
             let end = (first + LOAD_BATCH_KEYS).min(self.keys);
@@ -303,7 +303,7 @@ impl Bench {
 
 impl Caller {
     fn new(client: Client, bench: Arc<Bench>, done: Arc<AtomicU64>) -> Self {
-        let mut rng = StdRng::from_os_rng();
+        let mut rng = rand::make_rng::<StdRng>();
         let mut value = vec![0; bench.value_bytes];
         rng.fill_bytes(&mut value);
         Self { client, bench, rng, value, done }

@@ -25,7 +25,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::mpsc,
     task::JoinSet,
     time::{Instant, Sleep, sleep},
@@ -40,7 +40,7 @@ use super::{
     answer::CallTasks,
     limits::Limits,
 };
-use crate::{router::Requests, trail};
+use crate::{router::Requests, trail, world::accept};
 
 /// After a failed accept, as when no file descriptor is left: time for connections to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -52,13 +52,13 @@ const PREFACE_BYTES: usize = 24;
 ///
 /// Bound: as many as there are `places`; a connection beyond is closed at once, which its client sees.
 pub fn listen(
-    listener: TcpListener,
+    listener: impl Into<accept::Listener>,
     places: Places,
-) -> impl Stream<Item = io::Result<Connection<TcpStream>>> {
-    stream::unfold((listener, places), |(listener, places)| async move {
+) -> impl Stream<Item = io::Result<Connection<accept::Stream>>> {
+    stream::unfold((listener.into(), places), |(mut listener, places)| async move {
         loop {
             let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -70,7 +70,7 @@ pub fn listen(
                 continue;
             };
             // One that is closed already cannot be set.
-            if stream.set_nodelay(true).is_ok() {
+            if stream.set_nodelay().is_ok() {
                 return Some((Ok(Connection { stream, _place: place }), (listener, places)));
             }
         }
@@ -86,14 +86,14 @@ pub struct Dealer(Vec<mpsc::UnboundedSender<Connection<std::net::TcpStream>>>);
 /// A dealer, and what each of so many threads is dealt.
 pub fn dealer(
     threads: usize,
-) -> (Dealer, Vec<impl Stream<Item = io::Result<Connection<TcpStream>>> + Send + 'static>) {
+) -> (Dealer, Vec<impl Stream<Item = io::Result<Connection<accept::Stream>>> + Send + 'static>) {
     // Bound: a connection in here has one of the places of its port.
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..threads).map(|_| mpsc::unbounded_channel::<Connection<_>>()).unzip();
     let dealt = receivers.into_iter().map(|receiver| {
         stream::unfold(receiver, |mut receiver| async move {
             let Connection { stream, _place } = receiver.recv().await?;
-            let stream = TcpStream::from_std(stream);
+            let stream = TcpStream::from_std(stream).map(accept::Stream::Tcp);
             Some((stream.map(|stream| Connection { stream, _place }), receiver))
         })
     });
@@ -102,11 +102,11 @@ pub fn dealer(
 
 impl Dealer {
     /// Deals until there are no more, or the future is dropped, which closes the listener.
-    pub async fn deal(self, incoming: impl Stream<Item = io::Result<Connection<TcpStream>>>) {
+    pub async fn deal(self, incoming: impl Stream<Item = io::Result<Connection<accept::Stream>>>) {
         let mut incoming = pin!(incoming);
         let mut threads = self.0.iter().cycle();
         while let Some(connection) = incoming.next().await {
-            let leave_runtime = |Connection { stream, _place }: Connection<TcpStream>| {
+            let leave_runtime = |Connection { stream, _place }: Connection<accept::Stream>| {
                 Ok(Connection { stream: stream.into_std()?, _place })
             };
             match (connection.and_then(leave_runtime), threads.next()) {
@@ -133,9 +133,9 @@ pub trait OfClient {
     fn client(&self) -> Option<SocketAddr>;
 }
 
-impl OfClient for Connection<TcpStream> {
+impl OfClient for Connection<accept::Stream> {
     fn client(&self) -> Option<SocketAddr> {
-        self.stream.peer_addr().ok()
+        self.stream.from()
     }
 }
 

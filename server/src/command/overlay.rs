@@ -6,8 +6,6 @@
 //! batch, and the *own* changes of the command being applied, which are in no batch until the
 //! command settles and are dropped when it is refused.
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
 use flotilla_proto::range::KeyRange;
 
@@ -15,9 +13,12 @@ use super::{
     layer::{Change, Layer, Lookup},
     value::{StoredRef, StoredValue},
 };
-use crate::storage::{
-    batch::{self, Family, WriteBatch},
-    engine::{Direction, Error, Read},
+use crate::{
+    storage::{
+        batch::{self, Family, WriteBatch},
+        engine::{Direction, Error, Read},
+    },
+    world::maps::HashSet,
 };
 
 /// From this number of keys on, one range tombstone is cheaper for later reads than one tombstone
@@ -53,7 +54,7 @@ impl<'a> Overlay<'a> {
             unread,
             settled: Layer::default(),
             own: Layer::default(),
-            expired: HashSet::new(),
+            expired: HashSet::default(),
         }
     }
 

@@ -55,7 +55,7 @@ pub(super) mod meeting;
 pub(super) mod newcomer;
 mod plan;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::{clients, v1};
@@ -66,8 +66,14 @@ use tonic::{Code, Status};
 use self::plan::Newborn;
 use super::{Joined, Node, identity};
 use crate::{
-    api, error::Error, feature_level, ids::ClusterId, placement::directory::TableError,
-    raft::transport::endpoint, region::lifecycle, storage::engine, world::clock,
+    api,
+    error::Error,
+    feature_level,
+    ids::ClusterId,
+    placement::directory::TableError,
+    region::lifecycle,
+    storage::engine,
+    world::{blocking, clock, dial, maps::HashSet},
 };
 
 /// Bound: wait for one node's promise.
@@ -244,7 +250,7 @@ async fn first_nodes(node: &Node, addresses: &[String]) -> Result<Vec<v1::Status
         });
     }
     let own = node.introduce();
-    let mut named = HashSet::new();
+    let mut named = HashSet::default();
     let asked = addresses.iter().map(async |address| {
         if *address == own.client_address {
             return meeting::Asked { address: address.clone(), answer: Ok(own.clone()) };
@@ -328,7 +334,7 @@ async fn ask_promise(
     let asking = async {
         loop {
             let asked = async {
-                let channel = endpoint(address).map_err(Status::invalid_argument)?;
+                let channel = dial::node(address).map_err(Status::invalid_argument)?;
                 let channel = channel.connect().await;
                 let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
                 let mut client = clients::placement(channel);
@@ -447,7 +453,7 @@ async fn be_born(node: &Arc<Node>, birth: &v1::Birth) -> Result<identity::Identi
     let writer = Arc::clone(node);
     // Durability: the identity last. Without it the disk is nobody's, and what is on it goes before anything
     // else is written.
-    let written = tokio::task::spawn_blocking(move || {
+    let written = blocking::run(move || {
         let (log, data) = (writer.log.as_ref(), writer.data.as_ref());
         lifecycle::wipe(log, data)?;
         // So that a node with an identity knows whom to ask.

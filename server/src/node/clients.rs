@@ -3,7 +3,7 @@
 //! Every call to the driver, and every call for it to another node, goes over a connection that is
 //! kept: a node that looks up many keys, or polls a check, would dial for each otherwise.
 
-use std::{collections::HashMap, error::Error as _};
+use std::error::Error as _;
 
 use flotilla_proto::{CLUSTER_ID_METADATA, clients as proto_clients, v1::placement_client};
 use parking_lot::Mutex;
@@ -14,7 +14,10 @@ use tonic::{
     transport::Channel,
 };
 
-use crate::{ids::ClusterId, raft::transport::endpoint};
+use crate::{
+    ids::ClusterId,
+    world::{dial, maps::HashMap},
+};
 
 /// Bound: addresses with a connection; past it all are let go and made anew as they are needed.
 const CLIENTS_MAX: usize = 2_048;
@@ -50,7 +53,7 @@ impl PlacementClients {
             return Ok(client.clone());
         }
         let naming = Naming(cluster.to_string().parse().expect("hexadecimal digits are ASCII"));
-        let channel = endpoint(address)?.connect_lazy();
+        let channel = dial::node(address)?.connect_lazy();
         let client = proto_clients::placement(InterceptedService::new(channel, naming));
         if clients.len() >= CLIENTS_MAX {
             clients.clear();

@@ -23,6 +23,7 @@ use crate::{
     error::Error,
     ids::ClusterId,
     placement::view::check_located,
+    world::blocking,
 };
 
 /// How long a driver is asked for before this node answers a person what it knows itself, or does without one: an
@@ -187,7 +188,7 @@ impl Membership for Calls {
     fn status(&self, request: v1::StatusRequest) -> ClusterAnswer<'_, v1::StatusResponse> {
         let calls = Self(Arc::clone(&self.0));
         // It looks at every region, and perhaps at the disk: nobody else is to wait for that.
-        let looking = tokio::task::spawn_blocking(move || status::status(&calls.0, &request));
+        let looking = blocking::run(move || status::status(&calls.0, &request));
         async move { looking.await.map_err(|error| Error::Internal { message: error.to_string() }) }
             .boxed()
     }

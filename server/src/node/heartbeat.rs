@@ -19,7 +19,7 @@ use crate::{
     },
     region::{Peer, incarnations::QUIET},
     storage::disk::{DiskStatus, Level},
-    world::clock,
+    world::{blocking, clock},
 };
 
 /// Pause between heartbeats of a node that no driver has heard since its start: it is not ready before.
@@ -143,7 +143,7 @@ async fn heartbeat(
     mut reports: Reports,
 ) -> Option<(Reports, v1::HeartbeatRequest)> {
     let (node, joined) = (Arc::clone(node), Arc::clone(joined));
-    let gathered = tokio::task::spawn_blocking(move || {
+    let gathered = blocking::run(move || {
         let peers = joined.peers.all();
         let led = peers.iter().filter(|peer| peer.is_leader());
         let led = led.filter_map(|peer| driver::report(peer));

@@ -21,7 +21,11 @@ use super::{
         meeting::{self, Asked, Met, Next, Own},
     },
 };
-use crate::{error::Error, ids::NodeId, raft::transport::endpoint, world::clock};
+use crate::{
+    error::Error,
+    ids::NodeId,
+    world::{clock, dial},
+};
 
 const RETRY: Duration = Duration::from_millis(500);
 /// A promised node asks more often, for the others are about to serve without it, and so does a founder that
@@ -184,7 +188,8 @@ async fn add(node: &Arc<Node>, members: &[String]) -> Result<(), String> {
     let mut last = "nobody answers".to_owned();
     for address in members {
         let attempt = async {
-            let channel = endpoint(address)?.connect().await.map_err(|error| error.to_string())?;
+            let channel =
+                dial::node(address)?.connect().await.map_err(|error| error.to_string())?;
             let mut client = clients::cluster(channel);
             let added = client.add_learner(add_request(node)).await;
             added.map(drop).map_err(|status| status.message().to_owned())
@@ -303,7 +308,7 @@ async fn settle_once(node: &Arc<Node>) -> Result<(), Refusal> {
     for address in members {
         let attempt = async {
             let channel =
-                endpoint(&address)?.connect().await.map_err(|error| root_cause(&error))?;
+                dial::node(&address)?.connect().await.map_err(|error| root_cause(&error))?;
             settle_at(node, &mut clients::cluster(channel)).await
         };
         last = match tokio::time::timeout(TIMEOUT, attempt).await {

@@ -1,7 +1,6 @@
 //! What a node has once it belongs to a cluster.
 
 use std::{
-    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +17,7 @@ use crate::{
     placement::driver::Driver,
     region::peers::Peers,
     router::Router,
-    world::clock,
+    world::{clock, maps::HashSet},
 };
 
 /// Pause before a look at what is still led.

@@ -21,6 +21,10 @@ where
     let (runtime, given_up) = (Handle::current(), CancellationToken::new());
     // Ordering: it ends at its next pause, and does not go on in a process that is ending.
     let guard = given_up.clone().drop_guard();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a process of its own is told to stop, a simulated node is not"
+    )]
     let opened = tokio::task::spawn_blocking(move || {
         runtime.block_on(given_up.run_until_cancelled(opening()))
     });

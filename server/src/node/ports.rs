@@ -4,21 +4,13 @@
 //! single-threaded runtime and connections that are dealt out to it: a request then wakes nobody but the
 //! Raft thread. With few cores they are served beside the regions, as peers and HTTP always are.
 
-use std::{
-    future::Future,
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
 use flotilla_proto::{MESSAGE_BYTES_MAX, v1::placement_server::PlacementServer};
-use futures::{Stream, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use rustix::process::{Resource, getrlimit};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
+use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, service::interceptor::InterceptedService};
 
@@ -32,10 +24,13 @@ use crate::{
     metrics::{self, MethodMetrics, RuntimeMetrics, SLOW_LOG_INTERVAL, SlowLog},
     raft::transport::RaftService,
     trail::Trail,
-    world::{clock, handoff, presence::Accepted},
+    world::{
+        accept::{self, Port, Stream},
+        clock, handoff,
+        presence::Accepted,
+    },
 };
 
-const BACKLOG: i32 = 4096;
 /// With so few cores, clients are served by the Raft thread: a request then wakes nobody at all, which
 /// saves more than a second thread could do.
 const SHARED_CORES_MAX: usize = 2;
@@ -56,9 +51,9 @@ const THREAD_GRACE: Duration = Duration::from_secs(1);
 
 /// Bound, not yet served.
 pub(super) struct Ports {
-    client: TcpListener,
-    peer: TcpListener,
-    http: TcpListener,
+    client: Port,
+    peer: Port,
+    http: Port,
     bound: BoundAddresses,
     advertised: Advertised,
 }
@@ -71,9 +66,9 @@ impl Ports {
         let peer = bind(config.peer_addr).context("peer_addr")?;
         let http = bind(config.http_addr).context("http_addr")?;
         let bound = BoundAddresses {
-            client: client.local_addr()?,
-            peer: peer.local_addr()?,
-            http: http.local_addr()?,
+            client: client.address()?,
+            peer: peer.address()?,
+            http: http.address()?,
         };
         let advertised = config.advertised(&bound);
         Ok(Self { client, peer, http, bound, advertised })
@@ -102,10 +97,8 @@ impl Ports {
         let mut runtimes = vec![("raft".to_owned(), node.runtime.clone())];
         let clients = match api_threads(&node.config.runtime, cores) {
             0 => {
-                let incoming = api::listen(
-                    tokio::net::TcpListener::from_std(self.client)?,
-                    shared.admission.client_connections(),
-                );
+                let places = shared.admission.client_connections();
+                let incoming = api::listen(self.client.listen()?, places);
                 Clients::Beside(node.runtime.spawn(shared.serve_clients(incoming)))
             }
             wanted => {
@@ -165,15 +158,11 @@ impl Shared {
     }
 
     /// Accepts the connections of clients for other threads, until the stop.
-    fn deal(
-        &self,
-        listener: TcpListener,
-        dealer: api::Dealer,
-    ) -> impl Future<Output = ()> + Send + 'static {
+    fn deal(&self, port: Port, dealer: api::Dealer) -> impl Future<Output = ()> + Send + 'static {
         let places = self.admission.client_connections();
         let stop = self.stop.clone();
         async move {
-            match tokio::net::TcpListener::from_std(listener) {
+            match port.listen() {
                 Ok(listener) => {
                     let dealing = dealer.deal(api::listen(listener, places));
                     let _ = stop.run_until_cancelled_owned(dealing).await;
@@ -186,7 +175,7 @@ impl Shared {
     /// Serves gRPC until the stop, on the runtime that it is polled by.
     fn serve_clients(
         &self,
-        incoming: impl Stream<Item = io::Result<api::Connection<TcpStream>>> + Send + 'static,
+        incoming: impl futures::Stream<Item = io::Result<api::Connection<Stream>>> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
         let services = Services::new(
             self.gate(),
@@ -203,7 +192,7 @@ impl Shared {
         }
     }
 
-    fn serve_peers(&self, listener: TcpListener) -> anyhow::Result<JoinHandle<()>> {
+    fn serve_peers(&self, port: Port) -> anyhow::Result<JoinHandle<()>> {
         let node = &self.node;
         let raft = RaftService::new(Arc::new(NodeInbox(Arc::clone(node))));
         // As the clients of this service (`node/clients.rs`): what one side may send the other takes.
@@ -216,8 +205,7 @@ impl Shared {
             api::check_cluster(&headers, &*calls).map_err(|error| api::status(&error))?;
             Ok(request)
         });
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let incoming = api::listen(listener, Places::new(PEER_CONNECTIONS_MAX));
+        let incoming = api::listen(port.listen()?, Places::new(PEER_CONNECTIONS_MAX));
         let stopped = self.stop.clone().cancelled_owned();
         let accepted = |stream| Accepted::new(stream, PEER_OPENING_TIMEOUT);
         Ok(node.runtime.spawn(async move {
@@ -246,7 +234,7 @@ impl Shared {
         api::Hosts::new(host, &self.node.config.http_allowed_hosts)
     }
 
-    fn serve_http(&self, listener: TcpListener) -> anyhow::Result<JoinHandle<()>> {
+    fn serve_http(&self, port: Port) -> anyhow::Result<JoinHandle<()>> {
         let metrics = {
             let (node, admission) = (Arc::clone(&self.node), self.admission.clone());
             // On a thread that may block: it asks the disk, and looks at every region.
@@ -267,8 +255,7 @@ impl Shared {
             metrics,
             self.hosts(),
         );
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let incoming = api::listen(listener, self.admission.http_connections());
+        let incoming = api::listen(port.listen()?, self.admission.http_connections());
         let limits = Arc::clone(&self.limits);
         let stopped = self.stop.clone().cancelled_owned();
         Ok(self.node.runtime.spawn(async move {
@@ -286,24 +273,13 @@ fn api_threads(config: &RuntimeConfig, cores: usize) -> usize {
     }
 }
 
-/// Binds a port for this process alone.
-///
-/// # Errors
-/// When somebody listens there already, also a process of the same user.
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A port whose connections of before are still closing is free. Never `SO_REUSEPORT`: two processes
-    // would share the port and its connections, without a word.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    let bound = socket.bind(&address.into()).and_then(|()| socket.listen(BACKLOG));
-    bound.map_err(|error| match error.kind() {
+fn bind(address: SocketAddr) -> anyhow::Result<Port> {
+    accept::bind(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             anyhow::anyhow!("{address} is in use: another process listens there ({error})")
         }
         _ => anyhow::Error::new(error).context(format!("bind {address}")),
-    })?;
-    Ok(socket.into())
+    })
 }
 
 /// How many connections each of the two ports for clients may have, with what this process may open.
@@ -364,6 +340,7 @@ impl Servers {
 
 impl Clients {
     /// Waits for the requests under way. What panicked has ended all the same.
+    #[expect(clippy::disallowed_methods, reason = "a simulation has no threads to wait for")]
     async fn served(self) {
         let task = match self {
             Self::Beside(task) => task,
@@ -420,18 +397,6 @@ impl Observer for Observed {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_port_is_bound_once() {
-        let first = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
-        let address = first.local_addr().expect("bound");
-        let error = format!("{:#}", bind(address).expect_err("the port is taken"));
-        assert!(error.contains(&address.to_string()) && error.contains("in use"), "{error}");
-        let everywhere = SocketAddr::from(([0, 0, 0, 0], address.port()));
-        assert!(bind(everywhere).is_err(), "also for all addresses together");
-        drop(first);
-        bind(address).expect("given back");
-    }
 
     #[test]
     fn connections_leave_descriptors_for_the_disk() {

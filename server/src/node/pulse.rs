@@ -52,7 +52,7 @@ impl Pulses {
             let noted = Arc::clone(&beat);
             runtime.spawn(async move {
                 loop {
-                    noted.store(millis(began.elapsed()), Relaxed);
+                    noted.store(millis(clock::since(began)), Relaxed);
                     tokio::time::sleep(interval).await;
                 }
             });
@@ -63,7 +63,7 @@ impl Pulses {
 
     /// The runtimes that have run nothing for longer than `bound`, in words.
     pub(super) fn still(&self, bound: Duration) -> Vec<String> {
-        let now = millis(self.began.elapsed());
+        let now = millis(clock::since(self.began));
         let still = |(name, beat): &(String, Arc<AtomicU64>)| {
             let silent = Duration::from_millis(now.saturating_sub(beat.load(Relaxed)));
             (silent > bound)
@@ -87,7 +87,7 @@ mod tests {
     fn until(what: &str, condition: impl Fn() -> bool) {
         let began = clock::monotonic();
         while !condition() {
-            assert!(began.elapsed() < Duration::from_secs(10), "no sign of {what}");
+            assert!(clock::since(began) < Duration::from_secs(10), "no sign of {what}");
             thread::yield_now();
         }
     }

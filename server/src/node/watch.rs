@@ -32,7 +32,7 @@ pub(super) fn start(node: &Arc<Node>) {
     }
     let probes = Arc::new(AtomicU64::new(0));
     let began = clock::monotonic();
-    let millis = move || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let millis = move || u64::try_from(clock::since(began).as_millis()).unwrap_or(u64::MAX);
 
     let (probed, probe_disk, prober) = (Arc::clone(&probes), Arc::clone(&disk), Arc::clone(node));
     let probing = thread::Builder::new().name("disk-probe".to_owned()).spawn(move || {
@@ -72,7 +72,7 @@ pub(super) fn start(node: &Arc<Node>) {
             }
             let slept = clock::monotonic();
             pause(LOOK_INTERVAL);
-            silence.slept(slept.elapsed());
+            silence.slept(clock::since(slept));
         }
     });
     let (relieved, space) = (Arc::clone(node), disk_of_relief);
@@ -87,7 +87,8 @@ pub(super) fn start(node: &Arc<Node>) {
                     relieve(storage, engine.as_ref(), room_bytes, began, freeing);
                 }
                 if freeing.is_under_way()
-                    && let Some(freed) = freeing.look(began.elapsed(), engine.stats().file_bytes())
+                    && let Some(freed) =
+                        freeing.look(clock::since(began), engine.stats().file_bytes())
                 {
                     freed.tell(storage);
                 }
@@ -213,7 +214,7 @@ fn relieve(
     began: std::time::Instant,
     freeing: &mut Freeing,
 ) {
-    let (now, before) = (began.elapsed(), engine.stats().file_bytes());
+    let (now, before) = (clock::since(began), engine.stats().file_bytes());
     match engine.relieve(room_bytes) {
         Ok(false) => {}
         Ok(true) => freeing.begin(now, before),

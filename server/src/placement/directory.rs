@@ -8,7 +8,7 @@
 //! Every table that a node goes by comes through here, from its disk or from others. So it is here that one
 //! which this program may not take part in is refused, and ends the process.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use flotilla_proto::v1;
 use parking_lot::{Mutex, RwLock};
@@ -24,6 +24,7 @@ use crate::{
         engine::{self, Durability, Engine},
         keys,
     },
+    world::{blocking, maps::HashMap},
 };
 
 /// First byte of the copy on the disk.
@@ -129,7 +130,7 @@ impl NodeDirectory {
             *current = Arc::new(table);
         }
         let this = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
+        blocking::run(move || {
             if let Err(error) = this.keep() {
                 tracing::warn!(%error, "keeping the node table");
             }

@@ -1,7 +1,6 @@
 //! Engines that can be stopped and broken, and short names, for the tests of this folder.
 
 use std::{
-    collections::HashMap,
     fmt,
     future::Future,
     sync::Arc,
@@ -23,7 +22,7 @@ use super::{
         memory::LogMemory,
         peer_log::PeerLog,
         store::LogStore,
-        writer::{LogWriter, LogWriterConfig},
+        writer::{LogWriter, LogWriterConfig, WriterThread},
     },
 };
 use crate::{
@@ -42,6 +41,7 @@ use crate::{
         memory::MemoryEngine,
         reclaim::Claims,
     },
+    world::maps::HashMap,
 };
 
 /// What follows from entries, of a node of its own.
@@ -400,7 +400,7 @@ impl fmt::Debug for Probe {
 pub(crate) struct Writing {
     pub(crate) writer: LogWriter,
     pub(crate) failures: Arc<Mutex<Vec<String>>>,
-    thread: Option<thread::JoinHandle<()>>,
+    thread: Option<WriterThread>,
 }
 
 impl Writing {

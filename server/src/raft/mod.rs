@@ -16,6 +16,7 @@ pub mod refusal;
 pub mod region_state;
 pub mod region_view;
 pub mod reversion;
+mod runtime;
 pub mod settings;
 pub mod snapshot;
 pub mod state_machine;
@@ -50,7 +51,7 @@ impl RaftTypeConfig for TypeConfig {
     type Payload = openraft::EntryPayload<Self::D, Self::NodeId, Self::Node>;
     type Entry =
         openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = runtime::Runtime;
     type Responder<T>
         = proposal::Answerer<T>
     where

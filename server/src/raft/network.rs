@@ -49,7 +49,7 @@ use crate::{
     metrics::Direction,
     raft::PeerAddress,
     storage::batch::Family,
-    world::clock,
+    world::{blocking, clock},
 };
 
 /// How much shorter than a Raft heartbeat a commit waits for entries that tell of it as well. A
@@ -485,7 +485,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let under_way = network.transport.metrics().raft.snapshot(Direction::Send);
         let data = Arc::clone(view.data());
         let (region, chunk_bytes) = (network.region, network.snapshots.chunk_bytes);
-        let opening = tokio::task::spawn_blocking(move || {
+        let opening = blocking::run(move || {
             let sender = snapshot::Sender::open(data.as_ref(), region, chunk_bytes)?;
             let range = range_of(&sender.region().descriptor);
             Ok::<_, snapshot::Error>((sender, data.approximate_bytes(Family::Default, &range)))

@@ -143,12 +143,12 @@ mod tests {
             PeerAddress, TypeConfig, Vote,
             fixture::{blank, id, metrics, soon},
             network::{Network, SnapshotSettings},
-            presence::Presence,
             snapshot::config::SnapshotConfig,
             transport::{
                 Directory, Identity, Inbox, RaftService, Transport, TransportConfig, answer,
             },
         },
+        world::presence::Presence,
     };
 
     const FOLLOWER: PeerId = PeerId(71);

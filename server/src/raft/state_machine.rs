@@ -37,7 +37,7 @@ use crate::{
         engine::{self, Durability, Engine, Quick},
         keys,
     },
-    world::clock,
+    world::{blocking, clock},
 };
 
 /// Bound: bytes of commands that go into one write, and of what they write and answer, which may be far
@@ -179,7 +179,7 @@ impl StateMachine {
                 responder.send(reply);
             }
         }
-        self.metrics.raft.observe_apply(started.elapsed());
+        self.metrics.raft.observe_apply(clock::since(started));
         Ok(())
     }
 
@@ -224,7 +224,7 @@ impl StateMachine {
                 let step = gather(data.as_ref(), &mut region, &mut batch, &mut rest)?;
                 Ok::<_, engine::Error>((step, region, batch, rest))
             };
-            let gathered = tokio::task::spawn_blocking(|| panics::outlive(gathering)).await;
+            let gathered = blocking::run(|| panics::outlive(gathering)).await;
             let gathered = gathered.map_err(stopped)?;
             let (step, region, batch, rest) = gathered.map_err(panicked)??;
             (self.region, self.batch, *entries) = (region, batch, rest);
@@ -272,9 +272,9 @@ impl StateMachine {
             let started = clock::monotonic();
             let _entered = gate.enter()?;
             data.write(&batch, Durability::Buffered)?;
-            Ok((batch, started.elapsed()))
+            Ok((batch, clock::since(started)))
         };
-        let (batch, took) = tokio::task::spawn_blocking(writing).await.map_err(stopped)??;
+        let (batch, took) = blocking::run(writing).await.map_err(stopped)??;
         self.batch = batch;
         self.slow_disk = took >= WRITE_SLOW;
         Ok(())
@@ -286,7 +286,7 @@ impl StateMachine {
         let entered = self.view.gate().enter()?;
         let written = self.view.data().write_if_quick(&self.batch)?;
         drop(entered);
-        self.slow_disk = started.elapsed() >= WRITE_SLOW;
+        self.slow_disk = clock::since(started) >= WRITE_SLOW;
         Ok(written)
     }
 
@@ -419,7 +419,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     let _entered = gate.enter_to_install()?;
                     install(data.as_ref(), *received)
                 };
-                let region = tokio::task::spawn_blocking(installing)
+                let region = blocking::run(installing)
                     .await
                     .map_err(io::Error::other)?
                     .map_err(io::Error::other)?;

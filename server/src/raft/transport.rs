@@ -32,7 +32,6 @@ use std::{
 
 use flotilla_proto::v1;
 use tokio::sync::watch;
-use tonic::transport::Endpoint;
 
 use self::{
     budget::Budget,
@@ -57,13 +56,8 @@ pub use self::{
 };
 pub use v1::Lane;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Bound: wait for the answer to a greeting. An attempt to connect has ended by then.
 const GREETING_MAX: Duration = Duration::from_secs(2);
-/// HTTP/2 windows: bandwidth times delay of a fast network between machines.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// This process, as it presents itself to other nodes.
 #[derive(Clone, Copy, Debug)]
@@ -208,7 +202,7 @@ impl Transport {
     }
 
     /// Whether a stream to a node is open on which it, and nobody in its place, has answered. Pings end it within
-    /// two `KEEPALIVE` of the node's death.
+    /// four seconds of the node's death.
     #[must_use]
     pub fn is_answering(&self, node: NodeId) -> bool {
         self.office.answering.lock().contains_key(&node)
@@ -252,22 +246,6 @@ impl From<Lane> for metrics::LinkLane {
             Lane::Forward => Self::Forward,
         }
     }
-}
-
-/// How nodes connect to each other's peer port.
-///
-/// # Errors
-/// When `address` is no `host:port`.
-pub fn endpoint(address: &str) -> Result<Endpoint, String> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| format!("address {address}: {error}"))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW))
 }
 
 /// The answer that refuses `message`.

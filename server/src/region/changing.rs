@@ -3,12 +3,12 @@
 //! Each region for itself, as to destroy a peer waits for its Raft core to end, and a core that never does
 //! must cost no other region anything.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::ids::RegionId;
+use crate::{ids::RegionId, world::maps::HashMap};
 
 /// A lock for each region.
 ///

@@ -15,7 +15,7 @@
 //! What a log had grown by before a restart is told by the log itself, so that a node that restarts
 //! often compacts like any other.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 
@@ -23,6 +23,7 @@ use super::{Peer, followers::Follower, peers::Peers, turns::Turns};
 use crate::{
     ids::{PeerId, RegionId},
     raft::{LogId, log::config::LogConfig},
+    world::{blocking, maps::HashMap},
 };
 
 /// How often regions are looked at.
@@ -137,7 +138,7 @@ struct Compactor {
 impl Compactor {
     fn new() -> Self {
         let turns = Turns::new(COMPACTING_MAX, COMPACTING_TIME_MAX, REST);
-        Self { marks: HashMap::new(), turns }
+        Self { marks: HashMap::default(), turns }
     }
 
     fn note(&mut self, region: RegionId, mark: Option<Mark>) {
@@ -161,7 +162,7 @@ impl Compactor {
             |peer: &&Arc<Peer>| marks.get(&peer.region).is_some_and(|of| of.peer == peer.id);
         let new: Vec<Arc<Peer>> = peers.iter().filter(|peer| !known(peer)).cloned().collect();
         if !new.is_empty() {
-            let found = tokio::task::spawn_blocking(move || {
+            let found = blocking::run(move || {
                 new.iter().map(|peer| (peer.region, find(peer))).collect::<Vec<_>>()
             });
             marks.extend(found.await.map_err(|error| error.to_string())?);
@@ -174,7 +175,7 @@ impl Compactor {
         let Some(first) = due.first() else { return Ok(()) };
         // Durability: what is applied so far survives a power cut before any entry of it goes.
         let data = Arc::clone(&first.peer.env.data);
-        tokio::task::spawn_blocking(move || data.sync())
+        blocking::run(move || data.sync())
             .await
             .map_err(|error| error.to_string())?
             .map_err(|error| error.to_string())?;

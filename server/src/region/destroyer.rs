@@ -8,7 +8,10 @@
 use std::{pin::pin, sync::Arc};
 
 use super::{changing::Changes, lifecycle, peers::Peers};
-use crate::ids::{PeerId, RegionId};
+use crate::{
+    ids::{PeerId, RegionId},
+    world::blocking,
+};
 
 impl Peers {
     /// Has a peer destroyed that is no longer a member of its region. Does not wait for it.
@@ -55,7 +58,7 @@ impl Peers {
             self.map.write().take_out(&here);
             here.stop().await;
             let view = Arc::clone(here.view());
-            tokio::task::spawn_blocking(move || view.close()).await?;
+            blocking::run(move || view.close()).await?;
         }
         self.quarantined.write().remove(&region);
         lifecycle::erase(&self.env, region).await

@@ -25,6 +25,7 @@ use crate::{
     ids::{PeerId, RegionId},
     panics,
     raft::{region_view::RegionView, state_machine::Effects},
+    world::blocking,
 };
 
 /// Effects of all regions that wait for [`Peers::run_effects`].
@@ -84,7 +85,7 @@ impl RegionEffects {
             if view.upgrade().is_none_or(|view| view.checksum(index).is_none()) {
                 return;
             }
-            tokio::task::spawn_blocking(move || {
+            blocking::run(move || {
                 let _under_way = (turn, place);
                 let summing = || command::checksum(pinned.as_ref(), &range, &state);
                 let outcome = match panics::outlive(summing) {

@@ -8,11 +8,14 @@
 //! its successor. If that was wrong after all, because the first comes back by a new connection, neither
 //! is believed for as long as both speak.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{ids::NodeId, world::presence::Presence};
+use crate::{
+    ids::NodeId,
+    world::{maps::HashMap, presence::Presence},
+};
 
 /// A process that was silent for so long is taken for gone.
 pub const QUIET: Duration = Duration::from_secs(2);

@@ -37,6 +37,7 @@ use crate::{
         engine::{self, Durability, Engine},
         keys,
     },
+    world::blocking,
 };
 
 /// Result of opening a peer that the disk knows.
@@ -384,7 +385,7 @@ pub async fn quarantine(
 async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, engine::Error> + Send + 'static,
 ) -> Result<T, engine::Error> {
-    tokio::task::spawn_blocking(work)
+    blocking::run(work)
         .await
         .unwrap_or_else(|error| Err(engine::Error::Io { message: error.to_string() }))
 }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     ids::{NodeId, RegionId},
-    world::clock,
+    world::{blocking, clock},
 };
 
 /// Between two turns.
@@ -140,7 +140,7 @@ pub async fn run(peers: Arc<Peers>) {
         last = now;
         // On a thread that may take its time: on this one regions wait for each other.
         let looking = Arc::clone(&peers);
-        let turn = tokio::task::spawn_blocking(move || {
+        let turn = blocking::run(move || {
             let to_greet = known.turn(&looking, elapsed);
             (known, to_greet)
         });

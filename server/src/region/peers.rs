@@ -1,7 +1,7 @@
 //! The peers of this node: found by region or by key, and what is known of other nodes.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::BTreeMap,
     ops::Bound,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -21,7 +21,11 @@ use super::{
 };
 use crate::{
     ids::{NodeId, PeerId, RegionId},
-    world::{clock, presence::Presence},
+    world::{
+        clock,
+        maps::{HashMap, HashSet},
+        presence::Presence,
+    },
 };
 
 /// Peers that run here, peers that must not, and peers that are gone.

@@ -52,7 +52,7 @@ use crate::{
         batch::Family,
         engine::{self, Engine, Quick},
     },
-    world::{clock, handoff},
+    world::{blocking, clock, handoff},
 };
 
 /// Bound: reads that wait for one region's rounds; more are `Busy`.
@@ -264,7 +264,7 @@ impl Peer {
         let turn = Arc::clone(&self.env.disk_reads).acquire_many_owned(turns);
         let turn = tokio::time::timeout_at(deadline, turn).await.map_err(|_| late())?;
         let (view, read) = (Arc::clone(&self.view), read.clone());
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = blocking::run(move || {
             let _turn = turn;
             // Nobody waits for it any more.
             if clock::now() >= deadline { Err(late()) } else { read_rows(&view, &read) }

@@ -30,7 +30,7 @@ use crate::{
         transport::{INSTALL_IDLE_TIMEOUTS, Inbox as _},
     },
     storage::engine,
-    world::{clock, presence::Presence},
+    world::{blocking, clock, presence::Presence},
 };
 
 /// Bound: peers of this node that wait for their first state; while so many do, no further one is made. Snapshots
@@ -317,7 +317,7 @@ impl Peer {
 async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, v1::Refused> {
-    tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(failed)
+    blocking::run(work).await.map_err(failed)?.map_err(failed)
 }
 
 /// The right to receive a snapshot of a region, given back on drop. Transfers to one peer share the
@@ -377,7 +377,7 @@ mod tests {
     use crate::{
         raft::{
             fixture::{id, region_state, soon},
-            transport::{self, RaftService, endpoint},
+            transport::{self, RaftService},
         },
         region::fixture::{DISK_BYTES, Fixture, NODE, PEER, REGION, blank, until, until_applied},
         storage::{
@@ -386,6 +386,7 @@ mod tests {
             keys,
             memory::Fault,
         },
+        world::dial,
     };
 
     /// A peer that is yet to come.
@@ -530,7 +531,7 @@ mod tests {
             let serving = tokio::spawn(async move {
                 let _ = server.serve_with_incoming(TcpListenerStream::new(listener)).await;
             });
-            let channel = endpoint(&address.to_string()).expect("an address").connect().await;
+            let channel = dial::node(&address.to_string()).expect("an address").connect().await;
             let client = transport::client(channel.expect("a connection"));
             Self { peers, client, serving }
         }

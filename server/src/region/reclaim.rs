@@ -13,6 +13,7 @@ use crate::{
         engine,
         reclaim::{Claim, Claims},
     },
+    world::blocking,
 };
 
 /// How often. Each time costs a flush of the memtables, if anything has expired since the last.
@@ -26,7 +27,7 @@ pub async fn run(peers: Arc<Peers>) {
         interval.tick().await;
         let telling = {
             let peers = Arc::clone(&peers);
-            tokio::task::spawn_blocking(move || tell(&peers))
+            blocking::run(move || tell(&peers))
         };
         match telling.await {
             Ok(Ok(())) => {}

@@ -13,7 +13,10 @@ use std::{
 };
 
 use super::{Peer, peers::Peers};
-use crate::{storage::batch::Family, world::clock};
+use crate::{
+    storage::batch::Family,
+    world::{blocking, clock},
+};
 
 /// How often a few regions are sampled.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -51,7 +54,7 @@ pub async fn run(peers: Arc<Peers>) {
     for round in 1.. {
         interval.tick().await;
         let peers = Arc::clone(&peers);
-        let sampling = tokio::task::spawn_blocking(move || sample(peers.all(), round));
+        let sampling = blocking::run(move || sample(peers.all(), round));
         if let Err(error) = sampling.await {
             tracing::warn!(%error, "sampling the sizes of regions");
         }
@@ -68,7 +71,7 @@ fn sample(mut peers: Vec<Arc<Peer>>, round: u64) -> usize {
     for peer in peers.iter().take(SAMPLED_MAX) {
         peer.sample(round);
         sampled += 1;
-        if began.elapsed() >= SAMPLING_MAX {
+        if clock::since(began) >= SAMPLING_MAX {
             break;
         }
     }

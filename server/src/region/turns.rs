@@ -3,10 +3,7 @@
 //! What one region needs is begun as soon as there is a place, whatever the others do meanwhile. One that hangs
 //! loses its place after a while, and the next one is not begun for it before others had theirs.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::{
@@ -14,7 +11,13 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{ids::RegionId, world::clock};
+use crate::{
+    ids::RegionId,
+    world::{
+        clock,
+        maps::{HashMap, HashSet},
+    },
+};
 
 /// See the module. Dropped, all that is under way ends.
 pub(super) struct Turns<T> {
@@ -40,10 +43,10 @@ impl<T: Send + 'static> Turns<T> {
             patience,
             rest,
             under_way: JoinSet::new(),
-            regions: HashMap::new(),
+            regions: HashMap::default(),
             waiting: VecDeque::new(),
-            begun: HashSet::new(),
-            resting: HashMap::new(),
+            begun: HashSet::default(),
+            resting: HashMap::default(),
         }
     }
 

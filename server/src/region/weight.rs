@@ -4,7 +4,7 @@
 //! comparison a read. Counted by their own bytes, a thousand of them would fit into the queue, and
 //! nobody takes back what is in the log. So a proposal weighs what it will read of large values as well.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::v1;
@@ -18,7 +18,7 @@ use crate::{
         batch::Family,
         engine::{Engine, Quick},
     },
-    world::clock,
+    world::{clock, maps::HashMap},
 };
 
 /// How long the size of a large value is believed. Looking may copy it.

@@ -1,10 +1,6 @@
 //! Regions that have no peer on this node, as last heard from the placement driver.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Bound,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
 use flotilla_proto::{
@@ -18,6 +14,7 @@ use tokio::time::Instant;
 use crate::{
     error::Error,
     ids::{NodeId, RegionId},
+    world::maps::HashMap,
 };
 
 /// Bound: regions remembered; past it the memory is emptied and filled anew.

@@ -6,18 +6,15 @@
 //! find the node busy. So a request is counted to its region from the moment that this is known until its
 //! end, whatever it waits for then.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use parking_lot::Mutex;
 
 use super::Whole;
-use crate::{ids::RegionId, share::is_fair};
+use crate::{ids::RegionId, share::is_fair, world::maps::HashMap};
 
 /// Places of one kind of requests.
 #[derive(Debug)]

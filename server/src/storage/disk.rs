@@ -200,7 +200,7 @@ impl DiskMonitor {
         file.write_all_at(PROBE, 0)
             .and_then(|()| file.sync_all())
             .map_err(|e| failed("probe the disk with", &path, &e))?;
-        Ok(begin.elapsed())
+        Ok(crate::world::clock::since(begin))
     }
 }
 

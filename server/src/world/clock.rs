@@ -12,11 +12,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
 
 thread_local! {
-    static RANDOM: RefCell<StdRng> = RefCell::new(StdRng::from_os_rng());
+    static RANDOM: RefCell<StdRng> = RefCell::new(rand::make_rng());
     /// In a simulation: a wall time, and when it was on the monotonic clock.
     static WALL: RefCell<Option<(SystemTime, Instant)>> = const { RefCell::new(None) };
 }
@@ -27,11 +27,21 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// As [`now`], for threads of our own and for measurements: the machine's clock in any case.
+/// As [`now`], for threads of our own and for measurements: the machine's clock, except in a simulation.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the seam that others must use")]
 pub fn monotonic() -> std::time::Instant {
-    std::time::Instant::now()
+    if is_simulated() { now().into_std() } else { std::time::Instant::now() }
+}
+
+/// Since a moment of [`monotonic`].
+#[must_use]
+pub fn since(began: std::time::Instant) -> Duration {
+    monotonic().saturating_duration_since(began)
+}
+
+pub(super) fn is_simulated() -> bool {
+    WALL.with_borrow(Option::is_some)
 }
 
 /// Now, on the wall clock. For people only.
@@ -102,7 +112,7 @@ impl Simulation {
 
 impl Drop for Simulation {
     fn drop(&mut self) {
-        RANDOM.set(StdRng::from_os_rng());
+        RANDOM.set(rand::make_rng());
         WALL.set(None);
     }
 }

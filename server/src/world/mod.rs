@@ -1,8 +1,92 @@
 //! What comes from outside of the program, and what a simulation replaces: nothing else is replaced there.
 //!
-//! A simulation (`tests/sim`) runs several nodes in one process, where one number decides time, the order of tasks,
-//! the network and the disks. It can do that because these come in here alone.
+//! A simulation (`tests/sim`) runs several nodes in one process, on one thread, where one number decides time, the
+//! order of tasks, the network and the disks. It can do that because these come in here alone: time and randomness
+//! ([`clock`]), connections to others ([`dial`]) and from them ([`accept`]), and work that waits for a disk
+//! ([`blocking`]). What it brings in their place is a [`World`].
 
+pub mod accept;
+pub mod blocking;
 pub mod clock;
+pub mod dial;
 pub mod handoff;
+pub mod maps;
 pub mod presence;
+
+use std::{
+    cell::RefCell,
+    io,
+    marker::PhantomData,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+thread_local! {
+    static WORLD: RefCell<Option<Arc<dyn World>>> = const { RefCell::new(None) };
+}
+
+/// What a simulation brings along.
+pub trait World: Send + Sync {
+    /// Connects to `host:port`, as the node that asks.
+    fn connect(&self, authority: String) -> BoxFuture<'static, io::Result<Box<dyn Io>>>;
+
+    /// Listens at an address of the node that asks.
+    ///
+    /// # Errors
+    /// When somebody listens there.
+    fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listen>>;
+
+    /// What some work with the disk takes; drawn for each.
+    fn disk_takes(&self) -> Duration;
+}
+
+/// A connection.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// A port that is listened to.
+pub trait Listen: Send {
+    fn address(&self) -> SocketAddr;
+
+    /// The next connection, and who made it.
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Io>, SocketAddr)>>;
+}
+
+/// Ends a simulation of this thread when it is dropped.
+#[derive(Debug)]
+pub struct Simulation {
+    clock: clock::Simulation,
+    /// It is about the thread that made it.
+    not_send: PhantomData<*const ()>,
+}
+
+/// From now on, on this thread: `world` is what surrounds the nodes, `seed` decides every random number, and the wall
+/// clock starts at `wall`.
+#[must_use = "the simulation ends when this is dropped"]
+pub fn simulate(world: Arc<dyn World>, wall: SystemTime, seed: u64) -> Simulation {
+    WORLD.set(Some(world));
+    Simulation { clock: clock::simulate(wall, seed), not_send: PhantomData }
+}
+
+impl Simulation {
+    /// Sets the wall clock forward or back.
+    pub fn jump(&self, to: SystemTime) {
+        self.clock.jump(to);
+    }
+}
+
+impl Drop for Simulation {
+    fn drop(&mut self) {
+        WORLD.set(None);
+    }
+}
+
+/// The simulation that this thread is in, if it is in one.
+pub(crate) fn simulated() -> Option<Arc<dyn World>> {
+    WORLD.with_borrow(Clone::clone)
+}

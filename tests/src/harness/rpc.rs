@@ -53,7 +53,12 @@ impl Session {
             // A paused node keeps its connections; without this they would be waited on for ever.
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(10));
-        let channel = endpoint.connect_lazy();
+        Self::over(address, endpoint.connect_lazy())
+    }
+
+    /// A client of the node at `address`, which `channel` leads to.
+    #[must_use]
+    pub fn over(address: &str, channel: Channel) -> Self {
         Self {
             address: address.to_owned(),
             kv: clients::kv(channel.clone()).max_encoding_message_size(4 * MESSAGE_BYTES_MAX),

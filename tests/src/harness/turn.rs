@@ -15,6 +15,7 @@ impl Turn {
     ///
     /// # Panics
     /// When the lock file cannot be made.
+    #[expect(clippy::disallowed_methods, reason = "the tests are no part of a simulation")]
     pub async fn take() -> Self {
         let waited = tokio::task::spawn_blocking(|| {
             let user = rustix::process::getuid().as_raw();

@@ -2,7 +2,7 @@
 //! spoilt on purpose, and agrees with trying every order.
 
 use proptest::prelude::*;
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::*;
 use crate::history::{

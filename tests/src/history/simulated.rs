@@ -1,7 +1,7 @@
 //! Histories that are right by construction, and ways to spoil them: what the checker is tested on.
 
 use bytes::Bytes;
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use super::{Answer, Call, Completion, Operation, Request, State, Txn, model::apply};
 

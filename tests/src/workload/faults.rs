@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::harness::{Cluster, elapse};
 

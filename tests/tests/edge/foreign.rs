@@ -5,6 +5,11 @@
 //! once into a directory of their own. Where that is impossible the tests are skipped aloud, or fail under
 //! `CI=true`. Where there is no `go`, its page is skipped aloud.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "programs of others are waited for, and no simulation is"
+)]
+
 use std::{
     env, fs,
     path::{Path, PathBuf},

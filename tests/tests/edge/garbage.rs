@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_proto::v1::{self, error_detail::Reason};
 use flotilla_tests::harness::{Cluster, Outcome, Session, eventually, http, outcome, reason};
-use rand::{Rng as _, RngCore as _, SeedableRng as _, rngs::StdRng};
+use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

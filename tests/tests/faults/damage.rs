@@ -20,7 +20,7 @@ use flotilla_tests::{
     harness::{Builder, Cluster, Node, Session, copy_dir, env_number, eventually, say, seed},
     workload::{Registers, Writers, nothing_is_lost},
 };
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tonic::{Code, Status};
 
 const BOUND: Duration = Duration::from_secs(60);

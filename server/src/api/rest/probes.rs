@@ -7,7 +7,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, Uri, header};
 
 use super::{Failure, Shared, query::Query};
-use crate::{api::Check, router::Requests};
+use crate::{api::Check, router::Requests, world::blocking};
 
 /// 200 unless this process is wedged; other nodes do not matter.
 pub(super) async fn livez<R: Requests>(
@@ -30,7 +30,7 @@ pub(super) async fn readyz<R: Requests>(
 pub(super) async fn metrics<R: Requests>(State(rest): State<Shared<R>>) -> Response {
     let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     // To measure asks the disk and looks at every region: nobody else is to wait for that.
-    match tokio::task::spawn_blocking(move || (rest.metrics)()).await {
+    match blocking::run(move || (rest.metrics)()).await {
         Ok(text) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
         Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }

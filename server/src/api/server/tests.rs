@@ -83,7 +83,7 @@ impl Server {
             admission,
             Arc::clone(&recorder) as Arc<dyn Observer>,
         );
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (shutdown, asked) = oneshot::channel();
         let elsewhere = CancellationToken::new();
@@ -809,7 +809,7 @@ async fn compressed_messages_and_unknown_methods_are_refused_as_not_applied() {
 /// Each of the threads has its own share, and all of them one number of places.
 #[tokio::test]
 async fn connections_are_dealt_out_in_turn_within_the_places_of_their_port() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (dealer, dealt) = dealer(2);
     let dealing = tokio::spawn(dealer.deal(listen(listener, Places::new(4))));
@@ -888,7 +888,7 @@ impl HttpServer {
             Arc::new(|| "hello".into()),
             Hosts::default(),
         );
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (shutdown, asked) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {

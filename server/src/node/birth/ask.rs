@@ -5,7 +5,7 @@ use std::time::Duration;
 use flotilla_proto::{clients, v1};
 
 use super::meeting::Asked;
-use crate::raft::transport::endpoint;
+use crate::world::dial;
 
 /// Bound: one question to a node that may be nobody's.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -16,7 +16,7 @@ const WHO: v1::StatusRequest = v1::StatusRequest { without_peers: true, after_re
 /// Asks the node behind a client address who it is.
 pub(in crate::node) async fn ask(address: &str) -> Asked {
     let asking = async {
-        let channel = endpoint(address)?
+        let channel = dial::node(address)?
             .connect()
             .await
             .map_err(|error| format!("cannot connect: {}", root_cause(&error)))?;

@@ -243,7 +243,7 @@ fn not_free(own: &Own, status: &v1::StatusResponse) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+    use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
     use super::*;
     use crate::world::clock;

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     error::Error,
     ids::{NodeId, RegionId},
-    raft::transport::endpoint,
+    world::dial,
 };
 
 /// Bound: one question to a node that wants to join.
@@ -260,7 +260,7 @@ impl Driver {
             disk_id: status.disk_id.clone(),
         };
         let adopting = async {
-            let channel = endpoint(&status.peer_address)?
+            let channel = dial::node(&status.peer_address)?
                 .connect()
                 .await
                 .map_err(|error| error.to_string())?;
@@ -280,7 +280,7 @@ impl Driver {
 async fn ask_status(address: &str) -> Result<v1::StatusResponse, Error> {
     let refuse = |why: String| Error::invalid("address", format!("{address}: {why}"));
     let asking = async {
-        let channel = endpoint(address)
+        let channel = dial::node(address)
             .map_err(&refuse)?
             .connect()
             .await

@@ -7,7 +7,7 @@
 //! sent, for each of their nodes by itself: one that takes nothing must not keep the others waiting.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -26,6 +26,7 @@ use super::super::{
 use crate::{
     ids::{NodeId, RegionId},
     metrics::RaftMetrics,
+    world::maps::HashMap,
 };
 
 /// Bound: entries that were read from the disk for followers on one node and are not sent yet, over all

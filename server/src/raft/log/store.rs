@@ -19,6 +19,8 @@ use openraft::{
     storage::{IOFlushed, RaftLogStorage},
 };
 
+use crate::world::blocking;
+
 use super::{
     super::{Entry, LogId, TypeConfig, Vote},
     memory::hold,
@@ -53,9 +55,7 @@ impl LogStore {
             return Ok(entries);
         }
         let log = Arc::clone(&self.0);
-        tokio::task::spawn_blocking(move || log.read(start, end, bytes_max))
-            .await
-            .map_err(io::Error::other)?
+        blocking::run(move || log.read(start, end, bytes_max)).await.map_err(io::Error::other)?
     }
 }
 
@@ -187,7 +187,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
         if self.0.durable_applied.load(Ordering::Acquire) < upto.index {
             let data = Arc::clone(&self.0.data);
-            tokio::task::spawn_blocking(move || data.sync())
+            blocking::run(move || data.sync())
                 .await
                 .map_err(io::Error::other)?
                 .map_err(io::Error::other)?;

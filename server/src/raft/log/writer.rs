@@ -11,7 +11,7 @@
 mod tests;
 
 use std::{
-    collections::HashMap, io, path::PathBuf, sync::Arc, thread, time::Duration, time::Instant,
+    collections::BTreeMap, io, path::PathBuf, sync::Arc, thread, time::Duration, time::Instant,
 };
 
 use bytes::Bytes;
@@ -33,7 +33,7 @@ use crate::{
         keys,
         sentinel::Sentinel,
     },
-    world::clock,
+    world::{self, World, clock},
 };
 
 /// How often the sentinel is renewed while the log grows.
@@ -50,7 +50,7 @@ pub struct LogWriter {
 
 struct Shared {
     queue: Mutex<Queue>,
-    wake: Condvar,
+    wake: Wake,
     /// Wakes appenders that wait for room.
     room: Notify,
     queue_bytes_max: usize,
@@ -60,9 +60,32 @@ struct Shared {
 struct Queue {
     changes: Vec<Change>,
     bytes: usize,
-    committed: HashMap<RegionId, LogId>,
+    committed: BTreeMap<RegionId, LogId>,
     /// Nothing is taken any more.
     stop: bool,
+}
+
+impl Queue {
+    fn has_work(&self) -> bool {
+        !self.changes.is_empty() || self.stop
+    }
+}
+
+/// Wakes the writer.
+enum Wake {
+    /// A thread, in the product.
+    Thread(Condvar),
+    /// A task, in a simulation.
+    Task(Notify),
+}
+
+impl Wake {
+    fn notify_one(&self) {
+        match self {
+            Self::Thread(wake) => drop(wake.notify_one()),
+            Self::Task(wake) => wake.notify_one(),
+        }
+    }
 }
 
 /// One change of one region's log.
@@ -121,8 +144,19 @@ pub struct LogWriterConfig {
     pub sentinel_sequence: u64,
 }
 
+/// The thread that writes.
+#[must_use = "the process must wait for it at its end"]
+pub struct WriterThread(Option<thread::JoinHandle<()>>);
+
+impl WriterThread {
+    /// Waits for its end, after [`LogWriter::stop`].
+    pub fn join(self) -> thread::Result<()> {
+        self.0.map_or(Ok(()), thread::JoinHandle::join)
+    }
+}
+
 impl LogWriter {
-    /// Starts the thread. `on_failure` is called at most once.
+    /// Starts the thread; in a simulation, a task. `on_failure` is called at most once.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -131,10 +165,14 @@ impl LogWriter {
         config: LogWriterConfig,
         metrics: Arc<Metrics>,
         on_failure: OnFailure,
-    ) -> io::Result<(Self, thread::JoinHandle<()>)> {
+    ) -> io::Result<(Self, WriterThread)> {
+        let world = world::simulated();
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
-            wake: Condvar::new(),
+            wake: match world {
+                Some(_) => Wake::Task(Notify::new()),
+                None => Wake::Thread(Condvar::new()),
+            },
             room: Notify::new(),
             queue_bytes_max: config.queue_bytes_max,
         });
@@ -145,10 +183,19 @@ impl LogWriter {
             metrics,
             on_failure,
             sentinel_sequence: config.sentinel_sequence,
+            next_sentinel: clock::monotonic() + SENTINEL_INTERVAL,
         };
-        let thread =
-            thread::Builder::new().name("log-writer".to_owned()).spawn(move || worker.run())?;
-        Ok((Self { shared }, thread))
+        let thread = match world {
+            Some(world) => {
+                tokio::spawn(worker.run_simulated(world));
+                None
+            }
+            None => {
+                let name = "log-writer".to_owned();
+                Some(thread::Builder::new().name(name).spawn(move || worker.run())?)
+            }
+        };
+        Ok((Self { shared }, WriterThread(thread)))
     }
 
     /// Writes what is queued, renews the sentinel and ends the thread. Later changes fail.
@@ -272,35 +319,87 @@ struct Worker {
     metrics: Arc<Metrics>,
     on_failure: OnFailure,
     sentinel_sequence: u64,
+    next_sentinel: Instant,
+}
+
+/// What the writer takes up at once.
+struct Taken {
+    changes: Vec<Change>,
+    committed: BTreeMap<RegionId, LogId>,
+    stop: bool,
+}
+
+impl Taken {
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.committed.is_empty()
+    }
 }
 
 impl Worker {
     fn run(mut self) {
         let mut batch = WriteBatch::new();
-        let mut next_sentinel = clock::monotonic() + SENTINEL_INTERVAL;
         loop {
-            let (changes, committed, stop) = self.take();
-            if !changes.is_empty() || !committed.is_empty() {
-                if let Err(error) = self.write(&mut batch, changes, committed) {
-                    self.end();
-                    (self.on_failure)(format!("write the raft log: {error}"));
-                    return;
-                }
-                self.shared.room.notify_waiters();
-            }
-            if stop || clock::monotonic() >= next_sentinel {
-                next_sentinel = clock::monotonic() + SENTINEL_INTERVAL;
-                if let Err(error) = self.renew_sentinel() {
-                    self.end();
-                    (self.on_failure)(format!("write the log's sentinel: {error}"));
-                    return;
-                }
-            }
-            if stop {
-                self.end();
+            self.wait();
+            let taken = self.take();
+            let stop = taken.stop;
+            let written = self.write(&mut batch, taken).map(|written| self.report(written));
+            if !self.goes_on(written, stop) {
                 return;
             }
         }
+    }
+
+    /// As [`Worker::run`]. The disk takes its time before it has what it is given, and before it says so: whoever
+    /// crashes between finds what nobody was told of.
+    async fn run_simulated(mut self, world: Arc<dyn World>) {
+        let mut batch = WriteBatch::new();
+        let shared = Arc::clone(&self.shared);
+        loop {
+            if let Wake::Task(wake) = &shared.wake
+                && !shared.queue.lock().has_work()
+            {
+                let _ = tokio::time::timeout(SENTINEL_INTERVAL, wake.notified()).await;
+            }
+            let taken = self.take();
+            let stop = taken.stop;
+            if !taken.is_empty() {
+                tokio::time::sleep(world.disk_takes()).await;
+            }
+            let written = match self.write(&mut batch, taken) {
+                Ok(written) => {
+                    if !written.is_empty() {
+                        tokio::time::sleep(world.disk_takes()).await;
+                    }
+                    self.report(written);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            if !self.goes_on(written, stop) {
+                return;
+            }
+        }
+    }
+
+    /// Meets what has become of what was taken. False at the end.
+    fn goes_on(&mut self, written: Result<(), String>, stop: bool) -> bool {
+        if let Err(error) = written {
+            self.end();
+            (self.on_failure)(format!("write the raft log: {error}"));
+            return false;
+        }
+        if stop || clock::monotonic() >= self.next_sentinel {
+            self.next_sentinel = clock::monotonic() + SENTINEL_INTERVAL;
+            if let Err(error) = self.renew_sentinel() {
+                self.end();
+                (self.on_failure)(format!("write the log's sentinel: {error}"));
+                return false;
+            }
+        }
+        if stop {
+            self.end();
+        }
+        !stop
     }
 
     /// Refuses what comes from now on, and what came since the last take.
@@ -315,22 +414,32 @@ impl Worker {
         drop(late);
     }
 
-    /// Waits for changes, at most until the sentinel is due, and takes all that are there.
-    fn take(&self) -> (Vec<Change>, HashMap<RegionId, LogId>, bool) {
+    /// Waits for changes, at most until the sentinel is due.
+    fn wait(&self) {
+        let Wake::Thread(wake) = &self.shared.wake else { return };
         let mut queue = self.shared.queue.lock();
-        if queue.changes.is_empty() && !queue.stop {
-            self.shared.wake.wait_for(&mut queue, SENTINEL_INTERVAL);
+        if !queue.has_work() {
+            wake.wait_for(&mut queue, SENTINEL_INTERVAL);
         }
-        queue.bytes = 0;
-        (std::mem::take(&mut queue.changes), std::mem::take(&mut queue.committed), queue.stop)
     }
 
-    fn write(
-        &mut self,
-        batch: &mut WriteBatch,
-        changes: Vec<Change>,
-        committed: HashMap<RegionId, LogId>,
-    ) -> Result<(), String> {
+    /// Takes all changes that are there.
+    fn take(&self) -> Taken {
+        let mut queue = self.shared.queue.lock();
+        queue.bytes = 0;
+        Taken {
+            changes: std::mem::take(&mut queue.changes),
+            committed: std::mem::take(&mut queue.committed),
+            stop: queue.stop,
+        }
+    }
+
+    /// Writes what was taken, and answers what is to be reported.
+    fn write(&mut self, batch: &mut WriteBatch, taken: Taken) -> Result<Vec<Change>, String> {
+        if taken.is_empty() {
+            return Ok(taken.changes);
+        }
+        let Taken { changes, committed, .. } = taken;
         let started = clock::monotonic();
         batch.clear();
         let mut durability = Durability::Buffered;
@@ -387,14 +496,18 @@ impl Worker {
         self.engine.write(batch, durability).map_err(|error| error.to_string())?;
         fail::fail_point!("log-after-write");
         if durability == Durability::Synced {
-            self.metrics.raft.observe_log_write(started.elapsed(), entry_count);
+            self.metrics.raft.observe_log_write(clock::since(started), entry_count);
         }
 
         if changes.iter().any(|change| matches!(change, Change::Restate { .. })) {
             self.sentinel_sequence = 0;
             self.renew_sentinel()?;
         }
+        Ok(changes)
+    }
 
+    /// Tells everybody that what they handed over is on the disk, and that there is room again.
+    fn report(&self, changes: Vec<Change>) {
         // Ordering: in the order of the queue; openraft keeps only the newest completion.
         for change in changes {
             match change {
@@ -402,7 +515,7 @@ impl Worker {
                     if let Some(last) = entries.last() {
                         flushed.mark_flushed(last.log_id.index);
                     }
-                    self.metrics.raft.observe_append(since.elapsed());
+                    self.metrics.raft.observe_append(clock::since(since));
                     callback.io_completed(Ok(()));
                 }
                 Change::Vote { done, .. }
@@ -416,7 +529,7 @@ impl Worker {
                 }
             }
         }
-        Ok(())
+        self.shared.room.notify_waiters();
     }
 
     /// Durability: names a sequence number that is surely on the disk, because every synced write

@@ -13,7 +13,6 @@ use crate::{
     raft::{
         SnapshotMeta,
         fixture::{Probe, id, metrics, region_state, soon},
-        presence::Presence,
         region_state::put_state,
         snapshot::config::SnapshotConfig,
         transport::{Directory, Identity, Inbox, RaftService, TransportConfig},
@@ -22,6 +21,7 @@ use crate::{
         batch::WriteBatch,
         engine::{Durability, Engine as _},
     },
+    world::{clock, presence::Presence},
 };
 
 const REGION: RegionId = RegionId(7);

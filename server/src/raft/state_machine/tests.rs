@@ -23,6 +23,7 @@ use crate::{
         effects::RegionEffects,
     },
     storage::memory::{Fault, MemoryEngine},
+    world::{blocking, clock},
 };
 
 const REGION: RegionId = RegionId(2);
@@ -250,7 +251,7 @@ async fn a_checksum_waits_for_its_turn_and_apply_does_not() {
     let body = v1::command::Body::Checksum(v1::ChecksumCommand { check_id: 70 });
     apply(&mut machine, [entry_of(3, 2, body), entry(3)]).await.unwrap();
     for _ in 0..100 {
-        tokio::task::spawn_blocking(|| {}).await.unwrap();
+        blocking::run(|| {}).await.unwrap();
     }
     let view = machine.view();
     assert_eq!((applied_index(&mut machine).await, view.checksum_under_way()), (3, Some(2)));

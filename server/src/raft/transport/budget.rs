@@ -1,7 +1,6 @@
 //! Bytes that may be in memory for one purpose at a time, and who waits for room.
 
 use std::{
-    collections::HashMap,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -13,7 +12,11 @@ use parking_lot::Mutex;
 use prometheus::IntGauge;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{ids::RegionId, share::is_fair, world::clock};
+use crate::{
+    ids::RegionId,
+    share::is_fair,
+    world::{clock, maps::HashMap},
+};
 
 /// Longest that room is left unused for others to give back more. What is not given back by then may be held
 /// by regions that hang.

@@ -1,7 +1,6 @@
 //! The sending end of one lane to one node: what waits for it, and the stream that carries it.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -23,7 +22,7 @@ use super::{
 };
 use crate::{
     ids::{NodeId, RegionId},
-    world::{clock, handoff},
+    world::{clock, handoff, maps::HashMap},
 };
 
 /// Bound: messages that may wait for one stream, if their bytes do not bound them earlier.
@@ -185,7 +184,7 @@ impl Run {
                     let began = clock::monotonic();
                     let (error, was_answered) = self.run_stream(channel, first, &mut queued).await;
                     tracing::debug!(node = %self.node, lane = ?self.lane, %error, "stream ended");
-                    if began.elapsed() > BACKOFF_MAX {
+                    if clock::since(began) > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
                     }
                     was_answered
@@ -247,7 +246,7 @@ impl Run {
     ) -> (Cause, bool) {
         let mut pending = Pending::default();
         pending.push(first);
-        let mut waiting = HashMap::new();
+        let mut waiting = HashMap::default();
         let mut answering = None;
         let error =
             self.exchange(channel, &mut pending, &mut waiting, queued, &mut answering).await;

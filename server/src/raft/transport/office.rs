@@ -1,17 +1,20 @@
 //! What the links to all nodes share: who speaks, where the others are, and which of them can be reached.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
-use super::{Directory, Identity, Lane, Room, TransportConfig, endpoint};
-use crate::{ids::NodeId, metrics::Metrics};
+use super::{Directory, Identity, Lane, Room, TransportConfig};
+use crate::{
+    ids::NodeId,
+    metrics::Metrics,
+    world::{
+        dial,
+        maps::{HashMap, HashSet},
+    },
+};
 
 /// What all links share.
 pub(super) struct Office {
@@ -119,5 +122,5 @@ impl Office {
 pub(super) async fn connect(office: &Office, node: NodeId) -> Result<Channel, String> {
     let address =
         office.directory.peer_address(node).ok_or_else(|| "its address is not known".to_owned())?;
-    endpoint(&address)?.connect().await.map_err(|error| format!("connect to {address}: {error}"))
+    dial::node(&address)?.connect().await.map_err(|error| format!("connect to {address}: {error}"))
 }

@@ -1,7 +1,7 @@
 //! The receiving end: the gRPC service on the peer port.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::hash_map::Entry,
     convert::Infallible,
     pin::Pin,
     sync::Arc,
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     ids::{NodeId, PeerId, RegionId},
     share::is_fair,
-    world::presence::Presence,
+    world::{maps::HashMap, presence::Presence},
 };
 
 /// Bounds: requests of one stream that are being handled at a time, and their bytes; both are passed by
@@ -231,8 +231,8 @@ impl Handled {
             lane: Lane::Unspecified,
             requests: FuturesUnordered::new(),
             bytes: 0,
-            of_peers: HashMap::new(),
-            of_regions: HashMap::new(),
+            of_peers: HashMap::default(),
+            of_regions: HashMap::default(),
         }
     }
 

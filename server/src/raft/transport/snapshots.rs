@@ -1,6 +1,6 @@
 //! Sending the state of regions, each on a connection of its own, and all of them within one rate.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use flotilla_proto::v1::{self, raft_client::RaftClient};
 use parking_lot::Mutex;
@@ -9,7 +9,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, transport::Channel};
 
 use super::{Cause, Transport, Undelivered, frame::FRAME_BYTES_ACCEPTED, office::connect};
-use crate::{ids::NodeId, raft::snapshot::Sender, world::clock};
+use crate::{
+    ids::NodeId,
+    raft::snapshot::Sender,
+    world::{blocking, clock, maps::HashMap},
+};
 
 /// Bound: idle timeouts that a receiver may take to install what it has all of.
 pub(crate) const INSTALL_IDLE_TIMEOUTS: u32 = 10;
@@ -127,10 +131,8 @@ impl Transport {
         let rate = Arc::clone(&self.shipping.rate);
         let idle = self.office.config.snapshot.idle_timeout;
         let metrics = Arc::clone(&self.office.metrics);
-        let runtime = tokio::runtime::Handle::current();
         let while_read = turn.clone();
-        let mut reader = tokio::task::spawn_blocking(move || -> Result<(), Unfinished> {
-            let _turn = while_read;
+        let reading = async move {
             let header = v1::SnapshotChunk { body: Some(v1::snapshot_chunk::Body::Header(header)) };
             let mut next = Some(header);
             while let Some(chunk) = next {
@@ -139,34 +141,41 @@ impl Transport {
                     _ => 0,
                 };
                 metrics.raft.add_snapshot_bytes(bytes as u64);
-                let taken = runtime.block_on(async {
-                    tokio::time::timeout(idle, chunks.send(chunk))
-                        .await
-                        .map_err(|_| lost(format!("the receiver has taken nothing for {idle:?}")))
-                })?;
+                let taken = tokio::time::timeout(idle, chunks.send(chunk))
+                    .await
+                    .map_err(|_| lost(format!("the receiver has taken nothing for {idle:?}")))?;
                 if taken.is_err() {
                     return Ok(()); // the receiver answered or went away; its answer decides
                 }
-                pause(rate.pay(bytes));
+                let within_rate = rate.pay(bytes);
+                if !within_rate.is_zero() {
+                    tokio::time::sleep(within_rate).await;
+                }
                 fail::fail_point!("snapshot-while-sending");
-                next = sender.next_chunk().map_err(|error| unread(&error))?;
+                // What the disk is asked for has the turn until it answers, also when nobody waits any more.
+                let turn = while_read.clone();
+                let read = blocking::run(move || {
+                    let _turn = turn;
+                    let chunk = sender.next_chunk();
+                    (sender, chunk)
+                });
+                let (rest, chunk) = read.await.map_err(|error| unread(&error))?;
+                sender = rest;
+                next = chunk.map_err(|error| unread(&error))?;
             }
-            Ok(())
-        });
-        let mut client = client(channel);
-        let read_to_end = |read: Result<Result<(), Unfinished>, tokio::task::JoinError>| {
-            read.map_err(|error| unread(&error))?
+            Ok::<(), Unfinished>(())
         };
-        let calling = client.snapshot(ReceiverStream::new(stream));
-        tokio::pin!(calling);
+        let mut reading = Box::pin(reading);
+        let mut client = client(channel);
+        let mut calling = Box::pin(client.snapshot(ReceiverStream::new(stream)));
         let answer = tokio::select! {
             answer = &mut calling => {
-                read_to_end(reader.await)?;
+                reading.await?;
                 answer
             }
-            read = &mut reader => {
+            read = &mut reading => {
                 // Given up, the call goes with its stream, and the receiver sees it break off.
-                read_to_end(read)?;
+                read?;
                 tokio::time::timeout(idle * INSTALL_IDLE_TIMEOUTS, calling)
                     .await
                     .map_err(|_| lost("it does not say that it has installed it".to_owned()))?
@@ -175,11 +184,6 @@ impl Transport {
         drop(turn);
         Ok(answer.map(Response::into_inner).map_err(|status| lost(status.to_string()))?)
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a rate limit, on a thread of its own")]
-fn pause(duration: Duration) {
-    std::thread::sleep(duration);
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use std::{collections::HashMap, sync::atomic::AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 
 use flotilla_proto::v1::{message::Body, refused::Reason};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
@@ -26,7 +26,7 @@ use crate::{
         engine::{Durability, Engine as _},
         memory::MemoryEngine,
     },
-    world::{clock, presence::Presence},
+    world::{clock, dial, maps::HashMap, presence::Presence},
 };
 
 const IDLE: Duration = Duration::from_millis(200);
@@ -456,7 +456,7 @@ async fn what_a_stranger_took_surely_was_not_handled() {
         let reached = office.reached(NodeId(2));
         let links = Arc::downgrade(&transport.links);
         let run = link::Run { office, links, node: NodeId(2), lane: Lane::Forward, reached };
-        (run, HashMap::from([(7, sender)]), answer)
+        (run, HashMap::from_iter([(7, sender)]), answer)
     };
     let refused =
         || refusal(&v1::Message { request_id: 6, ..message(1, 1) }, v1::Refused::default());
@@ -535,7 +535,7 @@ async fn frames(
     node: &Served,
     frames: Vec<v1::MessageBatch>,
 ) -> Result<Streaming<v1::MessageBatch>, tonic::Status> {
-    let channel = endpoint(&node.address).unwrap().connect().await.unwrap();
+    let channel = dial::node(&node.address).unwrap().connect().await.unwrap();
     let mut client = client(channel);
     let (sender, stream) = tokio::sync::mpsc::channel(frames.len());
     for frame in frames {

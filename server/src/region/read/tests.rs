@@ -33,6 +33,7 @@ use crate::{
         memory::MemoryEngine,
         rocks::{Kind, RocksEngine},
     },
+    world::{blocking, clock},
 };
 
 const REGION: RegionId = RegionId(2);
@@ -130,7 +131,7 @@ async fn while_applying(
     let seen = Arc::new(AtomicUsize::new(0));
     let reading = {
         let (done, seen) = (Arc::clone(&done), Arc::clone(&seen));
-        tokio::task::spawn_blocking(move || {
+        blocking::run(move || {
             let mut revisions = std::collections::BTreeSet::new();
             while !done.load(Ordering::Acquire) {
                 let reply = match read_in_memory(&view, &read).unwrap() {
@@ -312,7 +313,7 @@ async fn reads_that_nobody_waits_for_leave_nothing_in_the_pool() {
     let threads = fixture.data.readers();
     assert!((1..=DISK_READS_MAX).contains(&threads), "{threads} threads wait for the disk");
     // Others have threads that may block meanwhile.
-    tokio::task::spawn_blocking(|| {}).await.expect("a thread");
+    blocking::run(|| {}).await.expect("a thread");
     let late = || clock::now() + BOUND;
     peer.propose_write(put("b", "2"), 1, late()).await.expect("a write");
     fixture.data.release();

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     raft::log::store::LogStore,
     storage::{engine::Read as _, memory::MemoryEngine},
+    world::{blocking, clock},
 };
 
 type Flushed = openraft::alias::OneshotReceiverOf<TypeConfig, io::Result<()>>;
@@ -236,7 +237,7 @@ async fn a_sentinel_is_renewed_while_the_log_grows() {
     soon("a vote", writing.writer.vote(region(1), vote(1))).await.unwrap();
     let sequence = engine.sequence();
     let path = dir.path().to_owned();
-    let written = tokio::task::spawn_blocking(move || {
+    let written = blocking::run(move || {
         let begin = clock::monotonic();
         loop {
             if let Some(sentinel) = Sentinel::read(&path).unwrap() {
