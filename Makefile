@@ -1,5 +1,6 @@
 # make demo      build, start three nodes, load real data, kill the leader, verify, show where to look
 # make test      every test
+# make sim       the simulator: SEEDS=10000, FROM=1, JOBS=2; SEED=7 runs one, with its log (RUST_LOG)
 # make build     release binaries flotilla-server, kvctl, flotilla-operator
 # make verify    format, lints, licences, docs: reads only
 # make fix       writes what verify asks for, where a program can
@@ -98,6 +99,11 @@ test: build faults
 	cargo test $(CORE) --test '*'
 	cargo test $(CORE) --doc
 	cargo test $(OPERATOR)
+
+# What a seed decides is in tests/sim; what is not a number in its environment is the product's.
+.PHONY: sim
+sim: setup
+	cargo test $(CORE) --test sim
 
 verify: setup deny charts
 	python3 server/column.py

@@ -1,0 +1,24 @@
+//! What is sent between two sides arrives at once, much later.
+
+use std::time::Duration;
+
+use super::{Fault, Scene, cut::each};
+
+#[derive(Default)]
+pub(super) struct Held(Vec<String>, Vec<String>);
+
+impl Fault for Held {
+    fn name(&self) -> &'static str {
+        "held"
+    }
+
+    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Duration {
+        (self.0, self.1) = scene.sides();
+        each(&self.0, &self.1, |one, other| scene.sim.hold(one, other));
+        scene.moment(3_000)
+    }
+
+    fn heal(&mut self, scene: &mut Scene<'_, '_>) {
+        each(&self.0, &self.1, |one, other| scene.sim.release(one, other));
+    }
+}

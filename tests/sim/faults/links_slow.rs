@@ -1,0 +1,23 @@
+//! Messages take long, and overtake each other on their way.
+
+use std::time::Duration;
+
+use super::{Fault, Scene, pick};
+
+pub(super) struct LinksSlow;
+
+impl Fault for LinksSlow {
+    fn name(&self) -> &'static str {
+        "links-slow"
+    }
+
+    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Duration {
+        let most = *pick(scene.random, &[20, 100, 400]);
+        scene.sim.set_max_message_latency(Duration::from_millis(most));
+        scene.moment(3_000)
+    }
+
+    fn heal(&mut self, scene: &mut Scene<'_, '_>) {
+        scene.sim.set_max_message_latency(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,42 @@
+//! A leader has every entry that was committed before (Raft, section 5.4).
+//!
+//! Asked of its disk when it is first seen to lead in a term: of every index that somebody has applied, it has the same
+//! entry, unless its log is cut up to there.
+
+use std::collections::BTreeSet;
+
+use flotilla_server::ids::{PeerId, RegionId};
+
+use super::{Committed, Invariant, Moment};
+
+/// Leaderships that were looked at.
+#[derive(Default)]
+pub(super) struct LeaderCompleteness(BTreeSet<(RegionId, u64, PeerId)>);
+
+impl Invariant for LeaderCompleteness {
+    fn name(&self) -> &'static str {
+        "leader-completeness"
+    }
+
+    fn check(&mut self, moment: &Moment<'_>, committed: &Committed) -> Result<(), String> {
+        for seen in moment.peers.iter().filter(|seen| seen.leads()) {
+            if !self.0.insert((seen.region, seen.status.term, seen.peer)) {
+                continue;
+            }
+            for (index, entry, by) in committed.from(seen.region, seen.status.purged_index + 1) {
+                let has = moment.entry(seen, index);
+                if has != Some(entry) && index > seen.status.purged_index {
+                    return Err(format!(
+                        "region {}: peer {} leads in term {}, and has {} at index {index}, which peer {by} \
+                         had applied",
+                        seen.region,
+                        seen.peer,
+                        seen.status.term,
+                        if has.is_some() { "another entry" } else { "nothing" },
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}

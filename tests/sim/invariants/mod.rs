@@ -1,0 +1,164 @@
+//! What must hold at every moment, one promise a file. Each looks at what a node shows of its peers and at its disk, and
+//! never asks the node to judge itself.
+
+mod election_safety;
+mod leader_completeness;
+mod state_machine_safety;
+mod terms_grow;
+
+use std::collections::BTreeMap;
+
+use flotilla_proto::v1;
+use flotilla_server::{
+    ids::{PeerId, RegionId},
+    storage::{batch::Family, engine::Read as _, keys},
+};
+
+use crate::{cluster::Cluster, world::Trace};
+
+/// A peer at this moment.
+pub(crate) struct Seen {
+    /// Number of its host.
+    pub(crate) host: usize,
+    /// Raised when the host's disk was set back, wiped or damaged: what was promised on it may be gone.
+    pub(crate) disk_lives: u32,
+    pub(crate) region: RegionId,
+    pub(crate) peer: PeerId,
+    pub(crate) status: v1::PeerStatus,
+}
+
+impl Seen {
+    pub(crate) fn leads(&self) -> bool {
+        self.status.role == "leader"
+    }
+}
+
+/// All running peers at this moment.
+pub(crate) struct Moment<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) peers: Vec<Seen>,
+}
+
+impl<'a> Moment<'a> {
+    pub(crate) fn look(cluster: &'a Cluster) -> Self {
+        let mut peers = Vec::new();
+        for (number, host) in cluster.hosts.iter().enumerate() {
+            let Some(node) = host.node() else { continue };
+            let Some(joined) = node.joined() else { continue };
+            for peer in joined.peers.all() {
+                peers.push(Seen {
+                    host: number,
+                    disk_lives: host.disk_lives,
+                    region: peer.region,
+                    peer: peer.id,
+                    status: peer.status(),
+                });
+            }
+        }
+        Self { cluster, peers }
+    }
+
+    /// A checksum of the entry that a peer's disk has at an index, if it has one.
+    pub(crate) fn entry(&self, seen: &Seen, index: u64) -> Option<u32> {
+        let log = self.cluster.hosts[seen.host].disk().log;
+        let found = log.get(Family::Default, &keys::log::entry(seen.region, index));
+        found.expect("memory does not fail").map(|entry| crc32c::crc32c(&entry))
+    }
+}
+
+/// One promise.
+pub(crate) trait Invariant {
+    /// As known-bad builds name what must catch them.
+    fn name(&self) -> &'static str;
+
+    /// # Errors
+    /// How it is broken.
+    fn check(&mut self, moment: &Moment<'_>, committed: &Committed) -> Result<(), String>;
+}
+
+/// Every promise.
+pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::new(election_safety::ElectionSafety::default()),
+        Box::new(leader_completeness::LeaderCompleteness::default()),
+        Box::new(state_machine_safety::StateMachineSafety),
+        Box::new(terms_grow::TermsGrow::default()),
+    ]
+}
+
+/// What was applied by some peer, and so is committed for good: a checksum of the entry by region and index.
+#[derive(Default)]
+pub(crate) struct Committed {
+    entries: BTreeMap<(RegionId, u64), (u32, PeerId)>,
+    /// Up to where each peer, by its host, was looked at.
+    looked: BTreeMap<(usize, u32, PeerId), u64>,
+    /// That two peers have applied different entries.
+    conflict: Option<String>,
+}
+
+impl Committed {
+    /// The entries of a region from an index on.
+    pub(crate) fn from(
+        &self,
+        region: RegionId,
+        index: u64,
+    ) -> impl Iterator<Item = (u64, u32, PeerId)> {
+        self.entries
+            .range((region, index)..=(region, u64::MAX))
+            .map(|((_, index), (entry, by))| (*index, *entry, *by))
+    }
+
+    fn learn(&mut self, moment: &Moment<'_>, trace: &Trace) {
+        for seen in &moment.peers {
+            let known = self.looked.entry((seen.host, seen.disk_lives, seen.peer)).or_default();
+            for index in (*known).max(seen.status.purged_index) + 1..=seen.status.applied_index {
+                // A leader may apply what others have on their disks before its own disk has it.
+                let Some(entry) = moment.entry(seen, index) else { break };
+                *known = index;
+                trace.note(&entry.to_le_bytes());
+                let by = seen.peer;
+                let (first, whose) =
+                    *self.entries.entry((seen.region, index)).or_insert((entry, by));
+                if first != entry {
+                    self.conflict.get_or_insert_with(|| {
+                        let region = seen.region;
+                        format!("region {region}: peers {whose} and {by} applied different entries at index {index}")
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// All promises, and what they have to know together.
+pub(crate) struct Judges {
+    invariants: Vec<Box<dyn Invariant>>,
+    committed: Committed,
+}
+
+/// A broken promise.
+pub(crate) struct Violation {
+    pub(crate) invariant: &'static str,
+    pub(crate) how: String,
+}
+
+impl Default for Judges {
+    fn default() -> Self {
+        Self { invariants: all(), committed: Committed::default() }
+    }
+}
+
+impl Judges {
+    /// # Errors
+    /// The first promise that is broken now.
+    pub(crate) fn judge(&mut self, cluster: &Cluster, trace: &Trace) -> Result<(), Violation> {
+        let moment = Moment::look(cluster);
+        self.committed.learn(&moment, trace);
+        for invariant in &mut self.invariants {
+            let name = invariant.name();
+            let broken = |how| Violation { invariant: name, how };
+            invariant.check(&moment, &self.committed).map_err(broken)?;
+        }
+        Ok(())
+    }
+}

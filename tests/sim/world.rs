@@ -1,0 +1,142 @@
+//! What surrounds the nodes: the network of turmoil, disks that take their time, and a record of what happened.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use flotilla_server::world::{self, Io, Listen, clock};
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use turmoil::net::{TcpListener, TcpStream};
+
+/// Everything that two runs of one seed must have in common: who sent something when, what was committed, what clients
+/// were told.
+#[derive(Debug, Default)]
+pub(crate) struct Trace {
+    hash: AtomicU64,
+    messages: AtomicU64,
+}
+
+impl Trace {
+    /// Adds to what happened.
+    pub(crate) fn note(&self, bytes: &[u8]) {
+        let hash = self.hash.load(Relaxed);
+        let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_nanos() as u64;
+        let low = crc32c::crc32c_append(hash as u32, bytes);
+        let high = crc32c::crc32c_append((hash >> 32) as u32, &elapsed.to_le_bytes());
+        let mixed = (u64::from(high) << 32 | u64::from(low)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.hash.store(mixed.rotate_left(29) ^ u64::from(low), Relaxed);
+        self.messages.fetch_add(1, Relaxed);
+    }
+
+    #[must_use]
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash.load(Relaxed)
+    }
+
+    #[must_use]
+    pub(crate) fn messages(&self) -> u64 {
+        self.messages.load(Relaxed)
+    }
+}
+
+/// The world of one simulation.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    pub(crate) trace: Arc<Trace>,
+    /// Microseconds that the slowest work with a disk takes now.
+    pub(crate) disk_micros_max: AtomicU64,
+}
+
+impl world::World for World {
+    fn connect(&self, authority: String) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
+        let trace = Arc::clone(&self.trace);
+        async move {
+            let stream = TcpStream::connect(authority).await?;
+            Ok(Box::new(Traced { stream, trace }) as Box<dyn Io>)
+        }
+        .boxed()
+    }
+
+    fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listen>> {
+        let bound = TcpListener::bind(address).now_or_never();
+        let listener = bound.unwrap_or_else(|| Err(io::Error::other("turmoil binds at once")))?;
+        Ok(Box::new(Port { address, listener, trace: Arc::clone(&self.trace) }))
+    }
+
+    fn disk_takes(&self) -> Duration {
+        let most = Duration::from_micros(self.disk_micros_max.load(Relaxed));
+        clock::random_between(Duration::ZERO, most)
+    }
+}
+
+struct Port {
+    address: SocketAddr,
+    listener: TcpListener,
+    trace: Arc<Trace>,
+}
+
+impl Listen for Port {
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Io>, SocketAddr)>> {
+        async move {
+            let (stream, from) = self.listener.accept().await?;
+            let trace = Arc::clone(&self.trace);
+            Ok((Box::new(Traced { stream, trace }) as Box<dyn Io>, from))
+        }
+        .boxed()
+    }
+}
+
+/// A connection whose every write is part of the trace.
+struct Traced {
+    stream: TcpStream,
+    trace: Arc<Trace>,
+}
+
+impl AsyncRead for Traced {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Traced {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(count)) = &written {
+            let ends =
+                self.stream.local_addr().and_then(|from| Ok((from, self.stream.peer_addr()?)));
+            tracing::trace!(?ends, count, "sent");
+            // Not the bytes themselves: each answer has the date of the machine in a header.
+            self.trace.note(format!("{ends:?}").as_bytes());
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
