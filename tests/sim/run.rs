@@ -177,8 +177,8 @@ fn judge_history(
     let budget = Budget { time: Duration::from_secs(30), configurations: 300_000 };
     match check(&operations, budget) {
         Verdict::Legal => None,
-        Verdict::Illegal { key, explanation } => {
-            Some(("linearizability", format!("{key:?}: {explanation}")))
+        Verdict::Illegal { keys, explanation } => {
+            Some(("linearizability", format!("{keys:?}: {explanation}")))
         }
         // It shows nothing, in either direction.
         Verdict::Undecided { .. } => {
@@ -244,7 +244,7 @@ async fn clients(
     };
     let sessions: Vec<Session> = nodes.iter().map(|name| session(name)).collect();
     until(Phase::Faults, &|| ()).await;
-    let registers = Registers::start(seed, &sessions, 2);
+    let registers = Registers::start(seed, &sessions, 1);
     until(Phase::End, &|| registers.next_generation()).await;
     *history.borrow_mut() = Some(registers.stop(&sessions).await);
     sessions[0].check_regions().await?;
