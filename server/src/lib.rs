@@ -10,7 +10,7 @@ pub mod cli;
 /// Builds every part in dependency order, owns its tasks, drains them.
 pub mod node;
 
-/// Gathers the settings of all parts.
+// Gathers the settings of all parts.
 pub mod config;
 
 /// 1: bytes to values.

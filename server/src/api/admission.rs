@@ -18,28 +18,28 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// The queues of this hop, shared by the gRPC and the HTTP port of a node.
 #[derive(Clone, Debug)]
 pub struct Admission {
-    requests: Arc<Gate>,
-    scans: Arc<Gate>,
-    cluster: Arc<Gate>,
-    receive: Arc<Gate>,
-    answers: Arc<Gate>,
-    pages: Arc<Gate>,
-    client_connections: Arc<Gate>,
-    http_connections: Arc<Gate>,
+    requests: Arc<InFlight>,
+    scans: Arc<InFlight>,
+    cluster: Arc<InFlight>,
+    receive: Arc<InFlight>,
+    answers: Arc<InFlight>,
+    pages: Arc<InFlight>,
+    client_connections: Arc<InFlight>,
+    http_connections: Arc<InFlight>,
 }
 
 impl Admission {
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
         Self {
-            requests: Gate::new("requests", limits.requests_in_flight_max),
-            scans: Gate::new("scans", limits.scans_in_flight_max),
-            cluster: Gate::new("cluster", limits.cluster_in_flight_max),
-            receive: Gate::new("receive", limits.receive_bytes_max),
-            answers: Gate::new("answers", limits.answers_held_bytes_max),
-            pages: Gate::new("scans", limits.pages_held_bytes_max),
-            client_connections: Gate::new("connections", limits.connections_max),
-            http_connections: Gate::new("connections", limits.connections_max),
+            requests: InFlight::new("requests", limits.requests_in_flight_max),
+            scans: InFlight::new("scans", limits.scans_in_flight_max),
+            cluster: InFlight::new("cluster", limits.cluster_in_flight_max),
+            receive: InFlight::new("receive", limits.receive_bytes_max),
+            answers: InFlight::new("answers", limits.answers_held_bytes_max),
+            pages: InFlight::new("scans", limits.pages_held_bytes_max),
+            client_connections: InFlight::new("connections", limits.connections_max),
+            http_connections: InFlight::new("connections", limits.connections_max),
         }
     }
 
@@ -59,17 +59,17 @@ impl Admission {
     }
 
     /// Bytes of bodies being received.
-    pub(super) fn receive(&self) -> &Arc<Gate> {
+    pub(super) fn receive(&self) -> &Arc<InFlight> {
         &self.receive
     }
 
     /// Bytes of answers that their clients have not read yet.
-    pub(super) fn answers(&self) -> &Arc<Gate> {
+    pub(super) fn answers(&self) -> &Arc<InFlight> {
         &self.answers
     }
 
     /// Bytes of pages of scans that their clients have not read yet.
-    pub(super) fn pages(&self) -> &Arc<Gate> {
+    pub(super) fn pages(&self) -> &Arc<InFlight> {
         &self.pages
     }
 
@@ -88,7 +88,7 @@ impl Admission {
     /// How often each queue has refused somebody since the start, by the queue's name.
     #[must_use]
     pub fn refused(&self) -> [(&'static str, u64); 6] {
-        let refused = |gate: &Gate| gate.refused.load(Ordering::Relaxed);
+        let refused = |gate: &InFlight| gate.refused.load(Ordering::Relaxed);
         let connections = refused(&self.client_connections) + refused(&self.http_connections);
         let [requests, scans, cluster, receive, answers] =
             [&self.requests, &self.scans, &self.cluster, &self.receive, &self.answers]
@@ -100,12 +100,12 @@ impl Admission {
 
 /// The connections that one port may have open.
 #[derive(Clone, Debug)]
-pub struct Places(Arc<Gate>);
+pub struct Places(Arc<InFlight>);
 
 impl Places {
     #[must_use]
     pub fn new(connections_max: usize) -> Self {
-        Self(Gate::new("connections", connections_max))
+        Self(InFlight::new("connections", connections_max))
     }
 
     /// A place for one connection, given back when it is dropped; `None` when all are taken.
@@ -117,9 +117,9 @@ impl Places {
 /// A bounded number of something.
 ///
 /// Invariant: `taken` is the sum of the permits that exist, at most `max`, or twice that with
-/// [`Gate::take_late`].
+/// [`InFlight::take_late`].
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct InFlight {
     name: &'static str,
     max: usize,
     taken: AtomicUsize,
@@ -127,7 +127,7 @@ pub(super) struct Gate {
     refused: AtomicU64,
 }
 
-impl Gate {
+impl InFlight {
     pub(super) fn new(name: &'static str, max: usize) -> Arc<Self> {
         Arc::new(Self { name, max, taken: AtomicUsize::new(0), refused: AtomicU64::new(0) })
     }
@@ -142,7 +142,7 @@ impl Gate {
         self.max.saturating_sub(self.taken.load(Ordering::Relaxed))
     }
 
-    /// As [`Gate::take`] for somebody who is refused last: whose work is done already and would be lost.
+    /// As [`InFlight::take`] for somebody who is refused last: whose work is done already and would be lost.
     /// He finds as much room again as all others have.
     pub(super) fn take_late(self: &Arc<Self>, count: usize) -> Result<Permit, Error> {
         self.reserve_below(count, self.max.saturating_mul(2))?;
@@ -165,10 +165,10 @@ impl Gate {
     }
 }
 
-/// A share of a [`Gate`], given back when it is dropped.
+/// A share of a [`InFlight`], given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
-    gate: Arc<Gate>,
+    gate: Arc<InFlight>,
     count: usize,
 }
 
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn refused_growth_takes_nothing() {
-        let gate = Gate::new("receive", 10);
+        let gate = InFlight::new("receive", 10);
         let mut permit = gate.take(4).expect("4 of 10");
         permit.grow(6).expect("10 of 10");
         assert!(permit.grow(1).is_err());
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn who_is_refused_takes_no_room_from_others_not_even_for_a_moment() {
-        let gate = Gate::new("receive", 1000);
+        let gate = InFlight::new("receive", 1000);
         std::thread::scope(|scope| {
             let large = scope.spawn(|| (0..100_000).filter(|_| gate.take(1001).is_ok()).count());
             for _ in 0..100_000 {
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn late_ones_have_as_much_room_again() {
-        let gate = Gate::new("answers", 10);
+        let gate = InFlight::new("answers", 10);
         let first = gate.take(10).expect("room");
         assert!(gate.take(1).is_err());
         let late = gate.take_late(10).expect("room for what is done already");

@@ -22,7 +22,7 @@ use tonic::Status;
 use tracing::debug;
 
 use super::{
-    admission::{Gate, Permit},
+    admission::{InFlight, Permit},
     observer::Method,
     tracked::{Tracked, code_of},
 };
@@ -56,7 +56,7 @@ pub(super) fn respond<T: prost::Message>(message: T) -> tonic::Response<T> {
 /// When too many bytes of other answers are not read yet. A read is refused first; what has changed
 /// something, and cannot be refused any more, later.
 pub(super) fn hold(
-    gate: &Arc<Gate>,
+    gate: &Arc<InFlight>,
     method: Method,
     bytes: usize,
 ) -> Result<Option<Permit>, Error> {

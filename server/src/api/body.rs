@@ -12,7 +12,7 @@ use flotilla_proto::wire::{FieldCount, TooManyFields};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::admission::{Gate, Permit};
+use super::admission::{InFlight, Permit};
 use crate::error::Error;
 
 /// What each body may take without asking: the number of calls already bounds it.
@@ -24,7 +24,7 @@ const FREE_BYTES: usize = 64 << 10;
 /// the message is complete; what it becomes then is bounded by the queues behind.
 pub(super) struct Received<B: Body, E> {
     inner: B,
-    gate: Arc<Gate>,
+    gate: Arc<InFlight>,
     permit: Option<Permit>,
     bytes: usize,
     bytes_max: usize,
@@ -40,7 +40,7 @@ pub(super) struct Received<B: Body, E> {
 impl<B: Body, E> Received<B, E> {
     pub(super) fn new(
         inner: B,
-        gate: Arc<Gate>,
+        gate: Arc<InFlight>,
         bytes_max: usize,
         deadline: Instant,
         refuse: fn(&Error) -> E,

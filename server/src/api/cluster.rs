@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Status};
 
 use super::{
-    Membership,
+    ClusterCalls,
     context::grpc_timeout,
     grpc::{Answer, answer},
     limits::Limits,
@@ -28,7 +28,7 @@ const ENTRIES_MAX: usize = 1024;
 /// The cluster calls with their bounds.
 #[derive(Clone)]
 pub(super) struct ClusterApi {
-    pub(super) membership: Arc<dyn Membership>,
+    pub(super) membership: Arc<dyn ClusterCalls>,
     pub(super) limits: Arc<Limits>,
 }
 

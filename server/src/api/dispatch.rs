@@ -27,8 +27,8 @@ use tonic_health::pb::health_server::HealthServer;
 use tower::util::BoxCloneSyncService;
 
 use super::{
-    Membership,
-    admission::{Admission, Gate, Permit},
+    ClusterCalls,
+    admission::{Admission, InFlight, Permit},
     answer::{self, Answer, EncodedBytes, Rest, waits_for_its_reader},
     body::Received,
     cluster::ClusterApi,
@@ -75,7 +75,7 @@ struct Shared<R: Requests> {
     limits: Arc<Limits>,
     observer: Arc<dyn Observer>,
     draining: CancellationToken,
-    membership: Arc<dyn Membership>,
+    membership: Arc<dyn ClusterCalls>,
 }
 
 impl<R: Requests> Clone for Services<R> {
@@ -87,7 +87,7 @@ impl<R: Requests> Clone for Services<R> {
 impl<R: Requests> Services<R> {
     pub fn new(
         requests: R,
-        membership: Arc<dyn Membership>,
+        membership: Arc<dyn ClusterCalls>,
         limits: Arc<Limits>,
         admission: Admission,
         observer: Arc<dyn Observer>,
@@ -241,7 +241,7 @@ impl<R: Requests> Shared<R> {
 ///
 /// # Errors
 /// `WrongCluster`; `InvalidArgument` when what it names is no id.
-pub fn check_cluster(headers: &HeaderMap, membership: &dyn Membership) -> Result<(), Error> {
+pub fn check_cluster(headers: &HeaderMap, membership: &dyn ClusterCalls) -> Result<(), Error> {
     let Some(named) = headers.get(CLUSTER_ID_METADATA) else { return Ok(()) };
     let asked = named.to_str().ok().and_then(ClusterId::parse).ok_or_else(|| {
         Error::invalid(CLUSTER_ID_METADATA, "the metadata must be 32 hexadecimal digits")
@@ -262,7 +262,7 @@ enum Stage {
     Running {
         answer: Answering,
         tracked: Option<Tracked>,
-        answers: Arc<Gate>,
+        answers: Arc<InFlight>,
     },
     /// A handler has answered with one message, which is being encoded.
     Encoding {
@@ -272,12 +272,12 @@ enum Stage {
         tracked: Option<Tracked>,
         /// The place of the answer among those that are not read, once its size was known.
         held: Option<Permit>,
-        answers: Arc<Gate>,
+        answers: Arc<InFlight>,
     },
 }
 
 impl Call {
-    fn running(tracked: Tracked, answer: Answering, answers: &Arc<Gate>) -> Self {
+    fn running(tracked: Tracked, answer: Answering, answers: &Arc<InFlight>) -> Self {
         Self(Stage::Running { answer, tracked: Some(tracked), answers: Arc::clone(answers) })
     }
 
@@ -386,7 +386,7 @@ fn encoded(
     trailers: Option<HeaderMap>,
     mut tracked: Tracked,
     held: Option<Permit>,
-    answers: &Arc<Gate>,
+    answers: &Arc<InFlight>,
 ) -> Response<Answer<Rest>> {
     let code = trailers.as_ref().and_then(code_of).unwrap_or(Code::Ok);
     let held = match code {

@@ -14,7 +14,7 @@ use flotilla_proto::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Check, ClusterAnswer, Keyspace, Limits, Membership, kv::KvApi};
+use super::{Check, ClusterAnswer, ClusterCalls, Health, Keyspace, Limits, kv::KvApi};
 use crate::{
     command::{self, AsOf, Overlay, POINTS_BYTES_MAX, RegionState, StoredValue},
     error::Error,
@@ -464,11 +464,7 @@ impl Table {
     }
 }
 
-impl Membership for FakeMembership {
-    fn cluster_id(&self) -> Option<ClusterId> {
-        Some(FAKE_CLUSTER)
-    }
-
+impl ClusterCalls for FakeMembership {
     fn initialize(
         &self,
         request: v1::InitializeRequest,
@@ -618,14 +614,20 @@ impl Membership for FakeMembership {
             ..v1::CheckRegionResponse::default()
         })
     }
+}
 
-    fn is_ready(&self) -> Vec<String> {
+impl Health for FakeMembership {
+    fn cluster_id(&self) -> Option<ClusterId> {
+        Some(FAKE_CLUSTER)
+    }
+
+    fn why_not_ready(&self) -> Vec<String> {
         let mut table = self.0.lock();
         table.looks += 1;
         table.not_ready.clone()
     }
 
-    fn is_live(&self) -> Vec<String> {
+    fn why_not_live(&self) -> Vec<String> {
         self.0.lock().not_live.clone()
     }
 

@@ -17,7 +17,7 @@ use tonic_health::pb::{
 };
 use tonic_reflection::server as reflection;
 
-use super::{Membership, grpc::Answer};
+use super::{ClusterCalls, grpc::Answer};
 
 /// How often the readiness that watchers wait for is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
@@ -26,7 +26,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// exactly when the node can serve or redirect.
 #[derive(Clone)]
 pub(super) struct HealthApi {
-    membership: Arc<dyn Membership>,
+    membership: Arc<dyn ClusterCalls>,
     /// Ends the streams of watchers, which have no end of their own.
     draining: CancellationToken,
     /// Where all watchers look, while there are any: a look walks over all regions.
@@ -34,12 +34,12 @@ pub(super) struct HealthApi {
 }
 
 impl HealthApi {
-    pub(super) fn new(membership: Arc<dyn Membership>, draining: CancellationToken) -> Self {
+    pub(super) fn new(membership: Arc<dyn ClusterCalls>, draining: CancellationToken) -> Self {
         Self { membership, draining, watched: Arc::default() }
     }
 
     fn is_ready(&self) -> bool {
-        self.membership.is_ready().is_empty()
+        self.membership.why_not_ready().is_empty()
     }
 
     /// Readiness as it changes.
@@ -149,7 +149,7 @@ mod tests {
     use crate::api::fake::FakeMembership;
 
     fn health_of(membership: &Arc<FakeMembership>) -> HealthApi {
-        let membership = Arc::clone(membership) as Arc<dyn Membership>;
+        let membership = Arc::clone(membership) as Arc<dyn ClusterCalls>;
         HealthApi::new(membership, CancellationToken::new())
     }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     Admission,
-    admission::Gate,
+    admission::InFlight,
     context,
     limits::Limits,
     ops::{self, Gets},
@@ -32,7 +32,7 @@ pub(super) struct KvApi<R> {
     pub(super) requests: R,
     pub(super) limits: Arc<Limits>,
     /// Pages of scans that are not read yet.
-    pub(super) pages: Arc<Gate>,
+    pub(super) pages: Arc<InFlight>,
 }
 
 impl<R: Requests> KvApi<R> {

@@ -60,13 +60,13 @@ pub use self::{
 /// The answer to a call of `flotilla.v1.Cluster`.
 pub type ClusterAnswer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 
-/// The calls of `flotilla.v1.Cluster`, and the state of this node.
+/// The calls of `flotilla.v1.Cluster`.
 ///
 /// # Cancel safety
 ///
 /// A future may be dropped when its deadline passes or its caller goes. What was written stays
 /// written, and repeating the call converges.
-pub trait Membership: Send + Sync + 'static {
+pub trait ClusterCalls: Health {
     fn initialize(
         &self,
         request: v1::InitializeRequest,
@@ -107,18 +107,23 @@ pub trait Membership: Send + Sync + 'static {
         &self,
         request: v1::CheckRegionRequest,
     ) -> ClusterAnswer<'_, v1::CheckRegionResponse>;
+}
 
+/// How this node is, for whoever decides whether to send it requests, or to end it.
+pub trait Health: Send + Sync + 'static {
     /// The cluster that this node is of; `None` while it is of none.
     fn cluster_id(&self) -> Option<ClusterId> {
         None
     }
 
     /// Why this node can neither serve nor forward requests; empty when it can.
-    fn is_ready(&self) -> Vec<String> {
+    fn why_not_ready(&self) -> Vec<String> {
         self.checks().iter().filter(|check| check.counts).filter_map(Check::complaint).collect()
     }
+
     /// Why this process is wedged; empty when it is not. Never about other nodes.
-    fn is_live(&self) -> Vec<String>;
+    fn why_not_live(&self) -> Vec<String>;
+
     /// Each check, with a word on how it is or on what is wrong.
     fn checks(&self) -> Vec<Check>;
 }

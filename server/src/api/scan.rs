@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::{
-    admission::{Gate, Permit},
+    admission::{InFlight, Permit},
     context::{self, Keyspace, user_key},
     kv::KvApi,
     limits::Limits,
@@ -49,7 +49,7 @@ pub(super) struct Pager<R> {
     all_keyspaces: bool,
     /// Keys still wanted.
     limit: u64,
-    pages: Arc<Gate>,
+    pages: Arc<InFlight>,
     /// Of the page that the caller has.
     held: Option<Permit>,
     /// A page of it was answered.

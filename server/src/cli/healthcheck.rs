@@ -40,10 +40,10 @@ pub(crate) fn run(url: &str) -> anyhow::Result<()> {
         .context("send the request")?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).context("read the answer")?;
-    judge(&String::from_utf8_lossy(&answer))
+    check_answer(&String::from_utf8_lossy(&answer))
 }
 
-fn judge(answer: &str) -> anyhow::Result<()> {
+fn check_answer(answer: &str) -> anyhow::Result<()> {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     let status = head.lines().next().unwrap_or_default();
     let mut words = status.split(' ');

@@ -33,9 +33,9 @@ use crate::{
 const SILENCE_MIN: Duration = Duration::from_secs(10);
 
 /// What regions ask of the disk.
-struct Gate(Option<Arc<DiskMonitor>>);
+struct DiskRoom(Option<Arc<DiskMonitor>>);
 
-impl DiskGate for Gate {
+impl DiskGate for DiskRoom {
     fn level(&self) -> Level {
         self.0.as_ref().map_or(Level::Normal, |disk| disk.level())
     }
@@ -96,7 +96,7 @@ impl Joined {
             disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
             checks: Checks::default(),
             unmet: Arc::default(),
-            disk: Arc::new(Gate(node.disk.clone())),
+            disk: Arc::new(DiskRoom(node.disk.clone())),
             feature_level: Arc::new(feature_level::FIRST.into()),
         });
         let peers = Peers::open(env, restarted, node.loss).await?;
@@ -175,16 +175,16 @@ mod tests {
                 critical_bytes: Some(0),
                 ..DiskConfig::default()
             };
-            Gate(Some(Arc::new(DiskMonitor::open(dir.path(), &config, 0).expect("a disk"))))
+            DiskRoom(Some(Arc::new(DiskMonitor::open(dir.path(), &config, 0).expect("a disk"))))
         };
         assert!(gate(0).level().has_room());
         assert!(!gate(u64::MAX).level().has_room(), "less than everything is left");
         let left = gate(u64::MAX).available_bytes();
         assert!(left > 0, "the disk that the test writes to has room");
-        assert!(Gate(None).level().has_room(), "a node in memory has no disk");
+        assert!(DiskRoom(None).level().has_room(), "a node in memory has no disk");
         assert_eq!(gate(0).refuse_bytes(1), None, "there is room for one more");
         assert!(gate(0).refuse_bytes(u64::MAX).is_some(), "not for everything");
         assert!(gate(u64::MAX).refuse_bytes(1).is_some(), "nothing is left for more");
-        assert_eq!(Gate(None).refuse_bytes(u64::MAX), None, "a node in memory has no disk");
+        assert_eq!(DiskRoom(None).refuse_bytes(u64::MAX), None, "a node in memory has no disk");
     }
 }

@@ -19,7 +19,7 @@ use super::{
     readiness, status, transfer_leader,
 };
 use crate::{
-    api::{Check, ClusterAnswer, Membership},
+    api::{Check, ClusterAnswer, ClusterCalls, Health},
     error::Error,
     ids::ClusterId,
     placement::view::check_located,
@@ -108,7 +108,7 @@ macro_rules! only {
     };
 }
 
-impl Membership for Calls {
+impl ClusterCalls for Calls {
     fn initialize(
         &self,
         request: v1::InitializeRequest,
@@ -270,12 +270,14 @@ impl Membership for Calls {
     ) -> ClusterAnswer<'_, v1::CheckRegionResponse> {
         async move { check_region::check(&self.0, &self.joined()?, request).await }.boxed()
     }
+}
 
+impl Health for Calls {
     fn cluster_id(&self) -> Option<ClusterId> {
         self.0.joined.get().map(|joined| joined.cluster)
     }
 
-    fn is_live(&self) -> Vec<String> {
+    fn why_not_live(&self) -> Vec<String> {
         // A node whose disk does not answer ends by itself (`watch.rs`).
         self.0.pulses.get().map(|pulses| pulses.still(STILL_MAX)).unwrap_or_default()
     }

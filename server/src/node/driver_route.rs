@@ -23,7 +23,7 @@ const TOLD_MAX: usize = 16;
 
 /// Where the driver was last found, and where to search for it.
 #[derive(Default)]
-pub(super) struct Way {
+pub(super) struct DriverRoute {
     node: Option<NodeId>,
     /// The node that was searched last. Only those with a peer of region 1 know who leads it, or those that
     /// were heard; so each heartbeat goes on behind the one before it, until all were asked.
@@ -43,13 +43,13 @@ struct Course {
 }
 
 impl Course {
-    fn new(way: &mut Way, leader: Option<NodeId>, mut others: Vec<NodeId>) -> Self {
+    fn new(route: &mut DriverRoute, leader: Option<NodeId>, mut others: Vec<NodeId>) -> Self {
         others.sort();
-        let behind = way.searched.map_or(0, |last| others.partition_point(|node| *node <= last));
+        let behind = route.searched.map_or(0, |last| others.partition_point(|node| *node <= last));
         let count = others.len().max(1);
         others.rotate_left(behind % count);
         others.reverse();
-        let told = way.node.take().into_iter().chain(leader).map(Hint::known).collect();
+        let told = route.node.take().into_iter().chain(leader).map(Hint::known).collect();
         let (told_max, searched_max) = (TOLD_MAX, SEARCHED_MAX);
         Self { told, told_max, others, searched_max, asked: Vec::new() }
     }
@@ -61,7 +61,7 @@ impl Course {
         }
     }
 
-    fn next(&mut self, way: &mut Way) -> Option<Hint> {
+    fn next(&mut self, route: &mut DriverRoute) -> Option<Hint> {
         loop {
             let next = match self.told.pop() {
                 Some(told) => told,
@@ -69,7 +69,7 @@ impl Course {
                 None => {
                     let node = self.others.pop()?;
                     self.searched_max -= 1;
-                    way.searched = Some(node);
+                    route.searched = Some(node);
                     Hint::known(node)
                 }
             };
@@ -118,7 +118,7 @@ impl Hint {
     }
 }
 
-impl Way {
+impl DriverRoute {
     pub(super) async fn heartbeat(
         &mut self,
         node: &Node,
@@ -243,12 +243,12 @@ mod tests {
     #[test]
     fn every_node_is_asked_for_the_driver_within_a_few_heartbeats() {
         let nodes: Vec<NodeId> = (1..=50).map(NodeId).collect();
-        let mut way = Way::default();
+        let mut route = DriverRoute::default();
         let mut asked = Vec::new();
         for _ in 0..4 {
-            let mut course = Course::new(&mut way, None, nodes.clone());
+            let mut course = Course::new(&mut route, None, nodes.clone());
             let before = asked.len();
-            while let Some(next) = course.next(&mut way) {
+            while let Some(next) = course.next(&mut route) {
                 asked.push(next.node);
             }
             assert_eq!(asked.len() - before, SEARCHED_MAX);
@@ -260,11 +260,11 @@ mod tests {
 
     #[test]
     fn whom_it_is_told_to_ask_is_asked_next_and_once() {
-        let mut way = Way { node: Some(NodeId(7)), searched: None };
-        let mut course = Course::new(&mut way, Some(NodeId(3)), vec![NodeId(1), NodeId(2)]);
+        let mut route = DriverRoute { node: Some(NodeId(7)), searched: None };
+        let mut course = Course::new(&mut route, Some(NodeId(3)), vec![NodeId(1), NodeId(2)]);
         let mut next = |told: Option<Hint>| {
             told.into_iter().for_each(|told| course.is_told(told));
-            course.next(&mut way).map(|hint| (hint.node.0, hint.address))
+            course.next(&mut route).map(|hint| (hint.node.0, hint.address))
         };
         assert_eq!(next(None), Some((3, None)), "the leader that this node knows");
         assert_eq!(next(None), Some((7, None)), "where it was found last");

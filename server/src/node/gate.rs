@@ -13,9 +13,9 @@ use crate::{
 
 /// Requests for keys: to the router once the node has joined.
 #[derive(Clone)]
-pub(super) struct Gate(pub(super) Arc<Node>);
+pub(super) struct WhileJoined(pub(super) Arc<Node>);
 
-impl Gate {
+impl WhileJoined {
     fn joined(&self) -> Result<&Arc<Joined>, Error> {
         self.0.joined().ok_or_else(|| not_joined(&self.0))
     }
@@ -32,7 +32,7 @@ impl Gate {
     }
 }
 
-impl Requests for Gate {
+impl Requests for WhileJoined {
     async fn write(&self, cx: Context, command: v1::WriteCommand) -> Result<v1::WriteReply, Error> {
         self.joined()?.router.write(cx, command).await
     }

@@ -8,7 +8,7 @@ use std::{
 use flotilla_proto::v1;
 use tokio::time::Instant;
 
-use super::{Joined, Node, driver_route::Way};
+use super::{Joined, Node, driver_route::DriverRoute};
 use crate::{
     feature_level,
     ids::{PeerId, RegionId},
@@ -31,7 +31,7 @@ const DUPLICATE_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
     let mut interval = tokio::time::interval(node.config.placement.interval);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut driver = Way::default();
+    let mut driver = DriverRoute::default();
     let mut reports = Reports::default();
     let mut duplicate_since: Option<Instant> = None;
     loop {
@@ -95,7 +95,7 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
             let Some(peer) = joined.peers.get(RegionId(step.region_id)) else { continue };
             // Judged again by what the leader itself knows, right before it is carried out.
             let Some(report) = driver::report(&peer) else { continue };
-            match steps::judge(&step, &report, joined.driver.config()) {
+            match steps::verdict(&step, &report, joined.driver.config()) {
                 Verdict::Apply => {}
                 Verdict::Done => continue,
                 verdict => {

@@ -82,7 +82,7 @@ async fn initialize(node: &Arc<Node>) {
 
 /// Runs until the node is of a cluster, by whatever way.
 async fn find_cluster(node: &Arc<Node>) {
-    let mut told = Told::new("a cluster");
+    let mut told = Announcer::new("a cluster");
     let mut met = Met::default();
     let mut gone = FounderGone::default();
     while node.joined.get().is_none() && !node.is_removed() {
@@ -210,12 +210,12 @@ async fn ask_all(node: &Node, addresses: &[String]) -> Vec<Asked> {
 }
 
 /// Tells why a node waits when that changes, and now and then while it does not.
-struct Told {
+struct Announcer {
     what: &'static str,
     last: Option<(String, Instant)>,
 }
 
-impl Told {
+impl Announcer {
     fn new(what: &'static str) -> Self {
         Self { what, last: None }
     }
@@ -242,7 +242,7 @@ enum Refusal {
 
 /// Sees to it that the node's own row says that it is in service, if it was taken in by `--join`.
 async fn settle(node: &Arc<Node>) {
-    let mut told = Told::new("its place in the cluster");
+    let mut told = Announcer::new("its place in the cluster");
     loop {
         match settle_once(node).await {
             Ok(()) => return,

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, service::interceptor::InterceptedService};
 
 use super::{
-    Node, cluster_calls::Calls, gate::Gate, inbox::NodeInbox, placement_service::PlacementCalls,
-    pulse::Pulses, readiness,
+    Node, cluster_calls::Calls, gate::WhileJoined, inbox::NodeInbox,
+    placement_service::PlacementCalls, pulse::Pulses, readiness,
 };
 use crate::{
     api::{self, Admission, Limits, Method, Observer, Places, Services},
@@ -149,12 +149,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn gate(&self) -> Gate {
-        Gate(Arc::clone(&self.node))
+    fn gate(&self) -> WhileJoined {
+        WhileJoined(Arc::clone(&self.node))
     }
 
-    fn membership(&self) -> Arc<dyn api::Membership> {
-        Arc::clone(&self.calls) as Arc<dyn api::Membership>
+    fn membership(&self) -> Arc<dyn api::ClusterCalls> {
+        Arc::clone(&self.calls) as Arc<dyn api::ClusterCalls>
     }
 
     /// Accepts the connections of clients for other threads, until the stop.

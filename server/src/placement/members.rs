@@ -6,7 +6,7 @@ use flotilla_proto::v1;
 
 use super::{
     config::{PlacementConfig, millis},
-    view::{ClusterView, NodeView, RegionView},
+    view::{ClusterView, HeardRegion, NodeView},
 };
 use crate::{
     ids::{NodeId, PeerId, RegionId},
@@ -74,7 +74,7 @@ impl Members {
     #[must_use]
     pub fn of(
         view: &ClusterView,
-        region: &RegionView,
+        region: &HeardRegion,
         nodes: &BTreeMap<NodeId, NodeView>,
         config: &PlacementConfig,
         now_ms: u64,
@@ -83,7 +83,7 @@ impl Members {
             .region
             .peers
             .iter()
-            .map(|peer| judge(view, region, peer, nodes, config, now_ms))
+            .map(|peer| member_of(view, region, peer, nodes, config, now_ms))
             .collect();
         members.sort_unstable_by_key(|member| member.peer);
         Self { region: region.id(), all: members }
@@ -147,9 +147,9 @@ impl Members {
     }
 }
 
-fn judge(
+fn member_of(
     view: &ClusterView,
-    region: &RegionView,
+    region: &HeardRegion,
     peer: &v1::Peer,
     nodes: &BTreeMap<NodeId, NodeView>,
     config: &PlacementConfig,

@@ -10,7 +10,7 @@
 //! A term of the driver begins with `view::ClusterView::new` of the table read from region 1. A
 //! heartbeat (`reports::Reports` chooses what it tells) goes to `hear`, then to `membership::heard`, and is answered with the table if the
 //! sender's is older and with `orders_for` the sender. Once per interval: `settle_orders`,
-//! `membership::finish_removals`, `plan::plan`, `order` what was planned. `steps::judge` checks
+//! `membership::finish_removals`, `plan::plan`, `order` what was planned. `steps::verdict` checks
 //! a step on the node that received it, against the report that it would send at that moment.
 //!
 //! Invariant: a leader never claims silence to be shorter than it is. A peer that has not answered

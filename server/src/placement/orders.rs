@@ -13,7 +13,7 @@ use flotilla_proto::{
 
 use super::{
     config::{PlacementConfig, millis},
-    view::{ClusterView, Order, RegionView},
+    view::{ClusterView, HeardRegion, Order},
 };
 use crate::{
     ids::{NodeId, RegionId},
@@ -74,7 +74,7 @@ impl ClusterView {
         &self,
         config: &PlacementConfig,
         now_ms: u64,
-    ) -> impl Iterator<Item = (&RegionView, &v1::Step)> {
+    ) -> impl Iterator<Item = (&HeardRegion, &v1::Step)> {
         self.orders.iter().filter_map(move |(id, order)| {
             let region = self.regions().get(id)?;
             order.is_open(region, config, now_ms).then_some((region, &order.step))
@@ -87,7 +87,7 @@ impl Order {
     /// for the step, whoever did it.
     fn result(
         &self,
-        region: Option<&RegionView>,
+        region: Option<&HeardRegion>,
         config: &PlacementConfig,
         now_ms: u64,
     ) -> StepResult {
@@ -119,7 +119,7 @@ impl Order {
         }
     }
 
-    fn is_open(&self, region: &RegionView, config: &PlacementConfig, now_ms: u64) -> bool {
+    fn is_open(&self, region: &HeardRegion, config: &PlacementConfig, now_ms: u64) -> bool {
         let planned_on = self.step.epoch.unwrap_or_default().conf_ver;
         let done = match &self.step.action {
             Some(Action::Transfer(_)) => region.leader != self.leader,

@@ -31,7 +31,7 @@ pub use self::{
     obstacles::{Short, obstacles, short, waits_for_voters},
 };
 use super::{
-    config::PlacementConfig, members::Members, steps, view::ClusterView, view::RegionView,
+    config::PlacementConfig, members::Members, steps, view::ClusterView, view::HeardRegion,
 };
 use crate::ids::{PeerId, RegionId};
 
@@ -122,7 +122,7 @@ pub fn plan(
 
 /// The checkers in their order; the first that wants something wins.
 fn wish(
-    region: &RegionView,
+    region: &HeardRegion,
     members: &Members,
     replicas: usize,
     nodes: &Nodes,
@@ -149,7 +149,7 @@ fn wish(
 /// The step that fulfils a wish, if it still can be after those before it.
 fn grant(
     wish: Wish,
-    region: &RegionView,
+    region: &HeardRegion,
     members: &Members,
     nodes: &mut Nodes,
     ids: &mut dyn FnMut() -> Option<PeerId>,
@@ -175,7 +175,7 @@ fn grant(
     }
 }
 
-fn step(region: &RegionView, reason: String, action: Action) -> v1::Step {
+fn step(region: &HeardRegion, reason: String, action: Action) -> v1::Step {
     v1::Step { region_id: region.id().0, epoch: Some(region.epoch()), reason, action: Some(action) }
 }
 

@@ -49,7 +49,7 @@ pub fn is_finish(change: &v1::ChangePeers) -> bool {
 /// leader itself or answered it within `peer_silent_after`; never for a step that removes the
 /// leader; never twice for one step that had its effect.
 #[must_use]
-pub fn judge(step: &v1::Step, report: &v1::RegionReport, config: &PlacementConfig) -> Verdict {
+pub fn verdict(step: &v1::Step, report: &v1::RegionReport, config: &PlacementConfig) -> Verdict {
     let Some(region) = &report.region else { return stale("the report has no region") };
     if region.region_id != step.region_id {
         return stale(format!("it is for region {}", step.region_id));
@@ -58,7 +58,7 @@ pub fn judge(step: &v1::Step, report: &v1::RegionReport, config: &PlacementConfi
     let epoch = Epoch::of(region);
     let same_membership = epoch.members_verdict(asked).fits();
     let moved = || stale(format!("the membership is at {}, not {asked}", epoch.conf_ver));
-    let peers = Peers { region, report, config };
+    let peers = Reported { region, report, config };
 
     match &step.action {
         None => stale("it orders nothing"),
@@ -101,7 +101,7 @@ pub fn judge(step: &v1::Step, report: &v1::RegionReport, config: &PlacementConfi
             if !same_membership {
                 return moved();
             }
-            peers.judge_change(change)
+            peers.change_verdict(change)
         }
         Some(Action::Transfer(transfer)) => {
             if transfer.peer_id == report.leader_peer_id {
@@ -124,13 +124,13 @@ pub fn judge(step: &v1::Step, report: &v1::RegionReport, config: &PlacementConfi
     }
 }
 
-struct Peers<'a> {
+struct Reported<'a> {
     region: &'a v1::Region,
     report: &'a v1::RegionReport,
     config: &'a PlacementConfig,
 }
 
-impl Peers<'_> {
+impl Reported<'_> {
     fn find(&self, peer: u64) -> Option<&v1::Peer> {
         self.region.peers.iter().find(|other| other.peer_id == peer)
     }
@@ -167,7 +167,7 @@ impl Peers<'_> {
         is_quorum(self.voters().map(|peer| self.is_live(peer)))
     }
 
-    fn judge_change(&self, change: &v1::ChangePeers) -> Verdict {
+    fn change_verdict(&self, change: &v1::ChangePeers) -> Verdict {
         for peer in &change.promote {
             if change.remove.contains(peer) {
                 return stale(format!("peer {peer} is both promoted and removed"));
@@ -278,7 +278,7 @@ mod tests {
     fn check(why: &str, action: Action, edit: impl FnOnce(&mut v1::RegionReport), want: &str) {
         let mut report = report();
         edit(&mut report);
-        let verdict = judge(&step(action), &report, &PlacementConfig::default());
+        let verdict = verdict(&step(action), &report, &PlacementConfig::default());
         assert_eq!(kind(&verdict), want, "{why}: {verdict:?}");
     }
 

@@ -200,7 +200,7 @@ pub struct LeaderPeer {
 
 /// A region as its leader last reported it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RegionView {
+pub struct HeardRegion {
     pub region: v1::Region,
     pub term: u64,
     /// `None` once the node that led it stopped to report it, until another does.
@@ -217,7 +217,7 @@ pub struct RegionView {
     pub reported_at_ms: u64,
 }
 
-impl RegionView {
+impl HeardRegion {
     #[must_use]
     pub fn id(&self) -> RegionId {
         RegionId(self.region.region_id)
@@ -265,7 +265,7 @@ struct NodeHeard {
 
 impl NodeHeard {
     /// What to answer a process that a later one replaced; `None` to any other.
-    fn judge_replaced(&mut self, incarnation: u64, now_ms: u64) -> Option<Heard> {
+    fn answer_to_replaced(&mut self, incarnation: u64, now_ms: u64) -> Option<Heard> {
         let old = self.superseded.iter_mut().find(|old| old.incarnation == incarnation)?;
         let since_ms = *old.heard_since_ms.get_or_insert(now_ms);
         if now_ms.saturating_sub(since_ms) < LATE_MS {
@@ -388,7 +388,7 @@ impl ClusterView {
         let mut continues = false;
         let mut low_at_ms = None;
         if let Some(before) = self.heard.get_mut(&node) {
-            if let Some(verdict) = before.judge_replaced(request.incarnation, now_ms) {
+            if let Some(verdict) = before.answer_to_replaced(request.incarnation, now_ms) {
                 return verdict;
             }
             let last = before.incarnation;
@@ -468,7 +468,7 @@ impl ClusterView {
         }
         let id = RegionId(region.region_id);
         let leader = LeaderPeer { peer: PeerId(report.leader_peer_id), node };
-        let mut new = RegionView {
+        let mut new = HeardRegion {
             region,
             term: report.term,
             leader: Some(leader),
@@ -511,7 +511,7 @@ impl ClusterView {
                 self.refused_at_ms.insert((id, NodeId(peer.node_id)), now_ms);
             }
         }
-        let stays = |old: &RegionView| {
+        let stays = |old: &HeardRegion| {
             old.region.start_key == new.region.start_key && old.region.end_key == new.region.end_key
         };
         // One that is where it was overlaps none, as before.
@@ -523,7 +523,7 @@ impl ClusterView {
 
     /// Removes what a region overlaps; false when that is newer. Of two that overlap, the one of the older
     /// version has been split or merged since.
-    fn make_room(&mut self, new: &RegionView) -> bool {
+    fn make_room(&mut self, new: &HeardRegion) -> bool {
         let version = new.epoch().version;
         let overlapping: Vec<(RegionId, u64)> = self
             .regions
@@ -547,7 +547,7 @@ impl ClusterView {
 
     /// Whether the region's leader is heard, so that a step would reach it.
     #[must_use]
-    pub fn is_fresh(&self, region: &RegionView, config: &PlacementConfig, now_ms: u64) -> bool {
+    pub fn is_fresh(&self, region: &HeardRegion, config: &PlacementConfig, now_ms: u64) -> bool {
         let silent_max = millis(config.peer_silent_after);
         region.leader.is_some_and(|leader| {
             self.heard.contains_key(&leader.node)
@@ -578,7 +578,7 @@ impl ClusterView {
 
     /// How long `peer` has not answered the region's leader; `None` when the leader did not say.
     #[must_use]
-    pub fn silent_ms(&self, region: &RegionView, peer: PeerId, now_ms: u64) -> Option<u64> {
+    pub fn silent_ms(&self, region: &HeardRegion, peer: PeerId, now_ms: u64) -> Option<u64> {
         let told = region.progress.get(&peer)?.silent_ms;
         // One that answers goes on to answer until the leader says otherwise, as long as that is heard;
         // one that does not is silent since.
@@ -593,7 +593,7 @@ impl ClusterView {
     #[must_use]
     pub fn refusal<'a>(
         &self,
-        region: &'a RegionView,
+        region: &'a HeardRegion,
         peer: PeerId,
         now_ms: u64,
     ) -> Option<(u64, &'a str)> {
@@ -738,25 +738,25 @@ impl ClusterView {
     /// Whether a peer cannot be trusted: its node says so, or the leader found it without what it had
     /// acknowledged, or buried, so that it never comes again.
     #[must_use]
-    pub fn is_lost(&self, region: &RegionView, node: NodeId, peer: PeerId) -> bool {
+    pub fn is_lost(&self, region: &HeardRegion, node: NodeId, peer: PeerId) -> bool {
         self.is_quarantined(node, region.id(), peer)
             || region.progress.get(&peer).is_some_and(|told| told.reverted || told.buried)
     }
 
     /// The peers of a region that cannot be trusted.
     #[must_use]
-    pub fn lost_peers(&self, region: &RegionView) -> Vec<u64> {
+    pub fn lost_peers(&self, region: &HeardRegion) -> Vec<u64> {
         peers_where(region, |node, peer| self.is_lost(region, node, peer))
     }
 
     /// The peers of a region whose leader lacks what they have.
     #[must_use]
-    pub fn contradicted_peers(&self, region: &RegionView) -> Vec<u64> {
+    pub fn contradicted_peers(&self, region: &HeardRegion) -> Vec<u64> {
         peers_where(region, |node, peer| self.is_contradicted(node, region.id(), peer))
     }
 }
 
-fn peers_where(region: &RegionView, is_so: impl Fn(NodeId, PeerId) -> bool) -> Vec<u64> {
+fn peers_where(region: &HeardRegion, is_so: impl Fn(NodeId, PeerId) -> bool) -> Vec<u64> {
     let is_so = |peer: &&v1::Peer| is_so(NodeId(peer.node_id), PeerId(peer.peer_id));
     region.region.peers.iter().filter(is_so).map(|peer| peer.peer_id).collect()
 }

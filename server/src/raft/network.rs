@@ -42,7 +42,7 @@ use super::{
     region_view::RegionView,
     reversion::{Reversions, is_reversion},
     snapshot::{self, SnapshotData},
-    transport::{BACKOFF_MAX, Lane, Transport, Unfinished, budget::Gate},
+    transport::{BACKOFF_MAX, Lane, Transport, Unfinished, budget::RoomGate},
 };
 use crate::{
     ids::{NodeId, PeerId, RegionId},
@@ -414,7 +414,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 return Ok(answers.scan(true, until_failed).boxed());
             }
             let budget = this.network.transport.budget(this.node, this.lane);
-            let mut gate = Gate::new(budget, this.network.region, pause);
+            let mut gate = RoomGate::new(budget, this.network.region, pause);
             let (node, mut input) = (this.node, input);
             // Whatever it reads from the log is for that node.
             let requests =

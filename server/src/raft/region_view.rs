@@ -37,7 +37,7 @@ pub struct RegionView {
     installs: AtomicU64,
     /// By the index of the entry that asks for one.
     checksums: Mutex<BTreeMap<u64, Checksum>>,
-    gate: Arc<Gate>,
+    gate: Arc<ApplyGate>,
     /// As the gate, for readers, who do not wait for writes.
     unreadable: AtomicBool,
 }
@@ -72,14 +72,14 @@ pub struct Checksum {
 
 /// Held while the region's rows or state are written.
 #[derive(Default)]
-pub(super) struct Gate {
+pub(super) struct ApplyGate {
     /// They never are again.
     closed: Mutex<bool>,
     /// The peer has ended, and whoever waits for an install of it has gone on.
     no_installs: AtomicBool,
 }
 
-impl Gate {
+impl ApplyGate {
     /// # Errors
     /// When the peer is being destroyed.
     pub(super) fn enter(&self) -> Result<MutexGuard<'_, bool>, engine::Error> {
@@ -164,7 +164,7 @@ impl RegionView {
         self.applied_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn gate(&self) -> &Arc<Gate> {
+    pub(super) fn gate(&self) -> &Arc<ApplyGate> {
         &self.gate
     }
 

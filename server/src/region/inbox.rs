@@ -18,9 +18,9 @@ use crate::{
 
 impl Peers {
     /// Hands a request to the peer it is for.
-    async fn dispatch(self: Arc<Self>, message: v1::Message) -> v1::Message {
+    async fn dispatch(self: Arc<Self>, mut message: v1::Message) -> v1::Message {
         let (region, to) = (RegionId(message.region_id), PeerId(message.to_peer));
-        let Some(body) = message.body.clone() else {
+        let Some(body) = message.body.take() else {
             return transport::refusal(&message, refused(Reason::Malformed, "an empty message"));
         };
         let result = async {

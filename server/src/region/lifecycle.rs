@@ -202,7 +202,7 @@ fn judge_disk(
         reached,
         loss,
     };
-    Ok(match recovery::judge(evidence) {
+    Ok(match recovery::why_quarantined(evidence) {
         Some(reason) => Judged::Lost(reason),
         None => Judged::Whole(log, Box::new(machine)),
     })

@@ -80,7 +80,7 @@ impl Peer {
     ///
     /// Bound: one at a time. While this peer computes one, whoever asks for another gets that: each is a
     /// look at all data of the region on every peer. Nor does the node begin one while many are under way on it
-    /// (`raft/checks.rs`).
+    /// (`region/checks.rs`).
     ///
     /// # Errors
     /// As for [`Peer::propose_write`].

@@ -59,7 +59,7 @@ impl Peers {
         self.admit(&speaker, &presence)?;
         let region = RegionId(header.region_id);
         let arrival = Arrival::of(&header, self.env.node)?;
-        self.judge(&arrival).await?;
+        self.act_for(&arrival).await?;
         let only = Receiving::begin(&self, region, range_of(&arrival.descriptor))?;
         // Before any of it is sent: whether an earlier peer will be gone by the end is not known, and one that hangs
         // would have all of it sent again and again.
@@ -135,7 +135,7 @@ impl Peers {
         loop {
             let changes = gone_by(deadline, self.changing.begin(region)).await?;
             // Again: somebody may have come meanwhile, into the region or into its range.
-            match self.judge(arrival).await? {
+            match self.act_for(arrival).await? {
                 Act::Feed => {
                     let here = self.get(region).filter(|here| here.id == arrival.to);
                     let gone = format!("peer {} has stopped", arrival.to);
@@ -173,7 +173,7 @@ impl Peers {
     }
 
     /// What a snapshot may do here.
-    async fn judge(&self, arrival: &Arrival) -> Result<Act, v1::Refused> {
+    async fn act_for(&self, arrival: &Arrival) -> Result<Act, v1::Refused> {
         let region = RegionId(arrival.descriptor.region_id);
         self.refuse_gone(region, arrival.to)?;
         self.refuse_overlap(&arrival.descriptor).await?;

@@ -80,7 +80,7 @@ pub struct Evidence {
 
 /// Why a peer must not run; `None` when it may.
 #[must_use]
-pub fn judge(evidence: Evidence) -> Option<String> {
+pub fn why_quarantined(evidence: Evidence) -> Option<String> {
     let Evidence { log_last, log_purged, applied, reached, loss } = evidence;
     if let Some(Loss { sentinel_sequence, log_sequence }) = loss {
         return Some(format!(
@@ -127,7 +127,7 @@ mod tests {
             ),
             ("waits for its first snapshot", fresh, true),
         ] {
-            assert_eq!(judge(evidence).is_none(), runs, "{why}: {evidence:?}");
+            assert_eq!(why_quarantined(evidence).is_none(), runs, "{why}: {evidence:?}");
         }
     }
     #[test]

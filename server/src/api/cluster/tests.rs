@@ -7,7 +7,7 @@ use crate::api::fake::FakeMembership;
 
 fn cluster(limits: Limits) -> (ClusterApi, Arc<FakeMembership>) {
     let fake = Arc::new(FakeMembership::default());
-    let membership = Arc::clone(&fake) as Arc<dyn Membership>;
+    let membership = Arc::clone(&fake) as Arc<dyn ClusterCalls>;
     (ClusterApi { membership, limits: limits.into() }, fake)
 }
 

@@ -71,7 +71,7 @@ impl Conditions {
     }
 
     /// For a key that is present, with `revision`.
-    pub(super) fn judge(&self, revision: u64) -> Verdict {
+    pub(super) fn verdict(&self, revision: u64) -> Verdict {
         let names = |tags: &Tags, strong: bool| match tags {
             Tags::Any => true,
             Tags::Listed(tags) => {
@@ -270,7 +270,7 @@ mod tests {
             ("both", &[(IF_MATCH, "\"7\""), (IF_NONE_MATCH, "\"7\"")], Verdict::NotModified),
             ("If-Match first", &[(IF_MATCH, "\"6\""), (IF_NONE_MATCH, "\"7\"")], Verdict::Failed),
         ] {
-            assert_eq!(conditions(fields).expect(why).judge(7), want, "{why}");
+            assert_eq!(conditions(fields).expect(why).verdict(7), want, "{why}");
         }
     }
 

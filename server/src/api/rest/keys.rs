@@ -55,7 +55,7 @@ async fn read<R: Requests>(
         let Some(kv) = response.kv else {
             return Err(Error::NotFound { message: "no such key".into() }.into());
         };
-        let mut response = match conditions.judge(kv.revision) {
+        let mut response = match conditions.verdict(kv.revision) {
             Verdict::Send => kv.value.into_response(),
             Verdict::NotModified => StatusCode::NOT_MODIFIED.into_response(),
             Verdict::Failed => return Err(conditions::failed()),

@@ -12,7 +12,7 @@ use hyper::body::Body as _;
 
 use self::failure::Failure;
 use super::{
-    Membership,
+    ClusterCalls,
     admission::Admission,
     answer::{self, Answer},
     cluster::ClusterApi,
@@ -56,7 +56,7 @@ type Shared<R> = Arc<Rest<R>>;
 /// Everything on the HTTP port.
 pub fn router<R: Requests>(
     requests: R,
-    membership: Arc<dyn Membership>,
+    membership: Arc<dyn ClusterCalls>,
     limits: Arc<Limits>,
     admission: Admission,
     observer: Arc<dyn Observer>,

@@ -15,7 +15,7 @@ pub(super) async fn livez<R: Requests>(
     uri: Uri,
 ) -> Result<Response, Failure> {
     let membership = &rest.cluster.membership;
-    probe(&uri, &membership.is_live(), || membership.checks())
+    probe(&uri, &membership.why_not_live(), || membership.checks())
 }
 
 /// 200 while this node can serve requests or forward them.
@@ -24,7 +24,7 @@ pub(super) async fn readyz<R: Requests>(
     uri: Uri,
 ) -> Result<Response, Failure> {
     let membership = &rest.cluster.membership;
-    probe(&uri, &membership.is_ready(), || membership.checks())
+    probe(&uri, &membership.why_not_ready(), || membership.checks())
 }
 
 pub(super) async fn metrics<R: Requests>(State(rest): State<Shared<R>>) -> Response {

@@ -38,7 +38,7 @@ impl Http {
         let limits = Arc::new(limits);
         let router = router(
             requests.clone(),
-            Arc::clone(&membership) as Arc<dyn Membership>,
+            Arc::clone(&membership) as Arc<dyn ClusterCalls>,
             Arc::clone(&limits),
             Admission::new(&limits),
             Arc::new(Unobserved),

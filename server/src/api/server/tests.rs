@@ -23,7 +23,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::*;
 use crate::api::{
-    Admission, Hosts, Limits, Membership, Method, Observer,
+    Admission, ClusterCalls, Hosts, Limits, Method, Observer,
     fake::{FAKE_CLUSTER, FakeMembership, FakeRequests},
     http_router,
 };
@@ -78,7 +78,7 @@ impl Server {
         let places = admission.client_connections();
         let services = Services::new(
             requests.clone(),
-            Arc::new(FakeMembership::default()) as Arc<dyn Membership>,
+            Arc::new(FakeMembership::default()) as Arc<dyn ClusterCalls>,
             Arc::clone(&limits),
             admission,
             Arc::clone(&recorder) as Arc<dyn Observer>,

@@ -13,7 +13,7 @@ use crate::{
     placement::{
         config::{PlacementConfig, millis},
         members::{Member, Members, Standing},
-        view::{ClusterView, LeaderPeer, NodeView, RegionView},
+        view::{ClusterView, HeardRegion, LeaderPeer, NodeView},
     },
 };
 
@@ -96,11 +96,11 @@ pub(super) fn successor<'a>(members: &'a Members, nodes: &Nodes) -> Option<&'a M
 /// Each move takes a leader from a node with at least two more than where it goes, so the sum of
 /// squares falls with every move: it comes to rest and cannot go in circles.
 pub(super) fn balance<'a>(
-    content: &'a [(&'a RegionView, Members)],
+    content: &'a [(&'a HeardRegion, Members)],
     nodes: &mut Nodes,
     config: &PlacementConfig,
     now_ms: u64,
-) -> Vec<(&'a RegionView, Member)> {
+) -> Vec<(&'a HeardRegion, Member)> {
     // Ordering: the system region last, since moving its lead moves the driver.
     let (system, others): (Vec<_>, Vec<_>) = content
         .iter()

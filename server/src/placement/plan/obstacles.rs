@@ -17,7 +17,7 @@ use crate::{
     placement::{
         config::PlacementConfig,
         members::{Member, Members, Standing},
-        view::{ClusterView, RegionView},
+        view::{ClusterView, HeardRegion},
     },
 };
 
@@ -118,7 +118,7 @@ fn short_in(
 /// What keeps a region from having its peer moved; `None` when nothing does.
 fn obstacle(
     view: &ClusterView,
-    region: &RegionView,
+    region: &HeardRegion,
     nodes: &Nodes,
     config: &PlacementConfig,
     now_ms: u64,

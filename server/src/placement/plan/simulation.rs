@@ -444,7 +444,7 @@ impl Sim {
         let Some(leader) = region.leader.filter(|peer| Self::node_of(region, *peer) == node) else {
             return;
         };
-        let verdict = steps::judge(step, &self.report(region), &self.config);
+        let verdict = steps::verdict(step, &self.report(region), &self.config);
         if verdict != Verdict::Apply {
             self.note(format!("region {}: {verdict:?}", step.region_id));
             return;

@@ -6,7 +6,7 @@ use crate::{
     placement::{
         config::millis,
         fixture::{Fixture, NOW_MS},
-        steps::{Verdict, judge},
+        steps::{Verdict, verdict},
     },
 };
 
@@ -40,7 +40,7 @@ fn plan_of(fixture: &Fixture, view: &ClusterView, config: &PlacementConfig) -> V
                 report.region.as_ref().is_some_and(|region| region.region_id == step.region_id)
             })
             .expect("a step is for a region that was reported");
-        assert_eq!(judge(step, report, config), Verdict::Apply, "the leader agrees: {step:?}");
+        assert_eq!(verdict(step, report, config), Verdict::Apply, "the leader agrees: {step:?}");
     }
     steps
 }

@@ -23,7 +23,7 @@ use crate::{
         membership::{self, Decision, TableChange},
         plan::plan,
         reports::Reports,
-        steps::{Verdict, judge},
+        steps::{Verdict, verdict},
         view::{ClusterView, Heard},
     },
     raft::{Membership, PeerAddress, convert::membership_to_proto, quorum::is_quorum},
@@ -507,7 +507,7 @@ impl Cluster {
         let Some(report) = led.iter().find(of) else {
             return format!("node {node} does not lead: {}\n", tell::step(step));
         };
-        let refused = match judge(step, report, &self.config) {
+        let refused = match verdict(step, report, &self.config) {
             Verdict::Apply => None,
             Verdict::Done => Some("it is done".to_owned()),
             Verdict::Wait { why } => Some(format!("not now: {why}")),

@@ -7,7 +7,7 @@ use flotilla_proto::{
     v1::{self, RegionHealth},
 };
 
-use super::{ClusterView, NodeView, RegionView};
+use super::{ClusterView, HeardRegion, NodeView};
 use crate::{
     ids::{NodeId, PeerId, RegionId},
     placement::{
@@ -29,7 +29,7 @@ impl ClusterView {
     #[must_use]
     pub fn health(
         &self,
-        region: &RegionView,
+        region: &HeardRegion,
         nodes: &BTreeMap<NodeId, NodeView>,
         config: &PlacementConfig,
         now_ms: u64,
@@ -53,7 +53,7 @@ impl ClusterView {
     #[must_use]
     pub fn region_info(
         &self,
-        region: &RegionView,
+        region: &HeardRegion,
         nodes: &BTreeMap<NodeId, NodeView>,
         config: &PlacementConfig,
         now_ms: u64,
@@ -102,7 +102,7 @@ impl ClusterView {
         }
     }
 
-    fn refused_peers(&self, region: &RegionView, now_ms: u64) -> Vec<v1::RefusedPeer> {
+    fn refused_peers(&self, region: &HeardRegion, now_ms: u64) -> Vec<v1::RefusedPeer> {
         let refused = |peer: &v1::Peer| {
             let (_, reason) = self.refusal(region, PeerId(peer.peer_id), now_ms)?;
             let (peer_id, node_id) = (peer.peer_id, peer.node_id);
@@ -113,7 +113,7 @@ impl ClusterView {
 }
 
 /// The nodes for whose disks the region takes nothing that grows, as its leader decides it.
-fn low_nodes(region: &RegionView, nodes: &BTreeMap<NodeId, NodeView>) -> Vec<u64> {
+fn low_nodes(region: &HeardRegion, nodes: &BTreeMap<NodeId, NodeView>) -> Vec<u64> {
     let voters = region.region.peers.iter().filter(|peer| peer.role() == v1::PeerRole::Voter);
     let voters = voters.map(|peer| NodeId(peer.node_id)).collect();
     let disk = |node: NodeId| {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use flotilla_proto::v1;
 use prost::Message;
 
-use super::{ClusterView, NodeView, RegionView};
+use super::{ClusterView, HeardRegion, NodeView};
 use crate::{
     error::Error,
     ids::{NodeId, RegionId},
@@ -71,7 +71,7 @@ impl ClusterView {
         now_ms: u64,
     ) -> v1::RegionsResponse {
         let nodes = self.standing_nodes(config, now_ms);
-        let info = |region: &RegionView| self.region_info(region, &nodes, config, now_ms);
+        let info = |region: &HeardRegion| self.region_info(region, &nodes, config, now_ms);
         let mut response = v1::RegionsResponse { accepted: true, ..Default::default() };
         if request.region_id != 0 {
             let region = self.regions().get(&RegionId(request.region_id));

@@ -11,28 +11,28 @@ use std::{
 use bytes::Bytes;
 use flotilla_proto::{range::Borders, region::borders_of, v1};
 
-use super::RegionView;
+use super::HeardRegion;
 use crate::ids::RegionId;
 
 /// Invariant: no two regions overlap, and `by_start` names exactly those of `by_id`.
 #[derive(Clone, Debug, Default)]
 pub struct Regions {
-    by_id: BTreeMap<RegionId, RegionView>,
+    by_id: BTreeMap<RegionId, HeardRegion>,
     by_start: BTreeMap<Bytes, RegionId>,
 }
 
 impl Regions {
     #[must_use]
-    pub fn get(&self, id: &RegionId) -> Option<&RegionView> {
+    pub fn get(&self, id: &RegionId) -> Option<&HeardRegion> {
         self.by_id.get(id)
     }
 
-    pub(super) fn get_mut(&mut self, id: RegionId) -> Option<&mut RegionView> {
+    pub(super) fn get_mut(&mut self, id: RegionId) -> Option<&mut HeardRegion> {
         self.by_id.get_mut(&id)
     }
 
     /// In the order of their ids.
-    pub fn values(&self) -> btree_map::Values<'_, RegionId, RegionView> {
+    pub fn values(&self) -> btree_map::Values<'_, RegionId, HeardRegion> {
         self.by_id.values()
     }
 
@@ -42,7 +42,7 @@ impl Regions {
     }
 
     /// In the order of their keys.
-    pub fn by_key(&self) -> impl Iterator<Item = &RegionView> {
+    pub fn by_key(&self) -> impl Iterator<Item = &HeardRegion> {
         self.by_start.values().filter_map(|id| self.by_id.get(id))
     }
 
@@ -52,7 +52,7 @@ impl Regions {
         &'a self,
         start: &'a [u8],
         end: &'a [u8],
-    ) -> impl Iterator<Item = &'a RegionView> {
+    ) -> impl Iterator<Item = &'a HeardRegion> {
         let all = (Bound::Unbounded, Bound::Included(start));
         let first = self.by_start.range::<[u8], _>(all).next_back();
         let from = first.map_or(start, |(first, _)| &first[..]);
@@ -67,13 +67,13 @@ impl Regions {
     pub(super) fn overlapping<'a>(
         &'a self,
         region: &'a v1::Region,
-    ) -> impl Iterator<Item = &'a RegionView> {
+    ) -> impl Iterator<Item = &'a HeardRegion> {
         self.touching(&region.start_key, &region.end_key)
             .filter(|other| other.region.region_id != region.region_id)
     }
 
     /// What overlaps it must have been removed.
-    pub(super) fn insert(&mut self, view: RegionView) {
+    pub(super) fn insert(&mut self, view: HeardRegion) {
         let id = view.id();
         if let Some(known) = self.by_id.get_mut(&id)
             && known.region.start_key == view.region.start_key
@@ -90,7 +90,7 @@ impl Regions {
         self.by_id.insert(id, view);
     }
 
-    pub(super) fn remove(&mut self, id: RegionId) -> Option<RegionView> {
+    pub(super) fn remove(&mut self, id: RegionId) -> Option<HeardRegion> {
         let view = self.by_id.remove(&id)?;
         self.by_start.remove(&view.region.start_key);
         Some(view)
@@ -112,9 +112,9 @@ impl Regions {
 }
 
 impl Index<&RegionId> for Regions {
-    type Output = RegionView;
+    type Output = HeardRegion;
 
-    fn index(&self, id: &RegionId) -> &RegionView {
+    fn index(&self, id: &RegionId) -> &HeardRegion {
         &self.by_id[id]
     }
 }

@@ -102,7 +102,7 @@ impl Budget {
         self.try_take_if(region, bytes, |state| self.look(state, region) == Found::Room)
     }
 
-    /// As [`Budget::try_take`] for somebody whom a [`Gate`] has just let through: `None` only when it is used
+    /// As [`Budget::try_take`] for somebody whom a [`RoomGate`] has just let through: `None` only when it is used
     /// up. What others have taken since may have made the share of the region smaller.
     pub fn try_take_let_through(self: &Arc<Self>, region: RegionId, bytes: usize) -> Option<Taken> {
         self.try_take_if(region, bytes, |state| state.used < self.bytes_max)
@@ -220,14 +220,14 @@ impl Drop for Taken {
 }
 
 /// Lets its owner through after a pause, and then whenever a budget has room for its region.
-pub struct Gate {
+pub struct RoomGate {
     budget: Arc<Budget>,
     region: RegionId,
     pause: Option<BoxFuture<'static, ()>>,
     waiting: Option<BoxFuture<'static, ()>>,
 }
 
-impl Gate {
+impl RoomGate {
     #[must_use]
     pub fn new(
         budget: Arc<Budget>,
@@ -305,7 +305,7 @@ mod tests {
                 tokio::spawn(async move { drop(budget.take(REGION, 10).await) })
             })
             .collect();
-        let mut gate = Gate::new(Arc::clone(&budget), REGION, None);
+        let mut gate = RoomGate::new(Arc::clone(&budget), REGION, None);
         let mut through = Box::pin(std::future::poll_fn(|cx| gate.poll(cx)));
         assert!(through.as_mut().now_or_never().is_none(), "no room");
         tokio::task::yield_now().await;
@@ -369,7 +369,7 @@ mod tests {
     #[tokio::test]
     async fn gate_opens_after_its_pause_only() {
         let (end, pause) = tokio::sync::oneshot::channel::<()>();
-        let mut gate = Gate::new(budget(1), REGION, Some(pause.map(|_| ()).boxed()));
+        let mut gate = RoomGate::new(budget(1), REGION, Some(pause.map(|_| ()).boxed()));
         let mut through = Box::pin(std::future::poll_fn(|cx| gate.poll(cx)));
         assert!(through.as_mut().now_or_never().is_none(), "it pauses");
         end.send(()).unwrap();
