@@ -24,7 +24,7 @@ BEGIN, END = "<!-- column, written by server/column.py --fix -->", "<!-- column:
 # A request goes down. Each imports those that come after it.
 COLUMN = "cli node config api router placement region raft command metrics telemetry storage".split()
 # What all of them stand on: it imports nothing of the column.
-GROUND = "settings error trail feature_level share signals panics world clock handoff ids".split()
+GROUND = "settings error trail feature_level share signals panics world ids".split()
 
 
 def without_comments_and_strings(text):
