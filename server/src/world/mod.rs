@@ -2,8 +2,8 @@
 //!
 //! A simulation (`tests/sim`) runs several nodes in one process, on one thread, where one number decides time, the
 //! order of tasks, the network and the disks. It can do that because these come in here alone: time and randomness
-//! ([`clock`]), connections to others ([`dial`]) and from them ([`accept`]), and work that waits for a disk
-//! ([`blocking`]). What it brings in their place is a [`World`].
+//! (`clock.rs`), connections to others (`dial.rs`) and from them (`accept.rs`), and work that waits for a disk
+//! (`blocking.rs`). What it brings in their place is a `World`.
 
 pub mod accept;
 pub mod blocking;
