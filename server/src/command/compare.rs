@@ -63,6 +63,20 @@ mod tests {
         }
     }
 
+    /// Else both of two who compare the same value would be told that they were first.
+    #[test]
+    fn a_condition_sees_what_those_before_it_in_the_batch_did() {
+        let claim = |owner: &'static str| {
+            let compare = vec![condition("lock", Absent(true))];
+            let success = vec![put("lock", owner)];
+            command(0, body(WriteCommand { compare, success, ..WriteCommand::default() }))
+        };
+        let mut region = Fixture::new();
+        let answers = region.apply_batch(&[claim("first"), claim("second")]);
+        let held: Vec<_> = answers.iter().map(|answer| written(answer).succeeded).collect();
+        assert_eq!((held, region.live("lock")), (vec![true, false], Some("first".into())));
+    }
+
     #[test]
     fn all_conditions_must_hold() {
         let (yes, no) = (condition("a", Absent(true)), condition("a", Present(true)));

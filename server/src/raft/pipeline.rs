@@ -29,6 +29,8 @@ use futures::{
 };
 use tokio::time::{Instant, sleep};
 
+use crate::world::known_bad::{self, Fault};
+
 /// Bounds: requests of one stream that are on their way at a time, and their bytes; one is always sent,
 /// however large.
 const UNDER_WAY_MAX: usize = 32;
@@ -84,7 +86,8 @@ where
             if let Poll::Ready(Some(answer)) = answers.poll_next_unpin(cx) {
                 let answered = under_way.pop_front();
                 under_way_bytes -= answered.as_ref().map_or(0, |of| of.bytes);
-                let is_followed = answered.is_some_and(|of| of.is_followed);
+                let is_followed =
+                    answered.is_some_and(|of| of.is_followed) && !known_bad::is(Fault::StaleAnswer);
                 if matches!(&answer, Ok((_, true)) if is_followed) {
                     continue;
                 }

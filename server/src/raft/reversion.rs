@@ -26,6 +26,7 @@ use super::{LogId, TypeConfig, of_term::OfTerm};
 use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
+    world::known_bad::{self, Fault},
 };
 
 /// Whether a follower that lacks `prev` has lost what it acknowledged, which is all up to `acknowledged`.
@@ -33,6 +34,7 @@ use crate::{
 pub fn is_reversion(acknowledged: Option<&LogId>, prev: Option<&LogId>) -> bool {
     // Both are of the leader's log, so that the index tells.
     matches!((acknowledged, prev), (Some(upto), Some(prev)) if prev.index <= upto.index)
+        && !known_bad::is(Fault::RevertedLogCounts)
 }
 
 /// What `request` shows of the leader's log up to the last entry that was applied here: the newest of it, by which all

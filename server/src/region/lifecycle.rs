@@ -37,7 +37,10 @@ use crate::{
         engine::{self, Durability, Engine},
         keys,
     },
-    world::blocking,
+    world::{
+        blocking,
+        known_bad::{self, Fault},
+    },
 };
 
 /// Result of opening a peer that the disk knows.
@@ -222,7 +225,9 @@ pub async fn create(
     peer: PeerId,
 ) -> anyhow::Result<Arc<Peer>> {
     let here = read_promises(env, region).await?;
-    if !here.is_free() {
+    if known_bad::is(Fault::PeerInData) {
+        env.writer.clear(region).await?;
+    } else if !here.is_free() {
         anyhow::bail!("peer {peer} of region {region} cannot begin on what is here: {here:?}");
     }
     let blocking = Arc::clone(env);

@@ -21,7 +21,10 @@ use crate::{
         region_state::{Damage, read_descriptors},
         snapshot,
     },
-    world::clock,
+    world::{
+        clock,
+        known_bad::{self, Fault},
+    },
 };
 
 impl Peers {
@@ -140,6 +143,9 @@ impl Peers {
                 },
             };
             described.insert(region, of);
+        }
+        if known_bad::is(Fault::PeerInData) {
+            promised.retain(|region, _| described.contains_key(region));
         }
         for region in described.keys() {
             promised.entry(*region).or_default();

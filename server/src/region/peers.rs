@@ -23,6 +23,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     world::{
         clock,
+        known_bad::{self, Fault},
         maps::{HashMap, HashSet},
         presence::Presence,
     },
@@ -83,6 +84,9 @@ impl Map {
 
     /// Finds a peer by the range that it has now, if it is still here.
     pub(super) fn reindex(&mut self, peer: &Arc<Peer>) {
+        if known_bad::is(Fault::DeadPeerPutBack) {
+            self.insert(Arc::clone(peer));
+        }
         if self.has(peer) {
             self.by_start.retain(|_, region| *region != peer.region);
             self.index(peer.region);
@@ -180,7 +184,8 @@ impl Peers {
     }
 
     pub(super) fn is_buried(&self, region: RegionId, peer: PeerId) -> bool {
-        self.tombstones.read().get(&region).is_some_and(|buried| peer <= *buried)
+        let buried = self.tombstones.read().get(&region).is_some_and(|buried| peer <= *buried);
+        buried && !known_bad::is(Fault::TombstoneIgnored)
     }
 
     pub(super) fn note_tombstone(&self, region: RegionId, peer: PeerId) {

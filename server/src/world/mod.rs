@@ -10,6 +10,7 @@ pub mod blocking;
 pub mod clock;
 pub mod dial;
 pub mod handoff;
+pub mod known_bad;
 pub mod maps;
 pub mod presence;
 

@@ -27,6 +27,7 @@ use crate::{
         engine::{self, Direction, Engine},
         keys,
     },
+    world::known_bad::{self, Fault},
 };
 
 /// The log of one peer: what is in memory, and the way to the rest.
@@ -53,7 +54,11 @@ impl PeerLog {
         bounds: LogBounds,
     ) -> Result<Arc<Self>, engine::Error> {
         let read = |key: &[u8]| engine.get(Family::Default, key);
-        let vote = read(&keys::log::vote(region))?.map(|value| decode_vote(&value)).transpose()?;
+        let mut vote = read(&keys::log::vote(region))?;
+        if known_bad::is(Fault::VotesInData) {
+            vote = data.get(Family::Meta, &keys::log::vote(region))?.or(vote);
+        }
+        let vote = vote.map(|value| decode_vote(&value)).transpose()?;
         let committed =
             read(&keys::log::committed(region))?.map(|value| decode_log_id(&value)).transpose()?;
         let purged =

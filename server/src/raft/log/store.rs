@@ -7,6 +7,7 @@
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
@@ -15,17 +16,26 @@ use std::{
 
 use futures::{Stream, StreamExt as _, stream};
 use openraft::{
-    LogState, OptionalSend, RaftLogReader,
+    EntryPayload, LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
 };
 
 use crate::world::blocking;
 
 use super::{
-    super::{Entry, LogId, TypeConfig, Vote},
+    super::{Entry, LogId, Membership, TypeConfig, Vote},
+    codec::encode_vote,
     memory::hold,
     peer_log::{Found, PeerLog},
     tail::entry_bytes,
+};
+use crate::{
+    storage::{
+        batch::{Family, WriteBatch},
+        engine::Durability,
+        keys,
+    },
+    world::known_bad::{self, Fault},
 };
 
 fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
@@ -40,6 +50,16 @@ fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
         Bound::Unbounded => u64::MAX,
     };
     (start, end)
+}
+
+/// Makes a joint change one that has the voters of before alone: a known fault.
+fn forget_new_voters(entry: &mut Entry) {
+    if let EntryPayload::Membership(membership) = &mut entry.payload
+        && let [before, _, ..] = &membership.get_joint_config()[..]
+    {
+        let nodes: BTreeMap<_, _> = membership.nodes().map(|(peer, at)| (*peer, *at)).collect();
+        *membership = Membership::new(vec![before.clone()], nodes).unwrap_or_default();
+    }
 }
 
 /// openraft's handle of a [`PeerLog`].
@@ -137,7 +157,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     /// Durability: returns after the sync, and readers see the vote only then.
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.0.writer.vote(self.0.region, *vote).await?;
+        if known_bad::is(Fault::VotesInData) {
+            let mut batch = WriteBatch::new();
+            batch.put(Family::Meta, &keys::log::vote(self.0.region), &encode_vote(vote));
+            self.0.data.write(&batch, Durability::Buffered).map_err(io::Error::other)?;
+        } else {
+            self.0.writer.vote(self.0.region, *vote).await?;
+        }
         self.0.tail.lock().vote = Some(*vote);
         Ok(())
     }
@@ -163,7 +189,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries: Vec<Entry> = entries.into_iter().collect();
+        let mut entries: Vec<Entry> = entries.into_iter().collect();
+        if known_bad::is(Fault::OldQuorum) {
+            entries.iter_mut().for_each(forget_new_voters);
+        }
         let bytes = self.0.tail.append(&entries);
         let tail = Arc::clone(&self.0.tail);
         self.0.writer.append(self.0.region, entries, bytes, tail, callback).await

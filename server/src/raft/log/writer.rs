@@ -33,7 +33,10 @@ use crate::{
         keys,
         sentinel::Sentinel,
     },
-    world::{self, World, clock},
+    world::{
+        self, World, clock,
+        known_bad::{self, Fault},
+    },
 };
 
 /// How often the sentinel is renewed while the log grows.
@@ -491,6 +494,9 @@ impl Worker {
                     batch.delete(Family::Default, &keys::log::loss());
                 }
             }
+        }
+        if known_bad::is(Fault::AcknowledgedUnsynced) {
+            durability = Durability::Buffered;
         }
         fail::fail_point!("log-before-write");
         self.engine.write(batch, durability).map_err(|error| error.to_string())?;

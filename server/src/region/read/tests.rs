@@ -296,6 +296,76 @@ async fn a_read_is_refused_by_the_view_that_it_is_served_from() {
     }
 }
 
+/// What is committed is not applied yet; a read that has its proof waits for it.
+#[tokio::test]
+async fn a_linearizable_read_waits_for_what_was_committed_before_it() {
+    let fixture = Fixture::new(|_| {});
+    let peer = fixture.leader().await;
+    let (deadline, before) = (clock::now() + BOUND, fixture.data.writes().len());
+    fixture.data.hold();
+    let writing = tokio::spawn({
+        let peer = Arc::clone(&peer);
+        async move { peer.propose_write(put("a", "1"), 1, deadline).await }
+    });
+    until("it to be committed", || fixture.data.writes().len() > before).await;
+    let read = v1::ReadCommand { read_mode: v1::ReadMode::Linearizable.into(), ..points(&["a"]) };
+    let reading = tokio::spawn({
+        let peer = Arc::clone(&peer);
+        async move { peer.read(&read, deadline).await }
+    });
+    let rounds = &fixture.env.metrics.raft.read_index_seconds;
+    until("its proof", || rounds.get_sample_count() == 1).await;
+    // Whoever waited for the round has gone on since.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let waits = !reading.is_finished();
+    // First, so that a test which fails ends.
+    fixture.data.release();
+    assert!(waits, "it is served before what was committed");
+    writing.await.expect("it runs").expect("applied");
+    let reply = reading.await.expect("it runs").expect("an answer");
+    assert_eq!(reply.items[0].kv.as_ref().expect("a row").value, "1");
+}
+
+/// A round tells of what was committed before it began, and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_read_waits_for_a_round_that_began_after_it() {
+    let fixture = Fixture::new(|_| {});
+    let peer = fixture.leader().await;
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let is_held = Arc::new(AtomicBool::new(false));
+    let holding = tokio::spawn({
+        let (peer, is_held) = (Arc::clone(&peer), Arc::clone(&is_held));
+        // Openraft asks nobody meanwhile.
+        let hold = move |_: &_| {
+            is_held.store(true, Ordering::Release);
+            released.recv().is_ok()
+        };
+        async move { peer.raft().with_raft_state(hold).await }
+    });
+    until("openraft to be held", || is_held.load(Ordering::Acquire)).await;
+    let read = || {
+        let peer = Arc::clone(&peer);
+        tokio::spawn(async move { peer.read_index().await })
+    };
+    let waiting = |count: usize| {
+        let state = peer.reads.state.lock();
+        state.running && state.waiting.len() == count
+    };
+    let first = read();
+    until("a round to begin", || waiting(0)).await;
+    let second = read();
+    until("the next read to wait", || waiting(1)).await;
+    release.send(()).expect("it is held");
+    assert!(holding.await.expect("it runs").expect("it is asked"));
+    for read in [first, second] {
+        read.await.expect("it runs").expect("a proof");
+    }
+    let rounds = &fixture.env.metrics.raft.read_index_seconds;
+    assert_eq!(rounds.get_sample_count(), 2, "they share a round that began before the second");
+}
+
 /// Reads whose callers have left must not fill the pool that apply and the log read by.
 #[tokio::test]
 async fn reads_that_nobody_waits_for_leave_nothing_in_the_pool() {
