@@ -19,7 +19,7 @@ mod simulated;
 mod values;
 
 pub use checker::{Budget, Verdict, check};
-pub use model::{State, step};
+pub use model::{State, apply, step};
 pub use operation::{Answer, Call, Completion, Operation, Request, Txn};
 pub use recorder::{OperationId, Recorder};
 pub use revisions::check_revisions;

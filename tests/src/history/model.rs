@@ -22,7 +22,8 @@ pub fn step(state: &State, request: &Request, answer: Option<&Answer>) -> Option
 
 /// Does the request, and tells what it answers. `None`: the registers refuse it (no counter, or past its
 /// range), and are left as they may be.
-pub(super) fn apply(state: &mut State, request: &Request) -> Option<Answer> {
+#[must_use]
+pub fn apply(state: &mut State, request: &Request) -> Option<Answer> {
     let Txn { when, then, otherwise } = match request {
         Request::One(key, call) => return act(state, key, call),
         Request::Txn(txn) => txn,

@@ -11,6 +11,7 @@ use flotilla_proto::v1;
 use tokio::{sync::watch, task::JoinSet};
 use tonic::Status;
 
+use super::reading::value_of;
 use crate::harness::{Outcome, Session, eventually, outcome};
 
 /// How long one write may take before its writer counts it as unknown.
@@ -240,7 +241,7 @@ async fn write_until(
         }
         let session = sessions[at % sessions.len()].clone().patient(PATIENCE);
         let key = Bytes::from(format!("{prefix}/{number:08}"));
-        let value = value(&key, value_bytes);
+        let value = value_of(&key, value_bytes);
         let answer = session.put(key.clone(), value.clone()).await;
         match answer {
             Ok(_) => ledger.lock().acknowledged.push((key, value)),
@@ -255,18 +256,4 @@ async fn write_until(
             }
         }
     }
-}
-
-/// A value that belongs to its key, so that a mix-up shows, and does not compress away.
-fn value(key: &Bytes, length: usize) -> Bytes {
-    let mut state = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let mut value = key.to_vec();
-    while value.len() < length {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        value.extend_from_slice(&(state >> 16).to_le_bytes()[..4]);
-    }
-    value.truncate(length.max(key.len()));
-    Bytes::from(value)
 }

@@ -1,0 +1,62 @@
+//! Who is asked: one small trait over whatever speaks to the cluster.
+//!
+//! A workload says what it wants as a [`Request`] and learns what came of it, in the words of a history. So the same
+//! workload runs over our client library, over a generated client of a single address, on real sockets or in a
+//! simulation.
+
+mod library;
+mod plain;
+
+use std::fmt;
+
+use bytes::Bytes;
+
+pub use plain::Plain;
+
+use crate::history::{Answer, Request};
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The answer.
+    pub answer: Answer,
+    /// The revision of what was read or written, where it is told.
+    pub revision: Option<u64>,
+}
+
+/// Why nothing came back.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// It may have had its effect, may have it later, or never. Otherwise it certainly had none.
+    pub maybe_applied: bool,
+    /// For people.
+    pub message: String,
+}
+
+/// A cluster, as one client sees it.
+#[tonic::async_trait]
+pub trait Store: Send + Sync {
+    /// Makes one request.
+    ///
+    /// Ordering: a write is repeated only when the earlier attempt certainly had no effect, so that one request is
+    /// one operation of a history.
+    ///
+    /// # Errors
+    /// When it was refused, or nothing is known.
+    async fn ask(&self, request: &Request) -> Result<Reply, Failure>;
+
+    /// The values of many keys, in their order, each read linearizably by itself.
+    ///
+    /// # Errors
+    /// As [`Store::ask`].
+    async fn read(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Failure>;
+
+    /// Who it is, for people.
+    fn name(&self) -> String;
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}

@@ -1,0 +1,120 @@
+//! Each workload over a store in memory, one that keeps its promises and some that do not.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use rand::SeedableRng as _;
+
+use super::*;
+use crate::{
+    history::{Answer, Request, State, apply},
+    workload::{Contested, Counter, Failure, Reply, UniqueWrites},
+};
+
+/// What a store does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lie {
+    None,
+    /// Each hundredth write is answered and not done.
+    LosesWrites,
+    /// Each hundredth write is refused and done.
+    RefusesAndWrites,
+    /// Each hundredth request is done twice.
+    Repeats,
+}
+
+struct InMemory {
+    state: Mutex<State>,
+    lie: Lie,
+    asked: AtomicU64,
+}
+
+impl InMemory {
+    fn new(lie: Lie) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), lie, asked: AtomicU64::new(0) })
+    }
+}
+
+impl InMemory {
+    /// What the request of this number is answered, and what that leaves.
+    fn answer(&self, nth: u64, request: &Request) -> Result<Answer, Failure> {
+        let mut state = self.state.lock().expect("no panics");
+        let before = state.clone();
+        let answer = apply(&mut state, request).expect("counters are counted alone");
+        let refused = |maybe_applied| Failure { maybe_applied, message: "as told".to_owned() };
+        let strikes = nth % 100 == 99 && !request.is_read();
+        match self.lie {
+            Lie::LosesWrites if strikes => *state = before,
+            Lie::RefusesAndWrites if strikes => return Err(refused(false)),
+            Lie::Repeats if strikes => {
+                let _ = apply(&mut state, request);
+            }
+            // Without an answer, and done or not done; or refused, and not done.
+            _ if nth % 20 == 1 => return Err(refused(true)),
+            _ if nth % 20 == 2 => {
+                *state = before;
+                return Err(refused(true));
+            }
+            _ if nth % 20 == 3 => {
+                *state = before;
+                return Err(refused(false));
+            }
+            _ => {}
+        }
+        Ok(answer)
+    }
+}
+
+#[tonic::async_trait]
+impl Store for InMemory {
+    async fn ask(&self, request: &Request) -> Result<Reply, Failure> {
+        let nth = self.asked.fetch_add(1, Relaxed);
+        tokio::time::sleep(Duration::from_millis(nth % 7)).await;
+        let answer = self.answer(nth, request)?;
+        tokio::time::sleep(Duration::from_millis(nth % 5)).await;
+        Ok(Reply { answer, revision: None })
+    }
+
+    async fn read(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Failure> {
+        let state = self.state.lock().expect("no panics");
+        Ok(keys.iter().map(|key| state.get(key).cloned()).collect())
+    }
+
+    fn name(&self) -> String {
+        "memory".to_owned()
+    }
+}
+
+async fn course(workload: &dyn Workload, lie: Lie) -> Result<(), String> {
+    let store: Arc<dyn Store> = InMemory::new(lie);
+    let stop = Stop::At(Instant::now() + Duration::from_secs(10));
+    let workers = (0..5).map(|number| {
+        let random = StdRng::seed_from_u64(number);
+        workload.run(Worker::new(number as usize, store.clone(), random, stop.clone()))
+    });
+    futures::future::join_all(workers).await;
+    assert!(workload.answered() > 500, "{} answers", workload.answered());
+    workload.check(&[store]).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn store_that_keeps_its_promises_passes_and_one_that_breaks_them_does_not() {
+    for (lie, unique, contested, counter) in [
+        (Lie::None, true, true, true),
+        (Lie::LosesWrites, false, false, false),
+        // What was lost on the way explains a sum that is a little too large.
+        (Lie::RefusesAndWrites, false, false, true),
+        // A unique write that is done twice is the same write.
+        (Lie::Repeats, true, false, true),
+    ] {
+        let outcome = course(&UniqueWrites::new("unique", 50), lie).await;
+        assert_eq!(outcome.is_ok(), unique, "unique writes, {lie:?}: {outcome:?}");
+        let outcome = course(&Contested::new("contested"), lie).await;
+        assert_eq!(outcome.is_ok(), contested, "contested, {lie:?}: {outcome:?}");
+        let outcome = course(&Counter::new("counter"), lie).await;
+        assert_eq!(outcome.is_ok(), counter, "counter, {lie:?}: {outcome:?}");
+    }
+}
