@@ -107,6 +107,11 @@ test: build faults
 sim: setup
 	cargo test $(CORE) --test sim $(UNOPTIMIZED)
 
+# Faults that were mended, each switched on again: make sim-known-bad SEEDS=500, KNOWN_BAD=votes-in-data for one.
+.PHONY: sim-known-bad
+sim-known-bad: setup
+	KNOWN_BAD="$(KNOWN_BAD)" cargo test $(CORE) --test sim --features flotilla-tests/known-bad $(UNOPTIMIZED)
+
 verify: setup deny charts
 	python3 server/column.py
 	cargo fmt --all --check

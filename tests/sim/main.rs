@@ -7,6 +7,8 @@
 mod cluster;
 mod faults;
 mod invariants;
+#[cfg(feature = "known-bad")]
+mod known_bad;
 mod marks;
 mod run;
 mod seeds;
@@ -31,6 +33,10 @@ struct Args {
     /// Processes at once; as many as there are cores without it.
     #[arg(long, env = "JOBS")]
     jobs: Option<usize>,
+    /// Switches on one fault after the other that was mended, and fails unless each is caught within the seeds.
+    #[cfg(feature = "known-bad")]
+    #[arg(long, env = "KNOWN_BAD", value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    known_bad: Option<String>,
     /// A child: one seed, and one line of what came out.
     #[arg(long, hide = true)]
     child: Option<u64>,
@@ -46,6 +52,10 @@ fn main() -> ExitCode {
     }
     if let Some(seed) = args.seed {
         return seeds::replay(seed);
+    }
+    #[cfg(feature = "known-bad")]
+    if let Some(name) = args.known_bad {
+        return known_bad::hunt(&name, args.from..args.from + args.seeds, args.jobs);
     }
     seeds::many(args.from..args.from + args.seeds, args.jobs)
 }

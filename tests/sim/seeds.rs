@@ -23,14 +23,14 @@ const TWICE: u64 = 3;
 
 /// What a child tells, as one line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
-struct Told {
+pub(crate) struct Told {
     hash: u64,
     simulated_ms: u64,
     messages: u64,
     answered: usize,
     faults: usize,
     marks: BTreeMap<String, u64>,
-    violation: Option<(String, String)>,
+    pub(crate) violation: Option<(String, String)>,
 }
 
 /// Runs one seed, and tells of it in one line; with its log, if that is wanted.
@@ -102,20 +102,19 @@ impl From<Outcome> for Told {
 /// Runs seeds, each in a process of its own, and tells what came out.
 pub(crate) fn many(seeds: Range<u64>, jobs: Option<usize>) -> ExitCode {
     let began = now();
-    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let next = AtomicU64::new(seeds.start);
     let total = Mutex::new(Total::default());
     thread::scope(|scope| {
-        for _ in 0..jobs.unwrap_or(cores) {
+        for _ in 0..jobs.unwrap_or_else(cores) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Relaxed);
                     if seed >= seeds.end {
                         return;
                     }
-                    let told = run_child(seed).and_then(|told| {
+                    let told = run_child(seed, None).and_then(|told| {
                         let again = seed < seeds.start + TWICE;
-                        if again && run_child(seed)?.hash != told.hash {
+                        if again && run_child(seed, None)?.hash != told.hash {
                             return Err("the same seed has run differently".to_owned());
                         }
                         Ok(told)
@@ -140,8 +139,12 @@ fn process(seed: u64) -> Result<Command, String> {
     Ok(command)
 }
 
-fn run_child(seed: u64) -> Result<Told, String> {
-    let ran = process(seed)?.output().map_err(|error| format!("start faketime: {error}"))?;
+pub(crate) fn run_child(seed: u64, known_bad: Option<&str>) -> Result<Told, String> {
+    let mut child = process(seed)?;
+    if let Some(name) = known_bad {
+        child.env("FLOTILLA_KNOWN_BAD", name);
+    }
+    let ran = child.output().map_err(|error| format!("start faketime: {error}"))?;
     let line = String::from_utf8_lossy(&ran.stdout);
     serde_json::from_str(line.trim()).map_err(|_| {
         let words = String::from_utf8_lossy(&ran.stderr);
@@ -150,9 +153,13 @@ fn run_child(seed: u64) -> Result<Told, String> {
     })
 }
 
-fn say(line: impl Display) {
+pub(crate) fn say(line: impl Display) {
     // Nobody is there to be told that standard output is closed.
     let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 #[expect(clippy::disallowed_methods, reason = "how long a simulation takes is real time")]
