@@ -96,7 +96,9 @@ UNOPTIMIZED := $(foreach package,server client tests,--config 'profile.release.p
 
 test: build faults
 	cargo test $(CORE) --lib --test sim $(UNOPTIMIZED)
-	cargo test $(CORE) --test cluster --test edge --test faults
+	@# Real processes are tested as they are shipped; the server that the simulator links is not among them.
+	cargo test $(CORE) --test cluster --test edge --test faults \
+	  --config 'profile.release.package.flotilla-server.opt-level=0'
 	@# That each fault which can be switched on for the simulator is one (server/src/world/known_bad.rs).
 	cargo test $(CORE) --lib $(UNOPTIMIZED) --features flotilla-server/known-bad -- known_bad
 	cargo test $(CORE) --doc
