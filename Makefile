@@ -101,7 +101,7 @@ test: build faults
 	  --config 'profile.release.package.flotilla-server.opt-level=0'
 	@# That each fault which can be switched on for the simulator is one (server/src/world/known_bad.rs).
 	cargo test $(CORE) --lib $(UNOPTIMIZED) --features flotilla-server/known-bad -- known_bad
-	cargo test $(CORE) --doc
+	cargo test $(CORE) --doc $(UNOPTIMIZED)
 	cargo test $(OPERATOR)
 
 # What a seed decides is in tests/sim; what is not a number in its environment is the product's.
