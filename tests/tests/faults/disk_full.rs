@@ -49,14 +49,15 @@ async fn deletes_make_room_again_without_a_restart() {
     cluster.nodes[0].set_data_dir(disk.path.join("node"));
     cluster.form().await;
     let session = cluster.nodes[0].session();
-    let value: Vec<u8> = (0..256 << 10).map(|_| rand::random()).collect();
+    // Small, so that many looks of the node lie between the level that is low and a full disk.
+    let value: Vec<u8> = (0..64 << 10).map(|_| rand::random()).collect();
     let mut stored: u64 = 0;
     let refused = loop {
         match session.put(format!("disk/{stored:05}"), value.clone()).await {
             Ok(_) => stored += 1,
             Err(status) => break status,
         }
-        assert!(stored * (256 << 10) < DISK_BYTES, "the disk is never full");
+        assert!(stored * (64 << 10) < DISK_BYTES, "the disk is never full");
     };
     assert!(matches!(reason(&refused), Some(Reason::LowDisk(_))), "{refused:?}");
     let range = v1::DeleteRangeRequest { prefix: "disk/".into(), ..Default::default() };
