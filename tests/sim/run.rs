@@ -25,7 +25,7 @@ use crate::{
     faults::{Faults, Scene},
     invariants::Judges,
     marks::Marks,
-    world::World,
+    world::{CALM_LATENCY_MAX, World},
 };
 
 /// Bound: until the cluster is born and has leaders.
@@ -71,7 +71,6 @@ enum Phase {
 pub(crate) fn run(seed: u64) -> Outcome {
     let mut random = StdRng::seed_from_u64(seed);
     let world = Arc::new(World::default());
-    world.disk_micros_max.store(2_000, Relaxed);
     let epoch = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let sizes = Sizes::draw(&mut random);
     let mut sim = turmoil::Builder::new()
@@ -80,7 +79,7 @@ pub(crate) fn run(seed: u64) -> Outcome {
         .tick_duration(Duration::from_millis(1))
         .simulation_duration(Duration::from_secs(3_600))
         .min_message_latency(Duration::from_micros(100))
-        .max_message_latency(Duration::from_millis(5))
+        .max_message_latency(CALM_LATENCY_MAX)
         .tcp_capacity(1 << 16)
         .enable_random_order()
         .build();

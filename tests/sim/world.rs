@@ -48,12 +48,24 @@ impl Trace {
     }
 }
 
+/// What work with a disk takes at most while nothing is wrong with it, in microseconds.
+pub(crate) const CALM_DISK_MICROS_MAX: u64 = 2_000;
+
+/// What a message takes at most while nothing is wrong with the links.
+pub(crate) const CALM_LATENCY_MAX: Duration = Duration::from_millis(5);
+
 /// The world of one simulation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct World {
     pub(crate) trace: Arc<Trace>,
     /// Microseconds that the slowest work with a disk takes now.
     pub(crate) disk_micros_max: AtomicU64,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self { trace: Arc::default(), disk_micros_max: CALM_DISK_MICROS_MAX.into() }
+    }
 }
 
 impl world::World for World {

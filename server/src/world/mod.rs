@@ -17,7 +17,6 @@ pub mod presence;
 use std::{
     cell::RefCell,
     io,
-    marker::PhantomData,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -62,8 +61,6 @@ pub trait Listen: Send {
 #[derive(Debug)]
 pub struct Simulation {
     clock: clock::Simulation,
-    /// It is about the thread that made it.
-    not_send: PhantomData<*const ()>,
 }
 
 /// From now on, on this thread: `world` is what surrounds the nodes, `seed` decides every random number, and the wall
@@ -71,7 +68,7 @@ pub struct Simulation {
 #[must_use = "the simulation ends when this is dropped"]
 pub fn simulate(world: Arc<dyn World>, wall: SystemTime, seed: u64) -> Simulation {
     WORLD.set(Some(world));
-    Simulation { clock: clock::simulate(wall, seed), not_send: PhantomData }
+    Simulation { clock: clock::simulate(wall, seed) }
 }
 
 impl Simulation {

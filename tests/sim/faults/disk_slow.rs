@@ -3,6 +3,7 @@
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{Fault, Scene, pick};
+use crate::world::CALM_DISK_MICROS_MAX;
 
 pub(super) struct DiskSlow;
 
@@ -18,6 +19,6 @@ impl Fault for DiskSlow {
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) {
-        scene.world.disk_micros_max.store(2_000, Relaxed);
+        scene.world.disk_micros_max.store(CALM_DISK_MICROS_MAX, Relaxed);
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Fault, Scene, pick};
+use crate::world::CALM_LATENCY_MAX;
 
 pub(super) struct LinksSlow;
 
@@ -18,6 +19,6 @@ impl Fault for LinksSlow {
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) {
-        scene.sim.set_max_message_latency(Duration::from_millis(5));
+        scene.sim.set_max_message_latency(CALM_LATENCY_MAX);
     }
 }

@@ -9,7 +9,7 @@ mod held;
 mod links_slow;
 mod wall_jump;
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::time::Duration;
 
 use flotilla_server::world::Simulation;
 use rand::{RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
@@ -149,7 +149,6 @@ impl Faults {
                 due.fault.heal(scene);
             }
         }
-        scene.world.disk_micros_max.store(2_000, Relaxed);
     }
 }
 
