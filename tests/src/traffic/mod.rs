@@ -5,7 +5,6 @@
 //! book of what was acknowledged; the others fight over a few keys and record a history. When it is
 //! told to end, every acknowledged write is read back and the history is judged.
 
-mod ask;
 mod ledger;
 mod meter;
 mod registers;

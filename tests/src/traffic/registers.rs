@@ -11,11 +11,11 @@ use std::{
 use flotilla_client::Client;
 use tokio::sync::watch;
 
-use super::{Plan, ask::ask, meter::Worker};
+use super::{Plan, meter::Worker};
 use crate::{
     harness::within,
     history::{Budget, Call, Recorder, Request, Verdict, check, check_revisions},
-    workload::{Chooser, contested_keys},
+    workload::{Chooser, ask_one, contested_keys},
 };
 
 /// Bound: for each read at the end.
@@ -90,7 +90,7 @@ impl Registers {
             for key in contested_keys(&self.prefix, generation) {
                 let read = within(READ_BOUND, async || {
                     let id = self.recorder.invoke(number, Request::One(key.clone(), Call::Read));
-                    let (answer, revision) = ask(reader, &key, &Call::Read).await?;
+                    let (answer, revision) = ask_one(reader, key.clone(), &Call::Read).await?;
                     self.recorder.ok(id, answer, revision);
                     Ok::<(), flotilla_client::Error>(())
                 });
@@ -114,7 +114,7 @@ impl Contender {
         while !*stopped.borrow() {
             let (key, asked) = self.chooser.next(self.generation.load(Relaxed));
             let id = self.recorder.invoke(self.number, Request::One(key.clone(), asked.clone()));
-            match ask(&self.client, &key, &asked).await {
+            match ask_one(&self.client, key.clone(), &asked).await {
                 Ok((answer, revision)) => {
                     self.chooser.learn(&key, &asked, &answer);
                     self.recorder.ok(id, answer, revision);

@@ -19,6 +19,7 @@ pub use faults::{Fault, Faults};
 pub use judgement::nothing_is_lost;
 pub use ledger::{Ledger, Writers};
 pub use registers::Registers;
+pub(crate) use store::ask_one;
 pub use store::{Failure, Plain, Reply, Store};
 pub use unique_writes::UniqueWrites;
 pub use worker::{Stop, Worker, Workload};

@@ -8,15 +8,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use flotilla_proto::v1;
 use tokio::{sync::watch, task::JoinSet};
 use tonic::Status;
 
-use super::chooser::{Chooser, contested_keys};
+use super::{
+    Plain,
+    chooser::{Chooser, contested_keys},
+};
 use crate::{
     harness::{Outcome, Session, eventually, outcome},
-    history::{Answer, Call, Recorder, Request},
+    history::{Call, Recorder, Request},
 };
 
 /// How long a client waits before it counts a call as unknown.
@@ -50,7 +51,7 @@ impl Registers {
         for number in 0..sessions.len() * each {
             let client = Client {
                 number,
-                session: sessions[number % sessions.len()].clone().patient(PATIENCE),
+                node: Plain::from(&sessions[number % sessions.len()].clone().patient(PATIENCE)),
                 chooser: Chooser::new(seed, PREFIX, number),
                 recorder: Arc::clone(&recorder),
                 generation: Arc::clone(&generation),
@@ -85,6 +86,7 @@ impl Registers {
         }
         let generations = self.generation.load(Relaxed);
         for (reader, session) in sessions.iter().enumerate() {
+            let node = Plain::from(session);
             for generation in 0..=generations {
                 for key in contested_keys(PREFIX, generation) {
                     let what = format!("{} to read {key:?}", session.address);
@@ -92,7 +94,7 @@ impl Registers {
                         let id = self
                             .recorder
                             .invoke(1_000 + reader, Request::One(key.clone(), Call::Read));
-                        let (answer, revision) = call(session, &key, &Call::Read).await?;
+                        let (answer, revision) = node.one(key.clone(), &Call::Read).await?;
                         self.recorder.ok(id, answer, revision);
                         Ok::<(), Status>(())
                     })
@@ -106,7 +108,7 @@ impl Registers {
 
 struct Client {
     number: usize,
-    session: Session,
+    node: Plain,
     chooser: Chooser,
     recorder: Arc<Recorder>,
     generation: Arc<AtomicU64>,
@@ -118,7 +120,7 @@ impl Client {
         while !*stopped.borrow() {
             let (key, asked) = self.chooser.next(self.generation.load(Relaxed));
             let id = self.recorder.invoke(self.number, Request::One(key.clone(), asked.clone()));
-            match call(&self.session, &key, &asked).await {
+            match self.node.one(key.clone(), &asked).await {
                 Ok((answer, revision)) => {
                     self.chooser.learn(&key, &asked, &answer);
                     self.recorder.ok(id, answer, revision);
@@ -133,70 +135,4 @@ impl Client {
             }
         }
     }
-}
-
-/// Makes one call, and answers what came back and the key's revision where that is told.
-async fn call(
-    session: &Session,
-    key: &Bytes,
-    call: &Call,
-) -> Result<(Answer, Option<u64>), Status> {
-    let mut kv = session.kv.clone();
-    let key = key.clone();
-    let value = |kv: Option<v1::KeyValue>| kv.map(|kv| kv.value);
-    let conditional = |succeeded: bool, current: Option<v1::KeyValue>, revision: u64| {
-        if succeeded {
-            (Answer::Conditional(Ok(())), Some(revision))
-        } else {
-            // Nothing was written, so no revision is claimed.
-            (Answer::Conditional(Err(value(current))), None)
-        }
-    };
-    Ok(match call {
-        Call::Read => {
-            let message = v1::GetRequest { context: None, key };
-            let found = kv.get(session.request(message)).await?.into_inner().kv;
-            let revision = found.as_ref().map(|kv| kv.revision);
-            (Answer::Value(value(found)), revision)
-        }
-        Call::Write(new) => {
-            let message = v1::PutRequest { key, value: new.clone(), ..Default::default() };
-            let answer = kv.put(session.request(message)).await?.into_inner();
-            (Answer::Written, Some(answer.revision))
-        }
-        Call::CompareAndPut { expected, new } => {
-            use v1::compare_and_put_request::Expected;
-            let expected = Some(match expected {
-                None => Expected::Absent(true),
-                Some(value) => Expected::Value(value.clone()),
-            });
-            let new_value = new.clone();
-            let message =
-                v1::CompareAndPutRequest { key, expected, new_value, ..Default::default() };
-            let answer = kv.compare_and_put(session.request(message)).await?.into_inner();
-            conditional(answer.succeeded, answer.current, answer.revision)
-        }
-        Call::Delete => {
-            let message = v1::DeleteRequest { key, ..Default::default() };
-            let answer = kv.delete(session.request(message)).await?.into_inner();
-            // A delete of nothing may or may not raise the revision.
-            let revision = answer.deleted.then_some(answer.revision);
-            (Answer::Deleted(answer.deleted), revision)
-        }
-        Call::Increment(delta) => {
-            let message = v1::IncrementRequest { context: None, key, delta: *delta };
-            let answer = kv.increment(session.request(message)).await?.into_inner();
-            (Answer::Range(answer.start, answer.end), Some(answer.revision))
-        }
-        Call::PutIfAbsent(new) => {
-            let message = v1::PutIfAbsentRequest { key, value: new.clone(), ..Default::default() };
-            let answer = kv.put_if_absent(session.request(message)).await?.into_inner();
-            conditional(answer.succeeded, answer.current, answer.revision)
-        }
-        Call::GetAndPut(new) => {
-            let message = v1::GetAndPutRequest { key, value: new.clone(), ..Default::default() };
-            let answer = kv.get_and_put(session.request(message)).await?.into_inner();
-            (Answer::Previous(value(answer.previous)), Some(answer.revision))
-        }
-    })
 }

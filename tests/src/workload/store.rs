@@ -11,6 +11,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+pub(crate) use library::ask_one;
 pub use plain::Plain;
 
 use crate::history::{Answer, Request};

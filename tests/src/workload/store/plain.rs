@@ -42,7 +42,12 @@ impl Plain {
         }
     }
 
-    async fn one(&self, key: Bytes, call: &Call) -> Result<(Answer, Option<u64>), Status> {
+    /// Makes one call, and answers what came back and the key's revision where that is told.
+    pub(in crate::workload) async fn one(
+        &self,
+        key: Bytes,
+        call: &Call,
+    ) -> Result<(Answer, Option<u64>), Status> {
         let mut kv = self.kv.clone();
         let conditional = |succeeded: bool, current: Option<v1::KeyValue>, revision: u64| {
             if succeeded {
