@@ -1,8 +1,8 @@
 //! Faults that were found once and mended, to be switched on again: a simulator that does not find them is blind.
 //!
 //! They are compiled in by the feature `known-bad` alone, which nothing that is shipped has: the binary does not
-//! compile with it. Without it [`is`] is `false` to the compiler, and nothing is left of a switch. With it one of them
-//! is on in the whole process, chosen by [`switch_on`] before anything else runs, or by its name in
+//! compile with it. Without it `is` is `false` to the compiler, and nothing is left of a switch. With it one of them
+//! is on in the whole process, chosen by `switch_on` before anything else runs, or by its name in
 //! `FLOTILLA_KNOWN_BAD`.
 //!
 //! A switch stands where the fault is prevented, and changes as little as can be. Some of what was found is openraft's
