@@ -8,20 +8,23 @@ use std::ops::Range;
 use bytes::Bytes;
 use flotilla_proto::{keyspace::prefix_end, range::KeyRange};
 
-use super::split_u64;
+use super::{Owner, split_u64};
 use crate::ids::RegionId;
 
-const OWN_PEER: u8 = 0;
-const ENTRY: u8 = 1;
-const VOTE: u8 = 2;
-const COMMITTED: u8 = 3;
-const PURGED: u8 = 4;
-const QUARANTINE: u8 = 5;
-const TOMBSTONE: u8 = 6;
-const IDENTITY: u8 = 7;
-const LOSS: u8 = 8;
-const NEWCOMER: u8 = 9;
-const NODE_TABLE: u8 = 10;
+// Nothing here is the region's: what a peer promised, no other may be held to.
+kinds! {
+    OwnPeer = 0, of the Peer;
+    Entry = 1, of the Peer;
+    Vote = 2, of the Peer;
+    Committed = 3, of the Peer;
+    Purged = 4, of the Peer;
+    Quarantine = 5, of the Peer;
+    Tombstone = 6, of the Node;
+    Identity = 7, of the Node;
+    Loss = 8, of the Node;
+    Newcomer = 9, of the Node;
+    NodeTable = 10, of the Node;
+}
 
 /// Where the rows of the node itself lie.
 const NODE: RegionId = RegionId(0);
@@ -60,12 +63,33 @@ pub enum LogPart {
     NodeTable,
 }
 
+impl LogPart {
+    /// Whose it is.
+    #[must_use]
+    pub fn owner(self) -> Owner {
+        let kind = match self {
+            Self::OwnPeer => Kind::OwnPeer,
+            Self::Entry { .. } => Kind::Entry,
+            Self::Vote => Kind::Vote,
+            Self::Committed => Kind::Committed,
+            Self::Purged => Kind::Purged,
+            Self::Quarantine => Kind::Quarantine,
+            Self::Tombstone => Kind::Tombstone,
+            Self::Identity => Kind::Identity,
+            Self::Loss => Kind::Loss,
+            Self::Newcomer => Kind::Newcomer,
+            Self::NodeTable => Kind::NodeTable,
+        };
+        kind.owner()
+    }
+}
+
 /// Key of an entry.
 #[must_use]
 pub fn entry(region: RegionId, index: u64) -> [u8; 17] {
     let mut key = [0; 17];
     let (head, tail) = key.split_at_mut(9);
-    head.copy_from_slice(&of_kind(region, ENTRY));
+    head.copy_from_slice(&of_kind(region, Kind::Entry));
     tail.copy_from_slice(&index.to_be_bytes());
     key
 }
@@ -73,55 +97,55 @@ pub fn entry(region: RegionId, index: u64) -> [u8; 17] {
 /// Key of the vote.
 #[must_use]
 pub fn vote(region: RegionId) -> [u8; 9] {
-    of_kind(region, VOTE)
+    of_kind(region, Kind::Vote)
 }
 
 /// Key of the committed log id.
 #[must_use]
 pub fn committed(region: RegionId) -> [u8; 9] {
-    of_kind(region, COMMITTED)
+    of_kind(region, Kind::Committed)
 }
 
 /// Key of the purge mark.
 #[must_use]
 pub fn purged(region: RegionId) -> [u8; 9] {
-    of_kind(region, PURGED)
+    of_kind(region, Kind::Purged)
 }
 
 /// Key of the id of a region's local peer.
 #[must_use]
 pub fn own_peer(region: RegionId) -> [u8; 9] {
-    of_kind(region, OWN_PEER)
+    of_kind(region, Kind::OwnPeer)
 }
 
 /// Key of the mark of a region's local peer that must not take part.
 #[must_use]
 pub fn quarantine(region: RegionId) -> [u8; 9] {
-    of_kind(region, QUARANTINE)
+    of_kind(region, Kind::Quarantine)
 }
 
 /// Key of a region's tombstone.
 #[must_use]
 pub fn tombstone(region: RegionId) -> [u8; 9] {
-    of_kind(region, TOMBSTONE)
+    of_kind(region, Kind::Tombstone)
 }
 
 /// Key of the node's identity.
 #[must_use]
 pub fn identity() -> [u8; 9] {
-    of_kind(NODE, IDENTITY)
+    of_kind(NODE, Kind::Identity)
 }
 
 /// Key of the note that the log has lost its end.
 #[must_use]
 pub fn loss() -> [u8; 9] {
-    of_kind(NODE, LOSS)
+    of_kind(NODE, Kind::Loss)
 }
 
 /// What openraft keeps of `region`: entries, vote and marks.
 #[must_use]
 pub fn raft_range(region: RegionId) -> KeyRange {
-    KeyRange::new(of_kind(region, ENTRY).to_vec(), of_kind(region, PURGED + 1).to_vec())
+    KeyRange::new(of_kind(region, Kind::Entry).to_vec(), behind_kind(region, Kind::Purged).to_vec())
 }
 
 /// Everything of the regions from `region` on.
@@ -140,7 +164,7 @@ pub fn region_range(region: RegionId) -> KeyRange {
 /// All entries of `region`.
 #[must_use]
 pub fn all_entries(region: RegionId) -> KeyRange {
-    KeyRange::new(of_kind(region, ENTRY).to_vec(), of_kind(region, ENTRY + 1).to_vec())
+    KeyRange::new(of_kind(region, Kind::Entry).to_vec(), behind_kind(region, Kind::Entry).to_vec())
 }
 
 /// The entries of `region` at `indexes`.
@@ -152,41 +176,52 @@ pub fn entries(region: RegionId, indexes: Range<u64>) -> KeyRange {
 /// Key of what the disk knows before it has an identity. Not of a region.
 #[must_use]
 pub fn newcomer() -> [u8; 9] {
-    of_kind(NODE, NEWCOMER)
+    of_kind(NODE, Kind::Newcomer)
 }
 
 /// Key of the node table. Not of a region.
 #[must_use]
 pub fn node_table() -> [u8; 9] {
-    of_kind(NODE, NODE_TABLE)
+    of_kind(NODE, Kind::NodeTable)
 }
 
 /// `None` when `key` is no key of the log.
 #[must_use]
 pub fn decode(key: &[u8]) -> Option<LogKey> {
     let (region, rest) = split_u64(key)?;
-    let part = match rest.split_first()? {
-        (&ENTRY, rest) => match split_u64(rest)? {
+    let (kind, rest) = rest.split_first()?;
+    let of_node = region == NODE.0;
+    let part = match (Kind::of(*kind)?, rest) {
+        (Kind::Entry, rest) => match split_u64(rest)? {
             (index, []) => LogPart::Entry { index },
             _ => return None,
         },
-        (&OWN_PEER, []) => LogPart::OwnPeer,
-        (&VOTE, []) => LogPart::Vote,
-        (&COMMITTED, []) => LogPart::Committed,
-        (&PURGED, []) => LogPart::Purged,
-        (&QUARANTINE, []) => LogPart::Quarantine,
-        (&TOMBSTONE, []) => LogPart::Tombstone,
-        (&IDENTITY, []) if region == NODE.0 => LogPart::Identity,
-        (&LOSS, []) if region == NODE.0 => LogPart::Loss,
-        (&NEWCOMER, []) if region == NODE.0 => LogPart::Newcomer,
-        (&NODE_TABLE, []) if region == NODE.0 => LogPart::NodeTable,
+        (Kind::OwnPeer, []) => LogPart::OwnPeer,
+        (Kind::Vote, []) => LogPart::Vote,
+        (Kind::Committed, []) => LogPart::Committed,
+        (Kind::Purged, []) => LogPart::Purged,
+        (Kind::Quarantine, []) => LogPart::Quarantine,
+        (Kind::Tombstone, []) => LogPart::Tombstone,
+        (Kind::Identity, []) if of_node => LogPart::Identity,
+        (Kind::Loss, []) if of_node => LogPart::Loss,
+        (Kind::Newcomer, []) if of_node => LogPart::Newcomer,
+        (Kind::NodeTable, []) if of_node => LogPart::NodeTable,
         _ => return None,
     };
     Some(LogKey { region: RegionId(region), part })
 }
 
-fn of_kind(region: RegionId, kind: u8) -> [u8; 9] {
-    let mut key = [kind; 9];
+fn of_kind(region: RegionId, kind: Kind) -> [u8; 9] {
+    of_byte(region, kind as u8)
+}
+
+/// The smallest key above those of a kind.
+fn behind_kind(region: RegionId, kind: Kind) -> [u8; 9] {
+    of_byte(region, kind as u8 + 1)
+}
+
+fn of_byte(region: RegionId, byte: u8) -> [u8; 9] {
+    let mut key = [byte; 9];
     let (head, _) = key.split_at_mut(8);
     head.copy_from_slice(&region.0.to_be_bytes());
     key
@@ -252,6 +287,18 @@ mod tests {
         assert_eq!(loss(), [0, 0, 0, 0, 0, 0, 0, 0, 8]);
         assert_eq!(newcomer(), [0, 0, 0, 0, 0, 0, 0, 0, 9]);
         assert_eq!(node_table(), [0, 0, 0, 0, 0, 0, 0, 0, 10]);
+    }
+
+    #[test]
+    fn every_kind_that_is_declared_decodes_and_has_its_owner() {
+        for kind in Kind::ALL {
+            let key = match kind {
+                Kind::Entry => entry(NODE, 1).to_vec(),
+                kind => of_kind(NODE, *kind).to_vec(),
+            };
+            let decoded = decode(&key).unwrap_or_else(|| panic!("{kind:?} does not decode"));
+            assert_eq!((encode(decoded), decoded.part.owner()), (key, kind.owner()));
+        }
     }
 
     proptest! {

@@ -4,15 +4,17 @@
 
 use flotilla_proto::range::KeyRange;
 
-use super::split_u64;
+use super::{Owner, split_u64};
 use crate::ids::RegionId;
 
 // 1, 2, 5, 8 and 9 were what is in `log` now.
-const DISK: u8 = 0;
-const DESCRIPTOR: u8 = 3;
-const APPLY_STATE: u8 = 4;
-const INSTALL: u8 = 6;
-const REACHED: u8 = 7;
+kinds! {
+    Disk = 0, of the Node;
+    Descriptor = 3, of the Region;
+    ApplyState = 4, of the Region;
+    Install = 6, of the Peer;
+    Reached = 7, of the Peer;
+}
 
 /// Where what is of no region lies: region 0 does not exist.
 const NODE: RegionId = RegionId(0);
@@ -44,60 +46,82 @@ impl MetaKey {
             | Self::Reached(region) => Some(region),
         }
     }
+
+    /// Whose it is: the node's, the peer's or the region's.
+    #[must_use]
+    pub fn owner(self) -> Owner {
+        let kind = match self {
+            Self::Disk => Kind::Disk,
+            Self::Descriptor(_) => Kind::Descriptor,
+            Self::ApplyState(_) => Kind::ApplyState,
+            Self::Install(_) => Kind::Install,
+            Self::Reached(_) => Kind::Reached,
+        };
+        kind.owner()
+    }
 }
 
 /// Key of the disk that the instance was made on. Not of a region.
 #[must_use]
 pub fn disk() -> [u8; 9] {
-    of_region(DISK, NODE)
+    of_region(Kind::Disk, NODE)
 }
 
 /// Everything of the regions.
 #[must_use]
 pub fn all_of_regions() -> KeyRange {
-    KeyRange::new(vec![DISK + 1], Vec::new())
+    KeyRange::new(vec![Kind::Disk as u8 + 1], Vec::new())
 }
 
 /// Key of a region's descriptor.
 #[must_use]
 pub fn descriptor(region: RegionId) -> [u8; 9] {
-    of_region(DESCRIPTOR, region)
+    of_region(Kind::Descriptor, region)
 }
 
 /// Key of a region's apply state.
 #[must_use]
 pub fn apply_state(region: RegionId) -> [u8; 9] {
-    of_region(APPLY_STATE, region)
+    of_region(Kind::ApplyState, region)
 }
 
 /// Key of a region's install record.
 #[must_use]
 pub fn install(region: RegionId) -> [u8; 9] {
-    of_region(INSTALL, region)
+    of_region(Kind::Install, region)
 }
 
 /// Key of the index that the local log of a region had surely reached.
 #[must_use]
 pub fn reached(region: RegionId) -> [u8; 9] {
-    of_region(REACHED, region)
+    of_region(Kind::Reached, region)
+}
+
+/// Keys of the rows of which a region, or its peer here, has one of each kind.
+pub fn single_rows(region: RegionId) -> impl Iterator<Item = [u8; 9]> {
+    let kinds = Kind::ALL.iter().filter(|kind| match kind {
+        Kind::Disk => false,
+        Kind::Descriptor | Kind::ApplyState | Kind::Install | Kind::Reached => true,
+    });
+    kinds.map(move |kind| of_region(*kind, region))
 }
 
 /// The descriptors of all regions, by region.
 #[must_use]
 pub fn all_descriptors() -> KeyRange {
-    of_kind(DESCRIPTOR)
+    of_kind(Kind::Descriptor)
 }
 
 /// The apply states of all regions, by region.
 #[must_use]
 pub fn all_apply_states() -> KeyRange {
-    of_kind(APPLY_STATE)
+    of_kind(Kind::ApplyState)
 }
 
 /// The install records of all regions, by region.
 #[must_use]
 pub fn all_installs() -> KeyRange {
-    of_kind(INSTALL)
+    of_kind(Kind::Install)
 }
 
 /// `None` when `key` is no key of this family.
@@ -106,22 +130,22 @@ pub fn decode(key: &[u8]) -> Option<MetaKey> {
     let (kind, rest) = key.split_first()?;
     let (region, rest) = split_u64(rest)?;
     let region = RegionId(region);
-    match (*kind, rest) {
-        (DISK, []) if region == NODE => Some(MetaKey::Disk),
-        (DESCRIPTOR, []) => Some(MetaKey::Descriptor(region)),
-        (APPLY_STATE, []) => Some(MetaKey::ApplyState(region)),
-        (INSTALL, []) => Some(MetaKey::Install(region)),
-        (REACHED, []) => Some(MetaKey::Reached(region)),
+    match (Kind::of(*kind)?, rest) {
+        (Kind::Disk, []) if region == NODE => Some(MetaKey::Disk),
+        (Kind::Descriptor, []) => Some(MetaKey::Descriptor(region)),
+        (Kind::ApplyState, []) => Some(MetaKey::ApplyState(region)),
+        (Kind::Install, []) => Some(MetaKey::Install(region)),
+        (Kind::Reached, []) => Some(MetaKey::Reached(region)),
         _ => None,
     }
 }
 
-fn of_kind(kind: u8) -> KeyRange {
-    KeyRange::new(vec![kind], vec![kind + 1])
+fn of_kind(kind: Kind) -> KeyRange {
+    KeyRange::new(vec![kind as u8], vec![kind as u8 + 1])
 }
 
-fn of_region(kind: u8, region: RegionId) -> [u8; 9] {
-    let mut key = [kind; 9];
+fn of_region(kind: Kind, region: RegionId) -> [u8; 9] {
+    let mut key = [kind as u8; 9];
     let (_, tail) = key.split_at_mut(1);
     tail.copy_from_slice(&region.0.to_be_bytes());
     key
@@ -166,6 +190,16 @@ mod tests {
         assert_eq!(reached(region), [7, 0, 0, 0, 0, 0, 0, 1, 2]);
     }
 
+    /// What does not decode would be taken for damage by whoever meets it.
+    #[test]
+    fn every_kind_that_is_declared_decodes_and_has_its_owner() {
+        for kind in Kind::ALL {
+            let key = of_region(*kind, NODE);
+            let decoded = decode(&key).unwrap_or_else(|| panic!("{kind:?} does not decode"));
+            assert_eq!((encode(decoded), decoded.owner()), (key.to_vec(), kind.owner()));
+        }
+    }
+
     proptest! {
         #[test]
         fn keys_sort_as_kind_region(a in meta_keys(), b in meta_keys()) {
@@ -174,7 +208,8 @@ mod tests {
 
         #[test]
         fn key_decodes_to_itself(key in meta_keys()) {
-            prop_assert_eq!(decode(&encode(key)), Some(key));
+            let bytes = encode(key);
+            prop_assert_eq!(decode(&bytes), Some(key));
         }
 
         #[test]

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     raft::log::store::LogStore,
-    storage::{engine::Read as _, memory::MemoryEngine},
+    storage::{engine::Read as _, keys::Owner, memory::MemoryEngine},
     world::{blocking, clock},
 };
 
@@ -316,4 +316,27 @@ async fn a_cleared_region_leaves_its_tombstone_and_its_neighbours_everything() {
         .collect();
     assert_eq!(left, [1, 1, 2, 3, 3]);
     assert!(engine.get(Family::Default, &tombstone).unwrap().is_some(), "it outlives all else");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_with_a_cleared_region_is_its_peers_and_nothing_else() {
+    let engine = MemoryEngine::new();
+    let mut batch = WriteBatch::new();
+    let mut kept = Vec::new();
+    for (number, kind) in (0..4).flat_map(|number| (0..=u8::MAX).map(move |kind| (number, kind))) {
+        for more in [&[][..], &[0; 8]] {
+            let bytes = [&region(number).0.to_be_bytes()[..], &[kind], more].concat();
+            let Some(key) = keys::log::decode(&bytes) else { continue };
+            batch.put(Family::Default, &bytes, b"a row");
+            if key.region != region(2) || key.part.owner() != Owner::Peer {
+                kept.push(bytes);
+            }
+        }
+    }
+    engine.write(&batch, Durability::Synced).unwrap();
+    let writing = Writing::start(Arc::clone(&engine) as Arc<dyn Engine>);
+    soon("the end", writing.writer.clear(region(2))).await.unwrap();
+    let rows = super::super::super::fixture::all_rows(engine.as_ref(), Family::Default);
+    let left: Vec<_> = rows.into_iter().map(|(key, _)| key.to_vec()).collect();
+    assert_eq!(left, kept);
 }
