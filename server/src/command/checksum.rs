@@ -1,45 +1,35 @@
-//! A sum over a region's state, to compare replicas.
+//! A sum over a region's state, its apply state and the rows of all its spans, to compare replicas.
 //!
 //! Two peers that applied the same entries have the same sum, whatever their compactions did: an
 //! expired value counts nothing, on disk or gone. Each row is framed by its lengths and hashed with
 //! CRC32C; the rows are chained by a step that can be undone, so two states of which one row differs
 //! have different sums whenever the CRC32C of that row differs.
 
-use flotilla_proto::{
-    range::KeyRange,
-    v1::{ApplyState, Membership},
-};
+use flotilla_proto::v1::{ApplyState, Membership};
 
-use super::value::StoredRef;
+use super::{region::RegionState, value::StoredRef};
 use crate::storage::{
-    batch::Family,
     engine::{Direction, Error, Read},
+    keys::span::{Span, SpanKind, spans_of},
 };
 
-/// The sum, and how many keys are there. `range` is the region's, `state` of the same view as
-/// `read`; both as of one log index, or the sums of two peers say nothing.
+/// The sum, and how many keys of users are there. `region` is of the same view as `read`, and both are as of one log
+/// index, or the sums of two peers say nothing.
 ///
 /// Bound: reads the whole region, in constant memory.
 ///
 /// # Errors
 /// A failed read or a damaged value.
-pub fn checksum(
-    read: &dyn Read,
-    range: &KeyRange,
-    state: &ApplyState,
-) -> Result<(u64, u64), Error> {
+pub fn checksum(read: &dyn Read, region: &RegionState) -> Result<(u64, u64), Error> {
     let mut sum = Sum::default();
-    sum.add_state(state);
+    sum.add_state(&region.state);
     let mut keys = 0;
-    let mut cursor = read.scan(Family::Default, range, Direction::Forward);
-    while let Some((key, stored)) = cursor.next()? {
-        let value = StoredRef::decode(stored).map_err(|garbage| garbage.under(key))?;
-        if value.is_live(state.time_ms) {
-            sum.add_row(key, value);
-            keys += 1;
+    for span in spans_of(&region.descriptor) {
+        match span.kind {
+            SpanKind::Keys => keys = sum.add_keys(read, &span, region.state.time_ms)?,
+            SpanKind::Own => sum.add_own_rows(read, &span)?,
         }
     }
-    sum.add_numbers(&[keys]);
     Ok((sum.0, keys))
 }
 
@@ -47,7 +37,36 @@ pub fn checksum(
 struct Sum(u64);
 
 impl Sum {
-    fn add_row(&mut self, key: &[u8], value: StoredRef<'_>) {
+    fn add_keys(&mut self, read: &dyn Read, span: &Span, time_ms: u64) -> Result<u64, Error> {
+        let mut keys = 0;
+        let mut cursor = read.scan(span.family(), &span.range, Direction::Forward);
+        while let Some((key, stored)) = cursor.next()? {
+            let value = StoredRef::decode(stored).map_err(|garbage| garbage.under(key))?;
+            if value.is_live(time_ms) {
+                self.add_value(key, value);
+                keys += 1;
+            }
+        }
+        self.add_numbers(&[keys]);
+        Ok(keys)
+    }
+
+    /// None has no part in the sum: a version that knows of no own rows has the same one.
+    fn add_own_rows(&mut self, read: &dyn Read, span: &Span) -> Result<(), Error> {
+        let mut rows = 0;
+        let mut cursor = read.scan(span.family(), &span.range, Direction::Forward);
+        while let Some((key, value)) = cursor.next()? {
+            let crc = crc32c::crc32c_append(crc_of(&[key.len() as u64, value.len() as u64]), key);
+            self.chain(crc32c::crc32c_append(crc, value));
+            rows += 1;
+        }
+        if rows > 0 {
+            self.add_numbers(&[rows]);
+        }
+        Ok(())
+    }
+
+    fn add_value(&mut self, key: &[u8], value: StoredRef<'_>) {
         let StoredRef { revision, expires_at_ms, payload } = value;
         let lengths = [key.len() as u64, payload.len() as u64];
         let crc = crc_of(&[lengths[0], lengths[1], revision, expires_at_ms]);
@@ -104,6 +123,7 @@ mod tests {
     use flotilla_proto::v1::{MemberPeer, VoterSet};
 
     use super::{super::fixture::*, *};
+    use crate::{ids::RegionId, storage::keys::meta::own_rows};
 
     type Change<'a> = &'a dyn Fn(&mut Fixture);
 
@@ -120,8 +140,15 @@ mod tests {
         region
     }
 
+    /// Of the region as if it had all keys.
     fn sum(region: &Fixture) -> (u64, u64) {
-        checksum(&region.store, &KeyRange::default(), &region.region.state).expect("reads")
+        let mut all = region.region.clone();
+        (all.descriptor.start_key, all.descriptor.end_key) = Default::default();
+        checksum(&region.store, &all).expect("reads")
+    }
+
+    fn own_key(region: u64, row: &str) -> Vec<u8> {
+        [&own_rows(RegionId(region)).start[..], row.as_bytes()].concat()
     }
 
     #[test]
@@ -132,7 +159,7 @@ mod tests {
         };
         let before = sum(&region());
         assert_eq!(before.1, 2, "keys that are there");
-        let changes: [(&str, Change); 20] = [
+        let changes: [(&str, Change); 22] = [
             ("a value", &|it| drop(it.store.rows.insert("a".into(), row(1, 0, "x")))),
             ("a longer value", &|it| drop(it.store.rows.insert("a".into(), row(1, 0, "11")))),
             ("an empty value", &|it| drop(it.store.rows.insert("a".into(), row(1, 0, "")))),
@@ -151,6 +178,11 @@ mod tests {
             }),
             ("an expired key came back", &|it| {
                 drop(it.store.rows.insert("gone".into(), row(1, 11, "3")));
+            }),
+            ("an own row", &|it| drop(it.store.own.insert(own_key(2, "x"), vec![]))),
+            ("an own row like a key", &|it| {
+                let value = it.store.rows.remove(&b"b"[..]).expect("there");
+                it.store.own.insert(own_key(2, "b"), value);
             }),
             ("applied index", &|it| it.region.state.applied_index += 1),
             ("applied term", &|it| it.region.state.applied_term += 1),
@@ -175,6 +207,30 @@ mod tests {
     }
 
     #[test]
+    fn every_own_row_counts_by_its_name_and_its_value() {
+        let sums: std::collections::BTreeSet<_> = [
+            &[][..],
+            &[("", "")],
+            &[("", "\0")],
+            &[("a", "b")],
+            &[("ab", "")],
+            &[("", "ab")],
+            &[("a", "c")],
+            &[("b", "b")],
+            &[("a", "b"), ("b", "b")],
+        ]
+        .iter()
+        .map(|rows| {
+            let mut region = region();
+            let rows = rows.iter().map(|(row, value)| (own_key(2, row), value.as_bytes().to_vec()));
+            region.store.own.extend(rows);
+            sum(&region).0
+        })
+        .collect();
+        assert_eq!(sums.len(), 9, "{sums:?}");
+    }
+
+    #[test]
     fn what_is_only_physical_does_not_change_the_sum() {
         let before = sum(&region());
         let mut compacted = region();
@@ -193,11 +249,12 @@ mod tests {
     #[test]
     fn only_the_regions_own_keys_count() {
         let mut region = region();
-        let range = KeyRange::new("a", "z");
-        let state = region.region.state.clone();
-        let before = checksum(&region.store, &range, &state).expect("reads");
+        let before = checksum(&region.store, &region.region).expect("reads");
         region.store.rows.insert("z".into(), vec![1, 1, 0]);
-        assert_eq!(checksum(&region.store, &range, &state).expect("reads"), before);
+        for neighbour in [1, 3] {
+            region.store.own.insert(own_key(neighbour, "x"), vec![]);
+        }
+        assert_eq!(checksum(&region.store, &region.region).expect("reads"), before);
     }
 
     /// Peers of different versions compare sums: the rule must not change by accident.
@@ -212,9 +269,13 @@ mod tests {
     fn damage_is_an_error() {
         let mut region = region();
         region.store.fail_after = Some(1);
-        assert!(checksum(&region.store, &KeyRange::default(), &region.region.state).is_err());
+        assert!(checksum(&region.store, &region.region).is_err());
+        region.store.rows.clear();
+        let (one, two) = (own_key(2, "1"), own_key(2, "2"));
+        region.store.own.extend([(one, vec![]), (two, vec![])]);
+        assert!(checksum(&region.store, &region.region).is_err(), "among the own rows");
         region.store.fail_after = None;
         region.store.rows.insert("b".into(), vec![]);
-        assert!(checksum(&region.store, &KeyRange::default(), &region.region.state).is_err());
+        assert!(checksum(&region.store, &region.region).is_err());
     }
 }

@@ -33,10 +33,13 @@ pub(super) struct Fixture {
     pub(super) store: Store,
 }
 
-/// The default family in memory.
+/// Rows in memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Store {
+    /// The default family.
     pub(super) rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Regions' own rows, which no command writes yet.
+    pub(super) own: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Calls of `get` and `scan`.
     pub(super) reads: Cell<u64>,
     /// A scan fails after this many rows.
@@ -45,7 +48,7 @@ pub(super) struct Store {
 
 impl PartialEq for Store {
     fn eq(&self, other: &Self) -> bool {
-        self.rows == other.rows
+        self.rows == other.rows && self.own == other.own
     }
 }
 
@@ -165,11 +168,13 @@ impl Read for Store {
     }
 
     fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
-        assert_eq!(family, Family::Default, "commands read values only");
         self.reads.set(self.reads.get() + 1);
         let end = if range.end.is_empty() { Unbounded } else { Excluded(&range.end[..]) };
-        let rows = self
-            .rows
+        let map = match family {
+            Family::Default => &self.rows,
+            Family::Meta => &self.own,
+        };
+        let rows = map
             .range::<[u8], _>((Included(&range.start[..]), end))
             .map(|(key, value)| (&key[..], &value[..]));
         let rows: Box<dyn Iterator<Item = (&[u8], &[u8])> + '_> = match direction {

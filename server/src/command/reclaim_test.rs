@@ -169,9 +169,7 @@ struct Kept {
 impl Kept {
     fn new(log: &[Command]) -> Self {
         let mut replica = Fixture::new();
-        let sum = |replica: &Fixture| {
-            checksum(&replica.store, &range(), &replica.region.state).expect("reads")
-        };
+        let sum = |replica: &Fixture| checksum(&replica.store, &replica.region).expect("reads");
         let mut kept = Self { replies: vec![], sums: vec![sum(&replica)] };
         for command in log {
             replica.region.state.applied_index += 1;
@@ -183,9 +181,9 @@ impl Kept {
 
     /// Whether `read` is the state after as many entries as it says.
     fn check(&self, read: &(impl Read + ?Sized), scans: &dyn Read) -> Result<(), TestCaseError> {
-        let state = state(read).state;
-        let at = usize::try_from(state.applied_index).unwrap();
-        let sum = checksum(scans, &range(), &state).expect("reads");
+        let region = state(read);
+        let at = usize::try_from(region.state.applied_index).unwrap();
+        let sum = checksum(scans, &region).expect("reads");
         prop_assert_eq!(sum, self.sums[at], "after {} entries", at);
         Ok(())
     }

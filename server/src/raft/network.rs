@@ -11,10 +11,7 @@ use std::{
     time::Duration,
 };
 
-use flotilla_proto::{
-    region::range_of,
-    v1::{self, message::Body, refused::Reason},
-};
+use flotilla_proto::v1::{self, message::Body, refused::Reason};
 use futures::{
     FutureExt, Stream, StreamExt,
     future::BoxFuture,
@@ -39,6 +36,7 @@ use super::{
     log::{entry_bytes, memory::reading_for},
     pipeline::{Place, pipeline},
     refusal::Refusals,
+    region_state::approximate_bytes,
     region_view::RegionView,
     reversion::{Reversions, is_reversion},
     snapshot::{self, SnapshotData},
@@ -48,7 +46,6 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Direction,
     raft::PeerAddress,
-    storage::batch::Family,
     world::{blocking, clock},
 };
 
@@ -487,8 +484,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let (region, chunk_bytes) = (network.region, network.snapshots.chunk_bytes);
         let opening = blocking::run(move || {
             let sender = snapshot::Sender::open(data.as_ref(), region, chunk_bytes)?;
-            let range = range_of(&sender.region().descriptor);
-            Ok::<_, snapshot::Error>((sender, data.approximate_bytes(Family::Default, &range)))
+            let bytes = approximate_bytes(data.as_ref(), &sender.region().descriptor);
+            Ok::<_, snapshot::Error>((sender, bytes))
         });
         let (sender, bytes) = match opening.await.map_err(|error| failed(error.to_string()))? {
             Ok(opened) => opened,

@@ -1,9 +1,9 @@
-//! A region's descriptor and apply state, as they lie in `data`.
+//! A region's state as it lies in `data`: its head, descriptor and apply state, and the spans of its rows.
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use flotilla_proto::{range::KeyRange, region::range_of, v1};
+use flotilla_proto::{range::KeyRange, v1};
 use prost::Message as _;
 
 use crate::{
@@ -12,7 +12,11 @@ use crate::{
     storage::{
         batch::{Family, WriteBatch},
         engine::{self, Direction, Durability, Engine},
-        keys::{self, meta::MetaKey},
+        keys::{
+            self,
+            meta::MetaKey,
+            span::{Span, spans_by_id, spans_of},
+        },
     },
 };
 
@@ -134,13 +138,23 @@ pub fn read_descriptors(
     Ok((decoded.collect(), damage))
 }
 
-/// The range that a region has by its descriptor; `None` without one, or with one that does not decode.
-fn own_range(data: &dyn Engine, region: RegionId) -> Result<Option<KeyRange>, engine::Error> {
+/// Size of a region's rows, estimated. Blocks on the disk.
+#[must_use]
+pub fn approximate_bytes(data: &dyn Engine, descriptor: &v1::Region) -> u64 {
+    let spans = spans_of(descriptor);
+    spans.iter().map(|span| data.approximate_bytes(span.family(), &span.range)).sum()
+}
+
+/// The descriptor of a region; `None` without one, or with one that does not decode.
+fn own_descriptor(
+    data: &dyn Engine,
+    region: RegionId,
+) -> Result<Option<v1::Region>, engine::Error> {
     let Some(stored) = data.get(Family::Meta, &keys::meta::descriptor(region))? else {
         return Ok(None);
     };
     match v1::Region::decode(stored) {
-        Ok(descriptor) => Ok(Some(range_of(&descriptor))),
+        Ok(descriptor) => Ok(Some(descriptor)),
         Err(error) => {
             tracing::error!(
                 %region,
@@ -153,31 +167,151 @@ fn own_range(data: &dyn Engine, region: RegionId) -> Result<Option<KeyRange>, en
     }
 }
 
-/// Removes all that `data` has of a region: its rows, also those in `more`, and what is known of them. What does
-/// not decode hides nothing but the range of the rows, which then belong to nobody: who gets their keys begins
-/// by clearing them. Blocks on the disk.
+/// Adds the removal of a span's rows to a batch, if it may have any: where none are, it would be in the way of whoever
+/// reads the family, for as long as the engine keeps it.
+pub fn clear(data: &dyn Engine, batch: &mut WriteBatch, span: &Span) {
+    let first =
+        data.scan(span.family(), &span.range, Direction::Forward).next().map(|row| row.is_some());
+    if !matches!(first, Ok(false)) {
+        batch.delete_range(span.family(), &span.range.start, &span.range.end);
+    }
+}
+
+/// Removes all that `data` has of a region and of its peer here: the rows of all spans, also of those that it has by
+/// `more`, and what is known of them. What does not decode hides nothing but the range of the keys, which then belong to
+/// nobody: who gets them begins by clearing them. Blocks on the disk.
 ///
 /// # Errors
 /// When the disk fails; what is there is then told by the next start.
 pub fn erase_state(
     data: &dyn Engine,
     region: RegionId,
-    more: Option<&KeyRange>,
+    more: Option<&v1::Region>,
 ) -> Result<(), engine::Error> {
-    let own = own_range(data, region)?;
-    let mut batch = WriteBatch::new();
-    for range in own.iter().chain(more) {
-        // Ordering: the next peer of these keys may start from an older state (`storage/reclaim.rs`).
-        data.withdraw_claims(range);
-        batch.delete_range(Family::Default, &range.start, &range.end);
+    let own = own_descriptor(data, region)?;
+    let mut spans = Vec::from(spans_by_id(region));
+    for span in own.iter().chain(more).flat_map(spans_of) {
+        if !spans.contains(&span) {
+            spans.push(span);
+        }
     }
-    for key in [
-        keys::meta::descriptor(region),
-        keys::meta::apply_state(region),
-        keys::meta::reached(region),
-        keys::meta::install(region),
-    ] {
+    let mut batch = WriteBatch::new();
+    for span in spans {
+        if span.family() == Family::Default {
+            // Ordering: the next peer of these keys may start from an older state (`storage/reclaim.rs`).
+            data.withdraw_claims(&span.range);
+        }
+        clear(data, &mut batch, &span);
+    }
+    for key in keys::meta::single_rows(region) {
         batch.delete(Family::Meta, &key);
     }
     data.write(&batch, Durability::Synced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::fixture::{all_rows, id, region_state},
+        *,
+    };
+    use crate::{
+        ids::PeerId,
+        storage::{keys::Owner, memory::MemoryEngine},
+    };
+
+    const REGION: RegionId = RegionId(2);
+
+    /// Every row that can be in the family in which nodes, peers and regions have rows side by side.
+    fn all_meta_keys() -> Vec<Vec<u8>> {
+        let mut keys = Vec::new();
+        for kind in 0..=u8::MAX {
+            for region in [0, 1, REGION.0, 3, u64::MAX] {
+                for row in [&[][..], &[0], &[0xFF; 3]] {
+                    keys.push([&[kind], &region.to_be_bytes()[..], row].concat());
+                }
+            }
+        }
+        keys.retain(|key| keys::meta::decode(key).is_some());
+        keys
+    }
+
+    #[test]
+    fn erasing_leaves_nothing_of_a_region_and_its_peer_and_touches_nothing_else() {
+        for (why, described, begun, gone) in [
+            ("by its descriptor", Some(("b", "m")), None, &["b", "c"][..]),
+            (
+                "also by an install that has begun",
+                Some(("b", "m")),
+                Some(("m", "y")),
+                &["b", "c", "m"],
+            ),
+            ("by an install alone", None, Some(("b", "m")), &["b", "c"]),
+            ("without any", None, None, &[]),
+        ] {
+            let of = |range| region_state(REGION, PeerId(20), range, id(3, 9));
+            let data = MemoryEngine::new();
+            let mut batch = WriteBatch::new();
+            let mut kept = Vec::new();
+            for key in all_meta_keys() {
+                batch.put(Family::Meta, &key, b"\xFFno descriptor");
+                let decoded = keys::meta::decode(&key).unwrap();
+                if decoded.region() != Some(REGION) || decoded.owner() == Owner::Node {
+                    kept.push(key);
+                }
+            }
+            for key in ["az", "b", "c", "m", "y", "z"] {
+                batch.put(Family::Default, key.as_bytes(), b"");
+            }
+            if let Some(range) = described {
+                put_state(&mut batch, &of(range), true);
+            }
+            data.write(&batch, Durability::Synced).unwrap();
+
+            let begun = begun.map(|range| of(range).descriptor);
+            erase_state(data.as_ref(), REGION, begun.as_ref()).unwrap();
+            let keys = |family| all_rows(data.as_ref(), family).into_iter().map(|(key, _)| key);
+            assert_eq!(keys(Family::Meta).collect::<Vec<_>>(), kept, "{why}");
+            let left: Vec<_> = keys(Family::Default).collect();
+            let all = ["az", "b", "c", "m", "y", "z"].into_iter();
+            let want: Vec<_> = all.filter(|key| !gone.contains(key)).collect();
+            assert_eq!(left, want, "{why}");
+            assert_eq!(data.unsynced(), 0, "{why}: a power cut brings nothing back");
+        }
+    }
+
+    /// Whoever reads the family meets a removed range for as long as the engine keeps it.
+    #[test]
+    fn nothing_is_removed_from_a_span_without_rows() {
+        let data = MemoryEngine::new();
+        let mut batch = WriteBatch::new();
+        for span in spans_by_id(REGION) {
+            clear(data.as_ref(), &mut batch, &span);
+            assert!(batch.is_empty());
+            let mut row = WriteBatch::new();
+            row.put(span.family(), &span.range.start, b"");
+            data.write(&row, Durability::Synced).unwrap();
+            clear(data.as_ref(), &mut batch, &span);
+            assert_eq!(batch.len(), 1);
+        }
+    }
+
+    #[test]
+    fn size_is_that_of_the_rows_of_all_spans() {
+        let data = MemoryEngine::new();
+        let region = region_state(REGION, PeerId(20), ("b", "m"), id(3, 9));
+        let mut want = 0;
+        for span in spans_of(&region.descriptor) {
+            let mut batch = WriteBatch::new();
+            batch.put(span.family(), &span.range.start, &[7; 100]);
+            data.write(&batch, Durability::Synced).unwrap();
+            want += span.range.start.len() as u64 + 100;
+            assert_eq!(
+                approximate_bytes(data.as_ref(), &region.descriptor),
+                want,
+                "{:?}",
+                span.kind
+            );
+        }
+    }
 }

@@ -345,8 +345,7 @@ pub fn leave(data: &dyn Engine, region: RegionId, stage: &str) -> Result<(), eng
 /// When the disk fails; what is there is then told by the next start.
 pub fn erase(data: &dyn Engine, region: RegionId) -> Result<(), engine::Error> {
     let begun = begun_of(data, region)?;
-    let range = begun.as_ref().map(|begun| range_of(&begun.region.descriptor));
-    erase_state(data, region, range.as_ref())?;
+    erase_state(data, region, begun.as_ref().map(|begun| &begun.region.descriptor))?;
     match begun {
         Some(begun) => data.drop_stage(&begun.stage),
         None => Ok(()),

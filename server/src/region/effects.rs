@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use flotilla_proto::{region::range_of, v1};
+use flotilla_proto::v1;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -76,8 +76,7 @@ impl RegionEffects {
             return view.checksum_ends(index, Err(full));
         };
         let pinned = view.data().view();
-        let state = region.state.clone();
-        let range = range_of(&region.descriptor);
+        let region = region.clone();
         let view: Weak<RegionView> = Arc::downgrade(view);
         tokio::spawn(async move {
             let turn = place.turn().await;
@@ -87,7 +86,7 @@ impl RegionEffects {
             }
             blocking::run(move || {
                 let _under_way = (turn, place);
-                let summing = || command::checksum(pinned.as_ref(), &range, &state);
+                let summing = || command::checksum(pinned.as_ref(), &region);
                 let outcome = match panics::outlive(summing) {
                     Ok(outcome) => outcome.map_err(|error| error.to_string()),
                     Err(payload) => {
@@ -95,7 +94,7 @@ impl RegionEffects {
                     }
                 };
                 if let Some(view) = view.upgrade() {
-                    view.checksum_ends(state.applied_index, outcome);
+                    view.checksum_ends(index, outcome);
                 }
             });
         });

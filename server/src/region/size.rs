@@ -14,7 +14,7 @@ use std::{
 
 use super::{Peer, peers::Peers};
 use crate::{
-    storage::batch::Family,
+    raft::region_state::approximate_bytes,
     world::{blocking, clock},
 };
 
@@ -41,7 +41,8 @@ impl Peer {
 
     /// Blocks on the disk.
     fn sample(&self, round: u64) {
-        let bytes = self.view.data().approximate_bytes(Family::Default, &self.view.range());
+        let descriptor = self.view.with(|now| Arc::clone(&now.descriptor));
+        let bytes = approximate_bytes(self.view.data().as_ref(), &descriptor);
         self.size.bytes.store(bytes, Ordering::Relaxed);
         self.size.round.store(round, Ordering::Relaxed);
     }

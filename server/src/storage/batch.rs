@@ -7,7 +7,7 @@ use flotilla_proto::range::{Borders, END_OF_MAP};
 pub enum Family {
     /// In `data`: users' and system values. In `log`: the Raft logs.
     Default,
-    /// In `data`: identity, descriptors, apply states. Unused in `log`.
+    /// In `data`: identity, descriptors, apply states, regions' own rows. Unused in `log`.
     Meta,
 }
 

@@ -3,7 +3,8 @@
 //! One codec per map: `flotilla_proto::keyspace` and [`meta`] are the two families of the `data` instance, [`log`]
 //! is the `log` instance. Numbers in keys are big-endian, so that bytes sort as the values do; what is read together
 //! lies together. What lies under a key of a keyspace is in `command/value.rs`. Decoders take any bytes and never
-//! panic: what they refuse is damage. Whose a row is, its kind says where it is declared ([`Owner`]).
+//! panic: what they refuse is damage. Whose a row is, its kind says where it is declared ([`Owner`]);
+//! which rows are a region's state, [`span`] alone.
 
 /// To whom a row belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,7 @@ macro_rules! kinds {
 
 pub mod log;
 pub mod meta;
+pub mod span;
 
 /// Takes eight big-endian bytes off the front of `bytes`.
 fn split_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {

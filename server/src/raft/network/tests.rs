@@ -18,7 +18,7 @@ use crate::{
         transport::{Directory, Identity, Inbox, RaftService, TransportConfig},
     },
     storage::{
-        batch::WriteBatch,
+        batch::{Family, WriteBatch},
         engine::{Durability, Engine as _},
     },
     world::{clock, presence::Presence},

@@ -1,8 +1,8 @@
-//! `data`, family `meta`: `[kind: 1][region id: 8]`. Kinds group what
+//! `data`, family `meta`: `[kind: 1][region id: 8]`, and more for a region's own rows. Kinds group what
 //! a start reads in one scan. Nothing here promises anything to anybody, since `data` may fall back:
 //! promises are in [`super::log`].
 
-use flotilla_proto::range::KeyRange;
+use flotilla_proto::{keyspace::prefix_end, range::KeyRange};
 
 use super::{Owner, split_u64};
 use crate::ids::RegionId;
@@ -14,6 +14,7 @@ kinds! {
     ApplyState = 4, of the Region;
     Install = 6, of the Peer;
     Reached = 7, of the Peer;
+    Own = 10, of the Region;
 }
 
 /// Where what is of no region lies: region 0 does not exist.
@@ -21,7 +22,7 @@ const NODE: RegionId = RegionId(0);
 
 /// A key of the `meta` family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum MetaKey {
+pub enum MetaKey<'a> {
     /// The disk that the instance was made on. Not of a region.
     Disk,
     /// The newest descriptor applied by the local peer.
@@ -32,9 +33,11 @@ pub enum MetaKey {
     Install(RegionId),
     /// Index that the local peer's log had surely reached on the disk.
     Reached(RegionId),
+    /// One of the region's own rows, which are no user's. Applying entries writes them.
+    Own(RegionId, &'a [u8]),
 }
 
-impl MetaKey {
+impl MetaKey<'_> {
     /// Whose it is; `None` of what is of no region.
     #[must_use]
     pub fn region(self) -> Option<RegionId> {
@@ -43,7 +46,8 @@ impl MetaKey {
             Self::Descriptor(region)
             | Self::ApplyState(region)
             | Self::Install(region)
-            | Self::Reached(region) => Some(region),
+            | Self::Reached(region)
+            | Self::Own(region, _) => Some(region),
         }
     }
 
@@ -56,6 +60,7 @@ impl MetaKey {
             Self::ApplyState(_) => Kind::ApplyState,
             Self::Install(_) => Kind::Install,
             Self::Reached(_) => Kind::Reached,
+            Self::Own(..) => Kind::Own,
         };
         kind.owner()
     }
@@ -97,10 +102,17 @@ pub fn reached(region: RegionId) -> [u8; 9] {
     of_region(Kind::Reached, region)
 }
 
-/// Keys of the rows of which a region, or its peer here, has one of each kind.
+/// A region's own rows: `[kind][region id]`, and whatever names the row.
+#[must_use]
+pub fn own_rows(region: RegionId) -> KeyRange {
+    let prefix = of_region(Kind::Own, region);
+    KeyRange::new(prefix.to_vec(), prefix_end(&prefix))
+}
+
+/// Keys of the rows of which a region, or its peer here, has one of each kind. None is in [`own_rows`].
 pub fn single_rows(region: RegionId) -> impl Iterator<Item = [u8; 9]> {
     let kinds = Kind::ALL.iter().filter(|kind| match kind {
-        Kind::Disk => false,
+        Kind::Disk | Kind::Own => false,
         Kind::Descriptor | Kind::ApplyState | Kind::Install | Kind::Reached => true,
     });
     kinds.map(move |kind| of_region(*kind, region))
@@ -126,7 +138,7 @@ pub fn all_installs() -> KeyRange {
 
 /// `None` when `key` is no key of this family.
 #[must_use]
-pub fn decode(key: &[u8]) -> Option<MetaKey> {
+pub fn decode(key: &[u8]) -> Option<MetaKey<'_>> {
     let (kind, rest) = key.split_first()?;
     let (region, rest) = split_u64(rest)?;
     let region = RegionId(region);
@@ -136,6 +148,7 @@ pub fn decode(key: &[u8]) -> Option<MetaKey> {
         (Kind::ApplyState, []) => Some(MetaKey::ApplyState(region)),
         (Kind::Install, []) => Some(MetaKey::Install(region)),
         (Kind::Reached, []) => Some(MetaKey::Reached(region)),
+        (Kind::Own, row) => Some(MetaKey::Own(region, row)),
         _ => None,
     }
 }
@@ -157,25 +170,28 @@ mod tests {
 
     use super::*;
 
-    fn meta_keys() -> impl Strategy<Value = MetaKey> {
+    fn meta_keys() -> impl Strategy<Value = MetaKey<'static>> {
         let number = prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()];
         let region = number.prop_map(RegionId);
+        let row = prop::sample::select(vec![&b""[..], b"\0", b"\x01row", &[0xFF; 9]]);
         prop_oneof![
             Just(MetaKey::Disk),
             region.clone().prop_map(MetaKey::Descriptor),
             region.clone().prop_map(MetaKey::ApplyState),
             region.clone().prop_map(MetaKey::Install),
-            region.prop_map(MetaKey::Reached),
+            region.clone().prop_map(MetaKey::Reached),
+            (region, row).prop_map(|(region, row)| MetaKey::Own(region, row)),
         ]
     }
 
-    fn encode(key: MetaKey) -> Vec<u8> {
+    fn encode(key: MetaKey<'_>) -> Vec<u8> {
         match key {
             MetaKey::Disk => disk().to_vec(),
             MetaKey::Descriptor(region) => descriptor(region).to_vec(),
             MetaKey::ApplyState(region) => apply_state(region).to_vec(),
             MetaKey::Install(region) => install(region).to_vec(),
             MetaKey::Reached(region) => reached(region).to_vec(),
+            MetaKey::Own(region, row) => [&own_rows(region).start[..], row].concat(),
         }
     }
 
@@ -188,6 +204,7 @@ mod tests {
         assert_eq!(apply_state(region), [4, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(install(region), [6, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(reached(region), [7, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(own_rows(region).start, [10, 0, 0, 0, 0, 0, 0, 1, 2][..]);
     }
 
     /// What does not decode would be taken for damage by whoever meets it.
@@ -197,6 +214,23 @@ mod tests {
             let key = of_region(*kind, NODE);
             let decoded = decode(&key).unwrap_or_else(|| panic!("{kind:?} does not decode"));
             assert_eq!((encode(decoded), decoded.owner()), (key.to_vec(), kind.owner()));
+        }
+    }
+
+    #[test]
+    fn single_rows_are_all_that_a_region_and_its_peer_have_but_its_own_rows() {
+        let region = RegionId(0x0102);
+        let single: Vec<_> = single_rows(region).collect();
+        for kind in Kind::ALL {
+            let key = of_region(*kind, region);
+            let own = own_rows(region).contains(&key);
+            let of_node = kind.owner() == Owner::Node;
+            let counted = [of_node, own, single.contains(&key)];
+            let once = counted.iter().filter(|counted| **counted).count() == 1;
+            assert!(
+                once,
+                "{kind:?} is not once of the node, an own row or a single one: {counted:?}"
+            );
         }
     }
 
@@ -223,6 +257,10 @@ mod tests {
             is(all_descriptors(), matches!(key, MetaKey::Descriptor(_)))?;
             is(all_apply_states(), matches!(key, MetaKey::ApplyState(_)))?;
             is(all_installs(), matches!(key, MetaKey::Install(_)))?;
+            let own = key.region().filter(|_| matches!(key, MetaKey::Own(..)));
+            for region in [RegionId(0), RegionId(1), RegionId(u64::MAX)].into_iter().chain(own) {
+                is(own_rows(region), own == Some(region))?;
+            }
         }
 
         #[test]
