@@ -356,8 +356,8 @@ impl Engine for Probe {
         self.inner.stage(name)
     }
 
-    fn replace_range(&self, range: &KeyRange, name: &str) -> Result<(), Error> {
-        self.change(|| self.inner.replace_range(range, name))
+    fn replace_range(&self, family: Family, range: &KeyRange, name: &str) -> Result<(), Error> {
+        self.change(|| self.inner.replace_range(family, range, name))
     }
 
     fn drop_stage(&self, name: &str) -> Result<(), Error> {

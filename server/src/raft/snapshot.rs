@@ -286,7 +286,7 @@ pub fn install(
 fn redo(data: &dyn Engine, received: Received) -> Result<command::RegionState, engine::Error> {
     let Received { stage, region } = received;
     let id = RegionId(region.descriptor.region_id);
-    data.replace_range(&range_of(&region.descriptor), &stage)?;
+    data.replace_range(Family::Default, &range_of(&region.descriptor), &stage)?;
     fail::fail_point!("snapshot-after-replace");
     let mut batch = WriteBatch::new();
     put_state(&mut batch, &region, true);

@@ -192,8 +192,7 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     /// A failed write.
     fn stage(&self, name: &str) -> Result<Box<dyn Stage>, Error>;
 
-    /// Replaces all keys of `range` in the default family by the rows staged under `name`, which
-    /// may be none. Repeating it after a crash at any point of an earlier call gives the same
+    /// Replaces all keys of `range` in `family` by the rows staged under `name`, which may be none. Repeating it after a crash at any point of an earlier call gives the same
     /// result, for as long as the stage is not dropped. While it runs, readers may see the range
     /// empty.
     ///
@@ -203,7 +202,7 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// A failed write, no finished stage of this name, or a stage with rows outside of `range`.
-    fn replace_range(&self, range: &KeyRange, name: &str) -> Result<(), Error>;
+    fn replace_range(&self, family: Family, range: &KeyRange, name: &str) -> Result<(), Error>;
 
     /// Removes what was staged under `name`; nothing if there is none.
     ///

@@ -206,7 +206,7 @@ impl Engine for MemoryEngine {
         Ok(Box::new(stage::MemoryStage::new(Arc::clone(&self.stages), name)))
     }
 
-    fn replace_range(&self, range: &KeyRange, name: &str) -> Result<(), Error> {
+    fn replace_range(&self, family: Family, range: &KeyRange, name: &str) -> Result<(), Error> {
         let Some(rows) = self.stages.lock().get(name).cloned().flatten() else {
             return Err(Error::Io { message: format!("no complete stage {name}") });
         };
@@ -214,11 +214,11 @@ impl Engine for MemoryEngine {
             let message = format!("stage {name} has rows outside of the range");
             return Err(Error::Io { message });
         }
-        self.state.write().apply(Step::clear(range));
+        self.state.write().apply(Step::clear(family, range));
         if self.fails(Fault::Replace) {
             return Err(injected(Fault::Replace));
         }
-        self.state.write().apply(Step::Fill(rows));
+        self.state.write().apply(Step::Fill { family, rows });
         Ok(())
     }
 

@@ -26,7 +26,7 @@ enum Edit {
 enum Step {
     Write(Vec<Edit>, bool),
     Scan(Family, Key, Key),
-    Replace(Key, Key, Vec<(Key, u16)>),
+    Replace(Family, Key, Key, Vec<(Key, u16)>),
     /// Pins both states, to be compared at the end.
     View,
     Flush,
@@ -59,7 +59,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (prop::collection::vec(edit(), 0..10), any::<bool>())
             .prop_map(|(edits, synced)| Step::Write(edits, synced)),
         4 => (family(), key(), key()).prop_map(|(of, from, to)| Step::Scan(of, from, to)),
-        2 => (key(), key(), staged).prop_map(|(from, to, rows)| Step::Replace(from, to, rows)),
+        2 => (family(), key(), key(), staged)
+            .prop_map(|(of, from, to, rows)| Step::Replace(of, from, to, rows)),
         1 => Just(Step::View),
         1 => Just(Step::Flush),
         1 => Just(Step::Compact),
@@ -113,13 +114,13 @@ fn compare_range(rocks: &dyn Read, memory: &dyn Read, of: Family, range: &KeyRan
     assert_eq!(forward, reverse, "{of:?} {range:?}");
 }
 
-fn replace(engine: &dyn Engine, range: &KeyRange, rows: &[(Key, u16)]) {
+fn replace(engine: &dyn Engine, of: Family, range: &KeyRange, rows: &[(Key, u16)]) {
     let mut stage = engine.stage("model").unwrap();
     for (key, value) in rows {
         stage.put(key, &value.to_be_bytes()).unwrap();
     }
     stage.finish().unwrap();
-    engine.replace_range(range, "model").unwrap();
+    engine.replace_range(of, range, "model").unwrap();
     engine.drop_stage("model").unwrap();
 }
 
@@ -154,15 +155,15 @@ fn run(kind: Kind, steps: &[Step]) {
                 let range = KeyRange::new(from.clone(), to.clone());
                 compare_range(rocks.as_ref(), memory.as_ref(), *of, &range);
             }
-            Step::Replace(from, to, rows) => {
+            Step::Replace(of, from, to, rows) => {
                 let range = KeyRange::new(from.clone(), to.clone());
                 let mut rows = rows.clone();
                 rows.retain(|(key, _)| range.contains(key));
                 rows.sort();
                 rows.dedup_by(|a, b| a.0 == b.0);
-                replace(rocks.as_ref(), &range, &rows);
-                replace(memory.as_ref(), &range, &rows);
-                compare_range(rocks.as_ref(), memory.as_ref(), Family::Default, &range);
+                replace(rocks.as_ref(), *of, &range, &rows);
+                replace(memory.as_ref(), *of, &range, &rows);
+                compare_range(rocks.as_ref(), memory.as_ref(), *of, &range);
             }
             Step::View => views.push((rocks.view(), memory.view())),
             Step::Flush => rocks.flush().unwrap(),

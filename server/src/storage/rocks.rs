@@ -287,8 +287,8 @@ impl Engine for RocksEngine {
         Ok(Box::new(stage::RocksStage::create(&self.stages_dir, name)?))
     }
 
-    fn replace_range(&self, range: &KeyRange, name: &str) -> Result<(), Error> {
-        replace::replace_range(&self.db, range, &stage::path(&self.stages_dir, name)?)
+    fn replace_range(&self, of: Family, range: &KeyRange, name: &str) -> Result<(), Error> {
+        replace::replace_range(&self.db, of, range, &stage::path(&self.stages_dir, name)?)
     }
 
     fn drop_stage(&self, name: &str) -> Result<(), Error> {

@@ -102,8 +102,8 @@ impl Engine for Vital {
         self.inner.stage(name)
     }
 
-    fn replace_range(&self, range: &KeyRange, name: &str) -> Result<(), Error> {
-        self.inner.replace_range(range, name)
+    fn replace_range(&self, family: Family, range: &KeyRange, name: &str) -> Result<(), Error> {
+        self.inner.replace_range(family, range, name)
     }
 
     fn drop_stage(&self, name: &str) -> Result<(), Error> {

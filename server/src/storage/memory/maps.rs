@@ -21,8 +21,7 @@ pub(super) enum Edit {
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Edits(Vec<Edit>),
-    /// Adds rows to the default family.
-    Fill(Arc<Map>),
+    Fill { family: Family, rows: Arc<Map> },
 }
 
 impl Step {
@@ -38,16 +37,16 @@ impl Step {
         Self::Edits(batch.iter().map(edit).collect())
     }
 
-    /// Empties `range` of the default family.
-    pub(super) fn clear(range: &KeyRange) -> Self {
-        Self::Edits(vec![Edit::DeleteRange { family: Family::Default, range: range.clone() }])
+    /// Empties `range`.
+    pub(super) fn clear(family: Family, range: &KeyRange) -> Self {
+        Self::Edits(vec![Edit::DeleteRange { family, range: range.clone() }])
     }
 
     /// By how much it raises the sequence number.
     pub(super) fn changes(&self) -> u64 {
         match self {
             Self::Edits(edits) => edits.len() as u64,
-            Self::Fill(_) => 1,
+            Self::Fill { .. } => 1,
         }
     }
 
@@ -61,7 +60,9 @@ impl Step {
                     Edit::DeleteRange { range, .. } => range.start.len() + range.end.len(),
                 })
                 .sum(),
-            Self::Fill(rows) => rows.iter().map(|(key, value)| key.len() + value.len()).sum(),
+            Self::Fill { rows, .. } => {
+                rows.iter().map(|(key, value)| key.len() + value.len()).sum()
+            }
         }
     }
 }
@@ -92,9 +93,9 @@ impl Maps {
     pub(super) fn apply(&mut self, step: &Step) {
         match step {
             Step::Edits(edits) => edits.iter().for_each(|edit| self.edit(edit)),
-            Step::Fill(rows) => {
+            Step::Fill { family, rows } => {
                 let rows = rows.iter().map(|(key, value)| (key.clone(), value.clone()));
-                self.family_mut(Family::Default).extend(rows);
+                self.family_mut(*family).extend(rows);
             }
         }
     }

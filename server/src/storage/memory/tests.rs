@@ -63,15 +63,15 @@ fn interrupted_replace_is_finished_by_repeating_it() {
     stage.finish().unwrap();
     drop(engine.stage("unfinished").unwrap());
     engine.inject(Fault::Replace);
-    engine.replace_range(&KeyRange::default(), "one").unwrap_err();
+    engine.replace_range(Family::Default, &KeyRange::default(), "one").unwrap_err();
     assert_eq!(keys(&engine), "");
     let after = engine.crash(0);
     assert_eq!((keys(&after).as_str(), after.stages().unwrap()), ("a", vec!["one".to_owned()]));
-    after.replace_range(&KeyRange::default(), "one").unwrap();
+    after.replace_range(Family::Default, &KeyRange::default(), "one").unwrap();
     assert_eq!(keys(&after), "b");
-    after.replace_range(&KeyRange::default(), "unfinished").unwrap_err();
+    after.replace_range(Family::Default, &KeyRange::default(), "unfinished").unwrap_err();
     after.drop_stage("one").unwrap();
-    after.replace_range(&KeyRange::default(), "one").unwrap_err();
+    after.replace_range(Family::Default, &KeyRange::default(), "one").unwrap_err();
 }
 
 #[test]

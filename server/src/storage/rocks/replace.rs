@@ -1,4 +1,4 @@
-//! Replacing all rows of a range by staged ones, as a redo.
+//! Replacing all rows of a range of one family by staged ones, as a redo.
 //!
 //! Three steps, each harmless to repeat: link the staged files to names of their own, clear the
 //! range, let RocksDB take the links in. RocksDB gives the files a sequence number above that of
@@ -23,17 +23,23 @@ use rocksdb::{
 
 use super::{
     super::durable_file::failed as io_failed,
-    Cursor as _, Direction, Error, KeyRange,
+    Cursor as _, Direction, Error, Family, KeyRange,
     cursor::{self, RocksCursor},
+    family,
     stage::{self, Seal},
     status::failed,
 };
 
 /// Replaces the rows of `range` by those staged in `dir`.
-pub(super) fn replace_range(db: &DB, range: &KeyRange, dir: &Path) -> Result<(), Error> {
+pub(super) fn replace_range(
+    db: &DB,
+    of: Family,
+    range: &KeyRange,
+    dir: &Path,
+) -> Result<(), Error> {
     let links = link_files(range, dir)?;
-    clear(db, range)?;
-    ingest(db, links)
+    clear(db, of, range)?;
+    ingest(db, of, links)
 }
 
 /// Gives each staged file a second name, for RocksDB to take.
@@ -70,35 +76,37 @@ fn link_file(dir: &Path, number: u32) -> Result<PathBuf, Error> {
 }
 
 /// Removes the rows of `range`.
-pub(super) fn clear(db: &DB, range: &KeyRange) -> Result<(), Error> {
-    if !has_rows(db, range)? {
+pub(super) fn clear(db: &DB, of: Family, range: &KeyRange) -> Result<(), Error> {
+    if !has_rows(db, of, range)? {
         // What removed them may be unsynced, but comes before any later write: if a power cut takes
         // it, it takes the removal of whatever makes the caller repeat this as well.
         return Ok(());
     }
+    let rows = family(db, of);
     let mut batch = WriteBatch::default();
-    batch.delete_range(&range.start[..], range.end_key());
+    batch.delete_range_cf(rows, &range.start[..], range.end_key());
     db.write(batch).map_err(|e| failed("clear the range", e))?;
     // Reads the old rows and writes nothing, as they are all dead: cheaper than to write the new
     // ones twice. That it may fail costs no more than that.
     let mut options = CompactOptions::default();
     // The oldest files of the neighbours need not be read for their expired rows now.
     options.set_bottommost_level_compaction(BottommostLevelCompaction::Skip);
-    db.compact_range_opt(Some(&range.start[..]), Some(range.end_key()), &options);
+    db.compact_range_cf_opt(rows, Some(&range.start[..]), Some(range.end_key()), &options);
     Ok(())
 }
 
-fn has_rows(db: &DB, range: &KeyRange) -> Result<bool, Error> {
-    let iter = db.raw_iterator_opt(cursor::read_options(range));
+fn has_rows(db: &DB, of: Family, range: &KeyRange) -> Result<bool, Error> {
+    let iter = db.raw_iterator_cf_opt(family(db, of), cursor::read_options(range));
     Ok(RocksCursor::new(iter, range, Direction::Forward).next()?.is_some())
 }
 
 /// Moves the files behind `links` into the instance, all or none.
-pub(super) fn ingest(db: &DB, links: Vec<PathBuf>) -> Result<(), Error> {
+pub(super) fn ingest(db: &DB, of: Family, links: Vec<PathBuf>) -> Result<(), Error> {
     if links.is_empty() {
         return Ok(());
     }
     let mut options = IngestExternalFileOptions::default();
     options.set_move_files(true);
-    db.ingest_external_file_opts(&options, links).map_err(|e| failed("take in staged files", e))
+    db.ingest_external_file_cf_opts(family(db, of), &options, links)
+        .map_err(|e| failed("take in staged files", e))
 }

@@ -8,6 +8,8 @@ use super::{
 struct Fixture {
     dir: tempfile::TempDir,
     data: Arc<RocksEngine>,
+    /// The one that is looked at. The other one has the same keys.
+    of: Family,
 }
 
 /// The range of the tests: `d` is its neighbour's first key.
@@ -18,14 +20,24 @@ fn range() -> KeyRange {
 impl Fixture {
     /// Old rows in every place where RocksDB may have them: deep files, new files, memtable.
     fn new() -> Self {
+        Self::of(Family::Default)
+    }
+
+    fn of(of: Family) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = open(&dir);
-        put(&data, "a1 b1 b2 c1 d d1", "old");
+        let put = |keys: &str| {
+            put(&data, keys, "old");
+            let mut batch = WriteBatch::new();
+            keys.split_whitespace().for_each(|key| batch.put(Family::Meta, key.as_bytes(), b"old"));
+            data.write(&batch, Durability::Buffered).unwrap();
+        };
+        put("a1 b1 b2 c1 d d1");
         data.compact();
-        put(&data, "a2 b3 c1 c2 d2", "old");
+        put("a2 b3 c1 c2 d2");
         data.flush().unwrap();
-        put(&data, "b1 b4 c3 d3", "old");
-        Self { dir, data }
+        put("b1 b4 c3 d3");
+        Self { dir, data, of }
     }
 
     fn stage(&self, keys: &str) {
@@ -42,14 +54,30 @@ impl Fixture {
     }
 
     fn restart(mut self) -> Self {
-        let Self { dir, data } = self;
+        let Self { dir, data, of } = self;
         drop(data);
-        self = Self { data: open(&dir), dir };
+        self = Self { data: open(&dir), dir, of };
         self
     }
 
     fn keys(&self) -> String {
-        keys(self.data.as_ref(), &KeyRange::default())
+        self.keys_of(self.of)
+    }
+
+    fn keys_of(&self, of: Family) -> String {
+        let mut keys = Vec::new();
+        let mut cursor = self.data.scan(of, &KeyRange::default(), Direction::Forward);
+        while let Some((key, _)) = cursor.next().unwrap() {
+            keys.push(String::from_utf8(key.to_vec()).unwrap());
+        }
+        keys.join(" ")
+    }
+
+    fn other(&self) -> Family {
+        match self.of {
+            Family::Default => Family::Meta,
+            Family::Meta => Family::Default,
+        }
     }
 }
 
@@ -66,7 +94,7 @@ fn view_of_an_instance_that_was_only_taken_in_keeps_rows_that_are_removed_later(
     let mut stage = data.stage("install").unwrap();
     stage.put(b"b", b"old").unwrap();
     stage.finish().unwrap();
-    data.replace_range(&range(), "install").unwrap();
+    data.replace_range(Family::Default, &range(), "install").unwrap();
     let view = data.view();
     let mut removal = WriteBatch::new();
     removal.delete(Family::Default, b"b");
@@ -83,7 +111,7 @@ fn replace_puts_exactly_the_staged_rows_into_the_range() {
     f.stage("b b2 c1 cc");
     assert_eq!(f.data.stages().unwrap(), ["install"]);
     let view = f.data.view();
-    f.data.replace_range(&range(), "install").unwrap();
+    f.data.replace_range(Family::Default, &range(), "install").unwrap();
     let want = "a1 a2 b b2 c1 cc d d1 d2 d3";
     assert_eq!(f.keys(), want);
     assert_eq!(f.data.get(Family::Default, b"c1").unwrap().unwrap(), "new");
@@ -103,31 +131,37 @@ fn replace_puts_exactly_the_staged_rows_into_the_range() {
 
 #[test]
 fn replace_interrupted_after_any_step_is_finished_by_repeating_it() {
-    for (steps, seen) in
-        [(0, OLD), (1, OLD), (2, "a1 a2 d d1 d2 d3"), (3, "a1 a2 b b2 c1 cc d d1 d2 d3")]
-    {
-        let f = Fixture::new();
-        f.stage("b b2 c1 cc");
-        let mut links = Vec::new();
-        if steps >= 1 {
-            links = replace::link_files(&range(), &f.stage_dir()).unwrap();
-            assert_eq!(links.len(), 4, "the stage has several files");
-        }
-        if steps >= 2 {
-            replace::clear(&f.data.db, &range()).unwrap();
-        }
-        if steps >= 3 {
-            replace::ingest(&f.data.db, links).unwrap();
-        }
-        let mut f = f.restart();
-        assert_eq!(f.keys(), seen, "after {steps} steps");
-        for round in 0..3 {
-            f.data.replace_range(&range(), "install").unwrap();
-            let want = "a1 a2 b b2 c1 cc d d1 d2 d3";
-            assert_eq!(f.keys(), want, "after {steps} steps, round {round}");
-            assert_eq!(f.data.get(Family::Default, b"b2").unwrap().unwrap(), "new");
-            f = f.restart();
-            assert_eq!(f.keys(), want, "after {steps} steps, round {round}, restarted");
+    for of in [Family::Default, Family::Meta] {
+        for (steps, seen) in
+            [(0, OLD), (1, OLD), (2, "a1 a2 d d1 d2 d3"), (3, "a1 a2 b b2 c1 cc d d1 d2 d3")]
+        {
+            let why = format!("{of:?} after {steps} steps");
+            let f = Fixture::of(of);
+            f.stage("b b2 c1 cc");
+            let mut links = Vec::new();
+            if steps >= 1 {
+                links = replace::link_files(&range(), &f.stage_dir()).unwrap();
+                assert_eq!(links.len(), 4, "the stage has several files");
+            }
+            if steps >= 2 {
+                replace::clear(&f.data.db, of, &range()).unwrap();
+            }
+            if steps >= 3 {
+                replace::ingest(&f.data.db, of, links).unwrap();
+            }
+            let mut f = f.restart();
+            assert_eq!(f.keys(), seen, "{why}");
+            for round in 0..3 {
+                f.data.replace_range(of, &range(), "install").unwrap();
+                let want = "a1 a2 b b2 c1 cc d d1 d2 d3";
+                assert_eq!(f.keys(), want, "{why}, round {round}");
+                assert_eq!(f.data.get(of, b"b2").unwrap().unwrap(), "new");
+                f = f.restart();
+                assert_eq!(f.keys(), want, "{why}, round {round}, restarted");
+            }
+            f.data.compact();
+            assert_eq!(f.keys(), "a1 a2 b b2 c1 cc d d1 d2 d3", "{why}");
+            assert_eq!(f.keys_of(f.other()), OLD, "{why}: nobody else's");
         }
     }
 }
@@ -136,10 +170,10 @@ fn replace_interrupted_after_any_step_is_finished_by_repeating_it() {
 fn stage_without_rows_empties_the_range() {
     let f = Fixture::new();
     f.stage("");
-    f.data.replace_range(&range(), "install").unwrap();
+    f.data.replace_range(Family::Default, &range(), "install").unwrap();
     f.data.compact();
     assert_eq!(f.keys(), "a1 a2 d d1 d2 d3");
-    f.data.replace_range(&KeyRange::new("d1", ""), "install").unwrap();
+    f.data.replace_range(Family::Default, &KeyRange::new("d1", ""), "install").unwrap();
     assert_eq!(f.keys(), "a1 a2 d", "an open end is the end of the map");
     assert_eq!(f.restart().keys(), "a1 a2 d");
 }
@@ -148,7 +182,7 @@ fn stage_without_rows_empties_the_range() {
 fn stage_that_does_not_fit_changes_nothing() {
     let f = Fixture::new();
     let refused = |why: &str| {
-        f.data.replace_range(&range(), "install").expect_err(why);
+        f.data.replace_range(Family::Default, &range(), "install").expect_err(why);
         assert_eq!(f.keys(), OLD, "{why}");
     };
     refused("no stage");
@@ -163,7 +197,7 @@ fn stage_that_does_not_fit_changes_nothing() {
     refused("a row at the end of the range");
     f.stage("b c1");
     fs::remove_file(f.stage_dir().join("0001.sst")).unwrap();
-    let error = f.data.replace_range(&range(), "install").unwrap_err();
+    let error = f.data.replace_range(Family::Default, &range(), "install").unwrap_err();
     assert!(matches!(error, Error::Corrupt { .. }), "{error}");
     assert_eq!(f.keys(), OLD, "a file is missing");
 }
@@ -176,14 +210,14 @@ fn new_rows_land_beneath_all_others() {
     f.stage("b b2 c1 x y z");
     let to_the_end = KeyRange::new("b", "");
     for why in ["over old rows", "over its own rows", "once more"] {
-        f.data.replace_range(&to_the_end, "install").unwrap();
+        f.data.replace_range(Family::Default, &to_the_end, "install").unwrap();
         let files = f.data.stats().level_files;
         assert_eq!((files[0], files[6]), (0, 7), "{why}: {files:?}");
     }
     f.stage("");
-    f.data.replace_range(&to_the_end, "install").unwrap();
+    f.data.replace_range(Family::Default, &to_the_end, "install").unwrap();
     f.stage("b b2");
-    f.data.replace_range(&to_the_end, "install").unwrap();
+    f.data.replace_range(Family::Default, &to_the_end, "install").unwrap();
     let files = f.data.stats().level_files;
     assert_eq!((files[0], files[6]), (0, 3), "where nothing was: {files:?}");
 }
@@ -193,7 +227,7 @@ fn new_rows_land_beneath_all_others() {
 fn replace_over_a_damaged_file_fails() {
     let f = Fixture::new();
     f.data.compact();
-    let Fixture { dir, data } = f;
+    let Fixture { dir, data, of } = f;
     drop(data);
     for file in fs::read_dir(dir.path().join("data")).unwrap() {
         let path = file.unwrap().path();
@@ -203,9 +237,9 @@ fn replace_over_a_damaged_file_fails() {
             fs::write(&path, bytes).unwrap();
         }
     }
-    let f = Fixture { data: open(&dir), dir };
+    let f = Fixture { data: open(&dir), dir, of };
     f.stage("b");
-    let error = f.data.replace_range(&range(), "install").unwrap_err();
+    let error = f.data.replace_range(Family::Default, &range(), "install").unwrap_err();
     assert!(matches!(error, Error::Corrupt { .. }), "{error}");
 }
 
@@ -215,7 +249,7 @@ fn new_stage_drops_what_an_earlier_one_left() {
     f.stage("b1 b2 b3");
     f.stage("c");
     assert!(!f.stage_dir().join("0001.sst").exists());
-    f.data.replace_range(&range(), "install").unwrap();
+    f.data.replace_range(Family::Default, &range(), "install").unwrap();
     assert_eq!(f.keys(), "a1 a2 c d d1 d2 d3");
     f.data.drop_stage("install").unwrap();
     f.data.drop_stage("install").unwrap();
