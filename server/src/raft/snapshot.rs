@@ -1,26 +1,29 @@
 //! A region's state on its way from one node to another.
 //!
 //! The sender pins a view of `data`, reads descriptor and apply state from that same view, and
-//! streams the range's rows in checksummed chunks; nothing is built before somebody needs it. What
-//! is sent may be newer than what openraft asked for, never older; both are committed state. The
-//! receiver collects sorted files beside its data, then installs: an install record is synced, the
-//! whole range is replaced (so that deleted keys cannot come back), descriptor and apply state are
-//! written, the record removed. A crash anywhere in between repeats the install from its record at
-//! the next start: it is a redo. An interrupted or damaged transfer leaves the peer as it was.
+//! streams the rows of the region's spans, one span after the other, in checksummed chunks; nothing is built before
+//! somebody needs it. What is sent may be newer than what openraft asked for, never older; both are committed state. The
+//! receiver collects sorted files beside its data, those of each span for themselves, then installs: an install record is
+//! synced, each span is replaced as a whole (so that deleted keys cannot come back), descriptor and apply state are
+//! written, the record removed. A crash anywhere in between, also between two spans, repeats the install from its
+//! record at the next start: it is a redo. An interrupted or damaged transfer leaves the peer as it was.
 
 pub mod config;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use flotilla_proto::{region::range_of, v1};
+use flotilla_proto::v1::{self, snapshot_chunk::Body};
 use prost::Message as _;
 
 use super::{
     convert::{self, Malformed},
-    region_state::{erase_state, put_state, read_rows, read_state},
+    region_state::{clear, erase_state, put_state, read_rows, read_state},
     region_view::RegionView,
 };
 use crate::{
@@ -29,7 +32,10 @@ use crate::{
     storage::{
         batch::{Family, WriteBatch},
         engine::{self, Direction, Durability, Engine, Stage, View},
-        keys,
+        keys::{
+            self,
+            span::{Span, SpanKind, spans_of},
+        },
     },
 };
 
@@ -45,9 +51,33 @@ pub enum SnapshotData {
 /// A complete transfer, staged and synced.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// Name of the stage.
+    /// Name of the stage of the keys.
     pub stage: String,
+    /// The other spans that have rows; each has a stage of its own ([`stage_of`]).
+    pub others: Vec<SpanKind>,
     pub region: command::RegionState,
+}
+
+impl Received {
+    fn has(&self, kind: SpanKind) -> bool {
+        kind == SpanKind::Keys || self.others.contains(&kind)
+    }
+
+    /// Names of its stages.
+    fn stages(&self) -> impl Iterator<Item = String> {
+        let staged = SpanKind::ALL.into_iter().filter(|kind| self.has(*kind));
+        staged.map(|kind| stage_of(&self.stage, kind))
+    }
+
+    /// Whether all of it is there.
+    fn is_staged(&self, data: &dyn Engine) -> Result<bool, engine::Error> {
+        for stage in self.stages() {
+            if !data.is_staged(&stage)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// Why a transfer was given up; the receiver is as it was.
@@ -59,6 +89,8 @@ pub enum Error {
     Damaged { what: &'static str },
     #[error("the stream ended early")]
     Truncated,
+    #[error("rows of span {span}, which this version does not know")]
+    UnknownSpan { span: u32 },
     #[error(transparent)]
     Storage(#[from] engine::Error),
     /// The region has no state on this node.
@@ -66,7 +98,7 @@ pub enum Error {
     Empty { region: RegionId },
 }
 
-/// Name of the stage for a snapshot.
+/// Name of the stage for the keys of a snapshot, from which those of its other spans follow.
 ///
 /// Invariant: a stage of this name holds the rows of this moment of the region and of no other, as an install record
 /// that outlived its own stage must not be finished with the rows of a later one.
@@ -78,13 +110,21 @@ pub fn stage_name(header: &v1::SnapshotHeader) -> String {
     format!("region-{region_id}-peer-{to_peer}-term-{term}-index-{index}")
 }
 
+/// Name of the stage for a span of the snapshot whose keys are staged under `stage`.
+fn stage_of(stage: &str, kind: SpanKind) -> String {
+    match kind {
+        SpanKind::Keys => stage.to_owned(),
+        SpanKind::Own => format!("{stage}-own"),
+    }
+}
+
 /// Reads a pinned state chunk by chunk.
 pub struct Sender {
     view: Arc<dyn View>,
     region: command::RegionState,
     chunk_bytes: usize,
-    /// Where the next chunk starts; `None` when all rows were given.
-    next_key: Option<Bytes>,
+    /// What was not given yet: the first of them begins where the next chunk does.
+    rest: VecDeque<Span>,
     rows: u64,
     crc32c: u32,
     ended: bool,
@@ -98,8 +138,8 @@ impl Sender {
     pub fn open(data: &dyn Engine, region: RegionId, chunk_bytes: usize) -> Result<Self, Error> {
         let view = data.view();
         let region = read_state(view.as_ref(), region)?.ok_or(Error::Empty { region })?;
-        let next_key = Some(region.descriptor.start_key.clone());
-        Ok(Self { view, region, chunk_bytes, next_key, rows: 0, crc32c: 0, ended: false })
+        let rest = spans_of(&region.descriptor).into();
+        Ok(Self { view, region, chunk_bytes, rest, rows: 0, crc32c: 0, ended: false })
     }
 
     /// Descriptor and apply state of what is sent.
@@ -113,38 +153,80 @@ impl Sender {
     /// # Errors
     /// A damaged block: the transfer must be given up, a shorter one would lose keys.
     pub fn next_chunk(&mut self) -> Result<Option<v1::SnapshotChunk>, Error> {
-        let Some(start) = self.next_key.take() else {
-            if std::mem::replace(&mut self.ended, true) {
-                return Ok(None);
+        while let Some(span) = self.rest.front_mut() {
+            let mut rows = BytesMut::with_capacity(self.chunk_bytes + (self.chunk_bytes >> 2));
+            let mut next = None;
+            let mut cursor = self.view.scan(span.family(), &span.range, Direction::Forward);
+            while let Some((key, value)) = cursor.next()? {
+                put_part(&mut rows, key)?;
+                put_part(&mut rows, value)?;
+                self.rows += 1;
+                if rows.len() >= self.chunk_bytes {
+                    let mut after = BytesMut::with_capacity(key.len() + 1);
+                    after.extend_from_slice(key);
+                    after.put_u8(0); // the smallest key after this one
+                    next = Some(after.freeze());
+                    break;
+                }
             }
-            let end = v1::SnapshotEnd { rows: self.rows, crc32c: self.crc32c };
-            return Ok(Some(chunk(v1::snapshot_chunk::Body::End(end))));
-        };
-        let mut range = range_of(&self.region.descriptor);
-        range.start = start;
-        let mut rows = BytesMut::with_capacity(self.chunk_bytes + (self.chunk_bytes >> 2));
-        let mut cursor = self.view.scan(Family::Default, &range, Direction::Forward);
-        while let Some((key, value)) = cursor.next()? {
-            put_part(&mut rows, key)?;
-            put_part(&mut rows, value)?;
-            self.rows += 1;
-            if rows.len() >= self.chunk_bytes {
-                let mut next = BytesMut::with_capacity(key.len() + 1);
-                next.extend_from_slice(key);
-                next.put_u8(0); // the smallest key after this one
-                self.next_key = Some(next.freeze());
-                break;
+            let kind = span.kind;
+            match next {
+                Some(key) => span.range.start = key,
+                None => _ = self.rest.pop_front(),
             }
+            if rows.is_empty() {
+                continue;
+            }
+            let rows = rows.freeze();
+            self.crc32c = crc32c::crc32c_append(self.crc32c, &rows);
+            return Ok(Some(chunk(rows_body(kind, rows))));
         }
-        let rows = rows.freeze();
-        self.crc32c = crc32c::crc32c_append(self.crc32c, &rows);
-        let crc32c = crc32c::crc32c(&rows);
-        Ok(Some(chunk(v1::snapshot_chunk::Body::Rows(v1::SnapshotRows { rows, crc32c }))))
+        if std::mem::replace(&mut self.ended, true) {
+            return Ok(None);
+        }
+        let end = v1::SnapshotEnd { rows: self.rows, crc32c: self.crc32c };
+        Ok(Some(chunk(Body::End(end))))
     }
 }
 
-fn chunk(body: v1::snapshot_chunk::Body) -> v1::SnapshotChunk {
+fn chunk(body: Body) -> v1::SnapshotChunk {
     v1::SnapshotChunk { body: Some(body) }
+}
+
+fn rows_body(kind: SpanKind, rows: Bytes) -> Body {
+    let crc32c = crc32c::crc32c(&rows);
+    match kind {
+        // As it was when there was nothing else.
+        SpanKind::Keys => Body::Rows(v1::SnapshotRows { rows, crc32c }),
+        SpanKind::Own => {
+            Body::SpanRows(v1::SnapshotSpanRows { span: kind.number().into(), rows, crc32c })
+        }
+    }
+}
+
+/// What a message behind the header brings.
+#[derive(Debug)]
+pub enum Part {
+    Rows { span: SpanKind, rows: Bytes, crc32c: u32 },
+    End(v1::SnapshotEnd),
+}
+
+impl Part {
+    /// # Errors
+    /// When it brings nothing, a second header, or what this version does not know.
+    pub fn of(message: Option<v1::SnapshotChunk>) -> Result<Self, Error> {
+        match message.and_then(|message| message.body) {
+            Some(Body::Rows(v1::SnapshotRows { rows, crc32c })) => {
+                Ok(Self::Rows { span: SpanKind::Keys, rows, crc32c })
+            }
+            Some(Body::SpanRows(v1::SnapshotSpanRows { span, rows, crc32c })) => {
+                let span = SpanKind::of_number(span).ok_or(Error::UnknownSpan { span })?;
+                Ok(Self::Rows { span, rows, crc32c })
+            }
+            Some(Body::End(end)) => Ok(Self::End(end)),
+            Some(Body::Header(_)) | None => Err(Error::Truncated),
+        }
+    }
 }
 
 fn put_part(rows: &mut BytesMut, part: &[u8]) -> Result<(), Error> {
@@ -155,9 +237,10 @@ fn put_part(rows: &mut BytesMut, part: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Collects a transfer into a stage.
+/// Collects a transfer into stages.
 pub struct Receiver {
-    stage: Option<Box<dyn Stage>>,
+    /// By kind. The keys have a stage also when there are none; other spans have one from their first row on.
+    spans: [(Span, Option<Box<dyn Stage>>); SpanKind::ALL.len()],
     name: String,
     region: command::RegionState,
     rows: u64,
@@ -178,27 +261,42 @@ impl Receiver {
             return Err(Malformed { what: "snapshot header" }.into());
         }
         let name = stage_name(header);
-        let stage = data.stage(&name)?;
+        let mut spans = spans_of(&descriptor).map(|span| (span, None));
+        for (_, stage) in spans.iter_mut().filter(|(span, _)| span.kind == SpanKind::Keys) {
+            *stage = Some(data.stage(&name)?);
+        }
         let region = command::RegionState { descriptor, state };
-        Ok(Self { stage: Some(stage), name, region, rows: 0, crc32c: 0 })
+        Ok(Self { spans, name, region, rows: 0, crc32c: 0 })
     }
 
     /// Takes one chunk of rows. Blocks on the disk.
     ///
     /// # Errors
     /// When the rows do not check out.
-    pub fn rows(&mut self, chunk: &v1::SnapshotRows) -> Result<(), Error> {
-        if crc32c::crc32c(&chunk.rows) != chunk.crc32c {
+    pub fn rows(
+        &mut self,
+        data: &dyn Engine,
+        kind: SpanKind,
+        mut rows: Bytes,
+        crc32c: u32,
+    ) -> Result<(), Error> {
+        if crc32c::crc32c(&rows) != crc32c {
             return Err(Error::Damaged { what: "checksum of a chunk" });
         }
-        let stage = self.stage.as_mut().ok_or(Error::Truncated)?;
-        self.crc32c = crc32c::crc32c_append(self.crc32c, &chunk.rows);
-        let range = range_of(&self.region.descriptor);
-        let mut rows = chunk.rows.clone();
+        self.crc32c = crc32c::crc32c_append(self.crc32c, &rows);
+        let (span, stage) = self
+            .spans
+            .iter_mut()
+            .find(|(span, _)| span.kind == kind)
+            .expect("a region has a span of each kind");
+        let stage = match stage {
+            Some(stage) => stage,
+            None => stage.insert(data.stage(&stage_of(&self.name, kind))?),
+        };
         while rows.has_remaining() {
             let key = take_part(&mut rows)?;
             let value = take_part(&mut rows)?;
-            if !range.contains(&key) {
+            if !span.range.contains(&key) {
                 return Err(Error::Damaged { what: "a key outside of the region" });
             }
             stage.put(&key, &value)?;
@@ -207,16 +305,24 @@ impl Receiver {
         Ok(())
     }
 
-    /// Completes and syncs the stage.
+    /// Completes and syncs the stages.
     ///
     /// # Errors
     /// When rows are missing or the disk fails.
-    pub fn finish(mut self, end: &v1::SnapshotEnd) -> Result<Received, Error> {
-        if end.rows != self.rows || end.crc32c != self.crc32c {
+    pub fn finish(self, end: &v1::SnapshotEnd) -> Result<Received, Error> {
+        let Self { spans, name, region, rows, crc32c } = self;
+        if end.rows != rows || end.crc32c != crc32c {
             return Err(Error::Damaged { what: "totals" });
         }
-        self.stage.take().ok_or(Error::Truncated)?.finish()?;
-        Ok(Received { stage: self.name, region: self.region })
+        let mut others = Vec::new();
+        for (span, stage) in spans {
+            let Some(stage) = stage else { continue };
+            stage.finish()?;
+            if span.kind != SpanKind::Keys {
+                others.push(span.kind);
+            }
+        }
+        Ok(Received { stage: name, others, region })
     }
 }
 
@@ -231,15 +337,23 @@ fn take_part(rows: &mut Bytes) -> Result<Bytes, Error> {
     Ok(rows.split_to(len))
 }
 
-/// `[stage name length: 1][stage name][descriptor length: 4 BE][descriptor][apply state]`
+/// `[stage name length: 1][stage name][descriptor length: 4 BE][descriptor][apply state]`, and where there are stages of
+/// other spans, before it: `[0: 1][number of them: 1][span: 1]…`. No stage has an empty name, so that a version which knows
+/// of keys alone refuses such a record, and takes all others.
 fn encode_record(received: &Received) -> Vec<u8> {
-    let descriptor = received.region.descriptor.encode_to_vec();
+    let Received { stage, others, region } = received;
+    let descriptor = region.descriptor.encode_to_vec();
     let mut record = Vec::new();
-    record.put_u8(u8::try_from(received.stage.len()).unwrap_or(u8::MAX));
-    record.extend_from_slice(received.stage.as_bytes());
+    if !others.is_empty() {
+        record.put_u8(0);
+        record.put_u8(u8::try_from(others.len()).unwrap_or(u8::MAX));
+        others.iter().for_each(|kind| record.put_u8(kind.number()));
+    }
+    record.put_u8(u8::try_from(stage.len()).unwrap_or(u8::MAX));
+    record.extend_from_slice(stage.as_bytes());
     record.put_u32(u32::try_from(descriptor.len()).unwrap_or(u32::MAX));
     record.extend_from_slice(&descriptor);
-    record.extend_from_slice(&received.region.state.encode_to_vec());
+    record.extend_from_slice(&region.state.encode_to_vec());
     record
 }
 
@@ -249,6 +363,14 @@ fn decode_record(mut record: Bytes) -> Result<Received, engine::Error> {
     let take = |record: &mut Bytes, len: usize| {
         (record.remaining() >= len).then(|| record.split_to(len)).ok_or_else(corrupt)
     };
+    let mut others = Vec::new();
+    if record.first() == Some(&0) {
+        record.advance(1);
+        let count = take(&mut record, 1)?.get_u8();
+        for number in take(&mut record, count.into())? {
+            others.push(SpanKind::of_number(number.into()).ok_or_else(corrupt)?);
+        }
+    }
     let len = take(&mut record, 1)?.get_u8();
     let stage =
         String::from_utf8(take(&mut record, len.into())?.to_vec()).map_err(|_| corrupt())?;
@@ -256,6 +378,7 @@ fn decode_record(mut record: Bytes) -> Result<Received, engine::Error> {
     let descriptor = take(&mut record, len as usize)?;
     Ok(Received {
         stage,
+        others,
         region: command::RegionState {
             descriptor: v1::Region::decode(descriptor).map_err(|_| corrupt())?,
             state: v1::ApplyState::decode(record).map_err(|_| corrupt())?,
@@ -265,11 +388,11 @@ fn decode_record(mut record: Bytes) -> Result<Received, engine::Error> {
 
 /// Makes a received state the peer's state. Blocks on the disk.
 ///
-/// Durability: the record is synced before anything is replaced, and the new state before the
-/// record is gone; a crash at any line is finished by [`resume`].
+/// Durability: all stages are synced before the record is, that one before anything is replaced, and the new state before
+/// the record is gone; a crash at any line is finished by [`resume`].
 ///
 /// # Errors
-/// When the disk fails; the install is then resumed at the next start, from the same stage.
+/// When the disk fails; the install is then resumed at the next start, from the same stages.
 pub fn install(
     data: &dyn Engine,
     received: Received,
@@ -284,17 +407,30 @@ pub fn install(
 }
 
 fn redo(data: &dyn Engine, received: Received) -> Result<command::RegionState, engine::Error> {
-    let Received { stage, region } = received;
+    let region = &received.region;
     let id = RegionId(region.descriptor.region_id);
-    data.replace_range(Family::Default, &range_of(&region.descriptor), &stage)?;
-    fail::fail_point!("snapshot-after-replace");
     let mut batch = WriteBatch::new();
-    put_state(&mut batch, &region, true);
+    for span in spans_of(&region.descriptor) {
+        if received.has(span.kind) {
+            let stage = stage_of(&received.stage, span.kind);
+            data.replace_range(span.family(), &span.range, &stage)?;
+        } else {
+            // What the peer had there goes at once with the head that does not know of it.
+            clear(data, &mut batch, &span);
+        }
+        match span.kind {
+            SpanKind::Keys => fail::fail_point!("snapshot-after-replace"),
+            SpanKind::Own => fail::fail_point!("snapshot-after-replace-own"),
+        }
+    }
+    put_state(&mut batch, region, true);
     batch.delete(Family::Meta, &keys::meta::install(id));
     data.write(&batch, Durability::Synced)?;
     fail::fail_point!("snapshot-after-state");
-    data.drop_stage(&stage)?;
-    Ok(region)
+    for stage in received.stages() {
+        data.drop_stage(&stage)?;
+    }
+    Ok(received.region)
 }
 
 /// Installs that have begun and not come to their end.
@@ -327,7 +463,15 @@ fn begun_of(data: &dyn Engine, region: RegionId) -> Result<Option<Received>, eng
     data.get(Family::Meta, &keys::meta::install(region))?.map(decode_record).transpose()
 }
 
-/// Drops the stage of an install that did not come to its end, unless it has begun: the next start then
+/// Drops all stages of a snapshot, whichever of them there are: `stage` is that of its keys. Blocks on the disk.
+///
+/// # Errors
+/// When the disk fails.
+pub fn drop_stages(data: &dyn Engine, stage: &str) -> Result<(), engine::Error> {
+    SpanKind::ALL.into_iter().try_for_each(|kind| data.drop_stage(&stage_of(stage, kind)))
+}
+
+/// Drops the stages of an install that did not come to its end, unless it has begun: the next start then
 /// finishes it. Blocks on the disk.
 ///
 /// # Errors
@@ -335,7 +479,7 @@ fn begun_of(data: &dyn Engine, region: RegionId) -> Result<Option<Received>, eng
 pub fn leave(data: &dyn Engine, region: RegionId, stage: &str) -> Result<(), engine::Error> {
     match begun_of(data, region)? {
         Some(begun) if begun.stage == stage => Ok(()),
-        _ => data.drop_stage(stage),
+        _ => drop_stages(data, stage),
     }
 }
 
@@ -347,7 +491,7 @@ pub fn erase(data: &dyn Engine, region: RegionId) -> Result<(), engine::Error> {
     let begun = begun_of(data, region)?;
     erase_state(data, region, begun.as_ref().map(|begun| &begun.region.descriptor))?;
     match begun {
-        Some(begun) => data.drop_stage(&begun.stage),
+        Some(begun) => drop_stages(data, &begun.stage),
         None => Ok(()),
     }
 }
@@ -362,14 +506,14 @@ pub fn resume(data: &dyn Engine) -> Result<Vec<RegionId>, engine::Error> {
     let mut resumed = Vec::new();
     for received in begun(data)? {
         let region = RegionId(received.region.descriptor.region_id);
-        let lost = if data.is_staged(&received.stage)? {
+        let lost = if received.is_staged(data)? {
             match redo(data, received) {
                 Ok(_) => None,
                 Err(engine::Error::Corrupt { message }) => Some(message),
                 Err(error) => return Err(error),
             }
         } else {
-            // The install was finished, and its stage dropped; then `data` fell back to before its end.
+            // The install was finished, and its stages dropped; then `data` fell back to before its end.
             Some("it is there no more".to_owned())
         };
         match lost {

@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use flotilla_proto::v1::{self, snapshot_chunk::Body};
+use flotilla_proto::v1;
 use futures::{Stream, StreamExt as _};
 use openraft::{
     OptionalSend, RaftSnapshotBuilder, StorageError,
@@ -23,7 +23,7 @@ use super::{
     fixture::{Writing, append, blank, metrics, open_log},
     log::store::LogStore,
     region_view::RegionView,
-    snapshot::{Received, Receiver, Sender, SnapshotData},
+    snapshot::{Part, Received, Receiver, Sender, SnapshotData},
     state_machine::{Builder, StateMachine},
 };
 use crate::{
@@ -68,10 +68,11 @@ fn carry(from: &RegionView, to: &RegionView) -> Received {
     };
     let mut receiver = Receiver::open(to.data().as_ref(), &header).unwrap();
     loop {
-        match sender.next_chunk().unwrap().and_then(|chunk| chunk.body) {
-            Some(Body::Rows(rows)) => receiver.rows(&rows).unwrap(),
-            Some(Body::End(end)) => return receiver.finish(&end).unwrap(),
-            other => panic!("a transfer does not hold {other:?}"),
+        match Part::of(sender.next_chunk().unwrap()).unwrap() {
+            Part::Rows { span, rows, crc32c } => {
+                receiver.rows(to.data().as_ref(), span, rows, crc32c).unwrap();
+            }
+            Part::End(end) => return receiver.finish(&end).unwrap(),
         }
     }
 }

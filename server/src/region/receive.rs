@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use flotilla_proto::{
     range::KeyRange,
     region::{Epoch, range_of},
-    v1::{self, refused::Reason, snapshot_chunk::Body},
+    v1::{self, refused::Reason},
 };
 use openraft::raft::SnapshotResponse;
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ use crate::{
     raft::{
         Snapshot, SnapshotMeta, Vote, convert,
         region_state::{Damage, read_descriptors, read_state},
-        snapshot::{self, Received, Receiver, SnapshotData, stage_name},
+        snapshot::{self, Part, Received, Receiver, SnapshotData, stage_name},
         transport::{INSTALL_IDLE_TIMEOUTS, Inbox as _},
     },
     storage::engine,
@@ -96,7 +96,7 @@ impl Peers {
         let peer = match self.make(arrival).await {
             Ok(peer) => peer,
             Err(refused) => {
-                self.drop_stage(stage).await?;
+                self.drop_stages(stage).await?;
                 return Err(refused);
             }
         };
@@ -110,7 +110,7 @@ impl Peers {
         let ended = match peer.unless_stopped(installing).await {
             Some(Ok(SnapshotResponse { vote, .. })) => {
                 // One that was turned down is of no use; after an install it is gone already.
-                self.drop_stage(stage).await?;
+                self.drop_stages(stage).await?;
                 // It may have a range now, and it may have been destroyed meanwhile.
                 self.map.write().reindex(&peer);
                 return Ok(vote);
@@ -208,7 +208,7 @@ impl Peers {
     ) -> Result<Received, v1::Refused> {
         let collected = self.collect_chunks(header.clone(), chunks).await;
         if collected.is_err() {
-            self.drop_stage(stage_name(header)).await?;
+            self.drop_stages(stage_name(header)).await?;
         }
         collected
     }
@@ -226,22 +226,24 @@ impl Peers {
                 .await
                 .map_err(|_| failed(format!("the sender has been silent for {idle:?}")))?
                 .map_err(failed)?;
-            match chunk.and_then(|chunk| chunk.body) {
-                Some(Body::Rows(rows)) => {
+            match Part::of(chunk).map_err(failed)? {
+                Part::Rows { span, rows, crc32c } => {
                     fail::fail_point!("snapshot-while-receiving");
                     // What was announced is an estimate, and others write as well.
-                    self.refuse_without_room(rows.rows.len() as u64)?;
-                    receiver = blocking(move || receiver.rows(&rows).map(|()| receiver)).await?;
+                    self.refuse_without_room(rows.len() as u64)?;
+                    let data = Arc::clone(&self.env.data);
+                    let taking =
+                        move || receiver.rows(data.as_ref(), span, rows, crc32c).map(|()| receiver);
+                    receiver = blocking(taking).await?;
                 }
-                Some(Body::End(end)) => return blocking(move || receiver.finish(&end)).await,
-                _ => return Err(failed("the snapshot ended early")),
+                Part::End(end) => return blocking(move || receiver.finish(&end)).await,
             }
         }
     }
 
-    async fn drop_stage(&self, stage: String) -> Result<(), v1::Refused> {
+    async fn drop_stages(&self, stage: String) -> Result<(), v1::Refused> {
         let data = Arc::clone(&self.env.data);
-        blocking(move || data.drop_stage(&stage)).await
+        blocking(move || snapshot::drop_stages(data.as_ref(), &stage)).await
     }
 
     /// A snapshot must not fill the disk to where clients' writes are refused.
@@ -367,7 +369,7 @@ impl Drop for Receiving {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_proto::v1::{self, raft_client::RaftClient};
+    use flotilla_proto::v1::{self, raft_client::RaftClient, snapshot_chunk::Body};
     use openraft::vote::RaftLeaderId;
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};

@@ -63,6 +63,7 @@ async fn crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end() {
         "snapshot-before-record",
         "snapshot-after-record",
         "snapshot-after-replace",
+        "snapshot-after-replace-own",
         "snapshot-after-state",
     ] {
         cluster.nodes[receiver].stand_still_at(point, 0);

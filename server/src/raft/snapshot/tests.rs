@@ -1,4 +1,6 @@
-use flotilla_proto::v1::snapshot_chunk::Body;
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
 
 use super::{
     super::{
@@ -11,6 +13,10 @@ use crate::{
     ids::PeerId,
     storage::{
         config::StorageConfig,
+        keys::{
+            Owner,
+            meta::{self, MetaKey},
+        },
         memory::MemoryEngine,
         rocks::{Kind, RocksEngine},
     },
@@ -30,7 +36,26 @@ fn put_rows(engine: &dyn Engine, rows: impl IntoIterator<Item = (String, String)
     engine.write(&batch, Durability::Synced).unwrap();
 }
 
-/// An engine that has the region `[b, y)` as of `applied`, with `rows` rows, and two neighbours.
+fn own_key(region: RegionId, row: &[u8]) -> Vec<u8> {
+    [&meta::own_rows(region).start[..], row].concat()
+}
+
+fn put_own_rows(engine: &dyn Engine, region: RegionId, rows: usize, what: &str) {
+    let mut batch = WriteBatch::new();
+    for row in 0..rows {
+        let row = format!("{what}-{row:03}");
+        batch.put(Family::Meta, &own_key(region, row.as_bytes()), row.as_bytes());
+    }
+    engine.write(&batch, Durability::Synced).unwrap();
+}
+
+/// As [`fill`], with own rows as well.
+fn fill_all_spans(engine: &dyn Engine, applied: LogId, rows: usize, what: &str) {
+    fill(engine, applied, rows, what);
+    put_own_rows(engine, REGION, rows / 2, what);
+}
+
+/// An engine that has the region `[b, y)` as of `applied`, with `rows` keys, and two neighbours.
 fn fill(engine: &dyn Engine, applied: LogId, rows: usize, what: &str) {
     let region = region_state(REGION, PEER, ("b", "y"), applied);
     let mut batch = WriteBatch::new();
@@ -38,6 +63,9 @@ fn fill(engine: &dyn Engine, applied: LogId, rows: usize, what: &str) {
     engine.write(&batch, Durability::Synced).unwrap();
     put_rows(engine, (0..rows).map(|row| (format!("m-{what}-{row:03}"), format!("{what}{row}"))));
     put_rows(engine, [("az", "left"), ("y", "right")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+    for neighbour in [REGION.0 - 1, REGION.0 + 1] {
+        put_own_rows(engine, RegionId(neighbour), 1, "neighbour");
+    }
 }
 
 fn sender(engine: &dyn Engine) -> Sender {
@@ -71,10 +99,9 @@ fn receive(
 ) -> Result<Received, Error> {
     let mut receiver = Receiver::open(engine, header)?;
     for body in bodies {
-        match body {
-            Body::Rows(rows) => receiver.rows(&rows)?,
-            Body::End(end) => return receiver.finish(&end),
-            Body::Header(_) => panic!("a sender does not begin twice"),
+        match Part::of(Some(chunk(body)))? {
+            Part::Rows { span, rows, crc32c } => receiver.rows(engine, span, rows, crc32c)?,
+            Part::End(end) => return receiver.finish(&end),
         }
     }
     Err(Error::Truncated)
@@ -83,14 +110,12 @@ fn receive(
 /// Rows and states, but not what an install keeps for itself.
 fn content(engine: &dyn Engine) -> (Rows, Rows) {
     let mut meta = all_rows(engine, Family::Meta);
-    meta.retain(|(key, _)| {
-        !matches!(keys::meta::decode(key), Some(keys::meta::MetaKey::Install(_)))
-    });
+    meta.retain(|(key, _)| !matches!(meta::decode(key), Some(MetaKey::Install(_))));
     (all_rows(engine, Family::Default), meta)
 }
 
 fn records(engine: &dyn Engine) -> usize {
-    let mut cursor = engine.scan(Family::Meta, &keys::meta::all_installs(), Direction::Forward);
+    let mut cursor = engine.scan(Family::Meta, &meta::all_installs(), Direction::Forward);
     let mut records = 0;
     while cursor.next().unwrap().is_some() {
         records += 1;
@@ -118,8 +143,8 @@ fn a_received_region_equals_the_sent_one_and_its_old_keys_are_gone() {
         (MemoryEngine::new(), rocks("c")),
     ];
     for (from, to) in engines {
-        fill(from.as_ref(), id(3, 900), 50, "new");
-        fill(to.as_ref(), id(2, 30), 70, "old");
+        fill_all_spans(from.as_ref(), id(3, 900), 50, "new");
+        fill_all_spans(to.as_ref(), id(2, 30), 70, "old");
         assert!(messages(sender(from.as_ref())).len() > 5, "one chunk would show little");
         let installed = transfer(from.as_ref(), to.as_ref());
         assert_eq!(installed, read_state(from.as_ref(), REGION).unwrap().unwrap());
@@ -132,10 +157,32 @@ fn a_received_region_equals_the_sent_one_and_its_old_keys_are_gone() {
 fn an_empty_region_empties_the_receiver() {
     let (from, to) = (MemoryEngine::new(), MemoryEngine::new());
     fill(from.as_ref(), id(3, 900), 0, "new");
-    fill(to.as_ref(), id(2, 30), 70, "old");
+    fill_all_spans(to.as_ref(), id(2, 30), 70, "old");
     transfer(from.as_ref(), to.as_ref());
     assert_eq!(content(to.as_ref()), content(from.as_ref()));
     assert_eq!(all_rows(to.as_ref(), Family::Default).len(), 2, "the neighbours stay");
+    let own = all_rows(to.as_ref(), Family::Meta);
+    let own = own.iter().filter(|(key, _)| matches!(meta::decode(key), Some(MetaKey::Own(..))));
+    assert_eq!(own.count(), 2, "the neighbours stay");
+}
+
+/// Versions that know of no own rows take what is sent of a region without any.
+#[test]
+fn region_without_own_rows_is_sent_in_chunks_of_keys_alone() {
+    let from = MemoryEngine::new();
+    fill(from.as_ref(), id(3, 900), 50, "new");
+    let mut bodies = messages(sender(from.as_ref()));
+    assert!(matches!(bodies.pop(), Some(Body::End(_))));
+    assert!(bodies.iter().all(|body| matches!(body, Body::Rows(rows) if !rows.rows.is_empty())));
+}
+
+#[test]
+fn chunk_of_a_kind_that_this_version_does_not_know_ends_the_transfer() {
+    assert!(matches!(Part::of(Some(v1::SnapshotChunk { body: None })), Err(Error::Truncated)));
+    assert!(matches!(Part::of(None), Err(Error::Truncated)));
+    let span = v1::SnapshotSpanRows { span: 7, ..v1::SnapshotSpanRows::default() };
+    let unknown = Part::of(Some(chunk(Body::SpanRows(span))));
+    assert!(matches!(unknown, Err(Error::UnknownSpan { span: 7 })));
 }
 
 #[test]
@@ -179,6 +226,14 @@ fn a_damaged_transfer_is_refused_and_leaves_the_receiver_as_it_was() {
             other => panic!("{other:?}"),
         }
     }
+    /// The first chunk of own rows.
+    fn own(bodies: &mut [Body]) -> &mut v1::SnapshotSpanRows {
+        let mut own = bodies.iter_mut().filter_map(|body| match body {
+            Body::SpanRows(rows) => Some(rows),
+            _ => None,
+        });
+        own.next().expect("there are own rows")
+    }
     fn end(bodies: &mut [Body]) -> &mut v1::SnapshotEnd {
         match bodies.last_mut() {
             Some(Body::End(end)) => end,
@@ -215,6 +270,26 @@ fn a_damaged_transfer_is_refused_and_leaves_the_receiver_as_it_was() {
         }),
         ("a row too few in the end", |_, b| end(b).rows -= 1),
         ("a wrong sum of all", |_, b| end(b).crc32c ^= 1),
+        ("an own row with a flipped bit", |_, b| own(b).crc32c ^= 1),
+        ("own rows twice", |_, b| {
+            let again = Body::SpanRows(own(b).clone());
+            b.insert(b.len() - 1, again);
+        }),
+        ("own rows of another region", |_, b| {
+            let own = own(b);
+            let mut bytes = own.rows.to_vec();
+            bytes[4 + 8] ^= 1;
+            (own.crc32c, own.rows) = (crc32c::crc32c(&bytes), bytes.into());
+        }),
+        ("own rows for keys", |_, b| {
+            let v1::SnapshotSpanRows { rows, crc32c, .. } = own(b).clone();
+            b.insert(0, Body::Rows(v1::SnapshotRows { rows, crc32c }));
+        }),
+        ("keys for own rows", |_, b| {
+            let v1::SnapshotRows { rows, crc32c } = rows(b, 1).clone();
+            b[1] = Body::SpanRows(v1::SnapshotSpanRows { span: 1, rows, crc32c });
+        }),
+        ("rows of a span that nobody knows", |_, b| own(b).span = 2),
         ("a key outside of the range", |header, _| {
             let mut region = v1::Region::decode(header.descriptor.clone()).unwrap();
             region.end_key = "m-new-040".into();
@@ -231,10 +306,10 @@ fn a_damaged_transfer_is_refused_and_leaves_the_receiver_as_it_was() {
         }),
     ];
     let from = MemoryEngine::new();
-    fill(from.as_ref(), id(3, 900), 50, "new");
+    fill_all_spans(from.as_ref(), id(3, 900), 50, "new");
     for (why, damage) in damages {
         let to = MemoryEngine::new();
-        fill(to.as_ref(), id(2, 30), 70, "old");
+        fill_all_spans(to.as_ref(), id(2, 30), 70, "old");
         let before = content(to.as_ref());
         let sender = sender(from.as_ref());
         let mut header = header(&sender);
@@ -253,18 +328,30 @@ fn a_damaged_transfer_is_refused_and_leaves_the_receiver_as_it_was() {
     }
 }
 
-/// An install makes four changes; the disk fails, or the power does, before or after each of them,
-/// and takes any number of the changes that were not synced. The same again while it is resumed.
+/// An install makes four changes, and two more for each further span that has rows; the disk fails, or the power does,
+/// before or after each of them, and takes any number of the changes that were not synced. The same again while it is
+/// resumed.
 #[test]
 fn an_install_that_is_interrupted_anywhere_is_finished_by_the_next_start() {
-    let from = MemoryEngine::new();
-    fill(from.as_ref(), id(3, 900), 20, "new");
-    let new = content(from.as_ref());
+    type Fill = fn(&dyn Engine, LogId, usize, &str);
+    let one: Fill = |engine, applied, rows, what| fill(engine, applied, rows, what);
+    let all: Fill = |engine, applied, rows, what| fill_all_spans(engine, applied, rows, what);
+    let kinds: [(&str, Fill, Fill, usize); 4] = [
+        ("keys over keys", one, one, 4),
+        ("keys over all spans", one, all, 4),
+        ("all spans over keys", all, one, 6),
+        ("all spans over all", all, all, 6),
+    ];
     let mut interrupted = 0;
-    for call in 0..4 {
-        for how in [Failing::Before, Failing::After] {
+    for (what, fill_new, fill_old, changes) in kinds {
+        let from = MemoryEngine::new();
+        fill_new(from.as_ref(), id(3, 900), 20, "new");
+        let new = content(from.as_ref());
+        for (call, how) in
+            (0..changes).flat_map(|call| [(call, Failing::Before), (call, Failing::After)])
+        {
             let to = MemoryEngine::new();
-            fill(to.as_ref(), id(2, 30), 30, "old");
+            fill_old(to.as_ref(), id(2, 30), 30, "old");
             let old = content(to.as_ref());
             let sender = sender(from.as_ref());
             let header = header(&sender);
@@ -272,13 +359,15 @@ fn an_install_that_is_interrupted_anywhere_is_finished_by_the_next_start() {
             let received = receive(probe.as_ref(), &header, messages(sender)).unwrap();
             probe.fail(call, how);
             assert!(install(probe.as_ref(), received).is_err(), "call {call} does not exist");
+            // The last but the drops of the stages.
+            let state_written = changes / 2;
             for kept in 0..=to.unsynced() {
                 interrupted += 1;
-                let why = format!("{how:?} call {call}, {kept} kept");
+                let why = format!("{what}: {how:?} call {call}, {kept} kept");
                 let after = to.crash(kept);
                 let begun = !(call == 0 && how == Failing::Before);
-                assert_eq!(records(after.as_ref()) == 1 || call >= 2, begun, "{why}");
-                for again in 0..4 {
+                assert_eq!(records(after.as_ref()) == 1 || call >= state_written, begun, "{why}");
+                for again in 0..changes {
                     for how in [Failing::Before, Failing::After] {
                         let probe = Probe::over(after.crash(usize::MAX));
                         probe.fail(again, how);
@@ -287,11 +376,8 @@ fn an_install_that_is_interrupted_anywhere_is_finished_by_the_next_start() {
                             let third = probe.inner.crash(kept);
                             resume(third.as_ref()).unwrap();
                             let found = content(third.as_ref());
-                            assert_eq!(
-                                found,
-                                if begun { new.clone() } else { old.clone() },
-                                "{why}"
-                            );
+                            let want = if begun { &new } else { &old };
+                            assert_eq!(&found, want, "{why}");
                             assert_eq!(records(third.as_ref()), 0, "{why}");
                             assert_eq!(third.stages().unwrap(), [""; 0], "{why}");
                         }
@@ -299,8 +385,69 @@ fn an_install_that_is_interrupted_anywhere_is_finished_by_the_next_start() {
                 }
             }
         }
+        let to = Probe::over(MemoryEngine::new());
+        let sender = sender(from.as_ref());
+        let header = header(&sender);
+        let received = receive(to.as_ref(), &header, messages(sender)).unwrap();
+        to.fail(changes, Failing::Before);
+        install(to.as_ref(), received).unwrap_or_else(|error| panic!("{what}: {error}"));
     }
-    assert!(interrupted > 10, "{interrupted} ways to be interrupted");
+    assert!(interrupted > 40, "{interrupted} ways to be interrupted");
+}
+
+/// As above, where files are taken in: the process ends before the first span, between two, and behind the last.
+#[test]
+fn on_disk_an_install_that_ended_between_two_spans_is_finished_by_the_next_start() {
+    let from = MemoryEngine::new();
+    fill_all_spans(from.as_ref(), id(3, 900), 50, "new");
+    for replaced in 0..=SpanKind::ALL.len() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || {
+            let config = StorageConfig::default();
+            RocksEngine::open(&dir.path().join("data"), Kind::Data, &config).unwrap()
+        };
+        let to = open();
+        fill_all_spans(to.as_ref(), id(2, 30), 70, "old");
+        let received = begin(from.as_ref(), to.as_ref());
+        for span in spans_of(&received.region.descriptor).iter().take(replaced) {
+            let stage = stage_of(&received.stage, span.kind);
+            to.replace_range(span.family(), &span.range, &stage).unwrap();
+        }
+        drop(to);
+        for round in 0..2 {
+            let to = open();
+            let resumed = if round == 0 { vec![REGION] } else { vec![] };
+            assert_eq!(resume(to.as_ref()).unwrap(), resumed, "{replaced} replaced");
+            assert_eq!(content(to.as_ref()), content(from.as_ref()), "{replaced} replaced");
+            assert_eq!(to.stages().unwrap(), [""; 0], "{replaced} replaced");
+        }
+    }
+}
+
+/// Records are on disks, of versions before and after this one.
+#[test]
+fn install_record_of_keys_alone_is_what_it_was_and_one_of_an_unknown_span_is_refused() {
+    let region = region_state(REGION, PEER, ("b", "y"), id(3, 900));
+    let received =
+        |others| Received { stage: "region-2".to_owned(), others, region: region.clone() };
+    let descriptor = region.descriptor.encode_to_vec();
+    let mut before = vec![8];
+    before.extend_from_slice(b"region-2");
+    before.put_u32(u32::try_from(descriptor.len()).unwrap());
+    before.extend_from_slice(&descriptor);
+    before.extend_from_slice(&region.state.encode_to_vec());
+    assert_eq!(encode_record(&received(vec![])), before);
+
+    for others in [vec![], vec![SpanKind::Own]] {
+        let record = encode_record(&received(others.clone()));
+        let decoded = decode_record(record.into()).unwrap();
+        assert_eq!((decoded.stage.as_str(), decoded.others), ("region-2", others));
+        assert_eq!(decoded.region, region);
+    }
+    let mut unknown = encode_record(&received(vec![SpanKind::Own]));
+    assert_eq!(unknown[..3], [0, 1, 1]);
+    unknown[2] = 2;
+    decode_record(unknown.into()).map(|_| ()).expect_err("a span of a later version");
 }
 
 /// The state that [`fill`] gives, on its way into `to`, whose install has begun.
@@ -309,7 +456,7 @@ fn begin(from: &dyn Engine, to: &dyn Engine) -> Received {
     let header = header(&sender);
     let received = receive(to, &header, messages(sender)).unwrap();
     let mut batch = WriteBatch::new();
-    batch.put(Family::Meta, &keys::meta::install(REGION), &encode_record(&received));
+    batch.put(Family::Meta, &meta::install(REGION), &encode_record(&received));
     to.write(&batch, Durability::Synced).unwrap();
     received
 }
@@ -317,7 +464,9 @@ fn begin(from: &dyn Engine, to: &dyn Engine) -> Received {
 /// What is left when a region's state was lost: its neighbours.
 fn assert_erased(engine: &dyn Engine) {
     assert_eq!(all_rows(engine, Family::Default).len(), 2, "the neighbours stay");
-    assert_eq!(read_state(engine, REGION).unwrap(), None);
+    let left = all_rows(engine, Family::Meta);
+    let left: Vec<_> = left.iter().filter_map(|(key, _)| meta::decode(key)?.region()).collect();
+    assert_eq!(left, [RegionId(1), RegionId(3)], "the neighbours stay");
     assert_eq!((records(engine), engine.stages().unwrap().len()), (0, 0));
 }
 
@@ -326,11 +475,11 @@ fn assert_erased(engine: &dyn Engine) {
 #[test]
 fn install_is_never_finished_with_the_rows_of_another_snapshot() {
     let (from, to) = (MemoryEngine::new(), MemoryEngine::new());
-    fill(to.as_ref(), id(2, 30), 70, "old");
-    fill(from.as_ref(), id(3, 900), 50, "new");
+    fill_all_spans(to.as_ref(), id(2, 30), 70, "old");
+    fill_all_spans(from.as_ref(), id(3, 900), 50, "new");
     let first = begin(from.as_ref(), to.as_ref());
     to.drop_stage(&first.stage).unwrap();
-    fill(from.as_ref(), id(3, 1_000), 60, "newer");
+    fill_all_spans(from.as_ref(), id(3, 1_000), 60, "newer");
     let later = sender(from.as_ref());
     let later_header = header(&later);
     receive(to.as_ref(), &later_header, messages(later)).unwrap();
@@ -342,28 +491,30 @@ fn install_is_never_finished_with_the_rows_of_another_snapshot() {
 #[test]
 fn install_whose_rows_are_damaged_costs_its_region_only() {
     type Damage = fn(&std::path::Path);
-    let damages: [(&str, Damage); 3] = [
-        ("a flipped bit in a file's end", |stage| {
+    let damages: [(&str, &str, Damage); 5] = [
+        ("", "a flipped bit in a file's end", |stage| {
             let file = stage.join("0000.sst");
             let mut bytes = std::fs::read(&file).unwrap();
             let at = bytes.len() - 10;
             bytes[at] ^= 1;
             std::fs::write(file, bytes).unwrap();
         }),
-        ("a missing file", |stage| std::fs::remove_file(stage.join("0000.sst")).unwrap()),
-        ("a missing seal", |stage| std::fs::remove_file(stage.join("done")).unwrap()),
+        ("", "a missing file", |stage| std::fs::remove_file(stage.join("0000.sst")).unwrap()),
+        ("", "a missing seal", |stage| std::fs::remove_file(stage.join("done")).unwrap()),
+        ("-own", "a missing file", |stage| std::fs::remove_file(stage.join("0000.sst")).unwrap()),
+        ("-own", "a missing stage", |stage| std::fs::remove_dir_all(stage).unwrap()),
     ];
     let from = MemoryEngine::new();
-    fill(from.as_ref(), id(3, 900), 50, "new");
-    for (why, damage) in damages {
+    fill_all_spans(from.as_ref(), id(3, 900), 50, "new");
+    for (of, why, damage) in damages {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
         let to = RocksEngine::open(&path, Kind::Data, &StorageConfig::default()).unwrap();
-        fill(to.as_ref(), id(2, 30), 70, "old");
+        fill_all_spans(to.as_ref(), id(2, 30), 70, "old");
         let received = begin(from.as_ref(), to.as_ref());
-        damage(&dir.path().join("snapshots").join(&received.stage));
+        damage(&dir.path().join("snapshots").join(format!("{}{of}", received.stage)));
         let resumed = resume(to.as_ref());
-        assert_eq!(resumed.unwrap_or_else(|error| panic!("{why}: {error}")), [], "{why}");
+        assert_eq!(resumed.unwrap_or_else(|error| panic!("{why}{of}: {error}")), [], "{why}");
         assert_erased(to.as_ref());
     }
 }
@@ -375,4 +526,117 @@ fn a_region_that_is_not_here_cannot_be_sent() {
         Sender::open(engine.as_ref(), REGION, 64),
         Err(Error::Empty { region: REGION })
     ));
+}
+
+/// What a value is, beside its bytes.
+type Value = (u64, u64, Vec<u8>);
+
+/// Rows of a region in all spans: of its keys, and its own.
+#[derive(Clone, Debug)]
+struct Spans {
+    keys: BTreeMap<String, Value>,
+    own: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+fn spans() -> impl Strategy<Value = Spans> {
+    let bytes = || prop::collection::vec(prop_oneof![Just(0), Just(0xFF), any::<u8>()], 0..12);
+    let value = (1..1_000_u64, prop_oneof![Just(0), 1..100_u64], bytes());
+    let keys = prop::collection::btree_map("[b-x][a-c]{0,3}", value, 0..24);
+    let own = prop::collection::btree_map(bytes(), bytes(), 0..24);
+    (keys, own).prop_map(|(keys, own)| Spans { keys, own })
+}
+
+/// Writes a region's head and rows, and what the node and the peer here have beside them.
+fn write_region(engine: &dyn Engine, region: &command::RegionState, rows: &Spans) {
+    let id = RegionId(region.descriptor.region_id);
+    let mut batch = WriteBatch::new();
+    put_state(&mut batch, region, true);
+    batch.put(Family::Meta, &meta::reached(id), &[7; 8]);
+    batch.put(Family::Meta, &meta::disk(), b"the node's");
+    for (key, (revision, expires_at_ms, payload)) in &rows.keys {
+        let head = command::ValueHead::new(*revision, *expires_at_ms);
+        let key = [&region.descriptor.start_key[..], key.as_bytes()].concat();
+        batch.put_parts(Family::Default, &key, &[head.as_bytes(), payload]);
+    }
+    for (row, value) in &rows.own {
+        batch.put(Family::Meta, &own_key(id, row), value);
+    }
+    engine.write(&batch, Durability::Synced).unwrap();
+}
+
+/// All rows there are, but for those that `leaves_out` names among the rows of nodes, peers and regions.
+fn rows_but(engine: &dyn Engine, leaves_out: impl Fn(MetaKey<'_>) -> bool) -> (Rows, Rows) {
+    let mut meta = all_rows(engine, Family::Meta);
+    meta.retain(|(key, _)| !leaves_out(meta::decode(key).expect("nothing else is there")));
+    (all_rows(engine, Family::Default), meta)
+}
+
+fn sum(engine: &dyn Engine) -> (u64, u64) {
+    let view = engine.view();
+    let region = read_state(view.as_ref(), REGION).unwrap().expect("a state");
+    command::checksum(view.as_ref(), &region).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_of_a_region_is_outside_of_its_snapshot_and_nothing_is_left_when_it_is_erased(
+        new in spans(), old in spans(), others in spans(), chunk_bytes in 1..200_usize,
+    ) {
+        let region = region_state(REGION, PEER, ("m", "n"), id(3, 900));
+        let from = MemoryEngine::new();
+        write_region(from.as_ref(), &region, &new);
+        let send = |to: &dyn Engine| {
+            let sender = Sender::open(from.as_ref(), REGION, chunk_bytes).unwrap();
+            let header = header(&sender);
+            install(to, receive(to, &header, messages(sender)).unwrap()).unwrap();
+        };
+
+        let fresh = MemoryEngine::new();
+        send(fresh.as_ref());
+        let regions = rows_but(from.as_ref(), |key| key.owner() != Owner::Region);
+        prop_assert_eq!(rows_but(fresh.as_ref(), |_| false), regions);
+        prop_assert_eq!(sum(fresh.as_ref()), sum(from.as_ref()));
+        prop_assert_eq!(fresh.unsynced(), 0);
+
+        // Between neighbours, over what was there.
+        let used = MemoryEngine::new();
+        for (id_of, range) in [(1, ("l", "m")), (3, ("n", "")), (REGION.0 << 8, ("k", "l"))] {
+            let neighbour = region_state(RegionId(id_of), PEER, range, id(3, 9));
+            write_region(used.as_ref(), &neighbour, &others);
+        }
+        let untouched = rows_but(used.as_ref(), |_| false);
+        write_region(used.as_ref(), &region_state(REGION, PEER, ("m", "n"), id(2, 30)), &old);
+        send(used.as_ref());
+        prop_assert_eq!(sum(used.as_ref()), sum(from.as_ref()));
+        erase(used.as_ref(), REGION).unwrap();
+        prop_assert_eq!(rows_but(used.as_ref(), |_| false), untouched);
+    }
+
+    #[test]
+    fn a_row_more_or_less_in_any_span_changes_the_checksum(rows in spans(), at in any::<prop::sample::Index>()) {
+        let region = region_state(REGION, PEER, ("m", "n"), id(3, 900));
+        let whole = MemoryEngine::new();
+        write_region(whole.as_ref(), &region, &rows);
+        let before = sum(whole.as_ref()).0;
+        for span in spans_of(&region.descriptor) {
+            let mut rows = all_rows(whole.as_ref(), span.family());
+            // What has expired counts nothing.
+            rows.retain(|(key, value)| {
+                span.range.contains(key)
+                    && (span.kind != SpanKind::Keys
+                        || command::StoredRef::decode(value).unwrap().is_live(region.state.time_ms))
+            });
+            if rows.is_empty() {
+                continue;
+            }
+            let (gone, _) = at.get(&rows);
+            let lacks = whole.crash(usize::MAX);
+            let mut batch = WriteBatch::new();
+            batch.delete(span.family(), gone);
+            lacks.write(&batch, Durability::Synced).unwrap();
+            prop_assert_ne!(sum(lacks.as_ref()).0, before, "{:?}", span.kind);
+        }
+    }
 }

@@ -354,7 +354,7 @@ async fn a_closed_peer_writes_nothing_more() {
     let meta = SnapshotMeta { last_log_id: Some(id(5, 50)), ..SnapshotMeta::default() };
     let stage = "late".to_owned();
     bench.data.stage(&stage).unwrap().finish().unwrap();
-    let received = super::super::snapshot::Received { stage, region };
+    let received = super::super::snapshot::Received { stage, others: vec![], region };
     assert!(
         machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await.is_err()
     );
@@ -378,7 +378,7 @@ async fn an_installed_snapshot_is_the_state_and_failed_reads_say_so() {
         let view = Arc::clone(&view);
         async move { view.wait_applied(50).await }
     });
-    let received = super::super::snapshot::Received { stage, region };
+    let received = super::super::snapshot::Received { stage, others: vec![], region };
     machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await.unwrap();
     soon("the reader", waiting).await.unwrap();
     assert_eq!(view.read_consistently(|| keys_of(&bench.data)), Ok(vec!["b".to_owned()]));
@@ -386,7 +386,8 @@ async fn an_installed_snapshot_is_the_state_and_failed_reads_say_so() {
     assert_eq!(applied_index(&mut machine).await, 50);
 
     let region = region_state(REGION, PEER, ("a", "m"), id(5, 60));
-    let received = super::super::snapshot::Received { stage: "none".to_owned(), region };
+    let received =
+        super::super::snapshot::Received { stage: "none".to_owned(), others: vec![], region };
     let failed = machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await;
     assert!(failed.is_err());
     assert_eq!(view.read_consistently(|| ()), Err(Unreadable), "the rows may be half of each");

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flotilla_proto::v1::{self, raft_client::RaftClient};
+use flotilla_proto::v1::{self, raft_client::RaftClient, snapshot_chunk::Body};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -133,12 +133,13 @@ impl Transport {
         let metrics = Arc::clone(&self.office.metrics);
         let while_read = turn.clone();
         let reading = async move {
-            let header = v1::SnapshotChunk { body: Some(v1::snapshot_chunk::Body::Header(header)) };
+            let header = v1::SnapshotChunk { body: Some(Body::Header(header)) };
             let mut next = Some(header);
             while let Some(chunk) = next {
                 let bytes = match &chunk.body {
-                    Some(v1::snapshot_chunk::Body::Rows(rows)) => rows.rows.len(),
-                    _ => 0,
+                    Some(Body::Rows(of)) => of.rows.len(),
+                    Some(Body::SpanRows(of)) => of.rows.len(),
+                    Some(Body::Header(_) | Body::End(_)) | None => 0,
                 };
                 metrics.raft.add_snapshot_bytes(bytes as u64);
                 let taken = tokio::time::timeout(idle, chunks.send(chunk))
