@@ -241,6 +241,12 @@ impl Fake {
         self.1.forget(&super::key());
     }
 
+    /// What the operator knew goes with it.
+    fn ended(&self, error: Error) -> Error {
+        self.forget();
+        error
+    }
+
     /// A policy lets nobody write such an object.
     pub(super) fn refuse(&self, child: Option<Child>) {
         self.0.lock().refuses = child;
@@ -1697,7 +1703,9 @@ impl World for Fake {
         });
         let old = inner.cluster.status.as_ref().and_then(|old| old.cluster_id.as_ref());
         let latches = status.cluster_id.is_some() && old.is_none();
-        let number = inner.begin_change(&format!("note {what}"), latches.then_some(Deed::Latch))?;
+        let deed = latches.then_some(Deed::Latch);
+        let ended = |error| self.ended(error);
+        let number = inner.begin_change(&format!("note {what}"), deed).map_err(ended)?;
         if inner.cluster.metadata.resource_version != cluster.metadata.resource_version {
             return Err(Error::Moved("version".to_owned()));
         }
@@ -1709,7 +1717,7 @@ impl World for Fake {
         self.1.learn_status(&super::key(), status, &stored, now);
         inner.cluster.status = Some(stored);
         inner.touch_cluster();
-        inner.end_change(number)
+        inner.end_change(number).map_err(ended)
     }
 
     async fn change(&self, _: &Key, change: &Change) -> Result<Made, Error> {
@@ -1719,11 +1727,7 @@ impl World for Fake {
             Change::Scale { replicas, .. } => format!("scale to {replicas}"),
             other => format!("{other:?}"),
         };
-        let ended = |error: Error| {
-            // What the operator knew goes with it.
-            self.1.forget(&super::key());
-            error
-        };
+        let ended = |error| self.ended(error);
         let number = inner.begin_change(&what, Some(change.deed())).map_err(ended)?;
         let now = Timestamp::from_second(inner.seconds).expect("a time");
         let refused = inner.refuses_deed == Some(change.deed());
@@ -1739,7 +1743,8 @@ impl World for Fake {
         let desired = Desired::of(&seen.cluster, &defaults()).expect("a valid spec");
         let door = seen.joined(&desired.cluster_id).next();
         let mut inner = self.0.lock();
-        let number = inner.begin_change(&format!("{call:?}"), Some(call.deed()))?;
+        let ended = |error| self.ended(error);
+        let number = inner.begin_change(&format!("{call:?}"), Some(call.deed())).map_err(ended)?;
         if door.is_none() && !matches!(call, Call::Initialize { .. }) {
             return Err(Error::Refused("no node answers".to_owned()));
         }
@@ -1749,7 +1754,7 @@ impl World for Fake {
         let now = Timestamp::from_second(inner.seconds).expect("a time");
         self.1.learn_call(&super::key(), call, &result, now);
         result?;
-        inner.end_change(number)
+        inner.end_change(number).map_err(ended)
     }
 
     fn now(&self) -> Timestamp {
