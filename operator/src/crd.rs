@@ -13,7 +13,7 @@ pub use self::{
         Placement, PullSecret, Regions, ServiceTemplate, ServiceType, Storage, TlsMode,
         TrafficPolicy,
     },
-    status::{Condition, KvClusterStatus, Member, Operation, RegionCounts},
+    status::{Condition, KvClusterStatus, Lasted, Member, Operation, RegionCounts},
     strict::unknown_fields,
 };
 

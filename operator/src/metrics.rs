@@ -262,6 +262,7 @@ mod tests {
                 started_at: String::new(),
                 node_id: None,
                 volume_uid: None,
+                lasted: Vec::new(),
             }),
             ..KvClusterStatus::default()
         };

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::{
-    crd::KvClusterStatus,
+    crd::{KvClusterStatus, Operation},
     desired::Defaults,
     plan::{self, Action, Plan},
     seen::Seen,
@@ -65,8 +65,7 @@ pub async fn pass<W: World>(
 
     let old = seen.cluster.status.clone().unwrap_or_default();
     // The notes that an action relies on. Until a look shows them, it is not taken.
-    let noted =
-        old.operation == status.operation && old.bootstrap_volume == status.bootstrap_volume;
+    let noted = begun(&old) == begun(&status) && old.bootstrap_volume == status.bootstrap_volume;
     if let Some(Action::Latch { cluster_id }) = plan.action.as_ref().filter(|_| noted) {
         status.cluster_id = Some(cluster_id.clone());
     }
@@ -96,6 +95,12 @@ pub async fn pass<W: World>(
         Err(Error::Refused(why)) => outcome(seen, plan, status, Did::Refused(why), REFUSED),
         Err(error) => Err(error),
     }
+}
+
+/// What is being done, without what has lasted: that spares whoever comes next a wait, and an older definition does not
+/// keep it.
+fn begun(status: &KvClusterStatus) -> Option<Operation> {
+    status.operation.clone().map(|operation| Operation { lasted: Vec::new(), ..operation })
 }
 
 /// Where tests end the process. Compiled to nothing without the feature `failpoints`.

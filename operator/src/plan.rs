@@ -29,7 +29,11 @@ mod volumes;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::time::Duration;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
@@ -41,7 +45,7 @@ use crate::{
     answers::Stamp,
     children::{self, Child},
     clock,
-    crd::Operation,
+    crd::{Lasted, Operation},
     desired::{Defaults, Desired, Invalid},
     regions::Regions,
     seen::{Pod, Row, Seen, State, Table},
@@ -52,6 +56,8 @@ use crate::{
 const SOON: Duration = Duration::from_millis(100);
 /// While something is waited for. Changes of pods are told by Kubernetes; those of nodes are not.
 const POLL: Duration = Duration::from_secs(1);
+/// Bound: entries of the list, as in the schema. What is beyond is waited for once more by whoever comes next.
+const LASTED_MAX: usize = 100;
 /// When all is as it should be.
 const STEADY: Duration = Duration::from_secs(15);
 
@@ -306,18 +312,21 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
     let recorded = view.recorded.cloned();
     let step = view.step();
     view.look_for_trouble();
+    let lasted = view.what_lasted();
+    let noted = |operation: Operation| Some(Operation { lasted, ..operation });
     let troubles = view.troubles;
     match step {
         Some(Step::Act(operation, action, why)) => {
+            let operation = noted(operation);
             let why = refused::told(seen, &action, why, now);
-            Plan { action: Some(action), operation: Some(operation), why, troubles, requeue: SOON }
+            Plan { action: Some(action), operation, why, troubles, requeue: SOON }
         }
         Some(
             Step::Wait(operation, why)
             | Step::Away(operation, why)
             | Step::Refused(operation, why)
             | Step::HeldUp(operation, why),
-        ) => Plan { action: None, operation: Some(operation), why, troubles, requeue: POLL },
+        ) => Plan { action: None, operation: noted(operation), why, troubles, requeue: POLL },
         Some(Step::Keep(action, why)) => {
             // What was begun goes on after it, with what it was begun for.
             let operation = recorded;
@@ -398,6 +407,8 @@ pub(crate) struct View<'a> {
     /// Why the pods' template stays as it is, or should be another.
     version_refused: Option<skew::Refused>,
     troubles: Vec<Trouble>,
+    /// For how many seconds what was asked for has lasted, as far as that was asked and was long enough.
+    lasted: RefCell<BTreeMap<Stamp, i64>>,
 }
 
 impl<'a> View<'a> {
@@ -410,8 +421,16 @@ impl<'a> View<'a> {
         let regions = Regions::of(joined.into_iter(), factor);
         let recorded = recorded(seen);
         let version_refused = skew::refused(seen, desired);
-        let troubles = Vec::new();
-        Self { seen, desired, regions, recorded, now, version_refused, troubles }
+        Self {
+            seen,
+            desired,
+            regions,
+            recorded,
+            now,
+            version_refused,
+            troubles: Vec::new(),
+            lasted: RefCell::default(),
+        }
     }
 
     fn step(&mut self) -> Option<Step> {
@@ -457,6 +476,8 @@ impl<'a> View<'a> {
             kind: kind.name().to_owned(),
             target: target.to_owned(),
             step: step.to_owned(),
+            // As it is when the look is over.
+            lasted: Vec::new(),
         }
     }
 
@@ -465,25 +486,57 @@ impl<'a> View<'a> {
         self.recorded.filter(|operation| operation.kind == kind.name())
     }
 
-    /// Seconds since an operation began.
-    fn lasts(&self, operation: &Operation) -> i64 {
-        self.lasts_since(&of_operation(operation), &operation.started_at).unwrap_or(0)
+    /// So many seconds have passed since an operation began.
+    fn lasts(&self, operation: &Operation, seconds: i64) -> bool {
+        self.has_lasted(&of_operation(operation), &operation.started_at, seconds)
     }
 
-    /// Seconds that a pod has not been ready for; `None` of one that is ready, or does not say.
-    fn not_ready_for(&self, pod: &Pod) -> Option<i64> {
-        self.lasts_since(&pod.uid, pod.not_ready_since.as_deref()?)
+    /// It has not been ready for so many seconds, and says so.
+    fn is_not_ready_for(&self, pod: &Pod, seconds: i64) -> bool {
+        let since = pod.not_ready_since.as_deref();
+        since.is_some_and(|since| self.has_lasted(&pod.uid, since, seconds))
     }
 
-    /// Seconds since something came to be so, which bears the stamp of it; `None` for what is no time.
+    /// So many seconds have passed since something came to be so, which bears the stamp of it.
     ///
     /// Invariant: never the difference of two clocks. The stamp was set by a kubelet, the API server or an operator
     /// before this one, and by a clock that is an hour ahead of theirs a node would be given up at once, by one
     /// that is behind never. So it is told by for how long this operator has seen the stamp, which is less than
     /// the truth, and no more than the whole wait less. Of a single look there is nothing but the stamp.
-    fn lasts_since(&self, whose: &str, stamp: &str) -> Option<i64> {
+    ///
+    /// What an operator before this one has watched for as long, and noted with what it began for it, lasts while it
+    /// bears the very same stamp: what goes and comes while nobody watches bears another. Without that note whoever
+    /// comes in the middle of an operation would take back what it was begun for, and note it; and if it ends by
+    /// then, the next would begin again, for ever.
+    fn has_lasted(&self, whose: &str, stamp: &str, seconds: i64) -> bool {
         let watched = self.seen.answers.lasted(whose, stamp);
-        watched.or_else(|| Some(clock::seconds_since(stamp, self.now)?.max(0)))
+        let Some(watched) = watched else {
+            return clock::seconds_since(stamp, self.now).unwrap_or(0).max(0) >= seconds;
+        };
+        let noted = self.recorded.into_iter().flat_map(|begun| &begun.lasted);
+        let mut noted = noted.filter(|known| known.of == whose && known.since == stamp);
+        let holds = watched >= seconds || noted.any(|known| known.seconds >= seconds);
+        if holds {
+            let mut lasted = self.lasted.borrow_mut();
+            let longest = lasted.entry((whose.to_owned(), stamp.to_owned())).or_insert(seconds);
+            *longest = seconds.max(*longest);
+        }
+        holds
+    }
+
+    /// What this look relied on, and what was noted before and is still so: another rung may have decided this time.
+    fn what_lasted(&self) -> Vec<Lasted> {
+        let mut all = self.lasted.borrow().clone();
+        let is_so: BTreeSet<Stamp> = stamps(self.seen).into_iter().collect();
+        for known in self.recorded.into_iter().flat_map(|begun| &begun.lasted) {
+            let stamp = (known.of.clone(), known.since.clone());
+            if is_so.contains(&stamp) {
+                let longest = all.entry(stamp).or_insert(known.seconds);
+                *longest = known.seconds.max(*longest);
+            }
+        }
+        let all = all.into_iter().take(LASTED_MAX);
+        all.map(|((of, since), seconds)| Lasted { of, since, seconds }).collect()
     }
 
     fn pod(&self, ordinal: i32) -> Option<&'a Pod> {
@@ -542,8 +595,8 @@ impl<'a> View<'a> {
             None => row.down,
             Some(pod) if pod.ready => false,
             Some(pod) => {
-                let down = self.not_ready_for(pod).unwrap_or(0);
-                row.down || down > self.desired.settings.node_down_after_seconds()
+                let longer = self.desired.settings.node_down_after_seconds().saturating_add(1);
+                row.down || self.is_not_ready_for(pod, longer)
             }
         };
         !row.alive && is_down

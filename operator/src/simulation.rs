@@ -5,7 +5,8 @@
 //! operator ended right before the change and once right after: the change is then
 //! made or not, and the operator does not know. Whoever comes after knows only what is noted and what is
 //! seen. Each time the cluster must end as the spec says, and on the way no change may take a quorum
-//! away, begin a cluster twice, or be the second of one pass.
+//! away, begin a cluster twice, or be the second of one pass. And each story is played by operators of which every
+//! one ends at its first note.
 
 mod chaos;
 mod claims;
@@ -431,6 +432,32 @@ async fn every_story_ends_well_wherever_the_operator_ends() {
     }
     let all: BTreeSet<Deed> = Deed::ALL.iter().copied().collect();
     assert_eq!(ended_around, all, "something is done in no story, so nothing is shown of its end");
+}
+
+/// Each note is the last of its operator: whoever comes next must make the same of it, or they turn between two notes
+/// for ever and nothing is done.
+#[tokio::test]
+async fn every_story_ends_well_though_every_operator_ends_at_its_first_note() {
+    for story in &STORIES {
+        let fake = Fake::new((story.spec)());
+        fake.end_at_every_note(true);
+        let begin = Scene { fake, turns: 0, waited: false };
+        let ended = play(story, begin, story.name, |_, _, _| {}).await;
+        assert!(ended.journal().contains("(ended after)"), "{}", ended.journal());
+    }
+}
+
+/// Nobody can go on with what a definition does not keep; who began goes on by itself.
+#[tokio::test]
+async fn roll_ends_under_a_definition_that_does_not_keep_what_has_lasted() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.define(|status| {
+        status.operation.iter_mut().for_each(|operation| operation.lasted.clear());
+    });
+    fake.edit(|spec| spec["config"] = json!({"log_level": "debug"}));
+    settle(&fake, "rolled").await;
+    assert!(fake.pods_made() >= 6, "{}", fake.journal());
 }
 
 /// Waits, as the tests of a person would, for the operator to come to a state by itself.

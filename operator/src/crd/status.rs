@@ -138,4 +138,21 @@ pub struct Operation {
     /// The volume claim that the operation is about: another one of the same name is left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_uid: Option<String>,
+    /// What had to be so for a while and was. Whoever goes on does not wait for it once more, as long as it bears the
+    /// same time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub lasted: Vec<Lasted>,
+}
+
+/// Something that an operator has watched for long enough.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lasted {
+    /// The uid of a pod or of another object, or an operation.
+    pub of: String,
+    /// Since when it is so, as it was found written: compared as a text, and with no clock.
+    pub since: String,
+    /// For how long, at least.
+    pub seconds: i64,
 }

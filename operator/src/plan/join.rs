@@ -50,9 +50,12 @@ impl View<'_> {
                     let operation = self.operation(kind, &name, "WaitForNode");
                     // It holds nothing yet. One that does not come keeps no other from coming. By what its pod says:
                     // whoever goes on beside it has the note.
-                    let lasts = self.pod(ordinal).and_then(|pod| self.not_ready_for(pod));
-                    let lasts = lasts.unwrap_or_else(|| self.lasts(&operation));
-                    let step = if lasts >= COMES_SECONDS { Step::HeldUp } else { Step::Wait };
+                    let lasts = match self.pod(ordinal).filter(|pod| pod.not_ready_since.is_some())
+                    {
+                        Some(pod) => self.is_not_ready_for(pod, COMES_SECONDS),
+                        None => self.lasts(&operation, COMES_SECONDS),
+                    };
+                    let step = if lasts { Step::HeldUp } else { Step::Wait };
                     let why = format!("waiting for node {}", row.node_id);
                     waits.get_or_insert_with(|| step(operation, why));
                 }

@@ -288,7 +288,7 @@ impl View<'_> {
             };
             let live = self.seen.children.get(&child);
             if let Some(live) = live
-                && self.terminates_for(live) >= TERMINATES_MAX
+                && self.terminates_for(live, TERMINATES_MAX)
             {
                 told.push(format!("{title} is being deleted, and a finalizer keeps it"));
             }
@@ -325,11 +325,11 @@ impl View<'_> {
         told
     }
 
-    /// Seconds since the deletion of an object began; 0 when none did.
-    fn terminates_for(&self, live: &Value) -> i64 {
+    /// The deletion of an object began so many seconds ago.
+    fn terminates_for(&self, live: &Value, seconds: i64) -> bool {
         let whose = live["metadata"]["uid"].as_str().unwrap_or_default();
         let since = live["metadata"]["deletionTimestamp"].as_str();
-        since.and_then(|since| self.lasts_since(whose, since)).unwrap_or(0)
+        since.is_some_and(|since| self.has_lasted(whose, since, seconds))
     }
 
     /// What somebody wrote into a template that is not ours to write now.

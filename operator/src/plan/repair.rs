@@ -75,15 +75,18 @@ impl View<'_> {
             return None;
         }
         let since = pod.not_ready_since.as_deref()?;
-        let down = self.not_ready_for(pod)?;
         let volume = self.seen.volumes.get(&ordinal)?;
         // A Kubernetes node that registers itself anew is missing for a moment.
-        if volume.machine_is_gone && !pod.running && down >= MACHINE_GONE_SECONDS {
+        if volume.machine_is_gone
+            && !pod.running
+            && self.is_not_ready_for(pod, MACHINE_GONE_SECONDS)
+        {
             return Some("its volume was on a Kubernetes node that is no more".to_owned());
         }
         let exit = pod.last_exit.as_ref()?;
+        let longer = self.desired.settings.node_down_after_seconds().saturating_add(1);
         let cannot_live = pod.restarts >= RESTARTS_MIN
-            && down > self.desired.settings.node_down_after_seconds()
+            && self.is_not_ready_for(pod, longer)
             && !exit.out_of_memory
             && ![EXIT_USAGE, EXIT_DISK_FULL].contains(&exit.code)
             && pod.ends_again_and_again()

@@ -92,10 +92,9 @@ impl<'a> View<'a> {
     /// was, all the more when the template that is asked for has been given to another one and that does not
     /// run with it.
     fn may_jump_the_queue(&self, ordinal: i32, pod: &Pod) -> bool {
-        let down = self.not_ready_for(pod).unwrap_or(0);
         let is_empty = pod.running && matches!(pod.node, Node::Unjoined { .. });
-        let has_failed = pod.has_failed();
-        (is_empty || down >= self.patience(ordinal, has_failed)) && self.is_trusted(ordinal, down)
+        let waits = self.patience(ordinal, pod.has_failed());
+        (is_empty || self.is_not_ready_for(pod, waits)) && self.is_trusted(ordinal, Some(pod))
     }
 
     /// For how many seconds a pod may be about to come back as it was. While another one is missed a template that
@@ -112,8 +111,8 @@ impl<'a> View<'a> {
     }
 
     /// The template that is asked for runs in another pod, or no other has been given it. Or nothing runs, and
-    /// has not for long.
-    fn is_trusted(&self, ordinal: i32, down: i64) -> bool {
+    /// has not for long, that pod among them.
+    fn is_trusted(&self, ordinal: i32, pod: Option<&Pod>) -> bool {
         let wished = Some(self.desired.template_hash.as_str());
         // What ends again and again runs in between, too. Only where nothing is ready with the template that this
         // pod would come back with is that enough: else a cluster that is wholly down would stay so.
@@ -136,14 +135,14 @@ impl<'a> View<'a> {
                 return true;
             }
         }
-        !is_given || (down >= DESPAIR_SECONDS && !self.seen.pods.values().any(runs))
+        let despairs = || pod.is_some_and(|pod| self.is_not_ready_for(pod, DESPAIR_SECONDS));
+        !is_given || (!self.seen.pods.values().any(runs) && despairs())
     }
 
     /// Ready for as long as shows that it runs with what it was started with.
     pub(super) fn runs_well(&self, pod: &Pod) -> bool {
         let lasts = |since: Option<&str>, seconds| {
-            let lasted = since.and_then(|since| self.lasts_since(&pod.uid, since));
-            lasted.is_none_or(|lasted| lasted >= seconds)
+            since.is_none_or(|since| self.has_lasted(&pod.uid, since, seconds))
         };
         // Since the start: readiness comes and goes with the leaders of regions.
         let stays =
@@ -199,7 +198,7 @@ impl<'a> View<'a> {
                 && self.pod(*ordinal).is_none()
                 && self.waits_for_its_turn(*ordinal, live)
                 && self.may_renew(*ordinal)
-                && self.is_trusted(*ordinal, 0)
+                && self.is_trusted(*ordinal, None)
         })?;
         let name = self.pod_name(ordinal);
         let mut operation = self.operation(Kind::RollingUpdate, &name, STEP_ABSENT);
@@ -208,7 +207,7 @@ impl<'a> View<'a> {
         if !waits {
             operation.started_at = clock::text(self.now);
         }
-        if self.lasts(&operation) < self.patience(ordinal, false) {
+        if !self.lasts(&operation, self.patience(ordinal, false)) {
             return Some(Step::Away(operation, format!("pod {name} is to be made anew")));
         }
         let why = format!("no pod {name} has come with its old template");
@@ -270,9 +269,9 @@ impl<'a> View<'a> {
             return true;
         }
         // With what they were started with they elect nobody: there is no quorum to lose.
-        let down = self.not_ready_for(pod).unwrap_or(0);
         let is_dead = self.seen.table.is_none() && self.regions.elect_nobody();
-        if is_dead && !pod.ready && !serves(pod) && down >= DESPAIR_SECONDS {
+        let lasts = || self.is_not_ready_for(pod, DESPAIR_SECONDS);
+        if is_dead && !pod.ready && !serves(pod) && lasts() {
             return true;
         }
         // It runs and does not answer us: that may be our fault, so only if all others are well.
@@ -296,10 +295,10 @@ impl<'a> View<'a> {
                 None => return Ok(()),
             },
             (Node::Silent(_), None) => {
-                let down = self.not_ready_for(pod).unwrap_or(0);
+                let comes_back = !self.is_not_ready_for(pod, DESPAIR_SECONDS);
                 let node = known.next().and_then(|member| u64::try_from(member.node_id).ok());
                 // Of no region, when it is not known: it counts for none as it does not answer.
-                (node.unwrap_or(0), pod.running && down < DESPAIR_SECONDS)
+                (node.unwrap_or(0), pod.running && comes_back)
             }
         };
         match self.regions.would_stop_without(node) {
@@ -327,7 +326,7 @@ impl<'a> View<'a> {
             && let Some(step) = self.comes_back(ordinal)
         {
             // It does not come back by itself: more nodes may be what helps.
-            let lasts = self.lasts(operation) >= DESPAIR_SECONDS;
+            let lasts = self.lasts(operation, DESPAIR_SECONDS);
             return Some(match step {
                 Step::Away(operation, why) if lasts => Step::HeldUp(operation, why),
                 step => step,
@@ -365,7 +364,7 @@ impl<'a> View<'a> {
         if !self.is_restarting() {
             operation.started_at = clock::text(self.now);
         }
-        if evict && self.lasts(&operation) < EVICTION_WAIT_SECONDS {
+        if evict && !self.lasts(&operation, EVICTION_WAIT_SECONDS) {
             if row.leaders_evicted {
                 let why = format!("node {id} hands {leaders} leaders over");
                 return Some(Step::Away(operation, why));

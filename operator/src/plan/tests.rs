@@ -5,6 +5,7 @@ mod budget;
 mod claims;
 mod clocks;
 mod ladder;
+mod lasted;
 mod marks;
 mod others;
 mod roll;
@@ -214,6 +215,7 @@ fn record(seen: &mut Seen, kind: &str, target: &str, step: &str) -> Operation {
         started_at: clock::text(now()),
         node_id: None,
         volume_uid: None,
+        lasted: Vec::new(),
     };
     let status = seen.cluster.status.get_or_insert_default();
     status.operation = Some(operation.clone());
@@ -2186,8 +2188,7 @@ fn names_that_are_written_down_stay_as_they_are() {
     for (kind, name) in kinds {
         assert_eq!(kind.name(), name);
     }
-    let points: std::collections::BTreeSet<_> =
-        Deed::ALL.iter().map(|deed| deed.crash_point()).collect();
+    let points: BTreeSet<_> = Deed::ALL.iter().map(|deed| deed.crash_point()).collect();
     assert_eq!(points.len(), Deed::ALL.len(), "each has its own");
 }
 

@@ -78,6 +78,7 @@ struct Inner {
     changes: usize,
     changes_in_pass: usize,
     crash: Option<Crash>,
+    ends_at_notes: bool,
     judge_disks_only: bool,
     placement_stands_still: bool,
     /// Somebody asks for so many nodes while one drains.
@@ -200,6 +201,7 @@ impl Fake {
                 changes: 0,
                 changes_in_pass: 0,
                 crash: None,
+                ends_at_notes: false,
                 judge_disks_only: false,
                 placement_stands_still: false,
                 second_thought: None,
@@ -274,6 +276,11 @@ impl Fake {
 
     pub(super) fn crash_at(&self, crash: Crash) {
         self.0.lock().crash = Some(crash);
+    }
+
+    /// Every operator from now on ends right after its first note, or none does any more.
+    pub(super) fn end_at_every_note(&self, ends: bool) {
+        self.0.lock().ends_at_notes = ends;
     }
 
     pub(super) fn judge_disks_only(&self) {
@@ -1104,6 +1111,14 @@ impl Inner {
         Ok(())
     }
 
+    /// The same of a note, after which operators may end.
+    fn end_note(&mut self, number: usize) -> Result<(), Error> {
+        if self.ends_at_notes {
+            self.crash = Some(Crash::After(number));
+        }
+        self.end_change(number)
+    }
+
     fn require(&self, holds: bool, rule: &str) {
         assert!(holds, "{rule}\n{}", self.journal.join("\n"));
     }
@@ -1717,7 +1732,7 @@ impl World for Fake {
         self.1.learn_status(&super::key(), status, &stored, now);
         inner.cluster.status = Some(stored);
         inner.touch_cluster();
-        inner.end_change(number).map_err(ended)
+        inner.end_note(number).map_err(ended)
     }
 
     async fn change(&self, _: &Key, change: &Change) -> Result<Made, Error> {

@@ -24,6 +24,13 @@ use crate::{
 };
 
 const BOUND: Duration = Duration::from_secs(180);
+/// Bound: notes of a change that is as long as the longest of [`WAYS`]: three restarts with eight each (leaders leave,
+/// template, pod, it is gone, it is there, it is ready, it may lead, it stays ready), and those around them. What passes
+/// while nobody looks is not noted.
+const NOTES: u32 = 30;
+/// Bound: from the end of an operator to the first look of the next one: its pod is made anew, and the Lease that
+/// nobody renews any more is its own after 15 s, as seen every 2 s.
+const SUCCESSION: Duration = Duration::from_secs(20);
 /// Within this after all is well, what is left to be done is done.
 const DEATH: Duration = Duration::from_secs(30);
 
@@ -159,7 +166,8 @@ async fn faulty(world: &World, failpoints: &str) -> anyhow::Result<()> {
 async fn survive(world: &World, cluster: &Cluster<'_>, nodes: usize) -> anyhow::Result<i32> {
     let deaths = Cell::new(0);
     let whole = async {
-        cluster.healthy(nodes, 2 * BOUND).await?;
+        // Where each note is the last of its operator.
+        cluster.healthy(nodes, BOUND + NOTES * SUCCESSION).await?;
         let died = async || {
             ensure!(deaths.get() + restarts(world).await? > 0, "it lives");
             Ok(())
