@@ -19,6 +19,8 @@ const FIXED: [&str; 3] = [".spec.selector", ".spec.serviceName", ".spec.podManag
 const TERMINATES_MAX: i64 = 60;
 /// Bound: it is told when Kubernetes has not made a pod for so long, in seconds.
 const POD_MADE_SECONDS: i64 = 30;
+/// Bound: pods that are named which Kubernetes does not make.
+const PODS_TOLD: usize = 10;
 /// Bound: fields that are named of a status that was not stored as a whole.
 const FIELDS_TOLD: usize = 10;
 /// Bound: so long, in seconds, must a cluster have been whole before one of its pods may go.
@@ -683,24 +685,21 @@ impl View<'_> {
                 self.trouble("PodFailing", format!("pod {}: {reason}: {message}", pod.name));
             }
         }
-        let missed: Vec<String> = self
-            .seen
-            .missed()
-            .filter(|(_, set)| {
-                self.seen.answers.lasted(set, NO_POD).is_some_and(|lasts| lasts >= POD_MADE_SECONDS)
-            })
-            .map(|(ordinal, _)| {
-                let names = &self.desired.names;
-                format!(
-                    "Kubernetes makes no pod {} (a quota, a limit or an admission policy may refuse it): \
-                     `kubectl -n {} describe statefulset {}` says why",
-                    names.pod(ordinal),
-                    names.namespace,
-                    names.set(ordinal)
-                )
-            })
-            .collect();
-        for message in missed {
+        let missed = self.seen.missed().filter(|(_, set)| {
+            self.seen.answers.lasted(set, NO_POD).is_some_and(|lasts| lasts >= POD_MADE_SECONDS)
+        });
+        let missed: Vec<i32> = missed.map(|(ordinal, _)| ordinal).collect();
+        if let Some(first) = missed.first() {
+            let names = &self.desired.names;
+            let pods: Vec<_> = missed.iter().take(PODS_TOLD).map(|at| names.pod(*at)).collect();
+            let more = if missed.len() > pods.len() { ", …" } else { "" };
+            let message = format!(
+                "Kubernetes does not make {}{more} (a quota, a limit or an admission policy may refuse it): \
+                 `kubectl -n {} describe statefulset {}` says why",
+                pods.join(", "),
+                names.namespace,
+                names.set(*first)
+            );
             self.trouble("PodNotMade", message);
         }
         self.look_for_going_volumes();

@@ -612,8 +612,10 @@ fn pod_that_kubernetes_does_not_make_is_told_after_a_while() {
             seen.answers.watch_stamps(stamps(&seen), then);
         }
         let plan = plan(&seen, &defaults(), now());
-        let told = plan.troubles.into_iter().find(|trouble| trouble.reason == "PodNotMade");
-        told.map(|trouble| trouble.message)
+        let told = plan.troubles.into_iter().filter(|trouble| trouble.reason == "PodNotMade");
+        let told: Vec<_> = told.map(|trouble| trouble.message).collect();
+        assert!(told.len() <= 1, "one sentence for all: {told:?}");
+        told.into_iter().next()
     };
     let begins = |seen: &mut Seen| {
         (seen.cluster.status, seen.table) = (None, None);
@@ -622,7 +624,13 @@ fn pod_that_kubernetes_does_not_make_is_told_after_a_while() {
     let words = told(30, &|_| {}).expect("told");
     assert!(words.contains("kv-1-0") && words.contains("describe statefulset kv-1"), "{words}");
     assert_eq!(told(29, &|_| {}), None, "it may come yet");
-    assert!(told(30, &begins).is_some(), "before the cluster begins");
+    let words = told(30, &begins).expect("before the cluster begins");
+    assert!(words.contains("kv-0-0, kv-1-0, kv-2-0 ("), "{words}");
+    let many = told(30, &|seen| {
+        *seen = settled(12, json!({"replicas": 12}));
+        begins(seen);
+    });
+    assert!(many.expect("told").contains("kv-9-0, … ("), "the first ones");
     let paused = told(30, &|seen| seen.cluster.spec.paused = true);
     assert!(paused.is_some(), "whatever is asked for");
     let stopped = |seen: &mut Seen| {
