@@ -59,6 +59,14 @@ pub async fn pass<W: World>(
     let outcome =
         |seen, plan, status, did, requeue| Ok(Some(Outcome { seen, plan, status, did, requeue }));
     if seen.cluster.metadata.deletion_timestamp.is_some() {
+        // Whose it is to let it go is told, and nothing else about it is written any more.
+        let is_told = plan.troubles.is_empty() || {
+            let old = seen.cluster.status.clone().unwrap_or_default();
+            seen.answers.is_noted(&status, &old, now)
+        };
+        if !is_told {
+            world.note(&seen.cluster, &status).await?;
+        }
         let requeue = plan.requeue;
         return outcome(seen, plan, status, Did::Nothing, requeue);
     }

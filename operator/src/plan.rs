@@ -266,7 +266,7 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
     if seen.cluster.metadata.deletion_timestamp.is_some() {
         return quiet(
             "the cluster is being deleted; Kubernetes takes its objects along",
-            Vec::new(),
+            held_deletion(seen).into_iter().collect(),
         );
     }
     let desired = match Desired::of(&seen.cluster, defaults) {
@@ -366,6 +366,39 @@ fn of_earlier(what: &str) -> String {
          and does not turn one into the other. Nothing is done: go on with the earlier operator, or take the \
          data out (kvctl export) and into a KvCluster of another name (kvctl import)"
     )
+}
+
+/// Finalizers that Kubernetes itself sets and takes off, as it is asked to delete.
+const FINALIZERS_OF_KUBERNETES: [&str; 2] = ["foregroundDeletion", "orphan"];
+/// Bound: others may take so long, in seconds, for what they do before the cluster goes; then it is told.
+const DELETED_SECONDS: i64 = 60;
+
+/// We set no finalizer: who keeps a cluster that was deleted is somebody else.
+fn held_deletion(seen: &Seen) -> Option<Trouble> {
+    let metadata = &seen.cluster.metadata;
+    let (whose, since) = deletion(seen)?;
+    let all = metadata.finalizers.iter().flatten().map(String::as_str);
+    let others: Vec<_> = all.filter(|name| !FINALIZERS_OF_KUBERNETES.contains(name)).collect();
+    let lasted = seen.answers.lasted(&whose, &since).unwrap_or(0);
+    if others.is_empty() || lasted < DELETED_SECONDS {
+        return None;
+    }
+    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+    let message = format!(
+        "the KvCluster was deleted and does not go: finalizers of others keep it ({}). Its nodes run on and nobody \
+         looks after them, and it cannot be undeleted. Whoever set them takes them off when they are done; if nobody \
+         will, `kubectl -n {} edit kvcluster {}` does",
+        others.join(", "),
+        namespace.unwrap_or_default(),
+        name.unwrap_or_default()
+    );
+    Some(Trouble { reason: "DeletionHeld", message })
+}
+
+/// Of the KvCluster, as a stamp.
+fn deletion(seen: &Seen) -> Option<Stamp> {
+    let metadata = &seen.cluster.metadata;
+    Some((metadata.uid.clone()?, clock::text(metadata.deletion_timestamp.as_ref()?.0)))
 }
 
 /// What was begun. It stays noted while nothing may be done about it.
@@ -638,7 +671,7 @@ pub fn stamps(seen: &Seen) -> Vec<Stamp> {
     });
     let missed = seen.missed().map(|(_, set)| (set.to_owned(), NO_POD.to_owned()));
     let begun = recorded(seen).map(|begun| (of_operation(begun), begun.started_at.clone()));
-    pods.chain(going).chain(missed).chain(begun).collect()
+    pods.chain(going).chain(missed).chain(begun).chain(deletion(seen)).collect()
 }
 
 /// Stands for the time since when a StatefulSet has no pod, which nobody notes.

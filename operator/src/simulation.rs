@@ -1390,6 +1390,23 @@ async fn what_the_operator_itself_puts_into_templates_reaches_pods_in_their_turn
 }
 
 #[tokio::test]
+async fn deleted_cluster_that_others_keep_is_told_with_who_keeps_it() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.delete_cluster(&["foregroundDeletion", "example.com/backup"]);
+    let before = fake.changes();
+    let status = passes(&fake, 55).await;
+    assert_eq!((degraded(&status), fake.changes()), (None, before), "they may need a while");
+    until(&fake, "told", |_, status| degraded(status) == Some("DeletionHeld")).await;
+    let told = told(&passes(&fake, 20).await).to_owned();
+    assert!(told.contains("(example.com/backup)") && told.contains("edit kvcluster kv"), "{told}");
+    assert_eq!(fake.changes(), before + 1, "one note, and nothing else\n{}", fake.journal());
+    fake.delete_cluster(&["foregroundDeletion"]);
+    passes(&fake, 100).await;
+    assert_eq!(fake.changes(), before + 1, "Kubernetes deletes it\n{}", fake.journal());
+}
+
+#[tokio::test]
 async fn recreated_cluster_does_not_take_old_volumes_for_its_own() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
     settle(&fake, "create").await;

@@ -7,7 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{OwnerReference, Time},
+    },
     jiff::Timestamp,
 };
 use parking_lot::Mutex;
@@ -378,6 +381,17 @@ impl Fake {
         inner.cluster.metadata.generation = inner.cluster.metadata.generation.map(|old| old + 1);
         inner.touch_cluster();
         inner.journal.push("-- the spec is edited".to_owned());
+    }
+
+    /// Somebody deletes the KvCluster, which others keep by these.
+    pub(super) fn delete_cluster(&self, finalizers: &[&str]) {
+        let mut inner = self.0.lock();
+        let now = Timestamp::from_second(inner.seconds).expect("a time");
+        let metadata = &mut inner.cluster.metadata;
+        metadata.deletion_timestamp = Some(Time(now));
+        metadata.finalizers = Some(finalizers.iter().map(|name| (*name).to_owned()).collect());
+        inner.touch_cluster();
+        inner.journal.push("-- the KvCluster is deleted".to_owned());
     }
 
     pub(super) fn annotate(&self, name: &str, value: &str) {
