@@ -260,13 +260,30 @@ impl View<'_> {
             return Some((Change::Replace(child, Box::new(want), Some(path)), why));
         }
         let path = due.first()?.path().to_owned();
+        let is_asked_anew = hash(&want) != hash(live);
+        let why = match due.iter().map(Drift::path).find(|path| !path.contains(OBJECT_HASH)) {
+            // What it is known by says only that there is something else.
+            Some(other) if is_asked_anew => {
+                format!(
+                    "{title} is brought to what the spec or this operator asks for now, as in {other}"
+                )
+            }
+            None if is_asked_anew => {
+                format!("{title} is brought to what the spec or this operator asks for now")
+            }
+            other => {
+                let path = other.unwrap_or(&path);
+                format!(
+                    "{title}: {path} is not what this operator asks for, which is asked for once more: what somebody \
+                     else wants there belongs into the KvCluster"
+                )
+            }
+        };
         // Applied beside what somebody put there it may make no valid object: two ports of one name.
         if answers.was_refused(child) {
-            let why =
-                format!("{title}: {path} is not as it should be, and to apply it was refused");
+            let why = format!("{why}; to apply it was refused, so it is replaced");
             return Some((Change::Replace(child, Box::new(want), Some(path)), why));
         }
-        let why = format!("{title}: {path} is not as it should be");
         Some((Change::Apply(child, Box::new(want), Some(path)), why))
     }
 

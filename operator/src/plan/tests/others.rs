@@ -666,3 +666,23 @@ fn what_has_a_name_of_ours_is_told_with_what_helps() {
     });
     assert!(words.contains(another), "{words}");
 }
+
+/// A person at three in the morning reads it as an event: which object, why, and what would help.
+#[test]
+fn object_that_is_written_is_told_with_whether_somebody_changed_it_or_something_else_is_asked_for()
+{
+    let told = |seen: &Seen| plan(seen, &defaults(), now()).why;
+    let mut edited = settled(3, json!({}));
+    edited.children.get_mut(&Child::Service).expect("one")["spec"]["ports"][0]["port"] = json!(1);
+    let words = told(&edited);
+    let parts = ["Service kv: .spec.ports", "not what this operator asks for", "KvCluster"];
+    assert!(parts.iter().all(|part| words.contains(part)), "{words}");
+    let asked = json!({"service": {"annotations": {"example.com/team": "kv"}}});
+    let mut asked = well(3, asked, json!({}));
+    let config = children_of(&desired(&asked.cluster), 3)[&Child::ConfigMap].clone();
+    asked.children.insert(Child::ConfigMap, config);
+    let words = told(&asked);
+    let parts = ["Service kv", "what the spec or this operator asks for now", "example.com/team"];
+    assert!(parts.iter().all(|part| words.contains(part)), "{words}");
+    assert!(!words.contains("object-hash"), "{words}");
+}
