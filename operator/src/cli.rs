@@ -188,7 +188,8 @@ pub struct RunArgs {
     /// Namespace of the Lease. [default: that of the pod or of the kubeconfig]
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
     pub lease_namespace: Option<String>,
-    /// Who this operator is in the Lease and in events; of two with the same name both act. [default: one of its own]
+    /// Who this operator is in events, and in the Lease with something behind it that no other process has. [default:
+    /// that of its process]
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub identity: Option<String>,
     /// Clusters that are worked on at the same time.

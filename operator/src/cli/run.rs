@@ -66,7 +66,7 @@ async fn work(
     }
     ready.set();
 
-    let identity = args.identity.clone().unwrap_or_else(own_identity);
+    let (identity, holder) = names(args.identity.as_deref());
     let namespace =
         args.lease_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     let scope = args.scope(&namespace)?;
@@ -74,7 +74,7 @@ async fn work(
         Some(namespaces) => tracing::info!(?namespaces, "acting on clusters of these namespaces"),
         None => tracing::info!("acting on clusters of every namespace"),
     }
-    let election = Election::new(client.clone(), &namespace, &args.lease_name, &identity);
+    let election = Election::new(client.clone(), &namespace, &args.lease_name, &holder);
     let leadership = if args.leader_election {
         let leadership = Arc::new(Leadership::default());
         tokio::select! {
@@ -85,7 +85,7 @@ async fn work(
     } else {
         Arc::new(Leadership::alone())
     };
-    tracing::info!(identity, "this operator leads");
+    tracing::info!(identity, holder, "this operator leads");
     metrics.lead(true);
 
     let defaults = args.defaults.defaults();
@@ -122,11 +122,14 @@ async fn work(
     outcome
 }
 
-/// Of this process and of no other: in every container the first one has the same id, and who bears the name that is
-/// in the Lease leads without a wait.
-fn own_identity() -> String {
+/// For people, and in the Lease. The second is of this process and of no other: who bears the name that is in the
+/// Lease leads without a wait, and two may have been given one name. It also is another one after a restart in the
+/// same container, which waits as any other does: whether the one before is gone nobody can tell.
+fn names(given: Option<&str>) -> (String, String) {
     let id = std::process::id();
-    format!("process-{id}-{:016x}", RandomState::new().hash_one(id))
+    let name = given.map_or_else(|| format!("process-{id}"), ToOwned::to_owned);
+    let holder = format!("{name}_{:016x}", RandomState::new().hash_one(id));
+    (name, holder)
 }
 
 /// Without the type every watch would fail; it may come right after us.
@@ -191,7 +194,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operators_that_were_given_no_name_have_different_ones() {
-        assert_ne!(own_identity(), own_identity());
+    fn no_two_operators_have_one_name_in_the_lease() {
+        for given in [None, Some("flotilla-operator-0")] {
+            let (one, other) = (names(given), names(given));
+            assert_eq!(one.0, other.0, "for people");
+            assert_ne!(one.1, other.1, "{given:?}");
+            assert!(one.1.starts_with(&format!("{}_", one.0)), "{one:?}");
+        }
     }
 }
