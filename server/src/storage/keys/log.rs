@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use flotilla_proto::{keyspace::prefix_end, range::KeyRange};
+use flotilla_proto::range::KeyRange;
 
 use super::{Owner, split_u64};
 use crate::ids::RegionId;
@@ -152,13 +152,6 @@ pub fn raft_range(region: RegionId) -> KeyRange {
 #[must_use]
 pub fn regions_from(region: RegionId) -> KeyRange {
     KeyRange::new(region.0.to_be_bytes().to_vec(), Bytes::new())
-}
-
-/// Everything of `region`.
-#[must_use]
-pub fn region_range(region: RegionId) -> KeyRange {
-    let prefix = region.0.to_be_bytes();
-    KeyRange::new(prefix.to_vec(), prefix_end(&prefix))
 }
 
 /// All entries of `region`.
@@ -319,7 +312,6 @@ mod tests {
             let bytes = encode(key);
             let region = other.region;
             let same = key.region == region;
-            prop_assert_eq!(region_range(region).contains(&bytes), same);
             let from_here = key.region >= region;
             prop_assert_eq!(regions_from(region).contains(&bytes), from_here);
             let of_raft = matches!(

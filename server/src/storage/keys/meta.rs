@@ -124,12 +124,6 @@ pub fn all_descriptors() -> KeyRange {
     of_kind(Kind::Descriptor)
 }
 
-/// The apply states of all regions, by region.
-#[must_use]
-pub fn all_apply_states() -> KeyRange {
-    of_kind(Kind::ApplyState)
-}
-
 /// The install records of all regions, by region.
 #[must_use]
 pub fn all_installs() -> KeyRange {
@@ -255,7 +249,6 @@ mod tests {
             };
             is(all_of_regions(), key != MetaKey::Disk)?;
             is(all_descriptors(), matches!(key, MetaKey::Descriptor(_)))?;
-            is(all_apply_states(), matches!(key, MetaKey::ApplyState(_)))?;
             is(all_installs(), matches!(key, MetaKey::Install(_)))?;
             let own = key.region().filter(|_| matches!(key, MetaKey::Own(..)));
             for region in [RegionId(0), RegionId(1), RegionId(u64::MAX)].into_iter().chain(own) {
