@@ -343,13 +343,13 @@ fn last_log_id(request: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
 }
 
 fn place(request: &AppendEntriesRequest<TypeConfig>) -> Place<Option<LogId>> {
-    let only_tells = request.entries.is_empty() && request.leader_commit >= request.prev_log_id;
+    let commit_only = request.entries.is_empty() && request.leader_commit >= request.prev_log_id;
     let bytes = request.entries.iter().map(entry_bytes).sum();
-    Place { end: last_log_id(request), only_tells, bytes }
+    Place { end: last_log_id(request), commit_only, bytes }
 }
 
 /// An answer as openraft wants it, and whether it acknowledges all of its request.
-fn judged(
+fn with_verdict(
     answer: AppendEntriesResponse<TypeConfig>,
     prev: Option<LogId>,
     last: Option<LogId>,
@@ -397,7 +397,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let send = move |request: AppendEntriesRequest<TypeConfig>, timeout| {
                 let (prev, last) = (request.prev_log_id, last_log_id(&request));
                 let answer = this.append(&request, timeout);
-                answer.map(move |answer| answer.map(|answer| judged(answer, prev, last)))
+                answer.map(move |answer| answer.map(|answer| with_verdict(answer, prev, last)))
             };
             let until_failed = |go_on: &mut bool, answer: Result<_, RpcError>| {
                 let item = std::mem::replace(go_on, matches!(&answer, Ok((_, true))))

@@ -41,7 +41,7 @@ pub(super) struct Place<End> {
     /// Where it ends.
     pub(super) end: End,
     /// It has no entries, and tells that all before its end is committed: nobody waits for its answer.
-    pub(super) only_tells: bool,
+    pub(super) commit_only: bool,
     /// Size of its entries.
     pub(super) bytes: usize,
 }
@@ -100,11 +100,11 @@ where
                     more = !matches!(next, Poll::Ready(None));
                     next_out = match next {
                         Poll::Ready(Some(request)) => {
-                            let Place { end, only_tells, .. } = place(&request);
+                            let Place { end, commit_only, .. } = place(&request);
                             if let Some(last) = under_way.back_mut() {
                                 last.is_followed |= last.end == end;
                             }
-                            if only_tells && sent_upto.as_ref() == Some(&end) {
+                            if commit_only && sent_upto.as_ref() == Some(&end) {
                                 if waiting.replace(request).is_none() {
                                     patience_ends.as_mut().reset(Instant::now() + patience);
                                 }
@@ -156,7 +156,7 @@ mod tests {
     /// A request, and how it will be answered.
     struct Request {
         end: u64,
-        only_tells: bool,
+        commit_only: bool,
         bytes: usize,
         answer: oneshot::Receiver<Told>,
     }
@@ -180,7 +180,7 @@ mod tests {
             patience,
             |request: &Request| Place {
                 end: request.end,
-                only_tells: request.only_tells,
+                commit_only: request.commit_only,
                 bytes: request.bytes,
             },
             move |_| if gate.get() { Poll::Pending } else { Poll::Ready(()) },
@@ -193,13 +193,13 @@ mod tests {
     }
 
     impl<S: Stream<Item = Told> + Unpin> Fixture<S> {
-        fn request(&self, end: u64, only_tells: bool) -> oneshot::Sender<Told> {
-            self.request_of(end, only_tells, 0)
+        fn request(&self, end: u64, commit_only: bool) -> oneshot::Sender<Told> {
+            self.request_of(end, commit_only, 0)
         }
 
-        fn request_of(&self, end: u64, only_tells: bool, bytes: usize) -> oneshot::Sender<Told> {
+        fn request_of(&self, end: u64, commit_only: bool, bytes: usize) -> oneshot::Sender<Told> {
             let (sender, answer) = oneshot::channel();
-            let request = Request { end, only_tells, bytes, answer };
+            let request = Request { end, commit_only, bytes, answer };
             assert!(self.requests.send(request).is_ok(), "taken");
             sender
         }
@@ -248,10 +248,10 @@ mod tests {
     #[tokio::test]
     async fn failures_are_told_whatever_follows() {
         for failure in [Err("broken"), Ok(("conflict", false))] {
-            for only_tells in [false, true] {
+            for commit_only in [false, true] {
                 let mut pipe = fixture(LONG);
                 let first = pipe.request(5, false);
-                let _second = pipe.request(5, only_tells);
+                let _second = pipe.request(5, commit_only);
                 assert_eq!(pipe.now(), None);
                 first.send(failure).expect("awaited");
                 assert_eq!(pipe.now(), Some(failure));
