@@ -54,11 +54,6 @@ const WRITE_HERE_BYTES_MAX: usize = 256 << 10;
 /// After a write that took this long, the disk is slow, and the next one is not tried here.
 const WRITE_SLOW: Duration = Duration::from_millis(5);
 
-/// A thread that may block has panicked, or the node stops.
-fn stopped(error: tokio::task::JoinError) -> engine::Error {
-    engine::Error::Io { message: error.to_string() }
-}
-
 /// A command that panics is a failure like any other: openraft ends the peer for it.
 fn panicked(payload: Box<dyn Any + Send>) -> engine::Error {
     engine::Error::Io { message: format!("applying panicked: {}", panics::words(payload.as_ref())) }
@@ -224,8 +219,7 @@ impl StateMachine {
                 let step = gather(data.as_ref(), &mut region, &mut batch, &mut rest)?;
                 Ok::<_, engine::Error>((step, region, batch, rest))
             };
-            let gathered = blocking::run(|| panics::outlive(gathering)).await;
-            let gathered = gathered.map_err(stopped)?;
+            let gathered = blocking::run(|| panics::outlive(gathering)).await?;
             let (step, region, batch, rest) = gathered.map_err(panicked)??;
             (self.region, self.batch, *entries) = (region, batch, rest);
             step
@@ -274,7 +268,7 @@ impl StateMachine {
             data.write(&batch, Durability::Buffered)?;
             Ok((batch, clock::since(started)))
         };
-        let (batch, took) = blocking::run(writing).await.map_err(stopped)??;
+        let (batch, took) = blocking::run(writing).await??;
         self.batch = batch;
         self.slow_disk = took >= WRITE_SLOW;
         Ok(())

@@ -62,7 +62,7 @@ pub enum Opened {
 }
 
 /// What the disk says of a peer.
-enum Judged {
+enum Found {
     Whole(Arc<PeerLog>, Box<StateMachine>),
     Lost(String),
     Unreadable(String),
@@ -166,17 +166,17 @@ pub async fn open(
     peer: PeerId,
     loss: Option<recovery::Loss>,
 ) -> anyhow::Result<Opened> {
-    let blocking = Arc::clone(env);
-    let judged = on_disk(move || judge_disk(&blocking, region, peer, loss));
-    match judged.await? {
-        Judged::Whole(log, machine) => match start(env, region, peer, log, *machine).await {
+    let for_disk = Arc::clone(env);
+    let found = blocking::run(move || look_at_disk(&for_disk, region, peer, loss));
+    match found.await?? {
+        Found::Whole(log, machine) => match start(env, region, peer, log, *machine).await {
             Ok(peer) => Ok(Opened::Running(peer)),
             Err(error) => {
                 Ok(Opened::Unreadable { region, peer, reason: format!("start it: {error:#}") })
             }
         },
-        Judged::Unreadable(reason) => Ok(Opened::Unreadable { region, peer, reason }),
-        Judged::Lost(reason) => {
+        Found::Unreadable(reason) => Ok(Opened::Unreadable { region, peer, reason }),
+        Found::Lost(reason) => {
             quarantine(env, region, peer, &reason).await?;
             Ok(Opened::Quarantined { region, peer, reason })
         }
@@ -185,18 +185,18 @@ pub async fn open(
 
 /// What a peer has on the disk, or why it must not run. A log that cannot be read is an error: it is
 /// damaged, and all peers have theirs in it.
-fn judge_disk(
+fn look_at_disk(
     env: &Environment,
     region: RegionId,
     peer: PeerId,
     loss: Option<recovery::Loss>,
-) -> Result<Judged, engine::Error> {
+) -> Result<Found, engine::Error> {
     let log = open_log(env, region)?;
     let machine = open_machine(env, region, peer, &log);
     let read = machine.and_then(|machine| Ok((machine, read_reached(env.data.as_ref(), region)?)));
     let (machine, reached) = match read {
         Ok(read) => read,
-        Err(error) => return Ok(Judged::Unreadable(format!("read its state: {error}"))),
+        Err(error) => return Ok(Found::Unreadable(format!("read its state: {error}"))),
     };
     let evidence = recovery::Evidence {
         log_last: log.last().map_or(0, |id| id.index),
@@ -206,8 +206,8 @@ fn judge_disk(
         loss,
     };
     Ok(match recovery::why_quarantined(evidence) {
-        Some(reason) => Judged::Lost(reason),
-        None => Judged::Whole(log, Box::new(machine)),
+        Some(reason) => Found::Lost(reason),
+        None => Found::Whole(log, Box::new(machine)),
     })
 }
 
@@ -230,17 +230,17 @@ pub async fn create(
     } else if !here.is_free() {
         anyhow::bail!("peer {peer} of region {region} cannot begin on what is here: {here:?}");
     }
-    let blocking = Arc::clone(env);
-    on_disk(move || snapshot::erase(blocking.data.as_ref(), region)).await?;
+    let for_disk = Arc::clone(env);
+    blocking::run(move || snapshot::erase(for_disk.data.as_ref(), region)).await??;
     env.writer.promise(keys::log::own_peer(region), promises::encode(peer, "")).await?;
-    let blocking = Arc::clone(env);
-    let (log, machine) = on_disk(move || open_disk(&blocking, region, peer)).await?;
+    let for_disk = Arc::clone(env);
+    let (log, machine) = blocking::run(move || open_disk(&for_disk, region, peer)).await??;
     start(env, region, peer, log, machine).await
 }
 
 async fn read_promises(env: &Environment, region: RegionId) -> Result<Promises, engine::Error> {
     let log = Arc::clone(&env.log);
-    on_disk(move || promises::read(log.as_ref(), region)).await
+    blocking::run(move || promises::read(log.as_ref(), region)).await?
 }
 
 fn open_disk(
@@ -355,7 +355,7 @@ async fn start(
 /// When the disk fails; the next start repeats it, since the tombstone is there.
 pub async fn erase(env: &Environment, region: RegionId) -> anyhow::Result<()> {
     let data = Arc::clone(&env.data);
-    on_disk(move || snapshot::erase(data.as_ref(), region)).await?;
+    blocking::run(move || snapshot::erase(data.as_ref(), region)).await??;
     env.writer.clear(region).await?;
     Ok(())
 }
@@ -383,14 +383,4 @@ pub async fn quarantine(
     reason: &str,
 ) -> anyhow::Result<()> {
     Ok(env.writer.promise(keys::log::quarantine(region), promises::encode(peer, reason)).await?)
-}
-
-/// Runs work that waits for the disk on a thread that may: those of the runtime carry the heartbeats
-/// of all regions.
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, engine::Error> + Send + 'static,
-) -> Result<T, engine::Error> {
-    blocking::run(work)
-        .await
-        .unwrap_or_else(|error| Err(engine::Error::Io { message: error.to_string() }))
 }

@@ -8,6 +8,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use flotilla_proto::range::KeyRange;
+use tokio::task::JoinError;
 
 use super::{
     batch::{Family, WriteBatch},
@@ -34,6 +35,13 @@ pub enum Error {
     Full { message: String },
     #[error("{message}")]
     Io { message: String },
+}
+
+/// Work that waits for the disk, on a thread that may, panicked there; or the node stops.
+impl From<JoinError> for Error {
+    fn from(error: JoinError) -> Self {
+        Self::Io { message: error.to_string() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
