@@ -15,7 +15,7 @@ use crate::{
         keys::{
             self,
             meta::MetaKey,
-            span::{Span, spans_by_id, spans_of},
+            span::{Span, SpanKind, spans_by_id, spans_of},
         },
     },
 };
@@ -167,13 +167,19 @@ fn own_descriptor(
     }
 }
 
-/// Adds the removal of a span's rows to a batch, if it may have any: where none are, it would be in the way of whoever
-/// reads the family, for as long as the engine keeps it.
+/// Adds the removal of a span's rows to a batch. Not where there are surely none, of what is often empty: a removed range
+/// is in the way of whoever reads the family, for as long as the engine keeps it. To look for keys would cost more.
 pub fn clear(data: &dyn Engine, batch: &mut WriteBatch, span: &Span) {
-    let first =
-        data.scan(span.family(), &span.range, Direction::Forward).next().map(|row| row.is_some());
-    if !matches!(first, Ok(false)) {
-        batch.delete_range(span.family(), &span.range.start, &span.range.end);
+    let Span { kind, range } = span;
+    let is_empty = match kind {
+        SpanKind::Keys => false,
+        SpanKind::Own => {
+            let mut rows = data.scan(kind.family(), range, Direction::Forward);
+            matches!(rows.next(), Ok(None))
+        }
+    };
+    if !is_empty {
+        batch.delete_range(kind.family(), &range.start, &range.end);
     }
 }
 
