@@ -53,7 +53,7 @@ pub enum SnapshotData {
 pub struct Received {
     /// Name of the stage of the keys.
     pub stage: String,
-    /// The other spans that have rows; each has a stage of its own ([`stage_of`]).
+    /// The other spans that have rows; each has a stage of its own.
     pub others: Vec<SpanKind>,
     pub region: command::RegionState,
 }
