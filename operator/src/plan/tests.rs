@@ -11,16 +11,18 @@ mod others;
 mod roll;
 mod turns;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::json;
+use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference};
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    children,
+    children::Child,
+    clock,
     crd::{KvCluster, KvClusterStatus},
     names::Names,
-    seen::{Exit, Joined, Node, Peer, Slot, VolumeClaim},
+    seen::{Exit, Joined, Node, Peer, Pod, Row, Slot, State, Table, VolumeClaim},
 };
 
 const UID: &str = "0000000000000000000000000000000a";
