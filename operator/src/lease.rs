@@ -98,7 +98,7 @@ enum Move {
 }
 
 impl Watched {
-    fn judge(&mut self, lease: Option<&LeaseSpec>, identity: &str, now: Instant) -> Move {
+    fn next_move(&mut self, lease: Option<&LeaseSpec>, identity: &str, now: Instant) -> Move {
         let Some(spec) = lease else { return Move::Create };
         let holder = spec.holder_identity.clone().filter(|holder| !holder.is_empty());
         if holder.as_deref() == Some(identity) {
@@ -225,7 +225,7 @@ impl Election {
             renew_time: Some(renewal.clone()),
             ..spec.cloned().unwrap_or_default()
         };
-        let verdict = watched.judge(spec, &self.identity, asked);
+        let verdict = watched.next_move(spec, &self.identity, asked);
         let written = match (verdict, found) {
             (Move::Wait, _) => return Ok(Held::No),
             (Move::Create, None) => {
@@ -295,7 +295,7 @@ mod tests {
         let start = clock::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut watched = Watched::default();
-        assert_eq!(watched.judge(None, "me", start), Move::Create);
+        assert_eq!(watched.next_move(None, "me", start), Move::Create);
         // Its times are those of another machine: an hour ago, as we would read them.
         for (why, lease, seconds, want) in [
             ("first seen", held(Some("you"), 0), 0, Move::Wait),
@@ -307,7 +307,7 @@ mod tests {
             ("released", held(None, 5), 34, Move::TakeOver),
             ("released, by an empty name", held(Some(""), 5), 34, Move::TakeOver),
         ] {
-            assert_eq!(watched.judge(Some(&lease), "me", at(seconds)), want, "{why}");
+            assert_eq!(watched.next_move(Some(&lease), "me", at(seconds)), want, "{why}");
         }
     }
 

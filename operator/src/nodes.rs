@@ -281,7 +281,7 @@ pub(crate) async fn call(
     };
     match tokio::time::timeout(CALL, sent).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(status)) => Err(judge(&status)),
+        Ok(Err(status)) => Err(our_error(&status)),
         Err(_) => Err(Error::Failed(format!("no answer within {} s", CALL.as_secs()))),
     }
 }
@@ -293,7 +293,7 @@ fn timed<T>(message: T) -> Request<T> {
 }
 
 /// What an error of a node means for us.
-fn judge(status: &Status) -> Error {
+fn our_error(status: &Status) -> Error {
     let message = line(status.message());
     let detail = flotilla_proto::status::detail(status);
     if let Some(Reason::VersionMoved(_)) = detail.as_ref().and_then(|detail| detail.reason.as_ref())
@@ -349,7 +349,7 @@ mod tests {
             ..ErrorDetail::default()
         };
         let unknown = ErrorDetail { maybe_applied: true, ..ErrorDetail::default() };
-        let moved = judge(&with_detail(Code::Aborted, "moved", &moved));
+        let moved = our_error(&with_detail(Code::Aborted, "moved", &moved));
         assert!(matches!(moved, Error::Moved(_)), "{moved:?}");
         for (why, status, refused) in [
             ("a rule", Status::failed_precondition("too few nodes"), true),
@@ -357,7 +357,7 @@ mod tests {
             ("outcome unknown", with_detail(Code::Unavailable, "x", &unknown), false),
             ("not from a node", Status::unavailable("broken pipe"), false),
         ] {
-            assert_eq!(matches!(judge(&status), Error::Refused(_)), refused, "{why}");
+            assert_eq!(matches!(our_error(&status), Error::Refused(_)), refused, "{why}");
         }
     }
 

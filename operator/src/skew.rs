@@ -85,7 +85,7 @@ pub fn refused(seen: &Seen, desired: &Desired) -> Option<Refused> {
     if allowed.and_then(|text| Version::parse(text)).is_some_and(is_named) {
         return None;
     }
-    let why = judge(own, wished, &running(seen, desired), by_tag.is_some())?;
+    let why = why_refused(own, wished, &running(seen, desired), by_tag.is_some())?;
     let has_it = |pod: &Pod| pod.template_hash.as_deref() == Some(&desired.template_hash);
     let holds = seen.pods.is_empty() || !seen.pods.values().all(has_it);
     let what = if holds {
@@ -123,7 +123,7 @@ fn with_image<'a>(
 
 /// `is_tag`: it is known before any pod has it. What pods say after the fact may be what they had before an
 /// upgrade that was taken back half way, so it is never called a downgrade.
-fn judge(
+fn why_refused(
     own: Version,
     wished: Version,
     running: &BTreeSet<Version>,
@@ -227,7 +227,7 @@ mod tests {
             ("what a pod still has", "0.3.0", "0.2.0", "0.3.0", false, ""),
         ] {
             let running = running.split_whitespace().map(version).collect();
-            let told = judge(version(own), version(wished), &running, is_tag);
+            let told = why_refused(version(own), version(wished), &running, is_tag);
             assert_eq!(told.is_some(), !words.is_empty(), "{why}: {told:?}");
             assert!(told.unwrap_or_default().contains(words), "{why}");
         }
