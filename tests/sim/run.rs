@@ -14,8 +14,8 @@ use std::{
 use flotilla_server::world as server_world;
 use flotilla_tests::{
     harness::Session,
-    history::{Budget, Recorder, Verdict, check, check_revisions},
-    workload::Registers,
+    history::Budget,
+    workload::{Contested, Crew, Plain, Workload as _},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tonic::transport::Endpoint;
@@ -34,6 +34,10 @@ const BIRTH_MAX: Duration = Duration::from_secs(30);
 const HEALING_MAX: Duration = Duration::from_secs(60);
 /// Bound: what clients need to end and to look at everything once more.
 const END_MAX: Duration = Duration::from_secs(60);
+/// How long a client waits before it counts a call as one whose outcome is unknown.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Bound: of a judgement. A history past it shows nothing, and that is a failure.
+const BUDGET: Budget = Budget { time: Duration::from_secs(30), configurations: 300_000 };
 /// How often promises are looked at.
 const JUDGED_EVERY: Duration = Duration::from_millis(5);
 
@@ -86,7 +90,7 @@ pub(crate) fn run(seed: u64) -> Outcome {
     let simulation = server_world::simulate(world.clone(), epoch, seed);
     let mut cluster = Cluster::start(&mut sim, &sizes);
     let phase = Arc::new(AtomicU8::new(Phase::Birth as u8));
-    let history: Rc<RefCell<Option<Arc<Recorder>>>> = Rc::default();
+    let history: Rc<RefCell<Option<History>>> = Rc::default();
     let names: Vec<String> = cluster.hosts.iter().map(|host| host.name.clone()).collect();
     sim.client("clients", clients(seed, names, Arc::clone(&phase), Rc::clone(&history)));
 
@@ -158,33 +162,23 @@ pub(crate) fn run(seed: u64) -> Outcome {
     outcome
 }
 
-/// What clients were told can be explained by one copy of the data.
+/// What clients were told, and whether one copy of the data explains it.
+struct History {
+    registers: Arc<Contested>,
+    judged: Result<(), String>,
+}
+
 fn judge_history(
     world: &World,
-    history: &RefCell<Option<Arc<Recorder>>>,
+    history: &RefCell<Option<History>>,
     outcome: &mut Outcome,
 ) -> Option<(&'static str, String)> {
-    let Some(recorder) = history.borrow_mut().take() else {
+    let Some(History { registers, judged }) = history.borrow_mut().take() else {
         return Some(("history", "the clients left none".to_owned()));
     };
-    outcome.answered = recorder.answered();
-    world.trace.note(recorder.text().as_bytes());
-    let operations = recorder.operations();
-    if let Err(how) = check_revisions(&operations) {
-        return Some(("revisions", how));
-    }
-    let budget = Budget { time: Duration::from_secs(30), configurations: 300_000 };
-    match check(&operations, budget) {
-        Verdict::Legal => None,
-        Verdict::Illegal { keys, explanation } => {
-            Some(("linearizability", format!("{keys:?}: {explanation}")))
-        }
-        // It shows nothing, in either direction.
-        Verdict::Undecided { .. } => {
-            outcome.marks.hit_if("a history was too hard to judge", true);
-            None
-        }
-    }
+    outcome.answered = registers.answered();
+    world.trace.note(registers.recorder().text().as_bytes());
+    judged.err().map(|how| ("linearizability", how))
 }
 
 /// What is not yet as it should be when nothing goes wrong.
@@ -233,7 +227,7 @@ async fn clients(
     seed: u64,
     nodes: Vec<String>,
     phase: Arc<AtomicU8>,
-    history: Rc<RefCell<Option<Arc<Recorder>>>>,
+    history: Rc<RefCell<Option<History>>>,
 ) -> turmoil::Result {
     let until = async |wanted: Phase, act: &dyn Fn()| {
         while phase.load(Relaxed) < wanted as u8 {
@@ -243,9 +237,13 @@ async fn clients(
     };
     let sessions: Vec<Session> = nodes.iter().map(|name| session(name)).collect();
     until(Phase::Faults, &|| ()).await;
-    let registers = Registers::start(seed, &sessions, 1);
-    until(Phase::End, &|| registers.next_generation()).await;
-    *history.borrow_mut() = Some(registers.stop(&sessions).await);
+    let stores = Plain::all(&sessions, PATIENCE);
+    let contested = Contested::new("registers").judged_within(BUDGET);
+    let registers = Crew::start(contested, seed, &stores, stores.len());
+    until(Phase::End, &|| registers.workload().next_generation()).await;
+    let registers = registers.stop().await;
+    let judged = registers.check(&stores).await;
+    *history.borrow_mut() = Some(History { registers, judged });
     sessions[0].check_regions().await?;
     Ok(())
 }

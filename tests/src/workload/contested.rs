@@ -38,6 +38,7 @@ pub struct Contested {
     /// The keys in use; see [`Contested::next_generation`].
     generation: AtomicU64,
     used: Mutex<Used>,
+    budget: Budget,
 }
 
 /// What the keys in use have seen.
@@ -51,8 +52,19 @@ impl Contested {
     /// Keys below `prefix`, which are absent now.
     #[must_use]
     pub fn new(prefix: impl Into<String>) -> Self {
-        let (recorder, generation) = (Recorder::default(), AtomicU64::new(0));
-        Self { prefix: prefix.into(), recorder, generation, used: Mutex::default() }
+        Self {
+            prefix: prefix.into(),
+            recorder: Recorder::default(),
+            generation: AtomicU64::new(0),
+            used: Mutex::default(),
+            budget: Budget::default(),
+        }
+    }
+
+    /// The same, with another bound for its judgement.
+    #[must_use]
+    pub fn judged_within(self, budget: Budget) -> Self {
+        Self { budget, ..self }
     }
 
     /// What was asked and answered so far.
@@ -106,12 +118,15 @@ struct Chooser<'a> {
 }
 
 impl Chooser<'_> {
-    fn next(&mut self, random: &mut StdRng) -> Request {
+    fn next(&mut self, random: &mut StdRng, store: &dyn Store) -> Request {
         let generation = self.of.generation.load(Relaxed);
         let number = random.random_range(0..FIRST_JOINED + JOINED);
         let key = self.of.key(generation, number);
         if number >= FIRST_JOINED && random.random_bool(0.7) {
-            return Request::Txn(self.any_txn(random, generation, &key));
+            let txn = Request::Txn(self.any_txn(random, generation, &key));
+            if store.can(&txn) {
+                return txn;
+            }
         }
         let counter = (REGISTERS..FIRST_JOINED).contains(&number);
         let call = self.any_call(random, &key, counter);
@@ -197,7 +212,7 @@ impl Workload for Contested {
         let number = worker.number;
         let mut chooser = Chooser { of: self, number, written: 0, seen: BTreeMap::new() };
         while !worker.stop.is_now() {
-            let request = chooser.next(&mut worker.random);
+            let request = chooser.next(&mut worker.random, worker.store.as_ref());
             let id = self.recorder.invoke(number, request.clone());
             let outcome = worker.store.ask(&request).await;
             let answered = outcome.is_ok();
@@ -234,9 +249,10 @@ impl Workload for Contested {
             }
         }
         let operations = self.recorder.operations();
-        match check(&operations, Budget::default()) {
+        match check(&operations, self.budget) {
             Verdict::Legal => check_revisions(&operations),
-            verdict => Err(format!("{verdict:#?}")),
+            Verdict::Illegal { keys, explanation } => Err(format!("{keys:?}:\n{explanation}")),
+            Verdict::Undecided { keys, why } => Err(format!("{keys:?}: undecided, {why}")),
         }
     }
 }

@@ -1,32 +1,36 @@
 //! What must hold of a cluster after all that happened to it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::Ledger;
-use crate::{
-    harness::{Session, eventually},
-    history::{Budget, Operation, check, check_revisions},
-};
+use super::{Plain, Store, Workload};
+use crate::harness::{Session, eventually};
 
-/// Nothing acknowledged is missing on any node, all peers come to the same state, and what clients saw is what
-/// one copy of the data would have shown them.
+/// Checks a workload through each of these nodes, after its workers have ended.
+///
+/// # Panics
+/// When a promise was broken, or nothing was ever answered, so that nothing is shown.
+pub async fn assert_kept<'a>(
+    workload: &dyn Workload,
+    sessions: impl IntoIterator<Item = &'a Session>,
+) {
+    assert!(workload.answered() > 0, "nothing was answered, so nothing is shown");
+    let store = |session: &Session| Arc::new(Plain::from(session)) as Arc<dyn Store>;
+    let stores: Vec<Arc<dyn Store>> = sessions.into_iter().map(store).collect();
+    if let Err(why) = workload.check(&stores).await {
+        panic!("{why}");
+    }
+}
+
+/// Nothing that any of the workloads was promised is missing on any node, and all peers come to the same state.
 ///
 /// # Panics
 /// When one of these does not hold.
-pub async fn nothing_is_lost(
-    sessions: &[Session],
-    ledger: &Ledger,
-    operations: &[Operation],
-    bound: Duration,
-) {
-    for session in sessions {
-        ledger.verify(session).await;
+pub async fn nothing_is_lost(sessions: &[Session], workloads: &[&dyn Workload], bound: Duration) {
+    for workload in workloads {
+        assert_kept(*workload, sessions).await;
     }
     eventually("all peers to have the same state", bound, async || {
         sessions[0].check_regions().await
     })
     .await;
-    let verdict = check(operations, Budget::default());
-    assert!(verdict.is_legal(), "{verdict:#?}");
-    check_revisions(operations).expect("revisions of a key only grow");
 }

@@ -9,7 +9,7 @@ use super::{Failure, Reply, Store};
 use crate::{harness::elapse, history::Request};
 
 /// Bound: for each request of a check; a cluster that was hurt may need a while.
-const READ_BOUND: Duration = Duration::from_secs(60);
+const READ_BOUND: Duration = Duration::from_secs(30);
 /// Between two attempts.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -40,7 +40,7 @@ pub(super) async fn read_back(
 
 async fn rest(store: &dyn Store, failure: Failure, deadline: Instant) -> Result<(), String> {
     if Instant::now() >= deadline {
-        return Err(format!("{} cannot be read through: {failure}", store.name()));
+        return Err(format!("{} does not answer a read: {failure}", store.name()));
     }
     elapse(POLL).await;
     Ok(())

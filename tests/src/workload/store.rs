@@ -6,6 +6,7 @@
 
 mod library;
 mod plain;
+mod roaming;
 
 use std::fmt;
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 
 pub(crate) use library::ask_one;
 pub use plain::Plain;
+pub use roaming::Roaming;
 
 use crate::history::{Answer, Request};
 
@@ -30,6 +32,8 @@ pub struct Reply {
 pub struct Failure {
     /// It may have had its effect, may have it later, or never. Otherwise it certainly had none.
     pub maybe_applied: bool,
+    /// It was a read of what the store knows that it has lost.
+    pub data_loss: bool,
     /// For people.
     pub message: String,
 }
@@ -52,8 +56,20 @@ pub trait Store: Send + Sync {
     /// As [`Store::ask`].
     async fn read(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Failure>;
 
+    /// Whether it has such requests at all. Nobody asks for others.
+    fn can(&self, _request: &Request) -> bool {
+        true
+    }
+
     /// Who it is, for people.
     fn name(&self) -> String;
+}
+
+impl Failure {
+    /// A request that was sent and not answered.
+    pub(crate) fn silence(message: impl Into<String>) -> Self {
+        Self { maybe_applied: true, data_loss: false, message: message.into() }
+    }
 }
 
 impl fmt::Display for Failure {

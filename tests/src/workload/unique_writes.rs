@@ -1,11 +1,12 @@
-//! Writes of unique keys: none that was acknowledged is ever lost, and none that was refused is ever there.
+//! Writes of unique keys: none that was acknowledged is ever lost, none that was refused is ever there, and one whose
+//! outcome is unknown is there as it was sent or not at all.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
 use super::{
-    Store, Worker, Workload,
+    Failure, Store, Worker, Workload,
     reading::{read_back, value_of},
 };
 use crate::history::{Call, Request};
@@ -29,7 +30,7 @@ pub struct UniqueWrites {
 struct Book {
     acknowledged: Vec<Bytes>,
     refused: Vec<Bytes>,
-    unknown: usize,
+    unknown: Vec<Bytes>,
 }
 
 impl UniqueWrites {
@@ -43,36 +44,77 @@ impl UniqueWrites {
     #[must_use]
     pub fn troubled(&self) -> (usize, usize) {
         let book = self.lock();
-        (book.refused.len(), book.unknown)
+        (book.refused.len(), book.unknown.len())
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
         self.book.lock().expect("nobody panics while holding the book")
     }
 
-    async fn check_through(&self, store: &dyn Store) -> Result<(), String> {
-        let Book { acknowledged, refused, .. } = self.lock().clone();
-        let at_once = (READ_BYTES / self.value_bytes.max(1)).clamp(1, READ_AT_ONCE);
-        for keys in acknowledged.chunks(at_once) {
-            let found = read_back(store, keys).await?;
-            let wrong = keys
-                .iter()
-                .zip(&found)
-                .filter(|(key, found)| found.as_ref() != Some(&value_of(key, self.value_bytes)));
-            let wrong: Vec<_> = wrong.take(TOLD).collect();
-            if !wrong.is_empty() {
-                let all = acknowledged.len();
-                let name = store.name();
-                return Err(format!("of {all} acknowledged writes, as {name} tells: {wrong:?}"));
-            }
-        }
-        for keys in refused.chunks(READ_AT_ONCE) {
-            let found = read_back(store, keys).await?;
-            if let Some((key, _)) = keys.iter().zip(found).find(|(_, found)| found.is_some()) {
-                return Err(format!("{key:?} was refused and is there, as {} tells", store.name()));
+    /// As the check of this workload for what was acknowledged until now, but each key is asked for once, and it is an
+    /// answer that it cannot be read.
+    ///
+    /// # Errors
+    /// As the store answers the first request that fails.
+    ///
+    /// # Panics
+    /// When an acknowledged write is missing or different.
+    pub async fn check_now(&self, store: &dyn Store) -> Result<(), Failure> {
+        let acknowledged = self.lock().acknowledged.clone();
+        for keys in acknowledged.chunks(self.at_once()) {
+            let found = store.read(keys).await?;
+            if let Err(why) = self.all_there(keys, &found) {
+                panic!("{why}, as {} tells", store.name());
             }
         }
         Ok(())
+    }
+
+    /// How many keys one request reads.
+    fn at_once(&self) -> usize {
+        (READ_BYTES / self.value_bytes.max(1)).clamp(1, READ_AT_ONCE)
+    }
+
+    async fn check_through(&self, store: &dyn Store) -> Result<(), String> {
+        let Book { acknowledged, refused, unknown } = self.lock().clone();
+        for keys in acknowledged.chunks(self.at_once()) {
+            self.all_there(keys, &read_back(store, keys).await?)?;
+        }
+        for keys in refused.chunks(self.at_once()) {
+            let found = read_back(store, keys).await?;
+            if let Some((key, _)) = keys.iter().zip(found).find(|(_, found)| found.is_some()) {
+                return Err(format!("{key:?} was refused and is there"));
+            }
+        }
+        for keys in unknown.chunks(self.at_once()) {
+            let found = read_back(store, keys).await?;
+            let other = |(key, found): &(&Bytes, Option<Bytes>)| {
+                found.as_ref().is_some_and(|found| *found != self.value_of(key))
+            };
+            if let Some(other) = keys.iter().zip(found).find(other) {
+                return Err(format!("nobody has written this: {other:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether these were found as they were written.
+    fn all_there(&self, keys: &[Bytes], found: &[Option<Bytes>]) -> Result<(), String> {
+        let gone: Vec<_> = keys
+            .iter()
+            .zip(found)
+            .filter(|(key, found)| found.as_ref() != Some(&self.value_of(key)))
+            .collect();
+        if gone.is_empty() && keys.len() == found.len() {
+            return Ok(());
+        }
+        let (count, of) = (gone.len(), keys.len());
+        let told = &gone[..count.min(TOLD)];
+        Err(format!("{count} of {of} acknowledged writes are gone: {told:?}"))
+    }
+
+    fn value_of(&self, key: &Bytes) -> Bytes {
+        value_of(key, self.value_bytes)
     }
 }
 
@@ -84,12 +126,12 @@ impl Workload for UniqueWrites {
                 return;
             }
             let key = Bytes::from(format!("{}/{:03}/{number:08}", self.prefix, worker.number));
-            let write = Call::Write(value_of(&key, self.value_bytes));
+            let write = Call::Write(self.value_of(&key));
             let outcome = worker.store.ask(&Request::One(key.clone(), write)).await;
             let answered = outcome.is_ok();
             match outcome {
                 Ok(_) => self.lock().acknowledged.push(key),
-                Err(failure) if failure.maybe_applied => self.lock().unknown += 1,
+                Err(failure) if failure.maybe_applied => self.lock().unknown.push(key),
                 Err(_) => self.lock().refused.push(key),
             }
             worker.rest(answered).await;
@@ -102,7 +144,8 @@ impl Workload for UniqueWrites {
 
     async fn check(&self, stores: &[Arc<dyn Store>]) -> Result<(), String> {
         for store in stores {
-            self.check_through(store.as_ref()).await?;
+            let checked = self.check_through(store.as_ref()).await;
+            checked.map_err(|why| format!("{why}, as {} tells", store.name()))?;
         }
         Ok(())
     }

@@ -44,7 +44,11 @@ impl InMemory {
         let mut state = self.state.lock().expect("no panics");
         let before = state.clone();
         let answer = apply(&mut state, request).expect("counters are counted alone");
-        let refused = |maybe_applied| Failure { maybe_applied, message: "as told".to_owned() };
+        let refused = |maybe_applied| Failure {
+            maybe_applied,
+            data_loss: false,
+            message: "as told".to_owned(),
+        };
         let strikes = nth % 100 == 99 && !request.is_read();
         match self.lie {
             Lie::LosesWrites if strikes => *state = before,

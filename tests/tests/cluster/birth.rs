@@ -6,7 +6,7 @@ use bytes::Bytes;
 use flotilla_proto::v1::{self, error_detail::Reason};
 use flotilla_tests::{
     harness::{Builder, Cluster, Start, eventually, reason},
-    workload::Writers,
+    workload::{Crew, UniqueWrites, assert_kept},
 };
 use tonic::Code;
 
@@ -84,8 +84,8 @@ async fn split_keys_cut_regions_from_birth_and_scans_cross_them() {
 async fn all_regions_come_back_after_all_nodes_died() {
     let (mut cluster, _) = cut_cluster().await;
     let sessions = cluster.sessions();
-    let writers: Vec<Writers> =
-        ["a", "g", "p", "z"].map(|prefix| Writers::start(&sessions, 3, 100, prefix)).into();
+    let writers: Vec<Crew<UniqueWrites>> =
+        ["a", "g", "p", "z"].map(|prefix| Crew::writers(&sessions, 3, 100, prefix)).into();
     for writers in &writers {
         writers.progress(50, BOUND).await;
     }
@@ -97,9 +97,7 @@ async fn all_regions_come_back_after_all_nodes_died() {
     cluster.wait_whole(BOUND).await;
     for writers in writers {
         let ledger = writers.stop().await;
-        for session in &sessions {
-            ledger.verify(session).await;
-        }
+        assert_kept(&*ledger, &sessions).await;
     }
     eventually("all peers to have the same state", BOUND, async || {
         sessions[0].check_regions().await

@@ -5,7 +5,7 @@ use std::time::Duration;
 use flotilla_proto::v1::{self, Liveness, NodeState};
 use flotilla_tests::{
     harness::{Builder, Cluster, Start, copy_dir, eventually},
-    workload::Writers,
+    workload::{Crew, assert_kept},
 };
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -14,7 +14,7 @@ const BOUND: Duration = Duration::from_secs(60);
 async fn copied_disk_is_noticed_and_refused() {
     let mut cluster = Cluster::start(3).await;
     let sessions = cluster.sessions();
-    let writers = Writers::start(&sessions[..2], 4, 100, "copied");
+    let writers = Crew::writers(&sessions[..2], 4, 100, "copied");
     writers.progress(50, BOUND).await;
     let ended = cluster.nodes[2].terminate(BOUND).await;
     assert!(ended.success(), "{ended}");
@@ -52,9 +52,7 @@ async fn copied_disk_is_noticed_and_refused() {
     // The cluster did not care.
     writers.progress(100, BOUND).await;
     let ledger = writers.stop().await;
-    for session in &sessions[..2] {
-        ledger.verify(session).await;
-    }
+    assert_kept(&*ledger, &sessions[..2]).await;
     // And it heals when the copy is gone. What the copy acknowledged, if it was the one that went on, the
     // disk that is left has never had: its peers say so, and are replaced.
     cluster.allow("the disk was set back");
@@ -66,7 +64,7 @@ async fn copied_disk_is_noticed_and_refused() {
     cluster.nodes[2].relaunch();
     cluster.nodes.pop();
     cluster.wait_whole(BOUND).await;
-    ledger.verify(&sessions[2]).await;
+    assert_kept(&*ledger, [&sessions[2]]).await;
 }
 
 /// The others see that the connections of the process before are closed, and that this one was
@@ -97,7 +95,7 @@ async fn restarted_node_is_let_in_at_once() {
 async fn wiped_disk_comes_back_as_somebody_new() {
     let mut cluster = Builder::new(3).set("placement.node_disconnected_after", "2s").start().await;
     let sessions = cluster.sessions();
-    let writers = Writers::start(&sessions[..2], 4, 100, "wiped");
+    let writers = Crew::writers(&sessions[..2], 4, 100, "wiped");
     writers.progress(100, BOUND).await;
     let old_id = cluster.node_id(2).await;
     let old_peers = peers_of(&cluster, old_id).await;
@@ -134,9 +132,7 @@ async fn wiped_disk_comes_back_as_somebody_new() {
 
     writers.progress(50, BOUND).await;
     let ledger = writers.stop().await;
-    for session in &sessions {
-        ledger.verify(session).await;
-    }
+    assert_kept(&*ledger, &sessions).await;
 }
 
 async fn peers_of(cluster: &Cluster, node_id: u64) -> Vec<u64> {

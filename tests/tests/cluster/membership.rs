@@ -5,7 +5,7 @@ use std::time::Duration;
 use flotilla_proto::v1::{self, Liveness, NodeState, error_detail::Reason};
 use flotilla_tests::{
     harness::{Builder, Cluster, Session, Start, detail, eventually, http, reason},
-    workload::Writers,
+    workload::{Crew, assert_kept},
 };
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -17,7 +17,7 @@ const BOUND: Duration = Duration::from_secs(60);
 async fn write_without_a_leader_is_never_answered_as_done_and_lost() {
     let mut cluster = Cluster::start(3).await;
     let sessions = cluster.sessions();
-    let writers = Writers::start(&sessions, 12, 50, "leaderless");
+    let writers = Crew::writers(&sessions, 12, 50, "leaderless");
     for _ in 0..4 {
         writers.progress(60, BOUND).await;
         let leader = cluster.leader(b"leaderless").await;
@@ -30,9 +30,7 @@ async fn write_without_a_leader_is_never_answered_as_done_and_lost() {
     let (refused, unknown) = ledger.troubled();
     assert!(refused + unknown > 0, "no write met a dead leader, so nothing is shown");
     cluster.wait_whole(BOUND).await;
-    for session in &sessions {
-        ledger.verify(session).await;
-    }
+    assert_kept(&*ledger, &sessions).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +113,7 @@ async fn leader_of_everything_is_drained_under_load_and_removed() {
     let helper = (leader + 1) % 4;
     let rest: Vec<Session> =
         (0..4).filter(|index| *index != leader).map(|index| sessions[index].clone()).collect();
-    let writers = Writers::start(&rest, 6, 100, "drained");
+    let writers = Crew::writers(&rest, 6, 100, "drained");
     writers.progress(100, BOUND).await;
     let id = cluster.node_id(leader).await;
     let through = &sessions[helper];
@@ -142,16 +140,14 @@ async fn leader_of_everything_is_drained_under_load_and_removed() {
     cluster.nodes[leader].expect_exit();
     writers.progress(100, BOUND).await;
     let ledger = writers.stop().await;
-    for session in &rest {
-        ledger.verify(session).await;
-    }
+    assert_kept(&*ledger, &rest).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_node_is_replaced_by_force_when_quorum_is_kept() {
     let mut cluster = Builder::new(3).set("placement.node_disconnected_after", "2s").start().await;
     let sessions = cluster.sessions();
-    let writers = Writers::start(&sessions[..2], 6, 100, "replaced");
+    let writers = Crew::writers(&sessions[..2], 6, 100, "replaced");
     writers.progress(100, BOUND).await;
     let id = cluster.node_id(2).await;
     cluster.nodes[2].kill9();
@@ -175,8 +171,8 @@ async fn dead_node_is_replaced_by_force_when_quorum_is_kept() {
     cluster.wait_whole(BOUND).await;
     writers.progress(50, BOUND).await;
     let ledger = writers.stop().await;
-    ledger.verify(&cluster.nodes[fourth].session()).await;
-    ledger.verify(first).await;
+    assert_kept(&*ledger, &[cluster.nodes[fourth].session()]).await;
+    assert_kept(&*ledger, [first]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -212,7 +208,7 @@ async fn removal_can_be_taken_back_while_it_is_under_way() {
 async fn replication_factor_changes_under_load_and_nothing_is_lost() {
     let mut cluster = Cluster::start(3).await;
     let sessions = cluster.sessions();
-    let writers = Writers::start(&sessions, 6, 100, "factor");
+    let writers = Crew::writers(&sessions, 6, 100, "factor");
     writers.progress(100, BOUND).await;
     let change = |factor| v1::ChangeMembershipRequest {
         replication_factor: Some(factor),
@@ -244,9 +240,7 @@ async fn replication_factor_changes_under_load_and_nothing_is_lost() {
         writers.progress(100, BOUND).await;
     }
     let ledger = writers.stop().await;
-    for session in &sessions {
-        ledger.verify(session).await;
-    }
+    assert_kept(&*ledger, &sessions).await;
 }
 
 /// Three nodes whose elections take six seconds: a hand-over is the only way to be quick.
@@ -287,7 +281,7 @@ async fn lead_that_a_frozen_successor_does_not_take_goes_to_another() {
         let third_id = cluster.node_id(third).await;
         let session = cluster.nodes[leader].session();
         let others = [session.clone(), cluster.nodes[third].session()];
-        let writers = Writers::start(&others, 16, 1000, "moved");
+        let writers = Crew::writers(&others, 16, 1000, "moved");
         writers.progress(100, BOUND).await;
 
         cluster.nodes[successor].pause();
@@ -312,7 +306,7 @@ async fn lead_that_a_frozen_successor_does_not_take_goes_to_another() {
         })
         .await;
         let ledger = writers.stop().await;
-        ledger.verify(&others[1]).await;
+        assert_kept(&*ledger, [&others[1]]).await;
         cluster.wait_whole(BOUND).await;
     }
 }

@@ -3,12 +3,12 @@
 //!
 //! `SNAPSHOT_MIB` sets how much data there is.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flotilla_tests::{
     harness::{Builder, Cluster, Node, Session, env_number, eventually, http, say},
-    workload::{Ledger, Writers},
+    workload::{Crew, Plain, UniqueWrites, assert_kept},
 };
 
 const BOUND: Duration = Duration::from_secs(120);
@@ -108,7 +108,7 @@ async fn node_that_joins_under_load_goes_on_by_the_log_after_one_snapshot() {
     let ledger = load(&sessions, 16).await;
     purged(&sessions[0]).await;
 
-    let writers = Writers::start(&sessions, 8, 100, "snapshot/meanwhile");
+    let writers = Crew::writers(&sessions, 8, 100, "snapshot/meanwhile");
     let before = applied(&sessions[0]).await.expect("status");
     let joined = cluster.join_node();
     cluster.wait_whole(BOUND).await;
@@ -121,8 +121,8 @@ async fn node_that_joins_under_load_goes_on_by_the_log_after_one_snapshot() {
     // Each of the two regions has one; a purge that was under way at the start may cost another.
     assert!((2..=3).contains(&received), "{received} snapshots");
     let session = cluster.nodes[joined].session();
-    ledger.verify(&session).await;
-    later.verify(&session).await;
+    assert_kept(&*ledger, [&session]).await;
+    assert_kept(&*later, [&session]).await;
     eventually("what was kept to be purged", BOUND, async || {
         let status = sessions[0].status().await.map_err(|status| status.to_string())?;
         let peers = status.peers.iter().filter(|peer| is_users(peer));
@@ -144,7 +144,7 @@ async fn node_that_restarts_under_load_needs_no_snapshot() {
         .filter(|(index, _)| *index != away)
         .map(|(_, s)| s.clone())
         .collect();
-    let writers = Writers::start(&others, 8, 100, "snapshot/restart");
+    let writers = Crew::writers(&others, 8, 100, "snapshot/restart");
     writers.progress(500, BOUND).await;
     cluster.nodes[away].kill9();
     writers.progress(3_000, BOUND).await;
@@ -154,7 +154,7 @@ async fn node_that_restarts_under_load_needs_no_snapshot() {
     assert_eq!(snapshots_received(&cluster.nodes[away]).await, 0);
     let session = cluster.nodes[away].session();
     session.get("snapshot/restart").await.expect("a read, before which it has applied all");
-    ledger.verify_stale(&session).await;
+    ledger.check_now(&Plain::from(&session).stale()).await.expect("stale reads");
 }
 
 /// Snapshots that a node has installed since it was started, as its metrics tell.
@@ -167,8 +167,8 @@ async fn snapshots_received(node: &Node) -> u64 {
 }
 
 /// Writes about `mebibytes` of data and answers what was acknowledged.
-async fn load(sessions: &[Session], mebibytes: usize) -> std::sync::Arc<Ledger> {
-    let writers = Writers::start(sessions, 8, VALUE_BYTES, "snapshot/load");
+async fn load(sessions: &[Session], mebibytes: usize) -> Arc<UniqueWrites> {
+    let writers = Crew::writers(sessions, 8, VALUE_BYTES, "snapshot/load");
     writers.progress((mebibytes << 20) / VALUE_BYTES, Duration::from_secs(300)).await;
     writers.stop().await
 }
@@ -235,7 +235,7 @@ fn size_of(directory: &std::path::Path) -> u64 {
 }
 
 /// What the node itself holds, without asking others, is complete and has nothing too much.
-async fn whole_copy(cluster: &Cluster, index: usize, ledger: &Ledger, gone: &[Bytes]) {
+async fn whole_copy(cluster: &Cluster, index: usize, ledger: &UniqueWrites, gone: &[Bytes]) {
     let session = cluster.nodes[index].session();
     // One linearizable read, so that the node has applied everything that was acknowledged.
     let first = gone[0].clone();
@@ -244,8 +244,8 @@ async fn whole_copy(cluster: &Cluster, index: usize, ledger: &Ledger, gone: &[By
         let there = session.get_stale(key.clone()).await.expect("stale read");
         assert_eq!(there, None, "{key:?} was deleted");
     }
-    ledger.verify_stale(&session).await;
+    ledger.check_now(&Plain::from(&session).stale()).await.expect("stale reads");
     eventually("all peers to have the same state", BOUND, async || session.check_regions().await)
         .await;
-    ledger.verify(&session).await;
+    assert_kept(ledger, [&session]).await;
 }

@@ -11,7 +11,7 @@ use std::{
 use flotilla_proto::v1::{self, NodeState};
 use flotilla_tests::{
     harness::{Builder, Cluster, Session, Start, elapse, eventually, http, say},
-    workload::Writers,
+    workload::{Crew, UniqueWrites, Workload as _},
 };
 use tokio::task::JoinSet;
 
@@ -118,7 +118,7 @@ async fn every_series_is_documented_and_moves_when_what_it_measures_happens() {
     cluster.nodes.push(late);
 
     let sessions: Vec<Session> = cluster.sessions().into_iter().take(3).collect();
-    let writers = Writers::start(&sessions, 8, 200, "metrics");
+    let writers = Crew::writers(&sessions, 8, 200, "metrics");
     writers.progress(500, BOUND).await;
     for session in &sessions {
         session.get("metrics/read").await.expect("a linearizable read");
@@ -134,7 +134,7 @@ async fn every_series_is_documented_and_moves_when_what_it_measures_happens() {
     // What is there for a moment only is looked for while there is something to see.
     eventually("what a moment shows to be seen", BOUND, async || watch.verdict()).await;
     let ledger = writers.stop().await;
-    say(format!("{} writes, {} looks", ledger.acknowledged(), watch.looks()));
+    say(format!("{} writes, {} looks", ledger.answered(), watch.looks()));
     watch.documented();
 }
 
@@ -177,7 +177,7 @@ async fn large(cluster: &mut Cluster, watch: &Watch) {
 }
 
 /// A follower is away for so long that only a snapshot helps it.
-async fn away(cluster: &mut Cluster, watch: &Watch, writers: &Writers) {
+async fn away(cluster: &mut Cluster, watch: &Watch, writers: &Crew<UniqueWrites>) {
     let leader = cluster.leader(b"metrics").await;
     let victim = (leader + 1) % 3;
     cluster.nodes[victim].kill9();
@@ -215,7 +215,7 @@ async fn away(cluster: &mut Cluster, watch: &Watch, writers: &Writers) {
 
 /// A leader is stopped in order, and hands over. It may be gone before anybody looks at it, so the
 /// others are looked at, whose leader has changed.
-async fn stopped(cluster: &mut Cluster, watch: &Watch, writers: &Writers) {
+async fn stopped(cluster: &mut Cluster, watch: &Watch, writers: &Crew<UniqueWrites>) {
     let leader = cluster.leader(b"metrics").await;
     let session = cluster.nodes[leader].session();
     let to = cluster.node_id((leader + 1) % 3).await;
@@ -232,7 +232,7 @@ async fn stopped(cluster: &mut Cluster, watch: &Watch, writers: &Writers) {
     cluster.wait_whole(BOUND).await;
 }
 
-async fn killed(cluster: &mut Cluster, watch: &Watch, writers: &Writers) {
+async fn killed(cluster: &mut Cluster, watch: &Watch, writers: &Crew<UniqueWrites>) {
     let leader = cluster.leader(b"metrics").await;
     cluster.nodes[leader].kill9();
     writers.progress(100, BOUND).await;
@@ -248,7 +248,12 @@ async fn killed(cluster: &mut Cluster, watch: &Watch, writers: &Writers) {
 }
 
 /// A fourth node joins, and takes the place of one that is removed.
-async fn came_and_went(cluster: &mut Cluster, watch: &Watch, writers: &Writers, spare: usize) {
+async fn came_and_went(
+    cluster: &mut Cluster,
+    watch: &Watch,
+    writers: &Crew<UniqueWrites>,
+    spare: usize,
+) {
     let join = cluster.addresses()[..3].to_vec();
     cluster.nodes[spare].launch(Start::Join(join));
     cluster.nodes[spare].bound(BOUND).await;

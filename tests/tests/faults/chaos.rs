@@ -9,7 +9,7 @@ use bytes::Bytes;
 use flotilla_tests::{
     harness::{Cluster, elapse, env_number, say, seed},
     history::{Answer, Budget, Call, Completion, Operation, Request, check},
-    workload::{Fault, Faults, Registers, Writers, nothing_is_lost},
+    workload::{Contested, Crew, Fault, Faults, Plain, Workload as _, nothing_is_lost},
 };
 use tokio::time::Instant;
 
@@ -17,6 +17,9 @@ const BOUND: Duration = Duration::from_secs(60);
 
 /// Clients of each node.
 const CLIENTS: usize = 2;
+
+/// How long a client waits before it counts a call as unknown.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Fewer answers than this for each second of the run show nothing.
 const ANSWERS_EACH_SECOND: u64 = 20;
@@ -40,37 +43,44 @@ async fn leaders_that_were_frozen_serve_nothing_old() {
 async fn play(seed: u64, mut faults: Faults, seconds: u64) -> Faults {
     let mut cluster = Cluster::start(3).await;
     let sessions = cluster.sessions();
-    let registers = Registers::start(seed, &sessions, CLIENTS);
-    let writers = Writers::start(&sessions, 3, 100, "ledger");
+    // Each is bound to one node for good, so that what each node answers is seen.
+    let nodes = Plain::all(&sessions, PATIENCE);
+    let contested = Contested::new("chaos");
+    let registers = Crew::start(contested, seed, &nodes, CLIENTS * nodes.len());
+    let writers = Crew::writers(&sessions, 3, 100, "ledger");
 
     let until = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < until || faults.done.len() < 3 {
         let fault = faults.strike(&mut cluster, b"chaos").await;
         say(format!("{fault}: {} answers so far", registers.answered()));
         elapse(faults.breather()).await;
-        registers.next_generation();
+        registers.workload().next_generation();
     }
 
     // All faults are over: the cluster heals by itself, and everybody can use every key again.
     cluster.wait_whole(BOUND).await;
     cluster.wait_serving(BOUND).await;
     writers.progress(30, BOUND).await;
-    let ledger = writers.stop().await;
-    let recorder = registers.stop(&sessions).await;
+    let (writes, registers) = (writers.stop().await, registers.stop().await);
+    let checked = registers.check(&nodes).await;
+    let recorder = registers.recorder();
     fs::write(cluster.scratch().join("history.txt"), recorder.text()).expect("keep the history");
+    if let Err(why) = checked {
+        panic!("{why}");
+    }
 
-    let (refused, unknown) = ledger.troubled();
+    let (refused, unknown) = writes.troubled();
     say(format!(
         "{} faults; {} writes acknowledged, {refused} refused, {unknown} unknown; {} calls answered",
         faults.done.len(),
-        ledger.acknowledged(),
+        writes.answered(),
         recorder.answered(),
     ));
     let enough = ANSWERS_EACH_SECOND * seconds;
     assert!(recorder.answered() as u64 >= enough, "too little traffic to show anything");
-    assert!(ledger.acknowledged() as u64 >= enough / 2, "too few writes to show anything");
+    assert!(writes.answered() as u64 >= enough / 2, "too few writes to show anything");
+    nothing_is_lost(&sessions, &[&*writes], BOUND).await;
     let operations = recorder.operations();
-    nothing_is_lost(&sessions, &ledger, &operations, BOUND).await;
     lies_are_noticed(&operations);
     faults
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flotilla_tests::{
     harness::{Builder, Start, elapse, eventually, say, within},
-    workload::Writers,
+    workload::{Crew, Plain, UniqueWrites, Workload as _, assert_kept},
 };
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -31,16 +31,16 @@ async fn crash_at_any_line_of_a_write_loses_nothing_acknowledged() {
         cluster.nodes[0].terminate(BOUND).await;
         cluster.nodes[0].stand_still_at(point, passes);
         cluster.nodes[0].relaunch();
-        let writers = Writers::start(&sessions, 4, 200, &format!("line/{point}"));
+        let writers = Crew::writers(&sessions, 4, 200, &format!("line/{point}"));
         stands_still(&writers, point).await;
         cluster.nodes[0].kill9();
         cluster.nodes[0].go_on();
         cluster.nodes[0].relaunch();
         writers.progress(10, BOUND).await;
         let ledger = writers.stop().await;
-        say(format!("{point}: {} acknowledged", ledger.acknowledged()));
+        say(format!("{point}: {} acknowledged", ledger.answered()));
         cluster.wait_whole(BOUND).await;
-        ledger.verify(&sessions[0]).await;
+        assert_kept(&*ledger, [&sessions[0]]).await;
     }
 }
 
@@ -54,7 +54,7 @@ async fn crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end() {
         .start()
         .await;
     let sessions = cluster.sessions();
-    let writers = Writers::start(&sessions, 8, 2_000, "install");
+    let writers = Crew::writers(&sessions, 8, 2_000, "install");
     writers.progress(1_000, BOUND).await;
     let receiver = cluster.prepare_node();
     let join = cluster.addresses();
@@ -83,7 +83,7 @@ async fn crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end() {
     cluster.wait_whole(BOUND).await;
     let session = cluster.nodes[receiver].session();
     eventually("the receiver to catch up", BOUND, async || session.get("install").await).await;
-    ledger.verify_stale(&session).await;
+    ledger.check_now(&Plain::from(&session).stale()).await.expect("stale reads");
     eventually("all peers to have the same state", BOUND, async || session.check_regions().await)
         .await;
 }
@@ -132,11 +132,11 @@ async fn crash_at_any_line_of_a_join_ends_in_one_new_node() {
 }
 
 /// Waits until no write is acknowledged any more.
-async fn stands_still(writers: &Writers, point: &str) {
+async fn stands_still(writers: &Crew<UniqueWrites>, point: &str) {
     let stuck = within(BOUND, async || {
-        let before = writers.ledger().acknowledged();
+        let before = writers.answered();
         elapse(Duration::from_millis(1_500)).await;
-        let after = writers.ledger().acknowledged();
+        let after = writers.answered();
         if before == after && before > 0 { Ok(()) } else { Err(format!("{before} to {after}")) }
     })
     .await;

@@ -18,10 +18,10 @@ use std::{
 use flotilla_proto::v1;
 use flotilla_tests::{
     harness::{Builder, Cluster, Node, Session, copy_dir, env_number, eventually, say, seed},
-    workload::{Registers, Writers, nothing_is_lost},
+    workload::{Contested, Crew, Failure, Plain, UniqueWrites, nothing_is_lost},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use tonic::{Code, Status};
+use tonic::Status;
 
 const BOUND: Duration = Duration::from_secs(60);
 /// Peers are replaced one step at a time.
@@ -234,8 +234,8 @@ enum Verdict {
 
 struct Play {
     cluster: Cluster,
-    registers: Registers,
-    writers: Writers,
+    registers: Crew<Contested>,
+    writers: Crew<UniqueWrites>,
 }
 
 impl Play {
@@ -248,8 +248,9 @@ impl Play {
         // A peer cannot be replaced before a majority is there.
         cluster.allow("openraft::raft::api::management: the first step error");
         let sessions = cluster.sessions();
-        let registers = Registers::start(seed, &sessions, 2);
-        let writers = Writers::start(&sessions, 3, 300, PREFIX);
+        let nodes = Plain::all(&sessions, Duration::from_secs(2));
+        let registers = Crew::start(Contested::new("registers"), seed, &nodes, 2 * nodes.len());
+        let writers = Crew::writers(&sessions, 3, 300, PREFIX);
         writers.progress(300, BOUND).await;
         Self { cluster, registers, writers }
     }
@@ -286,7 +287,8 @@ impl Play {
         node.relaunch();
         node.expect_exit();
         let session = node.session().patient(Duration::from_secs(2));
-        let ledger = self.writers.ledger();
+        let store = Plain::from(&session);
+        let writes = self.writers.workload();
         let verdict =
             eventually("the damaged node to have everything, or to say", BOUND, async || {
                 if !node.is_running() {
@@ -297,13 +299,13 @@ impl Play {
                     return Ok(Verdict::SetAside);
                 }
                 let read = async {
-                    ledger.verify_now(&session).await?;
-                    read_through(&session).await
+                    writes.check_now(&store).await?;
+                    read_through(&session).await.map_err(Failure::from)
                 };
                 match read.await {
                     Ok(()) => Ok(Verdict::Whole),
-                    Err(status) if status.code() == Code::DataLoss => Ok(Verdict::NotReadable),
-                    Err(status) => Err(status.to_string()),
+                    Err(failure) if failure.data_loss => Ok(Verdict::NotReadable),
+                    Err(failure) => Err(failure.to_string()),
                 }
             })
             .await;
@@ -321,7 +323,7 @@ impl Play {
             self.cluster.replace_disk(victim).await;
             self.cluster.wait_whole(HEAL_BOUND).await;
         }
-        self.registers.next_generation();
+        self.registers.workload().next_generation();
         self.writers.progress(100, BOUND).await;
     }
 
@@ -329,9 +331,8 @@ impl Play {
         let Self { mut cluster, registers, writers } = self;
         let sessions = cluster.sessions();
         cluster.wait_serving(BOUND).await;
-        let ledger = writers.stop().await;
-        let recorder = registers.stop(&sessions).await;
-        nothing_is_lost(&sessions, &ledger, &recorder.operations(), BOUND).await;
+        let (writes, registers) = (writers.stop().await, registers.stop().await);
+        nothing_is_lost(&sessions, &[&*writes, &*registers], BOUND).await;
     }
 }
 

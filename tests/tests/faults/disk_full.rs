@@ -12,7 +12,7 @@ use std::{
 use flotilla_proto::v1::{self, error_detail::Reason};
 use flotilla_tests::{
     harness::{Builder, Scratch, eventually, outcome, reason, say_aloud, strict},
-    workload::Writers,
+    workload::{Crew, assert_kept},
 };
 use tonic::Code;
 
@@ -129,7 +129,7 @@ async fn full_disks(count: usize) {
     let full: Vec<usize> = (0..3).rev().take(count).collect();
     let sessions = cluster.sessions();
     let first = &sessions[0];
-    let writers = Writers::start(&sessions[..1], 4, 4_000, "disk");
+    let writers = Crew::writers(&sessions[..1], 4, 4_000, "disk");
     writers.progress(200, BOUND).await;
 
     for (disk, index) in disks.iter().zip(&full) {
@@ -189,9 +189,7 @@ async fn full_disks(count: usize) {
     cluster.wait_serving(BOUND).await;
     writers.progress(100, BOUND).await;
     let ledger = writers.stop().await;
-    for session in &sessions {
-        ledger.verify(session).await;
-    }
+    assert_kept(&*ledger, &sessions).await;
 }
 
 /// A file system of fixed size.

@@ -13,7 +13,7 @@ use std::{os::unix::process::ExitStatusExt as _, time::Duration};
 use flotilla_proto::v1;
 use flotilla_tests::{
     harness::{Builder, Cluster, Session, Start, elapse, eventually, say, within},
-    workload::Writers,
+    workload::{Crew, Workload as _, assert_kept},
 };
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ async fn a_panic_at_any_line_of_a_write_ends_the_process_and_loses_nothing_ackno
         cluster.nodes[victim].env("FAILPOINTS", &format!("{point}={passes}*off->panic"));
         cluster.nodes[victim].relaunch();
         cluster.nodes[victim].expect_exit();
-        let writers = Writers::start(&sessions, 6, 300, &format!("panic/{point}"));
+        let writers = Crew::writers(&sessions, 6, 300, &format!("panic/{point}"));
         let status = cluster.nodes[victim].exited(BOUND).await;
         assert_eq!(status.signal(), Some(SIGABRT), "{point}: {status}");
         let output = cluster.nodes[victim].output();
@@ -59,9 +59,9 @@ async fn a_panic_at_any_line_of_a_write_ends_the_process_and_loses_nothing_ackno
         nobody_is_quarantined(&sessions[victim]).await;
         writers.progress(50, BOUND).await;
         let ledger = writers.stop().await;
-        say(format!("{point}: {} acknowledged", ledger.acknowledged()));
+        say(format!("{point}: {} acknowledged", ledger.answered()));
         cluster.wait_whole(BOUND).await;
-        ledger.verify(&sessions[victim]).await;
+        assert_kept(&*ledger, [&sessions[victim]]).await;
         all_peers_agree(&sessions).await;
     }
 }
@@ -75,7 +75,7 @@ async fn a_panic_over_the_effects_of_a_command_ends_its_peer_and_not_the_node() 
     cluster.nodes[2].terminate(BOUND).await;
     cluster.nodes[2].env("FAILPOINTS", "apply-computing=150*off->1*panic->off");
     cluster.nodes[2].relaunch();
-    let writers = Writers::start(&sessions, 6, 300, "panic/apply-computing");
+    let writers = Crew::writers(&sessions, 6, 300, "panic/apply-computing");
     eventually("the panic", BOUND, async || {
         let output = cluster.nodes[2].output();
         if output.contains("failpoint apply-computing panic") { Ok(()) } else { Err(output) }
@@ -86,7 +86,7 @@ async fn a_panic_over_the_effects_of_a_command_ends_its_peer_and_not_the_node() 
     cluster.wait_whole(BOUND).await;
     nobody_is_quarantined(&sessions[2]).await;
     assert!(cluster.nodes[2].output().contains("destroying a peer"), "the peer was not replaced");
-    ledger.verify(&sessions[2]).await;
+    assert_kept(&*ledger, [&sessions[2]]).await;
     all_peers_agree(&sessions).await;
 }
 
@@ -103,10 +103,10 @@ async fn a_leader_that_applied_what_its_own_log_lacks_takes_part_again() {
     cluster.nodes[0].relaunch();
     cluster.wait_whole(BOUND).await;
     lead(&cluster, &sessions, 0).await;
-    let writers = Writers::start(&sessions, 8, 100, "ahead");
+    let writers = Crew::writers(&sessions, 8, 100, "ahead");
     // Each write of the log takes at most one entry of each writer.
     let progress = within(BOUND, async || {
-        let acknowledged = writers.ledger().acknowledged();
+        let acknowledged = writers.answered();
         if acknowledged > 2_500 { Ok(()) } else { Err(acknowledged.to_string()) }
     })
     .await;
@@ -126,7 +126,7 @@ async fn a_leader_that_applied_what_its_own_log_lacks_takes_part_again() {
     writers.progress(50, BOUND).await;
     let ledger = writers.stop().await;
     cluster.wait_whole(BOUND).await;
-    ledger.verify(&sessions[0]).await;
+    assert_kept(&*ledger, [&sessions[0]]).await;
     all_peers_agree(&sessions).await;
 }
 

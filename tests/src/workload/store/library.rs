@@ -31,7 +31,8 @@ impl Store for Client {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { maybe_applied: error.maybe_applied(), message: error.to_string() }
+        let data_loss = matches!(error, Error::DataLoss { .. });
+        Self { maybe_applied: error.maybe_applied(), data_loss, message: error.to_string() }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Through the client that is generated from the contract, to one address, and nothing in between.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_proto::v1::{self, kv_client::KvClient, op_result::Result as OpResult};
+use flotilla_proto::v1::{
+    self, ReadMode, RequestContext, kv_client::KvClient, op_result::Result as OpResult,
+};
 use tokio::time::timeout;
-use tonic::{Request as Message, Status, transport::Channel};
+use tonic::{Code, Request as Message, Status, transport::Channel};
 
 use super::{Failure, Reply, Store};
 use crate::{
@@ -19,13 +21,35 @@ pub struct Plain {
     name: String,
     kv: KvClient<Channel>,
     patience: Duration,
+    read_mode: ReadMode,
 }
 
 impl Plain {
     /// One that speaks over `channel`, and counts a call that takes longer than `patience` as unknown.
     #[must_use]
     pub fn new(name: impl Into<String>, channel: Channel, patience: Duration) -> Self {
-        Self { name: name.into(), kv: flotilla_proto::clients::kv(channel), patience }
+        let (name, kv) = (name.into(), flotilla_proto::clients::kv(channel));
+        Self { name, kv, patience, read_mode: ReadMode::Linearizable }
+    }
+
+    /// One for each session, with this bound for a call.
+    #[must_use]
+    pub fn all(sessions: &[Session], patience: Duration) -> Vec<Arc<dyn Store>> {
+        let of = |session: &Session| {
+            Arc::new(Self { patience, ..Self::from(session) }) as Arc<dyn Store>
+        };
+        sessions.iter().map(of).collect()
+    }
+
+    /// The same, which reads what the node itself has applied, as old as it may be.
+    #[must_use]
+    pub fn stale(mut self) -> Self {
+        self.read_mode = ReadMode::Stale;
+        self
+    }
+
+    fn context(&self) -> Option<RequestContext> {
+        Some(RequestContext { read_mode: self.read_mode.into(), ..RequestContext::default() })
     }
 
     fn message<T>(&self, message: T) -> Message<T> {
@@ -38,16 +62,12 @@ impl Plain {
     async fn within<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Failure> {
         match timeout(self.patience, call).await {
             Ok(ended) => ended.map_err(Failure::from),
-            Err(_) => Err(Failure { maybe_applied: true, message: "no answer in time".to_owned() }),
+            Err(_) => Err(Failure::silence("no answer in time")),
         }
     }
 
     /// Makes one call, and answers what came back and the key's revision where that is told.
-    pub(in crate::workload) async fn one(
-        &self,
-        key: Bytes,
-        call: &Call,
-    ) -> Result<(Answer, Option<u64>), Status> {
+    async fn one(&self, key: Bytes, call: &Call) -> Result<(Answer, Option<u64>), Status> {
         let mut kv = self.kv.clone();
         let conditional = |succeeded: bool, current: Option<v1::KeyValue>, revision: u64| {
             if succeeded {
@@ -59,7 +79,7 @@ impl Plain {
         };
         Ok(match call {
             Call::Read => {
-                let message = v1::GetRequest { context: None, key };
+                let message = v1::GetRequest { context: self.context(), key };
                 let found = kv.get(self.message(message)).await?.into_inner().kv;
                 let revision = found.as_ref().map(|kv| kv.revision);
                 (Answer::Value(value(found)), revision)
@@ -110,15 +130,16 @@ impl Plain {
 
 impl From<&Session> for Plain {
     fn from(session: &Session) -> Self {
-        let Session { address, kv, patience, .. } = session.clone();
-        Self { name: address, kv, patience }
+        let Session { address: name, kv, patience, .. } = session.clone();
+        Self { name, kv, patience, read_mode: ReadMode::Linearizable }
     }
 }
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let maybe_applied = outcome(&status) == Outcome::Unknown;
-        Self { maybe_applied, message: status.to_string() }
+        let data_loss = status.code() == Code::DataLoss;
+        Self { maybe_applied, data_loss, message: status.to_string() }
     }
 }
 
@@ -141,7 +162,8 @@ impl Store for Plain {
 
     async fn read(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Failure> {
         let mut kv = self.kv.clone();
-        let message = self.message(v1::BatchGetRequest { context: None, keys: keys.to_vec() });
+        let message =
+            self.message(v1::BatchGetRequest { context: self.context(), keys: keys.to_vec() });
         let found = self.within(kv.batch_get(message)).await?.into_inner().kvs;
         let value = |key: &Bytes| found.iter().find(|kv| kv.key == *key).map(|kv| kv.value.clone());
         Ok(keys.iter().map(value).collect())
