@@ -22,13 +22,13 @@ use super::{
 pub struct Budget {
     /// For all keys together, by tokio's clock: where a simulation has stopped it, there is no such bound.
     pub time: Duration,
-    /// For the memory of visited configurations of one group of keys.
+    /// For the memory of visited configurations of one group of keys: of a long history one takes up to 2 KiB.
     pub configurations: usize,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { time: Duration::from_secs(60), configurations: 2_000_000 }
+        Self { time: Duration::from_secs(60), configurations: 300_000 }
     }
 }
 

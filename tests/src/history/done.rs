@@ -16,6 +16,19 @@ impl Done {
         word < self.full || self.words.get(word - self.full).is_some_and(|word| word & bit != 0)
     }
 
+    /// Whether the other has all that this one has.
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        let end = self.full + self.words.len();
+        (0..end).all(|at| self.word(at) & !other.word(at) == 0)
+    }
+
+    fn word(&self, at: usize) -> u64 {
+        if at < self.full {
+            return u64::MAX;
+        }
+        self.words.get(at - self.full).copied().unwrap_or(0)
+    }
+
     pub(super) fn insert(&mut self, number: usize) {
         let (word, bit) = (number / 64, 1 << (number % 64));
         if word < self.full {

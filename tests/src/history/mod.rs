@@ -7,11 +7,14 @@
 //! none, some client was lied to.
 
 mod checker;
+mod counted;
 mod counterexample;
 mod done;
 mod model;
+mod needs;
 mod operation;
 mod recorder;
+mod relaxed;
 mod revisions;
 mod search;
 #[cfg(test)]

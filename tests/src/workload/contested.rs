@@ -25,8 +25,8 @@ const FIRST_JOINED: u64 = REGISTERS + COUNTERS;
 
 /// Bound: of requests for one set of keys, and of those among them that had no answer, each of which makes it harder
 /// to judge. Then all workers move on to fresh keys.
-const REQUESTS_MAX: u64 = 400;
-const UNKNOWN_MAX: u64 = 10;
+const REQUESTS_MAX: u64 = 2_000;
+const UNKNOWN_MAX: u64 = 50;
 
 /// The reader at the end, beside all workers.
 const READER: usize = 1_000;
