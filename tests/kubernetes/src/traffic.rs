@@ -61,16 +61,19 @@ pub struct Verdict {
     /// How it went.
     #[serde(flatten)]
     pub progress: Progress,
-    /// Writes of unique keys that were acknowledged.
-    pub acknowledged: usize,
-    /// Whether each of them was read back.
-    pub complete: bool,
-    /// Calls of the history.
-    pub history: usize,
-    /// Whether one copy of the data explains it.
-    pub linearizable: bool,
-    /// Why not, where not.
-    pub faults: Vec<String>,
+    /// What was done, and whether the cluster kept what it promised.
+    pub workloads: Vec<Judged>,
+}
+
+/// One workload: writes of unique keys, registers with their history, a counter.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Judged {
+    /// Which one.
+    pub name: String,
+    /// Its requests that were answered.
+    pub answered: usize,
+    /// The promise that was broken, in words.
+    pub broken: Option<String>,
 }
 
 impl<'a> Traffic<'a> {
@@ -176,7 +179,14 @@ impl<'a> Traffic<'a> {
             .with_context(|| format!("the client said last: {verdict}"))?;
         let Line::Verdict(verdict) = line else { bail!("the client gave no verdict: {verdict:?}") };
         say(format!("    {}", verdict.sentence()));
-        ensure!(verdict.linearizable && verdict.complete, "promises were broken: {verdict:#?}");
+        ensure!(!verdict.workloads.is_empty(), "nothing was done: {verdict:#?}");
+        for Judged { name, answered, broken } in &verdict.workloads {
+            ensure!(broken.is_none(), "promises were broken: {verdict:#?}");
+            ensure!(
+                *answered > 0,
+                "{name}: nothing was answered, so nothing is shown: {verdict:#?}"
+            );
+        }
         let least = CALLS_EACH_SECOND * verdict.progress.elapsed_ms / 1000;
         ensure!(verdict.progress.calls >= least, "too little traffic: {verdict:?}");
         Ok(verdict)
@@ -211,15 +221,16 @@ impl Verdict {
     pub fn sentence(&self) -> String {
         let Progress { elapsed_ms, calls, failures, longest_gap_ms, longest_gap_at_ms, .. } =
             self.progress;
+        let judged = |Judged { name, answered, broken }: &Judged| {
+            let verdict = if broken.is_none() { "kept" } else { "BROKEN" };
+            format!("{name}: {answered} answered, {verdict}")
+        };
+        let judged: Vec<String> = self.workloads.iter().map(judged).collect();
         format!(
-            "{calls} calls in {} s, {failures} failed, longest gap {longest_gap_ms} ms (at {:.1} s), \
-             {} writes acknowledged, all there: {}, history of {}, linearizable: {}",
+            "{calls} calls in {} s, {failures} failed, longest gap {longest_gap_ms} ms (at {:.1} s); {}",
             elapsed_ms / 1000,
             longest_gap_at_ms as f64 / 1000.0,
-            self.acknowledged,
-            self.complete,
-            self.history,
-            self.linearizable,
+            judged.join("; "),
         )
     }
 }

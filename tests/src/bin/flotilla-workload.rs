@@ -2,8 +2,9 @@
 //! promises.
 //!
 //! Standard output has one JSON object for each line: `{"progress": …}` every second and
-//! `{"verdict": …}` last. The exit code is 0 when every acknowledged write was read back and the
-//! history is linearizable, however many calls failed: how many may is for the reader to judge.
+//! `{"verdict": …}` last. The exit code is 0 when what every workload was promised was kept (every acknowledged write
+//! is there, the history is linearizable, no number was given out twice), however many calls failed: how many may is
+//! for the reader to judge.
 
 #![expect(clippy::disallowed_macros, reason = "a program for people, who read its output")]
 
@@ -50,6 +51,8 @@ struct RunArgs {
     writers: usize,
     #[arg(long, default_value_t = 4)]
     contenders: usize,
+    #[arg(long, default_value_t = 1)]
+    counters: usize,
     /// Pause of a worker after each call.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "20ms")]
     pace: Duration,
@@ -97,6 +100,7 @@ async fn run(args: RunArgs) -> anyhow::Result<bool> {
         timeout: args.timeout,
         writers: args.writers,
         contenders: args.contenders,
+        counters: args.counters,
         pace: args.pace,
         seed: args.seed,
         prefix: args.prefix,

@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use flotilla_client::Error;
 use tokio::time::Instant;
 
 use super::Progress;
+use crate::workload::Failure;
 
 /// Bound: of failures, the first so many are kept in words.
 const WORDS_MAX: usize = 20;
@@ -102,13 +102,13 @@ impl Worker {
     }
 
     /// A call failed, retries and all.
-    pub(super) fn failed(&self, what: &str, error: &Error) {
+    pub(super) fn failed(&self, what: &str, failure: &Failure) {
         let at = millis(Instant::now() - self.meter.started);
         let mut counts = self.meter.lock();
         counts.failures += 1;
-        counts.unknown += u64::from(error.maybe_applied());
+        counts.unknown += u64::from(failure.maybe_applied);
         if counts.words.len() < WORDS_MAX {
-            counts.words.push(format!("at {at} ms, {what}: {error}"));
+            counts.words.push(format!("at {at} ms, {what}: {failure}"));
         }
     }
 }
@@ -133,7 +133,7 @@ mod tests {
         }
         assert_eq!(meter.progress_at(at(1000)).longest_gap_ms, 1000, "still open");
         slow.answered_at(at(1000));
-        quick.failed("put", &Error::MaybeApplied { message: "silence".to_owned() });
+        quick.failed("put", &Failure::silence("silence"));
         let progress = meter.progress_at(at(1000));
         assert_eq!((progress.longest_gap_ms, progress.longest_gap_at_ms), (1000, 1000));
         assert_eq!((progress.calls, progress.failures, progress.unknown), (13, 1, 1));

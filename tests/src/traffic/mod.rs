@@ -1,31 +1,29 @@
 //! A client that runs beside a cluster it did not start, and judges what it was told.
 //!
-//! It goes through Flotilla's own client, with that client's retries, since that is what a user has:
-//! a call that fails here has failed for good. Some of its workers write keys of their own and keep a
-//! book of what was acknowledged; the others fight over a few keys and record a history. When it is
-//! told to end, every acknowledged write is read back and the history is judged.
+//! It does every [`Workload`] at once, through Flotilla's own client, with that client's retries, since that is what a
+//! user has: a call that fails here has failed for good. When it is told to end, everything is read back and judged.
 
-mod ledger;
 mod meter;
-mod registers;
+mod metered;
 mod report;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use flotilla_client::{Client, Options};
-use tokio::{sync::watch, task::JoinSet};
 
-pub use report::{Progress, Verdict};
+pub use report::{Judged, Progress, Verdict};
 
-use crate::harness::within;
+use crate::{
+    harness::within,
+    workload::{Contested, Counter, Crew, Store, UniqueWrites, Workload},
+};
 
-use self::{ledger::Ledger, meter::Meter, registers::Registers};
-
-/// How often the keys that are fought over change. Every call without an answer makes the judgement
-/// of its key harder for the rest of the history.
-const GENERATION: Duration = Duration::from_secs(4);
+use self::{meter::Meter, metered::Metered};
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// Length of a value that is written once.
+const VALUE_BYTES: usize = 100;
 
 /// What to do to which cluster.
 #[derive(Clone, Debug)]
@@ -40,6 +38,8 @@ pub struct Plan {
     pub writers: usize,
     /// Workers that fight over a few keys.
     pub contenders: usize,
+    /// Workers that add to one counter.
+    pub counters: usize,
     /// Pause of a worker after each call, so that a small machine carries the load.
     pub pace: Duration,
     /// Decides what is asked.
@@ -50,13 +50,11 @@ pub struct Plan {
 
 /// Workers at work.
 pub struct Traffic {
-    plan: Plan,
-    stop: watch::Sender<bool>,
-    tasks: JoinSet<()>,
-    reader: Client,
+    clients: Vec<Arc<dyn Store>>,
     meter: Arc<Meter>,
-    ledger: Arc<Ledger>,
-    registers: Registers,
+    writes: Crew<UniqueWrites>,
+    contested: Crew<Contested>,
+    counter: Crew<Counter>,
 }
 
 impl Traffic {
@@ -66,8 +64,7 @@ impl Traffic {
     /// An endpoint that is none.
     pub async fn start(plan: Plan) -> Result<Self, flotilla_client::Error> {
         let options = Options { timeout: plan.timeout, ..Options::default() };
-        let smart = Client::connect_with(&plan.endpoints, options.clone()).await?;
-        let mut clients = vec![smart.clone()];
+        let mut clients = vec![Client::connect_with(&plan.endpoints, options.clone()).await?];
         if !plan.plain_endpoints.is_empty() {
             let plain = Options { routing: false, ..options };
             clients.push(Client::connect_with(&plan.plain_endpoints, plain).await?);
@@ -77,27 +74,29 @@ impl Traffic {
             let answered = within(DAY, async || client.get(format!("{}/hello", plan.prefix)).await);
             let _ = answered.await;
         }
+        let clients: Vec<Arc<dyn Store>> =
+            clients.into_iter().map(|client| Arc::new(client) as Arc<dyn Store>).collect();
 
-        let (stop, stopped) = watch::channel(false);
-        let mut tasks = JoinSet::new();
-        let meter = Arc::new(Meter::new(plan.writers + plan.contenders));
-        let ledger = Arc::new(Ledger::default());
-        let registers = Registers::new(&plan);
-        for number in 0..plan.writers {
-            let client = clients[number % clients.len()].clone();
-            let prefix = format!("{}/ledger/{number:03}", plan.prefix);
-            let writer =
-                ledger::Writer { client, prefix, pace: plan.pace, meter: meter.worker(number) };
-            tasks.spawn(writer.run(Arc::clone(&ledger), stopped.clone()));
-        }
-        for number in 0..plan.contenders {
-            let client = clients[number % clients.len()].clone();
-            let contender =
-                registers.contender(number, client, meter.worker(plan.writers + number));
-            tasks.spawn(contender.run(stopped.clone()));
-        }
-        tasks.spawn(registers.keep_changing(GENERATION, stopped));
-        Ok(Self { plan, stop, tasks, reader: smart, meter, ledger, registers })
+        let Plan { writers, contenders, counters, seed, pace, prefix, .. } = plan;
+        let meter = Arc::new(Meter::new(writers + contenders + counters));
+        // Half of each kind do not find leaders by themselves.
+        let metered = |numbers: Range<usize>| -> Vec<Arc<dyn Store>> {
+            let of = |number: usize| {
+                let store = Arc::clone(&clients[number % clients.len()]);
+                Arc::new(Metered { store, meter: meter.worker(number) }) as Arc<dyn Store>
+            };
+            numbers.map(of).collect()
+        };
+        let writes = UniqueWrites::new(format!("{prefix}/ledger"), VALUE_BYTES);
+        let stores = metered(0..writers);
+        let writes = Crew::start_at_pace(writes, seed, &stores, writers, pace);
+        let contested = Contested::new(format!("{prefix}/contested"));
+        let stores = metered(writers..writers + contenders);
+        let contested = Crew::start_at_pace(contested, seed, &stores, contenders, pace);
+        let counter = Counter::new(format!("{prefix}/counter"));
+        let stores = metered(writers + contenders..writers + contenders + counters);
+        let counter = Crew::start_at_pace(counter, seed, &stores, counters, pace);
+        Ok(Self { clients, meter, writes, contested, counter })
     }
 
     /// How it goes.
@@ -110,15 +109,19 @@ impl Traffic {
     ///
     /// # Panics
     /// When a worker did.
-    pub async fn finish(mut self) -> Verdict {
-        self.stop.send_replace(true);
-        while let Some(ended) = self.tasks.join_next().await {
-            ended.expect("a worker does not panic");
-        }
+    pub async fn finish(self) -> Verdict {
+        let Self { clients, meter, writes, contested, counter } = self;
+        let (writes, contested, counter) =
+            futures::join!(writes.stop(), contested.stop(), counter.stop());
         // Before the reading back, which is no part of the load.
-        let progress = self.meter.progress();
-        let ledger = self.ledger.verify(&self.reader).await;
-        let history = self.registers.judge(&self.reader, self.plan.contenders).await;
-        Verdict::of(progress, ledger, history)
+        let progress = meter.progress();
+        let all: [&dyn Workload; 3] = [&*writes, &*contested, &*counter];
+        let mut workloads = Vec::with_capacity(all.len());
+        for workload in all {
+            let broken = workload.check(&clients).await.err();
+            let (name, answered) = (workload.name().to_owned(), workload.answered());
+            workloads.push(Judged { name, answered, broken });
+        }
+        Verdict { progress, workloads }
     }
 }

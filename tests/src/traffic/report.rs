@@ -2,11 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ledger::Account, registers::Judgement};
-
-/// Of what is wrong, so much is told.
-const TOLD: usize = 10;
-
 /// How it goes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
@@ -32,34 +27,25 @@ pub struct Verdict {
     /// How it went.
     #[serde(flatten)]
     pub progress: Progress,
-    /// Writes of unique keys that were acknowledged.
-    pub acknowledged: usize,
-    /// Whether each of them was read back, and none that was refused.
-    pub complete: bool,
-    /// Calls of the history that were answered.
-    pub history: usize,
-    /// Whether one copy of the data explains the history.
-    pub linearizable: bool,
-    /// Why not, where not.
-    pub faults: Vec<String>,
+    /// What was done, and whether the cluster kept what it promised.
+    pub workloads: Vec<Judged>,
+}
+
+/// One workload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    /// Which one.
+    pub name: String,
+    /// Its requests that were answered.
+    pub answered: usize,
+    /// The promise that was broken, in words.
+    pub broken: Option<String>,
 }
 
 impl Verdict {
-    pub(super) fn of(progress: Progress, ledger: Account, history: Judgement) -> Self {
-        Self {
-            progress,
-            acknowledged: ledger.acknowledged,
-            // Nothing shows nothing.
-            complete: ledger.wrong.is_empty() && ledger.acknowledged > 0,
-            history: history.answered,
-            linearizable: history.fault.is_none() && history.answered > 0,
-            faults: ledger.wrong.into_iter().take(TOLD).chain(history.fault).collect(),
-        }
-    }
-
-    /// Whether the cluster kept its promises, however often it failed.
+    /// Whether the cluster kept its promises, however often it failed. Nothing shows nothing.
     #[must_use]
     pub fn kept(&self) -> bool {
-        self.complete && self.linearizable
+        self.workloads.iter().all(|judged| judged.broken.is_none() && judged.answered > 0)
     }
 }

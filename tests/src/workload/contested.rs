@@ -233,6 +233,10 @@ impl Workload for Contested {
         }
     }
 
+    fn name(&self) -> &'static str {
+        "registers"
+    }
+
     fn answered(&self) -> usize {
         self.recorder.answered()
     }

@@ -79,6 +79,10 @@ impl Workload for Counter {
         }
     }
 
+    fn name(&self) -> &'static str {
+        "counter"
+    }
+
     fn answered(&self) -> usize {
         self.lock().answered
     }

@@ -1,6 +1,5 @@
 //! Clients that keep a cluster busy and remember what they were promised.
 
-mod chooser;
 mod contested;
 mod counter;
 mod crew;
@@ -11,13 +10,11 @@ mod store;
 mod unique_writes;
 mod worker;
 
-pub use chooser::{Chooser, contested_keys};
 pub use contested::Contested;
 pub use counter::Counter;
 pub use crew::Crew;
 pub use faults::{Fault, Faults};
 pub use judgement::{assert_kept, nothing_is_lost};
-pub(crate) use store::ask_one;
 pub use store::{Failure, Plain, Reply, Roaming, Store};
 pub use unique_writes::UniqueWrites;
 pub use worker::{Stop, Worker, Workload};

@@ -12,7 +12,6 @@ use std::fmt;
 
 use bytes::Bytes;
 
-pub(crate) use library::ask_one;
 pub use plain::Plain;
 pub use roaming::Roaming;
 

@@ -138,6 +138,10 @@ impl Workload for UniqueWrites {
         }
     }
 
+    fn name(&self) -> &'static str {
+        "unique writes"
+    }
+
     fn answered(&self) -> usize {
         self.lock().acknowledged.len()
     }

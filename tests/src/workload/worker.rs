@@ -20,6 +20,9 @@ pub trait Workload: Send + Sync {
     /// One worker's part, until it is told to stop. What was under way then is ended first.
     async fn run(&self, worker: Worker);
 
+    /// What it is called, for people.
+    fn name(&self) -> &'static str;
+
     /// Requests that were answered so far. Whether that is enough to show anything is for the caller to say.
     fn answered(&self) -> usize;
 

@@ -11,7 +11,7 @@ use rand::SeedableRng as _;
 use super::*;
 use crate::{
     history::{Answer, Request, State, apply},
-    workload::{Contested, Counter, Failure, Reply, UniqueWrites},
+    workload::{Contested, Counter, Crew, Failure, Reply, Roaming, UniqueWrites},
 };
 
 /// What a store does wrong.
@@ -120,5 +120,57 @@ async fn store_that_keeps_its_promises_passes_and_one_that_breaks_them_does_not(
         assert_eq!(outcome.is_ok(), contested, "contested, {lie:?}: {outcome:?}");
         let outcome = course(&Counter::new("counter"), lie).await;
         assert_eq!(outcome.is_ok(), counter, "counter, {lie:?}: {outcome:?}");
+    }
+}
+
+/// A store that has no transactions.
+struct Single(Arc<InMemory>);
+
+#[tonic::async_trait]
+impl Store for Single {
+    async fn ask(&self, request: &Request) -> Result<Reply, Failure> {
+        assert!(self.can(request), "{request:?}");
+        self.0.ask(request).await
+    }
+
+    async fn read(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Failure> {
+        self.0.read(keys).await
+    }
+
+    fn can(&self, request: &Request) -> bool {
+        matches!(request, Request::One(..))
+    }
+
+    fn name(&self) -> String {
+        self.0.name()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_share_keys_and_ask_each_store_for_what_it_has() {
+    let whole = InMemory::new(Lie::None);
+    let stores: [Arc<dyn Store>; 2] = [whole.clone(), Arc::new(Single(whole))];
+    let crew = Crew::start(Contested::new("contested"), 1, &stores, 4);
+    crew.progress(500, Duration::from_secs(60)).await;
+    let contested = crew.stop().await;
+    let asked = contested.recorder().operations();
+    let txns = asked.iter().filter(|asked| matches!(asked.request, Request::Txn(_)));
+    assert!(txns.count() > 10, "the one that has transactions was asked for them");
+    contested.check(&stores).await.expect("nobody lied");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_roams_goes_on_when_one_fails_it_and_no_earlier() {
+    // Of twenty requests to each, those of numbers 1, 2 and 3 fail.
+    let stores = [InMemory::new(Lie::None), InMemory::new(Lie::None)];
+    let dynamic = stores.iter().map(|store| Arc::clone(store) as Arc<dyn Store>).collect();
+    let roaming = Roaming::new(dynamic, 1);
+    let read = Request::One(Bytes::from_static(b"k"), crate::history::Call::Read);
+    let asked = || stores.each_ref().map(|store| store.asked.load(Relaxed));
+    for (succeeds, after) in
+        [(true, [0, 1]), (false, [0, 2]), (true, [1, 2]), (false, [2, 2]), (false, [2, 3])]
+    {
+        assert_eq!(roaming.ask(&read).await.is_ok(), succeeds);
+        assert_eq!(asked(), after);
     }
 }

@@ -37,11 +37,7 @@ impl From<Error> for Failure {
 }
 
 /// Makes one call, and answers what came back and the key's revision where that is told.
-pub(crate) async fn ask_one(
-    client: &Client,
-    key: Bytes,
-    call: &Call,
-) -> Result<(Answer, Option<u64>), Error> {
+async fn ask_one(client: &Client, key: Bytes, call: &Call) -> Result<(Answer, Option<u64>), Error> {
     let value = |kv: Option<KeyValue>| kv.map(|kv| kv.value);
     let swapped = |swapped: Swapped| {
         if swapped.succeeded {
