@@ -15,6 +15,6 @@ pub use counter::Counter;
 pub use crew::Crew;
 pub use faults::{Fault, Faults};
 pub use judgement::{assert_kept, nothing_is_lost};
-pub use store::{Failure, Plain, Reply, Roaming, Store};
+pub use store::{Failure, Plain, Reply, Rest, Roaming, Store};
 pub use unique_writes::UniqueWrites;
 pub use worker::{Stop, Worker, Workload};

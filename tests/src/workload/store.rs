@@ -1,11 +1,12 @@
 //! Who is asked: one small trait over whatever speaks to the cluster.
 //!
 //! A workload says what it wants as a [`Request`] and learns what came of it, in the words of a history. So the same
-//! workload runs over our client library, over a generated client of a single address, on real sockets or in a
-//! simulation.
+//! workload runs over our client library, over a generated client of a single address, over REST, on real sockets or in
+//! a simulation.
 
 mod library;
 mod plain;
+mod rest;
 mod roaming;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::fmt;
 use bytes::Bytes;
 
 pub use plain::Plain;
+pub use rest::Rest;
 pub use roaming::Roaming;
 
 use crate::history::{Answer, Request};

@@ -6,4 +6,5 @@ mod dump;
 mod foreign;
 mod garbage;
 mod metrics;
+mod rest;
 mod seed_contract;

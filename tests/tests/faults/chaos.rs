@@ -1,21 +1,24 @@
-//! Concurrent clients on every node while nodes are killed and frozen at random moments. What the
+//! Concurrent clients on every node, of every API, while nodes are killed and frozen at random moments. What the
 //! clients saw must be what one copy of the data would have shown them.
 //!
 //! `SEED` repeats the choices of a run, `SECONDS` sets how long it lasts.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use flotilla_client::{Client, Options};
 use flotilla_tests::{
-    harness::{Cluster, elapse, env_number, say, seed},
+    harness::{Cluster, Session, elapse, env_number, say, seed},
     history::{Answer, Budget, Call, Completion, Operation, Request, check},
-    workload::{Contested, Crew, Fault, Faults, Plain, Workload as _, nothing_is_lost},
+    workload::{
+        Contested, Counter, Crew, Fault, Faults, Plain, Rest, Store, Workload as _, nothing_is_lost,
+    },
 };
 use tokio::time::Instant;
 
 const BOUND: Duration = Duration::from_secs(60);
 
-/// Clients of each node.
+/// Plain clients of each node.
 const CLIENTS: usize = 2;
 
 /// How long a client waits before it counts a call as unknown.
@@ -43,10 +46,9 @@ async fn leaders_that_were_frozen_serve_nothing_old() {
 async fn play(seed: u64, mut faults: Faults, seconds: u64) -> Faults {
     let mut cluster = Cluster::start(3).await;
     let sessions = cluster.sessions();
-    // Each is bound to one node for good, so that what each node answers is seen.
-    let nodes = Plain::all(&sessions, PATIENCE);
-    let contested = Contested::new("chaos");
-    let registers = Crew::start(contested, seed, &nodes, CLIENTS * nodes.len());
+    let stores = stores(&cluster, &sessions).await;
+    let registers = Crew::start(Contested::new("chaos"), seed, &stores, stores.len());
+    let counter = Crew::start(Counter::new("count"), seed, &stores, stores.len());
     let writers = Crew::writers(&sessions, 3, 100, "ledger");
 
     let until = Instant::now() + Duration::from_secs(seconds);
@@ -62,27 +64,47 @@ async fn play(seed: u64, mut faults: Faults, seconds: u64) -> Faults {
     cluster.wait_serving(BOUND).await;
     writers.progress(30, BOUND).await;
     let (writes, registers) = (writers.stop().await, registers.stop().await);
-    let checked = registers.check(&nodes).await;
+    let counter = counter.stop().await;
+    let checked = registers.check(&stores).await;
     let recorder = registers.recorder();
     fs::write(cluster.scratch().join("history.txt"), recorder.text()).expect("keep the history");
-    if let Err(why) = checked {
+    let counted = counter.check(&stores).await;
+    if let Err(why) = checked.and(counted) {
         panic!("{why}");
     }
 
     let (refused, unknown) = writes.troubled();
     say(format!(
-        "{} faults; {} writes acknowledged, {refused} refused, {unknown} unknown; {} calls answered",
+        "{} faults; {} writes acknowledged, {refused} refused, {unknown} unknown; {} calls answered, {} times counted",
         faults.done.len(),
         writes.answered(),
         recorder.answered(),
+        counter.answered(),
     ));
     let enough = ANSWERS_EACH_SECOND * seconds;
     assert!(recorder.answered() as u64 >= enough, "too little traffic to show anything");
     assert!(writes.answered() as u64 >= enough / 2, "too few writes to show anything");
+    assert!(counter.answered() as u64 >= enough / 2, "too little was counted to show anything");
     nothing_is_lost(&sessions, &[&*writes], BOUND).await;
     let operations = recorder.operations();
     lies_are_noticed(&operations);
     faults
+}
+
+/// Clients of every kind. But for the one of our library each is bound to one node for good, so that what each node
+/// answers is seen.
+async fn stores(cluster: &Cluster, sessions: &[Session]) -> Vec<Arc<dyn Store>> {
+    let mut stores: Vec<Arc<dyn Store>> = Vec::new();
+    for _ in 0..CLIENTS {
+        stores.extend(Plain::all(sessions, PATIENCE));
+    }
+    for node in &cluster.nodes {
+        stores.push(Arc::new(Rest::new(node.http_address(), PATIENCE)));
+    }
+    let options = Options { timeout: Duration::from_secs(5), ..Options::default() };
+    let library = Client::connect_with(cluster.addresses(), options).await;
+    stores.push(Arc::new(library.expect("well-formed addresses")));
+    stores
 }
 
 /// The history that was just found to be right, with one lie behind it: the judge must notice each,
@@ -98,6 +120,7 @@ fn lies_are_noticed(operations: &[Operation]) {
         ("stale read", vec![write("lie-a"), swapped.clone(), read("lie-a")]),
         ("lost write", vec![write("lie-a"), write("lie-b"), read("lie-a")]),
         ("doubled compare-and-put", vec![write("lie-a"), swapped.clone(), swapped]),
+        ("unfound value", vec![write("lie-a"), (Call::Delete, Answer::Deleted(false))]),
     ] {
         let mut told = operations.to_vec();
         let end = told.iter().map(|one| one.returned().unwrap_or(one.invoked)).max();
