@@ -1,7 +1,8 @@
 //! A client that runs beside a cluster it did not start, and judges what it was told.
 //!
-//! It does every [`Workload`] at once, through Flotilla's own client, with that client's retries, since that is what a
-//! user has: a call that fails here has failed for good. When it is told to end, everything is read back and judged.
+//! It does every workload of [`crate::workload`] at once, through Flotilla's own client, with that client's retries, since
+//! that is what a user has: a call that fails here has failed for good. When it is told to end, everything is read back
+//! and judged.
 
 mod meter;
 mod metered;
