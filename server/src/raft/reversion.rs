@@ -26,7 +26,10 @@ use super::{LogId, TypeConfig, of_term::OfTerm};
 use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
-    world::known_bad::{self, Fault},
+    world::{
+        known_bad::{self, Fault},
+        sometimes,
+    },
 };
 
 /// Whether a follower that lacks `prev` has lost what it acknowledged, which is all up to `acknowledged`.
@@ -105,6 +108,7 @@ impl Reversions {
             }
             follower.acknowledged.map_or(0, |id| id.index)
         };
+        sometimes("a follower lacked what it had acknowledged");
         metrics.regions.followers_reverted_total.inc();
         tracing::error!(
             region = %self.region,

@@ -21,6 +21,7 @@ use crate::{
         region_state::{Damage, read_descriptors},
         snapshot,
     },
+    world::sometimes,
     world::{
         clock,
         known_bad::{self, Fault},
@@ -158,6 +159,7 @@ impl Peers {
 
     fn note_quarantine(&self, region: RegionId, peer: PeerId, reason: String) {
         tracing::error!(%region, %peer, reason, "peer is quarantined");
+        sometimes("a peer was in quarantine from its start");
         let quarantined = Quarantined { peer, reason, remains: None };
         self.quarantined.write().insert(region, quarantined);
     }

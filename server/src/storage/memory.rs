@@ -26,9 +26,10 @@ use parking_lot::{Mutex, RwLock};
 use self::maps::{Map, Maps, Pinned, Step};
 use super::{
     batch::{Family, WriteBatch},
-    engine::{Cursor, Direction, Durability, Engine, EngineStats, Error, Read, Stage, View},
+    engine::{Cursor, Direction, Durability, Engine, EngineStats, Error, Quick, Read, Stage, View},
     reclaim::{Claims, Reclaim},
 };
+use crate::world::blocking;
 
 /// Bound: the tail's size, after which its front becomes durable without a sync, as an operating
 /// system writes back in its own time.
@@ -106,29 +107,58 @@ impl MemoryEngine {
         self.faults.lock().push(fault);
     }
 
+    /// No call fails that has not failed yet.
+    pub fn forgive(&self) {
+        self.faults.lock().clear();
+    }
+
     /// How many steps (a batch is one, a replaced range two) a crash may lose.
     #[must_use]
     pub fn unsynced(&self) -> usize {
         self.state.read().tail.len()
     }
 
-    /// What is found after a power cut that lost all but the first `kept` unsynced steps. Complete
-    /// stages survive. The instance itself goes on, but belongs to a machine that is gone.
+    /// What every power cut leaves of a key.
+    #[must_use]
+    pub fn get_synced(&self, family: Family, key: &[u8]) -> Option<Bytes> {
+        self.state.read().durable.get(family, key)
+    }
+
+    /// What is found after a power cut that lost all but the first `kept` unsynced steps. Stages survive, as complete as
+    /// they are. The instance itself goes on, but belongs to a machine that is gone.
     #[must_use]
     pub fn crash(&self, kept: usize) -> Arc<Self> {
+        self.crash_keeping(kept, || false)
+    }
+
+    /// As [`MemoryEngine::crash`]. Of a range that was replaced behind those steps, the rows may be there all the same, as
+    /// [`Engine::replace_range`] says: each is asked for.
+    #[must_use]
+    pub fn crash_keeping(&self, kept: usize, mut replaced: impl FnMut() -> bool) -> Arc<Self> {
         let state = self.state.read();
         let mut after = State { durable: state.durable.clone(), ..State::default() };
-        let lost: u64 = state.tail.iter().skip(kept).map(Step::changes).sum();
-        after.sequence = state.sequence - lost;
         for step in state.tail.iter().take(kept) {
             after.durable.apply(step);
         }
+        let mut lost: u64 = 0;
+        let mut behind = state.tail.iter().skip(kept).peekable();
+        while let Some(step) = behind.next() {
+            // The one before it cleared the range.
+            if let Some(fill @ Step::Fill { .. }) = behind.peek().copied()
+                && replaced()
+            {
+                after.durable.apply(step);
+                after.durable.apply(fill);
+                behind.next();
+            } else {
+                lost += step.changes();
+            }
+        }
+        after.sequence = state.sequence - lost;
         after.current = after.durable.clone();
-        let mut stages = self.stages.lock().clone();
-        stages.retain(|_, rows| rows.is_some());
         Arc::new(Self {
             state: RwLock::new(after),
-            stages: Arc::new(Mutex::new(stages)),
+            stages: Arc::new(Mutex::new(self.stages.lock().clone())),
             faults: Mutex::default(),
             reclaim: Arc::default(),
         })
@@ -178,6 +208,23 @@ impl Engine for MemoryEngine {
             state.sync();
         }
         Ok(())
+    }
+
+    fn write_if_quick(&self, batch: &WriteBatch) -> Result<bool, Error> {
+        if blocking::would_wait() {
+            return Ok(false);
+        }
+        self.write(batch, Durability::Buffered).map(|()| true)
+    }
+
+    fn get_if_quick(&self, family: Family, key: &[u8], bytes_max: usize) -> Result<Quick, Error> {
+        if blocking::would_wait() {
+            return Ok(Quick::OnDisk);
+        }
+        Ok(match self.get(family, key)? {
+            Some(value) if value.len() > bytes_max => Quick::Large { bytes: value.len() },
+            value => Quick::Read(value),
+        })
     }
 
     fn view(&self) -> Arc<dyn View> {

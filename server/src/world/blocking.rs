@@ -2,7 +2,7 @@
 
 use tokio::task::JoinHandle;
 
-use super::simulated;
+use super::{clock, simulated};
 
 /// Runs `work` on a thread that may block; in a simulation on its one thread, after what the disk takes there.
 ///
@@ -16,4 +16,10 @@ pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Join
         tokio::time::sleep(takes).await;
         work()
     })
+}
+
+/// Whether what is asked of an engine in memory is to be on the disk this time, or the disk to be behind: in a simulation
+/// now and then, elsewhere never.
+pub fn would_wait() -> bool {
+    simulated().is_some() && clock::random().is_multiple_of(8)
 }

@@ -13,6 +13,9 @@ pub mod handoff;
 pub mod known_bad;
 pub mod maps;
 pub mod presence;
+mod sometimes;
+
+pub use sometimes::sometimes;
 
 use std::{
     cell::RefCell,
@@ -42,6 +45,9 @@ pub trait World: Send + Sync {
 
     /// What some work with the disk takes; drawn for each.
     fn disk_takes(&self) -> Duration;
+
+    /// Something happened that must happen in some simulation.
+    fn sometimes(&self, what: &'static str);
 }
 
 /// A connection.

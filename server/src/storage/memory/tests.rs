@@ -66,7 +66,9 @@ fn interrupted_replace_is_finished_by_repeating_it() {
     engine.replace_range(Family::Default, &KeyRange::default(), "one").unwrap_err();
     assert_eq!(keys(&engine), "");
     let after = engine.crash(0);
-    assert_eq!((keys(&after).as_str(), after.stages().unwrap()), ("a", vec!["one".to_owned()]));
+    let stages = vec!["one".to_owned(), "unfinished".to_owned()];
+    assert_eq!((keys(&after).as_str(), after.stages().unwrap()), ("a", stages));
+    assert!(!after.is_staged("unfinished").unwrap(), "a torn one is there, and is none");
     after.replace_range(Family::Default, &KeyRange::default(), "one").unwrap();
     assert_eq!(keys(&after), "b");
     after.replace_range(Family::Default, &KeyRange::default(), "unfinished").unwrap_err();
@@ -97,4 +99,21 @@ fn tail_is_bounded() {
     }
     assert!(engine.unsynced() < 4, "{}", engine.unsynced());
     assert!(engine.crash(0).get(Family::Default, &[0]).unwrap().is_some());
+}
+
+/// As with RocksDB, whose files are on the disk before what was written to its log.
+#[test]
+fn replaced_range_may_survive_a_power_cut_that_takes_what_was_written_before_it() {
+    let engine = MemoryEngine::new();
+    engine.write(&put("a"), Durability::Synced).unwrap();
+    engine.write(&put("b"), Durability::Buffered).unwrap();
+    let mut stage = engine.stage("one").unwrap();
+    stage.put(b"x", b"1").unwrap();
+    stage.finish().unwrap();
+    let all_from_x = KeyRange::new(&b"x"[..], &b""[..]);
+    engine.replace_range(Family::Default, &all_from_x, "one").unwrap();
+    assert_eq!(keys(&engine.crash(0)), "a");
+    assert_eq!(keys(&engine.crash_keeping(0, || true)), "ax");
+    assert_eq!(keys(&engine.crash_keeping(1, || true)), "abx");
+    assert_eq!(keys(&engine.crash(3)), "abx");
 }
