@@ -9,7 +9,7 @@ use crate::{
     ids::NodeId,
     placement::membership::check_address,
     raft::transport::Directory as _,
-    world::{clock, presence::Presence},
+    world::{clock, presence::Presence, sometimes},
 };
 
 /// Bounds: nodes that one heartbeat asks for the driver without having been told to, and its time. The next
@@ -130,6 +130,7 @@ impl DriverRoute {
         let began = clock::now();
         while let Some(target) = course.next(self) {
             let response = if target.is_here(joined.node, &node.advertised.peer) {
+                show_new_address(node, joined, &request).await;
                 joined.driver.hear(request.clone(), &Presence::default()).await
             } else {
                 match ask(node, joined, &target, request.clone()).await {
@@ -169,6 +170,25 @@ impl DriverRoute {
         }
         Err("nobody that was asked leads region 1 now".to_owned())
     }
+}
+
+/// Tells the others where this node is, if it has moved and leads region 1: then it asks nobody for the driver, so nobody
+/// would see it; and whoever cannot reach the driver does not learn its address from the table either.
+async fn show_new_address(node: &Node, joined: &Joined, request: &v1::HeartbeatRequest) {
+    let table = node.directory.table();
+    let own = table.nodes.iter().find(|record| record.node_id == joined.node.0);
+    if own.is_none_or(|own| own.peer_address == node.advertised.peer) {
+        return;
+    }
+    sometimes("the placement driver had moved to another address");
+    let others = node.directory.others(joined.node).into_iter().take(SEARCHED_MAX);
+    let shown = others.map(|other| async move {
+        let answered = ask(node, joined, &Hint::known(other), request.clone()).await;
+        tracing::debug!(%other, ok = answered.is_ok(), "told where this node is now");
+    });
+    // Its own heartbeat does not wait for who does not answer.
+    let all = futures::future::join_all(shown);
+    let _ = tokio::time::timeout(node.config.placement.interval, all).await;
 }
 
 async fn ask(
