@@ -1,8 +1,9 @@
 //! Nodes: the server's own code, each on a host of its own, with a disk that outlives it.
 
 use std::{
-    cell::RefCell,
-    path::PathBuf,
+    cell::{Cell, RefCell},
+    fs, io, mem,
+    path::{Path, PathBuf},
     rc::Rc,
     sync::{Arc, Weak},
     time::Duration,
@@ -16,36 +17,23 @@ use flotilla_server::{
     },
     storage::memory::MemoryEngine,
 };
-use rand::{RngExt as _, rngs::StdRng};
 use tempfile::TempDir;
 use turmoil::Sim;
 
-/// What a seed decides about a cluster.
-#[derive(Clone, Debug)]
-pub(crate) struct Sizes {
-    pub(crate) nodes: usize,
-    /// Entries that a log keeps, and at which it is cut.
-    pub(crate) log_entries: u64,
-    pub(crate) queue: usize,
-    pub(crate) snapshot_chunk_bytes: u64,
-}
+use crate::{links::Links, marks::Marks, scenarios::Sizes, world::World};
 
-impl Sizes {
-    /// Draws them: often tiny, so that purges, snapshots and full queues happen within seconds.
-    pub(crate) fn draw(random: &mut StdRng) -> Self {
-        let pick = |random: &mut StdRng, from: &[u64]| from[random.random_range(0..from.len())];
-        Self {
-            nodes: pick(random, &[3, 3, 3, 5]) as usize,
-            log_entries: pick(random, &[20, 20, 100, 10_000]),
-            queue: pick(random, &[2, 16, 1_024]) as usize,
-            snapshot_chunk_bytes: pick(random, &[4 << 10, 1 << 20]),
-        }
-    }
-}
+/// Until a machine that was removed from the cluster is started again, with an empty disk.
+const EMPTIED_AFTER: Duration = Duration::from_secs(1);
+/// Until a process that has ended by itself is started again.
+const STARTED_AFTER: Duration = Duration::from_secs(1);
+/// Names of each host: it can move from one to the next.
+const NAMES: usize = 2;
 
 /// One host.
 pub(crate) struct Host {
-    pub(crate) name: String,
+    /// Its name now, and those that it had or will have: turmoil gives each an address.
+    names: Vec<String>,
+    name: Rc<Cell<usize>>,
     /// Its disk, as its next start finds it.
     disk: Rc<RefCell<Instances>>,
     node: Rc<RefCell<Weak<Node>>>,
@@ -53,12 +41,27 @@ pub(crate) struct Host {
     ended: Rc<RefCell<Option<String>>>,
     /// Raised when the disk was set back, wiped or damaged: what was promised on it may be gone.
     pub(crate) disk_lives: u32,
+    /// What goes wrong on it is of our making: its disk was damaged, or failed.
+    pub(crate) is_excused: bool,
     /// When it is to be started again.
     down_until: Option<Duration>,
-    _dir: TempDir,
+    /// To whom its links are cut until then.
+    pub(crate) silent_to: Vec<String>,
+    /// Bound: folders that its disks have had.
+    folders: u32,
+    dir: TempDir,
 }
 
 impl Host {
+    pub(crate) fn name(&self) -> &str {
+        &self.names[self.name.get()]
+    }
+
+    /// Every name that it can have.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.names.clone()
+    }
+
     /// The node, while it runs.
     pub(crate) fn node(&self) -> Option<Arc<Node>> {
         self.node.borrow().upgrade()
@@ -71,6 +74,57 @@ impl Host {
     pub(crate) fn is_down(&self) -> bool {
         self.down_until.is_some()
     }
+
+    /// A copy of its disk as it is now, with everything that it was not yet asked to keep.
+    pub(crate) fn image(&mut self) -> io::Result<Instances> {
+        let dir = self.new_folder()?;
+        let disk = self.disk.borrow();
+        copy_files(&disk.dir, &dir)?;
+        Ok(copy_of(&disk, dir))
+    }
+
+    /// Puts another disk in the place of its own. It must be down.
+    pub(crate) fn put_disk(&mut self, disk: Instances) {
+        self.disk_lives += 1;
+        self.is_excused = true;
+        *self.disk.borrow_mut() = disk;
+    }
+
+    /// Puts an empty disk in the place of its own. It must be down.
+    pub(crate) fn wipe(&mut self) -> io::Result<()> {
+        let dir = self.new_folder()?;
+        self.put_disk(Instances { log: MemoryEngine::new(), data: MemoryEngine::new(), dir });
+        Ok(())
+    }
+
+    /// Sets `data` alone back. It must be down.
+    pub(crate) fn put_data(&mut self, data: Arc<MemoryEngine>) {
+        self.is_excused = true;
+        self.disk.borrow_mut().data = data;
+    }
+
+    fn new_folder(&mut self) -> io::Result<PathBuf> {
+        self.folders += 1;
+        let dir = self.dir.path().join(self.folders.to_string());
+        fs::create_dir(&dir)?;
+        Ok(dir)
+    }
+}
+
+/// A copy of a disk in another folder, which has the small files already.
+pub(crate) fn copy_of(disk: &Instances, dir: PathBuf) -> Instances {
+    let all = |engine: &MemoryEngine| engine.crash(engine.unsynced());
+    Instances { log: all(&disk.log), data: all(&disk.data), dir }
+}
+
+fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
 }
 
 /// The hosts of a simulation.
@@ -79,80 +133,171 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Puts the hosts into `sim`; they are born as one cluster once it runs.
-    pub(crate) fn start(sim: &mut Sim<'_>, sizes: &Sizes) -> Self {
-        let names: Vec<String> = (1..=sizes.nodes).map(|number| format!("n{number}")).collect();
-        let join: Vec<String> = names.iter().map(|name| format!("{name}:7420")).collect();
-        let hosts = names.into_iter().map(|name| {
+    /// Puts the hosts into `sim`. Those that are no spares are born as one cluster once it runs.
+    ///
+    /// # Panics
+    /// Without temporary folders.
+    pub(crate) fn start(sim: &mut Sim<'_>, world: &Arc<World>, sizes: &Sizes) -> Self {
+        let first = |number: &usize| *number <= sizes.nodes;
+        let numbers = || 1..=sizes.nodes + sizes.spares;
+        let join: Vec<String> =
+            numbers().filter(first).map(|number| format!("n{number}:7420")).collect();
+        let hosts = numbers().map(|number| {
             let dir = tempfile::Builder::new().prefix("flotilla-sim-").tempdir();
             let dir = dir.expect("a temporary folder");
             let mut config = config(sizes, dir.path().to_owned());
-            config.advertise_host = Some(name.clone());
-            config.join = join.clone();
-            config.bootstrap_expect = sizes.nodes as u32;
-            let host = Host {
-                name: name.clone(),
+            if first(&number) {
+                config.join = join.clone();
+                config.bootstrap_expect = sizes.nodes as u32;
+            }
+            let names = (0..NAMES).map(|moved| format!("n{number}{}", "m".repeat(moved)));
+            let mut host = Host {
+                names: names.collect(),
+                name: Rc::default(),
                 disk: Rc::new(RefCell::new(Instances {
                     log: MemoryEngine::new(),
                     data: MemoryEngine::new(),
-                    dir: dir.path().to_owned(),
+                    dir: PathBuf::new(),
                 })),
                 node: Rc::default(),
                 ended: Rc::default(),
                 disk_lives: 0,
+                is_excused: false,
                 down_until: None,
-                _dir: dir,
+                silent_to: vec![],
+                folders: 0,
+                dir,
             };
-            let (disk, node) = (Rc::clone(&host.disk), Rc::clone(&host.node));
-            let ended = Rc::clone(&host.ended);
-            sim.host(name, move || {
-                let (disk, node) = (disk.borrow().clone(), Rc::clone(&node));
-                let (config, ended) = (config.clone(), Rc::clone(&ended));
-                async move {
-                    let up = move |started: &Arc<Node>| {
-                        *node.borrow_mut() = Arc::downgrade(started);
-                    };
-                    let result = simulated::run(config, disk, up).await;
-                    let cause = result.expect_err("it runs until it fails");
-                    tracing::info!("the node has ended: {cause:#}");
-                    *ended.borrow_mut() = Some(format!("{cause:#}"));
-                    Ok(())
-                }
-            });
+            host.wipe().expect("a temporary folder");
+            for name in 0..NAMES {
+                host.enter(sim, name, config.clone(), world, number - 1);
+            }
             host
         });
         Self { hosts: hosts.collect() }
     }
 
-    /// Ends the node of a host. Of what its disk was not asked to keep, `kept(steps)` of so many steps stay.
+    /// Client addresses of all hosts.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.hosts.iter().map(|host| format!("{}:7420", host.name())).collect()
+    }
+
+    /// Ends the node of a host. Of what its disk was not asked to keep, `kept(steps)` of so many steps stay, and behind them
+    /// what was `replaced` in ranges as a whole. Answers how many steps `log` and `data` have lost.
     pub(crate) fn crash(
         &mut self,
         sim: &mut Sim<'_>,
         index: usize,
         until: Duration,
         mut kept: impl FnMut(usize) -> usize,
-    ) {
+        mut replaced: impl FnMut() -> bool,
+    ) -> (usize, usize) {
         let host = &mut self.hosts[index];
-        sim.crash(host.name.as_str());
+        sim.crash(host.name());
         let mut disk = host.disk.borrow_mut();
-        let (log, data) = (kept(disk.log.unsynced()), kept(disk.data.unsynced()));
+        let steps = (disk.log.unsynced(), disk.data.unsynced());
+        let (log, data) = (kept(steps.0), kept(steps.1));
         disk.log = disk.log.crash(log);
-        disk.data = disk.data.crash(data);
+        disk.data = disk.data.crash_keeping(data, &mut replaced);
+        drop(disk);
+        *host.ended.borrow_mut() = None;
         host.down_until = Some(until);
+        (steps.0 - log, steps.1 - data)
     }
 
-    /// Starts what is to be started by now, as whoever watches over processes would.
-    pub(crate) fn restart(&mut self, sim: &mut Sim<'_>, now: Duration) {
-        for host in &mut self.hosts {
-            if let Some(cause) = host.ended.borrow_mut().take() {
-                tracing::info!(host = host.name, "will be started again; it ended: {cause}");
-                host.down_until = Some(now + Duration::from_secs(1));
+    /// Ends the node of a host as a signal does: its disk keeps what was written, and its connections are closed.
+    pub(crate) fn kill(&mut self, sim: &mut Sim<'_>, index: usize, until: Duration) {
+        self.crash(sim, index, until, |steps| steps, || true);
+    }
+
+    /// From its next start on a host, which must be down, is at its next address.
+    pub(crate) fn move_away(&mut self, index: usize) {
+        let host = &self.hosts[index];
+        host.name.set((host.name.get() + 1) % NAMES);
+    }
+
+    /// Starts what is to be started by now, as whoever watches over processes would, and empties the disks of machines
+    /// that were removed.
+    ///
+    /// # Errors
+    /// A node has ended by itself, whose disk is as it should be.
+    ///
+    /// # Panics
+    /// Without temporary folders.
+    pub(crate) fn restart(
+        &mut self,
+        sim: &mut Sim<'_>,
+        links: &mut Links,
+        now: Duration,
+        marks: &Marks,
+    ) -> Result<(), String> {
+        for index in 0..self.hosts.len() {
+            let host = &mut self.hosts[index];
+            let ended = host.ended.borrow_mut().take();
+            if let Some(cause) = ended {
+                if !host.is_excused {
+                    return Err(format!("{} has ended: {cause}", host.name()));
+                }
+                tracing::info!(host = host.name(), "will be started again; it ended: {cause}");
+                host.down_until = Some(now + STARTED_AFTER);
+                // A person does what the words say.
+                if cause.contains("Empty the whole data directory") {
+                    host.wipe().expect("a temporary folder");
+                    marks.hit("a node asked for an empty disk");
+                }
             }
+            if !host.is_down() && host.node().is_some_and(|node| node.is_removed()) {
+                self.kill(sim, index, now + EMPTIED_AFTER);
+                self.hosts[index].wipe().expect("a temporary folder");
+                marks.hit("a node was removed, and started again empty");
+            }
+            let host = &mut self.hosts[index];
             if host.down_until.is_some_and(|until| until <= now) {
                 host.down_until = None;
-                sim.bounce(host.name.as_str());
+                for other in mem::take(&mut host.silent_to) {
+                    for name in host.names() {
+                        links.mend(sim, &name, &other);
+                        links.mend(sim, &other, &name);
+                    }
+                }
+                sim.bounce(host.name());
             }
         }
+        Ok(())
+    }
+}
+
+impl Host {
+    /// Puts the host into `sim` under one of its names. It runs there while that is its name.
+    fn enter(
+        &self,
+        sim: &mut Sim<'_>,
+        name: usize,
+        mut config: Config,
+        world: &Arc<World>,
+        number: usize,
+    ) {
+        let (disk, node) = (Rc::clone(&self.disk), Rc::clone(&self.node));
+        let (ended, now) = (Rc::clone(&self.ended), Rc::clone(&self.name));
+        config.advertise_host = Some(self.names[name].clone());
+        let world = Arc::clone(world);
+        sim.host(self.names[name].clone(), move || {
+            let (disk, node) = (disk.borrow().clone(), Rc::clone(&node));
+            let (config, ended) = (config.clone(), Rc::clone(&ended));
+            let (here, world) = (now.get() == name, Arc::clone(&world));
+            async move {
+                world.runs_here(number);
+                if !here {
+                    return Ok(());
+                }
+                let up = move |started: &Arc<Node>| *node.borrow_mut() = Arc::downgrade(started);
+                let result = simulated::run(config, disk, up).await;
+                let cause = result.expect_err("it runs until it fails");
+                tracing::info!("the node has ended: {cause:#}");
+                *ended.borrow_mut() = Some(format!("{cause:#}"));
+                Ok(())
+            }
+        });
     }
 }
 
@@ -174,5 +319,14 @@ fn config(sizes: &Sizes, data_dir: PathBuf) -> Config {
     config.limits.requests_in_flight_max = sizes.queue;
     config.limits.proposals_in_flight_max = sizes.queue;
     config.snapshot.chunk_bytes = sizes.snapshot_chunk_bytes;
+    let placement = &mut config.placement;
+    placement.interval = Duration::from_millis(200);
+    placement.node_disconnected_after = Duration::from_secs(2);
+    placement.node_down_after = Duration::from_secs(6);
+    placement.joint_patience = Duration::from_secs(2);
+    placement.step_timeout = Duration::from_secs(2);
+    placement.leader_cool_down = Duration::from_secs(2);
+    placement.refusal_patience = Duration::from_secs(3);
+    placement.refusal_memory = Duration::from_secs(5);
     config
 }

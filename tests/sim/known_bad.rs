@@ -1,64 +1,73 @@
 //! Whether the simulator can see: faults that were found once and mended are switched on again, one after the other, and
 //! each must be caught.
 
-use std::{
-    ops::Range,
-    process::ExitCode,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    thread,
-};
+use std::{ops::Range, process::ExitCode, sync::Mutex};
 
 use flotilla_server::world::known_bad::Fault;
 
-use crate::seeds::{cores, run_child, say};
+use crate::{
+    scenarios::Scenario,
+    seeds::{Seed, Told, beside_each_other, line_of_seed, run_child, say},
+};
 
 /// Hunts one fault, or all.
-pub(crate) fn hunt(name: &str, seeds: Range<u64>, jobs: Option<usize>) -> ExitCode {
+pub(crate) fn hunt(
+    name: &str,
+    scenarios: &[&'static Scenario],
+    seeds: Range<u64>,
+    jobs: usize,
+) -> ExitCode {
+    if !name.is_empty() && Fault::ALL.iter().all(|fault| fault.name() != name) {
+        let known: Vec<&str> = Fault::ALL.iter().map(|fault| fault.name()).collect();
+        say(format!("there is no fault {name}; there are {}", known.join(", ")));
+        return ExitCode::FAILURE;
+    }
     let mut missed = 0;
     for fault in Fault::ALL.iter().filter(|fault| name.is_empty() || fault.name() == name) {
-        match first(*fault, seeds.clone(), jobs.unwrap_or_else(cores)) {
-            Some((seed, invariant)) => {
-                say(format!("{}: caught by seed {seed}: {invariant}", fault.name()));
+        let each = seeds
+            .clone()
+            .flat_map(|seed| scenarios.iter().map(move |scenario| Seed { scenario, seed }));
+        let all: Vec<Seed> = known_to_catch(fault.name()).into_iter().chain(each).collect();
+        match first(*fault, &all, jobs) {
+            Some((seed, invariant, how)) => {
+                let Seed { scenario, seed } = seed;
+                say(format!("{} {scenario:?} {seed} {invariant}: {how:.200}", fault.name()));
             }
             None => {
                 missed += 1;
-                say(format!(
-                    "{}: NOT CAUGHT within {} seeds",
-                    fault.name(),
-                    seeds.end - seeds.start
-                ));
+                say(format!("{}: NOT CAUGHT by {} seeds", fault.name(), all.len()));
             }
         }
     }
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The first seed, of those that have run until then, that catches a fault.
-fn first(fault: Fault, seeds: Range<u64>, jobs: usize) -> Option<(u64, String)> {
-    let (next, found) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
-    let caught: Mutex<Vec<(u64, String)>> = Mutex::default();
-    thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while !found.load(Relaxed) {
-                    let seed = next.fetch_add(1, Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    let invariant = match run_child(seed, Some(fault.name())) {
-                        Ok(told) => told.violation.map(|(invariant, _)| invariant),
-                        Err(words) => Some(format!("the process: {words}")),
-                    };
-                    if let Some(invariant) = invariant {
-                        found.store(true, Relaxed);
-                        caught.lock().expect("nobody panics with it").push((seed, invariant));
-                    }
-                }
-            });
+/// The seeds of `known_bad.txt` for a fault.
+fn known_to_catch(fault: &str) -> Vec<Seed> {
+    let lines = include_str!("known_bad.txt").lines();
+    let of_it = lines.filter_map(|line| line.split_once(' ').filter(|(name, _)| *name == fault));
+    of_it.map(|(_, rest)| line_of_seed(rest)).collect()
+}
+
+/// The first seed, of those that have run until then, that catches a fault, and by what. A seed that fails without it
+/// shows nothing, and neither does a process that gave no answer.
+fn first(fault: Fault, seeds: &[Seed], jobs: usize) -> Option<(Seed, String, String)> {
+    let caught: Mutex<Option<(Seed, String, String)>> = Mutex::default();
+    beside_each_other(jobs, seeds, |seed| {
+        let broken = match run_child(seed, Some(fault.name())) {
+            Ok(told) => told.violation,
+            Err(words) => {
+                say(format!("{}: {seed}: the process: {words}", fault.name()));
+                None
+            }
+        };
+        let Some((invariant, how)) = broken else { return true };
+        if !matches!(run_child(seed, None), Ok(Told { violation: None, .. })) {
+            say(format!("{seed} fails without {}, too", fault.name()));
+            return true;
         }
+        caught.lock().expect("nobody panics with it").get_or_insert((seed, invariant, how));
+        false
     });
-    caught.into_inner().expect("nobody panics with it").into_iter().min()
+    caught.into_inner().expect("nobody panics with it")
 }

@@ -1,11 +1,12 @@
 //! What surrounds the nodes: the network of turmoil, disks that take their time, and a record of what happened.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -16,6 +17,8 @@ use flotilla_server::world::{self, Io, Listen, clock};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
+
+use crate::marks::ServerMarks;
 
 /// Everything that two runs of one seed must have in common: who sent something when, what was committed, what clients
 /// were told.
@@ -54,18 +57,37 @@ pub(crate) const CALM_DISK_MICROS_MAX: u64 = 2_000;
 /// What a message takes at most while nothing is wrong with the links.
 pub(crate) const CALM_LATENCY_MAX: Duration = Duration::from_millis(5);
 
-/// The world of one simulation.
-#[derive(Debug)]
-pub(crate) struct World {
-    pub(crate) trace: Arc<Trace>,
-    /// Microseconds that the slowest work with a disk takes now.
-    pub(crate) disk_micros_max: AtomicU64,
+/// Connects a client to `host:port`.
+pub(crate) async fn connect(authority: String) -> io::Result<TcpStream> {
+    TcpStream::connect(authority).await
 }
 
-impl Default for World {
-    fn default() -> Self {
-        Self { trace: Arc::default(), disk_micros_max: CALM_DISK_MICROS_MAX.into() }
+/// The world of one simulation.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    pub(crate) trace: Arc<Trace>,
+    pub(crate) marks: ServerMarks,
+    /// By host, microseconds that the slowest work with its disk takes now.
+    disk_micros_max: Mutex<BTreeMap<usize, u64>>,
+    /// Whose runtime is whose, since work with a disk does not say who does it.
+    hosts: Mutex<BTreeMap<String, usize>>,
+}
+
+impl World {
+    /// From now on the runtime of this task is that of a host.
+    pub(crate) fn runs_here(&self, host: usize) {
+        self.hosts.lock().expect("nobody panics with it").insert(runtime(), host);
     }
+
+    /// What work with the disk of a host takes at most from now on.
+    pub(crate) fn slow_disk(&self, host: usize, micros_max: u64) {
+        self.disk_micros_max.lock().expect("nobody panics with it").insert(host, micros_max);
+    }
+}
+
+/// Names the runtime of this task.
+fn runtime() -> String {
+    tokio::runtime::Handle::current().id().to_string()
 }
 
 impl world::World for World {
@@ -84,9 +106,15 @@ impl world::World for World {
         Ok(Box::new(Port { address, listener, trace: Arc::clone(&self.trace) }))
     }
 
+    fn sometimes(&self, name: &'static str) {
+        self.marks.hit(name);
+    }
+
     fn disk_takes(&self) -> Duration {
-        let most = Duration::from_micros(self.disk_micros_max.load(Relaxed));
-        clock::random_between(Duration::ZERO, most)
+        let host = self.hosts.lock().expect("nobody panics with it").get(&runtime()).copied();
+        let micros_max = self.disk_micros_max.lock().expect("nobody panics with it");
+        let most = host.and_then(|host| micros_max.get(&host)).unwrap_or(&CALM_DISK_MICROS_MAX);
+        clock::random_between(Duration::ZERO, Duration::from_micros(*most))
     }
 }
 
@@ -138,8 +166,8 @@ impl AsyncWrite for Traced {
             let ends =
                 self.stream.local_addr().and_then(|from| Ok((from, self.stream.peer_addr()?)));
             tracing::trace!(?ends, count, "sent");
-            // Not the bytes themselves: each answer has the date of the machine in a header.
             self.trace.note(format!("{ends:?}").as_bytes());
+            self.trace.note(&bytes[..*count]);
         }
         written
     }

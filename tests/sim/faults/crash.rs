@@ -13,18 +13,17 @@ impl Fault for Crash {
         "crash"
     }
 
-    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Duration {
+    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         let host = scene.host();
         let until = scene.now() + scene.moment(3_000);
-        if !scene.cluster.hosts[host].is_down() {
-            let with_power = scene.random.random_bool(0.5);
-            let (random, marks) = (&mut *scene.random, &mut *scene.marks);
-            scene.cluster.crash(scene.sim, host, until, |steps| {
-                let kept = if with_power { random.random_range(0..=steps) } else { steps };
-                marks.hit_if("a power cut lost what was not synced", kept < steps);
-                kept
-            });
+        if scene.cluster.hosts[host].is_down() {
+            return None;
         }
-        scene.moment(500)
+        if scene.random.random_bool(0.5) {
+            scene.cut_power(host, until);
+        } else {
+            scene.cluster.kill(scene.sim, host, until);
+        }
+        Some(scene.moment(500))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fault, Scene};
+use super::{Fault, Scene, each};
 
 #[derive(Default)]
 pub(super) struct Cut(Vec<String>, Vec<String>);
@@ -12,22 +12,23 @@ impl Fault for Cut {
         "cut"
     }
 
-    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Duration {
+    fn cuts(&self) -> bool {
+        true
+    }
+
+    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         (self.0, self.1) = scene.sides();
-        each(&self.0, &self.1, |one, other| scene.sim.partition(one, other));
-        scene.moment(5_000)
+        each(&self.0, &self.1, |one, other| {
+            scene.links.cut(scene.sim, one, other);
+            scene.links.cut(scene.sim, other, one);
+        });
+        Some(scene.moment(5_000))
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) {
-        each(&self.0, &self.1, |one, other| scene.sim.repair(one, other));
-    }
-}
-
-/// Every pair across.
-pub(super) fn each(here: &[String], there: &[String], mut act: impl FnMut(&str, &str)) {
-    for one in here {
-        for other in there {
-            act(one, other);
-        }
+        each(&self.0, &self.1, |one, other| {
+            scene.links.mend(scene.sim, one, other);
+            scene.links.mend(scene.sim, other, one);
+        });
     }
 }

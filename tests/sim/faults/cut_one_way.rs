@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fault, Scene, cut::each};
+use super::{Fault, Scene, each};
 
 #[derive(Default)]
 pub(super) struct CutOneWay(Vec<String>, Vec<String>);
@@ -12,13 +12,17 @@ impl Fault for CutOneWay {
         "cut-one-way"
     }
 
-    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Duration {
+    fn cuts(&self) -> bool {
+        true
+    }
+
+    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         (self.0, self.1) = scene.sides();
-        each(&self.0, &self.1, |from, to| scene.sim.partition_oneway(from, to));
-        scene.moment(5_000)
+        each(&self.0, &self.1, |from, to| scene.links.cut(scene.sim, from, to));
+        Some(scene.moment(5_000))
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) {
-        each(&self.0, &self.1, |from, to| scene.sim.repair_oneway(from, to));
+        each(&self.0, &self.1, |from, to| scene.links.mend(scene.sim, from, to));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fault, Scene, cut::each};
+use super::{Fault, Scene, each};
 
 #[derive(Default)]
 pub(super) struct Held(Vec<String>, Vec<String>);
@@ -12,10 +12,14 @@ impl Fault for Held {
         "held"
     }
 
-    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Duration {
+    fn holds(&self) -> bool {
+        true
+    }
+
+    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         (self.0, self.1) = scene.sides();
         each(&self.0, &self.1, |one, other| scene.sim.hold(one, other));
-        scene.moment(3_000)
+        Some(scene.moment(3_000))
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) {

@@ -12,10 +12,10 @@ impl Fault for LinksSlow {
         "links-slow"
     }
 
-    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Duration {
-        let most = *pick(scene.random, &[20, 100, 400]);
+    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
+        let most = pick(scene.random, &[20, 100, 400]);
         scene.sim.set_max_message_latency(Duration::from_millis(most));
-        scene.moment(3_000)
+        Some(scene.moment(3_000))
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) {

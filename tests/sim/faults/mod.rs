@@ -4,26 +4,41 @@ mod cluster_crash;
 mod crash;
 mod cut;
 mod cut_one_way;
+mod data_set_back;
+mod disk_fails;
+mod disk_set_back;
 mod disk_slow;
+mod disk_wiped;
+mod frozen;
 mod held;
 mod links_slow;
+mod moved;
 mod wall_jump;
 
 use std::time::Duration;
 
 use flotilla_server::world::Simulation;
-use rand::{RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use turmoil::Sim;
 
-use crate::{cluster::Cluster, marks::Marks, world::World};
+use crate::{
+    cluster::{Cluster, Host},
+    health,
+    links::Links,
+    marks::Marks,
+    world::World,
+};
 
 /// What a fault can reach.
 pub(crate) struct Scene<'a, 'b> {
     pub(crate) sim: &'a mut Sim<'b>,
     pub(crate) cluster: &'a mut Cluster,
+    pub(crate) links: &'a mut Links,
+    /// Hosts of those who act.
+    pub(crate) actors: &'a [&'static str],
     pub(crate) world: &'a World,
     pub(crate) simulation: &'a Simulation,
-    pub(crate) marks: &'a mut Marks,
+    pub(crate) marks: &'a Marks,
     pub(crate) random: &'a mut StdRng,
 }
 
@@ -42,18 +57,69 @@ impl Scene<'_, '_> {
         self.random.random_range(0..self.cluster.hosts.len())
     }
 
+    /// Some host that leads a region; some host where none does.
+    fn leader_or_any(&mut self) -> usize {
+        let leads = |host: &Host| {
+            let node = host.node()?;
+            Some(node.joined()?.peers.all().iter().any(|peer| peer.status().role == "leader"))
+        };
+        let leaders: Vec<usize> = (0..self.cluster.hosts.len())
+            .filter(|host| leads(&self.cluster.hosts[*host]) == Some(true))
+            .collect();
+        leaders.choose(self.random).copied().unwrap_or_else(|| self.host())
+    }
+
+    /// The power of a machine fails: some of what its disk was not asked to keep is gone, and nobody closes the connections
+    /// of what ran there.
+    fn cut_power(&mut self, host: usize, until: Duration) {
+        let names = self.cluster.hosts[host].names();
+        let mut others: Vec<String> = self.actors.iter().map(|name| (*name).to_owned()).collect();
+        let hosts = self.cluster.hosts.iter().enumerate();
+        others.extend(hosts.filter(|(other, _)| *other != host).flat_map(|(_, host)| host.names()));
+        if !self.links.are_held {
+            each(&names, &others, |one, other| {
+                self.links.cut(self.sim, one, other);
+                self.links.cut(self.sim, other, one);
+            });
+            self.cluster.hosts[host].silent_to = others;
+        }
+        let mut other = StdRng::seed_from_u64(self.random.random());
+        let random = &mut *self.random;
+        let kept = |steps| random.random_range(0..=steps);
+        let (log, data) =
+            self.cluster.crash(self.sim, host, until, kept, || other.random_bool(0.5));
+        self.marks.hit_if("a power cut lost what was not synced of a log", log > 0);
+        self.marks.hit_if("a power cut lost what was not synced of what was applied", data > 0);
+    }
+
+    /// Whether all that was promised is kept by the others when this host loses its disk now. With one disk lost, the
+    /// cluster is not at rest before it has made up for it.
+    fn may_lose(&self, host: usize) -> bool {
+        !self.cluster.hosts[host].is_down() && health::at_rest(self.cluster)
+    }
+
+    /// Some host that may lose its disk now.
+    fn host_to_lose(&mut self) -> Option<usize> {
+        let host = self.host();
+        self.may_lose(host).then_some(host)
+    }
+
     /// Two sides, neither empty.
     fn sides(&mut self) -> (Vec<String>, Vec<String>) {
         let one = self.host();
         let (mut here, mut there) = (vec![], vec![]);
         for (number, host) in self.cluster.hosts.iter().enumerate() {
             let side = number == one || self.random.random_bool(0.3);
-            if side { &mut here } else { &mut there }.push(host.name.clone());
+            if side { &mut here } else { &mut there }.push(host.names());
         }
         if there.is_empty() {
             there.extend(here.pop());
         }
-        (here, there)
+        for actor in self.actors {
+            let side = if self.random.random_bool(0.2) { &mut here } else { &mut there };
+            side.push(vec![(*actor).to_owned()]);
+        }
+        (here.concat(), there.concat())
     }
 }
 
@@ -61,26 +127,79 @@ impl Scene<'_, '_> {
 pub(crate) trait Fault {
     fn name(&self) -> &'static str;
 
-    /// Strikes; answers how long it is to last.
-    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Duration;
+    /// It cuts links.
+    fn cuts(&self) -> bool {
+        false
+    }
+
+    /// It holds links. turmoil does not support cuts of what is held, so no seed has both.
+    fn holds(&self) -> bool {
+        false
+    }
+
+    /// Strikes; answers how long it is to last. `None`: it cannot now, and is tried again soon.
+    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration>;
 
     /// Ends it.
     fn heal(&mut self, _scene: &mut Scene<'_, '_>) {}
 }
 
-/// Every kind.
-fn all() -> Vec<Box<dyn Fault>> {
+/// What happens to machines and the links between them. No disk is lost.
+pub(crate) fn of_machines() -> Vec<Box<dyn Fault>> {
     vec![
         Box::new(held::Held::default()),
+        Box::new(frozen::Frozen::default()),
         Box::new(cluster_crash::ClusterCrash),
         Box::new(crash::Crash),
         Box::new(cut::Cut::default()),
         Box::new(cut_one_way::CutOneWay::default()),
-        Box::new(disk_slow::DiskSlow),
+        Box::new(data_set_back::DataSetBack::default()),
+        Box::new(disk_fails::DiskFails),
+        Box::new(disk_slow::DiskSlow::default()),
         Box::new(links_slow::LinksSlow),
         Box::new(wall_jump::WallJump),
     ]
 }
+
+/// What happens to machines for good, beside what passes.
+pub(crate) fn of_disks() -> Vec<Box<dyn Fault>> {
+    vec![
+        Box::new(crash::Crash),
+        Box::new(cut::Cut::default()),
+        Box::new(data_set_back::DataSetBack::default()),
+        Box::new(disk_set_back::DiskSetBack::default()),
+        Box::new(disk_slow::DiskSlow::default()),
+        Box::new(disk_wiped::DiskWiped),
+        Box::new(links_slow::LinksSlow),
+        Box::new(moved::Moved),
+    ]
+}
+
+/// What leaves one behind the others.
+pub(crate) fn that_leave_behind() -> Vec<Box<dyn Fault>> {
+    vec![
+        Box::new(cluster_crash::ClusterCrash),
+        Box::new(crash::Crash),
+        Box::new(cut::Cut::default()),
+        Box::new(cut_one_way::CutOneWay::default()),
+        Box::new(data_set_back::DataSetBack::default()),
+        Box::new(disk_set_back::DiskSetBack::default()),
+        Box::new(links_slow::LinksSlow),
+    ]
+}
+
+/// What makes everything take longer.
+pub(crate) fn that_slow_down() -> Vec<Box<dyn Fault>> {
+    vec![
+        Box::new(held::Held::default()),
+        Box::new(crash::Crash),
+        Box::new(disk_slow::DiskSlow::default()),
+        Box::new(links_slow::LinksSlow),
+    ]
+}
+
+/// Until a fault that cannot strike now is tried again.
+const AGAIN: Duration = Duration::from_millis(3);
 
 /// The faults of one seed, each with when it is due: to heal, or to strike next.
 pub(crate) struct Faults {
@@ -96,12 +215,11 @@ struct Due {
 
 impl Faults {
     /// Draws which are switched on, and when they first strike.
-    pub(crate) fn draw(random: &mut StdRng) -> Self {
+    pub(crate) fn draw(random: &mut StdRng, from: Vec<Box<dyn Fault>>) -> Self {
         let mut chosen = Vec::new();
-        for fault in all() {
-            // turmoil does not support cuts of what is held.
-            let held = chosen.iter().any(|due: &Due| due.fault.name() == "held");
-            if random.random_bool(0.5) && !(held && fault.name().starts_with("cut")) {
+        for fault in from {
+            let held = chosen.iter().any(|due: &Due| due.fault.holds());
+            if random.random_bool(0.5) && !(held && fault.cuts()) {
                 let at = Duration::from_millis(random.random_range(0..4_000));
                 chosen.push(Due { fault, active: false, at });
             }
@@ -118,6 +236,11 @@ impl Faults {
         self.struck
     }
 
+    /// Some of them hold links.
+    pub(crate) fn hold(&self) -> bool {
+        self.chosen.iter().any(|due| due.fault.holds())
+    }
+
     pub(crate) fn names(&self) -> Vec<&'static str> {
         self.chosen.iter().map(|due| due.fault.name()).collect()
     }
@@ -128,16 +251,18 @@ impl Faults {
             if due.at > scene.sim.elapsed() {
                 continue;
             }
-            due.active = !due.active;
             if due.active {
+                tracing::info!("fault ends: {}", due.fault.name());
+                due.fault.heal(scene);
+                due.active = false;
+                due.at = scene.now() + scene.moment(4_000);
+            } else if let Some(lasts) = due.fault.strike(scene) {
                 tracing::info!("fault: {}", due.fault.name());
-                let lasts = due.fault.strike(scene);
+                due.active = true;
                 due.at = scene.now() + lasts;
                 self.struck += 1;
             } else {
-                tracing::info!("fault ends: {}", due.fault.name());
-                due.fault.heal(scene);
-                due.at = scene.now() + scene.moment(4_000);
+                due.at = scene.now() + AGAIN;
             }
         }
     }
@@ -153,6 +278,15 @@ impl Faults {
 }
 
 /// One of them.
-fn pick<'a, T>(random: &mut StdRng, from: &'a [T]) -> &'a T {
-    from.choose(random).expect("there is one")
+fn pick<T: Copy>(random: &mut StdRng, from: &[T]) -> T {
+    *from.choose(random).expect("there is one")
+}
+
+/// Every pair across.
+fn each(here: &[String], there: &[String], mut act: impl FnMut(&str, &str)) {
+    for one in here {
+        for other in there {
+            act(one, other);
+        }
+    }
 }

@@ -13,9 +13,9 @@ impl Fault for WallJump {
         "wall-jump"
     }
 
-    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Duration {
+    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         let to = scene.random.random_range(0..4_000_000_000);
         scene.simulation.jump(UNIX_EPOCH + Duration::from_secs(to));
-        scene.moment(4_000)
+        Some(scene.moment(4_000))
     }
 }

@@ -23,9 +23,11 @@ impl Invariant for LeaderCompleteness {
             if !self.0.insert((seen.region, seen.status.term, seen.peer)) {
                 continue;
             }
-            for (index, entry, by) in committed.from(seen.region, seen.status.purged_index + 1) {
+            // The disk is ahead of what is told of it.
+            let first = moment.first_index(seen).unwrap_or(0).max(seen.status.purged_index + 1);
+            for (index, entry, by) in committed.from(seen.region, first) {
                 let has = moment.entry(seen, index);
-                if has != Some(entry) && index > seen.status.purged_index {
+                if has != Some(entry) {
                     return Err(format!(
                         "region {}: peer {} leads in term {}, and has {} at index {index}, which peer {by} \
                          had applied",

@@ -2,7 +2,9 @@
 //! never asks the node to judge itself.
 
 mod election_safety;
+mod kept_by_a_quorum;
 mod leader_completeness;
+mod nobody_is_set_aside;
 mod state_machine_safety;
 mod terms_grow;
 
@@ -11,7 +13,11 @@ use std::collections::BTreeMap;
 use flotilla_proto::v1;
 use flotilla_server::{
     ids::{PeerId, RegionId},
-    storage::{batch::Family, engine::Read as _, keys},
+    storage::{
+        batch::Family,
+        engine::{Direction, Read as _},
+        keys::{self, log::LogPart},
+    },
 };
 
 use crate::{cluster::Cluster, world::Trace};
@@ -58,11 +64,35 @@ impl<'a> Moment<'a> {
         Self { cluster, peers }
     }
 
+    /// Some disk was damaged: less may be kept than was promised.
+    pub(crate) fn anybody_was_damaged(&self) -> bool {
+        self.cluster.hosts.iter().any(|host| host.is_excused)
+    }
+
     /// A checksum of the entry that a peer's disk has at an index, if it has one.
     pub(crate) fn entry(&self, seen: &Seen, index: u64) -> Option<u32> {
         let log = self.cluster.hosts[seen.host].disk().log;
         let found = log.get(Family::Default, &keys::log::entry(seen.region, index));
         found.expect("memory does not fail").map(|entry| crc32c::crc32c(&entry))
+    }
+
+    /// The same of what its disk was asked to keep.
+    pub(crate) fn kept_entry(&self, seen: &Seen, index: u64) -> Option<u32> {
+        let log = self.cluster.hosts[seen.host].disk().log;
+        let found = log.get_synced(Family::Default, &keys::log::entry(seen.region, index));
+        found.map(|entry| crc32c::crc32c(&entry))
+    }
+
+    /// The first index that a peer's disk has an entry at, if it has any: those before it may have been cut off.
+    pub(crate) fn first_index(&self, seen: &Seen) -> Option<u64> {
+        let log = self.cluster.hosts[seen.host].disk().log;
+        let range = keys::log::all_entries(seen.region);
+        let mut rows = log.scan(Family::Default, &range, Direction::Forward);
+        let (key, _) = rows.next().expect("memory does not fail")?;
+        match keys::log::decode(key)?.part {
+            LogPart::Entry { index } => Some(index),
+            _ => None,
+        }
     }
 }
 
@@ -80,7 +110,9 @@ pub(crate) trait Invariant {
 pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(election_safety::ElectionSafety::default()),
+        Box::new(kept_by_a_quorum::KeptByAQuorum::default()),
         Box::new(leader_completeness::LeaderCompleteness::default()),
+        Box::new(nobody_is_set_aside::NobodyIsSetAside),
         Box::new(state_machine_safety::StateMachineSafety),
         Box::new(terms_grow::TermsGrow::default()),
     ]
@@ -111,6 +143,8 @@ impl Committed {
     fn learn(&mut self, moment: &Moment<'_>, trace: &Trace) {
         for seen in &moment.peers {
             let known = self.looked.entry((seen.host, seen.disk_lives, seen.peer)).or_default();
+            // Started again, it applies once more, and must apply the same.
+            *known = (*known).min(seen.status.applied_index);
             for index in (*known).max(seen.status.purged_index) + 1..=seen.status.applied_index {
                 // A leader may apply what others have on their disks before its own disk has it.
                 let Some(entry) = moment.entry(seen, index) else { break };
@@ -137,6 +171,7 @@ pub(crate) struct Judges {
 }
 
 /// A broken promise.
+#[derive(Clone, Debug)]
 pub(crate) struct Violation {
     pub(crate) invariant: &'static str,
     pub(crate) how: String,

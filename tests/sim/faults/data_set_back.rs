@@ -1,0 +1,41 @@
+//! What applying made falls back to an earlier moment. The log has it all, or the peer is of no use any more.
+
+use std::{sync::Arc, time::Duration};
+
+use flotilla_server::storage::memory::MemoryEngine;
+
+use super::{Fault, Scene};
+
+/// What some host's `data` was.
+#[derive(Default)]
+pub(super) struct DataSetBack(Option<(usize, u32, Arc<MemoryEngine>)>);
+
+impl Fault for DataSetBack {
+    fn name(&self) -> &'static str {
+        "data-set-back"
+    }
+
+    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
+        let Some((host, life, data)) = &self.0 else {
+            let number = scene.host();
+            let host = &scene.cluster.hosts[number];
+            let data = host.disk().data;
+            self.0 = Some((number, host.disk_lives, data.crash(data.unsynced())));
+            return Some(scene.moment(3_000));
+        };
+        if scene.cluster.hosts[*host].disk_lives != *life {
+            // It is of a disk that is gone.
+            self.0 = None;
+            return None;
+        }
+        if !scene.may_lose(*host) {
+            return None;
+        }
+        let until = scene.now() + scene.moment(500);
+        scene.cluster.kill(scene.sim, *host, until);
+        scene.cluster.hosts[*host].put_data(data.crash(0));
+        self.0 = None;
+        scene.marks.hit("data fell back");
+        Some(scene.moment(2_000))
+    }
+}

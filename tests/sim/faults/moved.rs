@@ -1,0 +1,25 @@
+//! A machine ends, and comes back at another address with its disk.
+
+use std::time::Duration;
+
+use super::{Fault, Scene};
+
+pub(super) struct Moved;
+
+impl Fault for Moved {
+    fn name(&self) -> &'static str {
+        "moved"
+    }
+
+    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
+        let host = scene.host();
+        if scene.cluster.hosts[host].is_down() {
+            return None;
+        }
+        let until = scene.now() + scene.moment(1_500);
+        scene.cluster.kill(scene.sim, host, until);
+        scene.cluster.move_away(host);
+        scene.marks.hit("a node moved to another address");
+        Some(Duration::from_secs(1) + scene.moment(4_000))
+    }
+}

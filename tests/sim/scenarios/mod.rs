@@ -1,0 +1,90 @@
+//! What is simulated: who acts, what goes wrong, and how large everything is. One scenario a file.
+
+mod driver;
+mod membership;
+mod overload;
+mod registers;
+mod snapshots;
+
+use std::{fmt, time::Duration};
+
+use rand::{RngExt as _, rngs::StdRng};
+
+use crate::{actors::Actor, faults::Fault};
+
+/// A kind of simulation. A seed draws the rest.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    /// What a seed decides, except for what goes wrong when.
+    pub(crate) sizes: fn(&mut StdRng) -> Sizes,
+    /// Who acts, each on a host of its own.
+    pub(crate) actors: &'static [Actor],
+    /// What can go wrong. Each seed switches some of it on.
+    pub(crate) faults: fn() -> Vec<Box<dyn Fault>>,
+    /// Marks that many seeds together must hit.
+    pub(crate) sometimes: &'static [&'static str],
+}
+
+/// Every scenario.
+pub(crate) const ALL: &[&Scenario] = &[
+    &registers::SCENARIO,
+    &membership::SCENARIO,
+    &snapshots::SCENARIO,
+    &driver::SCENARIO,
+    &overload::SCENARIO,
+];
+
+/// The scenario of that name.
+pub(crate) fn named(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().copied().find(|scenario| scenario.name == name)
+}
+
+impl fmt::Debug for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// How large everything is.
+#[derive(Clone, Debug)]
+pub(crate) struct Sizes {
+    /// Nodes that the cluster is born of.
+    pub(crate) nodes: usize,
+    /// Nodes that wait to be added.
+    pub(crate) spares: usize,
+    /// Entries that a log keeps, and at which it is cut.
+    pub(crate) log_entries: u64,
+    /// Requests and proposals under way.
+    pub(crate) queue: usize,
+    pub(crate) snapshot_chunk_bytes: u64,
+    /// Of the values of those who write much.
+    pub(crate) value_bytes: usize,
+    /// Clients of each node.
+    pub(crate) clients: usize,
+    /// Things go wrong from the first moment, before there is a cluster.
+    pub(crate) birth_goes_wrong: bool,
+    /// For how long things go wrong.
+    pub(crate) lasts: Duration,
+}
+
+impl Sizes {
+    /// Draws them: often tiny, so that purges, snapshots and full queues happen within seconds.
+    pub(crate) fn draw(random: &mut StdRng) -> Self {
+        Self {
+            nodes: pick(random, &[3, 3, 3, 5]),
+            spares: 0,
+            log_entries: pick(random, &[20, 20, 100, 10_000]),
+            queue: pick(random, &[2, 16, 1_024]),
+            snapshot_chunk_bytes: pick(random, &[4 << 10, 1 << 20]),
+            value_bytes: pick(random, &[10, 200, 3_000]),
+            clients: pick(random, &[1, 1, 3]),
+            birth_goes_wrong: random.random_bool(0.2),
+            lasts: Duration::from_millis(random.random_range(3_000..9_000)),
+        }
+    }
+}
+
+/// One of them.
+pub(crate) fn pick<T: Copy>(random: &mut StdRng, from: &[T]) -> T {
+    from[random.random_range(0..from.len())]
+}

@@ -1,0 +1,23 @@
+//! More is asked than queues hold, of disks that are slow.
+
+use rand::rngs::StdRng;
+
+use super::{Scenario, Sizes, pick};
+use crate::{actors, faults};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "overload",
+    sizes,
+    actors: &[actors::REGISTERS, actors::LEDGER],
+    faults: faults::that_slow_down,
+    sometimes: &["a write was refused"],
+};
+
+fn sizes(random: &mut StdRng) -> Sizes {
+    Sizes {
+        nodes: 3,
+        queue: pick(random, &[1, 2, 4]),
+        clients: pick(random, &[4, 8]),
+        ..Sizes::draw(random)
+    }
+}

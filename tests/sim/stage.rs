@@ -1,0 +1,157 @@
+//! What all who act share: how far the simulation is, whom they can ask, and what they were promised and did not get.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use flotilla_tests::harness::Session;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tonic::transport::Endpoint;
+
+use crate::{
+    invariants::Violation,
+    marks::Marks,
+    scenarios::Sizes,
+    world::{Trace, connect},
+};
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// The cluster is made, and gets its leaders.
+    Birth,
+    /// Things go wrong.
+    Faults,
+    /// Nothing goes wrong any more, and within a bound all must be well.
+    Healing,
+    /// It is, and those who act look at everything once more.
+    End,
+}
+
+/// How often an actor looks where the simulation is.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Shared by all actors and whoever runs the simulation.
+#[derive(Clone)]
+pub(crate) struct Stage {
+    pub(crate) seed: u64,
+    pub(crate) sizes: Rc<Sizes>,
+    pub(crate) marks: Marks,
+    pub(crate) trace: Arc<Trace>,
+    phase: Rc<Cell<Phase>>,
+    /// Client addresses of all hosts, as they are now.
+    addresses: Rc<RefCell<Vec<String>>>,
+    /// Who has yet to put back what it has begun, before the cluster can be well.
+    acting: Rc<RefCell<BTreeSet<&'static str>>>,
+    answered: Rc<Cell<usize>>,
+    broken: Rc<RefCell<Option<Violation>>>,
+}
+
+impl Stage {
+    pub(crate) fn new(seed: u64, sizes: Rc<Sizes>, trace: Arc<Trace>) -> Self {
+        Self {
+            seed,
+            sizes,
+            marks: Marks::default(),
+            trace,
+            phase: Rc::new(Cell::new(Phase::Birth)),
+            addresses: Rc::default(),
+            acting: Rc::default(),
+            answered: Rc::default(),
+            broken: Rc::default(),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+    }
+
+    /// Waits for a phase.
+    pub(crate) async fn until(&self, phase: Phase) {
+        while self.phase() < phase {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Random numbers for an actor, the same for the same seed.
+    pub(crate) fn random(&self, of: &str) -> StdRng {
+        let salt = of.bytes().fold(0_u64, |salt, byte| salt.wrapping_mul(31) + u64::from(byte));
+        StdRng::seed_from_u64(self.seed ^ salt.rotate_left(32))
+    }
+
+    pub(crate) fn set_addresses(&self, addresses: Vec<String>) {
+        *self.addresses.borrow_mut() = addresses;
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.addresses.borrow().clone()
+    }
+
+    /// A plain client of one host.
+    pub(crate) fn session(&self, address: &str) -> Session {
+        session(address)
+    }
+
+    /// A plain client of each host.
+    pub(crate) fn sessions(&self) -> Vec<Session> {
+        self.addresses.borrow().iter().map(|address| session(address)).collect()
+    }
+
+    /// A plain client of some host.
+    pub(crate) fn any_session(&self, random: &mut StdRng) -> Session {
+        let addresses = self.addresses.borrow();
+        session(&addresses[random.random_range(0..addresses.len())])
+    }
+
+    /// From now on the cluster is not well before `actor` has said that it has put back what it did.
+    pub(crate) fn acts(&self, actor: &'static str) {
+        self.acting.borrow_mut().insert(actor);
+    }
+
+    pub(crate) fn has_put_back(&self, actor: &'static str) {
+        self.acting.borrow_mut().remove(actor);
+    }
+
+    pub(crate) fn who_acts(&self) -> Option<&'static str> {
+        self.acting.borrow().first().copied()
+    }
+
+    pub(crate) fn add_answered(&self, calls: usize) {
+        self.answered.set(self.answered.get() + calls);
+    }
+
+    pub(crate) fn answered(&self) -> usize {
+        self.answered.get()
+    }
+
+    /// A promise was broken.
+    pub(crate) fn broke(&self, invariant: &'static str, how: String) {
+        self.broken.borrow_mut().get_or_insert(Violation { invariant, how });
+    }
+
+    pub(crate) fn broken(&self) -> Option<Violation> {
+        self.broken.borrow_mut().take()
+    }
+}
+
+/// A client that was generated from the contracts, of one node.
+fn session(address: &str) -> Session {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .expect("a name and a port")
+        .connect_timeout(Duration::from_secs(2))
+        .http2_keep_alive_interval(Duration::from_secs(2))
+        .keep_alive_timeout(Duration::from_secs(2));
+    let connector = tower::service_fn(|uri: http::Uri| async move {
+        let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
+        connect(authority).await.map(hyper_util::rt::TokioIo::new)
+    });
+    Session::over(address, endpoint.connect_with_connector_lazy(connector))
+}
