@@ -83,13 +83,16 @@ pub(crate) fn at_rest(cluster: &Cluster) -> bool {
     let Ok(regions) = regions(&joined) else { return false };
     regions.values().all(|peers| {
         let first = &peers[0];
-        peers.iter().all(|peer| {
-            peer.term == first.term
-                && peer.leader_peer_id == first.leader_peer_id
-                && peer.last_index == first.last_index
-                && peer.applied_index == peer.last_index
-                && peer.committed_index == peer.last_index
-        })
+        // Also while a host is down, or regions are to have fewer.
+        let enough = peers.len() >= FACTOR;
+        enough
+            && peers.iter().all(|peer| {
+                peer.term == first.term
+                    && peer.leader_peer_id == first.leader_peer_id
+                    && peer.last_index == first.last_index
+                    && peer.applied_index == peer.last_index
+                    && peer.committed_index == peer.last_index
+            })
     })
 }
 
