@@ -13,9 +13,9 @@ impl Fault for Moved {
 
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         let host = scene.host();
-        if scene.cluster.hosts[host].is_down() {
-            return None;
-        }
+        // Whoever is of no cluster yet is found by its address alone.
+        let node = scene.cluster.hosts[host].node()?;
+        node.joined()?;
         let until = scene.now() + scene.moment(1_500);
         scene.cluster.kill(scene.sim, host, until);
         scene.cluster.move_away(host);
