@@ -1,15 +1,16 @@
 //! How a heartbeat finds the placement driver.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use flotilla_proto::v1;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 
 use super::{Joined, Node, driver_client::TIMEOUT};
 use crate::{
     ids::NodeId,
     placement::membership::check_address,
     raft::transport::Directory as _,
-    world::{clock, presence::Presence, sometimes},
+    world::{clock, presence::Presence},
 };
 
 /// Bounds: nodes that one heartbeat asks for the driver without having been told to, and its time. The next
@@ -28,6 +29,8 @@ pub(super) struct DriverRoute {
     /// The node that was searched last. Only those with a peer of region 1 know who leads it, or those that
     /// were heard; so each heartbeat goes on behind the one before it, until all were asked.
     searched: Option<NodeId>,
+    /// While it was here: whom this process has told where it is. Bound: the nodes of the cluster.
+    shown: BTreeSet<NodeId>,
 }
 
 /// Whom one heartbeat asks.
@@ -130,7 +133,7 @@ impl DriverRoute {
         let began = clock::now();
         while let Some(target) = course.next(self) {
             let response = if target.is_here(joined.node, &node.advertised.peer) {
-                show_new_address(node, joined, &request).await;
+                show_address(&mut self.shown, node, joined, &request).await;
                 joined.driver.hear(request.clone(), &Presence::default()).await
             } else {
                 match ask(node, joined, &target, request.clone()).await {
@@ -172,23 +175,30 @@ impl DriverRoute {
     }
 }
 
-/// Tells the others where this node is, if it has moved and leads region 1: then it asks nobody for the driver, so nobody
-/// would see it; and whoever cannot reach the driver does not learn its address from the table either.
-async fn show_new_address(node: &Node, joined: &Joined, request: &v1::HeartbeatRequest) {
-    let table = node.directory.table();
-    let own = table.nodes.iter().find(|record| record.node_id == joined.node.0);
-    if own.is_none_or(|own| own.peer_address == node.advertised.peer) {
-        return;
-    }
-    sometimes("the placement driver had moved to another address");
-    let others = node.directory.others(joined.node).into_iter().take(SEARCHED_MAX);
-    let shown = others.map(|other| async move {
-        let answered = ask(node, joined, &Hint::known(other), request.clone()).await;
-        tracing::debug!(%other, ok = answered.is_ok(), "told where this node is now");
-    });
+/// Tells each of the others once where this node is, which may have moved: whoever leads region 1 asks nobody for the
+/// driver, so nobody would see it; and who cannot reach the driver does not learn its address from the table either.
+async fn show_address(
+    shown: &mut BTreeSet<NodeId>,
+    node: &Node,
+    joined: &Joined,
+    request: &v1::HeartbeatRequest,
+) {
+    let others = node.directory.others(joined.node);
+    shown.retain(|other| others.contains(other));
+    let mut tells: FuturesUnordered<_> = others
+        .into_iter()
+        .filter(|other| !shown.contains(other))
+        .take(SEARCHED_MAX)
+        .map(|other| async move {
+            let answered = ask(node, joined, &Hint::known(other), request.clone()).await;
+            answered.is_ok().then_some(other)
+        })
+        .collect();
     // Its own heartbeat does not wait for who does not answer.
-    let all = futures::future::join_all(shown);
-    let _ = tokio::time::timeout(node.config.placement.interval, all).await;
+    let until = clock::now() + node.config.placement.interval;
+    while let Ok(Some(told)) = tokio::time::timeout_at(until, tells.next()).await {
+        shown.extend(told);
+    }
 }
 
 async fn ask(
@@ -280,7 +290,8 @@ mod tests {
 
     #[test]
     fn whom_it_is_told_to_ask_is_asked_next_and_once() {
-        let mut route = DriverRoute { node: Some(NodeId(7)), searched: None };
+        let mut route =
+            DriverRoute { node: Some(NodeId(7)), searched: None, ..DriverRoute::default() };
         let mut course = Course::new(&mut route, Some(NodeId(3)), vec![NodeId(1), NodeId(2)]);
         let mut next = |told: Option<Hint>| {
             told.into_iter().for_each(|told| course.is_told(told));
