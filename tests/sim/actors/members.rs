@@ -78,6 +78,7 @@ async fn change(stage: &Stage, session: &Session, random: &mut StdRng) -> Result
             membership(session, &[], &[demote], None).await?;
             stage.marks.hit("a node was demoted");
         }
+        _ if !stage.sizes.factor_changes => {}
         _ => {
             let factor = if random.random_bool(0.5) { 1 } else { FACTOR };
             membership(session, &[], &[], Some(factor)).await?;

@@ -1,11 +1,11 @@
 //! The placement driver moves from node to node in the middle of what it orders.
 
-use super::{Scenario, membership};
+use super::{Scenario, Sizes, membership};
 use crate::{actors, faults};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "driver",
-    sizes: membership::sizes,
+    sizes: |random| Sizes { factor_changes: true, ..membership::sizes(random) },
     actors: &[actors::REGISTERS, actors::MEMBERS, actors::LEADERS],
     faults: faults::of_machines,
     sometimes: &["a node was added", "the placement driver was moved"],

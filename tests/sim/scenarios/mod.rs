@@ -61,6 +61,8 @@ pub(crate) struct Sizes {
     pub(crate) value_bytes: usize,
     /// Clients of each node.
     pub(crate) clients: usize,
+    /// The replication factor is lowered and raised. Regions pass through two voters then, and no disk may be lost.
+    pub(crate) factor_changes: bool,
     /// Things go wrong from the first moment, before there is a cluster.
     pub(crate) birth_goes_wrong: bool,
     /// For how long things go wrong.
@@ -78,6 +80,7 @@ impl Sizes {
             snapshot_chunk_bytes: pick(random, &[4 << 10, 1 << 20]),
             value_bytes: pick(random, &[10, 200, 3_000]),
             clients: pick(random, &[1, 1, 3]),
+            factor_changes: false,
             birth_goes_wrong: random.random_bool(0.2),
             lasts: Duration::from_millis(random.random_range(3_000..9_000)),
         }
