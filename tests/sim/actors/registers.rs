@@ -4,28 +4,37 @@ use std::time::Duration;
 
 use flotilla_tests::{
     harness::Session,
-    history::{Budget, Recorder, Verdict, check, check_revisions},
-    workload::Registers,
+    history::Budget,
+    workload::{Contested, Crew, Plain, Workload as _},
 };
 
 use crate::stage::{Phase, Stage};
 
+/// How long a client waits before it counts a call as one whose outcome is unknown.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a set of keys is fought over.
 const GENERATION: Duration = Duration::from_millis(500);
-/// Bound on the search for an explanation.
-const CONFIGURATIONS_MAX: usize = 300_000;
+/// Bound: of a judgement. A history past it shows nothing, and that is a failure.
+const BUDGET: Budget = Budget { time: Duration::from_secs(30), configurations: 1_000_000 };
 const COMPARED_AGAIN: usize = 4;
 
 pub(super) async fn act(stage: Stage) -> turmoil::Result {
     stage.until(Phase::Faults).await;
-    let registers = Registers::start(stage.seed, &stage.sessions(), stage.sizes.clients);
+    let stores = Plain::all(&stage.sessions(), PATIENCE);
+    let contested = Contested::new("registers").judged_within(BUDGET);
+    let crew = Crew::start(contested, stage.seed, &stores, stores.len() * stage.sizes.clients);
     while stage.phase() < Phase::End {
         tokio::time::sleep(GENERATION).await;
-        registers.next_generation();
+        crew.workload().next_generation();
     }
+    let registers = crew.stop().await;
     let sessions = stage.sessions();
-    let recorder = registers.stop(&sessions).await;
-    judge(&stage, &recorder);
+    let judged = registers.check(&Plain::all(&sessions, PATIENCE)).await;
+    stage.add_answered(registers.answered());
+    stage.trace.note(registers.recorder().text().as_bytes());
+    if let Err(how) = judged {
+        stage.broke("linearizability", how);
+    }
     // Ordering: behind the clients, so that all of what they did is compared.
     if let Err(how) = compare(&sessions[0]).await {
         stage.broke("replicas-equal", how);
@@ -41,22 +50,4 @@ async fn compare(session: &Session) -> Result<(), String> {
         }
     }
     session.check_regions().await
-}
-
-fn judge(stage: &Stage, recorder: &Recorder) {
-    stage.add_answered(recorder.answered());
-    stage.trace.note(recorder.text().as_bytes());
-    let operations = recorder.operations();
-    if let Err(how) = check_revisions(&operations) {
-        return stage.broke("revisions", how);
-    }
-    let budget = Budget { time: Duration::from_secs(30), configurations: CONFIGURATIONS_MAX };
-    match check(&operations, budget) {
-        Verdict::Legal => {}
-        Verdict::Illegal { keys, explanation } => {
-            stage.broke("linearizability", format!("{keys:?}: {explanation}"));
-        }
-        // It shows nothing, in either direction.
-        Verdict::Undecided { .. } => stage.marks.hit("a history was too hard to judge"),
-    }
 }
