@@ -57,6 +57,11 @@ impl Host {
         &self.names[self.name.get()]
     }
 
+    /// It is not where the others were told that it is.
+    pub(crate) fn is_away(&self) -> bool {
+        self.name.get() != 0
+    }
+
     /// Every name that it can have.
     pub(crate) fn names(&self) -> Vec<String> {
         self.names.clone()

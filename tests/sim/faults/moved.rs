@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Fault, Scene};
+use crate::cluster::Host;
 
 pub(super) struct Moved;
 
@@ -12,7 +13,9 @@ impl Fault for Moved {
     }
 
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
-        let host = scene.host();
+        // Of two that have moved at once neither finds the other, unless a third one that both find knows of them.
+        let away = scene.cluster.hosts.iter().position(Host::is_away);
+        let host = away.unwrap_or_else(|| scene.host());
         // Whoever is of no cluster yet is found by its address alone.
         let node = scene.cluster.hosts[host].node()?;
         node.joined()?;
