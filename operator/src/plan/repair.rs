@@ -8,7 +8,7 @@
 //! runs well on (so it is not the template), and not for want of memory (so it is not the limit) nor of room. It is
 //! Kubernetes that says so, of now: how often a pod has ended in its life says nothing of a machine that is cut off.
 
-use super::{Action, Call, Change, Kind, Step, View};
+use super::{Action, Call, Change, Kind, Step, View, volumes::keep_volume};
 use crate::seen::{Node, Pod, Row, State};
 
 /// Restarts before a process counts as one that cannot live on its disk.
@@ -183,6 +183,14 @@ impl View<'_> {
             operation.volume_uid = Some(volume.uid.clone());
             let change = self.delete_volume(volume);
             let why = format!("volume {} is that of a node that was removed", volume.name);
+            return Some(Step::Act(operation, Action::Change(change), why));
+        }
+        // Ordering: the pod is what keeps a claim that somebody else deletes, and with that its disk.
+        let to_keep = volume.filter(|volume| volume.kept == Some(false));
+        let to_keep = to_keep.filter(|_| self.desired.spec.storage.retain);
+        if let Some((change, why)) = to_keep.and_then(keep_volume) {
+            operation.volume_uid = volume.map(|volume| volume.uid.clone());
+            "KeepVolume".clone_into(&mut operation.step);
             return Some(Step::Act(operation, Action::Change(change), why));
         }
         if pod.terminating || !pod.ours {

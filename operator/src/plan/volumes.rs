@@ -22,9 +22,13 @@ impl View<'_> {
     /// The end of the pod is the end of its data, and nobody but a person has decided on that.
     pub(super) fn is_going(&self, ordinal: i32) -> bool {
         let Some(volume) = self.seen.volumes.get(&ordinal) else { return false };
-        let is_repairs = self
-            .recorded(Kind::Repair)
-            .is_some_and(|operation| operation.volume_uid.as_deref() == Some(&volume.uid));
+        let is_repairs = self.recorded(Kind::Repair).is_some_and(|operation| {
+            // It deletes claims of removed nodes only.
+            let node = operation.node_id.and_then(|id| u64::try_from(id).ok());
+            let row = node.and_then(|id| self.seen.row(id));
+            operation.volume_uid.as_deref() == Some(&volume.uid)
+                && row.is_none_or(|row| row.state == State::Removed)
+        });
         let is_removed = |id: u64| self.seen.row(id).is_some_and(|row| row.state == State::Removed);
         let holds_data = self.pod(ordinal).is_some_and(|pod| match &pod.node {
             Node::Unjoined { .. } | Node::Removed { .. } => false,
@@ -44,18 +48,26 @@ impl View<'_> {
         volume.is_some_and(|volume| volume.decommissioned.is_some())
     }
 
-    /// Its claim is marked, and it is no member's as far as is known. The mark alone says nothing: somebody may
-    /// have wanted the node back right after it was written.
+    /// Its claim is marked, and it is no node's as far as is known. The mark alone says nothing: somebody may
+    /// have wanted the node back right after it was written, and one that is given up by force is marked before its
+    /// peers are elsewhere.
     pub(super) fn is_let_go(&self, ordinal: i32, volume: &VolumeClaim) -> bool {
-        let is_members = || match &self.seen.table {
-            Some(_) => self.member(ordinal).is_some(),
+        let is_nodes = || match &self.seen.table {
+            Some(table) => table.nodes.iter().any(|row| self.is_still_of(row, ordinal, volume)),
             None => {
                 let name = self.pod_name(ordinal);
                 let known = self.seen.cluster.status.iter().flat_map(|status| &status.members);
                 known.into_iter().any(|member| member.pod_name == name)
             }
         };
-        volume.decommissioned.is_some() && !is_members()
+        volume.decommissioned.is_some() && !is_nodes()
+    }
+
+    /// The node has not been removed, and the disk is its own: by the mark, or by its address.
+    fn is_still_of(&self, row: &Row, ordinal: i32, volume: &VolumeClaim) -> bool {
+        let marked = volume.decommissioned.as_deref().and_then(|mark| mark.parse().ok());
+        let is_its = Some(row.node_id) == marked || self.ordinal_of(row) == Some(ordinal);
+        is_its && row.state != State::Removed
     }
 
     /// A marked claim holds nothing that is needed: the node that its mark names was removed, and so was every
@@ -76,11 +88,9 @@ impl View<'_> {
                 ))
             };
         };
-        let marked = volume.decommissioned.as_deref().and_then(|mark| mark.parse().ok());
-        let is_its =
-            |row: &Row| Some(row.node_id) == marked || self.ordinal_of(row) == Some(ordinal);
-        let left = |row: &&Row| is_its(row) && row.state != State::Removed;
-        if let Some(row) = table.nodes.iter().find(left) {
+        let marked = volume.decommissioned.as_deref().and_then(|mark| mark.parse::<u64>().ok());
+        let still = |row: &&Row| self.is_still_of(row, ordinal, volume);
+        if let Some(row) = table.nodes.iter().find(still) {
             return Err(format!("volume {name} is still that of node {}", row.node_id));
         }
         // The mark itself says who has left it.
@@ -234,13 +244,7 @@ impl View<'_> {
 
     /// The disk outlives the claim, where that is asked for.
     pub(super) fn keep_volumes(&self) -> Option<Step> {
-        let volume = self.volume_for(Deed::KeepVolume)?;
-        let change = Change::KeepVolume {
-            name: volume.name.clone(),
-            uid: volume.uid.clone(),
-            volume: volume.volume.clone()?,
-        };
-        let why = format!("volume claim {} is being deleted, and its disk is to stay", volume.name);
+        let (change, why) = keep_volume(self.volume_for(Deed::KeepVolume)?)?;
         Some(Step::Keep(Action::Change(change), why))
     }
 
@@ -302,4 +306,15 @@ impl View<'_> {
             self.trouble("VolumeGoing", message);
         }
     }
+}
+
+/// Of a claim that is being deleted, with the reason.
+pub(super) fn keep_volume(claim: &VolumeClaim) -> Option<(Change, String)> {
+    let change = Change::KeepVolume {
+        name: claim.name.clone(),
+        uid: claim.uid.clone(),
+        volume: claim.volume.clone()?,
+    };
+    let why = format!("volume claim {} is being deleted, and its disk is to stay", claim.name);
+    Some((change, why))
 }

@@ -84,6 +84,64 @@ fn disk_of_a_claim_that_is_let_go_is_not_kept_when_somebody_deletes_the_claim() 
     assert_eq!(adopts, keeps, "an older cluster's");
 }
 
+/// It is marked before its peers are elsewhere, and its process, which ends again and again, cannot say whose the
+/// disk is. Nobody has said of it that it is not needed.
+#[test]
+fn disk_of_a_node_that_was_given_up_is_kept_when_somebody_deletes_its_claim() {
+    let given_up = |noted: bool, change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(3, json!({}));
+        silent(&mut seen, 2);
+        (table(&mut seen).nodes[2].state, table(&mut seen).nodes[2].forced) =
+            (State::Draining, true);
+        mark(&mut seen, 2, "3");
+        let claim = claim(&mut seen, 2);
+        (claim.terminating, claim.kept) = (true, Some(false));
+        if noted {
+            let mut operation = record(&mut seen, "Repair", "kv-2-0", "RemoveNode");
+            (operation.node_id, operation.volume_uid) = (Some(3), Some("volume-2".into()));
+            seen.cluster.status.get_or_insert_default().operation = Some(operation);
+        }
+        change(&mut seen);
+        seen
+    };
+    let kept = |seen: &mut Seen| claim(seen, 2).kept = Some(true);
+    let removed = |seen: &mut Seen| {
+        table(seen).nodes[2].state = State::Removed;
+        leave(seen);
+    };
+    let keeps = || Want::Does("KeepVolume", "uid: \"volume-2\", volume: \"pv-2\"");
+    check(vec![
+        ("it leaves", given_up(false, &|_| {}), keeps(), "VolumeGoing"),
+        ("it leaves, and that is noted", given_up(true, &|_| {}), keeps(), "VolumeGoing"),
+        (
+            "it leaves, and its disk is kept: the pod is let be",
+            given_up(true, &kept),
+            Want::Waits("was given up"),
+            "VolumeGoing",
+        ),
+        ("it has left: before the pod ends", given_up(false, &removed), keeps(), "UnderReplicated"),
+        (
+            "it has left, and its disk is kept",
+            given_up(true, &|seen| {
+                removed(seen);
+                kept(seen);
+            }),
+            Want::Does("DeletePod", "kv-2-0"),
+            "UnderReplicated",
+        ),
+        (
+            "disks are not to be kept",
+            given_up(true, &|seen| {
+                removed(seen);
+                seen.cluster.spec.storage.retain = false;
+                tie(seen);
+            }),
+            Want::Does("DeletePod", "kv-2-0"),
+            "UnderReplicated",
+        ),
+    ]);
+}
+
 /// The pod that is left behind is the claim's last user.
 #[test]
 fn stopped_cluster_lets_a_pod_be_whose_claim_goes_also_without_its_stateful_set() {
