@@ -9,6 +9,8 @@
 //! cluster's id after it, for ever. Between the two the call is repeated on that volume only, and the
 //! server answers a repeat with the first result.
 
+use std::collections::BTreeSet;
+
 use super::{Action, Call, Kind, Step, View};
 use crate::{
     names,
@@ -107,11 +109,18 @@ impl View<'_> {
             return waits(format!("waiting for the volume of pod {name}"));
         };
         if let Some(noted) = self.bootstrap_volume().filter(|noted| *noted != volume.uid) {
-            return Beginning::Lost(format!(
-                "the cluster was to begin on the volume claim {noted}, which is gone; whether it had \
-                 begun is not known, so it is not begun again: delete the KvCluster and its volumes \
-                 and create it anew"
-            ));
+            // A beginning is whole: who is another node of it may have what was acknowledged since.
+            return match self.may_know_of_a_beginning() {
+                Some(who) => waits(format!(
+                    "the cluster was to begin on the volume claim {noted}, which is gone; whether it had begun the \
+                     other nodes know, once all of them run: {who}"
+                )),
+                None => Beginning::Lost(format!(
+                    "the cluster was to begin on the volume claim {noted}, which is gone, and no other node has \
+                     anything on its disk; whether it had begun is not known, so it is not begun again: delete the \
+                     KvCluster and its volumes and create it anew"
+                )),
+            };
         }
         for ordinal in self.first() {
             let name = self.pod_name(ordinal);
@@ -130,6 +139,23 @@ impl View<'_> {
             }
         }
         Beginning::On(volume.uid.clone())
+    }
+
+    /// Of the nodes beside the first, one that has not said that its disk is empty. Also of those that the spec no
+    /// longer asks for.
+    fn may_know_of_a_beginning(&self) -> Option<String> {
+        let seen = self.seen.pods.keys().chain(self.seen.volumes.keys()).copied();
+        let others: BTreeSet<i32> = self.first().chain(seen).filter(|at| *at != 0).collect();
+        others.into_iter().find_map(|ordinal| match self.pod(ordinal) {
+            None => Some(format!("there is no pod {}", self.pod_name(ordinal))),
+            Some(pod) => match &pod.node {
+                Node::Unjoined { .. } => None,
+                Node::Silent(why) => Some(waiting_for(pod, why)),
+                Node::Joined(_) | Node::Removed { .. } => {
+                    Some(format!("the volume of pod {} is not empty", pod.name))
+                }
+            },
+        })
     }
 
     /// The cluster that is to be taken over by one that has begun and is another.

@@ -488,6 +488,39 @@ fn cluster_begins_once() {
             "BootstrapVolumeLost",
         ),
         (
+            "another volume is noted, and the others may have begun with it",
+            new(&|seen| {
+                seen.cluster.status = Some(noted("volume-x"));
+                for ordinal in [1, 2] {
+                    seen.pods.get_mut(&ordinal).expect("a pod").node =
+                        Node::Silent("refused".into());
+                }
+            }),
+            Want::Waits("the other nodes know, once all of them run: waiting for pod kv-1-0"),
+            "",
+        ),
+        (
+            "so may one that has a volume and no pod: it is made, to be asked",
+            new(&|seen| {
+                seen.cluster.status = Some(noted("volume-x"));
+                seen.pods.remove(&2);
+                seen.children.remove(&Child::StatefulSet(2));
+                seen.cluster.spec.replicas = 2;
+                seen.cluster.spec.replication_factor = 2;
+            }),
+            Want::Does("Scale", "ordinal: 2"),
+            "",
+        ),
+        (
+            "another one knows that it has begun",
+            new(&|seen| {
+                seen.cluster.status = Some(noted("volume-x"));
+                seen.pods.get_mut(&1).expect("a pod").node = Node::Joined(node(2, &[1, 2, 3]));
+            }),
+            Want::Does("LatchCluster", UID),
+            "",
+        ),
+        (
             "it has begun, and the disk is empty",
             new(&|seen| {
                 seen.cluster.status = Some(KvClusterStatus {
