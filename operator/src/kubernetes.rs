@@ -263,7 +263,11 @@ impl Kubernetes {
                     ours.push(claim);
                 }
                 Some(other) => {
-                    volumes.foreign.insert(ordinal, other.to_owned());
+                    let foreign = seen::ForeignVolume {
+                        cluster_id: other.to_owned(),
+                        is_known: is_known(&claim),
+                    };
+                    volumes.foreign.insert(ordinal, foreign);
                 }
                 None => {
                     let owner = owner::controller(claim.metadata.owner_references.as_ref());
@@ -698,7 +702,7 @@ struct ByName<K> {
 struct Volumes {
     ours: BTreeMap<i32, seen::VolumeClaim>,
     /// By the id of their cluster.
-    foreign: BTreeMap<i32, String>,
+    foreign: BTreeMap<i32, seen::ForeignVolume>,
     taken: BTreeMap<Slot, String>,
 }
 

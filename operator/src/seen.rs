@@ -24,8 +24,8 @@ pub struct Seen {
     pub children: BTreeMap<Child, Value>,
     /// Names of ours that others have, and whose they are, for people.
     pub taken: BTreeMap<Slot, String>,
-    /// Volume claims of our names with the data of other clusters, and of which; by ordinal.
-    pub foreign_volumes: BTreeMap<i32, String>,
+    /// Volume claims of our names that say that they hold data of other clusters; by ordinal.
+    pub foreign_volumes: BTreeMap<i32, ForeignVolume>,
     /// Something of an operator that made one StatefulSet for all nodes, and its name. Nothing is done then.
     pub earlier: Option<String>,
     /// What the API server made of what was applied.
@@ -45,6 +45,15 @@ pub struct Seen {
     pub table_error: Option<String>,
     /// The type ServiceMonitor is known to this Kubernetes.
     pub service_monitors: bool,
+}
+
+/// A volume claim with another cluster's id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignVolume {
+    /// As it says.
+    pub cluster_id: String,
+    /// By its uid it is known as this cluster's all the same: what it says was written by somebody else.
+    pub is_known: bool,
 }
 
 /// What has a name that follows from the cluster's.

@@ -10,7 +10,7 @@ use crate::{
     children::{self, Child},
     drift::{self, Difference, Drift},
     names::OBJECT_HASH,
-    seen::{Node, Slot},
+    seen::{ForeignVolume, Node, Slot},
 };
 
 /// Fields of a StatefulSet that nobody can change.
@@ -95,9 +95,9 @@ impl View<'_> {
         let taken =
             taken.next().map(|(slot, whose)| format!("{}: {whose}", slot.title(self.desired)));
         taken.or_else(|| {
-            let (ordinal, theirs) = self.foreign_volumes().next()?;
+            let (ordinal, foreign) = self.foreign_volumes().next()?;
             let title = Slot::Volume(ordinal).title(self.desired);
-            Some(format!("{title}: it holds data of cluster {theirs}"))
+            Some(format!("{title}: it says that it holds data of cluster {}", foreign.cluster_id))
         })
     }
 
@@ -168,9 +168,9 @@ impl View<'_> {
     }
 
     /// Volume claims that our pods would use, and of which cluster their data is.
-    fn foreign_volumes(&self) -> impl Iterator<Item = (i32, &str)> {
+    fn foreign_volumes(&self) -> impl Iterator<Item = (i32, &ForeignVolume)> {
         let needed = self.seen.foreign_volumes.range(..self.desired.spec.replicas);
-        needed.map(|(ordinal, theirs)| (*ordinal, theirs.as_str()))
+        needed.map(|(ordinal, foreign)| (*ordinal, foreign))
     }
 
     /// A pod that starts now with the template that is asked for would find nothing, or somebody else's object:
@@ -560,11 +560,10 @@ impl View<'_> {
             .seen
             .foreign(&cluster_id)
             .map(|(pod, theirs)| {
+                let helps = self.what_helps_with_data_of(theirs);
                 format!(
-                    "the volume of pod {} belongs to cluster {theirs}, not to {cluster_id}; delete the \
-                     volume, or take the older cluster over with the annotation {}",
-                    pod.name,
-                    crate::names::ADOPT
+                    "the volume of pod {} belongs to cluster {theirs}, not to {cluster_id}; {helps}",
+                    pod.name
                 )
             })
             .collect();
@@ -643,14 +642,7 @@ impl View<'_> {
         }
         let foreign: Vec<String> = self
             .foreign_volumes()
-            .map(|(ordinal, theirs)| {
-                format!(
-                    "volume claim {} holds data of cluster {theirs}, not of {cluster_id}; delete it, or take \
-                     the older cluster over with the annotation {}",
-                    names.volume(ordinal),
-                    crate::names::ADOPT
-                )
-            })
+            .map(|(ordinal, foreign)| self.of_foreign(&names.volume(ordinal), foreign))
             .collect();
         for message in foreign {
             self.trouble("ForeignVolume", message);
@@ -682,6 +674,41 @@ impl View<'_> {
                 "{title} is not this cluster's: {whose}; it is left alone. Delete or rename it, or give the KvCluster \
                  another name"
             ),
+        }
+    }
+
+    /// As [`Self::of_taken`], of a claim that says whose data it holds. Of one whose uid is known it is a mistake.
+    fn of_foreign(&self, claim: &str, foreign: &ForeignVolume) -> String {
+        let (theirs, ours) = (&foreign.cluster_id, &self.desired.cluster_id);
+        let note = crate::names::CLUSTER_ID;
+        if foreign.is_known {
+            return format!(
+                "volume claim {claim} is this cluster's, and its annotation says otherwise ({note}={theirs}); no pod \
+                 is made with it. Put it right: {note}={ours}"
+            );
+        }
+        let says = format!(
+            "volume claim {claim} says that it holds data of cluster {theirs}, not of {ours}"
+        );
+        if self.is_initialized() {
+            return format!(
+                "{says}; no pod is made with it. If it is this cluster's after all, annotate it: {note}={ours}. If \
+                 nobody needs what is on it, delete it"
+            );
+        }
+        format!("{says}; {}", self.what_helps_with_data_of(theirs))
+    }
+
+    /// Deleting comes last: it cannot be undone. One that has begun takes over no other.
+    fn what_helps_with_data_of(&self, theirs: &str) -> String {
+        let adopt = crate::names::ADOPT;
+        if self.is_initialized() {
+            "it is left alone. If nobody needs what is on it, delete its claim".to_owned()
+        } else {
+            format!(
+                "take that cluster over with the annotation {adopt}={theirs}, or, if nobody needs its data, delete \
+                 the claim"
+            )
         }
     }
 

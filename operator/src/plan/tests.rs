@@ -22,7 +22,7 @@ use crate::{
     clock,
     crd::{KvCluster, KvClusterStatus},
     names::Names,
-    seen::{Exit, Joined, Node, Peer, Pod, Row, Slot, State, Table, VolumeClaim},
+    seen::{Exit, ForeignVolume, Joined, Node, Peer, Pod, Row, Slot, State, Table, VolumeClaim},
 };
 
 const UID: &str = "0000000000000000000000000000000a";
@@ -1701,7 +1701,8 @@ fn what_somebody_changed_by_hand_is_put_back() {
                 let mut seen = settled(3, json!({}));
                 seen.cluster.spec.replicas = 4;
                 seen.children = children_of(&desired(&seen.cluster), 3);
-                seen.foreign_volumes.insert(3, "f".repeat(32));
+                let foreign = ForeignVolume { cluster_id: "f".repeat(32), is_known: false };
+                seen.foreign_volumes.insert(3, foreign);
                 seen
             },
             Want::Waits("is not this cluster's"),

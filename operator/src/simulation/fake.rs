@@ -960,7 +960,13 @@ impl Inner {
                 .filter(|(_, claim)| {
                     !claim.cluster_id.is_empty() && ours.as_ref() != Ok(&claim.cluster_id)
                 })
-                .map(|(ordinal, claim)| (*ordinal, claim.cluster_id.clone()))
+                .map(|(ordinal, claim)| {
+                    let foreign = seen::ForeignVolume {
+                        cluster_id: claim.cluster_id.clone(),
+                        is_known: seen::knows_volume(&self.cluster, &claim.uid),
+                    };
+                    (*ordinal, foreign)
+                })
                 .collect(),
             pods: self
                 .pods

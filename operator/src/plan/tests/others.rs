@@ -667,6 +667,56 @@ fn what_has_a_name_of_ours_is_told_with_what_helps() {
     assert!(words.contains(another), "{words}");
 }
 
+/// What is advised first is what can be taken back.
+#[test]
+fn claim_with_another_clusters_id_is_deleted_last() {
+    let begun = |_: &mut Seen| {};
+    let not_begun = |seen: &mut Seen| {
+        seen.pods.clear();
+        (seen.cluster.status, seen.table) = (None, None);
+    };
+    let theirs = "f".repeat(32);
+    let adopt = format!("flotilla.dev/adopt-cluster-id={theirs}");
+    let ours = format!("flotilla.dev/cluster-id={UID}");
+    type Change<'a> = &'a dyn Fn(&mut Seen);
+    let cases: [(&str, bool, Change<'_>, &str, bool); 4] = [
+        ("its uid is known", true, &begun, &ours, false),
+        ("its uid is known, and nothing has begun", true, &not_begun, &ours, false),
+        ("a cluster that runs", false, &begun, &ours, true),
+        ("one that lost its status, or is made anew", false, &not_begun, &adopt, true),
+    ];
+    for (why, is_known, change, first, may_go) in cases {
+        let mut seen = settled(3, json!({}));
+        seen.volumes.remove(&1);
+        let foreign = ForeignVolume { cluster_id: theirs.clone(), is_known };
+        seen.foreign_volumes.insert(1, foreign);
+        change(&mut seen);
+        let told = plan(&seen, &defaults(), now()).troubles;
+        let told = told.into_iter().find(|trouble| trouble.reason == "ForeignVolume");
+        let words = told.unwrap_or_else(|| panic!("{why}: not told")).message;
+        let at = words.find(first).unwrap_or_else(|| panic!("{why}: {words}"));
+        assert_eq!(words.find("delete").is_some(), may_go, "{why}: {words}");
+        assert!(words.find("delete").is_none_or(|delete| at < delete), "{why}: {words}");
+    }
+    // The disk says so itself.
+    let of_pod = |change: Change<'_>| {
+        let mut seen = settled(3, json!({}));
+        change(&mut seen);
+        let other = Joined { cluster_id: theirs.clone(), ..node(2, &[1, 2, 3]) };
+        let pod = seen
+            .pods
+            .entry(1)
+            .or_insert_with(|| pod(&desired(&cluster(json!({}))), 1, Node::Silent(String::new())));
+        pod.node = Node::Joined(other);
+        let told = plan(&seen, &defaults(), now()).troubles;
+        told.into_iter().find(|trouble| trouble.reason == "ForeignVolume").expect("told").message
+    };
+    let words = of_pod(&not_begun);
+    assert!(words.find(&adopt).expect("named") < words.find("delete").expect("last"), "{words}");
+    let words = of_pod(&begun);
+    assert!(words.contains("If nobody needs what is on it, delete"), "{words}");
+}
+
 /// A person at three in the morning reads it as an event: which object, why, and what would help.
 #[test]
 fn object_that_is_written_is_told_with_whether_somebody_changed_it_or_something_else_is_asked_for()
