@@ -160,7 +160,8 @@ pub struct Storage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
-    /// Keep the volumes when the resource is deleted.
+    /// Keep the volumes of nodes that are removed, and all when the resource is deleted. Where this becomes `false`,
+    /// the claims of nodes that were removed before are deleted at once, with their data.
     #[serde(default = "yes")]
     pub retain: bool,
 }

@@ -3,8 +3,13 @@
 use super::View;
 use crate::{
     drift,
-    seen::{Node, Slot},
+    seen::{Node, Slot, VolumeClaim},
 };
+
+/// What is lost with a claim.
+fn with_its_data(volume: &VolumeClaim) -> String {
+    format!("volume claim {} with what is on it (storage.retain is false)", volume.name)
+}
 
 impl View<'_> {
     /// What differs between the cluster and its spec, one line each, in the order in which it would be
@@ -51,15 +56,27 @@ impl View<'_> {
                 lines.push(format!("let pod {} join", self.pod_name(ordinal)));
             }
         }
+        let drops = !desired.spec.storage.retain && !desired.spec.stopped;
         for ordinal in (wanted..held).rev() {
             let name = self.pod_name(ordinal);
+            let then = match self.seen.volumes.get(&ordinal) {
+                Some(volume) if drops => format!("then delete {}", with_its_data(volume)),
+                _ => "its volume stays".to_owned(),
+            };
             match self.member(ordinal).filter(|_| !desired.spec.stopped) {
                 Some(row) => lines.push(format!(
-                    "drain node {} ({} peers, {} leaders) and remove pod {name}",
+                    "drain node {} ({} peers, {} leaders) and remove pod {name}; {then}",
                     row.node_id, row.peers, row.leaders
                 )),
-                None => lines.push(format!("remove pod {name}; its volume stays")),
+                None => lines.push(format!("remove pod {name}; {then}")),
             }
+        }
+        if drops {
+            let dropped = self.dropped_volumes(wanted).filter(|volume| {
+                let ordinal = desired.names.ordinal_of_volume(&volume.name);
+                ordinal.is_none_or(|ordinal| ordinal >= held)
+            });
+            lines.extend(dropped.map(|volume| format!("delete {}", with_its_data(volume))));
         }
         for (ordinal, volume) in &self.seen.volumes {
             if drift::is_larger(&desired.spec.storage.size, &volume.requested)

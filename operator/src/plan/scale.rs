@@ -271,19 +271,22 @@ impl View<'_> {
         Some(Step::Act(operation, Action::Change(self.delete_set(ordinal, live)), why))
     }
 
-    /// Marked volumes without a pod, unless they are to be kept.
-    fn drop_volumes(&mut self, wanted: i32) -> Option<Step> {
-        if self.desired.spec.storage.retain {
-            return None;
-        }
-        let dropped = self.seen.volumes.iter().filter(|(ordinal, volume)| {
+    /// Marked volumes without a pod, unless they are to be kept. Also those that were kept before that was changed.
+    pub(super) fn dropped_volumes(&self, wanted: i32) -> impl Iterator<Item = &VolumeClaim> {
+        let dropped = self.seen.volumes.iter().filter(move |(ordinal, volume)| {
             **ordinal >= wanted
+                && !self.desired.spec.storage.retain
                 && volume.decommissioned.is_some()
                 && self.may_be_emptied(**ordinal, volume).is_ok()
                 && !volume.terminating
                 && !self.seen.pods.contains_key(ordinal)
         });
-        let steps = dropped.map(|(_, volume)| {
+        dropped.map(|(_, volume)| volume)
+    }
+
+    fn drop_volumes(&mut self, wanted: i32) -> Option<Step> {
+        let dropped = self.dropped_volumes(wanted);
+        let steps = dropped.map(|volume| {
             let operation = self.operation(Kind::ScaleDown, &volume.name, "DeleteVolume");
             let why = format!("volume {} is no longer needed and not to be kept", volume.name);
             Step::Act(operation, Action::Change(self.delete_volume(volume)), why)

@@ -2205,6 +2205,37 @@ fn preview_tells_all_that_a_spec_leads_to() {
     assert_eq!(preview(&settled(3, json!({})), &defaults(), now()), Vec::<String>::new());
 }
 
+/// Of four nodes the last is to go, and one after it went before, whose claim was kept.
+#[test]
+fn preview_tells_which_volumes_are_deleted() {
+    let lines = |retain: bool, stopped: bool| {
+        let spec = json!({"storage": {"size": "1Gi", "retain": retain}, "stopped": stopped});
+        let mut seen = well(4, spec, json!({"replicas": 4}));
+        let mut old = volume(4);
+        old.decommissioned = Some("5".into());
+        seen.volumes.insert(4, old);
+        let mut gone = row(4);
+        gone.state = State::Removed;
+        table(&mut seen).nodes.push(gone);
+        preview(&seen, &defaults(), now())
+    };
+    let deletes = |lines: &[String]| {
+        let lines = lines.iter().filter(|line| line.contains("delete volume claim"));
+        lines.map(|line| line.contains("data-kv-4-0")).collect::<Vec<_>>()
+    };
+    let all = lines(false, false);
+    assert_eq!(deletes(&all), [false, true], "{all:#?}");
+    assert!(all[0].contains("drain node 4") && all[0].contains("data-kv-3-0"), "{all:#?}");
+    for (retain, stopped) in [(true, false), (true, true), (false, true)] {
+        let all = lines(retain, stopped);
+        assert!(deletes(&all).is_empty(), "{retain} {stopped}: {all:#?}");
+        assert!(
+            all.iter().any(|line| line.contains("remove pod kv-3-0; its volume stays")),
+            "{all:#?}"
+        );
+    }
+}
+
 /// What older operators wrote into a status. A change of this test is an operation that nobody ends.
 #[test]
 fn names_that_are_written_down_stay_as_they_are() {
