@@ -188,7 +188,8 @@ impl Desired {
         desired.template = children::template(&desired);
         desired.sent_template = children::sent_hash(&desired.template, &desired.names);
         let patch = desired.spec.pod_template.as_ref();
-        match overlay::check(&desired.template, patch, &desired.names, &desired.lends) {
+        let checked = overlay::check(&desired.template, patch, &desired.names, &desired.lends);
+        match checked.and_then(|()| children::keeps_its_disk(&desired)) {
             Ok(()) => Ok(desired),
             Err(wrong) => Err(Invalid(vec![wrong])),
         }
@@ -321,6 +322,77 @@ mod tests {
         ] {
             let invalid = Desired::of(&cluster(spec), &Defaults::default()).expect_err(why);
             assert!(invalid.0.iter().any(|text| text.contains(part)), "{why}: {invalid:?}");
+        }
+    }
+
+    /// The roll would bring up one node after another on an empty disk.
+    #[test]
+    fn template_leaves_the_server_its_disk_and_its_settings() {
+        let of = |spec: Value| {
+            Desired::of(&cluster(json!({"podTemplate": {"spec": spec}})), &Defaults::default())
+        };
+        let server =
+            |key: &str, value: Value| json!({"containers": [{"name": "server", key: value}]});
+        let mount = |value: Value| {
+            let mut spec = server("volumeMounts", json!([value]));
+            spec["volumes"] = json!([{"name": "scratch", "emptyDir": {}}]);
+            spec
+        };
+        let variable = |name: &str| server("env", json!([{"name": name, "value": "/tmp/x"}]));
+        let data = "/var/lib/flotilla";
+        for (why, spec, part) in [
+            ("another volume", mount(json!({"mountPath": data, "name": "scratch"})), data),
+            ("a part of it", mount(json!({"mountPath": data, "subPath": "a"})), data),
+            ("one by a variable", mount(json!({"mountPath": data, "subPathExpr": "$(A)"})), data),
+            (
+                "over a part of it",
+                mount(json!({"mountPath": "/var/lib/flotilla/data", "name": "scratch"})),
+                data,
+            ),
+            (
+                "by another word",
+                mount(json!({"mountPath": "/var/lib/flotilla/", "name": "scratch"})),
+                data,
+            ),
+            ("nothing", mount(json!({"mountPath": data, "$patch": "delete"})), data),
+            ("no mounts", server("volumeMounts", Value::Null), data),
+            (
+                "other settings",
+                mount(json!({"mountPath": "/etc/flotilla", "name": "scratch"})),
+                "/etc/flotilla",
+            ),
+            (
+                "settings of another",
+                json!({"volumes": [{"name": "config", "configMap": {"name": "mine"}}]}),
+                "config",
+            ),
+            ("a variable", variable("FLOTILLA_DATA_DIR"), "FLOTILLA_DATA_DIR"),
+            ("to begin", variable("FLOTILLA_INIT"), "FLOTILLA_INIT"),
+            ("to join", variable("FLOTILLA_JOIN"), "FLOTILLA_JOIN"),
+            ("another name", variable("FLOTILLA_ADVERTISE_HOST"), "FLOTILLA_ADVERTISE_HOST"),
+            ("by way of the pod's", variable("POD_NAME"), "POD_NAME"),
+            ("another file", variable("FLOTILLA_CONFIG"), "FLOTILLA_CONFIG"),
+            ("a command line", server("args", json!(["--data-dir", "/tmp"])), "args"),
+            ("a command", server("command", json!(["sh"])), "command"),
+        ] {
+            let invalid = of(spec).expect_err(why);
+            assert!(invalid.0.iter().any(|text| text.contains(part)), "{why}: {invalid:?}");
+        }
+        for (why, spec) in [
+            (
+                "another place",
+                mount(json!({"mountPath": "/var/lib/flotilla-x", "name": "scratch"})),
+            ),
+            ("a variable", variable("FLOTILLA_LOG_LEVEL")),
+            ("one of ours as it is", server("env", json!([{"name": "POD_NAME"}]))),
+            (
+                "a sidecar that sees the disk",
+                json!({"containers": [{"name": "side", "image": "s",
+                    "securityContext": {"allowPrivilegeEscalation": false},
+                    "args": ["--x"], "volumeMounts": [{"mountPath": "/d", "name": "data", "subPath": "log"}]}]}),
+            ),
+        ] {
+            of(spec).map(drop).unwrap_or_else(|invalid| panic!("{why}: {invalid:?}"));
         }
     }
 

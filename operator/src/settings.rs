@@ -26,6 +26,11 @@ const RESERVED: [&str; 8] = [
     "bootstrap_expect",
     "join",
 ];
+/// Variables that would say the same to the server, which reads them before its file.
+pub fn reserved_variables() -> impl Iterator<Item = String> {
+    RESERVED.iter().map(|key| format!("FLOTILLA_{}", key.to_uppercase()))
+}
+
 /// Where the volume is mounted.
 pub const DATA_DIR: &str = "/var/lib/flotilla";
 /// How long a node may be silent before its peers are made anew, unless the spec says otherwise.

@@ -16,7 +16,10 @@
 //!
 //! `OnDelete`, since only the operator knows when the node may be restarted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use k8s_openapi::{
     api::{
@@ -49,12 +52,15 @@ use crate::{
         TEMPLATE_ALSO_BY, TEMPLATE_HASH, VOLUME,
     },
     overlay,
-    settings::DATA_DIR,
+    settings::{self, DATA_DIR},
 };
 
 /// The variable by which a node knows its own name.
 pub const ADVERTISE_HOST: &str = "FLOTILLA_ADVERTISE_HOST";
 const CONFIG_DIR: &str = "/etc/flotilla";
+const CONFIG_VOLUME: &str = "config";
+/// Names the file of the settings where the command line does not.
+const CONFIG_VARIABLE: &str = "FLOTILLA_CONFIG";
 /// A pod gets this much longer than the server asks for, to end by itself.
 const GRACE_MARGIN_SECONDS: i64 = 15;
 /// Zones and Kubernetes nodes over which pods are spread, as well as can be.
@@ -265,7 +271,7 @@ fn base(desired: &Desired) -> PodTemplateSpec {
             containers: vec![container(desired)],
             volumes: Some(vec![
                 Volume {
-                    name: "config".to_owned(),
+                    name: CONFIG_VOLUME.to_owned(),
                     config_map: Some(ConfigMapVolumeSource {
                         name: config_map::name(desired),
                         ..ConfigMapVolumeSource::default()
@@ -281,6 +287,58 @@ fn base(desired: &Desired) -> PodTemplateSpec {
             ..PodSpec::default()
         }),
     }
+}
+
+/// Whether the pods' template, with the user's overlay, starts the server with its settings and on its disk.
+///
+/// Invariant: where a node keeps its data is not for the overlay to say. On an empty disk each would begin as a new
+/// node, one after another as the roll reaches them, and its claim would be given up as lost.
+///
+/// # Errors
+/// What of it the overlay changes.
+pub fn keeps_its_disk(desired: &Desired) -> Result<(), String> {
+    let pod = &desired.template["spec"];
+    let named = |list: &Value, name: &str| {
+        list.as_array().into_iter().flatten().find(|item| item["name"] == name).cloned()
+    };
+    let server = named(&pod["containers"], CONTAINER).unwrap_or_default();
+    let base = value(&container(desired));
+    for key in ["command", "args"] {
+        if server[key] != base[key] {
+            return Err(format!(
+                "podTemplate: {key} of the container {CONTAINER} is the operator's"
+            ));
+        }
+    }
+    let ours =
+        settings::reserved_variables().chain(["POD_NAME".to_owned(), CONFIG_VARIABLE.to_owned()]);
+    for name in ours {
+        if named(&server["env"], &name) != named(&base["env"], &name) {
+            return Err(format!("podTemplate: the variable {name} is decided by the operator"));
+        }
+    }
+    for (dir, volume) in [(DATA_DIR, VOLUME), (CONFIG_DIR, CONFIG_VOLUME)] {
+        let mounts = server["volumeMounts"].as_array().into_iter().flatten();
+        let below = mounts.filter(|mount| {
+            mount["mountPath"].as_str().is_some_and(|path| Path::new(path).starts_with(dir))
+        });
+        let below: Vec<_> = below.collect();
+        let whole = |mount: &Value| {
+            mount["name"] == volume && mount["subPath"].is_null() && mount["subPathExpr"].is_null()
+        };
+        if !matches!(below[..], [mount] if mount["mountPath"] == dir && whole(mount)) {
+            return Err(format!(
+                "podTemplate: nothing but the whole volume {volume} is mounted at {dir}, nor below it"
+            ));
+        }
+    }
+    let config = named(&pod["volumes"], CONFIG_VOLUME).unwrap_or_default();
+    let is_ours = config["configMap"]["name"] == config_map::name(desired)
+        && config["configMap"]["items"].is_null();
+    if !is_ours {
+        return Err(format!("podTemplate: the volume {CONFIG_VOLUME} has the operator's settings"));
+    }
+    Ok(())
 }
 
 fn spread(desired: &Desired) -> Vec<TopologySpreadConstraint> {
@@ -345,7 +403,7 @@ fn container(desired: &Desired) -> Container {
         resources: desired.resources.clone(),
         volume_mounts: Some(vec![
             mount(VOLUME, DATA_DIR, false),
-            mount("config", CONFIG_DIR, true),
+            mount(CONFIG_VOLUME, CONFIG_DIR, true),
             mount("tmp", "/tmp", false),
         ]),
         // Opening a large disk takes a while: up to ten minutes before the process counts as stuck.
