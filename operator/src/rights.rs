@@ -71,6 +71,10 @@ const SYSCTLS: [&str; 10] = [
     "net.ipv4.tcp_keepalive_time",
     "net.ipv4.tcp_syncookies",
 ];
+/// Where AppArmor is asked for before it has a field, by container, and still heard. What is not one of these is none.
+const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+const APP_ARMOR_DEFAULT: &str = "runtime/default";
+const APP_ARMOR_OWN: &str = "localhost/";
 /// Confinements that are some: what is left out is none.
 const SECCOMP: [&str; 2] = ["RuntimeDefault", "Localhost"];
 /// Classes of Kubernetes itself: who has one pushes the pods of others out.
@@ -88,7 +92,10 @@ pub fn refuse(template: &Value, names: &Names, lends: &BTreeSet<Right>) -> Resul
             Right::ServiceAccounts => accounts(spec, names, &mut bad),
             Right::HostPaths => paths(spec, &mut bad),
             Right::HostNamespaces => namespaces(spec, &mut bad),
-            Right::Privileged => privileges(spec, &mut bad),
+            Right::Privileged => {
+                privileges(spec, &mut bad);
+                app_armor(&template["metadata"]["annotations"], &mut bad);
+            }
         }
     }
     if found.is_empty() {
@@ -225,6 +232,16 @@ fn privileges(spec: &Value, bad: &mut impl FnMut(String)) {
     }
 }
 
+fn app_armor(annotations: &Value, bad: &mut impl FnMut(String)) {
+    for (name, profile) in annotations.as_object().into_iter().flatten() {
+        let profile = profile.as_str().unwrap_or_default();
+        let confines = profile == APP_ARMOR_DEFAULT || profile.starts_with(APP_ARMOR_OWN);
+        if name.starts_with(APP_ARMOR) && !confines {
+            bad(format!("annotation {name} is neither {APP_ARMOR_DEFAULT} nor {APP_ARMOR_OWN}…"));
+        }
+    }
+}
+
 /// Names that the expressions use. Without what CEL has for fields that may be missing, since a policy is
 /// read by people, too.
 fn variables() -> Vec<Value> {
@@ -240,6 +257,14 @@ fn variables() -> Vec<Value> {
             "(has(variables.pod.containers) ? variables.pod.containers : []) + \
              (has(variables.pod.initContainers) ? variables.pod.initContainers : []) + \
              (has(variables.pod.ephemeralContainers) ? variables.pod.ephemeralContainers : [])",
+        ),
+        variable(
+            "annotations",
+            "has(object.spec.podTemplate) && has(object.spec.podTemplate.metadata) && \
+             object.spec.podTemplate.metadata != null && \
+             has(object.spec.podTemplate.metadata.annotations) && \
+             object.spec.podTemplate.metadata.annotations != null ? \
+             object.spec.podTemplate.metadata.annotations : {}",
         ),
         variable("volumes", "has(variables.pod.volumes) ? variables.pod.volumes : []"),
         variable(
@@ -359,6 +384,15 @@ fn expressions(right: Right) -> Vec<(String, &'static str)> {
                      !variables.pod.priorityClassName.startsWith('{SYSTEM_PRIORITY}')"
                 ),
                 "podTemplate names a priority of Kubernetes itself",
+            ),
+            (
+                format!(
+                    "variables.annotations.all(name, !name.startsWith('{APP_ARMOR}') || \
+                     variables.annotations[name] == null || \
+                     variables.annotations[name] == '{APP_ARMOR_DEFAULT}' || \
+                     variables.annotations[name].startsWith('{APP_ARMOR_OWN}'))"
+                ),
+                "podTemplate takes away the AppArmor profile by an annotation",
             ),
             (
                 "!has(variables.pod.securityContext) || (variables.pod.securityContext != null && \

@@ -53,6 +53,10 @@ fn template_lends_no_right_that_the_operator_was_not_told_to_lend() {
     let server = |security: Value| json!({"spec": {"containers": [{"name": "server", "securityContext": security}]}});
     let beside = |security: Value| json!({"spec": {"containers": [{"name": "side", "image": "s", "securityContext": security}]}});
     let volume = |volume: Value| json!({"spec": {"volumes": [volume]}});
+    let app_armor = |container: &str, profile: &str| {
+        let name = format!("container.apparmor.security.beta.kubernetes.io/{container}");
+        json!({"metadata": {"annotations": {name: profile}}})
+    };
     for (why, template, right) in [
         ("an account", pod("serviceAccountName", json!("admin")), ServiceAccounts),
         ("its old name", pod("serviceAccount", json!("admin")), ServiceAccounts),
@@ -150,6 +154,9 @@ fn template_lends_no_right_that_the_operator_was_not_told_to_lend() {
         ("no rules", pod("securityContext", Value::Null), Privileged),
         ("any system call", server(json!({"seccompProfile": {"type": "Unconfined"}})), Privileged),
         ("no profile", server(json!({"appArmorProfile": {"type": "Unconfined"}})), Privileged),
+        ("no profile by an annotation", app_armor("server", "unconfined"), Privileged),
+        ("of a sidecar", app_armor("side", "unconfined"), Privileged),
+        ("no profile by an empty one", app_armor("server", ""), Privileged),
         ("all of /proc", server(json!({"procMount": "Unmasked"})), Privileged),
         (
             "a process of the host",
@@ -174,6 +181,16 @@ fn template_may_do_what_pods_of_a_namespace_may() {
         ("nothing", json!({})),
         ("an empty pod", json!({"spec": {}})),
         ("labels", json!({"metadata": {"labels": {"team": "a"}}})),
+        (
+            "annotations, and profiles among them",
+            json!({"metadata": {"annotations": {
+                "team": "unconfined",
+                "container.apparmor.security.beta.kubernetes.io/server": "runtime/default",
+                "container.apparmor.security.beta.kubernetes.io/side": "localhost/mine",
+            }}}),
+        ),
+        ("no metadata", json!({"metadata": null})),
+        ("no annotations", json!({"metadata": {"annotations": null}})),
         ("its own account", json!({"spec": {"serviceAccountName": "kv"}})),
         (
             "a place",
