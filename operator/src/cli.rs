@@ -28,6 +28,8 @@ use crate::{
 
 /// The command line is wrong: a restart will not help. (`EX_USAGE` of sysexits.)
 const USAGE: u8 = 64;
+/// The Lease by default.
+pub(crate) const LEASE: &str = "flotilla-operator";
 
 /// The operator of Flotilla for Kubernetes.
 #[derive(Debug, Parser)]
@@ -183,7 +185,7 @@ pub struct RunArgs {
     pub leader_election: bool,
     /// Name of the Lease.
     #[arg(long, env = "FLOTILLA_OPERATOR_LEASE_NAME", value_name = "NAME")]
-    #[arg(default_value = "flotilla-operator")]
+    #[arg(default_value = LEASE)]
     pub lease_name: String,
     /// Namespace of the Lease. [default: that of the pod or of the kubeconfig]
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]

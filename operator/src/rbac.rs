@@ -57,14 +57,15 @@ pub fn cluster_wide() -> Vec<Value> {
     ]
 }
 
-/// Rules in the operator's own namespace.
+/// Rules in the operator's own namespace, about its own Lease: those of others say who leads there. The chart
+/// puts in the name that it gives the Lease.
 #[must_use]
 pub fn own() -> Vec<Value> {
-    vec![json!({
-        "apiGroups": ["coordination.k8s.io"],
-        "resources": ["leases"],
-        "verbs": ["get", "create", "update"],
-    })]
+    let leases = |verbs: &[&str]| json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs});
+    let mut held = leases(&["get", "update"]);
+    held["resourceNames"] = json!([crate::cli::LEASE]);
+    // What is not there yet has no name to go by.
+    vec![held, leases(&["create"])]
 }
 
 /// All of it, for the chart.
@@ -107,6 +108,17 @@ mod tests {
                 assert!(verbs.contains(verb), "{child:?}: {verb} is missing in {verbs:?}");
             }
         }
+    }
+
+    #[test]
+    fn no_lease_of_others_is_read_or_changed() {
+        for rule in own() {
+            let named = rule["resourceNames"] == json!([crate::cli::LEASE]);
+            let creates = rule["verbs"] == json!(["create"]);
+            assert!(named != creates, "by name alone, but to make it: {rule}");
+        }
+        let verbs = allowed(&own(), "coordination.k8s.io", "leases");
+        assert_eq!(verbs, ["create", "get", "update"].map(ToOwned::to_owned).into());
     }
 
     #[test]
