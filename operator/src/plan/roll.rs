@@ -7,7 +7,10 @@
 //! with the StatefulSet's revision: that changes with the operator's code.
 //!
 //! Ordering: the new template is written to the StatefulSet of a pod when the pod is about to be deleted, and
-//! not before: until then whatever happens to the pod brings it back as it was.
+//! not before: until then a pod that is evicted or deleted comes back as it was, if it does so within
+//! [`ABSENCE_SECONDS`]. One that is away for longer, or has not served for as long, has its turn then: it is given
+//! the new template where another pod runs with it, or none has been given it yet ([`DESPAIR_SECONDS`] while another
+//! node is missed as well).
 
 use std::time::Duration;
 
