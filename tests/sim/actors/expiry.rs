@@ -54,9 +54,14 @@ pub(super) async fn act(stage: Stage) -> turmoil::Result {
     }
     let deadline = Instant::now() + LATE_MAX;
     for one in &written {
-        while client.get(one.key.clone()).await?.is_some() {
+        loop {
+            let words = match client.get(one.key.clone()).await {
+                Ok(None) => break,
+                Ok(Some(_)) => format!("{} is there", one.key),
+                Err(error) => format!("{} cannot be read: {error}", one.key),
+            };
             if Instant::now() > deadline.max(one.lives_until + LATE_MAX) {
-                stage.broke("what-expires-goes", format!("{} is there", one.key));
+                stage.broke("what-expires-goes", words);
                 return Ok(());
             }
             tokio::time::sleep(LOOK).await;

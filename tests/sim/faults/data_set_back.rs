@@ -1,8 +1,9 @@
-//! What applying made falls back to an earlier moment. The log has it all, or the peer is of no use any more.
+//! What applying made falls back to an earlier moment, or to nothing. The log has it all, or the peer is of no use any more.
 
 use std::{sync::Arc, time::Duration};
 
 use flotilla_server::storage::memory::MemoryEngine;
+use rand::RngExt as _;
 
 use super::{Fault, Scene};
 
@@ -20,7 +21,10 @@ impl Fault for DataSetBack {
             let number = scene.host();
             let host = &scene.cluster.hosts[number];
             let data = host.disk().data;
-            self.0 = Some((number, host.disk_lives, data.crash(data.unsynced())));
+            // Somebody may have removed it, too.
+            let all_of_it = scene.random.random_bool(0.3);
+            let then = if all_of_it { MemoryEngine::new() } else { data.crash(data.unsynced()) };
+            self.0 = Some((number, host.disk_lives, then));
             return Some(scene.moment(3_000));
         };
         if scene.cluster.hosts[*host].disk_lives != *life {
