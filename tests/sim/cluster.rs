@@ -12,7 +12,7 @@ use std::{
 use flotilla_server::{
     config::Config,
     node::{
-        Node,
+        Joined, Node,
         simulated::{self, Instances},
     },
     storage::memory::MemoryEngine,
@@ -72,6 +72,11 @@ impl Host {
         self.node.borrow().upgrade()
     }
 
+    /// What its node is of a cluster, while it runs and is of one.
+    pub(crate) fn joined(&self) -> Option<Arc<Joined>> {
+        self.node()?.joined().cloned()
+    }
+
     pub(crate) fn disk(&self) -> Instances {
         self.disk.borrow().clone()
     }
@@ -88,14 +93,14 @@ impl Host {
         Ok(copy_of(&disk, dir))
     }
 
-    /// Puts another disk in the place of its own. It must be down.
+    /// Puts another disk in the place of its own. It must be down. Whoever takes from it what it had promised something
+    /// by excuses the host, too.
     pub(crate) fn put_disk(&mut self, disk: Instances) {
         self.disk_lives += 1;
-        self.is_excused = true;
         *self.disk.borrow_mut() = disk;
     }
 
-    /// Puts an empty disk in the place of its own. It must be down.
+    /// Puts an empty disk in the place of its own, as [`Host::put_disk`].
     pub(crate) fn wipe(&mut self) -> io::Result<()> {
         let dir = self.new_folder()?;
         self.put_disk(Instances { log: MemoryEngine::new(), data: MemoryEngine::new(), dir });
@@ -104,7 +109,6 @@ impl Host {
 
     /// Sets `data` alone back. It must be down.
     pub(crate) fn put_data(&mut self, data: Arc<MemoryEngine>) {
-        self.is_excused = true;
         self.disk.borrow_mut().data = data;
     }
 

@@ -6,7 +6,7 @@ use flotilla_proto::v1::{PeerRole, PeerStatus};
 
 use crate::cluster::{Cluster, Host};
 
-/// Peers per region, where there are as many nodes.
+/// Peers per region. No scenario has fewer nodes.
 const FACTOR: usize = 3;
 
 /// Up to which index somebody has applied each region.
@@ -30,31 +30,28 @@ impl Goal {
     }
 }
 
-/// What is not yet well: every host has a node of the cluster, every region its leader and its voters, and each of them
-/// has applied what the goal says. (That all of them come to the same is compared in the end.)
-pub(crate) fn unwell(cluster: &Cluster, goal: &Goal) -> Option<String> {
-    unwell_of(&cluster.hosts.iter().collect::<Vec<_>>(), goal)
+/// What is not yet well: every one of these hosts has a node of the cluster, every region its leader and its voters, and
+/// each of them has applied what the goal says. (That all of them come to the same is compared in the end.)
+pub(crate) fn unwell<'a>(hosts: impl IntoIterator<Item = &'a Host>, goal: &Goal) -> Option<String> {
+    match regions(hosts) {
+        Ok(regions) => unwell_regions(&regions, goal),
+        Err(words) => Some(words),
+    }
 }
 
-/// The same when the cluster is to be of these hosts alone.
-pub(crate) fn unwell_of(hosts: &[&Host], goal: &Goal) -> Option<String> {
-    let regions = match regions(hosts) {
-        Ok(regions) => regions,
-        Err(words) => return Some(words),
-    };
+fn unwell_regions(regions: &Regions, goal: &Goal) -> Option<String> {
     let mut words = String::new();
     for (region, peers) in regions {
         let leaders = peers.iter().filter(|peer| peer.role == "leader").count();
         let taking_part = peers.iter().all(|peer| ["leader", "follower"].contains(&&*peer.role));
-        let even = goal.is_reached(region, &peers);
+        let even = goal.is_reached(*region, peers);
         let described = peers.iter().all(|peer| {
             let voters = peer.region.iter().flat_map(|region| &region.peers);
             voters.filter(|peer| peer.role() == PeerRole::Voter).count() == peers.len()
         });
-        let wanted = FACTOR.min(hosts.len());
-        if leaders != 1 || !taking_part || !even || !described || peers.len() < wanted {
+        if leaders != 1 || !taking_part || !even || !described || peers.len() < FACTOR {
             let _ = write!(words, "region {region}: {leaders} leaders, {} peers ", peers.len());
-            for peer in &peers {
+            for peer in peers {
                 let voters = peer.region.as_ref().map_or(0, |region| region.peers.len());
                 let _ = write!(
                     words,
@@ -75,30 +72,26 @@ pub(crate) fn unwell_of(hosts: &[&Host], goal: &Goal) -> Option<String> {
 /// Whether a disk may be lost now, and everything that was promised is kept by the others: every region has its voters,
 /// nothing is under way, and nobody has voted for anybody who does not lead.
 pub(crate) fn at_rest(cluster: &Cluster) -> bool {
-    let joined = |host: &&Host| host.node().is_some_and(|node| node.joined().is_some());
-    let joined: Vec<&Host> = cluster.hosts.iter().filter(joined).collect();
-    if unwell_of(&joined, &Goal::default()).is_some() {
-        return false;
-    }
-    let Ok(regions) = regions(&joined) else { return false };
-    regions.values().all(|peers| {
+    let joined = cluster.hosts.iter().filter(|host| host.joined().is_some());
+    let Ok(regions) = regions(joined) else { return false };
+    let calm = |peers: &Vec<PeerStatus>| {
         let first = &peers[0];
-        // Also while a host is down, or regions are to have fewer.
-        let enough = peers.len() >= FACTOR;
-        enough
-            && peers.iter().all(|peer| {
-                peer.term == first.term
-                    && peer.leader_peer_id == first.leader_peer_id
-                    && peer.last_index == first.last_index
-                    && peer.applied_index == peer.last_index
-                    && peer.committed_index == peer.last_index
-            })
-    })
+        peers.iter().all(|peer| {
+            peer.term == first.term
+                && peer.leader_peer_id == first.leader_peer_id
+                && peer.last_index == first.last_index
+                && peer.applied_index == peer.last_index
+                && peer.committed_index == peer.last_index
+        })
+    };
+    unwell_regions(&regions, &Goal::default()).is_none() && regions.values().all(calm)
 }
 
 /// The peers of each region.
-fn regions(hosts: &[&Host]) -> Result<BTreeMap<u64, Vec<PeerStatus>>, String> {
-    let mut regions: BTreeMap<u64, Vec<PeerStatus>> = BTreeMap::new();
+type Regions = BTreeMap<u64, Vec<PeerStatus>>;
+
+fn regions<'a>(hosts: impl IntoIterator<Item = &'a Host>) -> Result<Regions, String> {
+    let mut regions = Regions::new();
     for host in hosts {
         let Some(peers) = peers(host) else {
             let is_up = if host.node().is_some() { "of no cluster" } else { "not up" };
@@ -116,8 +109,7 @@ fn regions(hosts: &[&Host]) -> Result<BTreeMap<u64, Vec<PeerStatus>>, String> {
 
 /// The peers of a host, if its node is up and of a cluster.
 fn peers(host: &Host) -> Option<Vec<PeerStatus>> {
-    let node = host.node()?;
-    Some(node.joined()?.peers.all().iter().map(|peer| peer.status()).collect())
+    Some(host.joined()?.peers.all().iter().map(|peer| peer.status()).collect())
 }
 
 fn region_of(peer: &PeerStatus) -> u64 {

@@ -16,7 +16,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use crate::{
     cluster::Cluster,
     faults::{Faults, Scene},
-    health::{Goal, unwell, unwell_of},
+    health::{Goal, unwell},
     invariants::{Judges, Violation},
     links::Links,
     scenarios::Scenario,
@@ -106,13 +106,13 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
         {
             break Some(violation);
         }
-        let ill = || match unwell(&cluster, &goal) {
+        let ill = || match unwell(&cluster.hosts, &goal) {
             None => stage.who_acts().map(|actor| format!("{actor} has not put everything back")),
             some => some,
         };
         let next = match stage.phase() {
             Phase::Birth if is_due(now, HEALTH_EVERY) => {
-                match unwell_of(&cluster.hosts[..sizes.nodes].iter().collect::<Vec<_>>(), &goal) {
+                match unwell(&cluster.hosts[..sizes.nodes], &goal) {
                     None => Some(Phase::Faults),
                     Some(what) if now > BIRTH_MAX => break broken("birth", what),
                     Some(_) => None,

@@ -299,29 +299,26 @@ impl Total {
     }
 
     fn tell(&self, scenario: &str) {
-        say(format!(
-            "{scenario}: {} seeds, {:.2} h simulated, {} faults struck, {} messages, {} calls answered",
-            self.seeds,
-            self.simulated.as_secs_f64() / 3600.0,
-            self.faults,
-            self.messages,
-            self.answered,
-        ));
+        say(format!("{scenario}: {} seeds, {self}", self.seeds));
         for (name, seeds) in &self.marks {
             say(format!("  in {seeds} seeds: {name}"));
         }
     }
 
     fn tell_pace(&self, took: Duration) {
-        say(format!(
-            "{} seeds in {:.0} s, {:.0} a minute: {:.2} h simulated, {} faults struck, {} messages, {} calls answered",
-            self.seeds,
-            took.as_secs_f64(),
-            self.seeds as f64 * 60.0 / took.as_secs_f64(),
-            self.simulated.as_secs_f64() / 3600.0,
-            self.faults,
-            self.messages,
-            self.answered,
-        ));
+        let (seeds, seconds) = (self.seeds, took.as_secs_f64());
+        let a_minute = seeds as f64 * 60.0 / seconds;
+        say(format!("{seeds} seeds in {seconds:.0} s, {a_minute:.0} a minute: {self}"));
+    }
+}
+
+impl Display for Total {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { faults, messages, answered, .. } = self;
+        let hours = self.simulated.as_secs_f64() / 3600.0;
+        write!(
+            f,
+            "{hours:.2} h simulated, {faults} faults struck, {messages} messages, {answered} calls answered"
+        )
     }
 }

@@ -95,11 +95,6 @@ impl Stage {
         self.addresses.borrow().clone()
     }
 
-    /// A plain client of one host.
-    pub(crate) fn session(&self, address: &str) -> Session {
-        session(address)
-    }
-
     /// A plain client of each host.
     pub(crate) fn sessions(&self) -> Vec<Session> {
         self.addresses.borrow().iter().map(|address| session(address)).collect()
@@ -143,7 +138,7 @@ impl Stage {
 }
 
 /// A client that was generated from the contracts, of one node.
-fn session(address: &str) -> Session {
+pub(crate) fn session(address: &str) -> Session {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .expect("a name and a port")
         .connect_timeout(Duration::from_secs(2))

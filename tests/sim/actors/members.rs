@@ -8,7 +8,7 @@ use flotilla_tests::harness::Session;
 use rand::{RngExt as _, rngs::StdRng, seq::IteratorRandom as _};
 use tonic::Status;
 
-use crate::stage::{Phase, Stage};
+use crate::stage::{self, Phase, Stage};
 
 const NAME: &str = "members";
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -94,7 +94,7 @@ async fn put_back(stage: &Stage, session: &Session) -> Result<bool, Status> {
     let living = |node: &&v1::Node| node.state() != NodeState::Removed;
     let (mut all_in_service, mut here) = (true, Vec::new());
     for address in stage.addresses() {
-        let Ok(status) = stage.session(&address).patient(PATIENCE).status().await else {
+        let Ok(status) = stage::session(&address).patient(PATIENCE).status().await else {
             all_in_service = false;
             continue;
         };

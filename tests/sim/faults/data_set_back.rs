@@ -37,6 +37,7 @@ impl Fault for DataSetBack {
         }
         let until = scene.now() + scene.moment(500);
         scene.cluster.kill(scene.sim, *host, until);
+        scene.cluster.hosts[*host].is_excused = true;
         scene.cluster.hosts[*host].put_data(data.crash(0));
         self.0 = None;
         scene.marks.hit("data fell back");

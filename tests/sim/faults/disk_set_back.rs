@@ -31,6 +31,7 @@ impl Fault for DiskSetBack {
         scene.cluster.kill(scene.sim, *host, until);
         let mut image = copy_of(image, image.dir.clone());
         let lost = &mut scene.cluster.hosts[*host];
+        lost.is_excused = true;
         if scene.random.random_bool(0.5) {
             // The small files beside the instances were not set back, and tell of it.
             image.dir = lost.disk().dir;

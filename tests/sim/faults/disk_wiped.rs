@@ -15,6 +15,7 @@ impl Fault for DiskWiped {
         let host = scene.host_to_lose()?;
         let until = scene.now() + scene.moment(4_000);
         scene.cluster.kill(scene.sim, host, until);
+        scene.cluster.hosts[host].is_excused = true;
         scene.cluster.hosts[host].wipe().ok()?;
         scene.marks.hit("a disk was wiped");
         Some(scene.moment(2_000))

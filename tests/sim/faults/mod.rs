@@ -26,6 +26,7 @@ use crate::{
     health,
     links::Links,
     marks::Marks,
+    scenarios::pick,
     world::World,
 };
 
@@ -60,11 +61,11 @@ impl Scene<'_, '_> {
     /// Some host that leads a region; some host where none does.
     fn leader_or_any(&mut self) -> usize {
         let leads = |host: &Host| {
-            let node = host.node()?;
-            Some(node.joined()?.peers.all().iter().any(|peer| peer.status().role == "leader"))
+            let joined = host.joined();
+            joined.is_some_and(|joined| joined.peers.all().iter().any(|peer| peer.is_leader()))
         };
         let leaders: Vec<usize> = (0..self.cluster.hosts.len())
-            .filter(|host| leads(&self.cluster.hosts[*host]) == Some(true))
+            .filter(|host| leads(&self.cluster.hosts[*host]))
             .collect();
         leaders.choose(self.random).copied().unwrap_or_else(|| self.host())
     }
@@ -275,11 +276,6 @@ impl Faults {
             }
         }
     }
-}
-
-/// One of them.
-fn pick<T: Copy>(random: &mut StdRng, from: &[T]) -> T {
-    *from.choose(random).expect("there is one")
 }
 
 /// Every pair across.

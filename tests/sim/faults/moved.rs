@@ -17,8 +17,7 @@ impl Fault for Moved {
         let away = scene.cluster.hosts.iter().position(Host::is_away);
         let host = away.unwrap_or_else(|| scene.host());
         // Whoever is of no cluster yet is found by its address alone.
-        let node = scene.cluster.hosts[host].node()?;
-        node.joined()?;
+        scene.cluster.hosts[host].joined()?;
         let until = scene.now() + scene.moment(1_500);
         scene.cluster.kill(scene.sim, host, until);
         scene.cluster.move_away(host);

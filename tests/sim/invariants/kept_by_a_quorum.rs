@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_server::ids::RegionId;
+use flotilla_server::ids::{PeerId, RegionId};
 
 use super::{Committed, Invariant, Moment, Seen};
 
@@ -29,14 +29,14 @@ impl Invariant for KeptByAQuorum {
         }
         for (region, peers) in regions {
             let looked = self.0.entry(region).or_default();
-            let from = *looked + 1;
-            *looked =
-                peers.iter().map(|peer| peer.status.applied_index).max().unwrap_or(0).max(*looked);
+            let new: Vec<(u64, u32, PeerId)> = committed.from(region, *looked + 1).collect();
+            let Some((last, ..)) = new.last() else { continue };
+            *looked = *last;
             // A peer that is down may be one of those who have it.
             if peers.len() != VOTERS || !know_the_same(&peers) || moment.anybody_was_damaged() {
                 continue;
             }
-            for (index, entry, by) in committed.from(region, from) {
+            for (index, entry, by) in new {
                 let has = |peer: &&&Seen| {
                     index <= peer.status.snapshot_index.max(peer.status.purged_index)
                         || moment.kept_entry(peer, index) == Some(entry)

@@ -49,8 +49,7 @@ impl<'a> Moment<'a> {
     pub(crate) fn look(cluster: &'a Cluster) -> Self {
         let mut peers = Vec::new();
         for (number, host) in cluster.hosts.iter().enumerate() {
-            let Some(node) = host.node() else { continue };
-            let Some(joined) = node.joined() else { continue };
+            let Some(joined) = host.joined() else { continue };
             for peer in joined.peers.all() {
                 peers.push(Seen {
                     host: number,

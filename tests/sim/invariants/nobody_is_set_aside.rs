@@ -16,8 +16,7 @@ impl Invariant for NobodyIsSetAside {
             return Ok(());
         }
         for host in &moment.cluster.hosts {
-            let Some(node) = host.node() else { continue };
-            let Some(joined) = node.joined() else { continue };
+            let Some(joined) = host.joined() else { continue };
             let peers = &joined.peers;
             let aside = peers.quarantined().into_iter().chain(peers.contradicted()).next();
             if let Some((region, peer, reason)) = aside {
