@@ -10,7 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use openraft::async_runtime::WatchReceiver as _;
-use tokio::time::Instant;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 
 use super::{Peer, followers::Follower};
 use crate::{
@@ -27,6 +27,8 @@ const AGAIN_MAX: Duration = Duration::from_millis(100);
 const TOLD_MAX: usize = 6;
 /// Bound: wait for the time to be told before the lead is given away.
 const TICK_MAX: Duration = Duration::from_millis(100);
+/// Bound: wait of a node that stops for a change of members that is under way.
+const CHANGE_MAX: Duration = Duration::from_millis(500);
 /// Bound: nobody took the lead by then, so an election will settle it.
 const TRANSFER_MAX: Duration = Duration::from_secs(5);
 
@@ -37,8 +39,12 @@ impl Peer {
     /// # Cancel safety
     /// Once begun it goes on.
     pub async fn hand_over(self: &Arc<Self>, deadline: Instant) {
+        let changing = Arc::clone(&self.changing_members).lock_owned();
+        let waited = deadline.min(clock::now() + CHANGE_MAX);
+        // A change that takes longer is left half done, for the next leader; this node ends.
+        let unchanged = tokio::time::timeout_at(waited, changing).await.ok();
         let order = by_fitness(self.candidates(), self.env.config.lease());
-        if !self.hand_to(order, deadline).await {
+        if !self.hand_to(order, unchanged, deadline).await {
             // Nobody could take it, or nobody is known yet: not again before something may have changed.
             tokio::time::sleep_until(deadline.min(clock::now() + AGAIN_MAX)).await;
         }
@@ -47,8 +53,8 @@ impl Peer {
     /// Hands the lead to the peer on `node`, and returns when that one leads.
     ///
     /// # Errors
-    /// `NotFound` when the node has no voter of the region; `NotLeader`, `NoLeader`; `FailedPrecondition` when
-    /// the peer has not answered for a lease; `OutcomeUnknown` when it was asked, and another one leads
+    /// `NotFound` when the node has no voter of the region; `NotLeader`, `NoLeader`; `NotReady` while a change of
+    /// the members is under way; `FailedPrecondition` when the peer has not answered for a lease; `OutcomeUnknown` when it was asked, and another one leads
     /// or nobody does: it may yet hear of it.
     ///
     /// # Cancel safety
@@ -74,6 +80,10 @@ impl Peer {
 
     /// As [`Peer::transfer_to`], by the peer's id.
     pub(super) async fn hand_to_peer(self: &Arc<Self>, target: PeerId) -> Result<(), Error> {
+        let unchanged = Arc::clone(&self.changing_members).try_lock_owned().map_err(|_| {
+            let message = format!("a change of the members of region {} is under way", self.region);
+            Error::NotReady { message }
+        })?;
         let candidates = self.candidates();
         let lease = self.env.config.lease();
         let refused = |message: String| Error::FailedPrecondition { message };
@@ -94,7 +104,7 @@ impl Peer {
         order.insert(0, target);
         let deadline = clock::now() + TRANSFER_MAX;
         let region = self.region;
-        let leader = if self.hand_to(order, deadline).await {
+        let leader = if self.hand_to(order, Some(unchanged), deadline).await {
             self.next_leader(deadline).await
         } else {
             None
@@ -135,13 +145,20 @@ impl Peer {
         tokio::time::timeout_at(deadline, known).await.ok().flatten()
     }
 
-    /// Tells `order`, by turns, to take the lead. Answers whether this peer leads no more.
-    async fn hand_to(self: &Arc<Self>, order: Vec<PeerId>, deadline: Instant) -> bool {
+    /// Tells `order`, by turns, to take the lead, while `unchanged` keeps the members as they are. Answers whether
+    /// this peer leads no more.
+    async fn hand_to(
+        self: &Arc<Self>,
+        order: Vec<PeerId>,
+        unchanged: Option<OwnedMutexGuard<()>>,
+        deadline: Instant,
+    ) -> bool {
         if order.is_empty() {
             return false;
         }
         let peer = Arc::clone(self);
         let telling = async move {
+            let _unchanged = unchanged;
             peer.tell_time(deadline).await;
             let telling = peer.tell_until_followed(&order, deadline);
             // A peer that has stopped leads nothing.
@@ -210,7 +227,7 @@ mod tests {
     use flotilla_proto::v1;
 
     use super::*;
-    use crate::region::fixture::{Fixture, put};
+    use crate::region::fixture::{Fixture, put, until};
 
     #[tokio::test]
     async fn time_is_told_before_the_lead_is_given_away_if_it_matters() {
@@ -234,6 +251,59 @@ mod tests {
         peer.tell_time(late()).await;
         let told = u128::from(applied(&peer).0 - before);
         assert!((19..=begun.elapsed().as_millis() + 1).contains(&told), "{told}");
+    }
+
+    fn add_learner(peer: &Peer) -> v1::Step {
+        v1::Step {
+            region_id: peer.region.0,
+            epoch: peer.view().published().descriptor.epoch,
+            action: Some(v1::step::Action::AddLearner(v1::AddLearnerPeer {
+                peer_id: 71,
+                node_id: 2,
+            })),
+            ..v1::Step::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn lead_is_not_given_away_while_the_members_change() {
+        let fixture = Fixture::new(|_| {});
+        let peer = fixture.leader().await;
+        fixture.log.hold();
+        let before = fixture.log.writes().len();
+        let changing = tokio::spawn({
+            let (peer, step) = (Arc::clone(&peer), add_learner(&peer));
+            async move { peer.carry_out(&step).await }
+        });
+        until("its entry to be written", || fixture.log.writes().len() > before).await;
+        let refused = peer.hand_to_peer(PeerId(2)).await.expect_err("a change is under way");
+        assert!(
+            matches!(&refused, Error::NotReady { message } if message.contains("under way")),
+            "{refused:?}"
+        );
+        fixture.log.release();
+        changing.await.expect("it runs").expect("done");
+        let refused = peer.hand_to_peer(PeerId(2)).await.expect_err("nobody of that name");
+        assert!(matches!(&refused, Error::FailedPrecondition { .. }), "{refused:?}");
+    }
+
+    /// The successor could be the one that is removed.
+    #[tokio::test]
+    async fn members_do_not_change_while_the_lead_is_given_away() {
+        let fixture = Fixture::new(|_| {});
+        let peer = fixture.leader().await;
+        let unchanged =
+            Arc::clone(&peer.changing_members).try_lock_owned().expect("nobody changes them");
+        let deadline = clock::now() + Duration::from_secs(60);
+        let telling = {
+            let peer = Arc::clone(&peer);
+            async move { peer.hand_to(vec![PeerId(2)], Some(unchanged), deadline).await }
+        };
+        // Whoever waits for it may go.
+        assert!(tokio::time::timeout(Duration::from_millis(1), telling).await.is_err());
+        let refused =
+            peer.carry_out(&add_learner(&peer)).await.expect_err("somebody is told to lead");
+        assert!(refused.contains("is under way"), "{refused}");
     }
 
     #[test]

@@ -343,7 +343,7 @@ async fn start(
         rates: super::rates::Rates::default(),
         large: super::weight::Large::default(),
         checking: tokio::sync::Mutex::default(),
-        changing_members: tokio::sync::Mutex::default(),
+        changing_members: Arc::default(),
         leading: parking_lot::Mutex::default(),
         held: super::Held::default(),
     }))

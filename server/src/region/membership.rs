@@ -37,6 +37,7 @@ impl Peer {
                 let only = self.changing_members.try_lock();
                 Some(only.map_err(|_| "a change of its membership is under way".to_owned())?)
             }
+            // Holds it for as long as somebody is told.
             Some(Action::Transfer(_)) | None => None,
         };
         let descriptor = self.view.published().descriptor;
@@ -120,7 +121,13 @@ pub(crate) fn goal(
 fn explain(
     error: RaftError<crate::raft::TypeConfig, ClientWriteError<crate::raft::TypeConfig>>,
 ) -> String {
-    error.to_string()
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
+            "this peer leads no more, is handing its lead over, or has not been heard by a quorum"
+                .to_owned()
+        }
+        error => error.to_string(),
+    }
 }
 
 #[cfg(test)]

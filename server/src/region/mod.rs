@@ -157,8 +157,9 @@ pub struct Peer {
     large: weight::Large,
     /// Held while a checksum is begun, so that two that ask for one get the same.
     checking: tokio::sync::Mutex<()>,
-    /// Held while a change of the region's membership that was ordered here is carried out.
-    changing_members: tokio::sync::Mutex<()>,
+    /// Held while a change of the region's membership that was ordered here is carried out, and while the lead is
+    /// handed over.
+    changing_members: Arc<tokio::sync::Mutex<()>>,
     /// The term that this peer was first seen to lead in, and when.
     leading: Mutex<Option<(u64, Instant)>>,
     running: running::Running,
