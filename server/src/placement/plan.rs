@@ -184,10 +184,10 @@ fn transfer(to: PeerId) -> Action {
 }
 
 /// A change that promotes and removes these.
-fn change(promote: Option<PeerId>, remove: Option<PeerId>) -> v1::ChangePeers {
+fn change(promote: Option<PeerId>, remove: &[PeerId]) -> v1::ChangePeers {
     let change = v1::ChangePeers {
         promote: promote.into_iter().map(|peer| peer.0).collect(),
-        remove: remove.into_iter().map(|peer| peer.0).collect(),
+        remove: remove.iter().map(|peer| peer.0).collect(),
     };
     debug_assert!(!steps::is_finish(&change), "a change of nothing means another thing");
     change

@@ -79,13 +79,13 @@ pub(super) fn drop_lost(members: &Members) -> Option<Wish> {
         .find_map(|lost| {
             let Member { peer, node, .. } = lost;
             let reason = format!("remove peer {peer}: its data on node {node} is given up");
-            remove(members, *peer, Urgency::Replace, reason)
+            remove(members, &[*peer], Urgency::Replace, reason)
         });
     gone.or_else(|| {
         let idle = members.learners().find(|learner| learner.standing != Standing::Stays)?;
         let Member { peer, node, .. } = idle;
         let reason = format!("remove learner {peer}: node {node} is down or not in service");
-        remove(members, *peer, Urgency::Replace, reason)
+        remove(members, &[*peer], Urgency::Replace, reason)
     })
 }
 
@@ -120,21 +120,10 @@ pub(super) fn vacate(members: &Members, replicas: usize, nodes: &Nodes) -> Optio
 /// that stay; then learners that nobody waits for.
 pub(super) fn drop_surplus(members: &Members, replicas: usize, nodes: &Nodes) -> Option<Wish> {
     let voters = kept(members);
-    if voters > replicas {
-        let extra = (staying(members) > replicas)
-            .then(|| nodes.worst_of(standing(members, Standing::Stays), members))
-            .flatten();
-        let wish = standing(members, Standing::Down)
-            .chain(standing(members, Standing::Leaving))
-            .filter(|member| !member.leader)
-            .chain(extra)
-            .find_map(|member| {
-                let reason = format!("remove peer {}: {voters} voters of {replicas}", member.peer);
-                remove(members, member.peer, Urgency::Surplus, reason)
-            });
-        if wish.is_some() {
-            return wish;
-        }
+    if voters > replicas
+        && let Some(wish) = drop_voters(members, voters, replicas, nodes)
+    {
+        return Some(wish);
     }
     let spreads = usize::from(spreading(members, nodes).is_some());
     let wanted = replicas.saturating_sub(staying(members)) + spreads;
@@ -146,7 +135,29 @@ pub(super) fn drop_surplus(members: &Members, replicas: usize, nodes: &Nodes) ->
     });
     let idle = learners.get(wanted)?;
     let reason = format!("remove learner {}: it is not needed", idle.peer);
-    remove(members, idle.peer, Urgency::Surplus, reason)
+    remove(members, &[idle.peer], Urgency::Surplus, reason)
+}
+
+/// Of an odd number two go at once where two are too many: with an even number in between, one loss less is survived than
+/// before and after, and of two voters none.
+fn drop_voters(members: &Members, voters: usize, replicas: usize, nodes: &Nodes) -> Option<Wish> {
+    let at_once = if voters % 2 == 1 && voters - replicas > 1 { 2 } else { 1 };
+    let mut dispensable: Vec<&Member> = standing(members, Standing::Down)
+        .chain(standing(members, Standing::Leaving))
+        .filter(|member| !member.leader)
+        .collect();
+    for _ in replicas..staying(members).min(replicas + at_once) {
+        let stay = standing(members, Standing::Stays);
+        let others = stay.filter(|member| dispensable.iter().all(|of| of.peer != member.peer));
+        dispensable.extend(nodes.worst_of(others, members));
+    }
+    let both = dispensable.get(..at_once).into_iter();
+    both.chain(dispensable.chunks(1)).find_map(|going| {
+        let peers: Vec<PeerId> = going.iter().map(|member| member.peer).collect();
+        let named: Vec<String> = peers.iter().map(ToString::to_string).collect();
+        let reason = format!("remove peer {}: {voters} voters of {replicas}", named.join(" and "));
+        remove(members, &peers, Urgency::Surplus, reason)
+    })
 }
 
 /// A region that wants nothing else is spread over failure domains: of two voters that one zone or one host
@@ -250,15 +261,15 @@ fn promote(
     keeps_quorum.then(|| Wish {
         urgency: Urgency::Finish,
         reason,
-        act: Act::Change(change(Some(learner.peer), instead_of)),
+        act: Act::Change(change(Some(learner.peer), &removed)),
     })
 }
 
-fn remove(members: &Members, peer: PeerId, urgency: Urgency, reason: String) -> Option<Wish> {
-    members.keeps_quorum(&[], &[peer]).then(|| Wish {
+fn remove(members: &Members, peers: &[PeerId], urgency: Urgency, reason: String) -> Option<Wish> {
+    members.keeps_quorum(&[], peers).then(|| Wish {
         urgency,
         reason,
-        act: Act::Change(change(None, Some(peer))),
+        act: Act::Change(change(None, peers)),
     })
 }
 

@@ -379,6 +379,15 @@ fn surplus_voter_goes_and_never_the_leader() {
             ("never below a live quorum", "1:up 2:up 3:up 4:off", "1* 2s 3 4", ""),
         ],
     );
+    check(
+        1,
+        &[
+            ("two at once", "1:up 2:up 3:up", "1* 2 3", "-3 -2"),
+            ("one of an even number", "1:up 2:up", "1* 2", "-2"),
+            ("of four, one", "1:up 2:up 3:up 4:up", "1* 2 3 4", "-4"),
+            ("the silent one among them", "1:up 2:up 3:up 4:up 5:up", "1* 2s 3 4 5", "-2 -5"),
+        ],
+    );
 }
 
 #[test]
