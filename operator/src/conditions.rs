@@ -1,5 +1,7 @@
 //! The six conditions of a cluster, each for one question.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -8,13 +10,18 @@ use crate::{
     crd::{Condition, KvClusterStatus},
     plan::{EARLIER, Plan, Trouble, View},
     seen::Seen,
+    unreached,
 };
 
+/// Reason of a cluster regions of which have lost their quorum.
+pub(crate) const LOST: &str = "QuorumLost";
+/// Reason of one that may serve, as far as others know: it is the operator that is not answered.
+pub(crate) const UNREACHABLE: &str = "Unreachable";
 /// Bound: longest message of a condition, in characters.
 const MESSAGE_MAX: usize = 2000;
 /// Reasons of `Degraded`, the gravest first: the first that applies is shown.
 const GRAVITY: [&str; 12] = [
-    "QuorumLost",
+    LOST,
     "BootstrapVolumeLost",
     "VolumeGoing",
     "ForeignVolume",
@@ -39,7 +46,11 @@ pub(crate) fn of(
     now: Timestamp,
 ) -> Vec<Condition> {
     let available = available(view, plan);
-    let degraded = degraded(&plan.troubles);
+    let mut degraded = degraded(&plan.troubles);
+    if degraded.1 == LOST && available.1 == UNREACHABLE {
+        // Lost to the operator, which does nothing about it.
+        degraded.1 = UNREACHABLE.to_owned();
+    }
     let progressing = progressing(plan);
     let ready = ready(view, plan, status, [&available, &degraded, &progressing]);
     let spec = &view.desired.spec;
@@ -120,21 +131,40 @@ fn available(view: &View<'_>, plan: &Plan) -> Verdict {
     }
     let regions = &view.regions;
     let lost = regions.quorum_lost();
-    if regions.total() == 0 {
-        return no("Unreachable", "no node answers".to_owned());
+    let unreached = unreached::nodes(view.seen, view.desired);
+    let certain = regions.lost_even_with(&unreached);
+    if certain > 0 {
+        return no(LOST, format!("no majority answers of {certain} regions"));
     }
-    if !lost.is_empty() {
-        return no("QuorumLost", format!("no majority answers of {} regions", lost.len()));
+    let nobody = regions.total() == 0;
+    if (nobody || regions.has_gap) && regions.are_no_majority(unreached.len()) {
+        let message =
+            if nobody { "no node answers" } else { "no node answers for a part of the keys" };
+        return no(LOST, message.to_owned());
     }
-    if regions.has_gap {
-        return no("QuorumLost", "no node answers for a part of the keys".to_owned());
+    let leaderless = regions.leaderless_even_with(&unreached);
+    if leaderless > 0 {
+        return no("NoLeader", format!("{leaderless} regions have no leader"));
     }
-    match regions.leaderless() {
-        0 => {
-            (Some(true), "Serving".to_owned(), "every region has a leader and a quorum".to_owned())
-        }
-        count => no("NoLeader", format!("{count} regions have no leader")),
+    if nobody || !lost.is_empty() || regions.leaderless() > 0 {
+        return no(UNREACHABLE, cut_off(view, &unreached));
     }
+    (Some(true), "Serving".to_owned(), "every region has a leader and a quorum".to_owned())
+}
+
+/// Whom the operator does not reach, and who has heard of them.
+fn cut_off(view: &View<'_>, unreached: &BTreeSet<u64>) -> String {
+    let ids: Vec<_> = unreached.iter().map(ToString::to_string).collect();
+    let witness = if view.seen.table.is_some() {
+        "the placement driver hears them"
+    } else {
+        "Kubernetes finds them ready"
+    };
+    format!(
+        "nodes {} do not answer the operator, though {witness}: whether every region has its quorum cannot be seen from \
+         here, and nothing is done that needs it",
+        ids.join(", ")
+    )
 }
 
 fn degraded(troubles: &[Trouble]) -> Verdict {

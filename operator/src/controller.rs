@@ -36,13 +36,14 @@ use serde::de::DeserializeOwned;
 use crate::{
     clock,
     crd::KvCluster,
-    desired::Defaults,
+    desired::{Defaults, Desired},
     events::Events,
     kubernetes::Kubernetes,
-    metrics::Metrics,
+    metrics::{Look, Metrics},
     names::{CLUSTER, MANAGER},
     pass::{self, Did, Outcome},
     plan::Action as Planned,
+    unreached,
     world::{Error, Key},
 };
 
@@ -65,6 +66,15 @@ pub struct Context {
 }
 
 impl Context {
+    fn show(&self, key: &Key, outcome: &Outcome) {
+        let Outcome { seen, status, plan, .. } = outcome;
+        let desired = Desired::to_observe(&seen.cluster, &self.defaults);
+        let unreached = desired.map(|desired| unreached::nodes(seen, &desired)).unwrap_or_default();
+        let troubles = plan.troubles.iter().map(|trouble| trouble.reason).collect();
+        let desired = seen.cluster.spec.replicas;
+        self.metrics.show(key, Look { desired, status, unreached: &unreached, troubles });
+    }
+
     /// A cluster is gone.
     fn forget(&self, key: &Key) {
         self.metrics.forget(key);
@@ -194,7 +204,7 @@ async fn reconcile(
             if outcome.seen.cluster.metadata.deletion_timestamp.is_some() {
                 context.metrics.forget(&key);
             } else {
-                context.metrics.show(&key, outcome.seen.cluster.spec.replicas, &outcome.status);
+                context.show(&key, &outcome);
             }
             log(&key, &outcome);
             context.events.tell(&outcome).await;

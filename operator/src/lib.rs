@@ -22,6 +22,8 @@ pub mod seen;
 
 pub mod regions;
 
+pub mod unreached;
+
 pub mod desired;
 
 pub mod settings;

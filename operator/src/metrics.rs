@@ -2,7 +2,10 @@
 
 mod process;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use prometheus::{
@@ -11,16 +14,17 @@ use prometheus::{
 };
 
 use crate::{
-    clock,
-    crd::KvClusterStatus,
+    clock, conditions,
+    crd::{KvClusterStatus, Member},
     pass::{Did, Outcome},
     plan::{Action, Plan},
     world::Key,
 };
 
 const CLUSTER: [&str; 2] = ["namespace", "cluster"];
-/// Values of the label `state`.
-const STATES: [&str; 6] = ["joining", "learner", "up", "draining", "down", "stopped"];
+/// Values of the label `state`. `unreached`: it lives, as others know, and does not answer the operator.
+const STATES: [&str; 7] = ["joining", "learner", "up", "draining", "down", "stopped", UNREACHED];
+const UNREACHED: &str = "unreached";
 
 /// Cloneable handles, cheap to record into.
 #[derive(Clone)]
@@ -43,8 +47,27 @@ pub struct Metrics {
     operation: IntGaugeVec,
     condition: IntGaugeVec,
     observed: IntGaugeVec,
-    /// Operations and conditions that were shown last of a cluster, so that they can be taken back.
-    shown: Arc<Mutex<BTreeMap<Key, Option<String>>>>,
+    trouble: IntGaugeVec,
+    /// What was shown last of a cluster, so that it can be taken back.
+    shown: Arc<Mutex<BTreeMap<Key, Shown>>>,
+}
+
+/// Labels of a cluster that come and go.
+#[derive(Default)]
+struct Shown {
+    operation: Option<String>,
+    troubles: BTreeSet<&'static str>,
+}
+
+/// A cluster as it was seen.
+pub struct Look<'a> {
+    /// Nodes that the spec asks for.
+    pub desired: i32,
+    pub status: &'a KvClusterStatus,
+    /// Nodes of [`crate::unreached`].
+    pub unreached: &'a BTreeSet<u64>,
+    /// Reasons of [`crate::plan::Trouble`]: a closed set.
+    pub troubles: BTreeSet<&'static str>,
 }
 
 impl Metrics {
@@ -90,9 +113,10 @@ impl Metrics {
             ready: gauges("nodes_ready", "Nodes that are ready", &[])?,
             members: gauges("members", "Nodes of the cluster's node table", &["state"])?,
             regions: gauges("regions", "Regions, as the nodes tell", &["health"])?,
-            quorum: gauges("quorum", "1 while every region has a quorum", &[])?,
+            quorum: gauges("quorum", "0 while a region is known to have lost its quorum", &[])?,
             operation: gauges("operation", "1 while an operation of this kind goes on", &["kind"])?,
             condition: gauges("condition", "1 for the present status", &["condition", "status"])?,
+            trouble: gauges("trouble", "1 for each reason that Degraded has", &["reason"])?,
             observed: gauges(
                 "observed_timestamp_seconds",
                 "Last look, since 1970; before the first one, when it began",
@@ -149,20 +173,26 @@ impl Metrics {
     pub fn begin(&self, key: &Key) {
         let mut shown = self.shown.lock();
         if !shown.contains_key(key) {
-            shown.insert(key.clone(), None);
+            shown.insert(key.clone(), Shown::default());
             let labels = [key.namespace.as_str(), key.name.as_str()];
             self.observed.with_label_values(&labels).set(clock::wall().as_second());
         }
     }
 
     /// Shows a cluster as it was seen.
-    pub fn show(&self, key: &Key, desired: i32, status: &KvClusterStatus) {
+    pub fn show(&self, key: &Key, look: Look<'_>) {
+        let Look { desired, status, unreached, troubles } = look;
         let labels @ [namespace, name] = [key.namespace.as_str(), key.name.as_str()];
         self.desired.with_label_values(&labels).set(desired.into());
         self.ready.with_label_values(&labels).set(status.ready_replicas.into());
         self.observed.with_label_values(&labels).set(clock::wall().as_second());
+        let state_of = |node: &Member| {
+            let lives = u64::try_from(node.node_id).is_ok_and(|id| unreached.contains(&id));
+            let state = node.state.to_lowercase();
+            if state == "down" && lives { UNREACHED.to_owned() } else { state }
+        };
         for state in STATES {
-            let count = status.members.iter().filter(|node| node.state.to_lowercase() == state);
+            let count = status.members.iter().filter(|node| state_of(node) == state);
             let count = i64::try_from(count.count()).unwrap_or(i64::MAX);
             self.members.with_label_values(&[namespace, name, state]).set(count);
         }
@@ -175,9 +205,7 @@ impl Metrics {
             self.regions.with_label_values(&[namespace, name, health]).set(count);
         }
         let available = status.conditions.iter().find(|condition| condition.kind == "Available");
-        let lost = available.is_some_and(|condition| {
-            condition.reason == "QuorumLost" || condition.reason == "Unreachable"
-        });
+        let lost = available.is_some_and(|condition| condition.reason == conditions::LOST);
         self.quorum.with_label_values(&labels).set((!lost).into());
         for condition in &status.conditions {
             for value in ["True", "False", "Unknown"] {
@@ -191,22 +219,31 @@ impl Metrics {
                     .set((condition.status == value).into());
             }
         }
-        let now = status.operation.as_ref().map(|operation| operation.kind.clone());
-        let mut shown = self.shown.lock();
-        let before = shown.insert(key.clone(), now.clone()).flatten();
-        if let Some(before) = before.filter(|before| Some(before) != now.as_ref()) {
-            // Not there: it was never shown.
-            let _ = self.operation.remove_label_values(&[namespace, name, before.as_str()]);
+        let now = Shown {
+            operation: status.operation.as_ref().map(|operation| operation.kind.clone()),
+            troubles,
+        };
+        for reason in &now.troubles {
+            self.trouble.with_label_values(&[namespace, name, reason]).set(1);
         }
-        if let Some(now) = now {
-            self.operation.with_label_values(&[namespace, name, now.as_str()]).set(1);
+        if let Some(kind) = &now.operation {
+            self.operation.with_label_values(&[namespace, name, kind.as_str()]).set(1);
+        }
+        let kept = (now.operation.clone(), now.troubles.clone());
+        let before = self.shown.lock().insert(key.clone(), now).unwrap_or_default();
+        // Not there: it was never shown.
+        if let Some(kind) = before.operation.filter(|kind| Some(kind) != kept.0.as_ref()) {
+            let _ = self.operation.remove_label_values(&[namespace, name, kind.as_str()]);
+        }
+        for reason in before.troubles.difference(&kept.1) {
+            let _ = self.trouble.remove_label_values(&[namespace, name, reason]);
         }
     }
 
     /// A cluster is gone, and so are its series.
     pub fn forget(&self, key: &Key) {
         let labels @ [namespace, name] = [key.namespace.as_str(), key.name.as_str()];
-        let before = self.shown.lock().remove(key).flatten();
+        let before = self.shown.lock().remove(key).unwrap_or_default();
         for gauges in [&self.desired, &self.ready, &self.quorum, &self.observed] {
             let _ = gauges.remove_label_values(&labels);
         }
@@ -223,8 +260,11 @@ impl Metrics {
                 let _ = self.condition.remove_label_values(&[namespace, name, condition, value]);
             }
         }
-        if let Some(kind) = before {
+        if let Some(kind) = before.operation {
             let _ = self.operation.remove_label_values(&[namespace, name, kind.as_str()]);
+        }
+        for reason in before.troubles {
+            let _ = self.trouble.remove_label_values(&[namespace, name, reason]);
         }
     }
 }
@@ -252,6 +292,16 @@ mod tests {
             last_transition_time: String::new(),
             observed_generation: None,
         };
+        let down = |node_id| Member {
+            node_id,
+            pod_name: String::new(),
+            role: "voter".into(),
+            state: "Down".into(),
+            leaders: 0,
+            peers: 0,
+            pvc_uid: None,
+            version: None,
+        };
         let mut status = KvClusterStatus {
             ready_replicas: 2,
             conditions: vec![condition("False", "QuorumLost")],
@@ -266,7 +316,13 @@ mod tests {
             }),
             ..KvClusterStatus::default()
         };
-        metrics.show(&key, 3, &status);
+        status.members = [1, 2].map(down).into();
+        let show = |status: &KvClusterStatus, unreached: &[u64], troubles: &[&'static str]| {
+            let unreached = unreached.iter().copied().collect();
+            let troubles = troubles.iter().copied().collect();
+            metrics.show(&key, Look { desired: 3, status, unreached: &unreached, troubles });
+        };
+        show(&status, &[2], &["NodeDown", "DiskFull"]);
         let labels = r#"cluster="kv","#;
         let series = |text: &str, part: &str| text.lines().any(|line| line.contains(part));
         let text = metrics.text();
@@ -276,20 +332,28 @@ mod tests {
             r#"flotilla_operator_cluster_quorum{cluster="kv",namespace="ns"} 0"#,
             r#"flotilla_operator_cluster_operation{cluster="kv",kind="ScaleUp",namespace="ns"} 1"#,
             r#"condition="Available",namespace="ns",status="false"} 1"#,
+            r#"flotilla_operator_cluster_members{cluster="kv",namespace="ns",state="down"} 1"#,
+            r#"flotilla_operator_cluster_members{cluster="kv",namespace="ns",state="unreached"} 1"#,
             "process_cpu_seconds_total",
             "flotilla_operator_build_info",
         ] {
             assert!(series(&text, part), "{part} in\n{text}");
         }
+        status.conditions = vec![condition("False", "Unreachable")];
+        show(&status, &[1, 2], &["DiskFull"]);
+        let text = metrics.text();
+        let quorum = r#"flotilla_operator_cluster_quorum{cluster="kv",namespace="ns"} 1"#;
+        let trouble = |reason: &str| {
+            format!(r#"cluster_trouble{{cluster="kv",namespace="ns",reason="{reason}"}} 1"#)
+        };
+        assert!(series(&text, &trouble("DiskFull")) && !series(&text, "NodeDown"), "{text}");
+        assert!(series(&text, quorum), "what the operator does not reach is not lost: {text}");
         status.conditions = vec![condition("True", "Serving")];
         status.operation = None;
-        metrics.show(&key, 3, &status);
+        show(&status, &[], &[]);
         let text = metrics.text();
-        assert!(series(
-            &text,
-            r#"flotilla_operator_cluster_quorum{cluster="kv",namespace="ns"} 1"#
-        ));
-        assert!(!series(&text, "ScaleUp"), "{text}");
+        assert!(series(&text, quorum), "{text}");
+        assert!(!series(&text, "ScaleUp") && !series(&text, "DiskFull"), "{text}");
         metrics.forget(&key);
         assert!(!series(&metrics.text(), labels), "{}", metrics.text());
     }

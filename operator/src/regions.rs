@@ -76,6 +76,26 @@ impl Regions {
         self.lost_without(None)
     }
 
+    /// Regions that would lack a majority even if these nodes answered as well.
+    #[must_use]
+    pub fn lost_even_with(&self, others: &BTreeSet<u64>) -> usize {
+        let counts = |voter| self.answering.contains(&voter) || others.contains(&voter);
+        self.regions.values().filter(|region| region.lacks_majority(counts)).count()
+    }
+
+    /// A region all of whose voters are among so few has lost its quorum.
+    #[must_use]
+    pub fn are_no_majority(&self, nodes: usize) -> bool {
+        nodes * 2 <= self.wanted
+    }
+
+    /// Regions that would be led by none of the nodes that answer, even if these did as well.
+    #[must_use]
+    pub fn leaderless_even_with(&self, others: &BTreeSet<u64>) -> usize {
+        let is_led = |region: &&Region| region.has_leader || !region.leaders.is_disjoint(others);
+        self.regions.values().filter(|region| !is_led(region)).count()
+    }
+
     /// Regions that would have no majority if a node were given up. Empty, and no gap: it can be.
     #[must_use]
     pub fn lost_without(&self, node: Option<u64>) -> Vec<u64> {

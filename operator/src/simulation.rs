@@ -23,8 +23,9 @@ use crate::{
     crd::KvClusterStatus,
     desired::{Defaults, Desired},
     pass::{self, Did},
-    plan::Deed,
-    seen::{Seen, State},
+    plan::{self, Deed},
+    seen::{Node, Seen, State},
+    status, unreached,
     world::{Error, Key, Made, World},
 };
 
@@ -708,6 +709,109 @@ async fn lost_quorum_is_told_and_nothing_is_given_up() {
     let done: Vec<_> = fake.journal().lines().map(ToOwned::to_owned).collect();
     let new = &done[before.lines().count()..];
     assert!(new.iter().all(|line| line.contains("note")), "{new:#?}");
+}
+
+/// A policy keeps the operator out, or it asks in the wrong domain; clients are served all the while.
+#[tokio::test]
+async fn what_the_operator_alone_does_not_reach_is_not_called_lost() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    let (defaults, now) = (defaults(), fake.now());
+    let told = |cut_off: &[i32], change: &dyn Fn(&mut Seen)| {
+        let mut seen =
+            futures::executor::block_on(fake.look(&key())).expect("a look").expect("one");
+        for ordinal in cut_off {
+            let pod = seen.pods.get_mut(ordinal).expect("a pod");
+            pod.node = Node::Silent("no route to host".into());
+        }
+        change(&mut seen);
+        let plan = plan::plan(&seen, &defaults, now);
+        let status = status::compute(&seen, &plan, &defaults, now);
+        let desired = Desired::of(&seen.cluster, &defaults).expect("a valid spec");
+        let reason = |kind: &str| {
+            let condition = status.conditions.iter().find(|condition| condition.kind == kind);
+            condition.expect("a condition").reason.clone()
+        };
+        let ids: Vec<u64> = unreached::nodes(&seen, &desired).into_iter().collect();
+        (reason("Available"), reason("Degraded"), ids)
+    };
+    let no_table = |seen: &mut Seen| seen.table = None;
+    let does_not_run = |seen: &mut Seen, ordinals: &[i32]| {
+        for ordinal in ordinals {
+            seen.pods.get_mut(ordinal).expect("a pod").ready = false;
+        }
+    };
+    for (why, cut_off, change, available, degraded, ids) in [
+        (
+            "all answer",
+            &[][..],
+            &(|_: &mut Seen| {}) as &dyn Fn(&mut Seen),
+            "Serving",
+            "AsExpected",
+            &[][..],
+        ),
+        (
+            "none does, all are ready",
+            &[0, 1, 2],
+            &no_table,
+            "Unreachable",
+            "Unreachable",
+            &[1, 2, 3],
+        ),
+        (
+            "one does, and the driver hears the others",
+            &[1, 2],
+            &|_| {},
+            "Unreachable",
+            "Unreachable",
+            &[2, 3],
+        ),
+        (
+            "one does, the driver does not, the others are ready",
+            &[1, 2],
+            &no_table,
+            "Unreachable",
+            "Unreachable",
+            &[2, 3],
+        ),
+        ("two do", &[2], &|_| {}, "Serving", "NodeDown", &[3]),
+        (
+            "none does, and none is ready",
+            &[0, 1, 2],
+            &|seen| {
+                seen.table = None;
+                does_not_run(seen, &[0, 1, 2]);
+            },
+            "QuorumLost",
+            "QuorumLost",
+            &[],
+        ),
+        (
+            "none does, and one is ready: no two of three live",
+            &[0, 1, 2],
+            &|seen| {
+                seen.table = None;
+                does_not_run(seen, &[1, 2]);
+            },
+            "QuorumLost",
+            "QuorumLost",
+            &[1],
+        ),
+        (
+            "the driver lives and has not heard of the others",
+            &[1, 2],
+            &|seen| {
+                let rows = &mut seen.table.as_mut().expect("a table").nodes;
+                rows.iter_mut().filter(|row| row.node_id > 1).for_each(|row| row.alive = false);
+            },
+            "QuorumLost",
+            "QuorumLost",
+            &[],
+        ),
+    ] {
+        let want = (available.to_owned(), degraded.to_owned(), ids.to_vec());
+        assert_eq!(told(cut_off, change), want, "{why}");
+    }
 }
 
 /// A mark that an operator writes which slept, on the disk of a node that has joined meanwhile.
@@ -1467,11 +1571,11 @@ impl World for Late<'_> {
         self.fake.note(cluster, status).await
     }
 
-    async fn change(&self, key: &Key, change: &crate::plan::Change) -> Result<Made, Error> {
+    async fn change(&self, key: &Key, change: &plan::Change) -> Result<Made, Error> {
         self.fake.change(key, change).await
     }
 
-    async fn call(&self, seen: &Seen, call: &crate::plan::Call) -> Result<(), Error> {
+    async fn call(&self, seen: &Seen, call: &plan::Call) -> Result<(), Error> {
         self.fake.call(seen, call).await
     }
 
