@@ -12,6 +12,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use kube::{Client, Config};
 
+use crate::requests::Requests;
+
 /// Bound: for so long a request may hear nothing; then it has failed, and may have been done or not. Longer than
 /// the API server itself takes for one, with all that it asks before: what is slow is not given up, or it would
 /// be never done.
@@ -34,6 +36,12 @@ impl ApiServer {
     pub async fn find() -> anyhow::Result<Self> {
         let config = Config::infer().await.context("find Kubernetes")?;
         Self::of(config, SILENCE, WATCH_SILENCE).context("find Kubernetes")
+    }
+
+    /// The same, all of whose requests are counted there.
+    #[must_use]
+    pub fn counted(self, by: &Requests) -> Self {
+        Self { requests: by.counted(self.requests), watches: by.counted(self.watches) }
     }
 
     fn of(config: Config, silence: Duration, watch_silence: Duration) -> kube::Result<Self> {

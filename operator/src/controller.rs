@@ -200,7 +200,7 @@ async fn reconcile(
         }
         Ok(Some(outcome)) => {
             context.failures.lock().remove(&key);
-            context.metrics.passed(seconds, Some(&outcome));
+            context.metrics.passed(seconds, Ok(&outcome));
             if outcome.seen.cluster.metadata.deletion_timestamp.is_some() {
                 context.metrics.forget(&key);
             } else {
@@ -215,7 +215,7 @@ async fn reconcile(
             Ok(Action::requeue(MOVED))
         }
         Err(error) => {
-            context.metrics.passed(seconds, None);
+            context.metrics.passed(seconds, Err(&error));
             tracing::warn!(namespace = key.namespace, cluster = key.name, "pass failed: {error}");
             if let Error::Unreadable(why) = &error {
                 context.events.cannot_read(&cluster.object_ref(&()), why).await;
@@ -265,7 +265,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::lease::Leadership;
+    use crate::{lease::Leadership, requests::Requests};
 
     /// An API server of one KvCluster, or of none, and what it was sent.
     struct Server {
@@ -306,16 +306,12 @@ mod tests {
                     }
                 }
             };
-            let client = Client::new(Router::new().fallback(serve), "ns");
             let metrics = Metrics::new().expect("metrics");
+            let client = Client::new(Router::new().fallback(serve), "ns");
+            let client = Requests::new(metrics.clone()).counted(client);
             let leadership = Arc::new(Leadership::alone());
             Arc::new(Context {
-                world: Kubernetes::new(
-                    client.clone(),
-                    Defaults::default(),
-                    metrics.clone(),
-                    leadership,
-                ),
+                world: Kubernetes::new(client.clone(), Defaults::default(), leadership),
                 defaults: Defaults::default(),
                 metrics,
                 events: Events::new(client, "me"),
@@ -388,7 +384,7 @@ mod tests {
         assert_eq!(told("OfTomorrow"), Some((json!("True"), json!("x"))));
         assert_eq!(status["ofTomorrow"], object["status"]["ofTomorrow"]);
         assert_eq!(stored[0]["spec"], object["spec"]);
-        let written = "flotilla_operator_api_writes_total{kind=\"status\"} 1";
+        let written = "flotilla_operator_api_requests_total{resource=\"kvclusters/status\",verb=\"update\"} 1";
         assert!(context.metrics.text().contains(written), "once: {}", context.metrics.text());
     }
 

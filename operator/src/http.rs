@@ -18,21 +18,34 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 
 use self::bounded::Bounded;
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, requests::Requests};
 
-/// Whether the operator can do its work: the API server answered and knows our type. One that waits
-/// for the lease is ready, too.
-#[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+/// Whether the operator can do its work: the API server answered, knows our type, and refuses neither the Lease nor
+/// what is watched. One that waits for the lease is ready, too.
+#[derive(Clone)]
+pub struct Readiness {
+    type_is_there: Arc<AtomicBool>,
+    requests: Requests,
+}
 
 impl Readiness {
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
+    #[must_use]
+    pub fn new(requests: Requests) -> Self {
+        Self { type_is_there: Arc::default(), requests }
     }
 
+    pub fn set(&self) {
+        self.type_is_there.store(true, Ordering::Release);
+    }
+
+    /// What it lacks, a sentence each.
     #[must_use]
-    pub fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing = self.requests.in_the_way();
+        if missing.is_empty() && !self.type_is_there.load(Ordering::Acquire) {
+            missing.push("waiting for the type KvCluster".to_owned());
+        }
+        missing
     }
 }
 
@@ -59,10 +72,11 @@ pub async fn serve(
         .route(
             "/readyz",
             get(|State((_, ready)): State<(Metrics, Readiness)>| async move {
-                if ready.get() {
-                    (StatusCode::OK, "ok\n")
+                let missing = ready.missing();
+                if missing.is_empty() {
+                    (StatusCode::OK, "ok\n".to_owned())
                 } else {
-                    (StatusCode::SERVICE_UNAVAILABLE, "waiting for the type KvCluster\n")
+                    (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n")
                 }
             }),
         )

@@ -35,7 +35,6 @@ use crate::{
     crd::{KvCluster, KvClusterStatus},
     desired::{Defaults, Desired},
     lease::Leadership,
-    metrics::Metrics,
     names::{CLUSTER_ID, DECOMMISSIONED, MANAGER, Names},
     nodes, owner,
     plan::{self, Call, Change},
@@ -62,7 +61,6 @@ const UNDECIDED: [u16; 3] = [404, 408, 429];
 pub struct Kubernetes {
     client: Client,
     defaults: Defaults,
-    metrics: Metrics,
     /// Asked right before every change.
     leadership: Arc<Leadership>,
     memory: Arc<Memory>,
@@ -70,13 +68,8 @@ pub struct Kubernetes {
 
 impl Kubernetes {
     #[must_use]
-    pub fn new(
-        client: Client,
-        defaults: Defaults,
-        metrics: Metrics,
-        leadership: Arc<Leadership>,
-    ) -> Self {
-        Self { client, defaults, metrics, leadership, memory: Arc::default() }
+    pub fn new(client: Client, defaults: Defaults, leadership: Arc<Leadership>) -> Self {
+        Self { client, defaults, leadership, memory: Arc::default() }
     }
 
     fn names(&self, key: &Key) -> Names {
@@ -474,7 +467,6 @@ impl Kubernetes {
             return Ok(());
         }
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), dry_run: false };
-        self.metrics.wrote("status");
         done("note the status", clusters.replace_status(&key.name, &params, &cluster).await)
             .map(drop)
     }
@@ -626,7 +618,6 @@ impl World for Kubernetes {
         let clusters: Api<KvCluster> = self.api(namespace);
         let noted = KvCluster { status: Some(status.clone()), ..cluster.clone() };
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), dry_run: false };
-        self.metrics.wrote("status");
         let stored = clusters.replace_status(name, &params, &noted).await;
         let stored = stored.map_err(|error| failed("note the status", error))?;
         let stored = stored.status.unwrap_or_default();
@@ -636,7 +627,6 @@ impl World for Kubernetes {
 
     async fn change(&self, key: &Key, change: &Change) -> Result<Made, Error> {
         self.may_act()?;
-        self.metrics.wrote(change.kind());
         let result = self.make(key, change).await;
         self.memory.learn(key, change, &result, self.now());
         let stored = result?;
@@ -874,12 +864,7 @@ mod tests {
             [("the KvCluster", Vec::new()), ("its objects", vec![("/kvclusters/kv ", there)])]
         {
             let (api_server, _) = api_server::tests::server(answers.into_iter().collect()).await;
-            let world = Kubernetes::new(
-                api_server.requests,
-                Defaults::default(),
-                Metrics::new().expect("metrics"),
-                Arc::default(),
-            );
+            let world = Kubernetes::new(api_server.requests, Defaults::default(), Arc::default());
             let look = tokio::time::timeout(Duration::from_secs(20), world.look(&key));
             let look = look.await.unwrap_or_else(|_| panic!("{silent}: waits for ever"));
             let error = look.expect_err(silent);
@@ -949,12 +934,7 @@ mod tests {
                 drop(connection);
             }
         });
-        let world = Kubernetes::new(
-            client,
-            Defaults::default(),
-            Metrics::new().expect("metrics"),
-            Arc::default(),
-        );
+        let world = Kubernetes::new(client, Defaults::default(), Arc::default());
         let key = Key { namespace: "ns".to_owned(), name: "kv".to_owned() };
         let seen = world.look(&key).await.expect("a look").expect("a cluster");
         node.abort();

@@ -19,11 +19,12 @@ use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{clock, names::MANAGER};
+use crate::{clock, names::MANAGER, requests};
 
 /// Others take over when the lease has not changed for this long.
 const DURATION: Duration = Duration::from_secs(15);
-/// How often it is renewed.
+/// How often it is renewed. Each time is a write, the only ones of an operator at rest: 15 a minute, which docs/kubernetes.md
+/// tells. Seldomer would need a longer duration, for which nobody acts after a holder has vanished.
 const RENEW: Duration = Duration::from_secs(4);
 /// The holder acts only this long after it sent its last successful renewal.
 const ACT: Duration = Duration::from_secs(10);
@@ -162,6 +163,7 @@ impl Election {
                         told = true;
                     }
                 }
+                Ok(Err(error)) if requests::is_told(&error) => {}
                 Ok(Err(error)) => tracing::warn!("look at the lease: {error}"),
                 Err(_) => tracing::warn!("look at the lease: no answer"),
             }
@@ -182,6 +184,7 @@ impl Election {
                     leadership.end();
                     return Lost("another operator holds it".to_owned());
                 }
+                Ok(Err(error)) if requests::is_told(&error) => {}
                 Ok(Err(error)) => tracing::warn!("renew the lease: {error}"),
                 Err(_) => tracing::warn!("renew the lease: no answer"),
             }

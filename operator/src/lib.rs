@@ -57,6 +57,8 @@ pub mod names;
 
 pub mod api_server;
 
+pub mod requests;
+
 pub mod events;
 
 pub mod http;

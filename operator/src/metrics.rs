@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Encoder as _, Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector,
 };
 
@@ -18,7 +18,8 @@ use crate::{
     crd::{KvClusterStatus, Member},
     pass::{Did, Outcome},
     plan::{Action, Plan},
-    world::Key,
+    requests::Asked,
+    world::{Error, Key},
 };
 
 const CLUSTER: [&str; 2] = ["namespace", "cluster"];
@@ -30,15 +31,19 @@ const UNREACHED: &str = "unreached";
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
-    /// Label `result`: `ok`; `refused`, when Kubernetes would not take a change (no right, a quota, a
+    /// Label `result`: `ok`; `refused`, when Kubernetes would not take a change or show something (no right, a quota, a
     /// policy); `error`. What a node refuses is ok: it says when it can.
     reconciles_total: IntCounterVec,
     reconcile_seconds: Histogram,
     /// Labels `action`, of [`crate::plan::Action::name`], and `result`: `done`, `refused`, `failed`.
     actions_total: IntCounterVec,
-    /// Label `kind`: plural of the type, or `status`. Stands still while nothing changes.
-    api_writes_total: IntCounterVec,
-    leader: IntGauge,
+    /// Labels as the rules of a role have them: `verb`; `resource`, the plural of the type, with the subresource behind
+    /// a slash. Of writes all but those of `leases` stand still while nothing changes.
+    api_requests_total: IntCounterVec,
+    /// Of these, what was refused for other reasons than that it came too early or too late.
+    api_refused_total: IntCounterVec,
+    /// Label `lease`: namespace and name of the Lease that it leads by, which no other operator has.
+    leader: IntGaugeVec,
     desired: IntGaugeVec,
     ready: IntGaugeVec,
     members: IntGaugeVec,
@@ -104,10 +109,22 @@ impl Metrics {
                 "Changes by what they are",
                 &["action", "result"],
             )?,
-            api_writes_total: counters("api_writes_total", "Writes to the API server", &["kind"])?,
+            api_requests_total: counters(
+                "api_requests_total",
+                "Requests to the API server, those of watches, events and the Lease too",
+                &["verb", "resource"],
+            )?,
+            api_refused_total: counters(
+                "api_refused_total",
+                "Requests that the API server refused: no right, a quota, a policy, no such type",
+                &["verb", "resource"],
+            )?,
             leader: add(
                 &registry,
-                IntGauge::new("flotilla_operator_leader", "1 while this operator acts")?,
+                IntGaugeVec::new(
+                    Opts::new("flotilla_operator_leader", "1 while this operator acts"),
+                    &["lease"],
+                )?,
             )?,
             desired: gauges("nodes_desired", "Nodes that the spec asks for", &[])?,
             ready: gauges("nodes_ready", "Nodes that are ready", &[])?,
@@ -137,28 +154,37 @@ impl Metrics {
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    pub fn lead(&self, leads: bool) {
-        self.leader.set(leads.into());
+    /// By the Lease of this name.
+    pub fn lead(&self, lease: &str, leads: bool) {
+        self.leader.with_label_values(&[lease]).set(leads.into());
     }
 
-    /// A write to the API server is about to be sent.
-    pub fn wrote(&self, kind: &str) {
-        self.api_writes_total.with_label_values(&[kind]).inc();
+    /// A request to the API server is about to be sent.
+    pub fn asked(&self, asked: &Asked) {
+        let labels = [asked.verb, asked.resource.as_str()];
+        self.api_requests_total.with_label_values(&labels).inc();
     }
 
-    pub fn passed(&self, seconds: f64, outcome: Option<&Outcome>) {
+    /// It was refused.
+    pub fn refused(&self, asked: &Asked) {
+        let labels = [asked.verb, asked.resource.as_str()];
+        self.api_refused_total.with_label_values(&labels).inc();
+    }
+
+    pub fn passed(&self, seconds: f64, outcome: Result<&Outcome, &Error>) {
         self.reconcile_seconds.observe(seconds);
         let result = match outcome {
-            None => "error",
-            Some(Outcome {
+            Err(Error::Refused(_)) => "refused",
+            Err(_) => "error",
+            Ok(Outcome {
                 did: Did::Refused(_),
                 plan: Plan { action: Some(Action::Change(_)), .. },
                 ..
             }) => "refused",
-            Some(_) => "ok",
+            Ok(_) => "ok",
         };
         self.reconciles_total.with_label_values(&[result]).inc();
-        let Some(outcome) = outcome else { return };
+        let Ok(outcome) = outcome else { return };
         if let Some(action) = &outcome.plan.action {
             let result = match outcome.did {
                 Did::Done(_) => "done",

@@ -17,7 +17,6 @@ use crate::{
     desired::{Defaults, Desired},
     kubernetes::Kubernetes,
     lease::Leadership,
-    metrics::Metrics,
     plan::{self, Plan},
     seen::{Joined, Node, Row, Seen, State, Table},
     world::{Key, World as _},
@@ -54,7 +53,7 @@ async fn look_and_plan(args: &PlanArgs, mut wanted: KvCluster) -> anyhow::Result
     let defaults = args.defaults.defaults();
     // It leads never, so it can change nothing.
     let leadership = Arc::new(Leadership::default());
-    let world = Kubernetes::new(client, defaults.clone(), Metrics::new()?, leadership);
+    let world = Kubernetes::new(client, defaults.clone(), leadership);
     let live = world.look(&key).await.map_err(|error| anyhow::anyhow!("{error}"))?;
     let (seen, is_new) = match live {
         Some(mut seen) => {

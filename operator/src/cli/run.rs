@@ -26,6 +26,7 @@ use crate::{
     kubernetes::Kubernetes,
     lease::{Election, Leadership},
     metrics::Metrics,
+    requests::{self, Asked, Requests},
     telemetry,
 };
 
@@ -42,33 +43,38 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
 async fn serve(args: &RunArgs) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting operator");
     let metrics = Metrics::new()?;
-    let ready = Readiness::default();
+    let requests = Requests::new(metrics.clone());
+    let ready = Readiness::new(requests.clone());
     let http = http::serve(args.http_addr, metrics.clone(), ready.clone()).await?;
     let mut http = tokio::spawn(http);
     let stopping = stop_signal()?;
 
     tokio::select! {
         ended = &mut http => Err(anyhow::anyhow!("the metrics port failed: {ended:?}")),
-        worked = work(args, metrics, ready, stopping) => worked,
+        worked = work(args, metrics, requests, ready, stopping) => worked,
     }
 }
 
 async fn work(
     args: &RunArgs,
     metrics: Metrics,
+    requests: Requests,
     ready: Readiness,
     stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let ApiServer { requests: client, watches } = ApiServer::find().await?;
+    let api_server = ApiServer::find().await?.counted(&requests);
+    let ApiServer { requests: client, watches } = api_server;
+    let namespace =
+        args.lease_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let lease = format!("{namespace}/{}", args.lease_name);
+    metrics.lead(&lease, false);
     tokio::select! {
-        () = wait_for_type(&client) => {}
+        () = wait_for_type(&client, &requests) => {}
         () = stopped(stopping.clone()) => return Ok(()),
     }
     ready.set();
 
     let (identity, holder) = names(args.identity.as_deref());
-    let namespace =
-        args.lease_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     let scope = args.scope(&namespace)?;
     match &scope {
         Some(namespaces) => tracing::info!(?namespaces, "acting on clusters of these namespaces"),
@@ -86,11 +92,10 @@ async fn work(
         Arc::new(Leadership::alone())
     };
     tracing::info!(identity, holder, "this operator leads");
-    metrics.lead(true);
+    metrics.lead(&lease, true);
 
     let defaults = args.defaults.defaults();
-    let world =
-        Kubernetes::new(client.clone(), defaults.clone(), metrics.clone(), Arc::clone(&leadership));
+    let world = Kubernetes::new(client.clone(), defaults.clone(), Arc::clone(&leadership));
     let context = Arc::new(Context {
         world,
         defaults,
@@ -114,7 +119,7 @@ async fn work(
         lost = lost => Err(anyhow::Error::new(lost)),
         () = async { stopped(stopping.clone()).await; tokio::time::sleep(GRACE).await; } => Ok(()),
     };
-    metrics.lead(false);
+    metrics.lead(&lease, false);
     if outcome.is_ok() && args.leader_election {
         election.release(&leadership).await;
     }
@@ -132,26 +137,45 @@ fn names(given: Option<&str>) -> (String, String) {
     (name, holder)
 }
 
-/// Without the type every watch would fail; it may come right after us.
-async fn wait_for_type(client: &Client) {
+/// Without the type every watch would fail; it may come right after us, and is served when it is established.
+async fn wait_for_type(client: &Client, requests: &Requests) {
     let types: Api<CustomResourceDefinition> = Api::all(client.clone());
     let name = KvCluster::crd_name();
-    let mut told = false;
     loop {
-        match types.get_metadata_opt(name).await {
-            Ok(Some(_)) => return,
-            Ok(None) if told => {}
-            Ok(None) => {
-                tracing::warn!(
-                    name,
-                    "the type is not there yet: apply what `flotilla-operator crd` prints"
-                );
-                told = true;
-            }
+        match types.get_opt(name).await {
+            Ok(found) => match missing(name, found.as_ref()) {
+                None => return,
+                Some(words) => requests.refused(&Asked::clusters(), words),
+            },
+            Err(error) if requests::is_told(&error) => {}
             Err(error) => tracing::warn!("look for the type {name}: {error}"),
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Why the type is not served, and what to do.
+fn missing(name: &str, found: Option<&CustomResourceDefinition>) -> Option<String> {
+    let Some(found) = found else {
+        return Some(format!(
+            "the type {name} is not there: apply what `flotilla-operator crd` prints"
+        ));
+    };
+    let conditions = found.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let (mut established, mut why) = (false, "no reason is given yet");
+    for condition in conditions {
+        match (condition.type_.as_str(), condition.status.as_str()) {
+            ("Established", status) => established = status == "True",
+            ("NamesAccepted", "False") => why = condition.message.as_deref().unwrap_or(why),
+            _ => {}
+        }
+    }
+    (!established).then(|| {
+        format!(
+            "the type {name} is there and not established ({why}): another definition may have its names; `kubectl \
+             describe crd {name}` says which"
+        )
+    })
 }
 
 /// Turns true with the first SIGTERM or SIGINT; the second ends the process.
@@ -192,6 +216,39 @@ fn stopped(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn type_that_is_there_and_not_established_is_waited_for() {
+        let with = |conditions: serde_json::Value| -> CustomResourceDefinition {
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"name": "kvclusters.flotilla.dev"},
+                "spec": {"group": "flotilla.dev", "scope": "Namespaced", "versions": [],
+                    "names": {"kind": "KvCluster", "plural": "kvclusters"}},
+                "status": {"conditions": conditions},
+            }))
+            .expect("a definition")
+        };
+        let condition = |kind: &str, status: &str, message: &str| serde_json::json!({"type": kind, "status": status, "message": message});
+        for (why, found, want) in [
+            ("none", None, Some("apply what")),
+            ("just made", Some(with(serde_json::json!([]))), Some("not established")),
+            (
+                "its names are taken",
+                Some(with(serde_json::json!([
+                    condition("NamesAccepted", "False", "\"kvc\" is already in use"),
+                    condition("Established", "False", ""),
+                ]))),
+                Some("is already in use"),
+            ),
+            ("it is", Some(with(serde_json::json!([condition("Established", "True", "")]))), None),
+        ] {
+            let words = missing("kvclusters.flotilla.dev", found.as_ref());
+            match want {
+                None => assert_eq!(words, None, "{why}"),
+                Some(part) => assert!(words.is_some_and(|words| words.contains(part)), "{why}"),
+            }
+        }
+    }
 
     #[test]
     fn no_two_operators_have_one_name_in_the_lease() {

@@ -273,31 +273,4 @@ impl Change {
             Self::GrowVolume { .. } => Deed::GrowVolume,
         }
     }
-
-    /// Of what it is, for metrics.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Apply(child, ..) | Self::Replace(child, ..) | Self::Delete { child, .. } => {
-                match child {
-                    Child::ServiceAccount => "serviceaccounts",
-                    Child::ConfigMap => "configmaps",
-                    Child::HeadlessService | Child::Service | Child::ClientsService => "services",
-                    Child::NetworkPolicy => "networkpolicies",
-                    Child::DisruptionBudget => "poddisruptionbudgets",
-                    Child::StatefulSet(_) => "statefulsets",
-                    Child::ServiceMonitor => "servicemonitors",
-                }
-            }
-            Self::Scale { .. } => "statefulsets",
-            Self::DeletePod { .. } => "pods",
-            Self::KeepVolume { .. } => "persistentvolumes",
-            Self::MarkVolume { .. }
-            | Self::UnmarkVolume { .. }
-            | Self::NoteVolume { .. }
-            | Self::DeleteVolume { .. }
-            | Self::SetVolumeOwners { .. }
-            | Self::GrowVolume { .. } => "persistentvolumeclaims",
-        }
-    }
 }
