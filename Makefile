@@ -343,12 +343,22 @@ charts-helm: tools
 	diff -r --exclude namespace.yaml deploy/manifests $$now \
 	  || { echo "deploy/manifests is not current: run 'make manifests'"; exit 1; }
 
+# The rules of the chart are its object's without what is around them, and have tests of their own where they are others.
 charts-rules: tools
 	@if ! command -v promtool >/dev/null; then echo "SKIPPED: the alert rules, for want of promtool"; [ "$${CI:-}" != true ]; exit; fi; \
-	mkdir -p $(TOOLS); promtool check rules $(CHART)/files/alerts/*.yaml >/dev/null; \
-	promtool test rules $(CHART)/files/alerts/tests/*.yaml >$(TOOLS)/rules.log 2>&1 \
-	  || { cat $(TOOLS)/rules.log; exit 1; }; \
-	echo "alert rules: $$(grep -c SUCCESS $(TOOLS)/rules.log) files of tests pass"
+	mkdir -p $(TOOLS); made=$$(mktemp -d); trap 'rm -rf $$made' EXIT; \
+	cp $(CHART)/files/alerts/tests/of-chart/*.yaml $$made; tests="$$(ls $(CHART)/files/alerts/tests/*.yaml)"; \
+	if command -v helm >/dev/null; then \
+	  helm template flotilla $(CHART) --namespace ops --set metrics.rules.enabled=true \
+	    --show-only templates/prometheus-rule.yaml | sed -n '/^spec:/,$$p' | sed -e 1d -e 's/^  //' > $$made/rules.yaml; \
+	  tests="$$tests $$(ls $$made/*.yaml | grep -v /rules.yaml)"; \
+	else echo "SKIPPED: the alert rules of the chart, for want of helm"; [ "$${CI:-}" != true ]; fi; \
+	python3 deploy/check.py --queries > $$made/queries.rules; \
+	promtool check rules --lint=all --lint-fatal $(CHART)/files/alerts/*.yaml $$made/queries.rules \
+	  $$(ls $$made/rules.yaml 2>/dev/null) >$(TOOLS)/rules.log 2>&1 || { cat $(TOOLS)/rules.log; exit 1; }; \
+	promtool test rules $$tests >$(TOOLS)/rules.log 2>&1 || { cat $(TOOLS)/rules.log; exit 1; }; \
+	echo "alert rules: $$(grep -c SUCCESS $(TOOLS)/rules.log) files of tests pass;" \
+	  "$$(grep -c record: $$made/queries.rules) queries of dashboards are read"
 
 # Also with CI=true: a plug-in of Docker is no package everywhere, and operator/tests/deployment.rs compares the file
 # with the Dockerfile.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks dashboards, alerts, runbooks and links against each other, and the series against the code.
 
-Reads only. What needs a Prometheus is checked elsewhere: promtool tests the rules, and the tests on a real
-cluster run each query of a dashboard.
+Reads only. What needs a Prometheus is checked elsewhere: promtool tests the rules and reads the queries of the dashboards
+(`--queries` prints them as rules), and the tests on a real cluster run each of them.
 """
 
 import json
@@ -103,7 +103,25 @@ def check_links():
                 need(heading in anchors(goal), f"{page.relative_to(ROOT)}: {link} has no heading {heading}")
 
 
+def print_queries():
+    """As a file of rules, with what Grafana would put in for the variables: promtool knows no other."""
+    rules = []
+    for path in sorted((FILES / "dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel.get("targets", []):
+                query = re.sub(r"\$__(rate_interval|interval|range)", "5m", target["expr"])
+                query = re.sub(r"\$\w+", ".*", query)
+                rules.append({"record": f"query:{path.stem}:{len(rules)}", "expr": query})
+    # JSON is YAML.
+    print('{"groups": [{"name": "queries", "rules": [')
+    print(",\n".join("{" + f'record: {json.dumps(rule["record"])}, expr: {json.dumps(rule["expr"])}' + "}" for rule in rules))
+    print("]}]}")
+
+
 def main():
+    if sys.argv[1:] == ["--queries"]:
+        print_queries()
+        return
     sources = {
         part: "\n".join(path.read_text() for path in (ROOT / part / "src").rglob("*.rs"))
         for part in ("server", "operator")
