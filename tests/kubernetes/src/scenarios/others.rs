@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::{
+    api::{apps::v1::StatefulSet, policy::v1::PodDisruptionBudget},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams},
@@ -13,7 +16,6 @@ use serde_json::{Value, json};
 use super::Skip;
 use crate::{
     cluster::{Cluster, small},
-    exposition::sum,
     kubernetes_node::KubernetesNode,
     say::say,
     stage::Stage,
@@ -295,23 +297,23 @@ async fn live_under_it(stage: &Stage<'_>) -> anyhow::Result<()> {
     let now = changed(&cluster, stage).await?;
     ensure!(now.uid() == set.uid(), "a StatefulSet was made anew");
 
+    // The last change: a minute after nothing is missed any more.
+    eventually("the disruption budget to let a pod go", BOUND, async || {
+        let budget = cluster.api::<PodDisruptionBudget>().get("kv").await?;
+        let stay = budget.spec.and_then(|spec| spec.min_available);
+        ensure!(stay == Some(IntOrString::Int(2)), "{stay:?} of 3 must stay");
+        Ok(())
+    })
+    .await?;
     // Looks that follow a change are closer to each other.
     elapse(REST / 2).await;
     let generation = cluster.stateful_set(0).await?.metadata.generation;
     let before = stage.world.operator_metrics().await?;
     elapse(REST).await;
     let after = stage.world.operator_metrics().await?;
-    let labels: [&[(&str, &str)]; 4] = [
-        &[("kind", "statefulsets")],
-        &[("kind", "services")],
-        &[("kind", "configmaps")],
-        &[("kind", "status")],
-    ];
-    for labels in labels {
-        let name = "flotilla_operator_api_writes_total";
-        let writes = sum(&after, name, labels) - sum(&before, name, labels);
-        ensure!(writes < 0.5, "{writes} writes of {labels:?} at rest");
-    }
+    let mut writes = super::steady::writes_between(&before, &after);
+    writes.remove("leases");
+    ensure!(writes.is_empty(), "writes at rest: {writes:?}");
     ensure!(cluster.stateful_set(0).await?.metadata.generation == generation, "it was written");
     Ok(())
 }
