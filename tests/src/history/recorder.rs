@@ -51,6 +51,17 @@ impl Recorder {
         self.lock().iter().filter(|operation| operation.answer().is_some()).count()
     }
 
+    /// How many single calls have changed something so far.
+    pub fn changed(&self) -> usize {
+        let changes = |answer: &Answer| match answer {
+            Answer::Written | Answer::Range(..) | Answer::Previous(_) => true,
+            Answer::Conditional(done) => done.is_ok(),
+            Answer::Deleted(there) => *there,
+            Answer::Value(_) | Answer::Txn(..) => false,
+        };
+        self.lock().iter().filter_map(Operation::answer).filter(|answer| changes(answer)).count()
+    }
+
     /// Everything so far.
     #[must_use]
     pub fn operations(&self) -> Vec<Operation> {

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use rand::{RngExt as _, rngs::StdRng};
 
-use super::{Store, Worker, Workload, reading::in_the_end};
+use super::{Store, Worker, Workload, faulty::Faulty, reading::in_the_end};
 use crate::history::{
     Answer, Budget, Call, Recorder, Request, Txn, Verdict, check, check_revisions,
 };
@@ -38,6 +38,7 @@ pub struct Contested {
     /// The keys in use; see [`Contested::next_generation`].
     generation: AtomicU64,
     used: Mutex<Used>,
+    faulty: Faulty,
     budget: Budget,
 }
 
@@ -57,6 +58,7 @@ impl Contested {
             recorder: Recorder::default(),
             generation: AtomicU64::new(0),
             used: Mutex::default(),
+            faulty: Faulty::default(),
             budget: Budget::default(),
         }
     }
@@ -223,6 +225,7 @@ impl Workload for Contested {
                     self.count(false);
                 }
                 Err(failure) => {
+                    self.faulty.note(&failure);
                     if !failure.maybe_applied {
                         self.recorder.not_applied(id);
                     }
@@ -241,7 +244,12 @@ impl Workload for Contested {
         self.recorder.answered()
     }
 
+    fn changed(&self) -> usize {
+        self.recorder.changed()
+    }
+
     async fn check(&self, stores: &[Arc<dyn Store>]) -> Result<(), String> {
+        self.faulty.check()?;
         for (reader, store) in stores.iter().enumerate() {
             for generation in 0..=self.generation.load(Relaxed) {
                 for key in self.keys(generation) {

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use rand::RngExt as _;
 
-use super::{Store, Worker, Workload, reading::read_back};
+use super::{Store, Worker, Workload, faulty::Faulty, reading::read_back};
 use crate::history::{Answer, Call, Request};
 
 /// The workload, and what its workers were given.
 pub struct Counter {
     key: Bytes,
     book: Mutex<Book>,
+    faulty: Faulty,
 }
 
 #[derive(Debug, Default)]
@@ -28,7 +29,7 @@ impl Counter {
     /// The counter under `key`, which is absent now.
     #[must_use]
     pub fn new(key: impl Into<Bytes>) -> Self {
-        Self { key: key.into(), book: Mutex::default() }
+        Self { key: key.into(), book: Mutex::default(), faulty: Faulty::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -65,15 +66,18 @@ impl Workload for Counter {
             let outcome = worker.store.ask(&request).await;
             let answered = outcome.is_ok();
             match outcome.map(|reply| reply.answer) {
-                Ok(Answer::Range(start, end)) => {
+                Ok(Answer::Range(start, end)) if end - start == delta => {
                     let mut book = self.lock();
                     book.given.push((start, end));
                     book.answered += 1;
                 }
-                // Whatever it means, it is nothing that was given out.
-                Ok(_) => self.lock().unknown += delta,
-                Err(failure) if failure.maybe_applied => self.lock().unknown += delta,
-                Err(_) => {}
+                Ok(answer) => self.faulty.say(format!("{answer:?} to an increment by {delta}")),
+                Err(failure) => {
+                    self.faulty.note(&failure);
+                    if failure.maybe_applied {
+                        self.lock().unknown += delta;
+                    }
+                }
             }
             worker.rest(answered).await;
         }
@@ -88,6 +92,7 @@ impl Workload for Counter {
     }
 
     async fn check(&self, stores: &[Arc<dyn Store>]) -> Result<(), String> {
+        self.faulty.check()?;
         for store in stores {
             let found = read_back(store.as_ref(), std::slice::from_ref(&self.key)).await?;
             let digits = found.into_iter().next().flatten().unwrap_or_else(|| Bytes::from("0"));

@@ -13,7 +13,7 @@ pub async fn assert_kept<'a>(
     workload: &dyn Workload,
     sessions: impl IntoIterator<Item = &'a Session>,
 ) {
-    assert!(workload.answered() > 0, "nothing was answered, so nothing is shown");
+    assert!(workload.changed() > 0, "no change was acknowledged, so nothing is shown");
     let store = |session: &Session| Arc::new(Plain::from(session)) as Arc<dyn Store>;
     let stores: Vec<Arc<dyn Store>> = sessions.into_iter().map(store).collect();
     if let Err(why) = workload.check(&stores).await {

@@ -4,6 +4,7 @@ mod contested;
 mod counter;
 mod crew;
 mod faults;
+mod faulty;
 mod judgement;
 mod reading;
 mod store;

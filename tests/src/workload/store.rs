@@ -35,6 +35,9 @@ pub struct Failure {
     pub maybe_applied: bool,
     /// It was a read of what the store knows that it has lost.
     pub data_loss: bool,
+    /// Nothing that happens to a cluster makes it answer so: it says itself that it is at fault, or that it does not
+    /// understand a request that is right.
+    pub is_fault: bool,
     /// For people.
     pub message: String,
 }
@@ -69,7 +72,7 @@ pub trait Store: Send + Sync {
 impl Failure {
     /// A request that was sent and not answered.
     pub(crate) fn silence(message: impl Into<String>) -> Self {
-        Self { maybe_applied: true, data_loss: false, message: message.into() }
+        Self { maybe_applied: true, data_loss: false, is_fault: false, message: message.into() }
     }
 }
 

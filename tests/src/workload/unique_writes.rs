@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{
     Failure, Store, Worker, Workload,
+    faulty::Faulty,
     reading::{read_back, value_of},
 };
 use crate::history::{Call, Request};
@@ -24,6 +25,7 @@ pub struct UniqueWrites {
     prefix: String,
     value_bytes: usize,
     book: Mutex<Book>,
+    faulty: Faulty,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -37,7 +39,12 @@ impl UniqueWrites {
     /// Keys below `prefix`, with values of so many bytes. No two workloads of a cluster share a prefix.
     #[must_use]
     pub fn new(prefix: impl Into<String>, value_bytes: usize) -> Self {
-        Self { prefix: prefix.into(), value_bytes, book: Mutex::default() }
+        Self {
+            prefix: prefix.into(),
+            value_bytes,
+            book: Mutex::default(),
+            faulty: Faulty::default(),
+        }
     }
 
     /// How many writes were refused so far, and how many ended without an answer.
@@ -129,6 +136,9 @@ impl Workload for UniqueWrites {
             let write = Call::Write(self.value_of(&key));
             let outcome = worker.store.ask(&Request::One(key.clone(), write)).await;
             let answered = outcome.is_ok();
+            if let Err(failure) = &outcome {
+                self.faulty.note(failure);
+            }
             match outcome {
                 Ok(_) => self.lock().acknowledged.push(key),
                 Err(failure) if failure.maybe_applied => self.lock().unknown.push(key),
@@ -147,6 +157,7 @@ impl Workload for UniqueWrites {
     }
 
     async fn check(&self, stores: &[Arc<dyn Store>]) -> Result<(), String> {
+        self.faulty.check()?;
         for store in stores {
             let checked = self.check_through(store.as_ref()).await;
             checked.map_err(|why| format!("{why}, as {} tells", store.name()))?;

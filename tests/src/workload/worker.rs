@@ -26,6 +26,11 @@ pub trait Workload: Send + Sync {
     /// Requests that were answered so far. Whether that is enough to show anything is for the caller to say.
     fn answered(&self) -> usize;
 
+    /// Those of them that changed something.
+    fn changed(&self) -> usize {
+        self.answered()
+    }
+
     /// Reads everything back through each of the stores, after all workers have ended, and judges.
     ///
     /// # Errors

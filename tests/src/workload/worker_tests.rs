@@ -45,6 +45,7 @@ impl InMemory {
         let before = state.clone();
         let answer = apply(&mut state, request).expect("counters are counted alone");
         let refused = |maybe_applied| Failure {
+            is_fault: false,
             maybe_applied,
             data_loss: false,
             message: "as told".to_owned(),

@@ -32,7 +32,9 @@ impl Store for Client {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let data_loss = matches!(error, Error::DataLoss { .. });
-        Self { maybe_applied: error.maybe_applied(), data_loss, message: error.to_string() }
+        let is_fault = matches!(error, Error::InvalidArgument { .. } | Error::Internal { .. });
+        let maybe_applied = error.maybe_applied();
+        Self { maybe_applied, data_loss, is_fault, message: error.to_string() }
     }
 }
 

@@ -11,7 +11,7 @@ use tonic::{Code, Request as Message, Status, transport::Channel};
 
 use super::{Failure, Reply, Store};
 use crate::{
-    harness::{Outcome, Session, outcome},
+    harness::{Outcome, Session, detail, outcome},
     history::{Answer, Call, Request, Txn},
 };
 
@@ -135,11 +135,19 @@ impl From<&Session> for Plain {
     }
 }
 
+/// Whether no well cluster answers so to a request that is right.
+pub(super) fn is_fault(code: Code) -> bool {
+    use Code::{Internal, InvalidArgument, OutOfRange, Unimplemented, Unknown};
+    matches!(code, Internal | InvalidArgument | OutOfRange | Unimplemented | Unknown)
+}
+
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let maybe_applied = outcome(&status) == Outcome::Unknown;
         let data_loss = status.code() == Code::DataLoss;
-        Self { maybe_applied, data_loss, message: status.to_string() }
+        // Without details it is of our own side, which has words of its own for a connection that broke.
+        let is_fault = detail(&status).is_some() && is_fault(status.code());
+        Self { maybe_applied, data_loss, is_fault, message: status.to_string() }
     }
 }
 

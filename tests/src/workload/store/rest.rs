@@ -172,7 +172,7 @@ impl Rest {
 
 /// It certainly had no effect.
 fn not_done(message: &str) -> Failure {
-    Failure { maybe_applied: false, data_loss: false, message: message.to_owned() }
+    Failure { maybe_applied: false, ..Failure::silence(message) }
 }
 
 /// What an answer that is no success promises. One that promises nothing is unknown.
@@ -182,6 +182,7 @@ fn refused(reply: &HttpReply) -> Failure {
     Failure {
         maybe_applied: promised.unwrap_or(true),
         data_loss: code(reply).is_some_and(|code| code == "DATA_LOSS"),
+        is_fault: matches!(reply.status, 400 | 405 | 500 | 501),
         message: format!("{}: {}", reply.status, String::from_utf8_lossy(&reply.body)),
     }
 }
