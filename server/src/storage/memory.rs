@@ -42,7 +42,8 @@ pub enum Fault {
     WriteLost,
     /// The next write fails, and yet is there, unsynced.
     WriteKept,
-    /// The next sync, or synced write, fails; nothing becomes durable.
+    /// The next sync, or synced write, fails; nothing becomes durable, and what it was asked for is not by any later
+    /// sync either: an operating system that could not write a page says so once, and counts it as written.
     Sync,
     /// The next `replace_range` fails between clearing the range and filling it.
     Replace,
@@ -63,9 +64,11 @@ type Stages = BTreeMap<String, Option<Arc<Map>>>;
 #[derive(Default)]
 struct State {
     current: Maps,
-    /// Invariant: `durable` with all steps of `tail` applied is `current`.
+    /// Invariant: `durable` with all steps of `tail` applied is `current`, but for what a sync has failed for.
     durable: Maps,
     tail: VecDeque<Step>,
+    /// How many changes a sync has failed for.
+    failed: u64,
     tail_bytes: usize,
     sequence: u64,
 }
@@ -86,6 +89,11 @@ impl State {
             self.tail_bytes -= step.bytes();
             self.durable.apply(&step);
         }
+    }
+
+    fn fail(&mut self) {
+        self.failed += self.tail.drain(..).map(|step| step.changes()).sum::<u64>();
+        self.tail_bytes = 0;
     }
 
     fn sync(&mut self) {
@@ -110,6 +118,12 @@ impl MemoryEngine {
     /// No call fails that has not failed yet.
     pub fn forgive(&self) {
         self.faults.lock().clear();
+    }
+
+    /// Whether a call is to fail that has not failed yet.
+    #[must_use]
+    pub fn is_to_fail(&self) -> bool {
+        !self.faults.lock().is_empty()
     }
 
     /// How many steps (a batch is one, a replaced range two) a crash may lose.
@@ -140,7 +154,7 @@ impl MemoryEngine {
         for step in state.tail.iter().take(kept) {
             after.durable.apply(step);
         }
-        let mut lost: u64 = 0;
+        let mut lost = state.failed;
         let mut behind = state.tail.iter().skip(kept).peekable();
         while let Some(step) = behind.next() {
             // The one before it cleared the range.
@@ -156,8 +170,34 @@ impl MemoryEngine {
         }
         after.sequence = state.sequence - lost;
         after.current = after.durable.clone();
+        self.with(after)
+    }
+
+    /// What the next process finds when this one has ended and the machine has not: all that was written, of which a power
+    /// cut takes what it would have taken. What a sync had failed for is read, and written anew.
+    #[must_use]
+    pub fn reopened(&self) -> Arc<Self> {
+        let state = self.state.read();
+        let mut after = State {
+            current: state.current.clone(),
+            durable: state.durable.clone(),
+            tail: state.tail.clone(),
+            tail_bytes: state.tail_bytes,
+            failed: 0,
+            sequence: state.sequence,
+        };
+        if state.failed > 0 {
+            let unsynced: u64 = after.tail.drain(..).map(|step| step.changes()).sum();
+            let changes = state.failed + unsynced;
+            after.tail = VecDeque::from([Step::Whole { maps: state.current.clone(), changes }]);
+            after.tail_bytes = 0;
+        }
+        self.with(after)
+    }
+
+    fn with(&self, state: State) -> Arc<Self> {
         Arc::new(Self {
-            state: RwLock::new(after),
+            state: RwLock::new(state),
             stages: Arc::new(Mutex::new(self.stages.lock().clone())),
             faults: Mutex::default(),
             reclaim: Arc::default(),
@@ -203,6 +243,7 @@ impl Engine for MemoryEngine {
         }
         if durability == Durability::Synced {
             if self.fails(Fault::Sync) {
+                state.fail();
                 return Err(injected(Fault::Sync));
             }
             state.sync();
@@ -238,6 +279,7 @@ impl Engine for MemoryEngine {
 
     fn sync(&self) -> Result<(), Error> {
         if self.fails(Fault::Sync) {
+            self.state.write().fail();
             return Err(injected(Fault::Sync));
         }
         self.state.write().sync();

@@ -21,7 +21,15 @@ pub(super) enum Edit {
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Edits(Vec<Edit>),
-    Fill { family: Family, rows: Arc<Map> },
+    Fill {
+        family: Family,
+        rows: Arc<Map>,
+    },
+    /// Everything as it is then, which was `changes` more than before.
+    Whole {
+        maps: Maps,
+        changes: u64,
+    },
 }
 
 impl Step {
@@ -47,6 +55,7 @@ impl Step {
         match self {
             Self::Edits(edits) => edits.len() as u64,
             Self::Fill { .. } => 1,
+            Self::Whole { changes, .. } => *changes,
         }
     }
 
@@ -63,6 +72,8 @@ impl Step {
             Self::Fill { rows, .. } => {
                 rows.iter().map(|(key, value)| key.len() + value.len()).sum()
             }
+            // It shares what was there before.
+            Self::Whole { .. } => 0,
         }
     }
 }
@@ -97,6 +108,7 @@ impl Maps {
                 let rows = rows.iter().map(|(key, value)| (key.clone(), value.clone()));
                 self.family_mut(*family).extend(rows);
             }
+            Step::Whole { maps, .. } => *self = maps.clone(),
         }
     }
 

@@ -55,6 +55,34 @@ fn each_fault_hits_once_and_leaves_what_it_says() {
 }
 
 #[test]
+fn what_a_sync_failed_for_is_kept_by_no_later_one_but_by_the_next_process() {
+    let engine = MemoryEngine::new();
+    engine.write(&put("a"), Durability::Synced).unwrap();
+    engine.write(&put("b"), Durability::Buffered).unwrap();
+    engine.inject(Fault::Sync);
+    engine.sync().unwrap_err();
+    engine.write(&put("c"), Durability::Synced).unwrap();
+    assert_eq!(keys(&engine), "abc", "it is read all the same");
+    let after = engine.crash(usize::MAX);
+    assert_eq!((keys(&after).as_str(), after.sequence()), ("ac", 2));
+
+    let next = engine.reopened();
+    assert_eq!((keys(&next).as_str(), next.sequence()), ("abc", 3));
+    assert_eq!(keys(&next.crash(0)), "ac", "nor by being read");
+    next.sync().unwrap();
+    assert_eq!(keys(&next.crash(0)), "abc", "it was written anew");
+}
+
+#[test]
+fn a_process_that_ends_keeps_and_syncs_nothing() {
+    let engine = MemoryEngine::new();
+    engine.write(&put("a"), Durability::Synced).unwrap();
+    engine.write(&put("b"), Durability::Buffered).unwrap();
+    let next = engine.reopened();
+    assert_eq!((keys(&next), keys(&next.crash(0))), ("ab".to_owned(), "a".to_owned()));
+}
+
+#[test]
 fn interrupted_replace_is_finished_by_repeating_it() {
     let engine = MemoryEngine::new();
     engine.write(&put("a"), Durability::Synced).unwrap();
