@@ -2,6 +2,8 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
+    ffi::OsString,
     fs, io, mem,
     path::{Path, PathBuf},
     rc::Rc,
@@ -20,7 +22,13 @@ use flotilla_server::{
 use tempfile::TempDir;
 use turmoil::Sim;
 
-use crate::{links::Links, marks::Marks, scenarios::Sizes, world::World};
+use crate::{
+    health::{self, Goal},
+    links::Links,
+    marks::{self, Marks},
+    scenarios::Sizes,
+    world::World,
+};
 
 /// Until a machine that was removed from the cluster is started again, with an empty disk.
 const EMPTIED_AFTER: Duration = Duration::from_secs(1);
@@ -112,6 +120,16 @@ impl Host {
         self.disk.borrow_mut().data = data;
     }
 
+    /// Puts other small files beside its instances. It must be down.
+    pub(crate) fn put_files(&mut self, files: &BTreeMap<OsString, Vec<u8>>) -> io::Result<()> {
+        let dir = self.new_folder()?;
+        for (name, bytes) in files {
+            fs::write(dir.join(name), bytes)?;
+        }
+        self.disk.borrow_mut().dir = dir;
+        Ok(())
+    }
+
     fn new_folder(&mut self) -> io::Result<PathBuf> {
         self.folders += 1;
         let dir = self.dir.path().join(self.folders.to_string());
@@ -139,6 +157,8 @@ fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
 /// The hosts of a simulation.
 pub(crate) struct Cluster {
     pub(crate) hosts: Vec<Host>,
+    /// What all must have applied before what was damaged counts as made up for.
+    made_up_at: Option<Goal>,
 }
 
 impl Cluster {
@@ -183,7 +203,7 @@ impl Cluster {
             }
             host
         });
-        Self { hosts: hosts.collect() }
+        Self { hosts: hosts.collect(), made_up_at: None }
     }
 
     /// Client addresses of all hosts.
@@ -201,22 +221,62 @@ impl Cluster {
         mut kept: impl FnMut(usize) -> usize,
         mut replaced: impl FnMut() -> bool,
     ) -> (usize, usize) {
-        let host = &mut self.hosts[index];
-        sim.crash(host.name());
-        let mut disk = host.disk.borrow_mut();
+        let host = &self.hosts[index];
+        let disk = host.disk();
         let steps = (disk.log.unsynced(), disk.data.unsynced());
         let (log, data) = (kept(steps.0), kept(steps.1));
-        disk.log = disk.log.crash(log);
-        disk.data = disk.data.crash_keeping(data, &mut replaced);
-        drop(disk);
-        *host.ended.borrow_mut() = None;
-        host.down_until = Some(until);
+        let then = (disk.log.crash(log), disk.data.crash_keeping(data, &mut replaced));
+        self.end(sim, index, until, then.0, then.1);
         (steps.0 - log, steps.1 - data)
     }
 
-    /// Ends the node of a host as a signal does: its disk keeps what was written, and its connections are closed.
+    /// Ends the node of a host, whose disk has this from then on.
+    pub(crate) fn end(
+        &mut self,
+        sim: &mut Sim<'_>,
+        index: usize,
+        until: Duration,
+        log: Arc<MemoryEngine>,
+        data: Arc<MemoryEngine>,
+    ) {
+        let host = &mut self.hosts[index];
+        sim.crash(host.name());
+        let mut disk = host.disk.borrow_mut();
+        (disk.log, disk.data) = (log, data);
+        drop(disk);
+        *host.ended.borrow_mut() = None;
+        host.down_until = Some(until);
+    }
+
+    /// Nobody is excused any more once all that was damaged is made up for.
+    pub(crate) fn forgive(&mut self) {
+        let mut excused = self.hosts.iter().filter(|host| host.is_excused).peekable();
+        if excused.peek().is_none() {
+            return;
+        }
+        let to_come = |host: &Host| {
+            let disk = host.disk();
+            host.is_down()
+                || host.joined().is_none()
+                || disk.log.is_to_fail()
+                || disk.data.is_to_fail()
+        };
+        if excused.any(to_come) {
+            self.made_up_at = None;
+            return;
+        }
+        let goal = self.made_up_at.take().unwrap_or_else(|| Goal::of(self));
+        if health::is_made_up_for(self, &goal) {
+            self.hosts.iter_mut().for_each(|host| host.is_excused = false);
+        } else {
+            self.made_up_at = Some(goal);
+        }
+    }
+
+    /// Ends the node of a host as a signal does: what was written is there, and its connections are closed.
     pub(crate) fn kill(&mut self, sim: &mut Sim<'_>, index: usize, until: Duration) {
-        self.crash(sim, index, until, |steps| steps, || true);
+        let disk = self.hosts[index].disk();
+        self.end(sim, index, until, disk.log.reopened(), disk.data.reopened());
     }
 
     /// From its next start on a host, which must be down, is at its next address.
@@ -249,16 +309,19 @@ impl Cluster {
                 }
                 tracing::info!(host = host.name(), "will be started again; it ended: {cause}");
                 host.down_until = Some(now + STARTED_AFTER);
+                let mut disk = host.disk.borrow_mut();
+                (disk.log, disk.data) = (disk.log.reopened(), disk.data.reopened());
+                drop(disk);
                 // A person does what the words say.
                 if cause.contains("Empty the whole data directory") {
                     host.wipe().expect("a temporary folder");
-                    marks.hit("a node asked for an empty disk");
+                    marks.hit(marks::EMPTY_DISK_WANTED);
                 }
             }
             if !host.is_down() && host.node().is_some_and(|node| node.is_removed()) {
                 self.kill(sim, index, now + EMPTIED_AFTER);
                 self.hosts[index].wipe().expect("a temporary folder");
-                marks.hit("a node was removed, and started again empty");
+                marks.hit(marks::REMOVED_AND_BACK);
             }
             let host = &mut self.hosts[index];
             if host.down_until.is_some_and(|until| until <= now) {
@@ -289,13 +352,16 @@ impl Host {
         let (disk, node) = (Rc::clone(&self.disk), Rc::clone(&self.node));
         let (ended, now) = (Rc::clone(&self.ended), Rc::clone(&self.name));
         config.advertise_host = Some(self.names[name].clone());
+        let mut errors = Vec::new();
+        config.check(&mut errors);
+        assert!(errors.is_empty(), "no node would start with this: {errors:?}");
         let world = Arc::clone(world);
         sim.host(self.names[name].clone(), move || {
             let (disk, node) = (disk.borrow().clone(), Rc::clone(&node));
             let (config, ended) = (config.clone(), Rc::clone(&ended));
             let (here, world) = (now.get() == name, Arc::clone(&world));
             async move {
-                world.runs_here(number);
+                world.runs_here(number, &disk);
                 if !here {
                     return Ok(());
                 }
@@ -328,6 +394,7 @@ fn config(sizes: &Sizes, data_dir: PathBuf) -> Config {
     config.limits.requests_in_flight_max = sizes.queue;
     config.limits.proposals_in_flight_max = sizes.queue;
     config.snapshot.chunk_bytes = sizes.snapshot_chunk_bytes;
+    config.log.catch_up_bytes = sizes.catch_up_bytes;
     let placement = &mut config.placement;
     placement.interval = Duration::from_millis(200);
     placement.node_disconnected_after = Duration::from_secs(2);

@@ -87,6 +87,33 @@ pub(crate) fn at_rest(cluster: &Cluster) -> bool {
     unwell_regions(&regions, &Goal::default()).is_none() && regions.values().all(calm)
 }
 
+/// Whether a host may lose what it applied, and everything that was promised is kept: its log has the rest, and the others
+/// have applied all that its log was cut of.
+pub(crate) fn has_spare_data(cluster: &Cluster, host: usize) -> bool {
+    let Some(own) = peers(&cluster.hosts[host]) else { return false };
+    let joined = cluster.hosts.iter().filter(|host| host.joined().is_some());
+    let Ok(regions) = regions(joined) else { return false };
+    let has = |own: &PeerStatus| {
+        let others = regions.get(&region_of(own)).into_iter().flatten();
+        others.filter(|peer| peer.applied_index >= own.purged_index).count() == FACTOR
+    };
+    unwell_regions(&regions, &Goal::default()).is_none()
+        && own.iter().all(has)
+        && !is_anybody_aside(cluster)
+}
+
+/// Whether all regions are well, up to the goal, and nobody is set aside any more.
+pub(crate) fn is_made_up_for(cluster: &Cluster, goal: &Goal) -> bool {
+    let joined = cluster.hosts.iter().filter(|host| host.joined().is_some());
+    unwell(joined, goal).is_none() && !is_anybody_aside(cluster)
+}
+
+fn is_anybody_aside(cluster: &Cluster) -> bool {
+    cluster.hosts.iter().filter_map(Host::joined).any(|joined| {
+        !joined.peers.quarantined().is_empty() || !joined.peers.contradicted().is_empty()
+    })
+}
+
 /// The peers of each region.
 type Regions = BTreeMap<u64, Vec<PeerStatus>>;
 

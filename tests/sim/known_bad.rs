@@ -23,7 +23,12 @@ pub(crate) fn hunt(
         return ExitCode::FAILURE;
     }
     let mut missed = 0;
-    for fault in Fault::ALL.iter().filter(|fault| name.is_empty() || fault.name() == name) {
+    // Until regions split an epoch's version never moves, and nothing can show it.
+    let wanted = |fault: &&Fault| match fault {
+        Fault::EpochUnchecked if name.is_empty() => false,
+        fault => name.is_empty() || fault.name() == name,
+    };
+    for fault in Fault::ALL.iter().filter(wanted) {
         let each = seeds
             .clone()
             .flat_map(|seed| scenarios.iter().map(move |scenario| Seed { scenario, seed }));
@@ -40,6 +45,47 @@ pub(crate) fn hunt(
         }
     }
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The promises that a fault breaks. Caught by anything else it is not understood.
+fn catchers(fault: Fault) -> &'static [&'static str] {
+    const VOTES: &[&str] = &["terms-grow", "election-safety"];
+    const ENTRIES: &[&str] = &[
+        "kept-by-a-quorum",
+        "leader-completeness",
+        "state-machine-safety",
+        "linearizability",
+        "acknowledged-writes",
+        "counter",
+        "replicas-equal",
+    ];
+    match fault {
+        Fault::PeerInData => &[
+            "terms-grow",
+            "election-safety",
+            "kept-by-a-quorum",
+            "leader-completeness",
+            "linearizability",
+            "acknowledged-writes",
+        ],
+        Fault::VotesInData => VOTES,
+        Fault::AcknowledgedUnsynced => ENTRIES,
+        Fault::RevertedLogCounts => &[
+            "kept-by-a-quorum",
+            "leader-completeness",
+            "linearizability",
+            "acknowledged-writes",
+            "replicas-equal",
+            "healing",
+        ],
+        Fault::DeadPeerPutBack | Fault::TombstoneIgnored => &["healing", "replicas-equal"],
+        Fault::ComparedBeforeTheBatch => &["linearizability", "counter", "replicas-equal"],
+        Fault::EpochUnchecked
+        | Fault::ReadBeforeItsIndex
+        | Fault::StaleAnswer
+        | Fault::StaleRound => &["linearizability"],
+        Fault::OldQuorum => &["kept-by-a-quorum", "leader-completeness", "linearizability"],
+    }
 }
 
 /// The seeds of `known_bad.txt` for a fault.
@@ -62,6 +108,10 @@ fn first(fault: Fault, seeds: &[Seed], jobs: usize) -> Option<(Seed, String, Str
             }
         };
         let Some((invariant, how)) = broken else { return true };
+        if !catchers(fault).contains(&&*invariant) {
+            say(format!("{}: {seed}: not by what should: {invariant}: {how:.200}", fault.name()));
+            return true;
+        }
         if !matches!(run_child(seed, None), Ok(Told { violation: None, .. })) {
             say(format!("{seed} fails without {}, too", fault.name()));
             return true;

@@ -19,9 +19,10 @@ use crate::{
     health::{Goal, unwell},
     invariants::{Judges, Violation},
     links::Links,
+    marks,
     scenarios::Scenario,
     stage::{Phase, Stage},
-    world::{CALM_LATENCY_MAX, World},
+    world::{Around, CALM_LATENCY_MAX, World},
 };
 
 /// Bound: until the cluster is born and has leaders.
@@ -71,7 +72,7 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
         .tcp_capacity(1 << 16)
         .enable_random_order()
         .build();
-    let simulation = server_world::simulate(world.clone(), epoch, seed);
+    let simulation = server_world::simulate(Arc::new(Around(Arc::clone(&world))), epoch, seed);
     let _library = flotilla_client::random::seed(seed);
     let stage = Stage::new(seed, Rc::clone(&sizes), Arc::clone(&world.trace));
     let mut cluster = Cluster::start(&mut sim, &world, &sizes);
@@ -85,7 +86,7 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
     let mut judges = Judges::default();
     let (mut since, mut goal) = (Duration::ZERO, Goal::default());
     if sizes.birth_goes_wrong {
-        stage.marks.hit("things went wrong before the cluster was born");
+        stage.marks.hit(marks::BIRTH_GOES_WRONG);
         stage.enter(Phase::Faults);
     }
     let broken = |invariant: &'static str, how: String| Some(Violation { invariant, how });
@@ -101,6 +102,7 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
         if let Err(how) = cluster.restart(&mut sim, &mut links, now, &stage.marks) {
             break broken("nodes-live", how);
         }
+        cluster.forgive();
         if is_due(now, JUDGED_EVERY)
             && let Err(violation) = judges.judge(&cluster, &world.trace)
         {

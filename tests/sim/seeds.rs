@@ -148,8 +148,8 @@ pub(crate) fn many(scenarios: &[&'static Scenario], seeds: Range<u64>, jobs: usi
         let Some(of) = total.get(scenario.name) else { continue };
         of.tell(scenario.name);
         if of.seeds >= MARKED_FROM {
-            let missed = scenario.sometimes.iter().filter(|mark| !of.marks.contains_key(**mark));
-            blind.extend(missed.map(|mark| format!("{scenario:?}: no seed hit: {mark}")));
+            let missed = scenario.sometimes.iter().filter(|mark| !of.marks.contains_key(mark.0));
+            blind.extend(missed.map(|mark| format!("{scenario:?}: no seed hit: {}", mark.0)));
         }
         sum.join(of);
     }

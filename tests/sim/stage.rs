@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -44,7 +44,7 @@ pub(crate) struct Stage {
     pub(crate) trace: Arc<Trace>,
     phase: Rc<Cell<Phase>>,
     /// Client addresses of all hosts, as they are now.
-    addresses: Rc<RefCell<Vec<String>>>,
+    addresses: Arc<Mutex<Vec<String>>>,
     /// Who has yet to put back what it has begun, before the cluster can be well.
     acting: Rc<RefCell<BTreeSet<&'static str>>>,
     answered: Rc<Cell<usize>>,
@@ -59,7 +59,7 @@ impl Stage {
             marks: Marks::default(),
             trace,
             phase: Rc::new(Cell::new(Phase::Birth)),
-            addresses: Rc::default(),
+            addresses: Arc::default(),
             acting: Rc::default(),
             answered: Rc::default(),
             broken: Rc::default(),
@@ -72,6 +72,11 @@ impl Stage {
 
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.set(phase);
+    }
+
+    /// When those who keep the cluster busy are to stop.
+    pub(crate) fn busy_until(&self) -> Phase {
+        if self.sizes.heals_quietly { Phase::Healing } else { Phase::End }
     }
 
     /// Waits for a phase.
@@ -88,21 +93,26 @@ impl Stage {
     }
 
     pub(crate) fn set_addresses(&self, addresses: Vec<String>) {
-        *self.addresses.borrow_mut() = addresses;
+        *self.addresses.lock().expect("nobody panics with it") = addresses;
     }
 
     pub(crate) fn addresses(&self) -> Vec<String> {
-        self.addresses.borrow().clone()
+        self.addresses.lock().expect("nobody panics with it").clone()
     }
 
-    /// A plain client of each host.
+    /// A plain client of each host, which finds it wherever it has moved.
     pub(crate) fn sessions(&self) -> Vec<Session> {
-        self.addresses.borrow().iter().map(|address| session(address)).collect()
+        let follow = |(host, address): (usize, String)| {
+            let addresses = Arc::clone(&self.addresses);
+            let now = move |_| addresses.lock().expect("nobody panics with it")[host].clone();
+            session_to(&address, now)
+        };
+        self.addresses().into_iter().enumerate().map(follow).collect()
     }
 
     /// A plain client of some host.
     pub(crate) fn any_session(&self, random: &mut StdRng) -> Session {
-        let addresses = self.addresses.borrow();
+        let addresses = self.addresses();
         session(&addresses[random.random_range(0..addresses.len())])
     }
 
@@ -139,14 +149,19 @@ impl Stage {
 
 /// A client that was generated from the contracts, of one node.
 pub(crate) fn session(address: &str) -> Session {
+    session_to(address, |authority| authority)
+}
+
+/// The same, of whoever is at `now` when it connects.
+fn session_to(address: &str, now: impl Fn(String) -> String + Clone + Send + 'static) -> Session {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .expect("a name and a port")
         .connect_timeout(Duration::from_secs(2))
         .http2_keep_alive_interval(Duration::from_secs(2))
         .keep_alive_timeout(Duration::from_secs(2));
-    let connector = tower::service_fn(|uri: http::Uri| async move {
-        let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-        connect(authority).await.map(hyper_util::rt::TokioIo::new)
+    let connector = tower::service_fn(move |uri: http::Uri| {
+        let authority = now(uri.authority().map(ToString::to_string).unwrap_or_default());
+        async move { connect(authority).await.map(hyper_util::rt::TokioIo::new) }
     });
     Session::over(address, endpoint.connect_with_connector_lazy(connector))
 }

@@ -2,8 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    ffi::OsString,
+    fs, io,
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -13,8 +15,13 @@ use std::{
     time::Duration,
 };
 
-use flotilla_server::world::{self, Io, Listen, clock};
+use flotilla_server::{
+    node::simulated::Instances,
+    storage::memory::MemoryEngine,
+    world::{self, Io, Listen, Mark, clock},
+};
 use futures::{FutureExt as _, future::BoxFuture};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
 
@@ -71,12 +78,72 @@ pub(crate) struct World {
     disk_micros_max: Mutex<BTreeMap<usize, u64>>,
     /// Whose runtime is whose, since work with a disk does not say who does it.
     hosts: Mutex<BTreeMap<String, usize>>,
+    /// The disk of each host, as its node has it.
+    disks: Mutex<BTreeMap<usize, Instances>>,
+    armed: Mutex<Option<Armed>>,
+    dead: Mutex<Option<Dead>>,
+}
+
+/// Whoever comes by a line so many times more dies there.
+#[derive(Debug)]
+struct Armed {
+    line: &'static str,
+    after: u32,
+    random: StdRng,
+}
+
+/// A host that has died at a line, and what its disk kept there. Nothing that it does after that is heard of.
+#[derive(Clone, Debug)]
+pub(crate) struct Dead {
+    pub(crate) host: usize,
+    pub(crate) line: &'static str,
+    pub(crate) log: Arc<MemoryEngine>,
+    pub(crate) data: Arc<MemoryEngine>,
+    /// The small files beside them, by name.
+    pub(crate) files: BTreeMap<OsString, Vec<u8>>,
+}
+
+fn read_files(dir: &Path) -> io::Result<BTreeMap<OsString, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            files.insert(entry.file_name(), fs::read(entry.path())?);
+        }
+    }
+    Ok(files)
 }
 
 impl World {
-    /// From now on the runtime of this task is that of a host.
-    pub(crate) fn runs_here(&self, host: usize) {
+    /// From now on the runtime of this task is that of a host with this disk.
+    pub(crate) fn runs_here(&self, host: usize, disk: &Instances) {
         self.hosts.lock().expect("nobody panics with it").insert(runtime(), host);
+        self.disks.lock().expect("nobody panics with it").insert(host, disk.clone());
+    }
+
+    /// The host of this task, if it is of one.
+    fn host(&self) -> Option<usize> {
+        self.hosts.lock().expect("nobody panics with it").get(&runtime()).copied()
+    }
+
+    /// Whoever comes by `line` for the time after so many is to die there.
+    pub(crate) fn arm(&self, line: &'static str, after: u32, seed: u64) {
+        let random = StdRng::seed_from_u64(seed);
+        *self.armed.lock().expect("nobody panics with it") = Some(Armed { line, after, random });
+    }
+
+    pub(crate) fn disarm(&self) {
+        *self.armed.lock().expect("nobody panics with it") = None;
+    }
+
+    /// Whoever has died at a line since this was asked.
+    pub(crate) fn who_died(&self) -> Option<Dead> {
+        self.dead.lock().expect("nobody panics with it").take()
+    }
+
+    fn is_dead(&self, host: Option<usize>) -> bool {
+        let dead = self.dead.lock().expect("nobody panics with it");
+        dead.as_ref().is_some_and(|dead| Some(dead.host) == host)
     }
 
     /// What work with the disk of a host takes at most from now on.
@@ -85,17 +152,21 @@ impl World {
     }
 }
 
+/// The world, as the nodes see it.
+#[derive(Debug)]
+pub(crate) struct Around(pub(crate) Arc<World>);
+
 /// Names the runtime of this task.
 fn runtime() -> String {
     tokio::runtime::Handle::current().id().to_string()
 }
 
-impl world::World for World {
+impl world::World for Around {
     fn connect(&self, authority: String) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
-        let trace = Arc::clone(&self.trace);
+        let (host, world) = (self.0.host(), Arc::clone(&self.0));
         async move {
             let stream = TcpStream::connect(authority).await?;
-            Ok(Box::new(Traced { stream, trace }) as Box<dyn Io>)
+            Ok(Box::new(Traced { stream, host, world }) as Box<dyn Io>)
         }
         .boxed()
     }
@@ -103,16 +174,40 @@ impl world::World for World {
     fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listen>> {
         let bound = TcpListener::bind(address).now_or_never();
         let listener = bound.unwrap_or_else(|| Err(io::Error::other("turmoil binds at once")))?;
-        Ok(Box::new(Port { address, listener, trace: Arc::clone(&self.trace) }))
+        Ok(Box::new(Port { address, listener, host: self.0.host(), world: Arc::clone(&self.0) }))
     }
 
-    fn sometimes(&self, name: &'static str) {
-        self.marks.hit(name);
+    fn sometimes(&self, mark: Mark) {
+        self.0.marks.hit(mark);
+    }
+
+    fn passes(&self, line: &'static str) {
+        let mut armed = self.0.armed.lock().expect("nobody panics with it");
+        let Some(Armed { after, random, .. }) = armed.as_mut().filter(|armed| armed.line == line)
+        else {
+            return;
+        };
+        if *after > 0 {
+            *after -= 1;
+            return;
+        }
+        let disks = self.0.disks.lock().expect("nobody panics with it");
+        let Some((host, disk)) = self.0.host().and_then(|host| Some((host, disks.get(&host)?)))
+        else {
+            return;
+        };
+        let log = disk.log.crash(random.random_range(0..=disk.log.unsynced()));
+        let kept = random.random_range(0..=disk.data.unsynced());
+        let data = disk.data.crash_keeping(kept, || random.random_bool(0.5));
+        let files = read_files(&disk.dir).expect("a temporary folder");
+        let dead = Dead { host, line, log, data, files };
+        *self.0.dead.lock().expect("nobody panics with it") = Some(dead);
+        *armed = None;
     }
 
     fn disk_takes(&self) -> Duration {
-        let host = self.hosts.lock().expect("nobody panics with it").get(&runtime()).copied();
-        let micros_max = self.disk_micros_max.lock().expect("nobody panics with it");
+        let host = self.0.host();
+        let micros_max = self.0.disk_micros_max.lock().expect("nobody panics with it");
         let most = host.and_then(|host| micros_max.get(&host)).unwrap_or(&CALM_DISK_MICROS_MAX);
         clock::random_between(Duration::ZERO, Duration::from_micros(*most))
     }
@@ -121,7 +216,8 @@ impl world::World for World {
 struct Port {
     address: SocketAddr,
     listener: TcpListener,
-    trace: Arc<Trace>,
+    host: Option<usize>,
+    world: Arc<World>,
 }
 
 impl Listen for Port {
@@ -132,17 +228,18 @@ impl Listen for Port {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Io>, SocketAddr)>> {
         async move {
             let (stream, from) = self.listener.accept().await?;
-            let trace = Arc::clone(&self.trace);
-            Ok((Box::new(Traced { stream, trace }) as Box<dyn Io>, from))
+            let (host, world) = (self.host, Arc::clone(&self.world));
+            Ok((Box::new(Traced { stream, host, world }) as Box<dyn Io>, from))
         }
         .boxed()
     }
 }
 
-/// A connection whose every write is part of the trace.
+/// A connection of a host, whose every write is part of the trace.
 struct Traced {
     stream: TcpStream,
-    trace: Arc<Trace>,
+    host: Option<usize>,
+    world: Arc<World>,
 }
 
 impl AsyncRead for Traced {
@@ -161,13 +258,16 @@ impl AsyncWrite for Traced {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.world.is_dead(self.host) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if let Poll::Ready(Ok(count)) = &written {
             let ends =
                 self.stream.local_addr().and_then(|from| Ok((from, self.stream.peer_addr()?)));
             tracing::trace!(?ends, count, "sent");
-            self.trace.note(format!("{ends:?}").as_bytes());
-            self.trace.note(&bytes[..*count]);
+            self.world.trace.note(format!("{ends:?}").as_bytes());
+            self.world.trace.note(&bytes[..*count]);
         }
         written
     }

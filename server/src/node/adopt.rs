@@ -63,9 +63,9 @@ pub(super) async fn adopt(node: &Arc<Node>, request: v1::AdoptRequest) -> Result
         node_id: request.node_id,
         ..v1::NodeIdentity::default()
     };
-    fail::fail_point!("adopt-before-write");
+    crate::crash_point!("adopt-before-write");
     identity::write(node.log.as_ref(), &stored).map_err(storage)?;
-    fail::fail_point!("adopt-after-write");
+    crate::crash_point!("adopt-after-write");
     let identity = identity::read(node.log.as_ref())
         .map_err(storage)?
         .ok_or_else(|| Status::internal("the identity is gone"))?;

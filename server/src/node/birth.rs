@@ -306,7 +306,7 @@ async fn found(
     let mut birth = plan::plan(request, nodes, node.config.limits.key_bytes_max)?;
     birth.initialize_digest = digest;
     let founding = Founding::of(births, &birth);
-    fail::fail_point!("birth-before-promises");
+    crate::crash_point!("birth-before-promises");
     // The founder's answer to itself is among them: what it was told of when it decided to found.
     let told_of = nodes.iter().find(|node| node.disk_id == births.disk_id());
     let told_of = told_of.map_or(&[][..], |own| &own.told_of);
@@ -315,10 +315,10 @@ async fn found(
     for promised in futures::future::join_all(asking).await {
         promised?;
     }
-    fail::fail_point!("birth-before-decision");
+    crate::crash_point!("birth-before-decision");
     founding.decide();
     let identity = be_born(node, &birth).await?;
-    fail::fail_point!("birth-after-decision");
+    crate::crash_point!("birth-after-decision");
     Ok(identity)
 }
 
@@ -403,12 +403,12 @@ pub(super) async fn promise(
         // node asks the founder of the other by itself, and is free as soon as that was given up.
         return refuse("it has promised itself to another birth");
     }
-    fail::fail_point!("promise-before-write");
+    crate::crash_point!("promise-before-write");
     let promised = v1::Newcomer { promised: Some(birth), ..before };
     newcomer::write(node.log.as_ref(), &promised).map_err(internal)?;
     *node.births.newcomer.lock() = promised;
     node.births.changed.notify_one();
-    fail::fail_point!("promise-after-write");
+    crate::crash_point!("promise-after-write");
     Ok(())
 }
 
@@ -471,7 +471,7 @@ async fn be_born(node: &Arc<Node>, birth: &v1::Birth) -> Result<identity::Identi
             return Err(error);
         }
     }
-    fail::fail_point!("birth-untold");
+    crate::crash_point!("birth-untold");
     let identity = identity::read(node.log.as_ref())
         .map_err(storage)?
         .ok_or_else(|| internal("the identity is gone".to_owned()))?;

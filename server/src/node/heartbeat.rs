@@ -19,7 +19,7 @@ use crate::{
     },
     region::{Peer, incarnations::QUIET},
     storage::disk::{DiskStatus, Level},
-    world::{blocking, clock, sometimes},
+    world::{Mark, blocking, clock, sometimes},
 };
 
 /// Pause between heartbeats of a node that no driver has heard since its start: it is not ready before.
@@ -66,7 +66,7 @@ pub(super) async fn run(node: Arc<Node>, joined: Arc<Joined>) {
             if refused_for > QUIET {
                 tracing::warn!("another process speaks with the identity of this node");
             } else {
-                sometimes("a process was taken for a copy until the one before it was silent");
+                sometimes(Mark::TAKEN_FOR_A_COPY);
                 // After a power cut nobody closes the connections of the process before.
                 tracing::info!("this node is believed once the process before it is silent");
             }

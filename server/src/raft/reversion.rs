@@ -27,6 +27,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Metrics,
     world::{
+        Mark,
         known_bad::{self, Fault},
         sometimes,
     },
@@ -108,7 +109,7 @@ impl Reversions {
             }
             follower.acknowledged.map_or(0, |id| id.index)
         };
-        sometimes("a follower lacked what it had acknowledged");
+        sometimes(Mark::ACKNOWLEDGED_AND_GONE);
         metrics.regions.followers_reverted_total.inc();
         tracing::error!(
             region = %self.region,

@@ -37,6 +37,7 @@ use crate::{
             span::{Span, SpanKind, spans_of},
         },
     },
+    world::{Mark, sometimes},
 };
 
 /// What openraft passes around as a snapshot.
@@ -400,9 +401,9 @@ pub fn install(
     let region = RegionId(received.region.descriptor.region_id);
     let mut batch = WriteBatch::new();
     batch.put(Family::Meta, &keys::meta::install(region), &encode_record(&received));
-    fail::fail_point!("snapshot-before-record");
+    crate::crash_point!("snapshot-before-record");
     data.write(&batch, Durability::Synced)?;
-    fail::fail_point!("snapshot-after-record");
+    crate::crash_point!("snapshot-after-record");
     redo(data, received)
 }
 
@@ -419,14 +420,14 @@ fn redo(data: &dyn Engine, received: Received) -> Result<command::RegionState, e
             clear(data, &mut batch, &span);
         }
         match span.kind {
-            SpanKind::Keys => fail::fail_point!("snapshot-after-replace"),
-            SpanKind::Own => fail::fail_point!("snapshot-after-replace-own"),
+            SpanKind::Keys => crate::crash_point!("snapshot-after-replace"),
+            SpanKind::Own => crate::crash_point!("snapshot-after-replace-own"),
         }
     }
     put_state(&mut batch, region, true);
     batch.delete(Family::Meta, &keys::meta::install(id));
     data.write(&batch, Durability::Synced)?;
-    fail::fail_point!("snapshot-after-state");
+    crate::crash_point!("snapshot-after-state");
     for stage in received.stages() {
         data.drop_stage(&stage)?;
     }
@@ -517,7 +518,10 @@ pub fn resume(data: &dyn Engine) -> Result<Vec<RegionId>, engine::Error> {
             Some("it is there no more".to_owned())
         };
         match lost {
-            None => resumed.push(region),
+            None => {
+                sometimes(Mark::INSTALL_RESUMED);
+                resumed.push(region);
+            }
             // The node's other regions are none the worse for it, and this one is judged by its log.
             Some(why) => {
                 tracing::error!(

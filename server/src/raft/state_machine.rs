@@ -37,7 +37,7 @@ use crate::{
         engine::{self, Durability, Engine, Quick},
         keys,
     },
-    world::{blocking, clock},
+    world::{Mark, blocking, clock, sometimes},
 };
 
 /// Bound: bytes of commands that go into one write, and of what they write and answer, which may be far
@@ -159,9 +159,9 @@ impl StateMachine {
                 && panics::outlive(|| self.reads_quickly(entries.as_slice()))
                     .map_err(panicked)??;
             let step = self.gather(&mut entries, quick).await?;
-            fail::fail_point!("apply-before-write");
+            crate::crash_point!("apply-before-write");
             self.write().await?;
-            fail::fail_point!("apply-after-write");
+            crate::crash_point!("apply-after-write");
             // Ordering: before the entry shows as applied, so that whoever finds the entry of a checksum applied, and no
             // checksum, knows that none will come.
             for effect in step.effects {
@@ -417,6 +417,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     .await
                     .map_err(io::Error::other)?
                     .map_err(io::Error::other)?;
+                if self.region.state.applied_index > 0 {
+                    sometimes(Mark::INSTALLED_OVER);
+                }
                 self.region = region;
                 self.effects.meet(Effect::Members, &self.region, &self.view);
                 self.view.publish(&self.region, true, true);

@@ -10,7 +10,7 @@ use std::{pin::pin, sync::Arc};
 use super::{changing::Changes, lifecycle, peers::Peers};
 use crate::{
     ids::{PeerId, RegionId},
-    world::{blocking, sometimes},
+    world::{Mark, blocking, sometimes},
 };
 
 impl Peers {
@@ -52,7 +52,7 @@ impl Peers {
             (here, remains) => here.or_else(|| remains.flatten()),
         };
         tracing::info!(%region, %peer, "destroying a peer");
-        sometimes("a peer was destroyed");
+        sometimes(Mark::DESTROYED);
         lifecycle::bury(&self.env, region, peer).await?;
         self.note_tombstone(region, peer);
         if let Some(here) = here {

@@ -16,7 +16,7 @@ use super::{Peer, followers::Follower};
 use crate::{
     error::Error,
     ids::{NodeId, PeerId},
-    world::clock,
+    world::{Mark, clock, sometimes},
 };
 
 /// First pause before a successor is told again, about a round trip; doubled each time.
@@ -203,6 +203,7 @@ impl Peer {
                 let _ = tokio::time::timeout_at(until, followed).await;
                 pause = (pause * 2).min(AGAIN_MAX);
             }
+            sometimes(Mark::SUCCESSOR_SILENT);
         }
         false
     }

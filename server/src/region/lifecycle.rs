@@ -134,7 +134,7 @@ pub fn birth(
         put_state(&mut with, region, true);
     }
     log.write(&logs, Durability::Synced)?;
-    fail::fail_point!("birth-between");
+    crate::crash_point!("birth-between");
     data.write(&with, Durability::Synced)
 }
 

@@ -21,7 +21,7 @@ use crate::{
         region_state::{Damage, read_descriptors},
         snapshot,
     },
-    world::sometimes,
+    world::{Mark, sometimes},
     world::{
         clock,
         known_bad::{self, Fault},
@@ -159,7 +159,7 @@ impl Peers {
 
     fn note_quarantine(&self, region: RegionId, peer: PeerId, reason: String) {
         tracing::error!(%region, %peer, reason, "peer is quarantined");
-        sometimes("a peer was in quarantine from its start");
+        sometimes(Mark::QUARANTINED);
         let quarantined = Quarantined { peer, reason, remains: None };
         self.quarantined.write().insert(region, quarantined);
     }

@@ -30,7 +30,7 @@ use crate::{
         transport::{INSTALL_IDLE_TIMEOUTS, Inbox as _},
     },
     storage::engine,
-    world::{blocking, clock, presence::Presence, sometimes},
+    world::{Mark, blocking, clock, presence::Presence, sometimes},
 };
 
 /// Bound: peers of this node that wait for their first state; while so many do, no further one is made. Snapshots
@@ -166,7 +166,7 @@ impl Peers {
     ) -> Result<Arc<Peer>, v1::Refused> {
         let region = changes.region;
         tracing::info!(%region, %peer, "creating a peer, to be initialized by snapshot");
-        sometimes("a peer was made for a snapshot");
+        sometimes(Mark::MADE_FOR_SNAPSHOT);
         let peer = lifecycle::create(&self.env, region, peer).await.map_err(failed)?;
         self.map.write().insert(Arc::clone(&peer));
         self.watch_over(&peer);

@@ -30,7 +30,7 @@ use crate::{
         reversion::{contradicts, is_reversion, shown},
     },
     trail,
-    world::{clock, sometimes},
+    world::{Mark, clock, sometimes},
 };
 
 /// Longest that work for another node's client goes on without a word of its deadline.
@@ -209,7 +209,7 @@ impl Peer {
 
     fn note_contradiction(&self, term: u64, message: &str) {
         if self.running.note_contradiction(term, message) {
-            sometimes("a peer was contradicted by its leader");
+            sometimes(Mark::CONTRADICTED);
             self.env.metrics.regions.peers_lost_total.get(PeerLoss::Contradicted).inc();
             tracing::error!(region = %self.region, peer = %self.id, node = %self.env.node, message);
         }

@@ -8,6 +8,7 @@
 pub mod accept;
 pub mod blocking;
 pub mod clock;
+mod crash_point;
 pub mod dial;
 pub mod handoff;
 pub mod known_bad;
@@ -15,7 +16,8 @@ pub mod maps;
 pub mod presence;
 mod sometimes;
 
-pub use sometimes::sometimes;
+pub use crash_point::passes;
+pub use sometimes::{Mark, sometimes};
 
 use std::{
     cell::RefCell,
@@ -47,7 +49,10 @@ pub trait World: Send + Sync {
     fn disk_takes(&self) -> Duration;
 
     /// Something happened that must happen in some simulation.
-    fn sometimes(&self, what: &'static str);
+    fn sometimes(&self, what: Mark);
+
+    /// A node comes by a line at which it must be able to end.
+    fn passes(&self, line: &'static str);
 }
 
 /// A connection.

@@ -7,6 +7,7 @@ use rand::RngExt as _;
 use tokio::time::Instant;
 
 use super::library;
+use crate::marks;
 use crate::stage::{Phase, Stage};
 
 /// Bound: how much later than its time a key may go when all is well. Time stands still for a region without a leader,
@@ -50,7 +51,7 @@ pub(super) async fn act(stage: Stage) -> turmoil::Result {
             stage.broke("nothing-expires-early", how);
             return Ok(());
         }
-        stage.marks.hit_if("a key had expired", found.is_none());
+        stage.marks.hit_if(marks::KEY_EXPIRED, found.is_none());
     }
     let deadline = Instant::now() + LATE_MAX;
     for one in &written {

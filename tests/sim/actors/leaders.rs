@@ -5,6 +5,7 @@ use std::time::Duration;
 use flotilla_proto::v1;
 use rand::{RngExt as _, seq::IndexedRandom as _};
 
+use crate::marks;
 use crate::stage::{Phase, Stage};
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -31,7 +32,7 @@ pub(super) async fn act(stage: Stage) -> turmoil::Result {
         let request =
             v1::TransferLeaderRequest { region_id: region.region_id, to_node_id: to.node_id };
         let moved = session.cluster.clone().transfer_leader(session.request(request)).await;
-        stage.marks.hit_if("the placement driver was moved", moved.is_ok() && system);
+        stage.marks.hit_if(marks::DRIVER_MOVED, moved.is_ok() && system);
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::library;
+use crate::marks;
 use crate::stage::{Phase, Stage};
 
 pub(super) async fn act(stage: Stage) -> turmoil::Result {
@@ -29,13 +30,14 @@ pub(super) async fn act(stage: Stage) -> turmoil::Result {
             workers.spawn(async move { workload.run(worker).await });
         }
     }
-    stage.until(Phase::End).await;
+    stage.until(stage.busy_until()).await;
     stop.send_replace(true);
     while let Some(ended) = workers.join_next().await {
         ended?;
     }
-    stage.marks.hit_if("a write was refused", writes.troubled().0 > 0);
-    stage.marks.hit_if("a write had no answer", writes.troubled().1 > 0);
+    stage.until(Phase::End).await;
+    stage.marks.hit_if(marks::WRITE_REFUSED, writes.troubled().0 > 0);
+    stage.marks.hit_if(marks::WRITE_UNANSWERED, writes.troubled().1 > 0);
     let store: Arc<dyn Store> = Arc::new(library::client(&stage).await?);
     for (workload, name) in all.iter().zip(["acknowledged-writes", "counter"]) {
         stage.add_answered(workload.answered());

@@ -8,6 +8,7 @@ use flotilla_tests::harness::Session;
 use rand::{RngExt as _, rngs::StdRng, seq::IteratorRandom as _};
 use tonic::Status;
 
+use crate::marks;
 use crate::stage::{self, Phase, Stage};
 
 const NAME: &str = "members";
@@ -47,7 +48,7 @@ async fn change(stage: &Stage, session: &Session, random: &mut StdRng) -> Result
             let unknown = stage.addresses().into_iter().filter(|address| !knows(&table, address));
             let Some(address) = unknown.choose(random) else { return Ok(()) };
             add(session, address).await?;
-            stage.marks.hit("a node was added");
+            stage.marks.hit(marks::NODE_ADDED);
         }
         3..6 => {
             let Some(promote) = learner else { return Ok(()) };
@@ -56,9 +57,14 @@ async fn change(stage: &Stage, session: &Session, random: &mut StdRng) -> Result
         6..8 => {
             let Some(node) = up else { return Ok(()) };
             remove(session, node, false).await?;
-            stage.marks.hit("a node was told to go");
+            stage.marks.hit(marks::NODE_TOLD_TO_GO);
         }
-        8 => {
+        11 if stage.sizes.factor_changes => {
+            let factor = if random.random_bool(0.5) { 1 } else { FACTOR };
+            membership(session, &[], &[], Some(factor)).await?;
+            stage.marks.hit_if(marks::ONE_VOTER, factor == 1);
+        }
+        8 | 11 => {
             let silent = |node: &&v1::Node| {
                 node.state() != NodeState::Removed && node.liveness() != Liveness::Alive
             };
@@ -66,23 +72,17 @@ async fn change(stage: &Stage, session: &Session, random: &mut StdRng) -> Result
                 return Ok(());
             };
             remove(session, node.node_id, true).await?;
-            stage.marks.hit("a node was given up by force");
+            stage.marks.hit(marks::NODE_GIVEN_UP);
         }
         9 => {
             let Some(node) = draining else { return Ok(()) };
             cancel(session, node).await?;
-            stage.marks.hit("a node that was to go may stay");
+            stage.marks.hit(marks::NODE_MAY_STAY);
         }
-        10 => {
+        _ => {
             let Some(demote) = up else { return Ok(()) };
             membership(session, &[], &[demote], None).await?;
-            stage.marks.hit("a node was demoted");
-        }
-        _ if !stage.sizes.factor_changes => {}
-        _ => {
-            let factor = if random.random_bool(0.5) { 1 } else { FACTOR };
-            membership(session, &[], &[], Some(factor)).await?;
-            stage.marks.hit_if("a region has one voter by order", factor == 1);
+            stage.marks.hit(marks::NODE_DEMOTED);
         }
     }
     Ok(())

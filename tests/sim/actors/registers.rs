@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use flotilla_tests::{
     harness::Session,
-    history::Budget,
-    workload::{Contested, Crew, Plain, Workload as _},
+    history::{Answer, Budget, Call, Request},
+    workload::{Contested, Crew, Plain, Store, Workload as _},
 };
 
 use crate::stage::{Phase, Stage};
@@ -17,18 +18,26 @@ const GENERATION: Duration = Duration::from_millis(500);
 /// Bound: of a judgement. A history past it shows nothing, and that is a failure.
 const BUDGET: Budget = Budget { time: Duration::from_secs(30), configurations: 1_000_000 };
 const COMPARED_AGAIN: usize = 4;
+/// Bound: attempts of a write at the end.
+const SERVED_WITHIN: usize = 20;
 
 pub(super) async fn act(stage: Stage) -> turmoil::Result {
     stage.until(Phase::Faults).await;
     let stores = Plain::all(&stage.sessions(), PATIENCE);
     let contested = Contested::new("registers").judged_within(BUDGET);
     let crew = Crew::start(contested, stage.seed, &stores, stores.len() * stage.sizes.clients);
-    while stage.phase() < Phase::End {
+    while stage.phase() < stage.busy_until() {
         tokio::time::sleep(GENERATION).await;
         crew.workload().next_generation();
     }
     let registers = crew.stop().await;
+    stage.until(Phase::End).await;
     let sessions = stage.sessions();
+    for store in Plain::all(&sessions, PATIENCE) {
+        if let Err(how) = serves(store.as_ref()).await {
+            stage.broke("nodes-serve", format!("{}: {how}", store.name()));
+        }
+    }
     let judged = registers.check(&Plain::all(&sessions, PATIENCE)).await;
     stage.add_answered(registers.answered());
     stage.trace.note(registers.recorder().text().as_bytes());
@@ -40,6 +49,29 @@ pub(super) async fn act(stage: Stage) -> turmoil::Result {
         stage.broke("replicas-equal", how);
     }
     Ok(())
+}
+
+/// Whether a node takes writes, and gives back what was written. It may be busy at first, and connections from before
+/// may have to break.
+async fn serves(store: &dyn Store) -> Result<(), String> {
+    let key = Bytes::from(format!("served/{}", store.name()));
+    let mut why = String::new();
+    for attempt in 0..SERVED_WITHIN {
+        let value = Bytes::from(attempt.to_string());
+        let write = Request::One(key.clone(), Call::Write(value.clone()));
+        let read = Request::One(key.clone(), Call::Read);
+        let answers = match store.ask(&write).await {
+            Ok(_) => store.ask(&read).await.map(|reply| reply.answer),
+            Err(failure) => Err(failure),
+        };
+        match answers {
+            Ok(Answer::Value(Some(found))) if found == value => return Ok(()),
+            Ok(answer) => return Err(format!("{value:?} was written, and read as {answer:?}")),
+            Err(failure) => why = failure.to_string(),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(why)
 }
 
 /// Compares the peers of all regions. A call may be lost with a connection from before; two peers that differ differ again.

@@ -6,6 +6,7 @@ use flotilla_server::storage::memory::MemoryEngine;
 use rand::RngExt as _;
 
 use super::{Fault, Scene};
+use crate::marks;
 
 /// What some host's `data` was.
 #[derive(Default)]
@@ -32,7 +33,7 @@ impl Fault for DataSetBack {
             self.0 = None;
             return None;
         }
-        if !scene.may_lose(*host) {
+        if !scene.may_lose_data(*host) {
             return None;
         }
         let until = scene.now() + scene.moment(500);
@@ -40,7 +41,7 @@ impl Fault for DataSetBack {
         scene.cluster.hosts[*host].is_excused = true;
         scene.cluster.hosts[*host].put_data(data.crash(0));
         self.0 = None;
-        scene.marks.hit("data fell back");
+        scene.marks.hit(marks::DATA_FELL_BACK);
         Some(scene.moment(2_000))
     }
 }

@@ -1,13 +1,16 @@
 //! A disk refuses a write or a sync, once. What is there of it afterwards nobody knows.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use flotilla_server::storage::memory::Fault as Injected;
+use flotilla_server::storage::memory::{Fault as Injected, MemoryEngine};
 use rand::RngExt as _;
 
 use super::{Fault, Scene, pick};
+use crate::marks;
 
-pub(super) struct DiskFails;
+/// What is to fail.
+#[derive(Default)]
+pub(super) struct DiskFails(Option<Arc<MemoryEngine>>);
 
 impl Fault for DiskFails {
     fn name(&self) -> &'static str {
@@ -16,21 +19,23 @@ impl Fault for DiskFails {
 
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         let host = scene.host();
-        scene.cluster.hosts[host].is_excused = true;
-        let disk = scene.cluster.hosts[host].disk();
-        let injected =
-            pick(scene.random, &[Injected::WriteLost, Injected::WriteKept, Injected::Sync]);
-        let instance = if scene.random.random_bool(0.7) { disk.log } else { disk.data };
-        instance.inject(injected);
-        scene.marks.hit("a disk failed under its node");
+        let host = &mut scene.cluster.hosts[host];
+        host.is_excused = true;
+        let disk = host.disk();
+        let injected = pick(
+            scene.random,
+            &[Injected::WriteLost, Injected::WriteKept, Injected::Sync, Injected::Replace],
+        );
+        let of_data = injected == Injected::Replace || scene.random.random_bool(0.3);
+        let engine = if of_data { disk.data } else { disk.log };
+        engine.inject(injected);
+        self.0 = Some(engine);
         Some(scene.moment(1_000))
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) {
-        for host in &scene.cluster.hosts {
-            let disk = host.disk();
-            disk.log.forgive();
-            disk.data.forgive();
-        }
+        let Some(engine) = self.0.take() else { return };
+        scene.marks.hit_if(marks::DISK_FAILED, !engine.is_to_fail());
+        engine.forgive();
     }
 }

@@ -7,6 +7,7 @@ use rand::RngExt as _;
 
 use super::{Fault, Scene};
 use crate::cluster::copy_of;
+use crate::marks;
 
 /// The image of some host's disk.
 #[derive(Default)]
@@ -38,7 +39,7 @@ impl Fault for DiskSetBack {
         }
         lost.put_disk(image);
         self.0 = None;
-        scene.marks.hit("a disk was set back");
+        scene.marks.hit(marks::DISK_SET_BACK);
         Some(scene.moment(2_000))
     }
 }

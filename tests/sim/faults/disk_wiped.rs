@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Fault, Scene};
+use crate::marks;
 
 pub(super) struct DiskWiped;
 
@@ -17,7 +18,7 @@ impl Fault for DiskWiped {
         scene.cluster.kill(scene.sim, host, until);
         scene.cluster.hosts[host].is_excused = true;
         scene.cluster.hosts[host].wipe().ok()?;
-        scene.marks.hit("a disk was wiped");
+        scene.marks.hit(marks::DISK_WIPED);
         Some(scene.moment(2_000))
     }
 }

@@ -24,11 +24,11 @@ impl Fault for Frozen {
         self.1 = others.flat_map(|host| scene.cluster.hosts[host].names()).collect();
         // Clients, too: what they ask a frozen machine waits.
         self.1.extend(scene.actors.iter().map(|name| (*name).to_owned()));
-        each(&self.0, &self.1, |one, other| scene.sim.hold(one, other));
+        each(&self.0, &self.1, |one, other| scene.links.hold(scene.sim, one, other));
         Some(scene.moment(4_000))
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) {
-        each(&self.0, &self.1, |one, other| scene.sim.release(one, other));
+        each(&self.0, &self.1, |one, other| scene.links.release(scene.sim, one, other));
     }
 }

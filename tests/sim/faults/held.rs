@@ -18,11 +18,11 @@ impl Fault for Held {
 
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         (self.0, self.1) = scene.sides();
-        each(&self.0, &self.1, |one, other| scene.sim.hold(one, other));
+        each(&self.0, &self.1, |one, other| scene.links.hold(scene.sim, one, other));
         Some(scene.moment(3_000))
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) {
-        each(&self.0, &self.1, |one, other| scene.sim.release(one, other));
+        each(&self.0, &self.1, |one, other| scene.links.release(scene.sim, one, other));
     }
 }

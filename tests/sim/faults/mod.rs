@@ -2,6 +2,7 @@
 
 mod cluster_crash;
 mod crash;
+mod crash_point;
 mod cut;
 mod cut_one_way;
 mod data_set_back;
@@ -25,7 +26,7 @@ use crate::{
     cluster::{Cluster, Host},
     health,
     links::Links,
-    marks::Marks,
+    marks::{self, Marks},
     scenarios::pick,
     world::World,
 };
@@ -70,27 +71,32 @@ impl Scene<'_, '_> {
         leaders.choose(self.random).copied().unwrap_or_else(|| self.host())
     }
 
-    /// The power of a machine fails: some of what its disk was not asked to keep is gone, and nobody closes the connections
-    /// of what ran there.
+    /// The power of a machine fails: some of what its disk was not asked to keep is gone.
     fn cut_power(&mut self, host: usize, until: Duration) {
-        let names = self.cluster.hosts[host].names();
-        let mut others: Vec<String> = self.actors.iter().map(|name| (*name).to_owned()).collect();
-        let hosts = self.cluster.hosts.iter().enumerate();
-        others.extend(hosts.filter(|(other, _)| *other != host).flat_map(|(_, host)| host.names()));
-        if !self.links.are_held {
-            each(&names, &others, |one, other| {
-                self.links.cut(self.sim, one, other);
-                self.links.cut(self.sim, other, one);
-            });
-            self.cluster.hosts[host].silent_to = others;
-        }
+        self.silence(host);
         let mut other = StdRng::seed_from_u64(self.random.random());
         let random = &mut *self.random;
         let kept = |steps| random.random_range(0..=steps);
         let (log, data) =
             self.cluster.crash(self.sim, host, until, kept, || other.random_bool(0.5));
-        self.marks.hit_if("a power cut lost what was not synced of a log", log > 0);
-        self.marks.hit_if("a power cut lost what was not synced of what was applied", data > 0);
+        self.marks.hit_if(marks::LOG_LOST_UNSYNCED, log > 0);
+        self.marks.hit_if(marks::DATA_LOST_UNSYNCED, data > 0);
+    }
+
+    /// Nobody is to close the connections of what runs on a machine whose power fails.
+    fn silence(&mut self, host: usize) {
+        let names = self.cluster.hosts[host].names();
+        let mut others: Vec<String> = self.actors.iter().map(|name| (*name).to_owned()).collect();
+        let hosts = self.cluster.hosts.iter().enumerate();
+        others.extend(hosts.filter(|(other, _)| *other != host).flat_map(|(_, host)| host.names()));
+        if self.links.are_held {
+            return;
+        }
+        each(&names, &others, |one, other| {
+            self.links.cut(self.sim, one, other);
+            self.links.cut(self.sim, other, one);
+        });
+        self.cluster.hosts[host].silent_to = others;
     }
 
     /// Whether all that was promised is kept by the others when this host loses its disk now. With one disk lost, the
@@ -99,10 +105,16 @@ impl Scene<'_, '_> {
         !self.cluster.hosts[host].is_down() && health::at_rest(self.cluster)
     }
 
-    /// Some host that may lose its disk now.
+    /// The same when what its log keeps stays. That may be in the middle of anything.
+    fn may_lose_data(&self, host: usize) -> bool {
+        !self.cluster.hosts[host].is_down() && health::has_spare_data(self.cluster, host)
+    }
+
+    /// Some host of the cluster that may lose its disk now.
     fn host_to_lose(&mut self) -> Option<usize> {
         let host = self.host();
-        self.may_lose(host).then_some(host)
+        let is_of_it = self.cluster.hosts[host].joined().is_some();
+        (is_of_it && self.may_lose(host)).then_some(host)
     }
 
     /// Two sides, neither empty.
@@ -152,10 +164,11 @@ pub(crate) fn of_machines() -> Vec<Box<dyn Fault>> {
         Box::new(frozen::Frozen::default()),
         Box::new(cluster_crash::ClusterCrash),
         Box::new(crash::Crash),
+        Box::new(crash_point::CrashPoint),
         Box::new(cut::Cut::default()),
         Box::new(cut_one_way::CutOneWay::default()),
         Box::new(data_set_back::DataSetBack::default()),
-        Box::new(disk_fails::DiskFails),
+        Box::new(disk_fails::DiskFails::default()),
         Box::new(disk_slow::DiskSlow::default()),
         Box::new(links_slow::LinksSlow),
         Box::new(wall_jump::WallJump),
@@ -165,8 +178,11 @@ pub(crate) fn of_machines() -> Vec<Box<dyn Fault>> {
 /// What happens to machines for good, beside what passes.
 pub(crate) fn of_disks() -> Vec<Box<dyn Fault>> {
     vec![
+        Box::new(frozen::Frozen::default()),
         Box::new(crash::Crash),
+        Box::new(crash_point::CrashPoint),
         Box::new(cut::Cut::default()),
+        Box::new(cut_one_way::CutOneWay::default()),
         Box::new(data_set_back::DataSetBack::default()),
         Box::new(disk_set_back::DiskSetBack::default()),
         Box::new(disk_slow::DiskSlow::default()),
@@ -181,6 +197,7 @@ pub(crate) fn that_leave_behind() -> Vec<Box<dyn Fault>> {
     vec![
         Box::new(cluster_crash::ClusterCrash),
         Box::new(crash::Crash),
+        Box::new(crash_point::CrashPoint),
         Box::new(cut::Cut::default()),
         Box::new(cut_one_way::CutOneWay::default()),
         Box::new(data_set_back::DataSetBack::default()),
@@ -218,9 +235,10 @@ impl Faults {
     /// Draws which are switched on, and when they first strike.
     pub(crate) fn draw(random: &mut StdRng, from: Vec<Box<dyn Fault>>) -> Self {
         let mut chosen = Vec::new();
+        let cuts = random.random_bool(0.5);
         for fault in from {
-            let held = chosen.iter().any(|due: &Due| due.fault.holds());
-            if random.random_bool(0.5) && !(held && fault.cuts()) {
+            let may_be = if cuts { !fault.holds() } else { !fault.cuts() };
+            if random.random_bool(0.5) && may_be {
                 let at = Duration::from_millis(random.random_range(0..4_000));
                 chosen.push(Due { fault, active: false, at });
             }
@@ -248,6 +266,7 @@ impl Faults {
 
     /// Does what is due.
     pub(crate) fn step(&mut self, scene: &mut Scene<'_, '_>) {
+        crash_point::take_down(scene);
         for due in &mut self.chosen {
             if due.at > scene.sim.elapsed() {
                 continue;
@@ -270,6 +289,7 @@ impl Faults {
 
     /// Ends all of them, for good.
     pub(crate) fn end(&mut self, scene: &mut Scene<'_, '_>) {
+        crash_point::take_down(scene);
         for mut due in std::mem::take(&mut self.chosen) {
             if due.active {
                 due.fault.heal(scene);

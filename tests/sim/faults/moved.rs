@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Fault, Scene};
 use crate::cluster::Host;
+use crate::marks;
 
 pub(super) struct Moved;
 
@@ -21,7 +22,7 @@ impl Fault for Moved {
         let until = scene.now() + scene.moment(1_500);
         scene.cluster.kill(scene.sim, host, until);
         scene.cluster.move_away(host);
-        scene.marks.hit("a node moved to another address");
+        scene.marks.hit(marks::NODE_MOVED);
         Some(Duration::from_secs(1) + scene.moment(4_000))
     }
 }

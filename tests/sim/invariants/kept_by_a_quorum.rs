@@ -1,21 +1,33 @@
 //! What was applied anywhere is on the disks of a majority, where a power cut does not reach it (Raft, section 5.3: an entry
 //! is committed once a majority has it).
 //!
-//! Asked once for each entry, when it is first seen applied, and only while all peers that are up know the same three
-//! voters: which majority counts in the middle of a change is for leader completeness.
+//! Asked of each entry once, of the disks of all three voters, whether their nodes run or not. While the voters change,
+//! entries wait: which majority counts then is for leader completeness, and in the end they are on a majority of the new
+//! ones. A disk has an entry in what is synced of its log, or in what is synced of what was applied.
 
 use std::collections::BTreeMap;
 
+use flotilla_proto::v1::{self, PeerRole};
 use flotilla_server::ids::{PeerId, RegionId};
 
-use super::{Committed, Invariant, Moment, Seen};
+use super::{Committed, Invariant, Moment, Place, Seen};
 
 /// Voters of which two are a majority.
 const VOTERS: usize = 3;
 
-/// Up to which index each region was looked at.
+/// What is known of each region.
 #[derive(Default)]
-pub(super) struct KeptByAQuorum(BTreeMap<RegionId, u64>);
+pub(super) struct KeptByAQuorum(BTreeMap<RegionId, Known>);
+
+#[derive(Default)]
+struct Known {
+    /// Up to which index it was looked at.
+    looked: u64,
+    /// The newest that was seen of its members.
+    conf_ver: u64,
+    /// Where each of its peers was seen last.
+    places: BTreeMap<PeerId, Place>,
+}
 
 impl Invariant for KeptByAQuorum {
     fn name(&self) -> &'static str {
@@ -23,40 +35,54 @@ impl Invariant for KeptByAQuorum {
     }
 
     fn check(&mut self, moment: &Moment<'_>, committed: &Committed) -> Result<(), String> {
-        let mut regions: BTreeMap<RegionId, Vec<&Seen>> = BTreeMap::new();
         for seen in &moment.peers {
-            regions.entry(seen.region).or_default().push(seen);
+            let known = self.0.entry(seen.region).or_default();
+            known.places.insert(seen.peer, seen.place);
+            known.conf_ver = known.conf_ver.max(conf_ver(seen));
         }
-        for (region, peers) in regions {
-            let looked = self.0.entry(region).or_default();
-            let new: Vec<(u64, u32, PeerId)> = committed.from(region, *looked + 1).collect();
-            let Some((last, ..)) = new.last() else { continue };
-            *looked = *last;
-            // A peer that is down may be one of those who have it.
-            if peers.len() != VOTERS || !know_the_same(&peers) || moment.anybody_was_damaged() {
-                continue;
-            }
-            for (index, entry, by) in new {
-                let has = |peer: &&&Seen| {
-                    index <= peer.status.snapshot_index.max(peer.status.purged_index)
-                        || moment.kept_entry(peer, index) == Some(entry)
-                        || moment.first_index(peer).is_some_and(|first| index < first)
+        for (region, known) in &mut self.0 {
+            let Some(voters) = known.voters(*region, moment) else { continue };
+            for (index, entry, by) in committed.from(*region, known.looked + 1) {
+                let has = |place: &&Place| {
+                    moment.kept_entry(**place, *region, index) == Some(entry)
+                        || moment.kept_applied(**place, *region) >= index
                 };
-                let keep = peers.iter().filter(has).count();
+                let keep = voters.iter().filter(has).count();
                 if keep <= VOTERS / 2 {
                     return Err(format!(
                         "region {region}: peer {by} has applied index {index}, which {keep} of {VOTERS} disks keep"
                     ));
                 }
+                known.looked = index;
             }
         }
         Ok(())
     }
 }
 
-fn know_the_same(peers: &[&Seen]) -> bool {
-    let known = |seen: &&Seen| seen.status.region.as_ref().map(|region| region.peers.clone());
-    let first = known(&peers[0]);
-    first.as_ref().is_some_and(|peers| peers.len() == VOTERS)
-        && peers.iter().all(|peer| known(peer) == first)
+impl Known {
+    /// Where the voters are, if all whose nodes run know the same three, and nobody has ever known newer ones.
+    fn voters(&self, region: RegionId, moment: &Moment<'_>) -> Option<Vec<Place>> {
+        let mut peers = moment.peers.iter().filter(|seen| seen.region == region);
+        let first = voters(peers.next()?);
+        if first.len() != VOTERS
+            || moment.peers.iter().any(|seen| {
+                seen.region == region && (conf_ver(seen) != self.conf_ver || voters(seen) != first)
+            })
+        {
+            return None;
+        }
+        first.into_iter().map(|peer| self.places.get(&peer).copied()).collect()
+    }
+}
+
+fn conf_ver(seen: &Seen) -> u64 {
+    let epoch = seen.status.region.as_ref().and_then(|region| region.epoch);
+    epoch.map_or(0, |epoch| epoch.conf_ver)
+}
+
+fn voters(seen: &Seen) -> Vec<PeerId> {
+    let peers = seen.status.region.iter().flat_map(|region| &region.peers);
+    let voter = |peer: &&v1::Peer| peer.role() == PeerRole::Voter;
+    peers.filter(voter).map(|peer| PeerId(peer.peer_id)).collect()
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use flotilla_proto::v1;
 use flotilla_server::{
     ids::{PeerId, RegionId},
+    node::simulated::Instances,
     storage::{
         batch::Family,
         engine::{Direction, Read as _},
@@ -20,14 +21,22 @@ use flotilla_server::{
     },
 };
 
+use prost::Message as _;
+
 use crate::{cluster::Cluster, world::Trace};
+
+/// A disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Number of its host.
+    host: usize,
+    /// Raised when the disk was set back, wiped or damaged: what was promised on it may be gone.
+    disk_lives: u32,
+}
 
 /// A peer at this moment.
 pub(crate) struct Seen {
-    /// Number of its host.
-    pub(crate) host: usize,
-    /// Raised when the host's disk was set back, wiped or damaged: what was promised on it may be gone.
-    pub(crate) disk_lives: u32,
+    pub(crate) place: Place,
     pub(crate) region: RegionId,
     pub(crate) peer: PeerId,
     pub(crate) status: v1::PeerStatus,
@@ -52,8 +61,7 @@ impl<'a> Moment<'a> {
             let Some(joined) = host.joined() else { continue };
             for peer in joined.peers.all() {
                 peers.push(Seen {
-                    host: number,
-                    disk_lives: host.disk_lives,
+                    place: Place { host: number, disk_lives: host.disk_lives },
                     region: peer.region,
                     peer: peer.id,
                     status: peer.status(),
@@ -70,21 +78,36 @@ impl<'a> Moment<'a> {
 
     /// A checksum of the entry that a peer's disk has at an index, if it has one.
     pub(crate) fn entry(&self, seen: &Seen, index: u64) -> Option<u32> {
-        let log = self.cluster.hosts[seen.host].disk().log;
+        let log = self.cluster.hosts[seen.place.host].disk().log;
         let found = log.get(Family::Default, &keys::log::entry(seen.region, index));
         found.expect("memory does not fail").map(|entry| crc32c::crc32c(&entry))
     }
 
-    /// The same of what its disk was asked to keep.
-    pub(crate) fn kept_entry(&self, seen: &Seen, index: u64) -> Option<u32> {
-        let log = self.cluster.hosts[seen.host].disk().log;
-        let found = log.get_synced(Family::Default, &keys::log::entry(seen.region, index));
+    /// The same of what a disk was asked to keep, whether anybody runs there or not.
+    fn kept_entry(&self, place: Place, region: RegionId, index: u64) -> Option<u32> {
+        let log = self.disk(place)?.log;
+        let found = log.get_synced(Family::Default, &keys::log::entry(region, index));
         found.map(|entry| crc32c::crc32c(&entry))
+    }
+
+    /// Up to which index a disk was asked to keep what was applied.
+    fn kept_applied(&self, place: Place, region: RegionId) -> u64 {
+        let row = self
+            .disk(place)
+            .and_then(|disk| disk.data.get_synced(Family::Meta, &keys::meta::apply_state(region)));
+        let state = row.map(|row| v1::ApplyState::decode(row).expect("what a node has written"));
+        state.map_or(0, |state| state.applied_index)
+    }
+
+    /// A disk, while it is the same.
+    fn disk(&self, place: Place) -> Option<Instances> {
+        let host = &self.cluster.hosts[place.host];
+        (host.disk_lives == place.disk_lives).then(|| host.disk())
     }
 
     /// The first index that a peer's disk has an entry at, if it has any: those before it may have been cut off.
     pub(crate) fn first_index(&self, seen: &Seen) -> Option<u64> {
-        let log = self.cluster.hosts[seen.host].disk().log;
+        let log = self.cluster.hosts[seen.place.host].disk().log;
         let range = keys::log::all_entries(seen.region);
         let mut rows = log.scan(Family::Default, &range, Direction::Forward);
         let (key, _) = rows.next().expect("memory does not fail")?;
@@ -122,7 +145,7 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
 pub(crate) struct Committed {
     entries: BTreeMap<(RegionId, u64), (u32, PeerId)>,
     /// Up to where each peer, by its host, was looked at.
-    looked: BTreeMap<(usize, u32, PeerId), u64>,
+    looked: BTreeMap<(Place, PeerId), u64>,
     /// That two peers have applied different entries.
     conflict: Option<String>,
 }
@@ -141,7 +164,7 @@ impl Committed {
 
     fn learn(&mut self, moment: &Moment<'_>, trace: &Trace) {
         for seen in &moment.peers {
-            let known = self.looked.entry((seen.host, seen.disk_lives, seen.peer)).or_default();
+            let known = self.looked.entry((seen.place, seen.peer)).or_default();
             // Started again, it applies once more, and must apply the same.
             *known = (*known).min(seen.status.applied_index);
             for index in (*known).max(seen.status.purged_index) + 1..=seen.status.applied_index {

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 
 use flotilla_server::ids::PeerId;
 
-use super::{Committed, Invariant, Moment};
+use super::{Committed, Invariant, Moment, Place};
 
 /// The newest term of each peer, by its host and the life of its disk.
 #[derive(Default)]
-pub(super) struct TermsGrow(BTreeMap<(usize, u32, PeerId), u64>);
+pub(super) struct TermsGrow(BTreeMap<(Place, PeerId), u64>);
 
 impl Invariant for TermsGrow {
     fn name(&self) -> &'static str {
@@ -19,7 +19,7 @@ impl Invariant for TermsGrow {
 
     fn check(&mut self, moment: &Moment<'_>, _: &Committed) -> Result<(), String> {
         for seen in &moment.peers {
-            let newest = self.0.entry((seen.host, seen.disk_lives, seen.peer)).or_default();
+            let newest = self.0.entry((seen.place, seen.peer)).or_default();
             if seen.status.term < *newest {
                 return Err(format!(
                     "region {}: peer {} is in term {}, and was in term {newest}",

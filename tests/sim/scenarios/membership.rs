@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use flotilla_server::world::Mark;
 use rand::{RngExt as _, rngs::StdRng};
 
 use super::{Scenario, Sizes, pick};
-use crate::{actors, faults};
+use crate::{actors, faults, marks};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "membership",
@@ -13,12 +14,15 @@ pub(super) const SCENARIO: Scenario = Scenario {
     actors: &[actors::REGISTERS, actors::LEDGER, actors::MEMBERS],
     faults: faults::of_disks,
     sometimes: &[
-        "a node was added",
-        "a node was removed, and started again empty",
-        "a node was given up by force",
-        "a disk was wiped",
-        "a disk was set back",
-        "a node moved to another address",
+        marks::NODE_ADDED,
+        marks::REMOVED_AND_BACK,
+        marks::NODE_GIVEN_UP,
+        marks::DISK_WIPED,
+        marks::DISK_SET_BACK,
+        marks::NODE_MOVED,
+        Mark::MADE_FOR_SNAPSHOT,
+        Mark::DESTROYED,
+        Mark::ACKNOWLEDGED_AND_GONE,
     ],
 };
 
@@ -27,6 +31,7 @@ pub(super) fn sizes(random: &mut StdRng) -> Sizes {
         nodes: 3,
         spares: pick(random, &[1, 1, 2]),
         clients: 1,
+        factor_changes: random.random_bool(0.3),
         lasts: Duration::from_millis(random.random_range(6_000..14_000)),
         ..Sizes::draw(random)
     }

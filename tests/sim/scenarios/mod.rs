@@ -10,6 +10,8 @@ use std::{fmt, time::Duration};
 
 use rand::{RngExt as _, rngs::StdRng};
 
+use flotilla_server::world::Mark;
+
 use crate::{actors::Actor, faults::Fault};
 
 /// A kind of simulation. A seed draws the rest.
@@ -22,7 +24,7 @@ pub(crate) struct Scenario {
     /// What can go wrong. Each seed switches some of it on.
     pub(crate) faults: fn() -> Vec<Box<dyn Fault>>,
     /// Marks that many seeds together must hit.
-    pub(crate) sometimes: &'static [&'static str],
+    pub(crate) sometimes: &'static [Mark],
 }
 
 /// Every scenario.
@@ -57,6 +59,8 @@ pub(crate) struct Sizes {
     /// Requests and proposals under way.
     pub(crate) queue: usize,
     pub(crate) snapshot_chunk_bytes: u64,
+    /// What a leader keeps of its log for whoever lacks it. Whoever lacks more needs a snapshot.
+    pub(crate) catch_up_bytes: u64,
     /// Of the values of those who write much.
     pub(crate) value_bytes: usize,
     /// Clients of each node.
@@ -65,6 +69,8 @@ pub(crate) struct Sizes {
     pub(crate) factor_changes: bool,
     /// Things go wrong from the first moment, before there is a cluster.
     pub(crate) birth_goes_wrong: bool,
+    /// Clients are still while it heals: nothing is made good by what comes after it.
+    pub(crate) heals_quietly: bool,
     /// For how long things go wrong.
     pub(crate) lasts: Duration,
 }
@@ -78,10 +84,12 @@ impl Sizes {
             log_entries: pick(random, &[20, 20, 100, 10_000]),
             queue: pick(random, &[2, 16, 1_024]),
             snapshot_chunk_bytes: pick(random, &[4 << 10, 1 << 20]),
+            catch_up_bytes: pick(random, &[0, 4 << 10, 1 << 30]),
             value_bytes: pick(random, &[10, 200, 3_000]),
             clients: pick(random, &[1, 1, 3]),
             factor_changes: false,
             birth_goes_wrong: random.random_bool(0.2),
+            heals_quietly: random.random_bool(0.5),
             lasts: Duration::from_millis(random.random_range(3_000..9_000)),
         }
     }

@@ -3,14 +3,14 @@
 use rand::rngs::StdRng;
 
 use super::{Scenario, Sizes, pick};
-use crate::{actors, faults};
+use crate::{actors, faults, marks};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "overload",
     sizes,
     actors: &[actors::REGISTERS, actors::LEDGER],
     faults: faults::that_slow_down,
-    sometimes: &["a write was refused"],
+    sometimes: &[marks::WRITE_REFUSED],
 };
 
 fn sizes(random: &mut StdRng) -> Sizes {

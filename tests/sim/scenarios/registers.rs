@@ -1,7 +1,9 @@
 //! Clients fight over a few keys while disks, links and machines fail.
 
 use super::{Scenario, Sizes};
-use crate::{actors, faults};
+use flotilla_server::world::Mark;
+
+use crate::{actors, faults, marks};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "registers",
@@ -9,11 +11,14 @@ pub(super) const SCENARIO: Scenario = Scenario {
     actors: &[actors::REGISTERS, actors::LEDGER, actors::EXPIRY],
     faults: faults::of_machines,
     sometimes: &[
-        "a power cut lost what was not synced of a log",
-        "a power cut lost what was not synced of what was applied",
-        "a key had expired",
-        "things went wrong before the cluster was born",
-        "a disk failed under its node",
-        "data fell back, and was applied again from the log",
+        marks::LOG_LOST_UNSYNCED,
+        marks::DATA_LOST_UNSYNCED,
+        marks::KEY_EXPIRED,
+        marks::BIRTH_GOES_WRONG,
+        marks::DISK_FAILED,
+        marks::DATA_FELL_BACK,
+        marks::DIED_AT_A_LINE,
+        Mark::SUCCESSOR_SILENT,
+        Mark::TAKEN_FOR_A_COPY,
     ],
 };

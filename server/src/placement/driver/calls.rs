@@ -247,7 +247,7 @@ impl Driver {
     }
 
     async fn adopt(&self, node: NodeId, status: &v1::StatusResponse) -> Result<(), Error> {
-        fail::fail_point!("join-before-adopt");
+        crate::crash_point!("join-before-adopt");
         // Its number is taken, and it may have its identity: a repeat goes on from there.
         let unreachable = |error: String| Error::OutcomeUnknown {
             message: format!("hand node {node} its identity at {}: {error}", status.peer_address),
@@ -271,7 +271,7 @@ impl Driver {
             .await
             .map_err(|_| unreachable("it does not answer".to_owned()))?
             .map_err(unreachable)?;
-        fail::fail_point!("join-after-adopt");
+        crate::crash_point!("join-after-adopt");
         Ok(())
     }
 }

@@ -223,7 +223,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             self.0.mark_durable_applied(upto.index);
         }
         self.0.tail.purge(upto);
-        fail::fail_point!("log-before-purge");
+        crate::crash_point!("log-before-purge");
         self.0.writer.purge(self.0.region, upto).await
     }
 }

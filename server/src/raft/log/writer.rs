@@ -498,9 +498,9 @@ impl Worker {
         if known_bad::is(Fault::AcknowledgedUnsynced) {
             durability = Durability::Buffered;
         }
-        fail::fail_point!("log-before-write");
+        crate::crash_point!("log-before-write");
         self.engine.write(batch, durability).map_err(|error| error.to_string())?;
-        fail::fail_point!("log-after-write");
+        crate::crash_point!("log-after-write");
         if durability == Durability::Synced {
             self.metrics.raft.observe_log_write(clock::since(started), entry_count);
         }
