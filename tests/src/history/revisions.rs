@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::{Answer, Call, Completion, Operation, Request};
 
 /// Checks, for each key, that a call which began after another had ended never saw a smaller
-/// revision, and that no two writes were given the same one.
+/// revision, that no two writes were given the same one, and that each has one value: whoever compares
+/// revisions relies on it.
 ///
 /// # Errors
 /// Names the calls that contradict it.
@@ -23,6 +24,7 @@ pub fn check_revisions(operations: &[Operation]) -> Result<(), String> {
     for (key, seen) in keys {
         no_step_back(key, &seen)?;
         no_revision_twice(key, &seen)?;
+        one_value_a_revision(key, &seen)?;
     }
     Ok(())
 }
@@ -75,6 +77,33 @@ fn no_revision_twice(key: &Bytes, seen: &[(&Operation, u64, u64)]) -> Result<(),
     Ok(())
 }
 
+fn one_value_a_revision(key: &Bytes, seen: &[(&Operation, u64, u64)]) -> Result<(), String> {
+    let mut values: BTreeMap<u64, (Bytes, &Operation)> = BTreeMap::new();
+    for (operation, _, revision) in seen {
+        let Some(value) = value_told(operation) else { continue };
+        if let Some((other, by)) = values.get(revision)
+            && *other != value
+        {
+            return Err(format!("{key:?}: {operation:?} and {by:?} differ at one revision"));
+        }
+        values.insert(*revision, (value, operation));
+    }
+    Ok(())
+}
+
+/// What was under the key of a single call at the revision that it told.
+fn value_told(operation: &Operation) -> Option<Bytes> {
+    let Request::One(_, call) = &operation.request else { return None };
+    match operation.answer()? {
+        Answer::Value(value) => value.clone(),
+        Answer::Range(_, end) => Some(Bytes::from(end.to_string())),
+        Answer::Written | Answer::Conditional(Ok(())) | Answer::Previous(_) => {
+            call.stores().cloned()
+        }
+        Answer::Conditional(Err(_)) | Answer::Deleted(_) | Answer::Txn(..) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +123,13 @@ mod tests {
         Operation { request, completion, ..read(invoked, at, 0) }
     }
 
+    fn other(mut read: Operation) -> Operation {
+        if let Completion::Ok { answer, .. } = &mut read.completion {
+            *answer = Answer::Value(Some(Bytes::from_static(b"w")));
+        }
+        read
+    }
+
     #[test]
     fn falling_and_repeated_revisions_are_noticed() {
         for (why, operations, want) in [
@@ -102,6 +138,8 @@ mod tests {
             ("falls after the end", vec![read(0, 1, 2), read(2, 3, 1)], false),
             ("two writes, two revisions", vec![write(0, 3, 1), write(1, 2, 2)], true),
             ("two writes, one revision", vec![write(0, 3, 1), write(1, 2, 1)], false),
+            ("what was written is read", vec![write(0, 1, 1), read(2, 3, 1)], true),
+            ("another value at its revision", vec![write(0, 1, 1), other(read(2, 3, 1))], false),
         ] {
             assert_eq!(check_revisions(&operations).is_ok(), want, "{why}");
         }
