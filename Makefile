@@ -95,7 +95,7 @@ demo: setup
 UNOPTIMIZED := $(foreach package,server client tests,--config 'profile.release.package.flotilla-$(package).opt-level=0')
 
 test: build faults
-	SEEDS=$${SEEDS:-10} cargo test $(CORE) --lib --test sim $(UNOPTIMIZED)
+	SEEDS=$${SEEDS:-10} cargo test $(CORE) --lib --test sim_invariants --test sim $(UNOPTIMIZED)
 	@# Real processes are tested as they are shipped; the server that the simulator links is not among them.
 	cargo test $(CORE) --test cluster --test edge --test faults \
 	  --config 'profile.release.package.flotilla-server.opt-level=0'

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use flotilla_proto::v1::{PeerRole, PeerStatus};
 
-use crate::cluster::{Cluster, Host};
+use crate::{
+    cluster::{Cluster, Host},
+    invariants::Disks as _,
+};
 
 /// Peers per region. No scenario has fewer nodes.
 const FACTOR: usize = 3;
@@ -109,9 +112,7 @@ pub(crate) fn is_made_up_for(cluster: &Cluster, goal: &Goal) -> bool {
 }
 
 fn is_anybody_aside(cluster: &Cluster) -> bool {
-    cluster.hosts.iter().filter_map(Host::joined).any(|joined| {
-        !joined.peers.quarantined().is_empty() || !joined.peers.contradicted().is_empty()
-    })
+    cluster.set_aside().is_some()
 }
 
 /// The peers of each region.

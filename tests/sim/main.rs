@@ -7,6 +7,7 @@
 
 mod actors;
 mod cluster;
+mod disks;
 mod faults;
 mod health;
 mod invariants;

@@ -104,7 +104,8 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
         }
         cluster.forgive();
         if is_due(now, JUDGED_EVERY)
-            && let Err(violation) = judges.judge(&cluster, &world.trace)
+            && let Err(violation) =
+                judges.judge(&cluster.moment(), |entry| world.trace.note(&entry.to_le_bytes()))
         {
             break Some(violation);
         }

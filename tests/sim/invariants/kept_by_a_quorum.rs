@@ -44,8 +44,8 @@ impl Invariant for KeptByAQuorum {
             let Some(voters) = known.voters(*region, moment) else { continue };
             for (index, entry, by) in committed.from(*region, known.looked + 1) {
                 let has = |place: &&Place| {
-                    moment.kept_entry(**place, *region, index) == Some(entry)
-                        || moment.kept_applied(**place, *region) >= index
+                    moment.disks.kept_entry(**place, *region, index) == Some(entry)
+                        || moment.disks.kept_applied(**place, *region) >= index
                 };
                 let keep = voters.iter().filter(has).count();
                 if keep <= VOTERS / 2 {

@@ -24,9 +24,10 @@ impl Invariant for LeaderCompleteness {
                 continue;
             }
             // The disk is ahead of what is told of it.
-            let first = moment.first_index(seen).unwrap_or(0).max(seen.status.purged_index + 1);
+            let first = moment.disks.first_index(seen.place, seen.region).unwrap_or(0);
+            let first = first.max(seen.status.purged_index + 1);
             for (index, entry, by) in committed.from(seen.region, first) {
-                let has = moment.entry(seen, index);
+                let has = moment.disks.entry(seen.place, seen.region, index);
                 if has != Some(entry) {
                     return Err(format!(
                         "region {}: peer {} leads in term {}, and has {} at index {index}, which peer {by} \

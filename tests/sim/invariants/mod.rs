@@ -1,5 +1,5 @@
 //! What must hold at every moment, one promise a file. Each looks at what a node shows of its peers and at its disk, and
-//! never asks the node to judge itself.
+//! never asks the node to judge itself. Each is tested by moments that nobody ran (`tests.rs`).
 
 mod election_safety;
 mod kept_by_a_quorum;
@@ -11,27 +11,15 @@ mod terms_grow;
 use std::collections::BTreeMap;
 
 use flotilla_proto::v1;
-use flotilla_server::{
-    ids::{PeerId, RegionId},
-    node::simulated::Instances,
-    storage::{
-        batch::Family,
-        engine::{Direction, Read as _},
-        keys::{self, log::LogPart},
-    },
-};
-
-use prost::Message as _;
-
-use crate::{cluster::Cluster, world::Trace};
+use flotilla_server::ids::{PeerId, RegionId};
 
 /// A disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     /// Number of its host.
-    host: usize,
-    /// Raised when the disk was set back, wiped or damaged: what was promised on it may be gone.
-    disk_lives: u32,
+    pub(crate) host: usize,
+    /// Raised when the disk was set back or wiped: what was promised on it may be gone.
+    pub(crate) disk_lives: u32,
 }
 
 /// A peer at this moment.
@@ -48,74 +36,32 @@ impl Seen {
     }
 }
 
-/// All running peers at this moment.
-pub(crate) struct Moment<'a> {
-    pub(crate) cluster: &'a Cluster,
-    pub(crate) peers: Vec<Seen>,
-}
+/// What is on the disks, of hosts that are down as well.
+pub(crate) trait Disks {
+    /// A checksum of the entry that a disk has at an index, if it has one.
+    fn entry(&self, place: Place, region: RegionId, index: u64) -> Option<u32>;
 
-impl<'a> Moment<'a> {
-    pub(crate) fn look(cluster: &'a Cluster) -> Self {
-        let mut peers = Vec::new();
-        for (number, host) in cluster.hosts.iter().enumerate() {
-            let Some(joined) = host.joined() else { continue };
-            for peer in joined.peers.all() {
-                peers.push(Seen {
-                    place: Place { host: number, disk_lives: host.disk_lives },
-                    region: peer.region,
-                    peer: peer.id,
-                    status: peer.status(),
-                });
-            }
-        }
-        Self { cluster, peers }
-    }
-
-    /// Some disk was damaged: less may be kept than was promised.
-    pub(crate) fn anybody_was_damaged(&self) -> bool {
-        self.cluster.hosts.iter().any(|host| host.is_excused)
-    }
-
-    /// A checksum of the entry that a peer's disk has at an index, if it has one.
-    pub(crate) fn entry(&self, seen: &Seen, index: u64) -> Option<u32> {
-        let log = self.cluster.hosts[seen.place.host].disk().log;
-        let found = log.get(Family::Default, &keys::log::entry(seen.region, index));
-        found.expect("memory does not fail").map(|entry| crc32c::crc32c(&entry))
-    }
-
-    /// The same of what a disk was asked to keep, whether anybody runs there or not.
-    fn kept_entry(&self, place: Place, region: RegionId, index: u64) -> Option<u32> {
-        let log = self.disk(place)?.log;
-        let found = log.get_synced(Family::Default, &keys::log::entry(region, index));
-        found.map(|entry| crc32c::crc32c(&entry))
-    }
+    /// The same of what the disk was asked to keep.
+    fn kept_entry(&self, place: Place, region: RegionId, index: u64) -> Option<u32>;
 
     /// Up to which index a disk was asked to keep what was applied.
-    fn kept_applied(&self, place: Place, region: RegionId) -> u64 {
-        let row = self
-            .disk(place)
-            .and_then(|disk| disk.data.get_synced(Family::Meta, &keys::meta::apply_state(region)));
-        let state = row.map(|row| v1::ApplyState::decode(row).expect("what a node has written"));
-        state.map_or(0, |state| state.applied_index)
-    }
+    fn kept_applied(&self, place: Place, region: RegionId) -> u64;
 
-    /// A disk, while it is the same.
-    fn disk(&self, place: Place) -> Option<Instances> {
-        let host = &self.cluster.hosts[place.host];
-        (host.disk_lives == place.disk_lives).then(|| host.disk())
-    }
+    /// The first index that a disk has an entry at, if it has any: those before it may have been cut off.
+    fn first_index(&self, place: Place, region: RegionId) -> Option<u64>;
 
-    /// The first index that a peer's disk has an entry at, if it has any: those before it may have been cut off.
-    pub(crate) fn first_index(&self, seen: &Seen) -> Option<u64> {
-        let log = self.cluster.hosts[seen.place.host].disk().log;
-        let range = keys::log::all_entries(seen.region);
-        let mut rows = log.scan(Family::Default, &range, Direction::Forward);
-        let (key, _) = rows.next().expect("memory does not fail")?;
-        match keys::log::decode(key)?.part {
-            LogPart::Entry { index } => Some(index),
-            _ => None,
-        }
-    }
+    /// Some disk was damaged, and that is not made up for: others may look damaged by it.
+    fn is_anybody_excused(&self) -> bool;
+
+    /// Some peer that its node or its leader has set aside, and why.
+    fn set_aside(&self) -> Option<String>;
+}
+
+/// Everything that can be seen at this moment.
+pub(crate) struct Moment<'a> {
+    /// All running peers.
+    pub(crate) peers: Vec<Seen>,
+    pub(crate) disks: &'a dyn Disks,
 }
 
 /// One promise.
@@ -162,16 +108,17 @@ impl Committed {
             .map(|((_, index), (entry, by))| (*index, *entry, *by))
     }
 
-    fn learn(&mut self, moment: &Moment<'_>, trace: &Trace) {
+    fn learn(&mut self, moment: &Moment<'_>, mut note: impl FnMut(u32)) {
         for seen in &moment.peers {
             let known = self.looked.entry((seen.place, seen.peer)).or_default();
             // Started again, it applies once more, and must apply the same.
             *known = (*known).min(seen.status.applied_index);
             for index in (*known).max(seen.status.purged_index) + 1..=seen.status.applied_index {
                 // A leader may apply what others have on their disks before its own disk has it.
-                let Some(entry) = moment.entry(seen, index) else { break };
+                let entry = moment.disks.entry(seen.place, seen.region, index);
+                let Some(entry) = entry else { break };
                 *known = index;
-                trace.note(&entry.to_le_bytes());
+                note(entry);
                 let by = seen.peer;
                 let (first, whose) =
                     *self.entries.entry((seen.region, index)).or_insert((entry, by));
@@ -206,15 +153,20 @@ impl Default for Judges {
 }
 
 impl Judges {
+    /// Looks at a moment, and tells `note` of each entry that somebody has applied since.
+    ///
     /// # Errors
     /// The first promise that is broken now.
-    pub(crate) fn judge(&mut self, cluster: &Cluster, trace: &Trace) -> Result<(), Violation> {
-        let moment = Moment::look(cluster);
-        self.committed.learn(&moment, trace);
+    pub(crate) fn judge(
+        &mut self,
+        moment: &Moment<'_>,
+        note: impl FnMut(u32),
+    ) -> Result<(), Violation> {
+        self.committed.learn(moment, note);
         for invariant in &mut self.invariants {
             let name = invariant.name();
             let broken = |how| Violation { invariant: name, how };
-            invariant.check(&moment, &self.committed).map_err(broken)?;
+            invariant.check(moment, &self.committed).map_err(broken)?;
         }
         Ok(())
     }

@@ -12,17 +12,9 @@ impl Invariant for NobodyIsSetAside {
 
     fn check(&mut self, moment: &Moment<'_>, _: &Committed) -> Result<(), String> {
         // Whoever is damaged can make others look so.
-        if moment.anybody_was_damaged() {
+        if moment.disks.is_anybody_excused() {
             return Ok(());
         }
-        for host in &moment.cluster.hosts {
-            let Some(joined) = host.joined() else { continue };
-            let peers = &joined.peers;
-            let aside = peers.quarantined().into_iter().chain(peers.contradicted()).next();
-            if let Some((region, peer, reason)) = aside {
-                return Err(format!("region {region}: peer {peer} on {}: {reason}", host.name()));
-            }
-        }
-        Ok(())
+        moment.disks.set_aside().map_or(Ok(()), Err)
     }
 }

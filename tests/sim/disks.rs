@@ -1,0 +1,89 @@
+//! What the judges see of a cluster.
+
+use flotilla_proto::v1;
+use flotilla_server::{
+    ids::RegionId,
+    node::simulated::Instances,
+    storage::{
+        batch::Family,
+        engine::{Direction, Read as _},
+        keys::{self, log::LogPart},
+    },
+};
+use prost::Message as _;
+
+use crate::{
+    cluster::Cluster,
+    invariants::{Disks, Moment, Place, Seen},
+};
+
+impl Cluster {
+    /// What can be seen now.
+    pub(crate) fn moment(&self) -> Moment<'_> {
+        let mut peers = Vec::new();
+        for (number, host) in self.hosts.iter().enumerate() {
+            let Some(joined) = host.joined() else { continue };
+            for peer in joined.peers.all() {
+                peers.push(Seen {
+                    place: Place { host: number, disk_lives: host.disk_lives },
+                    region: peer.region,
+                    peer: peer.id,
+                    status: peer.status(),
+                });
+            }
+        }
+        Moment { peers, disks: self }
+    }
+
+    /// A disk, while it is the same.
+    fn disk(&self, place: Place) -> Option<Instances> {
+        let host = &self.hosts[place.host];
+        (host.disk_lives == place.disk_lives).then(|| host.disk())
+    }
+}
+
+impl Disks for Cluster {
+    fn entry(&self, place: Place, region: RegionId, index: u64) -> Option<u32> {
+        let log = self.disk(place)?.log;
+        let found = log.get(Family::Default, &keys::log::entry(region, index));
+        found.expect("memory does not fail").map(|entry| crc32c::crc32c(&entry))
+    }
+
+    fn kept_entry(&self, place: Place, region: RegionId, index: u64) -> Option<u32> {
+        let log = self.disk(place)?.log;
+        let found = log.get_synced(Family::Default, &keys::log::entry(region, index));
+        found.map(|entry| crc32c::crc32c(&entry))
+    }
+
+    fn kept_applied(&self, place: Place, region: RegionId) -> u64 {
+        let row = self
+            .disk(place)
+            .and_then(|disk| disk.data.get_synced(Family::Meta, &keys::meta::apply_state(region)));
+        let state = row.map(|row| v1::ApplyState::decode(row).expect("what a node has written"));
+        state.map_or(0, |state| state.applied_index)
+    }
+
+    fn first_index(&self, place: Place, region: RegionId) -> Option<u64> {
+        let log = self.disk(place)?.log;
+        let range = keys::log::all_entries(region);
+        let mut rows = log.scan(Family::Default, &range, Direction::Forward);
+        let (key, _) = rows.next().expect("memory does not fail")?;
+        match keys::log::decode(key)?.part {
+            LogPart::Entry { index } => Some(index),
+            _ => None,
+        }
+    }
+
+    fn is_anybody_excused(&self) -> bool {
+        self.hosts.iter().any(|host| host.is_excused)
+    }
+
+    fn set_aside(&self) -> Option<String> {
+        self.hosts.iter().find_map(|host| {
+            let peers = &host.joined()?.peers;
+            let mut aside = peers.quarantined().into_iter().chain(peers.contradicted());
+            let (region, peer, reason) = aside.next()?;
+            Some(format!("region {region}: peer {peer} on {}: {reason}", host.name()))
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! Each promise, by moments that nobody ran: one that keeps it, and one that breaks it.
+
+#[path = "mod.rs"]
+mod invariants;
+
+use std::collections::BTreeMap;
+
+use flotilla_proto::v1;
+use flotilla_server::ids::{PeerId, RegionId};
+
+use self::invariants::{Disks, Judges, Moment, Place, Seen};
+
+const REGION: RegionId = RegionId(2);
+
+/// What three hosts have on their disks, in the order of the hosts.
+#[derive(Clone, Default)]
+struct World {
+    /// Entries by host: index, content, and whether it was synced.
+    logs: BTreeMap<usize, Vec<(u64, u32, bool)>>,
+    /// Synced state, by host.
+    kept_applied: BTreeMap<usize, u64>,
+    /// Life of each disk, if it is not the first.
+    lives: BTreeMap<usize, u32>,
+    excused: bool,
+    aside: Option<&'static str>,
+    peers: Vec<(usize, v1::PeerStatus)>,
+}
+
+impl World {
+    fn rows(&self, place: Place) -> &[(u64, u32, bool)] {
+        let lives = self.lives.get(&place.host).copied().unwrap_or_default();
+        match self.logs.get(&place.host) {
+            Some(rows) if lives == place.disk_lives => rows,
+            _ => &[],
+        }
+    }
+
+    /// A running peer of that host, whose id is the host's number.
+    fn peer(mut self, host: usize, role: &str, term: u64, applied: u64) -> Self {
+        let voter =
+            |peer_id| v1::Peer { peer_id, node_id: peer_id, role: v1::PeerRole::Voter.into() };
+        let region = v1::Region {
+            region_id: REGION.0,
+            peers: (1..=3).map(voter).collect(),
+            ..v1::Region::default()
+        };
+        let status = v1::PeerStatus {
+            role: role.to_owned(),
+            term,
+            applied_index: applied,
+            region: Some(region),
+            ..v1::PeerStatus::default()
+        };
+        self.peers.retain(|(other, _)| *other != host);
+        self.peers.push((host, status));
+        self
+    }
+
+    fn log(mut self, host: usize, rows: &[(u64, u32, bool)]) -> Self {
+        self.logs.insert(host, rows.to_vec());
+        self
+    }
+
+    fn moment(&self) -> Moment<'_> {
+        let seen = |(host, status): &(usize, v1::PeerStatus)| {
+            let disk_lives = self.lives.get(host).copied().unwrap_or_default();
+            Seen {
+                place: Place { host: *host, disk_lives },
+                region: REGION,
+                peer: PeerId(*host as u64),
+                status: status.clone(),
+            }
+        };
+        Moment { peers: self.peers.iter().map(seen).collect(), disks: self }
+    }
+}
+
+impl Disks for World {
+    fn entry(&self, place: Place, _: RegionId, index: u64) -> Option<u32> {
+        let found = self.rows(place).iter().find(|(at, ..)| *at == index);
+        found.map(|(_, entry, _)| *entry)
+    }
+
+    fn kept_entry(&self, place: Place, _: RegionId, index: u64) -> Option<u32> {
+        let found = self.rows(place).iter().find(|(at, _, synced)| *at == index && *synced);
+        found.map(|(_, entry, _)| *entry)
+    }
+
+    fn kept_applied(&self, place: Place, _: RegionId) -> u64 {
+        self.kept_applied.get(&place.host).copied().unwrap_or_default()
+    }
+
+    fn first_index(&self, place: Place, _: RegionId) -> Option<u64> {
+        self.rows(place).first().map(|(index, ..)| *index)
+    }
+
+    fn is_anybody_excused(&self) -> bool {
+        self.excused
+    }
+
+    fn set_aside(&self) -> Option<String> {
+        self.aside.map(str::to_owned)
+    }
+}
+
+/// What the judges say of moments, one after the other: which promise is broken first.
+fn judged(moments: &[World]) -> Option<&'static str> {
+    let mut judges = Judges::default();
+    let broken = moments.iter().find_map(|world| judges.judge(&world.moment(), drop).err())?;
+    assert!(broken.how.contains("region 2"), "it says where: {}", broken.how);
+    Some(broken.invariant)
+}
+
+fn check(why: &str, moments: &[World], want: Option<&str>) {
+    assert_eq!(judged(moments), want, "{why}");
+}
+
+/// Three peers in term 1, the first of which leads; all have two entries, synced, and have applied them.
+fn calm() -> World {
+    let rows = [(1, 10, true), (2, 20, true)];
+    (1..=3).fold(World::default(), |world, host| {
+        let role = if host == 1 { "leader" } else { "follower" };
+        world.log(host, &rows).peer(host, role, 1, 2)
+    })
+}
+
+#[test]
+fn a_calm_cluster_breaks_nothing() {
+    check("calm", &[calm(), calm()], None);
+}
+
+#[test]
+fn two_leaders_of_one_term_are_noticed_whenever_they_lead() {
+    let second = calm().peer(1, "follower", 1, 2).peer(2, "leader", 1, 2);
+    check("one after the other", &[calm(), second], Some("election-safety"));
+    let newer = calm().peer(2, "leader", 2, 2);
+    check("of two terms", &[calm(), newer], None);
+}
+
+#[test]
+fn a_term_never_falls_back_on_one_disk() {
+    let later = calm().peer(3, "follower", 7, 2);
+    check("it falls", &[later.clone(), calm()], Some("terms-grow"));
+    let mut another = calm();
+    another.lives.insert(3, 1);
+    check("on another disk", &[later, another], None);
+}
+
+#[test]
+fn different_entries_at_one_index_are_noticed() {
+    let other = calm().log(3, &[(1, 10, true), (2, 99, true)]);
+    check("two contents", &[other], Some("state-machine-safety"));
+    let behind = calm().log(3, &[(1, 10, true), (2, 99, true)]).peer(3, "follower", 1, 1);
+    check("it has not applied it", &[behind], None);
+}
+
+#[test]
+fn a_leader_lacks_nothing_that_was_applied() {
+    let lacks = calm().log(2, &[(1, 10, true)]).peer(2, "leader", 2, 1);
+    check("nothing there", &[calm(), lacks], Some("leader-completeness"));
+    let other = calm().log(2, &[(1, 10, true), (2, 99, true)]).peer(2, "leader", 2, 1);
+    check("another entry", &[calm(), other], Some("leader-completeness"));
+    let mut cut = calm().log(2, &[]).peer(2, "leader", 2, 2);
+    cut.kept_applied.insert(2, 2);
+    cut.peers.iter_mut().for_each(|(_, status)| status.purged_index = 2);
+    check("cut off", &[calm(), cut], None);
+}
+
+#[test]
+fn what_is_applied_is_kept_by_two_disks_of_three_also_of_nodes_that_are_down() {
+    let third = |synced| [(1, 10, true), (2, 20, true), (3, 30, synced)];
+    let two = [(1, 10, true), (2, 20, true)];
+    let applied = |second: bool, first: bool| {
+        let world = calm().log(1, &third(first)).log(2, &third(second)).log(3, &two);
+        world.peer(1, "leader", 1, 3)
+    };
+    check("two keep it", &[calm(), applied(true, true)], None);
+    check("one keeps it", &[calm(), applied(false, true)], Some("kept-by-a-quorum"));
+    let down = |mut world: World| {
+        world.peers.retain(|(host, _)| *host != 2);
+        world
+    };
+    check("one is down, and keeps it", &[calm(), down(applied(true, true))], None);
+    let not_kept = down(applied(false, true));
+    check("one is down, and does not", &[calm(), not_kept], Some("kept-by-a-quorum"));
+    let mut lost = applied(true, true);
+    lost.lives.insert(2, 1);
+    lost.peers.retain(|(host, _)| *host != 2);
+    check("its disk is another", &[calm(), lost], Some("kept-by-a-quorum"));
+    let mut as_state = applied(false, true).log(2, &two);
+    as_state.kept_applied.insert(2, 3);
+    check("one keeps what came of it", &[calm(), as_state], None);
+}
+
+#[test]
+fn entries_wait_while_the_members_change_and_are_asked_for_after_it() {
+    let change = |mut world: World, voters: usize, conf_ver| {
+        for (_, status) in &mut world.peers {
+            let region = status.region.as_mut().expect("it has one");
+            region.peers.truncate(voters);
+            region.epoch = Some(v1::RegionEpoch { conf_ver, ..v1::RegionEpoch::default() });
+        }
+        world
+    };
+    let third = [(1, 10, true), (2, 20, true), (3, 30, false)];
+    let unkept = || calm().log(1, &third).peer(1, "leader", 1, 3);
+    let during = change(unkept(), 2, 5);
+    check("during", &[calm(), during.clone()], None);
+    let old = change(unkept(), 3, 4);
+    check("by whoever knows the members of before", &[calm(), during.clone(), old], None);
+    let after = change(unkept(), 3, 6);
+    check("after", &[calm(), during, after], Some("kept-by-a-quorum"));
+}
+
+#[test]
+fn nobody_is_set_aside_without_an_excuse() {
+    let mut aside = calm();
+    aside.aside = Some("region 2: peer 3: its log is gone");
+    check("no excuse", std::slice::from_ref(&aside), Some("nobody-is-set-aside"));
+    aside.excused = true;
+    check("a disk was damaged", &[aside], None);
+}
