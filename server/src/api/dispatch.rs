@@ -8,7 +8,7 @@ use std::{
     future::{Future, poll_fn},
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -61,6 +61,13 @@ type RequestBody = Received<Incoming, Status>;
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 type AnyService = BoxCloneSyncService<Request<RequestBody>, Response<Body>, Infallible>;
 
+/// Made when somebody first asks: it reads every contract, which takes longer than the rest of a start, and says the
+/// same of every node.
+static REFLECTION: LazyLock<AnyService> =
+    LazyLock::new(|| AnyService::new(health::reflection_v1()));
+static REFLECTION_ALPHA: LazyLock<AnyService> =
+    LazyLock::new(|| AnyService::new(health::reflection_v1alpha()));
+
 /// All gRPC services of the port for clients, as one service of hyper. Cheap to clone.
 pub struct Services<R: Requests>(Arc<Shared<R>>, Option<SocketAddr>);
 
@@ -69,8 +76,6 @@ struct Shared<R: Requests> {
     seed: KvServiceServer<SeedApi<R>>,
     cluster: ClusterServer<ClusterApi>,
     health: HealthServer<HealthApi>,
-    reflection: AnyService,
-    reflection_alpha: AnyService,
     admission: Admission,
     limits: Arc<Limits>,
     observer: Arc<dyn Observer>,
@@ -108,8 +113,6 @@ impl<R: Requests> Services<R> {
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
             health: HealthServer::new(health),
-            reflection: AnyService::new(health::reflection_v1()),
-            reflection_alpha: AnyService::new(health::reflection_v1alpha()),
             admission,
             limits,
             observer,
@@ -222,8 +225,8 @@ impl<R: Requests> Shared<R> {
             | Method::Locate
             | Method::CheckRegion => self.cluster.clone().call(request),
             Method::HealthCheck | Method::HealthWatch => self.health.clone().call(request),
-            Method::Reflection => Box::pin(self.reflection.clone().call(request)),
-            Method::ReflectionAlpha => Box::pin(self.reflection_alpha.clone().call(request)),
+            Method::Reflection => Box::pin(REFLECTION.clone().call(request)),
+            Method::ReflectionAlpha => Box::pin(REFLECTION_ALPHA.clone().call(request)),
             Method::HttpGet
             | Method::HttpPut
             | Method::HttpDelete

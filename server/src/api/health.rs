@@ -186,6 +186,12 @@ mod tests {
         membership.set_ready(&["draining"]);
         assert_eq!(next().await, ServingStatus::NotServing);
     }
+
+    #[test]
+    fn every_contract_can_be_asked_for() {
+        drop((reflection_v1(), reflection_v1alpha()));
+    }
+
     #[tokio::test]
     async fn a_thousand_watchers_look_once_and_nobody_looks_for_none() {
         let membership = Arc::new(FakeMembership::default());
