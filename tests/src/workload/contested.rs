@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use rand::{RngExt as _, rngs::StdRng};
 
 use super::{Store, Worker, Workload, faulty::Faulty, reading::in_the_end};
@@ -28,7 +29,7 @@ const FIRST_JOINED: u64 = REGISTERS + COUNTERS;
 const REQUESTS_MAX: u64 = 2_000;
 const UNKNOWN_MAX: u64 = 50;
 
-/// The reader at the end, beside all workers.
+/// The first of the readers at the end, one for each store, beside all workers.
 const READER: usize = 1_000;
 
 /// The workload, and what its workers saw.
@@ -94,6 +95,17 @@ impl Contested {
         if worn {
             self.next_generation();
         }
+    }
+
+    /// Reads every key through a store, as one of the readers at the end.
+    async fn read_all(&self, reader: usize, store: &Arc<dyn Store>) -> Result<(), String> {
+        for key in (0..=self.generation.load(Relaxed)).flat_map(|number| self.keys(number)) {
+            let read = Request::One(key, Call::Read);
+            let id = self.recorder.invoke(reader, read.clone());
+            let reply = in_the_end(store.as_ref(), &read).await?;
+            self.recorder.ok(id, reply.answer, reply.revision);
+        }
+        Ok(())
     }
 
     fn keys(&self, generation: u64) -> impl Iterator<Item = Bytes> {
@@ -250,16 +262,8 @@ impl Workload for Contested {
 
     async fn check(&self, stores: &[Arc<dyn Store>]) -> Result<(), String> {
         self.faulty.check()?;
-        for (reader, store) in stores.iter().enumerate() {
-            for generation in 0..=self.generation.load(Relaxed) {
-                for key in self.keys(generation) {
-                    let read = Request::One(key, Call::Read);
-                    let id = self.recorder.invoke(READER + reader, read.clone());
-                    let reply = in_the_end(store.as_ref(), &read).await?;
-                    self.recorder.ok(id, reply.answer, reply.revision);
-                }
-            }
-        }
+        let readers = stores.iter().enumerate();
+        try_join_all(readers.map(|(reader, store)| self.read_all(READER + reader, store))).await?;
         let operations = self.recorder.operations();
         match check(&operations, self.budget) {
             Verdict::Legal => check_revisions(&operations),
