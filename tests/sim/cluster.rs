@@ -34,7 +34,9 @@ use crate::{
 const EMPTIED_AFTER: Duration = Duration::from_secs(1);
 /// Until a process that has ended by itself is started again.
 const STARTED_AFTER: Duration = Duration::from_secs(1);
-/// Names of each host: it can move from one to the next.
+/// Where Linux keeps files in memory.
+const IN_MEMORY: &str = "/dev/shm";
+/// Names of each host where hosts move: from one to the next.
 const NAMES: usize = 2;
 
 /// One host.
@@ -138,6 +140,13 @@ impl Host {
     }
 }
 
+/// A temporary folder, in memory where that can be had: what is synced there need not survive the machine, and a sync of a
+/// real disk takes as long as many steps.
+fn folder() -> io::Result<TempDir> {
+    let mut folder = tempfile::Builder::new();
+    folder.prefix("flotilla-sim-").tempdir_in(IN_MEMORY).or_else(|_| folder.tempdir())
+}
+
 /// A copy of a disk in another folder, which has the small files already.
 pub(crate) fn copy_of(disk: &Instances, dir: PathBuf) -> Instances {
     let all = |engine: &MemoryEngine| engine.crash(engine.unsynced());
@@ -162,26 +171,32 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Puts the hosts into `sim`. Those that are no spares are born as one cluster once it runs.
+    /// Puts the hosts into `sim`. Those that are no spares are born as one cluster once it runs. A name costs, whether
+    /// its host is there or not: for turmoil it is a machine that is linked with every other.
     ///
     /// # Panics
     /// Without temporary folders.
-    pub(crate) fn start(sim: &mut Sim<'_>, world: &Arc<World>, sizes: &Sizes) -> Self {
+    pub(crate) fn start(
+        sim: &mut Sim<'_>,
+        world: &Arc<World>,
+        sizes: &Sizes,
+        hosts_move: bool,
+    ) -> Self {
+        let names = if hosts_move { NAMES } else { 1 };
         let first = |number: &usize| *number <= sizes.nodes;
         let numbers = || 1..=sizes.nodes + sizes.spares;
         let join: Vec<String> =
             numbers().filter(first).map(|number| format!("n{number}:7420")).collect();
         let hosts = numbers().map(|number| {
-            let dir = tempfile::Builder::new().prefix("flotilla-sim-").tempdir();
-            let dir = dir.expect("a temporary folder");
+            let dir = folder().expect("a temporary folder");
             let mut config = config(sizes, dir.path().to_owned());
             if first(&number) {
                 config.join = join.clone();
                 config.bootstrap_expect = sizes.nodes as u32;
             }
-            let names = (0..NAMES).map(|moved| format!("n{number}{}", "m".repeat(moved)));
+            let all_names = (0..names).map(|moved| format!("n{number}{}", "m".repeat(moved)));
             let mut host = Host {
-                names: names.collect(),
+                names: all_names.collect(),
                 name: Rc::default(),
                 disk: Rc::new(RefCell::new(Instances {
                     log: MemoryEngine::new(),
@@ -198,7 +213,7 @@ impl Cluster {
                 dir,
             };
             host.wipe().expect("a temporary folder");
-            for name in 0..NAMES {
+            for name in 0..names {
                 host.enter(sim, name, config.clone(), world, number - 1);
             }
             host
@@ -282,7 +297,7 @@ impl Cluster {
     /// From its next start on a host, which must be down, is at its next address.
     pub(crate) fn move_away(&mut self, index: usize) {
         let host = &self.hosts[index];
-        host.name.set((host.name.get() + 1) % NAMES);
+        host.name.set((host.name.get() + 1) % host.names.len());
     }
 
     /// Starts what is to be started by now, as whoever watches over processes would, and empties the disks of machines

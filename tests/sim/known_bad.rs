@@ -10,7 +10,7 @@ use crate::{
     seeds::{Seed, Told, beside_each_other, line_of_seed, run_child, say},
 };
 
-/// Hunts one fault, or all.
+/// Hunts one fault, or all: without a number of seeds by those alone that are known to catch them.
 pub(crate) fn hunt(
     name: &str,
     scenarios: &[&'static Scenario],
@@ -33,6 +33,10 @@ pub(crate) fn hunt(
             .clone()
             .flat_map(|seed| scenarios.iter().map(move |scenario| Seed { scenario, seed }));
         let all: Vec<Seed> = known_to_catch(fault.name()).into_iter().chain(each).collect();
+        if all.is_empty() {
+            say(format!("{}: no seed is known to catch it", fault.name()));
+            continue;
+        }
         match first(*fault, &all, jobs) {
             Some((seed, invariant, how)) => {
                 let Seed { scenario, seed } = seed;

@@ -27,6 +27,10 @@ use clap::Parser;
 
 use self::scenarios::Scenario;
 
+/// As the server has it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Runs seeds of the simulator.
 #[derive(Debug, Parser)]
 struct Args {

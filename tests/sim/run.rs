@@ -31,8 +31,8 @@ const BIRTH_MAX: Duration = Duration::from_secs(30);
 const HEALING_MAX: Duration = Duration::from_secs(60);
 /// Bound: what those who act need to end and to look at everything once more.
 const END_MAX: Duration = Duration::from_secs(60);
-/// How often promises are looked at.
-const JUDGED_EVERY: Duration = Duration::from_millis(5);
+/// How often promises are looked at: a multiple of every tick.
+const JUDGED_EVERY: Duration = Duration::from_millis(4);
 /// How often it is looked whether all is well.
 const HEALTH_EVERY: Duration = Duration::from_millis(20);
 
@@ -65,7 +65,7 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .epoch(UNIX_EPOCH)
-        .tick_duration(Duration::from_millis(1))
+        .tick_duration(sizes.tick)
         .simulation_duration(Duration::from_secs(3_600))
         .min_message_latency(Duration::from_micros(100))
         .max_message_latency(CALM_LATENCY_MAX)
@@ -75,12 +75,12 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
     let simulation = server_world::simulate(Arc::new(Around(Arc::clone(&world))), epoch, seed);
     let _library = flotilla_client::random::seed(seed);
     let stage = Stage::new(seed, Rc::clone(&sizes), Arc::clone(&world.trace));
-    let mut cluster = Cluster::start(&mut sim, &world, &sizes);
+    let mut faults = Faults::draw(&mut random, (scenario.faults)());
+    let mut cluster = Cluster::start(&mut sim, &world, &sizes, faults.move_hosts());
     let actors: Vec<&'static str> = scenario.actors.iter().map(|actor| actor.name).collect();
     for actor in scenario.actors {
         sim.client(actor.name, (actor.act)(stage.clone()));
     }
-    let mut faults = Faults::draw(&mut random, (scenario.faults)());
     tracing::info!("{scenario:?} {seed}: {sizes:?}, faults: {}", faults.names().join(", "));
     let mut links = Links::new(faults.hold());
     let mut judges = Judges::default();

@@ -1,7 +1,7 @@
 //! What surrounds the nodes: the network of turmoil, disks that take their time, and a record of what happened.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ffi::OsString,
     fs, io,
     net::SocketAddr,
@@ -22,7 +22,10 @@ use flotilla_server::{
 };
 use futures::{FutureExt as _, future::BoxFuture};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    runtime::{Handle, Id},
+};
 use turmoil::net::{TcpListener, TcpStream};
 
 use crate::marks::ServerMarks;
@@ -38,9 +41,14 @@ pub(crate) struct Trace {
 impl Trace {
     /// Adds to what happened.
     pub(crate) fn note(&self, bytes: &[u8]) {
+        self.note_of(&[], bytes);
+    }
+
+    /// As [`Trace::note`], of somebody.
+    fn note_of(&self, who: &[u8], bytes: &[u8]) {
         let hash = self.hash.load(Relaxed);
         let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_nanos() as u64;
-        let low = crc32c::crc32c_append(hash as u32, bytes);
+        let low = crc32c::crc32c_append(crc32c::crc32c_append(hash as u32, who), bytes);
         let high = crc32c::crc32c_append((hash >> 32) as u32, &elapsed.to_le_bytes());
         let mixed = (u64::from(high) << 32 | u64::from(low)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.hash.store(mixed.rotate_left(29) ^ u64::from(low), Relaxed);
@@ -77,7 +85,7 @@ pub(crate) struct World {
     /// By host, microseconds that the slowest work with its disk takes now.
     disk_micros_max: Mutex<BTreeMap<usize, u64>>,
     /// Whose runtime is whose, since work with a disk does not say who does it.
-    hosts: Mutex<BTreeMap<String, usize>>,
+    hosts: Mutex<HashMap<Id, usize>>,
     /// The disk of each host, as its node has it.
     disks: Mutex<BTreeMap<usize, Instances>>,
     armed: Mutex<Option<Armed>>,
@@ -157,8 +165,8 @@ impl World {
 pub(crate) struct Around(pub(crate) Arc<World>);
 
 /// Names the runtime of this task.
-fn runtime() -> String {
-    tokio::runtime::Handle::current().id().to_string()
+fn runtime() -> Id {
+    Handle::current().id()
 }
 
 impl world::World for Around {
@@ -166,7 +174,7 @@ impl world::World for Around {
         let (host, world) = (self.0.host(), Arc::clone(&self.0));
         async move {
             let stream = TcpStream::connect(authority).await?;
-            Ok(Box::new(Traced { stream, host, world }) as Box<dyn Io>)
+            Ok(Box::new(Traced::new(stream, host, world)?) as Box<dyn Io>)
         }
         .boxed()
     }
@@ -229,7 +237,7 @@ impl Listen for Port {
         async move {
             let (stream, from) = self.listener.accept().await?;
             let (host, world) = (self.host, Arc::clone(&self.world));
-            Ok((Box::new(Traced { stream, host, world }) as Box<dyn Io>, from))
+            Ok((Box::new(Traced::new(stream, host, world)?) as Box<dyn Io>, from))
         }
         .boxed()
     }
@@ -238,8 +246,17 @@ impl Listen for Port {
 /// A connection of a host, whose every write is part of the trace.
 struct Traced {
     stream: TcpStream,
+    /// From where to where, as the trace has it.
+    ends: String,
     host: Option<usize>,
     world: Arc<World>,
+}
+
+impl Traced {
+    fn new(stream: TcpStream, host: Option<usize>, world: Arc<World>) -> io::Result<Self> {
+        let ends = format!("{} to {}", stream.local_addr()?, stream.peer_addr()?);
+        Ok(Self { stream, ends, host, world })
+    }
 }
 
 impl AsyncRead for Traced {
@@ -263,11 +280,8 @@ impl AsyncWrite for Traced {
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if let Poll::Ready(Ok(count)) = &written {
-            let ends =
-                self.stream.local_addr().and_then(|from| Ok((from, self.stream.peer_addr()?)));
-            tracing::trace!(?ends, count, "sent");
-            self.world.trace.note(format!("{ends:?}").as_bytes());
-            self.world.trace.note(&bytes[..*count]);
+            tracing::trace!(ends = self.ends, count, "sent");
+            self.world.trace.note_of(self.ends.as_bytes(), &bytes[..*count]);
         }
         written
     }

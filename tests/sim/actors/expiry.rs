@@ -31,7 +31,7 @@ pub(super) async fn act(stage: Stage) -> turmoil::Result {
     while stage.phase() < Phase::End {
         tokio::time::sleep(Duration::from_millis(random.random_range(5..120))).await;
         if written.is_empty() || random.random_bool(0.3) {
-            let ttl = Duration::from_millis(random.random_range(300..5_000));
+            let ttl = Duration::from_millis(random.random_range(300..3_000));
             let key = format!("expiry/{number}");
             number += 1;
             let lives_until = Instant::now() + ttl;

@@ -14,7 +14,7 @@ use crate::stage::{Phase, Stage};
 /// How long a client waits before it counts a call as one whose outcome is unknown.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a set of keys is fought over.
-const GENERATION: Duration = Duration::from_millis(500);
+const GENERATION: Duration = Duration::from_secs(1);
 /// Bound: of a judgement. A history past it shows nothing, and that is a failure.
 const BUDGET: Budget = Budget { time: Duration::from_secs(30), configurations: 1_000_000 };
 const COMPARED_AGAIN: usize = 4;
@@ -25,7 +25,8 @@ pub(super) async fn act(stage: Stage) -> turmoil::Result {
     stage.until(Phase::Faults).await;
     let stores = Plain::all(&stage.sessions(), PATIENCE);
     let contested = Contested::new("registers").judged_within(BUDGET);
-    let crew = Crew::start(contested, stage.seed, &stores, stores.len() * stage.sizes.clients);
+    let (count, pace) = (stores.len() * stage.sizes.clients, stage.sizes.pace);
+    let crew = Crew::start_at_pace(contested, stage.seed, &stores, count, pace);
     while stage.phase() < stage.busy_until() {
         tokio::time::sleep(GENERATION).await;
         crew.workload().next_generation();

@@ -150,6 +150,11 @@ pub(crate) trait Fault {
         false
     }
 
+    /// It moves hosts, which have more than one name then.
+    fn moves_hosts(&self) -> bool {
+        false
+    }
+
     /// Strikes; answers how long it is to last. `None`: it cannot now, and is tried again soon.
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration>;
 
@@ -258,6 +263,11 @@ impl Faults {
     /// Some of them hold links.
     pub(crate) fn hold(&self) -> bool {
         self.chosen.iter().any(|due| due.fault.holds())
+    }
+
+    /// Some of them move hosts.
+    pub(crate) fn move_hosts(&self) -> bool {
+        self.chosen.iter().any(|due| due.fault.moves_hosts())
     }
 
     pub(crate) fn names(&self) -> Vec<&'static str> {

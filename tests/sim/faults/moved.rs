@@ -13,6 +13,10 @@ impl Fault for Moved {
         "moved"
     }
 
+    fn moves_hosts(&self) -> bool {
+        true
+    }
+
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         // Of two that have moved at once neither finds the other, unless a third one that both find knows of them.
         let away = scene.cluster.hosts.iter().position(Host::is_away);

@@ -54,6 +54,9 @@ pub(crate) struct Sizes {
     pub(crate) nodes: usize,
     /// Nodes that wait to be added.
     pub(crate) spares: usize,
+    /// The grain of time: what one host sends, another hears in the next tick at the earliest. A step of the simulation costs
+    /// the same whatever happens in it.
+    pub(crate) tick: Duration,
     /// Entries that a log keeps, and at which it is cut.
     pub(crate) log_entries: u64,
     /// Requests and proposals under way.
@@ -65,6 +68,8 @@ pub(crate) struct Sizes {
     pub(crate) value_bytes: usize,
     /// Clients of each node.
     pub(crate) clients: usize,
+    /// How long those who fight over registers rest after each answer.
+    pub(crate) pace: Duration,
     /// The replication factor is lowered and raised. Regions pass through two voters then, and no disk may be lost.
     pub(crate) factor_changes: bool,
     /// Things go wrong from the first moment, before there is a cluster.
@@ -81,12 +86,14 @@ impl Sizes {
         Self {
             nodes: pick(random, &[3, 3, 3, 5]),
             spares: 0,
+            tick: Duration::from_millis(pick(random, &[1, 2, 4])),
             log_entries: pick(random, &[20, 20, 100, 10_000]),
             queue: pick(random, &[2, 16, 1_024]),
             snapshot_chunk_bytes: pick(random, &[4 << 10, 1 << 20]),
             catch_up_bytes: pick(random, &[0, 4 << 10, 1 << 30]),
             value_bytes: pick(random, &[10, 200, 3_000]),
             clients: pick(random, &[1, 1, 3]),
+            pace: Duration::from_millis(pick(random, &[0, 20, 50])),
             factor_changes: false,
             birth_goes_wrong: random.random_bool(0.2),
             heals_quietly: random.random_bool(0.5),
