@@ -17,6 +17,7 @@ mod action;
 mod begin;
 mod drain;
 mod factor;
+mod growth;
 mod join;
 mod keep;
 mod ladder;
