@@ -407,7 +407,8 @@ impl Answers {
             | Change::NoteVolume { name, .. }
             | Change::KeepVolume { name, .. }
             | Change::SetVolumeOwners { name, .. }
-            | Change::GrowVolume { name, .. } => {
+            | Change::GrowVolume { name, .. }
+            | Change::TakeSizeBack { name, .. } => {
                 return self.learn_deed(name.clone(), change.deed(), result.err(), now);
             }
             Change::Delete { child, .. } => (*child, None, Some(DELETED), false),

@@ -208,6 +208,7 @@ fn reason(action: &Action) -> &'static str {
             Change::KeepVolume { .. } => "VolumeRetained",
             Change::SetVolumeOwners { .. } => "VolumeOwners",
             Change::GrowVolume { .. } => "VolumeGrows",
+            Change::TakeSizeBack { .. } => "VolumeSizeTakenBack",
         },
     }
 }

@@ -423,6 +423,14 @@ impl Kubernetes {
                 });
                 done(&format!("grow volume {name}"), patch_claim(&claims(), name, patch).await)
             }
+            Change::TakeSizeBack { name, uid, version, size } => {
+                let patch = json!({
+                    "metadata": {"uid": uid, "resourceVersion": version},
+                    "spec": {"resources": {"requests": {"storage": size}}},
+                });
+                let asked = patch_claim(&claims(), name, patch).await;
+                done(&format!("take the size of volume {name} back"), asked)
+            }
         }
     }
 

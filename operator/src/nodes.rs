@@ -63,7 +63,7 @@ fn client(channel: Channel, places: &Places) -> Client {
 }
 
 /// A text of somebody else, cut and on one line.
-fn line(text: &str) -> String {
+pub(crate) fn line(text: &str) -> String {
     let mut said: String =
         text.chars().take(TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().nth(TEXT_MAX).is_some() {

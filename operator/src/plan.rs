@@ -42,7 +42,7 @@ pub use self::{
     action::{Action, Call, Change, Deed, Target},
     waits::stamps,
 };
-pub(crate) use self::{step::Kind, view::View};
+pub(crate) use self::{growth::least, step::Kind, view::View};
 use self::{
     step::Step,
     view::up,

@@ -204,6 +204,10 @@ pub struct VolumeClaim {
     /// The volume it is bound to.
     pub volume: Option<String>,
     pub requested: Quantity,
+    /// What the volume has, as far as Kubernetes says; `None` before there is one.
+    pub capacity: Option<Quantity>,
+    /// What is the matter with its growth, as Kubernetes says.
+    pub growth: Option<Growth>,
     /// It lacks the cluster's id, which claims of ours bear. By its uid it is ours all the same.
     pub unnoted: bool,
     /// As marked by us when its node was removed.
@@ -216,6 +220,17 @@ pub struct VolumeClaim {
     pub machine_is_gone: bool,
     /// Whether its storage class lets it grow; `None` when that is not known.
     pub can_grow: Option<bool>,
+}
+
+/// Why a volume does not have what its claim asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Growth {
+    /// The driver says that it cannot be had.
+    Refused { reason: String, message: String },
+    /// The driver has failed, and is asked again.
+    Fails { reason: String, message: String },
+    /// The disk has grown; its file system does when a pod uses it, or is started again.
+    WaitsForPod,
 }
 
 /// The cluster's node table, as the placement driver has it.

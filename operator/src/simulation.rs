@@ -132,7 +132,7 @@ fn replicas(fake: &Fake, replicas: i32) {
     fake.edit(|spec| spec["replicas"] = json!(replicas));
 }
 
-const STORIES: [Story; 23] = [
+const STORIES: [Story; 24] = [
     Story {
         name: "a claim loses the note whose it is",
         spec: || json!({"replicas": 1, "replicationFactor": 1}),
@@ -331,6 +331,26 @@ const STORIES: [Story; 23] = [
                 let set = &seen.children[&Child::StatefulSet(ordinal)];
                 let claims = &set["spec"]["volumeClaimTemplates"];
                 assert_eq!(claims[0]["spec"]["resources"]["requests"]["storage"], json!("2Gi"));
+            }
+            assert_eq!(fake.pods_made(), 3, "no pod was restarted");
+        },
+    },
+    Story {
+        name: "volumes get less than was asked for, and are asked for less",
+        spec: || json!({"replicas": 3, "replicationFactor": 3}),
+        turns: &[|fake| {
+            fake.give_at_most(Some("2Gi"));
+            fake.take_size_back_to("1536Mi");
+            fake.edit(|spec| spec["storage"]["size"] = json!("4Gi"));
+        }],
+        holds: |fake, seen| {
+            for ordinal in 0..3 {
+                let volume = &seen.volumes[&ordinal];
+                assert_eq!(volume.requested.0, "1536Mi", "{}", fake.journal());
+                assert_eq!(volume.capacity.as_ref(), Some(&volume.requested));
+                let set = &seen.children[&Child::StatefulSet(ordinal)];
+                let claims = &set["spec"]["volumeClaimTemplates"];
+                assert_eq!(claims[0]["spec"]["resources"]["requests"]["storage"], json!("1536Mi"));
             }
             assert_eq!(fake.pods_made(), 3, "no pod was restarted");
         },
@@ -1051,6 +1071,52 @@ async fn growth_that_is_refused_keeps_nobody_from_repairs_restarts_and_joins() {
     settle(&fake, "grown").await;
     let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
     assert!(seen.volumes.values().all(|volume| volume.requested.0 == "2Gi"), "{seen:#?}");
+}
+
+/// Kubernetes takes a request back to more than what the volume has, and not to just that; an older one not at all.
+#[tokio::test]
+async fn size_that_the_driver_does_not_give_is_told_and_can_be_taken_back() {
+    for keeps_requests in [false, true] {
+        let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+        settle(&fake, "create").await;
+        fake.give_at_most(Some("2Gi"));
+        if keeps_requests {
+            fake.keep_requests();
+        }
+        fake.edit(|spec| spec["storage"]["size"] = json!("4Gi"));
+        let asked = |seen: &Seen| seen.volumes.values().all(|claim| claim.requested.0 == "4Gi");
+        until(&fake, "told", |seen, status| {
+            asked(seen) && degraded(status) == Some("VolumesCannotGrow")
+        })
+        .await;
+        let status = passes(&fake, 60).await;
+        let told = told(&status);
+        for part in
+            ["data-kv-0-0 asks for 4Gi and has 1Gi", "no such size", "take storage.size back"]
+        {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        assert_eq!(status.largest_volume.as_deref(), Some("1Gi"), "it may be taken back to that");
+        let writes = fake.changes();
+        passes(&fake, 600).await;
+        assert_eq!(fake.changes(), writes, "nothing is written while it stands");
+        if keeps_requests {
+            fake.edit(|spec| spec["storage"]["size"] = json!("1536Mi"));
+            until(&fake, "not taken back", |_, status| {
+                let told = self::told(status);
+                told.contains("than previous value") && told.contains("Before Kubernetes 1.32")
+            })
+            .await;
+        }
+        fake.edit(|spec| spec["storage"]["size"] = json!("1Gi"));
+        settle(&fake, "as the volumes are").await;
+        let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+        assert!(asked(&seen), "that is no more than what they have, so it is let be");
+        assert_eq!((fake.pods_made(), in_service(&seen)), (3, 3));
+        // The claims still ask for it, and it is there.
+        fake.give_at_most(None);
+        settle(&fake, "given after all").await;
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    children, conditions,
+    conditions,
     crd::{KvClusterStatus, Member, RegionCounts},
     desired::{Defaults, Desired},
     drift,
@@ -80,12 +80,10 @@ pub fn compute(seen: &Seen, plan: &Plan, defaults: &Defaults, now: Timestamp) ->
     status
 }
 
-/// Of the claims that there are and of those that a StatefulSet would make.
+/// Of the claims that there are. What a StatefulSet would make its next one with is taken back with the rest.
 fn largest_volume(seen: &Seen) -> Option<String> {
-    let told = seen.volumes.values().map(|volume| volume.requested.clone());
-    let claims = seen.sets().filter_map(|(_, set)| set.pointer("/spec/volumeClaimTemplates"));
-    let sizes = told.chain(claims.filter_map(children::claim_size));
-    sizes.map(|size| size.0).max_by_key(|size| drift::amount(size))
+    let sizes = seen.volumes.values().map(|volume| plan::least(volume).0.clone());
+    sizes.max_by_key(|size| drift::amount(size))
 }
 
 /// The version of all nodes; while they differ, all of them.

@@ -54,7 +54,7 @@ use super::status::KvClusterStatus;
     ),
     printcolumn(name = "Doing", type_ = "string", json_path = ".status.operation.kind"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    // What the volumes have been told to be is in the status, and cannot be taken back.
+    // What the volumes have is in the status, and cannot be taken back.
     validation = Rule::new("!isQuantity(self.spec.storage.size) || !isQuantity(oldSelf.spec.storage.size) || \
         quantity(self.spec.storage.size).compareTo(quantity(oldSelf.spec.storage.size)) >= 0 || \
         (has(self.status) && has(self.status.largestVolume) && isQuantity(self.status.largestVolume) && \

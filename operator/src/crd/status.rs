@@ -38,8 +38,8 @@ pub struct KvClusterStatus {
     /// volume is lost before the answer was noted, nobody guesses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap_volume: Option<String>,
-    /// The size of the largest volume, as it was asked for or as new ones will be: `spec.storage.size` may be
-    /// taken back to it, and no further.
+    /// The size of the largest volume. What was asked for beyond it and none has got yet can be taken back:
+    /// `spec.storage.size` may be lowered to it, and no further.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub largest_volume: Option<String>,

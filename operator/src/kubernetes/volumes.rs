@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::{
-        core::v1::{Node, PersistentVolume, PersistentVolumeClaim},
+        core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus},
         storage::v1::StorageClass,
     },
     apimachinery::pkg::api::resource::Quantity,
@@ -20,7 +20,8 @@ use crate::{
     desired::Desired,
     drift,
     names::{CLUSTER_ID, DECOMMISSIONED, MANAGER, Names},
-    seen::VolumeClaim,
+    nodes,
+    seen::{Growth, VolumeClaim},
     world::Error,
 };
 
@@ -28,6 +29,11 @@ use crate::{
 const HOST: &str = "kubernetes.io/hostname";
 /// The policy of a volume that outlives its claim.
 const RETAIN: &str = "Retain";
+/// Conditions of a claim whose volume could not be enlarged.
+const RESIZE_ERRORS: [&str; 2] = ["ControllerResizeError", "NodeResizeError"];
+/// Ends of the states in which it is not tried any more, or hardly: `ControllerResizeInfeasible`, and before
+/// Kubernetes 1.31 `ControllerResizeFailed`; the same of nodes.
+const END_STATES: [&str; 2] = ["Infeasible", "Failed"];
 
 /// Of the cluster whose data a claim is for: it is in the claims of our StatefulSets, and outlives them.
 pub(super) fn cluster_id(claim: &PersistentVolumeClaim) -> Option<&str> {
@@ -47,6 +53,12 @@ pub(super) fn read(claim: &PersistentVolumeClaim) -> VolumeClaim {
         owners: metadata.owner_references.clone().unwrap_or_default(),
         volume: claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()),
         requested: requested.cloned().unwrap_or_else(|| Quantity("0".to_owned())),
+        capacity: claim
+            .status
+            .as_ref()
+            .and_then(|status| status.capacity.as_ref()?.get("storage"))
+            .cloned(),
+        growth: claim.status.as_ref().and_then(growth),
         unnoted: annotation(CLUSTER_ID).is_none(),
         decommissioned: annotation(DECOMMISSIONED),
         terminating: metadata.deletion_timestamp.is_some(),
@@ -54,6 +66,28 @@ pub(super) fn read(claim: &PersistentVolumeClaim) -> VolumeClaim {
         machine_is_gone: false,
         can_grow: None,
     }
+}
+
+/// What Kubernetes and the driver say of a growth that is under way. Older ones say less: then nothing but that the
+/// volume does not have it.
+fn growth(status: &PersistentVolumeClaimStatus) -> Option<Growth> {
+    let condition = |kinds: &[&str]| {
+        let mut known = status.conditions.iter().flatten();
+        known.find(|known| known.status == "True" && kinds.contains(&&*known.type_))
+    };
+    let state = status.allocated_resource_statuses.as_ref().and_then(|all| all.get("storage"));
+    let state = state.map_or("", String::as_str);
+    let failed = condition(&RESIZE_ERRORS);
+    let message = failed.and_then(|failed| failed.message.as_deref());
+    let message = nodes::line(message.unwrap_or_default());
+    if END_STATES.iter().any(|end| state.ends_with(end)) {
+        return Some(Growth::Refused { reason: nodes::line(state), message });
+    }
+    if let Some(failed) = failed {
+        return Some(Growth::Fails { reason: failed.type_.clone(), message });
+    }
+    let waits = state == "NodeResizePending" || condition(&["FileSystemResizePending"]).is_some();
+    waits.then_some(Growth::WaitsForPod)
 }
 
 /// Whether volumes that are to grow can: asked of their storage class.
@@ -319,6 +353,80 @@ mod tests {
             let kept = result.ok().filter(|kept| !kept.is_null());
             assert_eq!(kept.is_some(), want == "Retain", "{why}: what is said to be kept is");
         }
+    }
+
+    #[test]
+    fn claim_says_why_its_volume_does_not_grow() {
+        let of = |status: Value| {
+            let claim = json!({"metadata": {"name": "c"}, "status": status});
+            read(&serde_json::from_value(claim).expect("a claim"))
+        };
+        let error = |kind: &str, status: &str| {
+            json!([{"type": "Resizing", "status": "True"},
+                {"type": kind, "status": status, "message": "too\nlarge"}])
+        };
+        let texts = |reason: &str, message: &str| (reason.to_owned(), message.to_owned());
+        let refused = |reason, message| {
+            let (reason, message) = texts(reason, message);
+            Some(Growth::Refused { reason, message })
+        };
+        let fails = |reason| {
+            let (reason, message) = texts(reason, "too large");
+            Some(Growth::Fails { reason, message })
+        };
+        for (why, state, conditions, want) in [
+            ("nothing is under way", "", json!([]), None),
+            ("the driver is at it", "ControllerResizeInProgress", json!([]), None),
+            (
+                "it cannot be had",
+                "ControllerResizeInfeasible",
+                error("ControllerResizeError", "True"),
+                refused("ControllerResizeInfeasible", "too large"),
+            ),
+            (
+                "nor on the machine, and nobody says why",
+                "NodeResizeInfeasible",
+                json!([]),
+                refused("NodeResizeInfeasible", ""),
+            ),
+            (
+                "as an older Kubernetes says it",
+                "ControllerResizeFailed",
+                json!([]),
+                refused("ControllerResizeFailed", ""),
+            ),
+            (
+                "it fails",
+                "ControllerResizeInProgress",
+                error("ControllerResizeError", "True"),
+                fails("ControllerResizeError"),
+            ),
+            (
+                "on the machine",
+                "NodeResizeInProgress",
+                error("NodeResizeError", "True"),
+                fails("NodeResizeError"),
+            ),
+            (
+                "it does not any more",
+                "NodeResizePending",
+                error("ControllerResizeError", "False"),
+                Some(Growth::WaitsForPod),
+            ),
+            (
+                "as an older Kubernetes says it",
+                "",
+                error("FileSystemResizePending", "True"),
+                Some(Growth::WaitsForPod),
+            ),
+        ] {
+            let status = json!({"allocatedResourceStatuses": {"storage": state},
+                "conditions": conditions, "capacity": {"storage": "1Gi"}});
+            let claim = of(status);
+            assert_eq!(claim.growth, want, "{why}: {state}");
+            assert_eq!(claim.capacity, Some(Quantity("1Gi".into())), "{why}: {state}");
+        }
+        assert_eq!((of(Value::Null).growth, of(Value::Null).capacity), (None, None));
     }
 
     #[test]

@@ -129,6 +129,14 @@ pub enum Change {
         uid: String,
         size: Quantity,
     },
+    /// The claim asks for less than before, and for more than its volume has: what it has not got yet is wanted no
+    /// more. Of the same version as was seen.
+    TakeSizeBack {
+        name: String,
+        uid: String,
+        version: String,
+        size: Quantity,
+    },
 }
 
 macro_rules! deeds {
@@ -177,6 +185,7 @@ deeds! {
     KeepVolume, "KeepVolume", "after-keep-volume";
     SetVolumeOwners, "SetVolumeOwners", "after-set-volume-owners";
     GrowVolume, "GrowVolume", "after-grow-volume";
+    TakeSizeBack, "TakeSizeBack", "after-take-size-back";
 }
 
 impl Action {
@@ -248,7 +257,8 @@ impl Change {
             | Self::DeleteVolume { name, .. }
             | Self::KeepVolume { name, .. }
             | Self::SetVolumeOwners { name, .. }
-            | Self::GrowVolume { name, .. } => Target::Named(name),
+            | Self::GrowVolume { name, .. }
+            | Self::TakeSizeBack { name, .. } => Target::Named(name),
             Self::Apply(child, ..) | Self::Replace(child, ..) | Self::Delete { child, .. } => {
                 Target::Child(*child)
             }
@@ -271,6 +281,7 @@ impl Change {
             Self::KeepVolume { .. } => Deed::KeepVolume,
             Self::SetVolumeOwners { .. } => Deed::SetVolumeOwners,
             Self::GrowVolume { .. } => Deed::GrowVolume,
+            Self::TakeSizeBack { .. } => Deed::TakeSizeBack,
         }
     }
 }

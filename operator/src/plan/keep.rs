@@ -8,7 +8,7 @@ use super::{
 use crate::{
     answers::Contended,
     children::{self, Child},
-    drift::{self, Difference, Drift},
+    drift::{Difference, Drift},
     names::OBJECT_HASH,
     seen::{ForeignVolume, Node, Slot},
 };
@@ -665,6 +665,7 @@ impl View<'_> {
             self.trouble("PodNotMade", message);
         }
         self.look_for_going_volumes();
+        self.look_for_volumes_that_do_not_grow();
         if !self.is_initialized() || self.desired.spec.stopped {
             return;
         }

@@ -45,7 +45,7 @@ const fn lets_go_on(rung: Rung) -> Rung {
 
 /// Objects come before repairs, and pods that do not run are made anew before anything is waited for: a spec that
 /// is put right must reach the pod that everything else waits for.
-const LADDER: [Rung; 21] = [
+const LADDER: [Rung; 22] = [
     rung(Cost::Nothing, |view| view.keep_volumes()),
     rung(Cost::Nothing, |view| view.missing_children()),
     rung(Cost::Nothing, |view| view.take_marks_off()),
@@ -68,6 +68,7 @@ const LADDER: [Rung; 21] = [
     rung(Cost::Less, |view| view.scale_down()),
     rung(Cost::Nothing, |view| view.drop_configs()),
     rung(Cost::More, |view| view.wait_to_begin().or_else(|| view.open_budget())),
+    rung(Cost::Nothing, |view| view.wait_for_growth()),
 ];
 
 impl View<'_> {

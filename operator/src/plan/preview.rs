@@ -89,6 +89,16 @@ impl View<'_> {
                 ));
             }
         }
+        for volume in self.seen.volumes.values().filter(|volume| self.is_growing(volume)) {
+            let (name, asks) = (&volume.name, &volume.requested.0);
+            let has = volume.capacity.as_ref().map_or("", |has| &has.0);
+            if self.asks_too_much(volume) {
+                let size = &desired.spec.storage.size;
+                lines.push(format!("let volume {name} ask for {size} instead of {asks}"));
+            } else {
+                lines.push(format!("wait for volume {name}, which grows from {has} to {asks}"));
+            }
+        }
         for pod in self.seen.pods.range(..wanted.min(held)).map(|(_, pod)| pod) {
             if pod.template_hash.as_deref() != Some(&desired.template_hash) {
                 lines.push(format!("restart pod {}: its template is an old one", pod.name));

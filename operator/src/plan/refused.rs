@@ -6,7 +6,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Action, Change, Step, Target, View};
+use super::{Action, Deed, Step, Target, View};
 use crate::seen::Seen;
 
 impl View<'_> {
@@ -32,7 +32,7 @@ impl View<'_> {
         };
         let why = refused.why;
         // That is told whether it is tried or not.
-        let is_growth = matches!(&action, Action::Change(Change::GrowVolume { .. }));
+        let is_growth = matches!(action.deed(), Deed::GrowVolume | Deed::TakeSizeBack);
         if refused.is_told && !is_growth {
             let name = action.name();
             let is = if refused.is_definite { "is refused" } else { "fails" };

@@ -4,6 +4,7 @@ mod annotations;
 mod budget;
 mod claims;
 mod clocks;
+mod growth;
 mod ladder;
 mod lasted;
 mod marks;
@@ -120,6 +121,8 @@ fn volume(ordinal: i32) -> VolumeClaim {
         owners: Vec::new(),
         volume: Some(format!("pv-{ordinal}")),
         requested: Quantity("1Gi".into()),
+        capacity: Some(Quantity("1Gi".into())),
+        growth: None,
         unnoted: false,
         decommissioned: None,
         terminating: false,
@@ -1721,6 +1724,7 @@ fn volumes_grow_then_the_claims_of_new_ones() {
     let grown = |seen: &mut Seen| {
         for volume in seen.volumes.values_mut() {
             volume.requested = Quantity("2048Mi".into());
+            volume.capacity = Some(Quantity("2Gi".into()));
         }
     };
     check(vec![

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{View, recorded};
+use super::{View, growth, recorded};
 use crate::{
     answers::Stamp,
     clock,
@@ -83,7 +83,8 @@ pub fn stamps(seen: &Seen) -> Vec<Stamp> {
     });
     let missed = seen.missed().map(|(_, set)| (set.to_owned(), NO_POD.to_owned()));
     let begun = recorded(seen).map(|begun| (of_operation(begun), begun.started_at.clone()));
-    pods.chain(going).chain(missed).chain(begun).chain(deletion(seen)).collect()
+    let grows = growth::stamps(seen);
+    pods.chain(going).chain(missed).chain(begun).chain(grows).chain(deletion(seen)).collect()
 }
 
 /// Of the KvCluster, as a stamp.

@@ -22,10 +22,13 @@ use crate::{
     children::{self, Child},
     crd::{KvCluster, KvClusterStatus},
     desired::Desired,
+    drift,
     names::{CLUSTER_ID, Names, TEMPLATE_HASH},
     owner,
     plan::{self, Call, Change, Deed},
-    seen::{self, Exit, Joined, Node, Peer, Pod, Row, Seen, Slot, State, Table, VolumeClaim},
+    seen::{
+        self, Exit, Growth, Joined, Node, Peer, Pod, Row, Seen, Slot, State, Table, VolumeClaim,
+    },
     world::{Error, Key, Made, World},
 };
 
@@ -64,6 +67,12 @@ struct Inner {
     room: i32,
     /// A quota lets no volume grow.
     no_growth: bool,
+    /// The driver gives no volume more than this.
+    driver_max: Option<&'static str>,
+    /// This Kubernetes takes no request of a claim back.
+    keeps_requests: bool,
+    /// Somebody asks for this size as soon as every volume has been asked for more than it gets.
+    size_back: Option<&'static str>,
     /// Seconds that a new pod takes to start.
     start_takes: i64,
     /// Of which image the server ends, and how many seconds after it was ready.
@@ -134,6 +143,8 @@ struct FakeClaim {
     uid: String,
     version: u64,
     size: String,
+    /// What the volume has.
+    capacity: String,
     /// As its annotation says; empty where it has none.
     cluster_id: String,
     mark: Option<String>,
@@ -144,6 +155,10 @@ struct FakeClaim {
     /// Cluster id and node id.
     identity: Option<(String, u64)>,
     broken: bool,
+}
+
+fn is_given(max: Option<&str>, size: &str) -> bool {
+    max.is_none_or(|max| !drift::is_larger(size, &Quantity(max.to_owned())))
 }
 
 fn user_of(set: &Value) -> &Value {
@@ -191,6 +206,9 @@ impl Fake {
                 refused: None,
                 room: i32::MAX,
                 no_growth: false,
+                driver_max: None,
+                keeps_requests: false,
+                size_back: None,
                 start_takes: 1,
                 dies: None,
                 pods: BTreeMap::new(),
@@ -327,6 +345,21 @@ impl Fake {
         object.pointer_mut(path).and_then(Value::as_array_mut).expect("a list").push(item);
         object["metadata"]["resourceVersion"] = json!(version);
         inner.journal.push(format!("-- somebody adds to {child:?} at {path}"));
+    }
+
+    /// The driver gives no volume more than this from now on.
+    pub(super) fn give_at_most(&self, size: Option<&'static str>) {
+        self.0.lock().driver_max = size;
+    }
+
+    /// This Kubernetes takes no request of a claim back.
+    pub(super) fn keep_requests(&self) {
+        self.0.lock().keeps_requests = true;
+    }
+
+    /// Somebody asks for this size as soon as every volume has been asked for more than it gets.
+    pub(super) fn take_size_back_to(&self, size: &'static str) {
+        self.0.lock().size_back = Some(size);
     }
 
     /// What the operator was ended right before or after, if it was anything but a note.
@@ -643,6 +676,10 @@ impl Inner {
         self.cluster.metadata.resource_version = Some(self.next_version());
     }
 
+    fn is_given(&self, size: &str) -> bool {
+        is_given(self.driver_max, size)
+    }
+
     fn claim_of(&self, pod: &FakePod) -> Option<&FakeClaim> {
         self.claims.values().find(|claim| claim.uid == pod.claim)
     }
@@ -716,6 +753,17 @@ impl Inner {
             if let Some(pod) = self.pods.get_mut(&ordinal) {
                 pod.restarts += 1;
             }
+        }
+        let max = self.driver_max;
+        let is_given = |claim: &&mut FakeClaim| is_given(max, &claim.size);
+        for claim in self.claims.values_mut().filter(is_given) {
+            claim.capacity.clone_from(&claim.size);
+        }
+        let is_small = |claim: &FakeClaim| claim.size != claim.capacity;
+        if let Some(size) = self.size_back.take_if(|_| self.claims.values().all(is_small)) {
+            size.clone_into(&mut self.cluster.spec.storage.size);
+            self.touch_cluster();
+            self.journal.push(format!("-- no more than {size} is wanted any more"));
         }
         let drains =
             |flotilla: &Flotilla| flotilla.rows.iter().any(|row| row.state == State::Draining);
@@ -818,6 +866,7 @@ impl Inner {
             let claim = FakeClaim {
                 uid,
                 version: 1,
+                capacity: size.clone(),
                 size,
                 cluster_id,
                 mark: None,
@@ -927,6 +976,11 @@ impl Inner {
                 },
                 volume: Some(format!("pv-of-{}", claim.uid)),
                 requested: Quantity(claim.size.clone()),
+                capacity: Some(Quantity(claim.capacity.clone())),
+                growth: (!self.is_given(&claim.size)).then(|| Growth::Refused {
+                    reason: "ControllerResizeInfeasible".into(),
+                    message: "no such size".into(),
+                }),
                 unnoted: claim.cluster_id.is_empty(),
                 decommissioned: claim.mark.clone(),
                 terminating: claim.terminating,
@@ -1298,6 +1352,19 @@ impl Inner {
             }
             Change::GrowVolume { name, uid, size } => {
                 self.claim(name, uid)?.size.clone_from(&size.0);
+            }
+            Change::TakeSizeBack { name, uid, version, size } => {
+                self.claim_of_version(name, uid, version)?;
+                if self.keeps_requests {
+                    return Err(Error::Refused("field can not be less than previous value".into()));
+                }
+                let claim = self.claim(name, uid)?;
+                if !drift::is_larger(&size.0, &Quantity(claim.capacity.clone())) {
+                    return Err(Error::Refused(
+                        "field can not be less than status.capacity".into(),
+                    ));
+                }
+                claim.size.clone_from(&size.0);
             }
             Change::DeleteVolume { name, uid, keep, version } => {
                 self.claim_of_version(name, uid, version)?;
