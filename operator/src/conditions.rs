@@ -20,7 +20,7 @@ pub(crate) const UNREACHABLE: &str = "Unreachable";
 /// Bound: longest message of a condition, in characters.
 const MESSAGE_MAX: usize = 2000;
 /// Reasons of `Degraded`, the gravest first: the first that applies is shown.
-const GRAVITY: [&str; 12] = [
+const GRAVITY: [&str; 13] = [
     LOST,
     "BootstrapVolumeLost",
     "VolumeGoing",
@@ -33,6 +33,7 @@ const GRAVITY: [&str; 12] = [
     "DiskFull",
     "PodFailing",
     "PodNotMade",
+    "PodNotJoined",
 ];
 
 /// An answer: status, reason, message.

@@ -2,11 +2,19 @@
 //! time.
 
 use super::{Action, Call, Kind, Step, View};
-use crate::seen::{Node, State};
+use crate::{
+    answers::Stamp,
+    names::CLIENT_PORT,
+    seen::{Node, Pod, Seen, State},
+};
 
 /// Bound: so long, in seconds, nothing else that takes a node away or adds one begins beside a node that is half
 /// way in and does not answer.
 const COMES_SECONDS: i64 = 300;
+/// Bound: a pod that is no node yet answers by then, in seconds, or it is told.
+const ANSWERS_SECONDS: i64 = 300;
+/// Bound: pods that are told of which do not answer.
+const PODS_TOLD: usize = 5;
 
 impl View<'_> {
     pub(super) fn join(&mut self) -> Option<Step> {
@@ -84,6 +92,62 @@ impl View<'_> {
         }
     }
 
+    /// A pod that holds no node and does not answer: nobody misses it, so that nothing else would tell of it, and it
+    /// keeps the disruption budget closed all the same. Kubernetes tells of those that fail, and of those it cannot
+    /// place.
+    pub(super) fn look_for_pods_that_do_not_join(&mut self) {
+        let wanted = 0..self.desired.spec.replicas;
+        let silent = self.seen.pods.range(wanted).filter_map(|(ordinal, pod)| {
+            let mut known = self.seen.cluster.status.iter().flat_map(|status| &status.members);
+            let is_node = match &self.seen.table {
+                Some(_) => self.member(*ordinal).is_some_and(|row| !row.holds_nothing_yet()),
+                None => known.any(|member| member.pod_name == pod.name),
+            };
+            let (whose, stamp) = stamp_of(pod)?;
+            let lasted = self.seen.answers.lasted(&whose, &stamp).unwrap_or(0);
+            let is_told = !is_node && pod.problem.is_none() && lasted >= ANSWERS_SECONDS;
+            is_told.then(|| self.of_silent(pod))
+        });
+        let mut told: Vec<_> = silent.collect();
+        let more = told.len().saturating_sub(PODS_TOLD);
+        told.truncate(PODS_TOLD);
+        let Some(last) = told.last_mut() else { return };
+        if more > 0 {
+            last.push_str(&format!("; so it is with {more} others"));
+        }
+        last.push_str(
+            ". As long as a pod is not ready, Kubernetes nodes with pods of this cluster cannot be drained",
+        );
+        for message in told {
+            self.trouble("PodNotJoined", message);
+        }
+    }
+
+    /// No number that runs: each would be written into the status.
+    fn of_silent(&self, pod: &Pod) -> String {
+        let (name, namespace) = (&pod.name, &self.desired.names.namespace);
+        let minutes = ANSWERS_SECONDS / 60;
+        if pod.terminating {
+            return format!(
+                "pod {name} is no node, is being deleted, and has not ended for more than {minutes} minutes: its                  machine may be away (`kubectl -n {namespace} get pod {name} -o wide`)"
+            );
+        }
+        let (Some(since), Node::Silent(why)) = (&pod.running_since, &pod.node) else {
+            return format!(
+                "pod {name} is no node yet and has not started for more than {minutes} minutes: `kubectl -n \
+                 {namespace} describe pod {name}` says what it waits for, as for its volume or its image"
+            );
+        };
+        let ip = pod.ip.as_deref().unwrap_or("an address that it has not got");
+        let at = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+        format!(
+            "pod {name} is no node yet: it runs since {since} and has not answered the operator at \
+             {at}:{CLIENT_PORT} for more than {minutes} minutes: {why}. See what its server says (`kubectl -n \
+             {namespace} logs {name}`), and whether the operator is let through to it: by networks and other \
+             NetworkPolicies, and by spec.networkPolicy.operatorFrom"
+        )
+    }
+
     fn add(&self, ordinal: i32, expected_version: u64) -> Step {
         let name = self.pod_name(ordinal);
         let operation = self.operation(self.join_kind(&name), &name, "AddLearner");
@@ -99,4 +163,16 @@ impl View<'_> {
             _ => Kind::ScaleUp,
         }
     }
+}
+
+/// Since when it is silent nobody notes: it is watched, anew when its container was started again.
+fn stamp_of(pod: &Pod) -> Option<Stamp> {
+    let is_silent = matches!(pod.node, Node::Silent(_));
+    let since = pod.running_since.as_deref().unwrap_or("never");
+    is_silent.then(|| (pod.uid.clone(), format!("no answer, runs since {since}")))
+}
+
+/// Pods that do not answer.
+pub(super) fn stamps(seen: &Seen) -> impl Iterator<Item = Stamp> {
+    seen.pods.values().filter_map(stamp_of)
 }

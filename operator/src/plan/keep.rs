@@ -666,7 +666,11 @@ impl View<'_> {
         }
         self.look_for_going_volumes();
         self.look_for_volumes_that_do_not_grow();
-        if !self.is_initialized() || self.desired.spec.stopped {
+        if self.desired.spec.stopped {
+            return;
+        }
+        self.look_for_pods_that_do_not_join();
+        if !self.is_initialized() {
             return;
         }
         let lasts = self.seen.answers.whole_for() >= CLOSED_SECONDS;

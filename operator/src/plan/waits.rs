@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{View, growth, recorded};
+use super::{View, growth, join, recorded};
 use crate::{
     answers::Stamp,
     clock,
@@ -83,8 +83,8 @@ pub fn stamps(seen: &Seen) -> Vec<Stamp> {
     });
     let missed = seen.missed().map(|(_, set)| (set.to_owned(), NO_POD.to_owned()));
     let begun = recorded(seen).map(|begun| (of_operation(begun), begun.started_at.clone()));
-    let grows = growth::stamps(seen);
-    pods.chain(going).chain(missed).chain(begun).chain(grows).chain(deletion(seen)).collect()
+    let others = growth::stamps(seen).chain(join::stamps(seen));
+    pods.chain(going).chain(missed).chain(begun).chain(others).chain(deletion(seen)).collect()
 }
 
 /// Of the KvCluster, as a stamp.

@@ -1,7 +1,7 @@
 //! What befalls one node, and what the others are not to suffer for it.
 
 use super::*;
-use crate::world::Error;
+use crate::{crd::Member, world::Error};
 
 fn the(seen: &mut Seen, ordinal: i32) -> &mut Pod {
     seen.pods.get_mut(&ordinal).expect("a pod")
@@ -640,6 +640,87 @@ fn pod_that_kubernetes_does_not_make_is_told_after_a_while() {
     assert_eq!(told(30, &stopped), None, "none is to be made");
     let taken = |seen: &mut Seen| drop(seen.taken.insert(Slot::Pod(1), "theirs".into()));
     assert_eq!(told(30, &taken), None, "the name is taken, which is told");
+}
+
+/// Nobody misses it, and it keeps Kubernetes nodes from being drained.
+#[test]
+fn pod_that_never_becomes_a_node_is_told_after_a_while() {
+    let told = |seconds: i64, change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(4, json!({"replicas": 4}));
+        silent(&mut seen, 3);
+        table(&mut seen).nodes.remove(3);
+        let pod = seen.pods.get_mut(&3).expect("a pod");
+        (pod.ready_since, pod.not_ready_since) = (None, Some(ago(7200)));
+        change(&mut seen);
+        for then in [now().as_second() - seconds, now().as_second()] {
+            let then = Timestamp::from_second(then).expect("a time");
+            seen.answers.watch_stamps(stamps(&seen), then);
+        }
+        let plan = plan(&seen, &defaults(), now());
+        let told = plan.troubles.into_iter().filter(|trouble| trouble.reason == "PodNotJoined");
+        told.map(|trouble| trouble.message).collect::<Vec<_>>().join("; ")
+    };
+    let pod = |seen: &mut Seen, change: &dyn Fn(&mut Pod)| {
+        change(seen.pods.get_mut(&3).expect("a pod"));
+    };
+    let words = told(300, &|_| {});
+    for part in [
+        format!("pod kv-3-0 is no node yet: it runs since {}", ago(3600)),
+        "at 10.0.0.1:7420 for more than 5 minutes: no answer".into(),
+        "logs kv-3-0".into(),
+        "operatorFrom".into(),
+        "cannot be drained".into(),
+    ] {
+        assert!(words.contains(&part), "{part}: {words}");
+    }
+    // By the operator's own clock, whatever the pod's times are.
+    assert_eq!(told(299, &|_| {}), "", "it may come yet");
+    let half = |seen: &mut Seen| {
+        let row = Row { state: State::Learner, peers: 0, alive: false, ..row(3) };
+        table(seen).nodes.push(row);
+    };
+    assert!(told(300, &half).contains("kv-3-0"), "half way in");
+    let node = |seen: &mut Seen| table(seen).nodes.push(Row { alive: false, ..row(3) });
+    assert_eq!(told(300, &node), "", "a node that is down is told as that");
+    let starts = |seen: &mut Seen| {
+        pod(seen, &|pod| (pod.running, pod.running_since) = (false, None));
+    };
+    assert!(told(300, &starts).contains("describe pod kv-3-0"), "{}", told(300, &starts));
+    let fails = |seen: &mut Seen| {
+        pod(seen, &|pod| pod.problem = Some(("ImagePullBackOff".into(), "no".into())));
+    };
+    assert_eq!(told(300, &fails), "", "that is told");
+    let ends = |seen: &mut Seen| pod(seen, &|pod| pod.terminating = true);
+    assert!(told(300, &ends).contains("has not ended"), "{}", told(300, &ends));
+    let empty = |seen: &mut Seen| {
+        pod(seen, &|pod| pod.node = Node::Unjoined { version: "0.1.0".into() });
+    };
+    assert_eq!(told(300, &empty), "", "it answers, and is taken in");
+    let begins = |seen: &mut Seen| (seen.cluster.status, seen.table) = (None, None);
+    assert!(told(300, &begins).contains("kv-3-0"), "before the cluster begins");
+    let outage = |seen: &mut Seen| {
+        let member = |ordinal: i32| Member {
+            node_id: i64::from(ordinal) + 1,
+            pod_name: names().pod(ordinal),
+            role: "voter".into(),
+            state: "Up".into(),
+            leaders: 0,
+            peers: 1,
+            pvc_uid: None,
+            version: None,
+        };
+        seen.table = None;
+        (0..4).for_each(|ordinal| silent_pod(seen, ordinal));
+        seen.cluster.status.get_or_insert_default().members = (0..4).map(member).collect();
+    };
+    assert_eq!(told(300, &outage), "", "they were nodes");
+    let stopped = |seen: &mut Seen| seen.cluster.spec.stopped = true;
+    assert_eq!(told(300, &stopped), "", "none is wanted");
+}
+
+fn silent_pod(seen: &mut Seen, ordinal: i32) {
+    let pod = seen.pods.get_mut(&ordinal).expect("a pod");
+    (pod.node, pod.ready) = (Node::Silent("no answer".into()), false);
 }
 
 /// Else a person deletes what may be the data, or gives a cluster that runs another name.
