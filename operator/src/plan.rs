@@ -130,9 +130,17 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
     }
     let mut view = View::new(seen, &desired, now);
     if desired.spec.paused {
-        let recorded = view.recorded.cloned();
+        let operation = view.recorded.cloned();
+        let kept = view.keep_what_is_to_stay();
         view.look_for_trouble();
-        return Plan { operation: recorded, ..quiet("reconciliation is paused", view.troubles) };
+        let troubles = view.troubles;
+        return match kept {
+            Some(Step::Keep(action, why)) => {
+                let why = format!("{PAUSED}, but {why}");
+                Plan { action: Some(action), operation, why, troubles, requeue: SOON }
+            }
+            _ => Plan { operation, ..quiet(PAUSED, troubles) },
+        };
     }
     let recorded = view.recorded.cloned();
     let step = view.step();
@@ -171,16 +179,17 @@ pub fn is_whole(seen: &Seen, desired: &Desired, now: Timestamp) -> bool {
 #[must_use]
 pub fn preview(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Vec<String> {
     match Desired::of(&seen.cluster, defaults) {
-        Ok(desired) if desired.spec.paused => {
-            vec!["nothing: reconciliation is paused".to_owned()]
-        }
         Ok(desired) => match &seen.earlier {
             Some(what) => vec![format!("nothing: {}", of_earlier(what))],
+            None if desired.spec.paused => View::new(seen, &desired, now).preview_paused(),
             None => View::new(seen, &desired, now).preview(),
         },
         Err(Invalid(wrong)) => wrong.into_iter().map(|wrong| format!("nothing: {wrong}")).collect(),
     }
 }
+
+/// Why next to nothing is done.
+const PAUSED: &str = "reconciliation is paused";
 
 /// The reason of a cluster that an operator made which had one StatefulSet for all nodes.
 pub(crate) const EARLIER: &str = "MadeByEarlierOperator";

@@ -1618,6 +1618,27 @@ async fn paused_cluster_is_told_of_and_left_alone() {
     settle(&fake, "goes on").await;
 }
 
+#[tokio::test]
+async fn claims_that_are_to_stay_are_let_go_by_their_cluster_also_while_it_is_paused() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3,
+        "storage": {"size": "1Gi", "retain": false}}));
+    settle(&fake, "create").await;
+    assert_eq!(fake.owned_claims(), 3, "{}", fake.journal());
+    fake.edit(|spec| {
+        spec["paused"] = json!(true);
+        spec["replicas"] = json!(5);
+    });
+    passes(&fake, 20).await;
+    assert_eq!(fake.owned_claims(), 3, "{}", fake.journal());
+    fake.edit(|spec| spec["storage"]["retain"] = json!(true));
+    passes(&fake, 20).await;
+    assert_eq!((fake.owned_claims(), fake.pods_made()), (0, 3), "{}", fake.journal());
+    // What is to go waits for the end of the pause.
+    fake.edit(|spec| spec["storage"]["retain"] = json!(false));
+    passes(&fake, 20).await;
+    assert_eq!(fake.owned_claims(), 0, "{}", fake.journal());
+}
+
 /// Another operator that was frozen with what it had seen, and wakes up late.
 struct Late<'a> {
     fake: &'a Fake,

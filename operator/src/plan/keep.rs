@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    Action, Change, Deed, Kind, NO_POD, Step, View, repair::EXIT_DISK_FULL, scale::Template, up,
+    Action, Change, Deed, Kind, NO_POD, PAUSED, Step, View, repair::EXIT_DISK_FULL,
+    scale::Template, up,
 };
 use crate::{
     answers::Contended,
@@ -569,7 +570,7 @@ impl View<'_> {
             let message = "there is no type ServiceMonitor in this Kubernetes";
             self.trouble("NoServiceMonitors", message);
         }
-        let halted = self.desired.spec.paused.then_some("reconciliation is paused");
+        let halted = self.desired.spec.paused.then_some(PAUSED);
         self.look_for_trouble_of_nodes(halted);
     }
 
@@ -665,6 +666,9 @@ impl View<'_> {
             self.trouble("PodNotMade", message);
         }
         self.look_for_going_volumes();
+        if let Some(why) = halted {
+            self.look_for_claims_that_would_go(why);
+        }
         self.look_for_volumes_that_do_not_grow();
         if self.desired.spec.stopped {
             return;

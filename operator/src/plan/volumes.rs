@@ -6,11 +6,14 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use super::{Action, Change, Deed, Kind, Step, View};
+use super::{Action, Change, Deed, Kind, PAUSED, Step, View};
 use crate::{
     children,
     seen::{Node, Row, State, VolumeClaim},
 };
+
+/// Bound: claims that are named of those that would go.
+const CLAIMS_TOLD: usize = 5;
 
 impl View<'_> {
     /// Claims that are being deleted with what a node needs.
@@ -261,6 +264,70 @@ impl View<'_> {
         let with = if self.desired.spec.storage.retain { "nothing" } else { "the KvCluster" };
         let why = format!("volume claim {} is to go with {with}", volume.name);
         Some(Step::Keep(Action::Change(change), why))
+    }
+
+    /// What `retain` asks for holds also while all else is left to a person. Who asks for it may be about to delete the
+    /// KvCluster, whose claims would go along, and what is gone cannot be had back. It changes nothing but with whom a
+    /// claim goes, restarts nobody and moves nothing. The other way round waits: what is kept can go later.
+    pub(super) fn keep_what_is_to_stay(&self) -> Option<Step> {
+        let stays = self.desired.spec.storage.retain;
+        stays.then(|| self.keep_volumes().or_else(|| self.own_volumes())).flatten()
+    }
+
+    /// Claims that are to stay and would go with something of ours.
+    fn would_go(&self) -> impl Iterator<Item = (i32, &VolumeClaim)> {
+        let claims = self.seen.volumes.iter().map(|(ordinal, claim)| (*ordinal, claim));
+        let ours = |ordinal: i32, owner: &OwnerReference| {
+            owner.uid == self.desired.uid || self.is_set_of(ordinal, owner)
+        };
+        claims.filter(move |(ordinal, claim)| {
+            self.desired.spec.storage.retain
+                && !claim.terminating
+                && claim.owners.iter().any(|owner| ours(*ordinal, owner))
+        })
+    }
+
+    /// Why they are not kept, where nobody is about to see to it.
+    pub(super) fn look_for_claims_that_would_go(&mut self, halted: &str) {
+        let acts = self.desired.spec.paused;
+        let claims = self.would_go().filter(|(ordinal, claim)| {
+            !(acts && self.lacks(Deed::SetVolumeOwners, *ordinal, claim))
+        });
+        let claims: Vec<_> = claims.map(|(_, claim)| claim.name.clone()).collect();
+        if claims.is_empty() {
+            return;
+        }
+        let first: Vec<_> = claims.iter().take(CLAIMS_TOLD).map(String::as_str).collect();
+        let more = if claims.len() > first.len() { ", …" } else { "" };
+        let message = format!(
+            "storage.retain is not in force: volume claims go with what they belong to ({}{more}), as long as {halted}. \
+             Delete neither the KvCluster nor its StatefulSets before that is over",
+            first.join(", ")
+        );
+        self.trouble("RetainNotInForce", message);
+    }
+
+    /// What is done of a cluster that is paused.
+    pub(super) fn preview_paused(&self) -> Vec<String> {
+        let mut lines = vec![format!("nothing else: {PAUSED}")];
+        if self.desired.spec.storage.retain {
+            let claims = self.seen.volumes.iter();
+            let kept = claims.filter_map(|(ordinal, claim)| {
+                if self.lacks(Deed::KeepVolume, *ordinal, claim) {
+                    return Some(format!("keep the disk of volume claim {}", claim.name));
+                }
+                self.lacks(Deed::SetVolumeOwners, *ordinal, claim)
+                    .then(|| format!("let volume claim {} go with nothing", claim.name))
+            });
+            lines.splice(0..0, kept.collect::<Vec<_>>());
+        }
+        if let [only] = &mut lines[..] {
+            *only = format!("nothing: {PAUSED}");
+        }
+        if self.would_go().any(|(at, claim)| !self.lacks(Deed::SetVolumeOwners, at, claim)) {
+            lines.push("storage.retain is not in force before the pause ends".to_owned());
+        }
+        lines
     }
 
     fn is_set_of(&self, ordinal: i32, owner: &OwnerReference) -> bool {

@@ -142,6 +142,84 @@ fn disk_of_a_node_that_was_given_up_is_kept_when_somebody_deletes_its_claim() {
     ]);
 }
 
+/// Who asks for it may be about to delete the KvCluster.
+#[test]
+fn claims_are_kept_also_while_paused_and_nothing_else_is_done() {
+    let paused = |retain: bool, change: &dyn Fn(&mut Seen)| {
+        let spec = json!({"paused": true, "replicas": 5,
+            "storage": {"size": "1Gi", "retain": retain}});
+        let mut seen = settled(3, spec);
+        seen.cluster.spec.replicas = 5;
+        change(&mut seen);
+        seen
+    };
+    let terminating = |seen: &mut Seen| {
+        let claim = claim(seen, 1);
+        (claim.terminating, claim.kept) = (true, Some(false));
+    };
+    let of_earlier = |seen: &mut Seen| {
+        tie(seen);
+        for (_, claim) in &mut seen.volumes {
+            claim.owners[0].kind = "StatefulSet".into();
+            claim.owners[0].api_version = "apps/v1".into();
+            claim.owners[0].name = "kv-0".into();
+        }
+        let set = seen.children.get_mut(&Child::StatefulSet(0)).expect("a set");
+        set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] = json!("Delete");
+    };
+    let preview = |seen: &Seen| super::super::preview(seen, &defaults(), now());
+    let nothing = "nothing: reconciliation is paused";
+    assert_eq!(preview(&paused(true, &|_| {})), [nothing]);
+    assert_eq!(preview(&paused(false, &|_| {})), [nothing], "it waits");
+    let lines = preview(&paused(true, &|seen| tie(seen)));
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert_eq!(lines[0], "let volume claim data-kv-0-0 go with nothing");
+    assert_eq!(lines[3], "nothing else: reconciliation is paused");
+    let lines = preview(&paused(true, &of_earlier));
+    assert_eq!(
+        lines.last().expect("a line"),
+        "storage.retain is not in force before the pause ends"
+    );
+    check(vec![
+        ("as they are to be", paused(true, &|_| {}), Want::Nothing, ""),
+        (
+            "they would go with the cluster",
+            paused(true, &|seen| tie(seen)),
+            Want::Does("SetVolumeOwners", "owners: []"),
+            "",
+        ),
+        (
+            "they are to go, which waits",
+            paused(false, &|seen| seen.volumes.values_mut().for_each(|claim| claim.owners.clear())),
+            Want::Nothing,
+            "",
+        ),
+        (
+            "one goes, and its disk is to stay",
+            paused(true, &terminating),
+            Want::Does("KeepVolume", "pv-1"),
+            "VolumeGoing",
+        ),
+        (
+            "they would go with a StatefulSet, which is not touched",
+            paused(true, &of_earlier),
+            Want::Nothing,
+            "RetainNotInForce",
+        ),
+        (
+            "nothing can be done about a spec that is wrong",
+            {
+                let mut seen = settled(3, json!({"storage": {"size": "1Gi", "retain": false}}));
+                seen.cluster.spec.storage.retain = true;
+                seen.cluster.spec.config.insert("no_such".into(), json!(1));
+                seen
+            },
+            Want::Nothing,
+            "RetainNotInForce",
+        ),
+    ]);
+}
+
 /// The pod that is left behind is the claim's last user.
 #[test]
 fn stopped_cluster_lets_a_pod_be_whose_claim_goes_also_without_its_stateful_set() {
