@@ -23,8 +23,8 @@ pub use self::{
     config_map::CONFIG_FILE,
     network::read_peers,
     stateful_set::{
-        ADVERTISE_HOST, claim_size, configs, image_of, keeps_its_disk, replicas, sent_hash,
-        server_image, template, template_also_by, template_hash, template_like,
+        ADVERTISE_HOST, claim_size, configs, disk_elsewhere, image_of, keeps_its_disk, replicas,
+        sent_hash, server_image, template, template_also_by, template_hash, template_like,
     },
 };
 use crate::{desired::Desired, hash, names::OBJECT_HASH};

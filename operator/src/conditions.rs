@@ -20,7 +20,7 @@ pub(crate) const UNREACHABLE: &str = "Unreachable";
 /// Bound: longest message of a condition, in characters.
 const MESSAGE_MAX: usize = 2000;
 /// Reasons of `Degraded`, the gravest first: the first that applies is shown.
-const GRAVITY: [&str; 13] = [
+const GRAVITY: [&str; 14] = [
     LOST,
     "BootstrapVolumeLost",
     "VolumeGoing",
@@ -29,6 +29,7 @@ const GRAVITY: [&str; 13] = [
     "InvalidSpec",
     EARLIER,
     "VersionRefused",
+    "TemplateHidesDisk",
     "NodeLost",
     "DiskFull",
     "PodFailing",

@@ -379,6 +379,11 @@ mod tests {
             assert!(invalid.0.iter().any(|text| text.contains(part)), "{why}: {invalid:?}");
         }
         for (why, spec) in [
+            // What it may bring is set beside it, which comes before.
+            (
+                "variables that nobody knows",
+                server("envFrom", json!([{"secretRef": {"name": "x"}}])),
+            ),
             (
                 "another place",
                 mount(json!({"mountPath": "/var/lib/flotilla-x", "name": "scratch"})),

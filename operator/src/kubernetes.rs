@@ -208,7 +208,11 @@ impl Kubernetes {
             match pods::Maker::of(children, not_ours, ordinal).whose(&pod, names, ordinal) {
                 Ok(ours) => {
                     let set = children.get(&Child::StatefulSet(ordinal)).filter(|_| ours);
-                    let mut read = seen::Pod { ours, ..pods::read(&pod) };
+                    let mut read = seen::Pod {
+                        ours,
+                        disk_elsewhere: pods::disk_elsewhere(&pod, &names.volume(ordinal)),
+                        ..pods::read(&pod)
+                    };
                     read.template_hash = read
                         .template_hash
                         .or_else(|| set.and_then(|set| pods::hash_of_revision(&pod, set)));

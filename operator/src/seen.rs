@@ -101,6 +101,8 @@ pub struct Pod {
     pub last_exit: Option<Exit>,
     /// When it was last seen to become not ready, or was made.
     pub not_ready_since: Option<String>,
+    /// Where its server keeps its data, if that is not the disk of its claim.
+    pub disk_elsewhere: Option<String>,
     /// While it is ready.
     pub ready_since: Option<String>,
     /// When its container was started last, while it runs.

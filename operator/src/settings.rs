@@ -28,9 +28,15 @@ const RESERVED: [&str; 8] = [
 ];
 /// Variables that would say the same to the server, which reads them before its file.
 pub fn reserved_variables() -> impl Iterator<Item = String> {
-    RESERVED.iter().map(|key| format!("FLOTILLA_{}", key.to_uppercase()))
+    RESERVED.iter().map(|key| variable(key))
 }
 
+fn variable(key: &str) -> String {
+    format!("FLOTILLA_{}", key.to_uppercase())
+}
+
+/// By which the server is told where its data is, before its file.
+pub const DATA_DIR_VARIABLE: &str = "FLOTILLA_DATA_DIR";
 /// Where the volume is mounted.
 pub const DATA_DIR: &str = "/var/lib/flotilla";
 /// How long a node may be silent before its peers are made anew, unless the spec says otherwise.
@@ -148,20 +154,35 @@ impl Settings {
         self.dual
     }
 
+    /// What a node is reached by and where it keeps its data.
+    fn own(&self) -> [(&'static str, String); 4] {
+        let host = if self.dual { "[::]" } else { "0.0.0.0" };
+        let any = |port: i32| format!("{host}:{port}");
+        [
+            ("data_dir", DATA_DIR.to_owned()),
+            ("client_addr", any(CLIENT_PORT)),
+            ("peer_addr", any(PEER_PORT)),
+            ("http_addr", any(HTTP_PORT)),
+        ]
+    }
+
+    /// The variables of what the operator alone decides, but the host, which is each pod's own. The server takes a
+    /// variable before its file, and what `envFrom` brings nobody knows: what a container names itself comes before that.
+    #[must_use]
+    pub fn variables(&self) -> BTreeMap<String, String> {
+        // Each as it is where nobody says anything.
+        let never = [("init", "false"), ("bootstrap_expect", "0"), ("join", "[]")];
+        let never = never.map(|(key, value)| (key, value.to_owned()));
+        self.own().into_iter().chain(never).map(|(key, value)| (variable(key), value)).collect()
+    }
+
     /// The server's configuration file.
     #[must_use]
     pub fn yaml(&self) -> String {
         let mut tree = Map::new();
-        let host = if self.dual { "[::]" } else { "0.0.0.0" };
-        let any = |port: i32| Value::from(format!("{host}:{port}"));
-        let mut all: BTreeMap<String, Value> = [
-            ("data_dir".to_owned(), Value::from(DATA_DIR)),
-            ("client_addr".to_owned(), any(CLIENT_PORT)),
-            ("peer_addr".to_owned(), any(PEER_PORT)),
-            ("http_addr".to_owned(), any(HTTP_PORT)),
-            ("log_format".to_owned(), Value::from("json")),
-        ]
-        .into();
+        let own = self.own().map(|(key, value)| (key.to_owned(), Value::from(value)));
+        let mut all: BTreeMap<String, Value> = own.into();
+        all.insert("log_format".to_owned(), Value::from("json"));
         all.extend(self.asked.clone());
         for (key, value) in all {
             match key.split_once('.') {
@@ -316,6 +337,19 @@ mod tests {
                 "shutdown_grace": "7s",
             })
         );
+    }
+
+    #[test]
+    fn variable_of_all_that_the_operator_decides_is_set() {
+        let settings = settings(json!({})).expect("valid");
+        let mut set: Vec<_> = settings.variables().into_keys().collect();
+        set.push("FLOTILLA_ADVERTISE_HOST".to_owned());
+        let mut reserved: Vec<_> = reserved_variables().collect();
+        set.sort();
+        reserved.sort();
+        assert_eq!(set, reserved, "else `envFrom` could bring it");
+        assert_eq!(settings.variables()[DATA_DIR_VARIABLE], DATA_DIR);
+        assert_eq!(settings.variables()["FLOTILLA_PEER_ADDR"], "0.0.0.0:7421");
     }
 
     #[test]

@@ -1596,6 +1596,27 @@ async fn recreated_cluster_does_not_take_old_volumes_for_its_own() {
     assert_eq!(fake.begun(), 1);
 }
 
+/// Else the roll would give up one node after another, each as one whose disk was lost.
+#[tokio::test]
+async fn image_that_finds_no_data_stops_after_one_pod_and_costs_no_node() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3, "image": "flotilla:1"}));
+    settle(&fake, "create").await;
+    fake.edit(|spec| spec["image"] = json!("elsewhere:1"));
+    until(&fake, "told", |_, status| degraded(status) == Some("TemplateHidesDisk")).await;
+    let status = passes(&fake, 1200).await;
+    assert_eq!(degraded(&status), Some("TemplateHidesDisk"), "{}", fake.journal());
+    assert_eq!(fake.pods_made(), 4, "{}", fake.journal());
+    // Nor by whoever comes next.
+    fake.forget();
+    passes(&fake, 600).await;
+    fake.edit(|spec| spec["image"] = json!("flotilla:1"));
+    settle(&fake, "put back").await;
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    let table = seen.table.as_ref().expect("a table");
+    let ids: Vec<u64> = table.nodes.iter().map(|row| row.node_id).collect();
+    assert_eq!((ids, in_service(&seen)), (vec![1, 2, 3], 3), "{}", fake.journal());
+}
+
 #[tokio::test]
 async fn paused_cluster_is_told_of_and_left_alone() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));

@@ -341,6 +341,41 @@ pub fn keeps_its_disk(desired: &Desired) -> Result<(), String> {
     Ok(())
 }
 
+/// Where the server of a pod as it is keeps its data, if that is not the whole volume of its claim; in words. What a
+/// template says is checked before it is sent; a policy of others may have changed it on its way into the pod.
+#[must_use]
+pub fn disk_elsewhere(pod: &Value, claim: &str) -> Option<String> {
+    let items = |list: &Value| list.as_array().cloned().unwrap_or_default();
+    let named = |list: &Value, name: &str| items(list).into_iter().find(|it| it["name"] == name);
+    let server = named(&pod["containers"], CONTAINER)?;
+    let variable = settings::DATA_DIR_VARIABLE;
+    let dir = named(&server["env"], variable)
+        .and_then(|found| found["value"].as_str().map(str::to_owned));
+    if let Some(dir) = dir.filter(|dir| Path::new(dir) != Path::new(DATA_DIR)) {
+        return Some(format!("its data is in {dir} (variable {variable})"));
+    }
+    let mounts = items(&server["volumeMounts"]);
+    let below = mounts.iter().filter(|mount| {
+        mount["mountPath"].as_str().is_some_and(|path| Path::new(path).starts_with(DATA_DIR))
+    });
+    let below: Vec<_> = below.collect();
+    let [mount] = below[..] else {
+        return Some(match below.len() {
+            0 => format!("nothing is mounted at {DATA_DIR}"),
+            _ => format!("more than one volume is mounted at or below {DATA_DIR}"),
+        });
+    };
+    let path = ["subPath", "subPathExpr"].into_iter().find_map(|key| mount[key].as_str());
+    if let Some(path) = path.filter(|path| !path.is_empty()) {
+        return Some(format!("only {path} of its volume is mounted at {DATA_DIR}"));
+    }
+    let at = mount["mountPath"].as_str().unwrap_or_default();
+    let volume = named(&pod["volumes"], mount["name"].as_str().unwrap_or_default());
+    let is_claims = |volume: &Value| volume["persistentVolumeClaim"]["claimName"] == claim;
+    let is_its = Path::new(at) == Path::new(DATA_DIR) && volume.as_ref().is_some_and(is_claims);
+    (!is_its).then(|| format!("what is mounted at {at} is not its claim {claim}"))
+}
+
 fn spread(desired: &Desired) -> Vec<TopologySpreadConstraint> {
     let own = desired.spec.placement.topology_key.as_deref().filter(|key| !SPREAD.contains(key));
     own.into_iter()
@@ -371,30 +406,36 @@ fn container(desired: &Desired) -> Container {
         read_only: read_only.then_some(true),
         ..VolumeMount::default()
     };
+    let fixed = desired.settings.variables().into_iter().map(|(name, value)| EnvVar {
+        name,
+        value: Some(value),
+        ..EnvVar::default()
+    });
+    let own = [
+        EnvVar {
+            name: "POD_NAME".to_owned(),
+            value_from: Some(EnvVarSource {
+                field_ref: Some(ObjectFieldSelector {
+                    field_path: "metadata.name".to_owned(),
+                    ..ObjectFieldSelector::default()
+                }),
+                ..EnvVarSource::default()
+            }),
+            ..EnvVar::default()
+        },
+        EnvVar {
+            name: ADVERTISE_HOST.to_owned(),
+            value: Some(format!("$(POD_NAME).{}", desired.names.host_suffix())),
+            ..EnvVar::default()
+        },
+    ];
     Container {
         name: CONTAINER.to_owned(),
         image: Some(desired.image.clone()),
         image_pull_policy: Some(desired.image_pull_policy.clone()),
         command: Some(vec!["flotilla-server".to_owned()]),
         args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIR}/{CONFIG_FILE}")]),
-        env: Some(vec![
-            EnvVar {
-                name: "POD_NAME".to_owned(),
-                value_from: Some(EnvVarSource {
-                    field_ref: Some(ObjectFieldSelector {
-                        field_path: "metadata.name".to_owned(),
-                        ..ObjectFieldSelector::default()
-                    }),
-                    ..EnvVarSource::default()
-                }),
-                ..EnvVar::default()
-            },
-            EnvVar {
-                name: ADVERTISE_HOST.to_owned(),
-                value: Some(format!("$(POD_NAME).{}", desired.names.host_suffix())),
-                ..EnvVar::default()
-            },
-        ]),
+        env: Some(own.into_iter().chain(fixed).collect()),
         ports: Some(vec![
             port("client", CLIENT_PORT),
             port("peer", PEER_PORT),

@@ -366,3 +366,71 @@ fn budget_lets_one_node_or_none_go_however_many_pods_are_seen() {
         assert_eq!(budget["spec"]["maxUnavailable"], Value::Null);
     }
 }
+
+#[test]
+fn pod_whose_data_is_not_on_its_claim_says_where_it_is() {
+    let claim = "data-kv-0-0";
+    let mut sound = build(Child::StatefulSet(0), &desired(json!({})), 1, None)["spec"]["template"]
+        ["spec"]
+        .clone();
+    // As Kubernetes adds it to the pod.
+    let volume = json!({"name": "data", "persistentVolumeClaim": {"claimName": claim}});
+    sound["volumes"].as_array_mut().expect("volumes").push(volume);
+    let mount = |pod: &mut Value, key: &str, value: Value| {
+        let mounts = pod.pointer_mut("/containers/0/volumeMounts").expect("mounts");
+        let data = |mount: &&mut Value| mount["mountPath"] == "/var/lib/flotilla";
+        let mut mounts = mounts.as_array_mut().expect("a list").iter_mut();
+        mounts.find(data).expect("the data")[key] = value;
+    };
+    let env = |pod: &mut Value, value: &str| {
+        let env = pod.pointer_mut("/containers/0/env").expect("variables").as_array_mut();
+        let env = env.expect("a list");
+        env.retain(|one| one["name"] != "FLOTILLA_DATA_DIR");
+        env.push(json!({"name": "FLOTILLA_DATA_DIR", "value": value}));
+    };
+    type Change<'a> = &'a dyn Fn(&mut Value);
+    let cases: [(&str, Change<'_>, Option<&str>); 9] = [
+        ("as it was sent", &|_| {}, None),
+        (
+            "of an operator that set no variable",
+            &|pod| {
+                let env = pod.pointer_mut("/containers/0/env").expect("variables");
+                *env = json!([]);
+            },
+            None,
+        ),
+        (
+            "a sidecar beside it",
+            &|pod| {
+                let sidecar = json!({"name": "proxy", "volumeMounts": [
+                {"name": "data", "mountPath": "/var/lib/flotilla", "subPath": "x"}]});
+                pod["containers"].as_array_mut().expect("a list").push(sidecar);
+            },
+            None,
+        ),
+        ("a part of it", &|pod| mount(pod, "subPath", json!("tenant")), Some("only tenant")),
+        ("by name", &|pod| mount(pod, "subPathExpr", json!("$(POD_NAME)")), Some("$(POD_NAME)")),
+        ("elsewhere", &|pod| mount(pod, "mountPath", json!("/data")), Some("nothing is mounted")),
+        ("another volume", &|pod| mount(pod, "name", json!("tmp")), Some("not its claim")),
+        (
+            "another claim",
+            &|pod| {
+                let volumes = pod["volumes"].as_array_mut().expect("a list");
+                volumes.last_mut().expect("one")["persistentVolumeClaim"]["claimName"] = json!("x");
+            },
+            Some("not its claim"),
+        ),
+        ("a variable", &|pod| env(pod, "/tmp/x"), Some("/tmp/x")),
+    ];
+    for (why, change, want) in cases {
+        let mut pod = sound.clone();
+        change(&mut pod);
+        let said = disk_elsewhere(&pod, claim);
+        match want {
+            None => assert_eq!(said, None, "{why}"),
+            Some(part) => {
+                assert!(said.as_ref().is_some_and(|said| said.contains(part)), "{why}: {said:?}")
+            }
+        }
+    }
+}

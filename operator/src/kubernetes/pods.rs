@@ -132,6 +132,7 @@ pub(super) fn read(pod: &v1::Pod) -> Pod {
             code: ended.exit_code,
             out_of_memory: ended.reason.as_deref() == Some("OOMKilled"),
         }),
+        disk_elsewhere: None,
         ready_since: ready.clone().and_then(|(value, since)| since.filter(|_| value == "True")),
         running_since: runs.and_then(|runs| Some(clock::text(runs.started_at?.0))),
         not_ready_since: ready
@@ -154,6 +155,12 @@ pub(super) fn hash_of_revision(pod: &v1::Pod, set: &Value) -> Option<String> {
         && status["observedGeneration"].is_number()
         && status["observedGeneration"] == set["metadata"]["generation"];
     is_now.then(|| children::template_hash(set).map(ToOwned::to_owned)).flatten()
+}
+
+/// As [`Pod::disk_elsewhere`].
+pub(super) fn disk_elsewhere(pod: &v1::Pod, claim: &str) -> Option<String> {
+    let spec = serde_json::to_value(pod.spec.as_ref()?).ok()?;
+    children::disk_elsewhere(&spec, claim)
 }
 
 fn configs(pod: &v1::Pod) -> BTreeSet<String> {

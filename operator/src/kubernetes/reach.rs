@@ -75,6 +75,7 @@ mod tests {
             problem: None,
             last_exit: None,
             not_ready_since: None,
+            disk_elsewhere: None,
             ready_since: None,
             running_since: None,
             node: Node::Joined(Joined::sample(node_id, peers)),

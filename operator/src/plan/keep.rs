@@ -674,6 +674,7 @@ impl View<'_> {
             return;
         }
         self.look_for_pods_that_do_not_join();
+        self.look_for_hidden_disks();
         if !self.is_initialized() {
             return;
         }

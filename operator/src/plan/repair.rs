@@ -7,6 +7,9 @@
 //! ends again and again, long after it should have been up, with the same template that another node
 //! runs well on (so it is not the template), and not for want of memory (so it is not the limit) nor of room. It is
 //! Kubernetes that says so, of now: how often a pod has ended in its life says nothing of a machine that is cut off.
+//!
+//! An empty disk on the very claim that holds a node is no proof by itself: a pod that looks for its data in another
+//! place finds none either, and so would each after it. It is one where another node runs well with the same template.
 
 use super::{Action, Call, Change, Kind, Step, View, volumes::keep_volume};
 use crate::seen::{Node, Pod, Row, State};
@@ -69,6 +72,9 @@ impl View<'_> {
             if row.state == State::Joining || (row.alive && row.holds_nothing_yet()) {
                 return None;
             }
+            if self.hides_its_disk(ordinal, pod).is_some_and(|(id, _)| id == row.node_id) {
+                return None;
+            }
             return Some("its volume was lost: the pod has an empty one".to_owned());
         }
         if pod.ready || !matches!(pod.node, Node::Silent(_)) || row.alive {
@@ -99,11 +105,57 @@ impl View<'_> {
 
     /// Some node runs well with the present template.
     fn runs_elsewhere(&self) -> bool {
+        self.runs_somewhere(Some(&self.desired.template_hash))
+    }
+
+    fn runs_somewhere(&self, template_hash: Option<&str>) -> bool {
         self.seen.pods.values().any(|pod| {
             self.runs_well(pod)
                 && matches!(pod.node, Node::Joined(_))
-                && pod.template_hash.as_deref() == Some(&self.desired.template_hash)
+                && pod.template_hash.as_deref() == template_hash
         })
+    }
+
+    /// A pod found an empty disk on the claim that holds a node: which one, and why it is the template's doing, or that
+    /// of who changed the pod. By the claim's uid: one that was made anew is empty by right.
+    fn hides_its_disk(&self, ordinal: i32, pod: &Pod) -> Option<(u64, String)> {
+        let volume = self.seen.volumes.get(&ordinal).filter(|volume| !volume.terminating)?;
+        if !matches!(pod.node, Node::Unjoined { .. }) || pod.terminating {
+            return None;
+        }
+        let members = self.seen.cluster.status.iter().flat_map(|status| &status.members);
+        let mut members = members.filter(|known| known.pvc_uid.as_deref() == Some(&volume.uid));
+        let node = members.find_map(|member| u64::try_from(member.node_id).ok())?;
+        let is_gone =
+            |row: &Row| !row.is_member() || row.holds_nothing_yet() || row.state == State::Draining;
+        if self.seen.row(node).is_some_and(is_gone) {
+            return None;
+        }
+        if let Some(elsewhere) = &pod.disk_elsewhere {
+            return Some((node, elsewhere.clone()));
+        }
+        let is_first = !self.runs_somewhere(pod.template_hash.as_deref());
+        let why = "no other node runs with the template that it was made with";
+        is_first.then(|| (node, why.to_owned()))
+    }
+
+    /// Told whatever else is done: the node is not given up, and the roll waits for it.
+    pub(super) fn look_for_hidden_disks(&mut self) {
+        let told = self.seen.pods.iter().filter_map(|(ordinal, pod)| {
+            let (node, why) = self.hides_its_disk(*ordinal, pod)?;
+            let name = &pod.name;
+            Some(format!(
+                "pod {name} has come up with an empty disk on the volume claim that holds node {node}, and the template \
+                 is at fault rather than the disk: {why}. No other pod is restarted for it, and the node is not given \
+                 up. Put back what changed where the server finds its data (spec.image, spec.podTemplate, a policy that \
+                 changes pods; after a policy, delete the pod), and the node is there again with its data. If the disk \
+                 is empty all the same, the node is replaced then"
+            ))
+        });
+        let told: Vec<_> = told.collect();
+        for message in told {
+            self.trouble("TemplateHidesDisk", message);
+        }
     }
 
     /// Judged by the regions, as the server does: of how many of their voters a majority answers without it. Which

@@ -400,10 +400,11 @@ impl<'a> View<'a> {
         }
         let row = self.member(ordinal)?;
         if !pod.ready || !self.is_alive(row) {
-            let why = pod.problem.as_ref().map_or_else(
-                || "it is not ready yet".to_owned(),
-                |(reason, message)| format!("{reason}: {message}"),
-            );
+            let why = match (&pod.problem, &pod.node) {
+                (Some((reason, message)), _) => format!("{reason}: {message}"),
+                (None, Node::Unjoined { .. }) => "its disk is empty".to_owned(),
+                (None, _) => "it is not ready yet".to_owned(),
+            };
             return wait(self, format!("waiting for pod {name} with its new template: {why}"));
         }
         if row.leaders_evicted {

@@ -107,6 +107,7 @@ fn pod(desired: &Desired, ordinal: i32, node: Node) -> Pod {
         problem: None,
         last_exit: None,
         not_ready_since: None,
+        disk_elsewhere: None,
         ready_since: Some(ago(3600)),
         running_since: Some(ago(3600)),
         node,

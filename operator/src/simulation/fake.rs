@@ -692,8 +692,10 @@ impl Inner {
             && self.claim_of(pod).is_some_and(|claim| !claim.broken)
     }
 
+    /// As the process in its pod finds it: one image looks for its data in another place.
     fn identity(&self, ordinal: i32) -> Option<&(String, u64)> {
-        self.claim_of(self.pods.get(&ordinal)?)?.identity.as_ref()
+        let pod = self.pods.get(&ordinal).filter(|pod| !pod.image.starts_with("elsewhere"))?;
+        self.claim_of(pod)?.identity.as_ref()
     }
 
     /// Nodes of the cluster that run, by their disks.
@@ -1096,6 +1098,7 @@ impl Inner {
             restarts: pod.restarts,
             problem: reason.map(|reason| (reason.to_owned(), "it does not run".to_owned())),
             last_exit: broken.then_some(Exit { code: 134, out_of_memory: false }),
+            disk_elsewhere: None,
             ready_since: ready.then(|| at(pod.ready_since.unwrap_or(self.seconds))),
             running_since: runs.then(|| at(self.seconds - pod.age)),
             not_ready_since: (!ready).then(|| at(self.seconds - pod.age)),

@@ -158,24 +158,26 @@ fn claims_are_kept_also_while_paused_and_nothing_else_is_done() {
         (claim.terminating, claim.kept) = (true, Some(false));
     };
     let of_earlier = |seen: &mut Seen| {
-        tie(seen);
-        for (_, claim) in &mut seen.volumes {
-            claim.owners[0].kind = "StatefulSet".into();
-            claim.owners[0].api_version = "apps/v1".into();
-            claim.owners[0].name = "kv-0".into();
-        }
+        let owner = OwnerReference {
+            api_version: "apps/v1".into(),
+            kind: "StatefulSet".into(),
+            name: "kv-0".into(),
+            uid: "earlier".into(),
+            ..OwnerReference::default()
+        };
+        claim(seen, 0).owners = vec![owner];
         let set = seen.children.get_mut(&Child::StatefulSet(0)).expect("a set");
         set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] = json!("Delete");
     };
-    let preview = |seen: &Seen| super::super::preview(seen, &defaults(), now());
+    let lines_of = |seen: &Seen| preview(seen, &defaults(), now());
     let nothing = "nothing: reconciliation is paused";
-    assert_eq!(preview(&paused(true, &|_| {})), [nothing]);
-    assert_eq!(preview(&paused(false, &|_| {})), [nothing], "it waits");
-    let lines = preview(&paused(true, &|seen| tie(seen)));
+    assert_eq!(lines_of(&paused(true, &|_| {})), [nothing]);
+    assert_eq!(lines_of(&paused(false, &|_| {})), [nothing], "it waits");
+    let lines = lines_of(&paused(true, &|seen| tie(seen)));
     assert_eq!(lines.len(), 4, "{lines:?}");
     assert_eq!(lines[0], "let volume claim data-kv-0-0 go with nothing");
     assert_eq!(lines[3], "nothing else: reconciliation is paused");
-    let lines = preview(&paused(true, &of_earlier));
+    let lines = lines_of(&paused(true, &of_earlier));
     assert_eq!(
         lines.last().expect("a line"),
         "storage.retain is not in force before the pause ends"
@@ -216,6 +218,69 @@ fn claims_are_kept_also_while_paused_and_nothing_else_is_done() {
             },
             Want::Nothing,
             "RetainNotInForce",
+        ),
+    ]);
+}
+
+/// Else the roll makes one node after another begin anew.
+#[test]
+fn empty_disk_on_the_claim_of_a_node_is_the_templates_fault_until_another_runs_with_it() {
+    let member = |ordinal: i32| crate::crd::Member {
+        node_id: i64::from(ordinal) + 1,
+        pod_name: names().pod(ordinal),
+        role: "voter".into(),
+        state: "Up".into(),
+        leaders: 0,
+        peers: 1,
+        pvc_uid: Some(format!("volume-{ordinal}")),
+        version: None,
+    };
+    let rolled = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = well(3, json!({"config": {"log_level": "debug"}}), json!({}));
+        let made = children_of(&desired(&seen.cluster), 3);
+        seen.children.insert(Child::ConfigMap, made[&Child::ConfigMap].clone());
+        turn_budget(&mut seen, false);
+        has_its_turn(&mut seen, 2);
+        silent(&mut seen, 2);
+        seen.pods.get_mut(&2).expect("a pod").node = empty();
+        seen.cluster.status.get_or_insert_default().members = (0..3).map(member).collect();
+        change(&mut seen);
+        seen
+    };
+    let everywhere = |seen: &mut Seen| {
+        let hash = desired(&seen.cluster).template_hash;
+        for ordinal in [0, 1] {
+            has_its_turn(seen, ordinal);
+            let pod = seen.pods.get_mut(&ordinal).expect("a pod");
+            pod.template_hash = Some(hash.clone());
+        }
+        record(seen, "RollingUpdate", "kv-2-0", "WaitForNode");
+    };
+    let gives_up = || Want::Does("RemoveNode", "node_id: 3, force: true");
+    check(vec![
+        ("the first of a roll", rolled(&|_| {}), Want::Waits("empty"), "TemplateHidesDisk"),
+        (
+            "what was noted of the roll is gone",
+            rolled(&|seen| seen.cluster.status.get_or_insert_default().operation = None),
+            Want::Waits("node 3 is down"),
+            "TemplateHidesDisk",
+        ),
+        (
+            "its claim was made anew: the disk is another one",
+            rolled(&|seen| claim(seen, 2).uid = "another".into()),
+            gives_up(),
+            "NodeLost",
+        ),
+        ("others run with it: the disk was emptied", rolled(&everywhere), gives_up(), "NodeLost"),
+        (
+            "so they do, and a policy moved the disk of this one",
+            rolled(&|seen| {
+                everywhere(seen);
+                let pod = seen.pods.get_mut(&2).expect("a pod");
+                pod.disk_elsewhere = Some("only x of its volume is mounted".into());
+            }),
+            Want::Waits("empty"),
+            "TemplateHidesDisk",
         ),
     ]);
 }
