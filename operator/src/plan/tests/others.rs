@@ -151,6 +151,12 @@ fn cluster_shrinks_around_nodes_that_do_not_come_back() {
         on(&mut seen, &[1, 2, 3]);
         seen
     };
+    let made_anew = |for_long: bool| {
+        let mut seen = narrowed(&[3]);
+        the(&mut seen, 3).not_ready_since = Some(ago(5));
+        table(&mut seen).nodes[3].down = for_long;
+        seen
+    };
     let without_a_pod = |for_long: bool| {
         let mut seen = narrowed(&[3]);
         seen.pods.remove(&3);
@@ -199,6 +205,18 @@ fn cluster_shrinks_around_nodes_that_do_not_come_back() {
             without_a_pod(true),
             Want::Does("RemoveNode", "node_id: 5, force: false"),
             "NodeDown",
+        ),
+        (
+            "Kubernetes makes one again and again, which is away since a moment ago each time",
+            made_anew(true),
+            Want::Does("RemoveNode", "node_id: 5, force: false"),
+            "NodeDown",
+        ),
+        (
+            "it was made anew a moment ago, and the driver heard it until then",
+            made_anew(false),
+            Want::Waits("node 4 is down"),
+            "ScaleDownRefused",
         ),
         (
             "it was there a moment ago",
