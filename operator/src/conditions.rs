@@ -212,7 +212,7 @@ fn ready(
         return no(&progressing.1, &progressing.2);
     }
     // An object that is about to be changed, before a restart that it may lead to: no operation yet.
-    if plan.action.is_some() {
+    if plan.action.is_some() && !view.opens_budget(plan.action.as_ref()) {
         return no("Applying", &plan.why);
     }
     let wanted = view.desired.spec.replicas;

@@ -23,7 +23,7 @@ use crate::{
     crd::KvClusterStatus,
     desired::{Defaults, Desired},
     pass::{self, Did},
-    plan::{self, Deed},
+    plan::{self, Action, Change, Deed},
     seen::{Node, Seen, State},
     status, unreached,
     world::{Error, Key, Made, World},
@@ -53,7 +53,11 @@ async fn settle_on(fake: &Fake, why: &str, mut waited: bool, mut before: impl Fn
         fake.end_of_pass();
         if let Ok(Some(outcome)) = &outcome {
             let ready = condition(&outcome.status, "Ready") || outcome.seen.cluster.spec.stopped;
-            let idle = outcome.plan.action.is_none();
+            // Nor is a budget that is opened anything that a cluster lacks.
+            let action = outcome.plan.action.as_ref();
+            let idle = action.is_none_or(|action| {
+                matches!(action, Action::Change(Change::Apply(Child::DisruptionBudget, ..)))
+            });
             assert!(idle || !condition(&outcome.status, "Ready"), "{why}: {}", outcome.plan.why);
             if outcome.did == Did::Nothing && outcome.plan.operation.is_none() && ready {
                 if !is_budget_closed(&outcome.seen) || waited {
@@ -465,6 +469,9 @@ async fn every_story_ends_well_though_every_operator_ends_at_its_first_note() {
         let begin = Scene { fake, turns: 0, waited: false };
         let ended = play(story, begin, story.name, |_, _, _| {}).await;
         assert!(ended.journal().contains("(ended after)"), "{}", ended.journal());
+        let seen = ended.look(&key()).await.expect("a look").expect("a cluster");
+        let is_closed = is_budget_closed(&seen) && !seen.cluster.spec.stopped;
+        assert!(!is_closed, "{}: nothing can be drained\n{}", story.name, ended.journal());
     }
 }
 
@@ -1679,7 +1686,7 @@ impl World for Late<'_> {
         self.fake.note(cluster, status).await
     }
 
-    async fn change(&self, key: &Key, change: &plan::Change) -> Result<Made, Error> {
+    async fn change(&self, key: &Key, change: &Change) -> Result<Made, Error> {
         self.fake.change(key, change).await
     }
 

@@ -435,6 +435,19 @@ impl View<'_> {
         self.turn_budget(false, "a pod is about to be restarted, so no other may go")
     }
 
+    /// Nothing comes of it but that a node may be drained, so the cluster is as it should be meanwhile.
+    ///
+    /// Ordering: so nothing is noted before it where nothing else is going on. Who notes and ends would have its
+    /// successor watch for [`WHOLE_SECONDS`] anew, and note the same.
+    pub(crate) fn opens_budget(&self, action: Option<&Action>) -> bool {
+        let Some(Action::Change(Change::Apply(Child::DisruptionBudget, want, _))) = action else {
+            return false;
+        };
+        let stay = want["spec"]["minAvailable"].as_i64();
+        let opens = stay.is_some_and(|stay| stay < i64::from(self.pods_for_budget()));
+        opens && self.is_budget_closed()
+    }
+
     fn turn_budget(&self, open: bool, why: &str) -> Option<Step> {
         let child = Child::DisruptionBudget;
         let live = self.seen.children.get(&child)?;
