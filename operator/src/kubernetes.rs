@@ -38,7 +38,7 @@ use crate::{
     names::{CLUSTER_ID, DECOMMISSIONED, MANAGER, Names},
     nodes, owner,
     plan::{self, Call, Change},
-    seen::{self, Node, Seen, Slot},
+    seen::{self, Kept, Node, Seen, Slot},
     world::{Error, Key, Made, World},
 };
 
@@ -581,9 +581,13 @@ impl World for Kubernetes {
         taken.extend(volumes.taken);
         let mut volumes_seen = volumes.ours;
         for (ordinal, volume) in &mut volumes_seen {
-            if let Some(bound) = volume.volume.as_deref().filter(|_| volume.terminating) {
-                volume.kept = volumes::is_kept(&self.client, bound, &volume.uid).await;
-            }
+            volume.kept = match volume.volume.as_deref() {
+                Some(bound) if volume.terminating => {
+                    volumes::kept(&self.client, bound, &volume.uid).await
+                }
+                Some(_) => Kept::Unknown,
+                None => Kept::Nothing,
+            };
             let runs = found.ours.get(ordinal).is_some_and(|(pod, _)| pod.running);
             if let Some(bound) = volume.volume.as_deref().filter(|_| !runs) {
                 volume.machine_is_gone =

@@ -215,9 +215,8 @@ pub struct VolumeClaim {
     /// As marked by us when its node was removed.
     pub decommissioned: Option<String>,
     pub terminating: bool,
-    /// Its PersistentVolume outlives it. Asked of claims that are being deleted; `None` when it has none of its
-    /// own, or that is not known.
-    pub kept: Option<bool>,
+    /// What becomes of its PersistentVolume. Asked of claims that are being deleted.
+    pub kept: Kept,
     /// The Kubernetes node that the volume is bound to is no more.
     pub machine_is_gone: bool,
     /// Whether its storage class lets it grow; `None` when that is not known.
@@ -233,6 +232,19 @@ pub enum Growth {
     Fails { reason: String, message: String },
     /// The disk has grown; its file system does when a pod uses it, or is started again.
     WaitsForPod,
+}
+
+/// Whether the disk of a claim outlives it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kept {
+    Yes,
+    /// It is deleted with it.
+    No,
+    /// There is none, or it is another claim's.
+    Nothing,
+    /// It was not asked, or there was no answer: it may be deleted with it.
+    #[default]
+    Unknown,
 }
 
 /// The cluster's node table, as the placement driver has it.

@@ -1362,15 +1362,21 @@ async fn whatever_is_refused_is_tried_ever_more_seldom_told_and_done_once_it_may
     let remove: fn(&Fake) = |fake| replicas(fake, 2);
     let restart: fn(&Fake) =
         |fake| fake.edit(|spec| spec["restartedAt"] = json!("2026-01-01T00:00:00Z"));
+    // Its claim is deleted, too, and its pod ends by nobody's hand but the operator's.
+    let leave: fn(&Fake) = |fake| {
+        replicas(fake, 2);
+        fake.delete_claim(2, 1_000_000);
+    };
     for (deed, reason, turn) in [
         (Deed::DeletePod, "ActionRefused", restart),
         (Deed::RemoveNode, "ActionRefused", remove),
         (Deed::Scale, "ApplyRefused", remove),
         (Deed::Delete, "ApplyRefused", remove),
         (Deed::DeleteVolume, "ActionRefused", remove),
+        (Deed::KeepVolume, "ActionRefused", leave),
     ] {
         let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 1,
-            "storage": {"size": "1Gi", "retain": false}}));
+            "storage": {"size": "1Gi", "retain": deed == Deed::KeepVolume}}));
         settle(&fake, "create").await;
         fake.refuse_deed(Some(deed));
         turn(&fake);

@@ -21,7 +21,7 @@ use crate::{
     drift,
     names::{CLUSTER_ID, DECOMMISSIONED, MANAGER, Names},
     nodes,
-    seen::{Growth, VolumeClaim},
+    seen::{Growth, Kept, VolumeClaim},
     world::Error,
 };
 
@@ -62,7 +62,7 @@ pub(super) fn read(claim: &PersistentVolumeClaim) -> VolumeClaim {
         unnoted: annotation(CLUSTER_ID).is_none(),
         decommissioned: annotation(DECOMMISSIONED),
         terminating: metadata.deletion_timestamp.is_some(),
-        kept: None,
+        kept: Kept::Unknown,
         machine_is_gone: false,
         can_grow: None,
     }
@@ -147,11 +147,20 @@ pub(super) async fn machine_is_gone(client: &Client, volume: &str, claim_uid: &s
     true
 }
 
-/// Whether the disk of a claim outlives it; `None` when it has none, or that cannot be read.
-pub(super) async fn is_kept(client: &Client, volume: &str, claim_uid: &str) -> Option<bool> {
+/// Whether the disk of a claim outlives it. Only what was read says so: a refusal is no answer.
+pub(super) async fn kept(client: &Client, volume: &str, claim_uid: &str) -> Kept {
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
-    let found = volumes.get_opt(volume).await.ok().flatten()?;
-    (claimed_by(&found) == Some(claim_uid)).then(|| keeps(&found))
+    match volumes.get_opt(volume).await {
+        Ok(None) => Kept::Nothing,
+        Ok(Some(found)) => match claimed_by(&found) {
+            Some(uid) if uid == claim_uid && keeps(&found) => Kept::Yes,
+            Some(uid) if uid == claim_uid => Kept::No,
+            Some(_) => Kept::Nothing,
+            // It is about to be bound, to whomever.
+            None => Kept::Unknown,
+        },
+        Err(_) => Kept::Unknown,
+    }
 }
 
 /// The disk of a claim is not deleted with it. Answers the volume that is kept, or null where there is none.
@@ -247,6 +256,8 @@ mod tests {
         nodes: Vec<(&'static str, &'static str)>,
         /// It is changed between what is read and what is written.
         is_raced: bool,
+        /// To whoever asks for it, instead of the volume.
+        answer: Option<StatusCode>,
     }
 
     async fn serve(
@@ -288,6 +299,10 @@ mod tests {
             );
         }
         assert_eq!(path, "/api/v1/persistentvolumes/v");
+        if let Some(code) = store.answer {
+            let reason = if code == StatusCode::NOT_FOUND { "NotFound" } else { "" };
+            return refused(code, reason);
+        }
         if method == Method::PATCH {
             let sent: Value = serde_json::from_slice(&body).expect("JSON");
             let version = if store.is_raced { "8" } else { "7" };
@@ -303,7 +318,7 @@ mod tests {
     fn server(spec: Value, nodes: &[(&'static str, &'static str)]) -> (Client, Arc<Mutex<Store>>) {
         let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume",
             "metadata": {"name": "v", "uid": "v", "resourceVersion": "7"}, "spec": spec});
-        let store = Store { volume, nodes: nodes.to_vec(), is_raced: false };
+        let store = Store { volume, nodes: nodes.to_vec(), is_raced: false, answer: None };
         let store = Arc::new(Mutex::new(store));
         (Client::new(Router::new().fallback(serve).with_state(store.clone()), "ns"), store)
     }
@@ -344,14 +359,34 @@ mod tests {
         ] {
             let (client, store) = server(spec(claim.clone()), &[]);
             store.lock().is_raced = raced;
-            let ours = claim["uid"] == "c";
-            assert_eq!(is_kept(&client, "v", "c").await, ours.then_some(false), "{why}");
+            let before = match claim["uid"].as_str() {
+                Some("c") => Kept::No,
+                Some(_) => Kept::Nothing,
+                None => Kept::Unknown,
+            };
+            assert_eq!(kept(&client, "v", "c").await, before, "{why}");
             let result = keep(&client, "v", "c").await;
             assert_eq!(policy(&store), want, "{why}");
             assert_eq!(matches!(result, Err(Error::Moved(_))), moved, "{why}: {result:?}");
             assert_eq!(result.is_err(), moved, "{why}");
             let kept = result.ok().filter(|kept| !kept.is_null());
             assert_eq!(kept.is_some(), want == "Retain", "{why}: what is said to be kept is");
+        }
+    }
+
+    #[tokio::test]
+    async fn volume_that_cannot_be_read_is_not_taken_for_none() {
+        let spec = json!({"persistentVolumeReclaimPolicy": "Retain", "claimRef": {"uid": "c"}});
+        for (why, answer, want) in [
+            ("it is there", None, Kept::Yes),
+            ("it is no more", Some(StatusCode::NOT_FOUND), Kept::Nothing),
+            ("refused", Some(StatusCode::FORBIDDEN), Kept::Unknown),
+            ("asked too often", Some(StatusCode::TOO_MANY_REQUESTS), Kept::Unknown),
+            ("too late", Some(StatusCode::GATEWAY_TIMEOUT), Kept::Unknown),
+        ] {
+            let (client, store) = server(spec.clone(), &[]);
+            store.lock().answer = answer;
+            assert_eq!(kept(&client, "v", "c").await, want, "{why}");
         }
     }
 

@@ -47,7 +47,7 @@ impl View<'_> {
         let object = match child {
             Child::StatefulSet(ordinal) => {
                 // A claim that is being deleted would go with the pod that is there.
-                let stays = !self.desired.spec.stopped || self.is_going(ordinal);
+                let stays = !self.desired.spec.stopped || !self.may_end(ordinal);
                 let replicas = i32::from(stays);
                 self.stateful_set(ordinal, replicas, Template::AsItIs)
             }
@@ -392,7 +392,7 @@ impl View<'_> {
     /// [`Self::open_budget`].
     fn one_may_go(&self) -> bool {
         !self.is_budget_closed()
-            && self.going().next().is_none()
+            && !self.is_a_disk_going()
             && (self.desired.spec.stopped || self.is_whole())
     }
 
@@ -409,7 +409,7 @@ impl View<'_> {
         let mut members = members.filter(|row| row.is_member() && !row.holds_nothing_yet());
         // An evicted pod takes a claim along that is being deleted.
         self.seen.table.is_some()
-            && self.going().next().is_none()
+            && !self.is_a_disk_going()
             && members.all(|row| self.is_alive(row))
             && self.regions.all_healthy()
     }

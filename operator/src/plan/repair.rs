@@ -11,7 +11,7 @@
 //! An empty disk on the very claim that holds a node is no proof by itself: a pod that looks for its data in another
 //! place finds none either, and so would each after it. It is one where another node runs well with the same template.
 
-use super::{Action, Call, Change, Kind, Step, View, volumes::keep_volume};
+use super::{Action, Call, Change, Kind, Step, View};
 use crate::seen::{Node, Pod, Row, State};
 
 /// Restarts before a process counts as one that cannot live on its disk.
@@ -237,17 +237,14 @@ impl View<'_> {
             let why = format!("volume {} is that of a node that was removed", volume.name);
             return Some(Step::Act(operation, Action::Change(change), why));
         }
-        // Ordering: the pod is what keeps a claim that somebody else deletes, and with that its disk.
-        let to_keep = volume.filter(|volume| volume.kept == Some(false));
-        let to_keep = to_keep.filter(|_| self.desired.spec.storage.retain);
-        if let Some((change, why)) = to_keep.and_then(keep_volume) {
-            operation.volume_uid = volume.map(|volume| volume.uid.clone());
-            "KeepVolume".clone_into(&mut operation.step);
-            return Some(Step::Act(operation, Action::Change(change), why));
-        }
         if pod.terminating || !pod.ours {
             "WaitForPod".clone_into(&mut operation.step);
             return Some(Step::Wait(operation, format!("pod {} begins anew", pod.name)));
+        }
+        if !self.may_end(ordinal) {
+            operation.volume_uid = volume.map(|volume| volume.uid.clone());
+            "KeepVolume".clone_into(&mut operation.step);
+            return Some(Step::Wait(operation, self.why_it_stays(ordinal)));
         }
         "DeletePod".clone_into(&mut operation.step);
         let change = Change::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };

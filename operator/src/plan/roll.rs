@@ -164,9 +164,7 @@ impl<'a> View<'a> {
         };
         // With a claim that is somebody else's it would not come back as ours.
         let comes_back = !is_terminating(live) && self.is_theirs(ordinal).is_none();
-        comes_back
-            && !self.is_going(ordinal)
-            && (!self.lacks_template(ordinal, live) || may_write())
+        comes_back && self.may_end(ordinal) && (!self.lacks_template(ordinal, live) || may_write())
     }
 
     /// It has not the template that would be sent now.

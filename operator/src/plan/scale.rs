@@ -55,14 +55,15 @@ impl View<'_> {
 
     pub(super) fn stop(&self) -> Option<Step> {
         let operation = |step| self.operation(Kind::Stop, &self.desired.names.name, step);
-        let held = self.seen.held().filter(|ordinal| {
-            self.may_try(Child::StatefulSet(*ordinal)) && !self.is_going(*ordinal)
-        });
+        let held = self
+            .seen
+            .held()
+            .filter(|ordinal| self.may_try(Child::StatefulSet(*ordinal)) && self.may_end(*ordinal));
         if let Some(ordinal) = held.max() {
             let why = "the cluster is to stop; its volumes stay".to_owned();
             return Some(Step::Act(operation("RemovePod"), self.scale_to(ordinal, 0), why));
         }
-        let stays = |ordinal: i32| self.seen.is_held(ordinal) && self.is_going(ordinal);
+        let stays = |ordinal: i32| self.seen.is_held(ordinal) && !self.may_end(ordinal);
         let left = self.seen.pods.keys().filter(|ordinal| !stays(**ordinal)).count();
         (left > 0)
             .then(|| Step::Wait(operation("WaitForPods"), format!("{left} pods are stopping")))
@@ -202,8 +203,14 @@ impl View<'_> {
 
     /// Pods without a node, one by one: the volume is marked, then the pod goes. Then their StatefulSets.
     fn remove_pods(&mut self, wanted: i32) -> Option<Step> {
-        if let Some(ordinal) = self.seen.held().filter(|ordinal| *ordinal >= wanted).max() {
+        let held = || self.seen.held().filter(|ordinal| *ordinal >= wanted);
+        let next = held().filter(|ordinal| self.may_end(*ordinal)).max();
+        if let Some(ordinal) = next.or_else(|| held().max()) {
             let name = self.pod_name(ordinal);
+            if !self.may_end(ordinal) {
+                let operation = self.operation(Kind::ScaleDown, &name, "KeepVolume");
+                return Some(Step::Wait(operation, self.why_it_stays(ordinal)));
+            }
             // A disk of a cluster that is not ours is not ours to mark: who marks it lets it be deleted.
             let theirs =
                 self.seen.foreign(&self.desired.cluster_id).find(|(pod, _)| pod.name == name);

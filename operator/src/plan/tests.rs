@@ -23,7 +23,9 @@ use crate::{
     clock,
     crd::{KvCluster, KvClusterStatus},
     names::Names,
-    seen::{Exit, ForeignVolume, Joined, Node, Peer, Pod, Row, Slot, State, Table, VolumeClaim},
+    seen::{
+        Exit, ForeignVolume, Joined, Kept, Node, Peer, Pod, Row, Slot, State, Table, VolumeClaim,
+    },
 };
 
 const UID: &str = "0000000000000000000000000000000a";
@@ -127,7 +129,7 @@ fn volume(ordinal: i32) -> VolumeClaim {
         unnoted: false,
         decommissioned: None,
         terminating: false,
-        kept: None,
+        kept: Kept::Nothing,
         machine_is_gone: false,
         can_grow: Some(true),
     }
@@ -1924,7 +1926,7 @@ fn stopped_paused_and_deleted_clusters_are_let_be() {
 
 #[test]
 fn pod_whose_claim_somebody_deletes_is_let_be_and_its_disk_is_kept() {
-    let goes = |seen: &mut Seen, ordinals: &[i32], kept: Option<bool>| {
+    let goes = |seen: &mut Seen, ordinals: &[i32], kept: Kept| {
         for ordinal in ordinals {
             let volume = seen.volumes.get_mut(ordinal).expect("a volume");
             (volume.terminating, volume.kept) = (true, kept);
@@ -1932,7 +1934,7 @@ fn pod_whose_claim_somebody_deletes_is_let_be_and_its_disk_is_kept() {
     };
     let going = |spec: Value, started: Value, ordinals: &[i32], change: &dyn Fn(&mut Seen)| {
         let mut seen = well(3, spec, started);
-        goes(&mut seen, ordinals, Some(true));
+        goes(&mut seen, ordinals, Kept::Yes);
         change(&mut seen);
         seen
     };
@@ -1941,22 +1943,28 @@ fn pod_whose_claim_somebody_deletes_is_let_be_and_its_disk_is_kept() {
     check(vec![
         (
             "its disk is kept first",
-            going(json!({}), json!({}), &[2], &|seen| goes(seen, &[2], Some(false))),
+            going(json!({}), json!({}), &[2], &|seen| goes(seen, &[2], Kept::No)),
             Want::Does("KeepVolume", "uid: \"volume-2\", volume: \"pv-2\""),
             "VolumeGoing",
         ),
         ("it is kept", going(json!({}), json!({}), &[2], none), Want::Nothing, "VolumeGoing"),
         (
             "it has no disk of its own",
-            going(json!({}), json!({}), &[2], &|seen| goes(seen, &[2], None)),
+            going(json!({}), json!({}), &[2], &|seen| goes(seen, &[2], Kept::Nothing)),
             Want::Nothing,
+            "VolumeGoing",
+        ),
+        (
+            "what becomes of it is not known",
+            going(json!({}), json!({}), &[2], &|seen| goes(seen, &[2], Kept::Unknown)),
+            Want::Does("KeepVolume", "uid: \"volume-2\", volume: \"pv-2\""),
             "VolumeGoing",
         ),
         (
             "disks are not to be kept",
             {
                 let spec = || json!({"storage": {"size": "1Gi", "retain": false}});
-                going(spec(), spec(), &[2], &|seen| goes(seen, &[2], Some(false)))
+                going(spec(), spec(), &[2], &|seen| goes(seen, &[2], Kept::No))
             },
             Want::Nothing,
             "VolumeGoing",
@@ -1994,7 +2002,7 @@ fn pod_whose_claim_somebody_deletes_is_let_be_and_its_disk_is_kept() {
         (
             "stopped, and its disk is kept first",
             going(json!({"stopped": true}), json!({}), &[0, 1, 2], &|seen| {
-                goes(seen, &[1], Some(false));
+                goes(seen, &[1], Kept::No);
             }),
             Want::Does("KeepVolume", "volume-1"),
             "VolumeGoing",

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use super::{Action, Change, Deed, Kind, PAUSED, Step, View};
 use crate::{
     children,
-    seen::{Node, Row, State, VolumeClaim},
+    seen::{Kept, Node, Row, State, VolumeClaim},
 };
 
 /// Bound: claims that are named of those that would go.
@@ -43,6 +43,30 @@ impl View<'_> {
             && self.is_initialized()
             && !is_repairs
             && holds_data
+    }
+
+    /// We may end the pod of an ordinal. Invariant: no pod is ended by us that is the last to keep a claim whose data is
+    /// needed, nor one that keeps a disk which is to stay and would go: what is refused or not known is not done.
+    pub(super) fn may_end(&self, ordinal: i32) -> bool {
+        let goes_along = |volume: &VolumeClaim| {
+            self.pod(ordinal).is_some() && self.goes_with_its_disk(ordinal, volume)
+        };
+        let volume = self.seen.volumes.get(&ordinal);
+        !volume.is_some_and(goes_along) && !self.is_going(ordinal)
+    }
+
+    /// The end of some pod, whoever ends it, is the end of a disk that is needed or is to stay.
+    pub(super) fn is_a_disk_going(&self) -> bool {
+        self.seen.volumes.keys().any(|ordinal| !self.may_end(*ordinal))
+    }
+
+    /// Why a pod is not ended: see [`Self::may_end`].
+    pub(super) fn why_it_stays(&self, ordinal: i32) -> String {
+        format!(
+            "volume claim {} is being deleted and goes with the end of pod {}; that waits until its disk is sure to stay",
+            self.desired.names.volume(ordinal),
+            self.pod_name(ordinal)
+        )
     }
 
     /// The disk at this ordinal may be emptied. Invariant: nobody joins or begins a cluster on such a one.
@@ -182,18 +206,21 @@ impl View<'_> {
             && is_wanted
     }
 
+    /// Nor is it known to stay: what is not known is asked for once more.
     fn goes_with_its_disk(&self, ordinal: i32, volume: &VolumeClaim) -> bool {
         // Else there was never anything on them.
         let status = self.seen.cluster.status.as_ref();
         let has_data = self.is_initialized()
             || self.desired.adopts
+            || self.seen.joined(&self.desired.cluster_id).next().is_some()
             || status.is_some_and(|status| status.bootstrap_volume.is_some());
-        // Whoever deletes one that is marked was told that nobody needs it.
+        // Whoever deletes one that is marked was told that nobody needs it. While there is its pod it is we who end it.
+        let is_ours = self.seen.pods.contains_key(&ordinal) || !self.is_let_go(ordinal, volume);
         self.desired.spec.storage.retain
             && volume.terminating
             && has_data
-            && !self.is_let_go(ordinal, volume)
-            && volume.kept == Some(false)
+            && is_ours
+            && matches!(volume.kept, Kept::No | Kept::Unknown)
     }
 
     /// With others than it is to go with.
@@ -339,7 +366,8 @@ impl View<'_> {
     /// All that can be stopped is.
     pub(super) fn cannot_stop(&self) -> Option<Step> {
         let held = |ordinal: &i32| self.seen.is_held(*ordinal);
-        let pods = self.going().map(|(ordinal, _)| ordinal).filter(held);
+        let pods = self.seen.volumes.keys().copied().filter(|ordinal| !self.may_end(*ordinal));
+        let pods = pods.filter(held);
         let pods: Vec<_> = pods.map(|ordinal| self.pod_name(ordinal)).collect();
         let operation = self.operation(Kind::Stop, &self.desired.names.name, "WaitForVolumes");
         let why = format!(
@@ -354,7 +382,11 @@ impl View<'_> {
             .going()
             .map(|(ordinal, volume)| {
                 let disk = match (volume.kept, &volume.volume) {
-                    (Some(true), Some(disk)) => format!("PersistentVolume {disk} is kept"),
+                    (Kept::Yes, Some(disk)) => format!("PersistentVolume {disk} is kept"),
+                    (Kept::Unknown, _) => {
+                        "whether its PersistentVolume is kept is not known".to_owned()
+                    }
+                    (Kept::Nothing, _) => "there is no PersistentVolume of its own".to_owned(),
                     _ => "its PersistentVolume goes as its reclaim policy says".to_owned(),
                 };
                 let refused =

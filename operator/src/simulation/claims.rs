@@ -26,6 +26,37 @@ async fn members_whose_claims_are_marked_are_started_with_them() {
     assert_eq!(fake.claims(), before, "{}", fake.journal());
 }
 
+/// Also where the API server does not say what becomes of it.
+#[tokio::test]
+async fn claim_that_is_deleted_while_its_node_leaves_or_is_given_up_leaves_its_disk() {
+    for given_up in [false, true] {
+        let fake = Fake::new(
+            json!({"replicas": 4, "replicationFactor": 3, "placement": {"maxNodeDown": "30s"}}),
+        );
+        settle(&fake, "create").await;
+        fake.silence_volumes(true);
+        if given_up {
+            fake.break_disk(3);
+            until(&fake, "given up", |seen, _| {
+                seen.table.iter().flat_map(|table| &table.nodes).any(|row| row.forced)
+            })
+            .await;
+        } else {
+            fake.rest_placement(20);
+            replicas(&fake, 3);
+            until_one_drains(&fake).await;
+        }
+        fake.refuse_deed(Some(Deed::KeepVolume));
+        fake.delete_claim(3, 1_000_000);
+        passes(&fake, 60).await;
+        assert!(look(&fake).await.pods.contains_key(&3), "{}", fake.journal());
+        fake.refuse_deed(None);
+        fake.silence_volumes(false);
+        settle(&fake, "it may be kept").await;
+        assert_eq!(fake.kept(), 1, "{}", fake.journal());
+    }
+}
+
 #[tokio::test]
 async fn stopped_cluster_takes_no_claim_that_goes_along_with_a_stateful_set() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));

@@ -27,7 +27,7 @@ use crate::{
     owner,
     plan::{self, Call, Change, Deed},
     seen::{
-        self, Exit, Growth, Joined, Node, Peer, Pod, Row, Seen, Slot, State, Table, VolumeClaim,
+        self, Exit, Growth, Joined, Kept, Node, Peer, Pod, Row, Seen, Slot, State, Table, VolumeClaim,
     },
     world::{Error, Key, Made, World},
 };
@@ -92,6 +92,8 @@ struct Inner {
     crash: Option<Crash>,
     ends_at_notes: bool,
     judge_disks_only: bool,
+    /// Nobody learns what becomes of a volume.
+    volumes_are_silent: bool,
     placement_stands_still: bool,
     /// Somebody asks for so many nodes while one drains.
     second_thought: Option<i32>,
@@ -224,6 +226,7 @@ impl Fake {
                 crash: None,
                 ends_at_notes: false,
                 judge_disks_only: false,
+                volumes_are_silent: false,
                 placement_stands_still: false,
                 second_thought: None,
                 changes_of_mind: Vec::new(),
@@ -306,6 +309,11 @@ impl Fake {
 
     pub(super) fn judge_disks_only(&self) {
         self.0.lock().judge_disks_only = true;
+    }
+
+    /// The API server does not say what becomes of a volume, or says it again.
+    pub(super) fn silence_volumes(&self, silent: bool) {
+        self.0.lock().volumes_are_silent = silent;
     }
 
     /// No peer is moved from now on, and no removal ends.
@@ -986,9 +994,11 @@ impl Inner {
                 unnoted: claim.cluster_id.is_empty(),
                 decommissioned: claim.mark.clone(),
                 terminating: claim.terminating,
-                kept: claim
-                    .terminating
-                    .then(|| self.kept.contains(&format!("pv-of-{}", claim.uid))),
+                kept: match self.kept.contains(&format!("pv-of-{}", claim.uid)) {
+                    _ if !claim.terminating || self.volumes_are_silent => Kept::Unknown,
+                    true => Kept::Yes,
+                    false => Kept::No,
+                },
                 machine_is_gone: false,
                 can_grow: Some(true),
             };
@@ -1220,6 +1230,20 @@ impl Inner {
         }
     }
 
+    /// Invariant: a pod that the operator ends takes no disk along that is to stay.
+    fn judge_end_of_pod(&self, ordinal: i32) {
+        let Some(claim) = self.claims.get(&ordinal).filter(|claim| claim.terminating) else {
+            return;
+        };
+        let stays = self.cluster.spec.storage.retain && claim.identity.is_some();
+        let is_kept = self.kept.contains(&format!("pv-of-{}", claim.uid));
+        // A late one saw the claim as it was.
+        self.require(
+            !stays || is_kept || self.judge_disks_only,
+            "no pod is ended with which a disk goes that is to stay",
+        );
+    }
+
     /// Invariant: of the pods that run well, at most one may come back with another template than it has.
     fn judge_template(&self, ordinal: i32, old: Option<&Value>, new: &Value) {
         if self.judge_disks_only || old.is_none() {
@@ -1312,6 +1336,7 @@ impl Inner {
                     "only pods of our StatefulSet are deleted",
                 );
                 self.judge_pod_loss(ordinal);
+                self.judge_end_of_pod(ordinal);
                 if let Some(pod) = self.pods.get_mut(&ordinal) {
                     pod.terminating = true;
                 }
@@ -1457,6 +1482,7 @@ impl Inner {
                     stopped || node.is_none_or(|node| !member(node)),
                     "a pod goes only when its node has left",
                 );
+                self.judge_end_of_pod(ordinal);
             }
         }
         let uid = match &old {

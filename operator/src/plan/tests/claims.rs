@@ -49,7 +49,7 @@ fn disk_of_a_claim_that_is_let_go_is_not_kept_when_somebody_deletes_the_claim() 
     let goes = |change: &dyn Fn(&mut Seen)| {
         let mut seen = settled(3, json!({}));
         claim(&mut seen, 2).terminating = true;
-        claim(&mut seen, 2).kept = Some(false);
+        claim(&mut seen, 2).kept = Kept::No;
         change(&mut seen);
         plan(&seen, &defaults(), now()).action.map(|action| action.name())
     };
@@ -95,7 +95,7 @@ fn disk_of_a_node_that_was_given_up_is_kept_when_somebody_deletes_its_claim() {
             (State::Draining, true);
         mark(&mut seen, 2, "3");
         let claim = claim(&mut seen, 2);
-        (claim.terminating, claim.kept) = (true, Some(false));
+        (claim.terminating, claim.kept) = (true, Kept::No);
         if noted {
             let mut operation = record(&mut seen, "Repair", "kv-2-0", "RemoveNode");
             (operation.node_id, operation.volume_uid) = (Some(3), Some("volume-2".into()));
@@ -104,7 +104,7 @@ fn disk_of_a_node_that_was_given_up_is_kept_when_somebody_deletes_its_claim() {
         change(&mut seen);
         seen
     };
-    let kept = |seen: &mut Seen| claim(seen, 2).kept = Some(true);
+    let kept = |seen: &mut Seen| claim(seen, 2).kept = Kept::Yes;
     let removed = |seen: &mut Seen| {
         table(seen).nodes[2].state = State::Removed;
         leave(seen);
@@ -125,6 +125,33 @@ fn disk_of_a_node_that_was_given_up_is_kept_when_somebody_deletes_its_claim() {
             given_up(true, &|seen| {
                 removed(seen);
                 kept(seen);
+            }),
+            Want::Does("DeletePod", "kv-2-0"),
+            "UnderReplicated",
+        ),
+        (
+            "it has left, and whether its disk is kept nobody says",
+            given_up(true, &|seen| {
+                removed(seen);
+                claim(seen, 2).kept = Kept::Unknown;
+            }),
+            keeps(),
+            "UnderReplicated",
+        ),
+        (
+            "nor may it be kept",
+            refused(&given_up(true, &|seen| {
+                removed(seen);
+                claim(seen, 2).kept = Kept::Unknown;
+            })),
+            Want::Waits("sure to stay"),
+            "ActionRefused",
+        ),
+        (
+            "there is no disk",
+            given_up(true, &|seen| {
+                removed(seen);
+                claim(seen, 2).kept = Kept::Nothing;
             }),
             Want::Does("DeletePod", "kv-2-0"),
             "UnderReplicated",
@@ -155,7 +182,7 @@ fn claims_are_kept_also_while_paused_and_nothing_else_is_done() {
     };
     let terminating = |seen: &mut Seen| {
         let claim = claim(seen, 1);
-        (claim.terminating, claim.kept) = (true, Some(false));
+        (claim.terminating, claim.kept) = (true, Kept::No);
     };
     let of_earlier = |seen: &mut Seen| {
         let owner = OwnerReference {
@@ -285,6 +312,82 @@ fn empty_disk_on_the_claim_of_a_node_is_the_templates_fault_until_another_runs_w
     ]);
 }
 
+/// A moment ago, by a policy.
+fn refused(seen: &Seen) -> Seen {
+    let mut seen = seen.clone();
+    let keeps = plan(&seen, &defaults(), now()).action;
+    let keeps = keeps.filter(|action| action.name() == "KeepVolume").expect("it is to be kept");
+    ladder::refuse(&mut seen, &keeps);
+    seen
+}
+
+/// Whoever has left needs it no more, and it is to be kept all the same; its claim is deleted while it is marked, or
+/// before.
+#[test]
+fn pod_of_a_node_that_left_does_not_end_while_its_disk_would_go_with_its_claim() {
+    let leaving = |spec: Value, change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(4, spec);
+        table(&mut seen).nodes[3].state = State::Removed;
+        seen.pods.get_mut(&3).expect("a pod").node =
+            Node::Removed { cluster_id: UID.into(), node_id: 4 };
+        let claim = claim(&mut seen, 3);
+        (claim.terminating, claim.kept) = (true, Kept::No);
+        change(&mut seen);
+        seen
+    };
+    let row = |change: &dyn Fn(&mut Seen)| leaving(json!({"replicas": 3}), change);
+    let stopped = |change: &dyn Fn(&mut Seen)| leaving(json!({"stopped": true}), change);
+    let marked = |seen: &mut Seen| mark(seen, 3, "4");
+    let keeps = || Want::Does("KeepVolume", "uid: \"volume-3\", volume: \"pv-3\"");
+    let stays = || Want::Waits("sure to stay");
+    let alone = |seen: &mut Seen| (0..3).for_each(|ordinal| stop(seen, ordinal));
+    check(vec![
+        ("it is kept first", row(&|_| {}), keeps(), ""),
+        ("also when it is marked", row(&marked), keeps(), ""),
+        ("refused", refused(&row(&|_| {})), stays(), "ActionRefused"),
+        ("refused, and marked", refused(&row(&marked)), stays(), "ActionRefused"),
+        ("it is not known", row(&|seen| claim(seen, 3).kept = Kept::Unknown), keeps(), ""),
+        (
+            "it is kept",
+            row(&|seen| claim(seen, 3).kept = Kept::Yes),
+            Want::Does("Scale", "ordinal: 3"),
+            "",
+        ),
+        (
+            "none is to be kept",
+            leaving(json!({"replicas": 3, "storage": {"size": "1Gi", "retain": false}}), &|_| {}),
+            Want::Does("Scale", "ordinal: 3"),
+            "",
+        ),
+        ("stopped", stopped(&|_| {}), keeps(), ""),
+        (
+            "stopped, and refused: the others stop",
+            refused(&stopped(&|_| {})),
+            Want::Does("Scale", "ordinal: 2"),
+            "ActionRefused",
+        ),
+        (
+            "stopped, and refused",
+            refused(&stopped(&alone)),
+            Want::Waits("not stopped"),
+            "ActionRefused",
+        ),
+    ]);
+}
+
+/// Whoever drains its machine asks the budget, and not us.
+#[test]
+fn budget_lets_no_pod_go_with_which_a_disk_would() {
+    let mut seen = settled(4, json!({"replicas": 3}));
+    table(&mut seen).nodes[3].state = State::Removed;
+    seen.pods.get_mut(&3).expect("a pod").node =
+        Node::Removed { cluster_id: UID.into(), node_id: 4 };
+    mark(&mut seen, 3, "4");
+    (claim(&mut seen, 3).terminating, claim(&mut seen, 3).kept) = (true, Kept::No);
+    let seen = refused(&seen);
+    assert_eq!(budget_of(&plan(&seen, &defaults(), now())), Some(4));
+}
+
 /// The pod that is left behind is the claim's last user.
 #[test]
 fn stopped_cluster_lets_a_pod_be_whose_claim_goes_also_without_its_stateful_set() {
@@ -292,7 +395,7 @@ fn stopped_cluster_lets_a_pod_be_whose_claim_goes_also_without_its_stateful_set(
         let mut seen = settled(3, json!({"stopped": true}));
         seen.children.remove(&Child::StatefulSet(1));
         claim(&mut seen, 1).terminating = terminating;
-        claim(&mut seen, 1).kept = terminating.then_some(true);
+        claim(&mut seen, 1).kept = if terminating { Kept::Yes } else { Kept::Nothing };
         let plan = plan(&seen, &defaults(), now());
         let Some(Action::Change(Change::Apply(Child::StatefulSet(1), set, None))) = plan.action
         else {

@@ -311,7 +311,7 @@ fn pod_that_is_being_restarted_is_waited_for_with_all_that_would_come_but_not_fo
 }
 
 /// As often as makes a wait of it, and a moment ago.
-fn refuse(seen: &mut Seen, action: &Action) {
+pub(super) fn refuse(seen: &mut Seen, action: &Action) {
     let why = || crate::world::Error::Refused("a policy".into());
     for _ in 0..7 {
         match action {

@@ -165,7 +165,7 @@ fn disk_of_a_member_that_lives_bears_no_mark() {
     // Whoever deletes what a node left that was removed has it deleted.
     let mut left = settled(3, json!({}));
     let mut old = volume(3);
-    (old.decommissioned, old.terminating, old.kept) = (Some("4".into()), true, Some(false));
+    (old.decommissioned, old.terminating, old.kept) = (Some("4".into()), true, Kept::No);
     left.volumes.insert(3, old);
     let mut gone = row(3);
     gone.state = State::Removed;
@@ -174,7 +174,8 @@ fn disk_of_a_member_that_lives_bears_no_mark() {
     left.volumes.get_mut(&3).expect("a volume").decommissioned = None;
     check(vec![("it is not marked", left, Want::Does("KeepVolume", "pv-3"), "")]);
     // Nor is it left alone meanwhile by what looks after members' disks.
-    seen.volumes.get_mut(&3).expect("a volume").terminating = true;
+    let claim = seen.volumes.get_mut(&3).expect("a volume");
+    (claim.terminating, claim.kept) = (true, Kept::Yes);
     check(vec![("somebody deletes it", seen, Want::Nothing, "VolumeGoing")]);
 }
 

@@ -289,7 +289,7 @@ fn refusal_is_told_as_long_as_it_stands_and_not_only_when_it_is_tried() {
             seen.pods.remove(&4);
             seen.children.remove(&Child::StatefulSet(4));
             let mut left = volume(4);
-            (left.terminating, left.kept) = (true, Some(false));
+            (left.terminating, left.kept) = (true, Kept::No);
             seen.volumes.insert(4, left);
         }),
         ("settings that nobody uses", "Delete", |seen| {
