@@ -100,17 +100,17 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
             let message = wrong.join("; ");
             let trouble = Trouble { reason: "InvalidSpec", message };
             let why = "the spec cannot be acted on";
-            let mut troubles = vec![trouble];
+            let known = Desired::to_observe(&seen.cluster, defaults);
+            let Some(known) = known.filter(|_| seen.earlier.is_none()) else {
+                return Plan { operation: recorded(seen).cloned(), ..quiet(why, vec![trouble]) };
+            };
             // What runs is looked after no less for it.
-            if let Some(known) = Desired::to_observe(&seen.cluster, defaults)
-                && domain_of_nodes(seen, &known).is_none()
-                && seen.earlier.is_none()
-            {
-                let mut view = View::new(seen, &known, now);
-                view.look_for_trouble_of_nodes(Some("the spec cannot be acted on"));
-                troubles.extend(view.troubles);
-            }
-            return Plan { operation: recorded(seen).cloned(), ..quiet(why, troubles) };
+            let is_known = domain_of_nodes(seen, &known).is_none();
+            return halted(View::new(seen, &known, now), why, vec![trouble], |view| {
+                if is_known {
+                    view.look_for_trouble_of_nodes(Some(why));
+                }
+            });
         }
     };
     if let Some(domain) = domain_of_nodes(seen, &desired) {
@@ -121,7 +121,8 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
         );
         let trouble = Trouble { reason: "ClusterDomainChanged", message };
         let why = "the DNS domain is another than that of the nodes";
-        return Plan { operation: recorded(seen).cloned(), ..quiet(why, vec![trouble]) };
+        // Who is silent is not told: by these names all are.
+        return halted(View::new(seen, &desired, now), why, vec![trouble], |_| {});
     }
     if let Some(what) = &seen.earlier {
         let trouble = Trouble { reason: EARLIER, message: of_earlier(what) };
@@ -130,17 +131,7 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
     }
     let mut view = View::new(seen, &desired, now);
     if desired.spec.paused {
-        let operation = view.recorded.cloned();
-        let kept = view.keep_what_is_to_stay();
-        view.look_for_trouble();
-        let troubles = view.troubles;
-        return match kept {
-            Some(Step::Keep(action, why)) => {
-                let why = format!("{PAUSED}, but {why}");
-                Plan { action: Some(action), operation, why, troubles, requeue: SOON }
-            }
-            _ => Plan { operation, ..quiet(PAUSED, troubles) },
-        };
+        return halted(view, PAUSED, Vec::new(), |view| view.look_for_trouble());
     }
     let recorded = view.recorded.cloned();
     let step = view.step();
@@ -166,6 +157,28 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
             Plan { action: Some(action), operation, why, troubles, requeue: SOON }
         }
         None => quiet("everything is as it should be", troubles),
+    }
+}
+
+/// Nothing is done, but what keeps disks from being lost meanwhile. `look`: what is told of, besides.
+fn halted(
+    mut view: View<'_>,
+    why: &str,
+    troubles: Vec<Trouble>,
+    look: impl FnOnce(&mut View<'_>),
+) -> Plan {
+    view.troubles = troubles;
+    look(&mut view);
+    view.look_for_refused_deeds();
+    let operation = view.recorded.cloned();
+    let protects = view.protect();
+    let quiet = quiet(why, view.troubles);
+    match protects {
+        Some(Step::Keep(action, what)) => {
+            let why = format!("{why}, but {what}");
+            Plan { action: Some(action), operation, why, requeue: SOON, ..quiet }
+        }
+        _ => Plan { operation, ..quiet },
     }
 }
 

@@ -949,6 +949,45 @@ async fn cluster_whose_spec_cannot_be_acted_on_is_told_of_as_it_is() {
     assert_eq!(fake.child(Child::StatefulSet(0)), before, "nothing is done");
 }
 
+/// A mistake in the spec, or a pause, is not what costs a disk: the drain of a machine asks the budget, and deletes the
+/// pod.
+#[tokio::test]
+async fn disk_is_kept_and_its_pod_not_evicted_also_while_nothing_else_is_done() {
+    type Edit = fn(&mut Value);
+    let halts: [(&str, Edit, Edit); 2] = [
+        (
+            "a wrong spec",
+            |spec| spec["config"] = json!({"nonsense": 1}),
+            |spec| {
+                spec["config"] = json!({});
+            },
+        ),
+        ("a pause", |spec| spec["paused"] = json!(true), |spec| spec["paused"] = json!(false)),
+    ];
+    for (why, halt, undo) in halts {
+        let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+        settle(&fake, "create").await;
+        fake.edit(halt);
+        passes(&fake, 5).await;
+        let before = fake.child(Child::StatefulSet(1));
+        fake.delete_claim(1, 30);
+        let status = passes(&fake, 10).await;
+        let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+        assert_eq!(fake.kept(), 1, "{why}: {}", fake.journal());
+        assert!(is_budget_closed(&seen), "{why}: {}", fake.journal());
+        assert!(told(&status).contains("is kept"), "{why}: {}", told(&status));
+        let done = fake.changes();
+        passes(&fake, 10).await;
+        assert_eq!(fake.changes(), done, "{why}: and nothing else\n{}", fake.journal());
+        passes(&fake, 30).await;
+        assert_eq!(fake.child(Child::StatefulSet(1)), before, "{why}: nothing is done");
+        fake.edit(undo);
+        settle(&fake, why).await;
+        let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+        assert_eq!(in_service(&seen), 3, "{why}: {}", fake.journal());
+    }
+}
+
 #[tokio::test]
 async fn sick_pod_holds_a_roll_up_and_is_told() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));

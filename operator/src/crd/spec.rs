@@ -127,7 +127,7 @@ pub struct KvClusterSpec {
     /// Let Kubernetes take down one node at a time, and no more.
     #[serde(default = "yes")]
     pub pod_disruption_budget: bool,
-    /// Leave everything as it is; only the status is kept current.
+    /// Leave everything as it is; only the status is kept current, and the disk of a volume claim that is deleted.
     #[serde(default)]
     pub paused: bool,
     /// No pods; the volumes stay.

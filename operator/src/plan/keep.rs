@@ -448,6 +448,18 @@ impl View<'_> {
         opens && self.is_budget_closed()
     }
 
+    /// Kubernetes takes no pod with which a disk would go. As [`Self::one_may_go`] has it, where objects are not
+    /// looked after.
+    pub(super) fn close_budget_over_disks(&self) -> Option<Step> {
+        if self.is_budget_closed() || !self.is_a_disk_going() {
+            return None;
+        }
+        self.turn_budget(
+            false,
+            "a volume claim is being deleted and goes with its pod, so none may go",
+        )
+    }
+
     fn turn_budget(&self, open: bool, why: &str) -> Option<Step> {
         let child = Child::DisruptionBudget;
         let live = self.seen.children.get(&child)?;

@@ -1786,6 +1786,17 @@ fn stopped_paused_and_deleted_clusters_are_let_be() {
     check(vec![
         ("deleted", deleted, Want::Nothing, ""),
         ("paused", settled(3, json!({"replicas": 5, "paused": true})), Want::Nothing, ""),
+        (
+            "paused, and a claim is deleted",
+            {
+                let mut seen = settled(3, json!({"replicas": 5, "paused": true}));
+                let claim = seen.volumes.get_mut(&1).expect("a volume");
+                (claim.terminating, claim.kept) = (true, Kept::No);
+                seen
+            },
+            Want::Does("KeepVolume", "pv-1"),
+            "VolumeGoing",
+        ),
         ("to stop", stopped(true), Want::Does("Scale", "ordinal: 2, set"), ""),
         ("stopped", stopped(false), Want::Nothing, ""),
         (
@@ -2316,6 +2327,17 @@ fn another_domain_than_that_of_the_nodes_is_told_and_nothing_is_done() {
     let told = plan(&gone, &elsewhere, now());
     assert!(told.action.is_none(), "{:?}", told.action);
     assert_eq!(told.troubles[0].reason, "ClusterDomainChanged");
+    // A disk that goes with the next drain is kept all the same, and so is its pod.
+    let mut goes = seen.clone();
+    let claim = goes.volumes.get_mut(&2).expect("a volume");
+    (claim.terminating, claim.kept) = (true, Kept::No);
+    let protects = |seen: &Seen| plan(seen, &elsewhere, now());
+    let keeps = protects(&goes).action.map(|action| action.name());
+    assert_eq!(keeps, Some("KeepVolume"));
+    goes.volumes.get_mut(&2).expect("a volume").kept = Kept::Yes;
+    assert_eq!(budget_of(&protects(&goes)), Some(3));
+    turn_budget(&mut goes, false);
+    assert_eq!(protects(&goes).action, None);
     for seen in [&seen, &gone] {
         let same = plan(seen, &defaults(), now());
         assert!(same.troubles.iter().all(|trouble| trouble.reason != "ClusterDomainChanged"));

@@ -66,6 +66,17 @@ impl<'a> View<'a> {
         self.climb()
     }
 
+    /// What is done also where nothing else is: the spec is wrong, the cluster paused, or its nodes known by other
+    /// names. A mistake must not be what costs a disk, and whoever drains a machine meanwhile knows of none.
+    pub(super) fn protect(&self) -> Option<Step> {
+        let kept = if self.desired.spec.paused {
+            self.keep_what_is_to_stay()
+        } else {
+            self.keep_volumes()
+        };
+        kept.or_else(|| self.close_budget_over_disks())
+    }
+
     /// The pods' template is kept as it is.
     pub(super) fn holds_template(&self) -> bool {
         self.version_refused.as_ref().is_some_and(|refused| refused.holds)

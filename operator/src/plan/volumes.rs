@@ -348,6 +348,9 @@ impl View<'_> {
             });
             lines.splice(0..0, kept.collect::<Vec<_>>());
         }
+        if let Some(Step::Keep(_, what)) = self.close_budget_over_disks() {
+            lines.insert(0, what);
+        }
         if let [only] = &mut lines[..] {
             *only = format!("nothing: {PAUSED}");
         }

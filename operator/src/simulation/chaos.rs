@@ -29,7 +29,9 @@ fn happen(fake: &Fake, chance: &mut Chance, may_lose: bool) -> bool {
     let at = chance.ordinal();
     let set = Child::StatefulSet(at);
     let text = format!("t{}", chance.below(1000));
-    match chance.below(if may_lose { 17 } else { 15 }) {
+    // So it is for a while: what is not known is not done.
+    fake.silence_volumes(chance.below(3) == 0);
+    match chance.below(if may_lose { 18 } else { 15 }) {
         0 | 1 => replicas(fake, 3 + i32::try_from(chance.below(3)).expect("small")),
         2 | 3 => fake.evict(at),
         4 => fake.run_out_of_memory(at),
@@ -66,6 +68,12 @@ fn happen(fake: &Fake, chance: &mut Chance, may_lose: bool) -> bool {
             fake.lose_volume(at);
             return true;
         }
+        16 => {
+            // It could not be begun with.
+            let wrong = chance.below(2) == 0;
+            let size = if wrong { json!({"nonsense": 1}) } else { json!({}) };
+            fake.edit(|spec| spec["config"] = size);
+        }
         _ => {
             if usize::try_from(at).expect("an ordinal") >= fake.claims().len() {
                 return false;
@@ -98,9 +106,13 @@ async fn whatever_happens_ends_well_and_costs_no_data() {
                     fake.tick();
                 }
             }
+            fake.silence_volumes(false);
             fake.edit(|spec| {
                 spec["stopped"] = json!(false);
                 spec["paused"] = json!(false);
+                if !spec["config"]["nonsense"].is_null() {
+                    spec["config"] = json!({});
+                }
             });
             settle(&fake, &format!("life {life}, round {round}")).await;
             let seen = fake.look(&key()).await.expect("a look").expect("a cluster");

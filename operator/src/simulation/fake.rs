@@ -94,6 +94,8 @@ struct Inner {
     judge_disks_only: bool,
     /// Nobody learns what becomes of a volume.
     volumes_are_silent: bool,
+    /// In how many passes a claim, by its uid, could be seen to go, and its disk be kept.
+    seen_to_go: BTreeMap<String, usize>,
     placement_stands_still: bool,
     /// Somebody asks for so many nodes while one drains.
     second_thought: Option<i32>,
@@ -182,6 +184,8 @@ struct Flotilla {
 
 /// How long the peers of a node that drains stay after it is wanted again: some passes.
 const SECOND_THOUGHT: i64 = 10;
+/// Passes in which the disks of all claims that go can be kept, whatever is done first and whoever ends.
+const TIME_TO_KEEP: usize = 8;
 /// A setting that the operator cannot know to be wrong.
 pub(super) const BROKEN_SETTING: &str = "13s";
 const RANGES: [(&str, &str); 3] = [("", "g"), ("g", "p"), ("p", "")];
@@ -227,6 +231,7 @@ impl Fake {
                 ends_at_notes: false,
                 judge_disks_only: false,
                 volumes_are_silent: false,
+                seen_to_go: BTreeMap::new(),
                 placement_stands_still: false,
                 second_thought: None,
                 changes_of_mind: Vec::new(),
@@ -410,7 +415,14 @@ impl Fake {
     }
 
     pub(super) fn end_of_pass(&self) {
-        self.0.lock().changes_in_pass = 0;
+        let mut inner = self.0.lock();
+        inner.changes_in_pass = 0;
+        if inner.refuses_deed != Some(Deed::KeepVolume) {
+            let going = inner.claims.values().filter(|claim| claim.terminating);
+            for uid in going.map(|claim| claim.uid.clone()).collect::<Vec<_>>() {
+                *inner.seen_to_go.entry(uid).or_default() += 1;
+            }
+        }
     }
 
     /// A person edits the spec.
@@ -838,7 +850,9 @@ impl Inner {
     fn stateful_sets(&mut self) {
         self.pods.retain(|_, pod| !pod.terminating);
         let used: BTreeSet<String> = self.pods.values().map(|pod| pod.claim.clone()).collect();
-        self.claims.retain(|_, claim| !claim.terminating || used.contains(&claim.uid));
+        let goes = |claim: &FakeClaim| claim.terminating && !used.contains(&claim.uid);
+        self.claims.values().filter(|claim| goes(claim)).for_each(|claim| self.judge_claim(claim));
+        self.claims.retain(|_, claim| !goes(claim));
         // Those of others are left to others.
         let sets: Vec<(i32, Value)> = self
             .children
@@ -1241,6 +1255,19 @@ impl Inner {
         self.require(
             !stays || is_kept || self.judge_disks_only,
             "no pod is ended with which a disk goes that is to stay",
+        );
+    }
+
+    /// Invariant: whoever ends the pod, a disk that is to stay outlives its claim if the operator had the time: it is
+    /// the first thing that it does, of each.
+    fn judge_claim(&self, claim: &FakeClaim) {
+        let has_data = claim.identity.is_some() && claim.cluster_id == self.first_cluster_id;
+        let stays = self.cluster.spec.storage.retain && has_data;
+        let passes = self.seen_to_go.get(&claim.uid).copied().unwrap_or(0);
+        let is_kept = self.kept.contains(&format!("pv-of-{}", claim.uid));
+        self.require(
+            !stays || is_kept || passes < TIME_TO_KEEP,
+            &format!("the disk of a claim that went was to stay ({})", claim.uid),
         );
     }
 
