@@ -61,6 +61,14 @@ pub fn compute(seen: &Seen, plan: &Plan, defaults: &Defaults, now: Timestamp) ->
             .bootstrap_volume
             .clone()
             .or_else(|| begins.and_then(|operation| operation.volume_uid.clone())),
+        bootstrap_disk: match &old.bootstrap_volume {
+            Some(_) => old.bootstrap_disk.clone(),
+            None => begins.and_then(|operation| {
+                let uid = operation.volume_uid.as_deref();
+                let mut claims = seen.volumes.values();
+                claims.find(|claim| Some(claim.uid.as_str()) == uid)?.volume.clone()
+            }),
+        },
         largest_volume: largest_volume(seen).or_else(|| old.largest_volume.clone()),
         conditions: Vec::new(),
         members: members(&view, &old),

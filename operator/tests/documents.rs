@@ -22,9 +22,10 @@ const CLUSTERS: [&str; 2] = ["kv", "NAME"];
 
 /// Kinds that Kubernetes has, or the operator of Prometheus, by the words that the documents use; and whose
 /// names they bear.
-const KINDS: [(&[&str], Bears); 12] = [
+const KINDS: [(&[&str], Bears); 13] = [
     (&["pod", "pods"], Bears::Pods),
     (&["pvc"], Bears::Volumes),
+    (&["pv"], Bears::Nothing),
     (&["svc", "service"], Bears::Services),
     (&["networkpolicy", "servicemonitor"], Bears::Clusters),
     (&["deploy"], Bears::Operator),

@@ -38,6 +38,9 @@ pub struct KvClusterStatus {
     /// volume is lost before the answer was noted, nobody guesses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap_volume: Option<String>,
+    /// The PersistentVolume of that claim, by which what is on it is found when the claim is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap_disk: Option<String>,
     /// The size of the largest volume. What was asked for beyond it and none has got yet can be taken back:
     /// `spec.storage.size` may be lowered to it, and no further.
     #[serde(default, skip_serializing_if = "Option::is_none")]

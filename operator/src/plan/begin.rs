@@ -26,6 +26,8 @@ enum Beginning {
     On(String),
     /// Why not yet.
     Waits(String),
+    /// The disk on which it was to begin is gone, and those who may know whether it had begun are not all heard.
+    Asks(String),
     /// Only a person can say.
     Lost(String),
 }
@@ -67,6 +69,10 @@ impl View<'_> {
         let why = match self.beginning() {
             Beginning::On(_) => return None,
             Beginning::Waits(why) => why,
+            Beginning::Asks(why) => {
+                self.trouble("BootstrapVolumeLost", why.clone());
+                why
+            }
             Beginning::Lost(why) => {
                 self.trouble("BootstrapVolumeLost", why);
                 "the first volume is gone".to_owned()
@@ -111,15 +117,11 @@ impl View<'_> {
         if let Some(noted) = self.bootstrap_volume().filter(|noted| *noted != volume.uid) {
             // A beginning is whole: who is another node of it may have what was acknowledged since.
             return match self.may_know_of_a_beginning() {
-                Some(who) => waits(format!(
+                Some(who) => Beginning::Asks(format!(
                     "the cluster was to begin on the volume claim {noted}, which is gone; whether it had begun the \
                      other nodes know, once all of them run: {who}"
                 )),
-                None => Beginning::Lost(format!(
-                    "the cluster was to begin on the volume claim {noted}, which is gone, and no other node has \
-                     anything on its disk; whether it had begun is not known, so it is not begun again: delete the \
-                     KvCluster and its volumes and create it anew"
-                )),
+                None => Beginning::Lost(self.of_lost_beginning(&noted)),
             };
         }
         for ordinal in self.first() {
@@ -139,6 +141,36 @@ impl View<'_> {
             }
         }
         Beginning::On(volume.uid.clone())
+    }
+
+    /// Nothing is deleted before it is known that nothing is lost by it. Where regions have one peer it is the node that
+    /// was called which has it, and it alone can have acknowledged anything: the others prove nothing.
+    fn of_lost_beginning(&self, noted: &str) -> String {
+        let status = self.seen.cluster.status.as_ref();
+        let disk = match status.and_then(|status| status.bootstrap_disk.as_deref()) {
+            Some(disk) => format!("PersistentVolume {disk}"),
+            None => "its PersistentVolume (that whose claimRef has this uid)".to_owned(),
+        };
+        let is_the_only = self.desired.spec.replication_factor == 1;
+        let (others, lost) = if is_the_only {
+            (
+                "with replicationFactor 1 that disk alone may hold what was acknowledged, whatever the others hold",
+                "If it is gone for good, what was acknowledged is gone with it",
+            )
+        } else {
+            (
+                "no other node has joined it",
+                "If it is gone for good, no node is left that has acknowledged anything",
+            )
+        };
+        format!(
+            "the cluster was to begin on the volume claim {noted}, which is gone; whether it had begun is not known, so \
+             it is not begun again, and {others}. Look for {disk}: where it is still there, as with storage.retain, \
+             give it back to the claim {}, and its node says itself whether it had begun ('A first volume that was \
+             lost' in docs/operations.md). {lost}: then, and not before, delete the KvCluster and its volumes, and \
+             create it anew",
+            self.desired.names.volume(0)
+        )
     }
 
     /// Of the nodes beside the first, one that has not said that its disk is empty. Also of those that the spec no

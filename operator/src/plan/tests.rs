@@ -503,7 +503,31 @@ fn cluster_begins_once() {
                 }
             }),
             Want::Waits("the other nodes know, once all of them run: waiting for pod kv-1-0"),
-            "",
+            "BootstrapVolumeLost",
+        ),
+        (
+            "another volume is noted, of the only copy that there was",
+            new(&|seen| {
+                seen.cluster.status = Some(noted("volume-x"));
+                seen.cluster.spec.replication_factor = 1;
+            }),
+            Want::Waits("the first volume is gone"),
+            "BootstrapVolumeLost",
+        ),
+        (
+            "another volume is noted, of the only node",
+            new(&|seen| {
+                seen.cluster.status = Some(noted("volume-x"));
+                (seen.cluster.spec.replicas, seen.cluster.spec.replication_factor) = (1, 1);
+                for ordinal in [1, 2] {
+                    seen.pods.remove(&ordinal);
+                    seen.volumes.remove(&ordinal);
+                    seen.children.remove(&Child::StatefulSet(ordinal));
+                }
+                seen.children.remove(&Child::DisruptionBudget);
+            }),
+            Want::Waits("the first volume is gone"),
+            "BootstrapVolumeLost",
         ),
         (
             "so may one that has a volume and no pod: it is made, to be asked",
@@ -556,6 +580,41 @@ fn cluster_begins_once() {
             "",
         ),
     ]);
+}
+
+/// Somebody does what it says.
+#[test]
+fn lost_first_volume_is_looked_for_before_anything_is_deleted() {
+    for (replicas, factor) in [(1, 1), (3, 1), (3, 3)] {
+        let mut seen =
+            settled(replicas, json!({"replicas": replicas, "replicationFactor": factor}));
+        seen.cluster.status = None;
+        seen.table = None;
+        for pod in seen.pods.values_mut() {
+            (pod.node, pod.ready) = (Node::Unjoined { version: "0.1.0".into() }, false);
+        }
+        keep_budget(&mut seen);
+        // The disk is noted with its claim.
+        let called = plan(&seen, &defaults(), now());
+        let status = crate::status::compute(&seen, &called, &defaults(), now());
+        assert_eq!(status.bootstrap_volume.as_deref(), Some("volume-0"));
+        assert_eq!(status.bootstrap_disk.as_deref(), Some("pv-0"));
+        seen.cluster.status = Some(status);
+        let claim = seen.volumes.get_mut(&0).expect("a volume");
+        (claim.uid, claim.volume) = ("volume-y".into(), Some("pv-y".into()));
+        let lost = plan(&seen, &defaults(), now());
+        let status = crate::status::compute(&seen, &lost, &defaults(), now());
+        assert_eq!(status.bootstrap_disk.as_deref(), Some("pv-0"), "it stays noted");
+        let told = lost.troubles.iter().find(|told| told.reason == "BootstrapVolumeLost");
+        let words = &told.expect("told").message;
+        let at = |part: &str| words.find(part).unwrap_or_else(|| panic!("{part}: {words}"));
+        assert!(at("PersistentVolume pv-0") < at("delete"), "{words}");
+        assert_eq!(words.contains("alone may hold"), factor == 1, "{words}");
+        // Nor is it known of clusters that noted the claim alone.
+        seen.cluster.status.as_mut().expect("a status").bootstrap_disk = None;
+        let lost = plan(&seen, &defaults(), now());
+        assert!(lost.troubles.iter().any(|told| told.message.contains("its PersistentVolume (")));
+    }
 }
 
 #[test]
