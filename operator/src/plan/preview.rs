@@ -6,22 +6,56 @@ use crate::{
     seen::{Node, Slot, VolumeClaim},
 };
 
-/// What is lost with a claim.
-fn with_its_data(volume: &VolumeClaim) -> String {
-    format!("volume claim {} with what is on it (storage.retain is false)", volume.name)
-}
-
 impl View<'_> {
+    /// What is deleted with a claim, and what of it stays.
+    fn with_its_data(&self, volume: &VolumeClaim) -> String {
+        let name = &volume.name;
+        match &volume.volume {
+            Some(disk) if self.desired.spec.storage.retain => {
+                format!("volume claim {name}; PersistentVolume {disk} stays with what is on it")
+            }
+            None => format!("volume claim {name}, which has no PersistentVolume"),
+            Some(_) => format!("volume claim {name} with what is on it (storage.retain is false)"),
+        }
+    }
+
+    /// Claims of names that are wanted which go with what is on them, each with why: for a pod that is to come, and of
+    /// a node that is given up.
+    fn emptied(&self, wanted: i32, comes: impl Fn(&i32) -> bool) -> Vec<String> {
+        let line = |why: String, volume: &VolumeClaim| {
+            format!("{why}, and so delete {}", self.with_its_data(volume))
+        };
+        let claims = self.seen.volumes.range(..wanted);
+        let claims = claims.filter(|(at, volume)| !volume.terminating && comes(at));
+        let lines = claims.filter_map(|(ordinal, volume)| {
+            let name = self.pod_name(*ordinal);
+            let row = self.member(*ordinal);
+            if let Some(proof) = row.and_then(|row| self.is_gone(*ordinal, row)) {
+                let id = row.map_or(0, |row| row.node_id);
+                return Some(line(format!("give up node {id} in pod {name} ({proof})"), volume));
+            }
+            if let Some(pod) = self.pod(*ordinal) {
+                let goes = self.given_up_at(*ordinal).is_some() || self.empties(*ordinal, pod);
+                return goes.then(|| {
+                    line(format!("let pod {name} begin anew, whose node was given up"), volume)
+                });
+            }
+            let goes = !self.seen.is_held(*ordinal) && volume.decommissioned.is_some();
+            goes.then(|| line(format!("begin anew at {name}, whose node was removed"), volume))
+        });
+        lines.collect()
+    }
+
     /// What differs between the cluster and its spec, one line each, in the order in which it would be
     /// seen to.
     pub(crate) fn preview(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let desired = self.desired;
         let held = self.seen.held().map(|ordinal| ordinal + 1).max().unwrap_or(0);
-        if let Some(refused) = self.version_refused.as_ref().filter(|refused| refused.holds) {
-            return vec![format!("nothing to the pods: {}", refused.why)];
-        }
-        for child in self.all_children() {
+        let refused = self.version_refused.as_ref().filter(|refused| refused.holds);
+        lines.extend(refused.map(|refused| format!("nothing to the pods: {}", refused.why)));
+        let holds = refused.is_some();
+        for child in self.all_children().filter(|_| !holds) {
             let title = child.title(desired);
             let wanted = self.is_wanted(child);
             if let Some(whose) = self.seen.taken.get(&Slot::Child(child)) {
@@ -42,7 +76,7 @@ impl View<'_> {
                 (false, None) => {}
             }
         }
-        if !self.is_initialized() && !desired.adopts {
+        if !self.is_initialized() && !desired.adopts && !holds {
             lines.push(format!(
                 "begin cluster {} with {} nodes at once",
                 desired.cluster_id,
@@ -50,7 +84,10 @@ impl View<'_> {
             ));
         }
         let wanted = if desired.spec.stopped { 0 } else { desired.spec.replicas };
-        for ordinal in 0..wanted {
+        // What goes with a pod that is to come waits with it for its template.
+        let comes = |ordinal: &i32| !holds || self.seen.pods.contains_key(ordinal);
+        lines.extend(self.emptied(wanted, comes));
+        for ordinal in (0..wanted).filter(comes) {
             let joins = self.pod(ordinal).is_none_or(|pod| !matches!(pod.node, Node::Joined(_)));
             if self.member(ordinal).is_none() && joins {
                 lines.push(format!("let pod {} join", self.pod_name(ordinal)));
@@ -60,7 +97,7 @@ impl View<'_> {
         for ordinal in (wanted..held).rev() {
             let name = self.pod_name(ordinal);
             let then = match self.seen.volumes.get(&ordinal) {
-                Some(volume) if drops => format!("then delete {}", with_its_data(volume)),
+                Some(volume) if drops => format!("then delete {}", self.with_its_data(volume)),
                 _ => "its volume stays".to_owned(),
             };
             match self.member(ordinal).filter(|_| !desired.spec.stopped) {
@@ -76,7 +113,7 @@ impl View<'_> {
                 let ordinal = desired.names.ordinal_of_volume(&volume.name);
                 ordinal.is_none_or(|ordinal| ordinal >= held)
             });
-            lines.extend(dropped.map(|volume| format!("delete {}", with_its_data(volume))));
+            lines.extend(dropped.map(|volume| format!("delete {}", self.with_its_data(volume))));
         }
         for (ordinal, volume) in &self.seen.volumes {
             if drift::is_larger(&desired.spec.storage.size, &volume.requested)
@@ -100,7 +137,7 @@ impl View<'_> {
             }
         }
         for pod in self.seen.pods.range(..wanted.min(held)).map(|(_, pod)| pod) {
-            if pod.template_hash.as_deref() != Some(&desired.template_hash) {
+            if !holds && pod.template_hash.as_deref() != Some(&desired.template_hash) {
                 lines.push(format!("restart pod {}: its template is an old one", pod.name));
             }
         }

@@ -62,7 +62,7 @@ impl View<'_> {
     }
 
     /// Why the disk of a member will not come back; `None` when it may.
-    fn is_gone(&self, ordinal: i32, row: &Row) -> Option<String> {
+    pub(super) fn is_gone(&self, ordinal: i32, row: &Row) -> Option<String> {
         if row.state == State::Draining {
             return None;
         }
@@ -195,6 +195,20 @@ impl View<'_> {
         let expected_version = self.seen.table.as_ref()?.version;
         let call = Call::RemoveNode { node_id: id, force: true, expected_version };
         Some(Step::Act(operation, Action::Call(call), message))
+    }
+
+    /// The node that was given up at an ordinal, and whose peers are being made anew elsewhere.
+    pub(super) fn given_up_at(&self, ordinal: i32) -> Option<&Row> {
+        let mut rows = self.seen.table.iter().flat_map(|table| &table.nodes);
+        rows.find(|row| {
+            row.forced && row.state == State::Draining && self.ordinal_of(row) == Some(ordinal)
+        })
+    }
+
+    /// The claim of a pod is to be deleted now.
+    pub(super) fn empties(&self, ordinal: i32, pod: &Pod) -> bool {
+        let step = self.empty_disk(ordinal, pod);
+        matches!(step, Some(Step::Act(_, Action::Change(Change::DeleteVolume { .. }), _)))
     }
 
     /// The disk of a node that was removed is emptied: the claim goes, then the pod, and Kubernetes

@@ -2317,6 +2317,63 @@ fn preview_tells_which_volumes_are_deleted() {
             "{all:#?}"
         );
     }
+    // More nodes, where some were removed before: their claims go first.
+    let more = |retain: bool, image: &str, change: &dyn Fn(&mut Seen)| {
+        let spec = json!({"replicas": 5, "image": image,
+            "storage": {"size": "1Gi", "retain": retain}});
+        let started = json!({"storage": {"size": "1Gi", "retain": retain}});
+        let mut seen = well(3, spec, started);
+        for ordinal in [3, 4, 5] {
+            let mut old = volume(ordinal);
+            old.decommissioned = Some((ordinal + 1).to_string());
+            seen.volumes.insert(ordinal, old);
+            let mut gone = row(ordinal);
+            gone.state = State::Removed;
+            table(&mut seen).nodes.push(gone);
+        }
+        change(&mut seen);
+        preview(&seen, &defaults(), now())
+    };
+    let of = |lines: &[String], ordinal: i32| {
+        let claim = format!("delete volume claim data-kv-{ordinal}-0");
+        let mut lines = lines.iter().filter(|line| line.contains(&claim));
+        lines.next().map(|line| (line.contains("storage.retain is false"), line.contains("pv-")))
+    };
+    let (gone, kept) = (Some((true, false)), Some((false, true)));
+    let all = more(false, "flotilla:1", &|_| {});
+    assert_eq!([3, 4, 5].map(|at| of(&all, at)), [gone, gone, gone], "{all:#?}");
+    let all = more(true, "flotilla:1", &|_| {});
+    assert_eq!([3, 4, 5].map(|at| of(&all, at)), [kept, kept, None], "{all:#?}");
+    // A version that is refused keeps pods from coming, and claims of nodes that are not wanted from nothing.
+    let all = more(false, "flotilla:9.0.0", &|_| {});
+    assert!(all[0].starts_with("nothing to the pods: "), "{all:#?}");
+    assert_eq!([3, 4, 5].map(|at| of(&all, at)), [None, None, gone], "{all:#?}");
+    assert_eq!(all.len(), 2, "{all:#?}");
+    // A node that is to be given up, one that was, and one that has left.
+    let lost = |seen: &mut Seen| {
+        let empty = Node::Unjoined { version: "0.1.0".into() };
+        seen.pods.get_mut(&2).expect("a pod").node = empty;
+        table(seen).nodes[2].alive = false;
+    };
+    let given_up = |seen: &mut Seen| {
+        silent(seen, 2);
+        (table(seen).nodes[2].state, table(seen).nodes[2].forced) = (State::Draining, true);
+    };
+    let left = |seen: &mut Seen| {
+        table(seen).nodes[2].state = State::Removed;
+        seen.pods.get_mut(&2).expect("a pod").node =
+            Node::Removed { cluster_id: UID.into(), node_id: 3 };
+    };
+    for change in [&lost as &dyn Fn(&mut Seen), &given_up, &left] {
+        for (retain, image, want) in [
+            (false, "flotilla:1", gone),
+            (true, "flotilla:1", kept),
+            (true, "flotilla:9.0.0", kept),
+        ] {
+            let all = more(retain, image, change);
+            assert_eq!(of(&all, 2), want, "{all:#?}");
+        }
+    }
 }
 
 /// What older operators wrote into a status. A change of this test is an operation that nobody ends.
