@@ -80,6 +80,10 @@ const SECCOMP: [&str; 2] = ["RuntimeDefault", "Localhost"];
 /// Classes of Kubernetes itself: who has one pushes the pods of others out.
 const SYSTEM_PRIORITY: &str = "system-";
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
+/// What the kubelet does for a container, by its own network: it may be told to whom.
+const PROBES: [&str; 3] = ["startupProbe", "livenessProbe", "readinessProbe"];
+const HOOKS: [&str; 2] = ["postStart", "preStop"];
+const HANDLERS: [&str; 2] = ["httpGet", "tcpSocket"];
 
 /// # Errors
 /// What the template would lend, each with the right that is missing.
@@ -162,6 +166,17 @@ fn namespaces(spec: &Value, bad: &mut impl FnMut(String)) {
             .any(|port| port["hostPort"].as_i64().is_some_and(|port| port != 0))
         {
             bad(format!("container {} has a hostPort", container["name"]));
+        }
+        let probes = PROBES.into_iter().map(|key| (key, &container[key]));
+        let hooks = HOOKS.into_iter().map(|key| (key, &container["lifecycle"][key]));
+        for (key, what) in probes.chain(hooks) {
+            let is_own = |host: &Value| host.is_null() || *host == json!("");
+            if !HANDLERS.into_iter().all(|handler| is_own(&what[handler]["host"])) {
+                let name = &container["name"];
+                bad(format!(
+                    "{key} of container {name} has a host, whom the Kubernetes node is to call"
+                ));
+            }
         }
     }
 }
@@ -290,6 +305,18 @@ fn quoted(names: &[&str]) -> String {
     format!("['{}']", names.join("', '"))
 }
 
+/// A probe or a hook names no host, in CEL.
+fn names_no_host(of: &str, key: &str) -> String {
+    let path = format!("{of}.{key}");
+    let no_host = HANDLERS.map(|handler| {
+        let host = format!("{path}.{handler}.host");
+        format!(
+            "(!has({path}.{handler}) || {path}.{handler} == null || !has({host}) || {host} == null || {host} == '')"
+        )
+    });
+    format!("(!has({path}) || {path} == null || ({}))", no_host.join(" && "))
+}
+
 fn expressions(right: Right) -> Vec<(String, &'static str)> {
     match right {
         Right::ServiceAccounts => vec![
@@ -318,15 +345,31 @@ fn expressions(right: Right) -> Vec<(String, &'static str)> {
                 "podTemplate has a volume that reaches the Kubernetes node, such as a hostPath",
             )]
         }
-        Right::HostNamespaces => vec![(
-            "(!has(variables.pod.hostNetwork) || variables.pod.hostNetwork != true) && \
-             (!has(variables.pod.hostPID) || variables.pod.hostPID != true) && \
-             (!has(variables.pod.hostIPC) || variables.pod.hostIPC != true) && \
-             variables.containers.all(c, !has(c.ports) || c.ports.all(p, !has(p.hostPort) || \
-             p.hostPort == 0))"
-                .to_owned(),
-            "podTemplate takes network, processes or ports of the Kubernetes node",
-        )],
+        Right::HostNamespaces => vec![
+            (
+                "(!has(variables.pod.hostNetwork) || variables.pod.hostNetwork != true) && \
+                 (!has(variables.pod.hostPID) || variables.pod.hostPID != true) && \
+                 (!has(variables.pod.hostIPC) || variables.pod.hostIPC != true) && \
+                 variables.containers.all(c, !has(c.ports) || c.ports.all(p, !has(p.hostPort) || \
+                 p.hostPort == 0))"
+                    .to_owned(),
+                "podTemplate takes network, processes or ports of the Kubernetes node",
+            ),
+            (
+                format!(
+                    "variables.containers.all(c, {})",
+                    PROBES.map(|probe| names_no_host("c", probe)).join(" && ")
+                ),
+                "podTemplate has a probe with a host, whom the Kubernetes node is to call",
+            ),
+            (
+                format!(
+                    "variables.containers.all(c, !has(c.lifecycle) || c.lifecycle == null || ({}))",
+                    HOOKS.map(|hook| names_no_host("c.lifecycle", hook)).join(" && ")
+                ),
+                "podTemplate has a hook with a host, whom the Kubernetes node is to call",
+            ),
+        ],
         Right::Privileged => vec![
             (
                 format!(

@@ -53,6 +53,9 @@ fn template_lends_no_right_that_the_operator_was_not_told_to_lend() {
     let server = |security: Value| json!({"spec": {"containers": [{"name": "server", "securityContext": security}]}});
     let beside = |security: Value| json!({"spec": {"containers": [{"name": "side", "image": "s", "securityContext": security}]}});
     let volume = |volume: Value| json!({"spec": {"volumes": [volume]}});
+    let calls =
+        |key: &str, value: Value| json!({"spec": {"containers": [{"name": "server", key: value}]}});
+    let other = json!({"host": "10.0.0.1", "port": 80});
     let app_armor = |container: &str, profile: &str| {
         let name = format!("container.apparmor.security.beta.kubernetes.io/{container}");
         json!({"metadata": {"annotations": {name: profile}}})
@@ -83,6 +86,30 @@ fn template_lends_no_right_that_the_operator_was_not_told_to_lend() {
         (
             "a port",
             json!({"spec": {"containers": [{"name": "server", "ports": [{"containerPort": 7420, "hostPort": 80}]}]}}),
+            HostNamespaces,
+        ),
+        ("a probe of another", calls("livenessProbe", json!({"httpGet": other})), HostNamespaces),
+        (
+            "by its port",
+            calls("readinessProbe", json!({"httpGet": null, "tcpSocket": other})),
+            HostNamespaces,
+        ),
+        ("while it starts", calls("startupProbe", json!({"httpGet": other})), HostNamespaces),
+        (
+            "a call once it has started",
+            calls("lifecycle", json!({"postStart": {"httpGet": other}})),
+            HostNamespaces,
+        ),
+        (
+            "a call before it ends",
+            calls("lifecycle", json!({"preStop": {"tcpSocket": other}})),
+            HostNamespaces,
+        ),
+        (
+            "a call of a sidecar",
+            json!({"spec": {"initContainers": [{"name": "side", "image": "s", "restartPolicy": "Always",
+                "securityContext": {"allowPrivilegeEscalation": false},
+                "lifecycle": {"preStop": {"httpGet": other}}}]}}),
             HostNamespaces,
         ),
         ("privileges", server(json!({"privileged": true})), Privileged),
@@ -218,6 +245,16 @@ fn template_may_do_what_pods_of_a_namespace_may() {
                 "containers": [{"name": "server", "securityContext": {"seccompProfile": null,
                     "seLinuxOptions": {"type": "container_t"}, "capabilities": {"drop": ["ALL"]}}}],
             }}),
+        ),
+        (
+            "probes and hooks of its own",
+            json!({"spec": {"containers": [
+                {"name": "server", "readinessProbe": {"periodSeconds": 5}, "startupProbe": null,
+                    "livenessProbe": {"httpGet": {"host": null}}, "lifecycle": null},
+                {"name": "side", "image": "s", "securityContext": {"allowPrivilegeEscalation": false},
+                    "livenessProbe": {"httpGet": null, "tcpSocket": {"port": 80, "host": ""}},
+                    "lifecycle": {"postStart": null, "preStop": {"sleep": {"seconds": 5}}}},
+            ]}}),
         ),
         (
             "another user, or whom the namespace says",
