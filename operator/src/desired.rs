@@ -372,6 +372,21 @@ mod tests {
             ("another name", variable("FLOTILLA_ADVERTISE_HOST"), "FLOTILLA_ADVERTISE_HOST"),
             ("by way of the pod's", variable("POD_NAME"), "POD_NAME"),
             ("another file", variable("FLOTILLA_CONFIG"), "FLOTILLA_CONFIG"),
+            (
+                "there by a way around",
+                mount(json!({"mountPath": "/tmp/../var/lib/flotilla/data", "name": "scratch"})),
+                "/tmp/../var",
+            ),
+            (
+                "there from where it is",
+                mount(json!({"mountPath": "var/lib/flotilla", "name": "scratch"})),
+                "absolute",
+            ),
+            (
+                "there by itself",
+                mount(json!({"mountPath": "/var/./lib/flotilla", "name": "scratch"})),
+                "absolute",
+            ),
             ("a command line", server("args", json!(["--data-dir", "/tmp"])), "args"),
             ("a command", server("command", json!(["sh"])), "command"),
         ] {

@@ -317,9 +317,17 @@ pub fn keeps_its_disk(desired: &Desired) -> Result<(), String> {
             return Err(format!("podTemplate: the variable {name} is decided by the operator"));
         }
     }
+    let mounts = || server["volumeMounts"].as_array().into_iter().flatten();
+    // Compared below as it is written, and not as a file system would read it.
+    for path in mounts().filter_map(|mount| mount["mountPath"].as_str()) {
+        if !path.starts_with('/') || path.split('/').any(|part| [".", ".."].contains(&part)) {
+            return Err(format!(
+                "podTemplate: mountPath {path} of the container {CONTAINER} is to be absolute, without . and .."
+            ));
+        }
+    }
     for (dir, volume) in [(DATA_DIR, VOLUME), (CONFIG_DIR, CONFIG_VOLUME)] {
-        let mounts = server["volumeMounts"].as_array().into_iter().flatten();
-        let below = mounts.filter(|mount| {
+        let below = mounts().filter(|mount| {
             mount["mountPath"].as_str().is_some_and(|path| Path::new(path).starts_with(dir))
         });
         let below: Vec<_> = below.collect();
