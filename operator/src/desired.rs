@@ -387,6 +387,14 @@ mod tests {
                 mount(json!({"mountPath": "/var/./lib/flotilla", "name": "scratch"})),
                 "absolute",
             ),
+            ("a setting", variable("FLOTILLA_LOG_LEVEL"), "log_level: use spec.config"),
+            ("how long it stops", variable("FLOTILLA_SHUTDOWN_GRACE"), "shutdown_grace"),
+            (
+                "a setting of a part",
+                variable("FLOTILLA_PLACEMENT__NODE_DOWN_AFTER"),
+                "placement.node_down_after",
+            ),
+            ("a label", variable("FLOTILLA_LABELS__RACK"), "labels.rack"),
             ("a command line", server("args", json!(["--data-dir", "/tmp"])), "args"),
             ("a command", server("command", json!(["sh"])), "command"),
         ] {
@@ -403,7 +411,8 @@ mod tests {
                 "another place",
                 mount(json!({"mountPath": "/var/lib/flotilla-x", "name": "scratch"})),
             ),
-            ("a variable", variable("FLOTILLA_LOG_LEVEL")),
+            ("a variable", variable("RUST_BACKTRACE")),
+            ("one that is no setting", variable("FLOTILLA_IMAGE")),
             ("one of ours as it is", server("env", json!([{"name": "POD_NAME"}]))),
             (
                 "a sidecar that sees the disk",

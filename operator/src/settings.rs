@@ -37,6 +37,15 @@ fn variable(key: &str) -> String {
 
 /// By which the server is told where its data is, before its file.
 pub const DATA_DIR_VARIABLE: &str = "FLOTILLA_DATA_DIR";
+
+/// The setting that a variable gives to the server: levels are set apart by two `_`, and below a map all is the user's.
+pub fn of_variable(name: &str) -> Option<String> {
+    let key = name.strip_prefix("FLOTILLA_")?.to_lowercase().replace("__", ".");
+    let is_map = |group: &str| SETTINGS.get(group) == Some(&Kind::Map);
+    let is_below = key.split_once('.').is_some_and(|(group, _)| is_map(group));
+    (is_below || SETTINGS.contains_key(&key)).then_some(key)
+}
+
 /// Where the volume is mounted.
 pub const DATA_DIR: &str = "/var/lib/flotilla";
 /// How long a node may be silent before its peers are made anew, unless the spec says otherwise.

@@ -317,6 +317,15 @@ pub fn keeps_its_disk(desired: &Desired) -> Result<(), String> {
             return Err(format!("podTemplate: the variable {name} is decided by the operator"));
         }
     }
+    // The server would hear of it, and the operator, which counts on the same setting, would not.
+    let names = server["env"].as_array().into_iter().flatten();
+    for name in names.filter_map(|variable| variable["name"].as_str()) {
+        if let Some(key) =
+            settings::of_variable(name).filter(|_| named(&base["env"], name).is_none())
+        {
+            return Err(format!("podTemplate: the variable {name} sets {key}: use spec.config"));
+        }
+    }
     let mounts = || server["volumeMounts"].as_array().into_iter().flatten();
     // Compared below as it is written, and not as a file system would read it.
     for path in mounts().filter_map(|mount| mount["mountPath"].as_str()) {

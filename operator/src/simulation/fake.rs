@@ -27,7 +27,8 @@ use crate::{
     owner,
     plan::{self, Call, Change, Deed},
     seen::{
-        self, Exit, Growth, Joined, Kept, Node, Peer, Pod, Row, Seen, Slot, State, Table, VolumeClaim,
+        self, Exit, Growth, Joined, Kept, Node, Peer, Pod, Row, Seen, Slot, State, Table,
+        VolumeClaim,
     },
     world::{Error, Key, Made, World},
 };
