@@ -26,10 +26,11 @@ impl View<'_> {
     pub(super) fn is_going(&self, ordinal: i32) -> bool {
         let Some(volume) = self.seen.volumes.get(&ordinal) else { return false };
         let is_repairs = self.recorded(Kind::Repair).is_some_and(|operation| {
-            // It deletes claims of removed nodes only.
+            // It deletes claims of removed nodes only; which those are the table alone says.
             let node = operation.node_id.and_then(|id| u64::try_from(id).ok());
             let row = node.and_then(|id| self.seen.row(id));
             operation.volume_uid.as_deref() == Some(&volume.uid)
+                && self.seen.table.is_some()
                 && row.is_none_or(|row| row.state == State::Removed)
         });
         let is_removed = |id: u64| self.seen.row(id).is_some_and(|row| row.state == State::Removed);

@@ -375,6 +375,29 @@ fn pod_of_a_node_that_left_does_not_end_while_its_disk_would_go_with_its_claim()
     ]);
 }
 
+/// What was noted when the repair began says nothing of whether the node has left since.
+#[test]
+fn claim_of_a_node_that_is_given_up_is_a_members_as_long_as_the_node_table_is_not_known() {
+    let known = |is_known: bool| {
+        let mut seen = settled(3, json!({}));
+        silent(&mut seen, 2);
+        (table(&mut seen).nodes[2].state, table(&mut seen).nodes[2].forced) =
+            (State::Removed, true);
+        leave(&mut seen);
+        if !is_known {
+            seen.table = None;
+        }
+        (claim(&mut seen, 2).terminating, claim(&mut seen, 2).kept) = (true, Kept::Yes);
+        let mut operation = record(&mut seen, "Repair", "kv-2-0", "RemoveNode");
+        (operation.node_id, operation.volume_uid) = (Some(3), Some("volume-2".into()));
+        seen.cluster.status.get_or_insert_default().operation = Some(operation);
+        let troubles = plan(&seen, &defaults(), now()).troubles;
+        troubles.iter().any(|trouble| trouble.reason == "VolumeGoing")
+    };
+    assert!(known(false), "nobody knows whose it is");
+    assert!(!known(true), "it has left");
+}
+
 /// Whoever drains its machine asks the budget, and not us.
 #[test]
 fn budget_lets_no_pod_go_with_which_a_disk_would() {
