@@ -124,6 +124,13 @@ impl Pod {
         reason.is_some_and(|reason| !WAITS_FOR_A_PLACE.contains(&reason))
     }
 
+    /// Its container runs, or has ended. One that was not is waited for by Kubernetes itself: for a machine, its volume,
+    /// its image.
+    #[must_use]
+    pub fn was_started(&self) -> bool {
+        self.running || self.last_exit.is_some() || self.restarts > 0
+    }
+
     /// Now, as Kubernetes says. What it knows of a pod on a machine that is cut off is old, and one that was started
     /// again after that waits for other reasons.
     #[must_use]

@@ -576,6 +576,31 @@ async fn pod_that_has_an_accident_before_its_turn_comes_back_as_it_was() {
 }
 
 /// Contradictory values of settings are found by the server only; so is an image that does not start.
+/// A volume of a cloud takes its time to another machine. The roll waits for a node that drains, so that it is not the
+/// turn of any pod.
+#[tokio::test]
+async fn pod_that_is_slow_to_start_before_its_turn_comes_back_as_it_was() {
+    let fake = Fake::new(json!({"replicas": 4, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    let hash = |seen: &Seen| seen.pods[&0].template_hash.clone();
+    let before = hash(&fake.look(&key()).await.expect("a look").expect("a cluster"));
+    let made = fake.pods_made();
+    fake.rest_placement(150);
+    replicas(&fake, 3);
+    until_one_drains(&fake).await;
+    fake.start_slowly(60);
+    fake.evict(0);
+    fake.edit(|spec| spec["restartedAt"] = json!("2026-01-01T00:00:00Z"));
+    passes(&fake, 2).await;
+    until(&fake, "it runs", |seen, _| seen.pods.get(&0).is_some_and(|pod| pod.ready)).await;
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    assert_eq!(hash(&seen), before, "{}", fake.journal());
+    assert_eq!(fake.pods_made(), made + 1, "{}", fake.journal());
+    fake.start_slowly(1);
+    settle(&fake, "all have their turn").await;
+    assert_eq!(fake.pods_made(), made + 4, "{}", fake.journal());
+}
+
 #[tokio::test]
 async fn broken_template_and_two_accidents_cost_no_quorum_and_putting_it_back_heals() {
     for broken in [

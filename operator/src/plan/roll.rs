@@ -9,8 +9,9 @@
 //! Ordering: the new template is written to the StatefulSet of a pod when the pod is about to be deleted, and
 //! not before: until then a pod that is evicted or deleted comes back as it was, if it does so within
 //! [`ABSENCE_SECONDS`]. One that is away for longer, or has not served for as long, has its turn then: it is given
-//! the new template where another pod runs with it, or none has been given it yet ([`DESPAIR_SECONDS`] while another
-//! node is missed as well).
+//! the new template where another pod runs with it, or none has been given it yet. Where none runs with it, that takes
+//! [`DESPAIR_SECONDS`] while another node is missed as well, and of a pod that has not been started yet with what others
+//! run with: its volume may be on its way to another machine.
 
 use std::time::Duration;
 
@@ -96,20 +97,26 @@ impl<'a> View<'a> {
     /// run with it.
     fn may_jump_the_queue(&self, ordinal: i32, pod: &Pod) -> bool {
         let is_empty = pod.running && matches!(pod.node, Node::Unjoined { .. });
-        let waits = self.patience(ordinal, pod.has_failed());
+        let waits = self.patience(ordinal, Some(pod));
         (is_empty || self.is_not_ready_for(pod, waits)) && self.is_trusted(ordinal, Some(pod))
     }
 
     /// For how many seconds a pod may be about to come back as it was. While another one is missed a template that
     /// no pod runs with may cost a quorum, where the old one was only slow, as when its image is fetched by another
-    /// machine: so it is given to one only when the old one has failed, or will not come any more.
-    fn patience(&self, ordinal: i32, has_failed: bool) -> i64 {
+    /// machine: so it is given to one only when the old one has failed, or will not come any more. Nor is a pod that has
+    /// not been started yet made anew with it, while its volume comes and its image is fetched, if others run with the old.
+    fn patience(&self, ordinal: i32, pod: Option<&Pod>) -> i64 {
+        let has_failed = pod.is_some_and(Pod::has_failed);
+        let starts = pod.is_some_and(|pod| {
+            let runs_too = |other: &Pod| runs(other) && other.template_hash == pod.template_hash;
+            !pod.was_started() && self.seen.pods.values().any(runs_too)
+        });
         let mut others = self.seen.held().filter(|other| *other != ordinal);
         let is_missed = |other: i32| {
             self.pod(other).is_none_or(|pod| pod.terminating || !(pod.ready || serves(pod)))
         };
         let is_tested = self.seen.pods.values().any(|pod| !self.is_outdated(pod) && runs(pod));
-        let waits = !has_failed && !is_tested && others.any(is_missed);
+        let waits = !has_failed && !is_tested && (starts || others.any(is_missed));
         if waits { DESPAIR_SECONDS } else { ABSENCE_SECONDS }
     }
 
@@ -208,7 +215,7 @@ impl<'a> View<'a> {
         if !waits {
             operation.started_at = clock::text(self.now);
         }
-        if !self.lasts(&operation, self.patience(ordinal, false)) {
+        if !self.lasts(&operation, self.patience(ordinal, None)) {
             return Some(Step::Away(operation, format!("pod {name} is to be made anew")));
         }
         let why = format!("no pod {name} has come with its old template");

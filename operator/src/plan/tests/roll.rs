@@ -196,6 +196,51 @@ fn untested_template_is_no_help_for_a_pod_that_is_only_slow_while_another_is_mis
     ]);
 }
 
+/// As when its volume is on its way from a machine that was drained.
+#[test]
+fn pod_that_has_not_been_started_yet_is_made_anew_with_no_untested_template() {
+    let starts = |seconds: i64, change: &dyn Fn(&mut Seen)| {
+        waiting(&|seen| {
+            does_not_run(seen, 0, seconds);
+            change(seen);
+        })
+    };
+    let gives = || Want::Does("Apply", "StatefulSet(0)");
+    let waits = || Want::Waits("none is restarted");
+    check(vec![
+        ("its volume comes", starts(299, &|_| {}), waits(), "NodeDown"),
+        (
+            "there is no machine for it",
+            starts(299, &|seen| the(seen, 0).problem = Some(("Unschedulable".into(), "x".into()))),
+            waits(),
+            "NodeDown",
+        ),
+        ("it does not come", starts(300, &|_| {}), gives(), "NodeDown"),
+        (
+            "it was started, and ended",
+            starts(30, &|seen| {
+                the(seen, 0).last_exit = Some(Exit { code: 1, out_of_memory: false });
+            }),
+            gives(),
+            "NodeDown",
+        ),
+        (
+            "it cannot be started as it is",
+            starts(30, &|seen| {
+                the(seen, 0).problem = Some(("ImagePullBackOff".into(), "x".into()));
+            }),
+            gives(),
+            "PodFailing",
+        ),
+        (
+            "nobody runs with what it has",
+            starts(30, &|seen| the(seen, 0).template_hash = Some("broken".into())),
+            gives(),
+            "NodeDown",
+        ),
+    ]);
+}
+
 #[test]
 fn template_that_is_ahead_of_its_pod_is_taken_back_whatever_is_asked_for_by_now() {
     let mut seen = waiting(&|_| {});
