@@ -34,8 +34,8 @@ use crate::{
     storage::{
         batch::{Change, Family, WriteBatch},
         engine::{
-            Cursor, Direction, Durability, Engine, EngineStats, Error, Quick, Read, Row, Stage,
-            View,
+            Attempt, Cursor, Direction, Durability, Engine, EngineStats, Error, Quick, Read, Row,
+            Stage, View,
         },
         keys,
         memory::MemoryEngine,
@@ -356,8 +356,14 @@ impl Engine for Probe {
         self.inner.stage(name)
     }
 
-    fn replace_range(&self, family: Family, range: &KeyRange, name: &str) -> Result<(), Error> {
-        self.change(|| self.inner.replace_range(family, range, name))
+    fn replace_range(
+        &self,
+        family: Family,
+        range: &KeyRange,
+        name: &str,
+        attempt: Attempt,
+    ) -> Result<(), Error> {
+        self.change(|| self.inner.replace_range(family, range, name, attempt))
     }
 
     fn drop_stage(&self, name: &str) -> Result<(), Error> {

@@ -31,7 +31,7 @@ use crate::{
     ids::RegionId,
     storage::{
         batch::{Family, WriteBatch},
-        engine::{self, Direction, Durability, Engine, Stage, View},
+        engine::{self, Attempt, Direction, Durability, Engine, Stage, View},
         keys::{
             self,
             span::{Span, SpanKind, spans_of},
@@ -404,17 +404,21 @@ pub fn install(
     crate::crash_point!("snapshot-before-record");
     data.write(&batch, Durability::Synced)?;
     crate::crash_point!("snapshot-after-record");
-    redo(data, received)
+    redo(data, received, Attempt::First)
 }
 
-fn redo(data: &dyn Engine, received: Received) -> Result<command::RegionState, engine::Error> {
+fn redo(
+    data: &dyn Engine,
+    received: Received,
+    attempt: Attempt,
+) -> Result<command::RegionState, engine::Error> {
     let region = &received.region;
     let id = RegionId(region.descriptor.region_id);
     let mut batch = WriteBatch::new();
     for span in spans_of(&region.descriptor) {
         if received.has(span.kind) {
             let stage = stage_of(&received.stage, span.kind);
-            data.replace_range(span.family(), &span.range, &stage)?;
+            data.replace_range(span.family(), &span.range, &stage, attempt)?;
         } else {
             // What the peer had there goes at once with the head that does not know of it.
             clear(data, &mut batch, &span);
@@ -508,9 +512,10 @@ pub fn resume(data: &dyn Engine) -> Result<Vec<RegionId>, engine::Error> {
     for received in begun(data)? {
         let region = RegionId(received.region.descriptor.region_id);
         let lost = if received.is_staged(data)? {
-            match redo(data, received) {
+            match redo(data, received, Attempt::Again) {
                 Ok(_) => None,
-                Err(engine::Error::Corrupt { message }) => Some(message),
+                // Nothing else says so: any other error may come of what is beside it, and the stage be whole.
+                Err(engine::Error::StageLost { message }) => Some(message),
                 Err(error) => return Err(error),
             }
         } else {

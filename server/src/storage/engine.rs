@@ -33,6 +33,9 @@ pub enum Error {
     /// The device has no space left.
     #[error("no space left: {message}")]
     Full { message: String },
+    /// What was staged is not there as a whole, and never will be again. Of what else is on the disk this says nothing.
+    #[error("stage lost: {message}")]
+    StageLost { message: String },
     #[error("{message}")]
     Io { message: String },
 }
@@ -42,6 +45,14 @@ impl From<JoinError> for Error {
     fn from(error: JoinError) -> Self {
         Self::Io { message: error.to_string() }
     }
+}
+
+/// Which call of [`Engine::replace_range`] it is for this stage and range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    First,
+    /// One before it was interrupted, perhaps by something that it did: nothing is done that only saves work later.
+    Again,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,17 +211,24 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     /// A failed write.
     fn stage(&self, name: &str) -> Result<Box<dyn Stage>, Error>;
 
-    /// Replaces all keys of `range` in `family` by the rows staged under `name`, which may be none. Repeating it after a crash at any point of an earlier call gives the same
-    /// result, for as long as the stage is not dropped. While it runs, readers may see the range
-    /// empty.
+    /// Replaces all keys of `range` in `family` by the rows staged under `name`, which may be none. Repeating it after a
+    /// crash at any point of an earlier call gives the same result, for as long as the stage is not dropped. While it
+    /// runs, readers may see the range empty. Damage to the rows that are replaced, or beside them, is no hindrance.
     ///
     /// Ordering: the new rows may survive a power cut which takes earlier unsynced writes with it.
     /// So whatever makes the caller repeat an interrupted call must be synced before the call, and
     /// may be removed only by a later write.
     ///
     /// # Errors
-    /// A failed write, no finished stage of this name, or a stage with rows outside of `range`.
-    fn replace_range(&self, family: Family, range: &KeyRange, name: &str) -> Result<(), Error>;
+    /// `StageLost`: no finished stage of this name, or one that is damaged; that alone makes a repetition useless. A
+    /// failed write, or a stage with rows outside of `range`.
+    fn replace_range(
+        &self,
+        family: Family,
+        range: &KeyRange,
+        name: &str,
+        attempt: Attempt,
+    ) -> Result<(), Error>;
 
     /// Removes what was staged under `name`; nothing if there is none.
     ///

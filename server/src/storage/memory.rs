@@ -26,7 +26,10 @@ use parking_lot::{Mutex, RwLock};
 use self::maps::{Map, Maps, Pinned, Step};
 use super::{
     batch::{Family, WriteBatch},
-    engine::{Cursor, Direction, Durability, Engine, EngineStats, Error, Quick, Read, Stage, View},
+    engine::{
+        Attempt, Cursor, Direction, Durability, Engine, EngineStats, Error, Quick, Read, Stage,
+        View,
+    },
     reclaim::{Claims, Reclaim},
 };
 use crate::world::blocking;
@@ -295,9 +298,15 @@ impl Engine for MemoryEngine {
         Ok(Box::new(stage::MemoryStage::new(Arc::clone(&self.stages), name)))
     }
 
-    fn replace_range(&self, family: Family, range: &KeyRange, name: &str) -> Result<(), Error> {
+    fn replace_range(
+        &self,
+        family: Family,
+        range: &KeyRange,
+        name: &str,
+        _: Attempt,
+    ) -> Result<(), Error> {
         let Some(rows) = self.stages.lock().get(name).cloned().flatten() else {
-            return Err(Error::Io { message: format!("no complete stage {name}") });
+            return Err(Error::StageLost { message: format!("no complete stage {name}") });
         };
         if !rows.keys().all(|key| range.contains(key)) {
             let message = format!("stage {name} has rows outside of the range");

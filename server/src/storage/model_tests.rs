@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::{
     batch::{Family, WriteBatch},
     config::StorageConfig,
-    engine::{Direction, Durability, Engine, Read, View},
+    engine::{Attempt, Direction, Durability, Engine, Read, View},
     memory::MemoryEngine,
     rocks::{Kind, RocksEngine},
 };
@@ -120,7 +120,7 @@ fn replace(engine: &dyn Engine, of: Family, range: &KeyRange, rows: &[(Key, u16)
         stage.put(key, &value.to_be_bytes()).unwrap();
     }
     stage.finish().unwrap();
-    engine.replace_range(of, range, "model").unwrap();
+    engine.replace_range(of, range, "model", Attempt::First).unwrap();
     engine.drop_stage("model").unwrap();
 }
 

@@ -53,7 +53,10 @@ use super::{
     batch::{Change, Family, WriteBatch},
     config::StorageConfig,
     durable_file::{parent_of, sync_dir},
-    engine::{Cursor, Direction, Durability, Engine, EngineStats, Error, Quick, Read, Stage, View},
+    engine::{
+        Attempt, Cursor, Direction, Durability, Engine, EngineStats, Error, Quick, Read, Stage,
+        View,
+    },
     reclaim::{Claims, Reclaim},
 };
 
@@ -287,8 +290,15 @@ impl Engine for RocksEngine {
         Ok(Box::new(stage::RocksStage::create(&self.stages_dir, name)?))
     }
 
-    fn replace_range(&self, of: Family, range: &KeyRange, name: &str) -> Result<(), Error> {
-        replace::replace_range(&self.db, of, range, &stage::path(&self.stages_dir, name)?)
+    fn replace_range(
+        &self,
+        of: Family,
+        range: &KeyRange,
+        name: &str,
+        attempt: Attempt,
+    ) -> Result<(), Error> {
+        let dir = stage::path(&self.stages_dir, name)?;
+        replace::replace_range(&self.db, of, range, &dir, attempt)
     }
 
     fn drop_stage(&self, name: &str) -> Result<(), Error> {

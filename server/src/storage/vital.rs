@@ -17,7 +17,10 @@ use flotilla_proto::range::KeyRange;
 
 use super::{
     batch::{Family, WriteBatch},
-    engine::{Cursor, Direction, Durability, Engine, EngineStats, Error, Quick, Read, Stage, View},
+    engine::{
+        Attempt, Cursor, Direction, Durability, Engine, EngineStats, Error, Quick, Read, Stage,
+        View,
+    },
     reclaim::Claims,
 };
 
@@ -102,8 +105,14 @@ impl Engine for Vital {
         self.inner.stage(name)
     }
 
-    fn replace_range(&self, family: Family, range: &KeyRange, name: &str) -> Result<(), Error> {
-        self.inner.replace_range(family, range, name)
+    fn replace_range(
+        &self,
+        family: Family,
+        range: &KeyRange,
+        name: &str,
+        attempt: Attempt,
+    ) -> Result<(), Error> {
+        self.inner.replace_range(family, range, name, attempt)
     }
 
     fn drop_stage(&self, name: &str) -> Result<(), Error> {

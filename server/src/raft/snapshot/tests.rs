@@ -411,7 +411,7 @@ fn on_disk_an_install_that_ended_between_two_spans_is_finished_by_the_next_start
         let received = begin(from.as_ref(), to.as_ref());
         for span in spans_of(&received.region.descriptor).iter().take(replaced) {
             let stage = stage_of(&received.stage, span.kind);
-            to.replace_range(span.family(), &span.range, &stage).unwrap();
+            to.replace_range(span.family(), &span.range, &stage, Attempt::First).unwrap();
         }
         drop(to);
         for round in 0..2 {
@@ -422,6 +422,88 @@ fn on_disk_an_install_that_ended_between_two_spans_is_finished_by_the_next_start
             assert_eq!(to.stages().unwrap(), [""; 0], "{replaced} replaced");
         }
     }
+}
+
+/// What is damaged is about to be replaced, and all of what replaces it lies beside it.
+#[test]
+fn on_disk_an_install_over_a_damaged_block_is_finished_by_the_next_start() {
+    const ROWS: u32 = 12;
+    let from = MemoryEngine::new();
+    fill_all_spans(from.as_ref(), id(3, 900), 50, "new");
+    let [keys, own] = spans_of(&region_state(REGION, PEER, ("b", "y"), id(3, 900)).descriptor);
+    let rows_of = |engine: &dyn Engine, span: &Span| {
+        let mut rows = Vec::new();
+        let mut cursor = engine.scan(span.family(), &span.range, Direction::Forward);
+        while let Some((key, value)) = cursor.next().unwrap() {
+            rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        }
+        rows
+    };
+    // Of which no two are in one block, nor one of them with a neighbour's.
+    let large = |row: u32| -> Vec<u8> {
+        (0..2_500)
+            .flat_map(|at: u32| {
+                crc32c::crc32c(&[row, at].map(u32::to_le_bytes).concat()).to_le_bytes()
+            })
+            .collect()
+    };
+    for (why, merges) in [("new files", false), ("the oldest files", true)] {
+        for damaged in [0, ROWS / 2, ROWS - 1] {
+            let why = format!("{why}, row {damaged}");
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("data");
+            let open = || RocksEngine::open(&path, Kind::Data, &StorageConfig::default()).unwrap();
+            let to = open();
+            fill(to.as_ref(), id(2, 30), 0, "old");
+            let mut batch = WriteBatch::new();
+            for row in 0..ROWS {
+                batch.put(Family::Default, format!("m-{row:03}").as_bytes(), &large(row));
+            }
+            batch.put(Family::Default, b"az", &large(ROWS));
+            to.write(&batch, Durability::Synced).unwrap();
+            begin(from.as_ref(), to.as_ref());
+            if merges {
+                to.compact();
+            }
+            // What is in no file yet comes into one.
+            drop(to);
+            drop(open());
+            flip_a_bit_of(&path, &large(damaged));
+            let to = open();
+            let row = format!("m-{damaged:03}");
+            to.get(Family::Default, row.as_bytes()).expect_err("a damaged row");
+
+            for resumed in [vec![REGION], vec![]] {
+                assert_eq!(resume(to.as_ref()).unwrap(), resumed, "{why}");
+                for span in [&keys, &own] {
+                    let new = rows_of(from.as_ref(), span);
+                    assert_eq!(rows_of(to.as_ref(), span), new, "{why}: {:?}", span.kind);
+                }
+                let state = read_state(to.as_ref(), REGION).unwrap();
+                assert_eq!(state, read_state(from.as_ref(), REGION).unwrap(), "{why}");
+                for neighbour in [&b"az"[..], b"y"] {
+                    assert!(to.get(Family::Default, neighbour).unwrap().is_some(), "{why}");
+                }
+                assert_eq!((records(to.as_ref()), to.stages().unwrap().len()), (0, 0), "{why}");
+                put_rows(to.as_ref(), [("y".to_owned(), "it takes writes".to_owned())]);
+            }
+        }
+    }
+}
+
+/// In the file of an instance that has these bytes of a value.
+fn flip_a_bit_of(dir: &std::path::Path, value: &[u8]) {
+    for file in std::fs::read_dir(dir).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let is_file = path.extension().is_some_and(|extension| extension == "sst");
+        if is_file && let Some(at) = bytes.windows(64).position(|window| window == &value[..64]) {
+            bytes[at] ^= 1;
+            std::fs::write(path, bytes).unwrap();
+            return;
+        }
+    }
+    panic!("it is in no file");
 }
 
 /// Records are on disks, of versions before and after this one.

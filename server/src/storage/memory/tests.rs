@@ -91,17 +91,19 @@ fn interrupted_replace_is_finished_by_repeating_it() {
     stage.finish().unwrap();
     drop(engine.stage("unfinished").unwrap());
     engine.inject(Fault::Replace);
-    engine.replace_range(Family::Default, &KeyRange::default(), "one").unwrap_err();
+    engine.replace_range(Family::Default, &KeyRange::default(), "one", Attempt::First).unwrap_err();
     assert_eq!(keys(&engine), "");
     let after = engine.crash(0);
     let stages = vec!["one".to_owned(), "unfinished".to_owned()];
     assert_eq!((keys(&after).as_str(), after.stages().unwrap()), ("a", stages));
     assert!(!after.is_staged("unfinished").unwrap(), "a torn one is there, and is none");
-    after.replace_range(Family::Default, &KeyRange::default(), "one").unwrap();
+    after.replace_range(Family::Default, &KeyRange::default(), "one", Attempt::First).unwrap();
     assert_eq!(keys(&after), "b");
-    after.replace_range(Family::Default, &KeyRange::default(), "unfinished").unwrap_err();
+    after
+        .replace_range(Family::Default, &KeyRange::default(), "unfinished", Attempt::First)
+        .unwrap_err();
     after.drop_stage("one").unwrap();
-    after.replace_range(Family::Default, &KeyRange::default(), "one").unwrap_err();
+    after.replace_range(Family::Default, &KeyRange::default(), "one", Attempt::First).unwrap_err();
 }
 
 #[test]
@@ -139,7 +141,7 @@ fn replaced_range_may_survive_a_power_cut_that_takes_what_was_written_before_it(
     stage.put(b"x", b"1").unwrap();
     stage.finish().unwrap();
     let all_from_x = KeyRange::new(&b"x"[..], &b""[..]);
-    engine.replace_range(Family::Default, &all_from_x, "one").unwrap();
+    engine.replace_range(Family::Default, &all_from_x, "one", Attempt::First).unwrap();
     assert_eq!(keys(&engine.crash(0)), "a");
     assert_eq!(keys(&engine.crash_keeping(0, || true)), "ax");
     assert_eq!(keys(&engine.crash_keeping(1, || true)), "abx");

@@ -34,7 +34,7 @@ static OPTIONS: LazyLock<Options> = LazyLock::new(options::staged_files);
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Seal {
     pub(super) files: u32,
-    rows: u64,
+    pub(super) rows: u64,
     /// Empty, as `last`, when there are no rows.
     pub(super) first: Vec<u8>,
     pub(super) last: Vec<u8>,
@@ -48,9 +48,10 @@ impl Seal {
     pub(super) fn read(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(SEAL);
         let Some(bytes) = durable_file::read(&path)? else {
-            return Err(Error::Io { message: format!("no complete stage in {}", dir.display()) });
+            let message = format!("no complete stage in {}", dir.display());
+            return Err(Error::StageLost { message });
         };
-        Self::decode(&bytes).ok_or_else(|| Error::Corrupt {
+        Self::decode(&bytes).ok_or_else(|| Error::StageLost {
             message: format!("seal {} is damaged", path.display()),
         })
     }
@@ -217,7 +218,7 @@ mod tests {
             let mut bytes = good.clone();
             bytes[at] ^= 4;
             fs::write(dir.path().join(SEAL), &bytes).unwrap();
-            assert!(matches!(Seal::read(dir.path()), Err(Error::Corrupt { .. })), "byte {at}");
+            assert!(matches!(Seal::read(dir.path()), Err(Error::StageLost { .. })), "byte {at}");
             assert_eq!(Seal::decode(&good[..at]), None, "cut at {at}");
         }
     }
