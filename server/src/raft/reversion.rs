@@ -41,20 +41,20 @@ pub fn is_reversion(acknowledged: Option<&LogId>, prev: Option<&LogId>) -> bool 
         && !known_bad::is(Fault::RevertedLogCounts)
 }
 
-/// What `request` shows of the leader's log up to the last entry that was applied here: the newest of it, by which all
+/// What `request` shows of the leader's log up to the last entry that is committed here: the newest of it, by which all
 /// before is known. `None` if that is nothing, or is the same as here.
 #[must_use]
-pub fn shown(applied: &LogId, request: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
+pub fn shown(committed: &LogId, request: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
     let first = request.entries.first();
-    let at = first.and_then(|first| applied.index.checked_sub(first.log_id.index));
+    let at = first.and_then(|first| committed.index.checked_sub(first.log_id.index));
     let at = at.map(|at| usize::try_from(at).unwrap_or(usize::MAX).min(request.entries.len() - 1));
     let sent = at.and_then(|at| request.entries.get(at)).map(|entry| entry.log_id);
-    let prev = request.prev_log_id.filter(|prev| prev.index <= applied.index);
+    let prev = request.prev_log_id.filter(|prev| prev.index <= committed.index);
     // Of one term there is one log: who has entries of it has the same ones before them.
-    sent.or(prev).filter(|shown| shown.leader_id != applied.leader_id)
+    sent.or(prev).filter(|shown| shown.leader_id != committed.leader_id)
 }
 
-/// Whether the entry that a leader has shown is another than the one that was applied here: `own`, or one of those that
+/// Whether the entry that a leader has shown is another than the one that is committed here: `own`, or one of those that
 /// were purged, up to `purged`. The leader is of a term that is not past; then an entry was lost that was committed.
 #[must_use]
 pub fn contradicts(shown: &LogId, own: Option<&LogId>, purged: Option<&LogId>) -> bool {

@@ -187,7 +187,13 @@ impl Peers {
         };
         let act = arrival.act(here)?;
         if let (Act::Feed, Some(peer)) = (act, &peer) {
-            peer.refuse_contradicting_snapshot(arrival.vote.leader_id.term.0, &arrival.upto)?;
+            let refusing = peer.refuse_contradicting_snapshot(arrival.vote, &arrival.upto);
+            let within = tokio::time::timeout(self.install_time(), peer.unless_stopped(refusing));
+            let not_ready = |why| Err(refused(Reason::NotReady, why));
+            match within.await {
+                Ok(judged) => judged.unwrap_or_else(|| not_ready("the peer has stopped"))?,
+                Err(_) => not_ready("the peer hangs")?,
+            }
         }
         Ok(act)
     }
@@ -446,6 +452,44 @@ mod tests {
         serve(next).await.expect("of one that has all of it");
         port.send(snapshot(10, 12), [end()]).await.expect("taken");
         assert_eq!(applied(), Some(12));
+    }
+
+    /// As above: what is committed here and waits for the disk to be applied is as much lost elsewhere.
+    #[tokio::test]
+    async fn leader_that_lacks_what_is_committed_and_not_yet_applied_is_refused() {
+        use v1::message::Body::Append;
+        let fixture = Fixture::new(|_| {});
+        fixture.bear_with_voters(&[PEER, PeerId(71), PeerId(81)]);
+        let mut port = Port::open(&fixture).await;
+        let peer = port.peers.get(REGION).expect("the peer");
+        peer.raft().runtime_config().elect(false);
+        let id = |term, index| v1::LogId { term, index };
+        let append = |term, by, prev: v1::LogId, upto| v1::AppendEntries {
+            vote: Some(v1::VoteState { term, voted_for: by, committed: true }),
+            entries: (prev.index + 1..=upto).map(|index| blank(term, index)).collect(),
+            prev: Some(prev),
+            leader_commit: Some(id(term, upto)),
+            ..v1::AppendEntries::default()
+        };
+        let serve = async |append| Arc::clone(&peer).serve(Append(append)).await;
+        serve(append(5, 71, id(1, 1), 5)).await.expect("taken");
+        until_applied(&peer, 5).await;
+        let before = fixture.data.writes().len();
+        fixture.data.hold();
+        serve(append(5, 71, id(5, 5), 9)).await.expect("taken");
+        until("it to be applied", || fixture.data.writes().len() > before).await;
+
+        let mut snapshot = header(REGION, PEER, 2);
+        let state = snapshot.state.as_mut().expect("a state");
+        (state.applied_term, state.applied_index) = (8, 8);
+        snapshot.vote.as_mut().expect("a vote").term = 8;
+        let refused = port.send(snapshot, [end()]).await.expect_err("of another log");
+        assert!(refused.message.contains("lost elsewhere"), "{}", refused.message);
+        let refused = serve(append(9, 81, id(5, 6), 8)).await.expect_err("of another log");
+        assert!(refused.message.contains("lost elsewhere"), "{}", refused.message);
+        fixture.data.release();
+        until_applied(&peer, 9).await;
+        assert!(peer.runs() && peer.contradiction().is_some());
     }
 
     /// From peer 81 on node 2, with the given configuration version, for a learner `to`.

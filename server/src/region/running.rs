@@ -26,7 +26,7 @@ use super::Peer;
 use crate::{
     error::Error,
     ids::{NodeId, PeerId},
-    raft::{Raft, TypeConfig},
+    raft::{LogId, Raft, TypeConfig},
 };
 
 /// What openraft tells of a peer.
@@ -35,7 +35,7 @@ pub(super) struct Running {
     server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     /// It was told to stop.
     stopped: AtomicBool,
-    /// A leader that has another entry where one was applied here.
+    /// A leader that has another entry where one is committed here.
     contradicted: Mutex<Option<Contradiction>>,
     /// Openraft has ended, and could perhaps not say so.
     ended: AtomicBool,
@@ -72,13 +72,18 @@ impl Running {
         self.runs().then_some(told)
     }
 
-    /// The leader of `term` contradicts what was applied here. Answers whether it is new.
+    /// The newest entry that openraft has told to be committed here; it may know of a newer one.
+    pub(super) fn local_committed(&self) -> Option<LogId> {
+        self.all.borrow_watched().local_committed
+    }
+
+    /// The leader of `term` contradicts what is committed here. Answers whether it is new.
     pub(super) fn note_contradiction(&self, term: u64, reason: &str) -> bool {
         let now = Contradiction { term, reason: reason.to_owned() };
         self.contradicted.lock().replace(now).is_none()
     }
 
-    /// The leader of `term` has all that was applied here: if it is a later one, the one before is past.
+    /// The leader of `term` has all that is committed here: if it is a later one, the one before is past.
     pub(super) fn end_contradiction(&self, term: u64) {
         self.contradicted.lock().take_if(|of| of.term < term);
     }

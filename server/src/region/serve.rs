@@ -22,7 +22,7 @@ use crate::{
     ids::PeerId,
     metrics::PeerLoss,
     raft::{
-        LogId, TypeConfig,
+        LogId, TypeConfig, Vote,
         convert::{
             Malformed, entry_from_proto, log_id_from_proto, log_id_to_proto, vote_from_proto,
             vote_to_proto,
@@ -110,10 +110,10 @@ impl Peer {
         let term = request.vote.leader_id.term.0;
         self.refuse_contradiction(&request).await?;
         let prev = request.prev_log_id;
-        let applied = self.view.with(|now| now.applied);
+        let committed = self.committed();
         // A leader that is new sends nothing at first.
         let last = request.entries.last().map(|entry| entry.log_id).or(prev);
-        let has_applied = last.map(|last| last.index) >= applied.map(|applied| applied.index);
+        let has_all = last.map(|last| last.index) >= committed.map(|committed| committed.index);
         let acknowledged = append.acknowledged.as_ref().map(log_id_from_proto);
         let answer = self.raft.append_entries(request).await.map_err(stopped)?;
         // Whom a later leader was heard of before is no leader.
@@ -127,7 +127,7 @@ impl Peer {
                 return Err(self.reverted(acknowledged.map_or(0, |id| id.index)));
             }
             AppendEntriesResponse::Success => {
-                if has_applied {
+                if has_all {
                     self.running.end_contradiction(term);
                 }
                 AppendAnswer::Success(true)
@@ -155,23 +155,23 @@ impl Peer {
         refused(Reason::Reverted, message)
     }
 
-    /// Of a leader that lacks what was applied here nothing is taken: openraft supposes that there is none,
+    /// Of a leader that lacks what is committed here nothing is taken: openraft supposes that there is none,
     /// and would leave the two states beside each other for ever.
     async fn refuse_contradiction(
         &self,
         request: &AppendEntriesRequest<TypeConfig>,
     ) -> Result<(), v1::Refused> {
         let term = request.vote.leader_id.term.0;
-        let Some(applied) = self.view.with(|now| now.applied) else { return Ok(()) };
+        let Some(committed) = self.committed() else { return Ok(()) };
         // Of one that was found so, also what shows nothing of it: openraft would stay its follower, and those who have
         // what it lacks would elect nobody.
         let known = self.running.contradicted_by(term);
-        let shown = shown(&applied, request);
+        let shown = shown(&committed, request);
         if known.is_none() && shown.is_none() {
             return Ok(());
         }
         // A leader of before may well have other entries; openraft tells it so. It is asked in its own order,
-        // since what it shows may be older than what was applied.
+        // since what it shows may be older than what was committed.
         let own = move |state: &RaftState<TypeConfig>| {
             let ids = &state.log_ids;
             let is_other =
@@ -189,22 +189,31 @@ impl Peer {
         let Some(shown) = other else { return Ok(()) };
         let message = format!(
             "the leader of term {term} has an entry of term {} at index {}, which is not the one that was \
-             applied here, up to index {} of term {}: a committed entry was lost elsewhere",
-            shown.leader_id.term, shown.index, applied.index, applied.leader_id.term
+             committed here, up to index {} of term {}: a committed entry was lost elsewhere",
+            shown.leader_id.term, shown.index, committed.index, committed.leader_id.term
         );
         self.note_contradiction(term, &message);
         // That it leads is so all the same: a peer that led before would else do so for ever, in vain, and requests
         // would go there.
         if vote != request.vote {
-            let leads = AppendEntriesRequest {
-                vote: request.vote,
-                prev_log_id: None,
-                entries: Vec::new(),
-                leader_commit: None,
-            };
-            self.raft.append_entries(leads).await.map_err(stopped)?;
+            self.hear_that_it_leads(request.vote).await?;
         }
         Err(refused(Reason::Failed, message))
+    }
+
+    /// The newest entry that is known to be committed: applied, or about to be once the disk lets it. Others may be so, too.
+    fn committed(&self) -> Option<LogId> {
+        self.running.local_committed().max(self.view.with(|now| now.applied))
+    }
+
+    async fn hear_that_it_leads(&self, vote: Vote) -> Result<(), v1::Refused> {
+        let leads = AppendEntriesRequest {
+            vote,
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        self.raft.append_entries(leads).await.map(drop).map_err(stopped)
     }
 
     fn note_contradiction(&self, term: u64, message: &str) {
@@ -215,26 +224,33 @@ impl Peer {
         }
     }
 
-    /// Refuses a state up to `upto`, from the leader of `term`, that would take the place of one which has what was lost
-    /// elsewhere. A later leader than the one that was found so has most likely followed that one: only what it
-    /// appends shows that it did not.
-    pub(super) fn refuse_contradicting_snapshot(
+    /// Refuses a state up to `upto`, from the leader with `vote`, that would take the place of one which has what was lost
+    /// elsewhere: openraft asserts that there is none. A later leader than the one that was found so has most likely
+    /// followed that one: only what it appends shows that it did not.
+    ///
+    /// Ordering: openraft is asked in its own order, after it has heard that this one leads. From then on no earlier one
+    /// makes it commit more, so that what is found here holds until the state is installed.
+    pub(super) async fn refuse_contradicting_snapshot(
         &self,
-        term: u64,
+        vote: Vote,
         upto: &LogId,
     ) -> Result<(), v1::Refused> {
         if let Some(known) = self.contradiction() {
             return Err(refused(Reason::Failed, known));
         }
-        let applied = self.view.with(|now| now.applied);
+        let term = vote.leader_id.term.0;
+        self.hear_that_it_leads(vote).await?;
+        let committed = self.ask_raft(|state| state.local_committed().copied()).await;
+        let ended = || refused(Reason::Failed, "the peer has ended");
         // Terms grow along a log, so that here another one is at its index.
-        let other =
-            |applied: &LogId| upto.index <= applied.index && upto.leader_id > applied.leader_id;
-        let Some(applied) = applied.filter(other) else { return Ok(()) };
+        let other = |committed: &LogId| {
+            upto.index <= committed.index && upto.leader_id > committed.leader_id
+        };
+        let Some(committed) = committed.ok_or_else(ended)?.filter(other) else { return Ok(()) };
         let message = format!(
-            "the leader of term {term} has a state up to index {} of term {}, which is not of what was applied here, \
+            "the leader of term {term} has a state up to index {} of term {}, which is not of what was committed here, \
              up to index {} of term {}: a committed entry was lost elsewhere",
-            upto.index, upto.leader_id.term, applied.index, applied.leader_id.term
+            upto.index, upto.leader_id.term, committed.index, committed.leader_id.term
         );
         self.note_contradiction(term, &message);
         Err(refused(Reason::Failed, message))
