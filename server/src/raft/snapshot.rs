@@ -90,6 +90,13 @@ pub enum Error {
     Damaged { what: &'static str },
     #[error("the stream ended early")]
     Truncated,
+    #[error("a chunk of a kind that this version does not know")]
+    UnknownChunk,
+    #[error("a second header")]
+    SecondHeader,
+    /// It would be taken for progress.
+    #[error("a chunk brings nothing")]
+    Nothing,
     #[error("rows of span {span}, which this version does not know")]
     UnknownSpan { span: u32 },
     #[error(transparent)]
@@ -214,9 +221,9 @@ pub enum Part {
 
 impl Part {
     /// # Errors
-    /// When it brings nothing, a second header, or what this version does not know.
+    /// When there is none, or it brings a second header or what this version does not know.
     pub fn of(message: Option<v1::SnapshotChunk>) -> Result<Self, Error> {
-        match message.and_then(|message| message.body) {
+        match message.ok_or(Error::Truncated)?.body {
             Some(Body::Rows(v1::SnapshotRows { rows, crc32c })) => {
                 Ok(Self::Rows { span: SpanKind::Keys, rows, crc32c })
             }
@@ -225,7 +232,8 @@ impl Part {
                 Ok(Self::Rows { span, rows, crc32c })
             }
             Some(Body::End(end)) => Ok(Self::End(end)),
-            Some(Body::Header(_)) | None => Err(Error::Truncated),
+            Some(Body::Header(_)) => Err(Error::SecondHeader),
+            None => Err(Error::UnknownChunk),
         }
     }
 }
@@ -244,6 +252,8 @@ pub struct Receiver {
     spans: [(Span, Option<Box<dyn Stage>>); SpanKind::ALL.len()],
     name: String,
     region: command::RegionState,
+    /// A chunk was taken.
+    any: bool,
     rows: u64,
     crc32c: u32,
 }
@@ -267,13 +277,14 @@ impl Receiver {
             *stage = Some(data.stage(&name)?);
         }
         let region = command::RegionState { descriptor, state };
-        Ok(Self { spans, name, region, rows: 0, crc32c: 0 })
+        Ok(Self { spans, name, region, any: false, rows: 0, crc32c: 0 })
     }
 
     /// Takes one chunk of rows. Blocks on the disk.
     ///
     /// # Errors
-    /// When the rows do not check out.
+    /// When the rows do not check out, or there are none. Earlier versions sent a single chunk without any of a region
+    /// without keys, which is taken.
     pub fn rows(
         &mut self,
         data: &dyn Engine,
@@ -284,22 +295,26 @@ impl Receiver {
         if crc32c::crc32c(&rows) != crc32c {
             return Err(Error::Damaged { what: "checksum of a chunk" });
         }
+        let is_first = !std::mem::replace(&mut self.any, true);
+        if rows.is_empty() && !(is_first && kind == SpanKind::Keys) {
+            return Err(Error::Nothing);
+        }
         self.crc32c = crc32c::crc32c_append(self.crc32c, &rows);
         let (span, stage) = self
             .spans
             .iter_mut()
             .find(|(span, _)| span.kind == kind)
             .expect("a region has a span of each kind");
-        let stage = match stage {
-            Some(stage) => stage,
-            None => stage.insert(data.stage(&stage_of(&self.name, kind))?),
-        };
         while rows.has_remaining() {
             let key = take_part(&mut rows)?;
             let value = take_part(&mut rows)?;
             if !span.range.contains(&key) {
                 return Err(Error::Damaged { what: "a key outside of the region" });
             }
+            let stage = match stage {
+                Some(stage) => stage,
+                None => stage.insert(data.stage(&stage_of(&self.name, kind))?),
+            };
             stage.put(&key, &value)?;
             self.rows += 1;
         }
@@ -311,7 +326,7 @@ impl Receiver {
     /// # Errors
     /// When rows are missing or the disk fails.
     pub fn finish(self, end: &v1::SnapshotEnd) -> Result<Received, Error> {
-        let Self { spans, name, region, rows, crc32c } = self;
+        let Self { spans, name, region, any: _, rows, crc32c } = self;
         if end.rows != rows || end.crc32c != crc32c {
             return Err(Error::Damaged { what: "totals" });
         }

@@ -18,7 +18,7 @@ use super::{
     lifecycle,
     peers::Peers,
     serve::{failed, refused},
-    under_way::UnderWay,
+    under_way::{self, UnderWay},
 };
 use crate::{
     ids::{PeerId, RegionId},
@@ -340,21 +340,28 @@ impl Receiving {
     fn begin(peers: &Arc<Peers>, region: RegionId, range: KeyRange) -> Result<Self, v1::Refused> {
         let mut receiving = peers.receiving.lock();
         let now = clock::now();
-        let counts = |of: &&UnderWay| of.hangs_from.is_none_or(|from| now < from);
         if let Some(here) = receiving.get(&region) {
             // Of a leader of before, perhaps, whose peer is nearly there. Of one that hangs nothing comes.
-            let reason = if counts(&here) { Reason::Busy } else { Reason::NotReady };
+            let reason = if here.has_place(now) { Reason::Busy } else { Reason::NotReady };
             return Err(refused(reason, "another snapshot of the region is under way"));
         }
         let most = peers.env.config.snapshot.concurrent_max as usize;
-        if receiving.values().filter(counts).count() >= most {
+        if receiving.values().filter(|of| of.has_place(now)).count() >= most {
+            // Nobody else counts who is refused for it.
+            if let Some(regions) = under_way::long_in_their_places(&mut receiving, now) {
+                tracing::warn!(
+                    ?regions,
+                    "all places for snapshots that are received have been taken for {}s: others wait for them",
+                    under_way::LONG.as_secs()
+                );
+            }
             return Err(refused(Reason::Busy, format!("{most} snapshots are being received")));
         }
         // Until it is installed the disk does not tell of it.
         if let Some((other, _)) = receiving.iter().find(|(_, of)| of.range.overlaps(&range)) {
             return Err(overlap(*other));
         }
-        receiving.insert(region, UnderWay { range, hangs_from: None });
+        receiving.insert(region, UnderWay::begins(range, now));
         drop(receiving);
         Ok(Self { peers: Arc::clone(peers), region })
     }
@@ -629,6 +636,19 @@ mod tests {
         }
     }
 
+    /// It would keep its place among those that are received for as long as it likes.
+    #[tokio::test]
+    async fn chunks_that_bring_nothing_are_no_progress() {
+        let fixture = Fixture::new(|_| {});
+        let mut port = Port::open(&fixture).await;
+        let own = Body::SpanRows(v1::SnapshotSpanRows { span: 1, ..Default::default() });
+        for bodies in [vec![rows(0), rows(0)], vec![own]] {
+            let refused = port.send(header(REGION, NEW, 2), bodies).await.expect_err("nothing");
+            assert!(refused.message.contains("brings nothing"), "{refused:?}");
+            assert!(fixture.data.stages().expect("stages").is_empty());
+        }
+    }
+
     /// Of a cluster that has gone on while this node's program was put back.
     #[tokio::test]
     async fn snapshot_of_a_higher_feature_level_is_refused_by_name_and_leaves_nothing() {
@@ -681,7 +701,7 @@ mod tests {
         let old = port.peers.get(REGION).expect("the peer");
         for (why, header, bodies) in [
             ("a damaged one", header(REGION, NEW, 2), vec![rows(7)]),
-            ("totals that differ", header(REGION, NEW, 2), vec![rows(0), rows(0)]),
+            ("totals that differ", header(REGION, NEW, 2), vec![rows(0)]),
             ("as new as what is here", header(REGION, NEW, 1), vec![end()]),
         ] {
             let bodies = bodies.into_iter().chain(

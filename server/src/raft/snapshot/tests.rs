@@ -177,8 +177,11 @@ fn region_without_own_rows_is_sent_in_chunks_of_keys_alone() {
 }
 
 #[test]
-fn chunk_of_a_kind_that_this_version_does_not_know_ends_the_transfer() {
-    assert!(matches!(Part::of(Some(v1::SnapshotChunk { body: None })), Err(Error::Truncated)));
+fn chunk_that_says_nothing_that_this_version_knows_ends_the_transfer_and_says_why() {
+    let of = |body| Part::of(Some(v1::SnapshotChunk { body }));
+    assert!(matches!(of(None), Err(Error::UnknownChunk)));
+    let header = v1::SnapshotHeader::default();
+    assert!(matches!(of(Some(Body::Header(header))), Err(Error::SecondHeader)));
     assert!(matches!(Part::of(None), Err(Error::Truncated)));
     let span = v1::SnapshotSpanRows { span: 7, ..v1::SnapshotSpanRows::default() };
     let unknown = Part::of(Some(chunk(Body::SpanRows(span))));
