@@ -348,6 +348,10 @@ impl Engine for Probe {
         self.change(|| self.inner.sync())
     }
 
+    fn settle(&self) -> Result<(), Error> {
+        self.change(|| self.inner.settle())
+    }
+
     fn sequence(&self) -> u64 {
         self.inner.sequence()
     }

@@ -405,7 +405,9 @@ fn decode_record(mut record: Bytes) -> Result<Received, engine::Error> {
 /// Makes a received state the peer's state. Blocks on the disk.
 ///
 /// Durability: all stages are synced before the record is, that one before anything is replaced, and the new state before
-/// the record is gone; a crash at any line is finished by [`resume`].
+/// the record is gone; a crash at any line is finished by [`resume`]. Files that were taken in stay whatever becomes of the
+/// engine's log of writes, so the record is in files before them: where the state after it is lost, somebody still knows
+/// whose rows they are.
 ///
 /// # Errors
 /// When the disk fails; the install is then resumed at the next start, from the same stages.
@@ -418,6 +420,7 @@ pub fn install(
     batch.put(Family::Meta, &keys::meta::install(region), &encode_record(&received));
     crate::crash_point!("snapshot-before-record");
     data.write(&batch, Durability::Synced)?;
+    data.settle()?;
     crate::crash_point!("snapshot-after-record");
     redo(data, received, Attempt::First)
 }

@@ -199,6 +199,13 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     /// After an error nothing is known of what survives.
     fn sync(&self) -> Result<(), Error>;
 
+    /// Makes every write so far survive also damage to the engine's own log of writes: no later opening comes back to a
+    /// moment before this. Takes as long as files are written.
+    ///
+    /// # Errors
+    /// As for `sync`.
+    fn settle(&self) -> Result<(), Error>;
+
     /// Grows with every change and never falls in the life of the files. Reopening after a loss of
     /// the log's tail gives a smaller number than was seen before; so does a power cut after
     /// unsynced writes, which is why only a number read before a `sync` that succeeded may be held

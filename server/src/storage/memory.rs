@@ -289,6 +289,10 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn settle(&self) -> Result<(), Error> {
+        self.sync()
+    }
+
     fn sequence(&self) -> u64 {
         self.state.read().sequence
     }

@@ -282,6 +282,10 @@ impl Engine for RocksEngine {
         self.db.flush_wal(true).map_err(|e| failed("sync", e))
     }
 
+    fn settle(&self) -> Result<(), Error> {
+        self.flush()
+    }
+
     fn sequence(&self) -> u64 {
         self.db.latest_sequence_number()
     }

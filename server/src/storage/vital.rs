@@ -97,6 +97,10 @@ impl Engine for Vital {
         self.watch("sync", self.inner.sync())
     }
 
+    fn settle(&self) -> Result<(), Error> {
+        self.watch("flush", self.inner.settle())
+    }
+
     fn sequence(&self) -> u64 {
         self.inner.sequence()
     }
@@ -179,5 +183,6 @@ mod tests {
         check("write", |vital| vital.write(&WriteBatch::new(), Durability::Buffered));
         check("write", |vital| vital.write_if_quick(&WriteBatch::new()).map(drop));
         check("sync", Vital::sync);
+        check("flush", Vital::settle);
     }
 }
