@@ -24,7 +24,8 @@ use crate::{
     command::{self, Effect, RegionState},
     ids::{PeerId, RegionId},
     panics,
-    raft::{region_view::RegionView, state_machine::Effects},
+    raft::{region_state::read_state, region_view::RegionView, state_machine::Effects},
+    storage::engine::View,
     world::blocking,
 };
 
@@ -86,9 +87,8 @@ impl RegionEffects {
             }
             blocking::run(move || {
                 let _under_way = (turn, place);
-                let summing = || command::checksum(pinned.as_ref(), &region);
-                let outcome = match panics::outlive(summing) {
-                    Ok(outcome) => outcome.map_err(|error| error.to_string()),
+                let outcome = match panics::outlive(|| sum(pinned.as_ref(), &region)) {
+                    Ok(outcome) => outcome,
                     Err(payload) => {
                         Err(format!("it panicked: {}", panics::words(payload.as_ref())))
                     }
@@ -99,6 +99,22 @@ impl RegionEffects {
             });
         });
     }
+}
+
+/// The sum of the state that is on the disk, which has to be the one that is in memory: of two that differ only one is
+/// what the log made, and nobody would find out until the next start.
+fn sum(pinned: &dyn View, region: &RegionState) -> Result<(u64, u64), String> {
+    let id = RegionId(region.descriptor.region_id);
+    let stored = read_state(pinned, id).map_err(|error| error.to_string())?;
+    if stored.as_ref() != Some(region) {
+        let RegionState { descriptor, state } = region;
+        return Err(format!(
+            "the descriptor or the apply state on the disk is not the one in memory, as of index {}: {stored:?}, not \
+             {descriptor:?} with {state:?}",
+            state.applied_index
+        ));
+    }
+    command::checksum(pinned, region).map_err(|error| error.to_string())
 }
 
 impl Effects for RegionEffects {
@@ -165,6 +181,17 @@ mod tests {
 
     use super::*;
     use crate::region::fixture::{Fixture, PEER, REGION, until, until_applied};
+    use crate::{
+        raft::{
+            fixture::{id, region_state},
+            region_state::put_state,
+        },
+        storage::{
+            batch::WriteBatch,
+            engine::{Durability, Engine as _},
+            memory::MemoryEngine,
+        },
+    };
 
     const OTHER: u64 = 71;
 
@@ -187,6 +214,33 @@ mod tests {
             leader_commit: Some(id(5, commit)),
             ..v1::AppendEntries::default()
         })
+    }
+
+    /// A write that went to the wrong place, or nowhere, shows at the next start alone, when the log may be cut.
+    #[test]
+    fn state_on_the_disk_that_is_not_the_one_in_memory_has_no_sum() {
+        type Change = fn(&mut RegionState);
+        let region = region_state(REGION, PEER, ("b", "y"), id(3, 9));
+        let changes: [(&str, Change); 3] = [
+            ("the range", |it| it.descriptor.end_key = "z".into()),
+            ("the epoch", |it| it.descriptor.epoch.as_mut().expect("one").version += 1),
+            ("what is applied", |it| it.state.applied_index -= 1),
+        ];
+        let sum_beside = |stored: Option<&RegionState>| {
+            let data = MemoryEngine::new();
+            let mut batch = WriteBatch::new();
+            stored.into_iter().for_each(|stored| put_state(&mut batch, stored, true));
+            data.write(&batch, Durability::Buffered).expect("a write");
+            sum(data.view().as_ref(), &region)
+        };
+        for (why, change) in changes {
+            let mut stored = region.clone();
+            change(&mut stored);
+            let error = sum_beside(Some(&stored)).expect_err(why);
+            assert!(error.contains("is not the one in memory"), "{why}: {error}");
+        }
+        sum_beside(None).expect_err("there is none");
+        sum_beside(Some(&region)).expect("the same");
     }
 
     #[tokio::test]
