@@ -2,6 +2,8 @@
 
 use flotilla_proto::range::{Borders, END_OF_MAP};
 
+use super::keys::meta;
+
 /// Which of an instance's two maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -59,7 +61,7 @@ impl WriteBatch {
     }
 
     /// # Panics
-    /// When `key` is not below [`END_OF_MAP`].
+    /// As for [`WriteBatch::put_parts`].
     pub fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
         self.put_parts(family, key, &[value]);
     }
@@ -67,9 +69,11 @@ impl WriteBatch {
     /// As [`WriteBatch::put`] with a value in parts, which are joined.
     ///
     /// # Panics
-    /// When `key` is not below [`END_OF_MAP`].
+    /// When `key` is not below [`END_OF_MAP`], or it is a region's own row and above [`meta::OWN_ROW_BYTES_MAX`].
     pub fn put_parts(&mut self, family: Family, key: &[u8], value: &[&[u8]]) {
         assert!(key < &END_OF_MAP[..], "a key is at or above the end of the map");
+        let fits = || meta::fits(key, value.iter().map(|part| part.len()).sum());
+        assert!(family != Family::Meta || fits(), "a region's own row is larger than any may be");
         self.push(family, Kind::Put, &[key], value);
     }
 
@@ -138,6 +142,7 @@ impl WriteBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::RegionId;
 
     #[test]
     fn batch_gives_back_what_was_put_in() {
@@ -168,6 +173,21 @@ mod tests {
         batch.delete_range(Family::Default, b"b", b"");
         let open = Change::DeleteRange { start: b"b", end: &END_OF_MAP };
         assert_eq!(batch.iter().next(), Some((Family::Default, open)));
+    }
+
+    #[test]
+    fn batch_takes_the_largest_own_row_of_a_region_and_none_above_it() {
+        let key = meta::own_rows(RegionId(2)).start;
+        let put = |key: &[u8], bytes: usize| {
+            let value = vec![7; bytes];
+            std::panic::catch_unwind(|| {
+                WriteBatch::new().put_parts(Family::Meta, key, &[&value[..1], &value[1..]]);
+            })
+        };
+        let most = meta::OWN_ROW_BYTES_MAX - key.len();
+        put(&key, most).expect("the largest");
+        put(&key, most + 1).expect_err("above it");
+        put(&meta::descriptor(RegionId(2)), most + 1).expect("of another kind");
     }
 
     #[test]

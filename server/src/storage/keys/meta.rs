@@ -20,6 +20,10 @@ kinds! {
 /// Where what is of no region lies: region 0 does not exist.
 const NODE: RegionId = RegionId(0);
 
+/// Bound: bytes of one of a region's own rows, key and value. A command that makes a larger one is to be refused before it
+/// is proposed: a batch does not take it, as a snapshot sends a row as a whole.
+pub const OWN_ROW_BYTES_MAX: usize = 1 << 20;
+
 /// A key of the `meta` family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MetaKey<'a> {
@@ -100,6 +104,12 @@ pub fn install(region: RegionId) -> [u8; 9] {
 #[must_use]
 pub fn reached(region: RegionId) -> [u8; 9] {
     of_region(Kind::Reached, region)
+}
+
+/// Whether a row with this key, and a value of so many bytes, is no larger than such a row may be.
+#[must_use]
+pub fn fits(key: &[u8], value_bytes: usize) -> bool {
+    key.first() != Some(&(Kind::Own as u8)) || key.len() + value_bytes <= OWN_ROW_BYTES_MAX
 }
 
 /// A region's own rows: `[kind][region id]`, and whatever names the row.

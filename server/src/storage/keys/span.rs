@@ -24,7 +24,7 @@ pub enum SpanKind {
     /// The keys of users, and of the system, in the region's range.
     Keys,
     /// The region's own rows, which have no place among the keys. Nothing writes any yet: who does needs a feature level
-    /// that no program has which does not know of them.
+    /// that no program has which does not know of them. None is larger than [`meta::OWN_ROW_BYTES_MAX`].
     Own,
 }
 

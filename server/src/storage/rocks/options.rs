@@ -173,10 +173,7 @@ fn default_family(
         }
         Kind::Data => {
             data_files(&mut options, &tables(Some(memory)));
-            // A snapshot that lands on files which span it puts its own on the top level, 16 for
-            // each GiB: that is no reason to slow writers down.
-            options.set_level_zero_slowdown_writes_trigger(40);
-            options.set_level_zero_stop_writes_trigger(72);
+            take_files_in(&mut options);
             // Most reads are of keys that are not in the memtable: say so without a search.
             options.set_memtable_prefix_bloom_ratio(0.02);
             options.set_memtable_whole_key_filtering(true);
@@ -202,7 +199,17 @@ fn meta_family(kind: Kind, config: &StorageConfig, memory: &Memory) -> Result<Op
     options.set_max_write_buffer_number(MEMTABLES_MAX);
     options.set_compression_type(DBCompressionType::None);
     options.set_block_based_table_factory(&tables(Some(memory)));
+    if kind == Kind::Data {
+        take_files_in(&mut options);
+    }
     Ok(options)
+}
+
+/// A snapshot that lands on files which span it puts its own on the top level, 16 for each GiB: that is no reason to slow
+/// writers down, those of the other family with them.
+fn take_files_in(options: &mut Options) {
+    options.set_level_zero_slowdown_writes_trigger(40);
+    options.set_level_zero_stop_writes_trigger(72);
 }
 
 /// Options of files that are made outside of an instance, to be taken into a `data` instance.
