@@ -34,6 +34,7 @@ use crate::{
         engine::{self, Attempt, Direction, Durability, Engine, Stage, View},
         keys::{
             self,
+            meta::MetaKey,
             span::{Span, SpanKind, spans_of},
         },
     },
@@ -373,33 +374,40 @@ fn encode_record(received: &Received) -> Vec<u8> {
     record
 }
 
-fn decode_record(mut record: Bytes) -> Result<Received, engine::Error> {
-    let corrupt =
-        || engine::Error::Corrupt { message: "an install record does not decode".to_owned() };
+fn decode_record(region: RegionId, mut record: Bytes) -> Result<Received, engine::Error> {
+    let corrupt = |what: &str| engine::Error::Corrupt {
+        message: format!("the install record of region {region} does not decode: {what}"),
+    };
     let take = |record: &mut Bytes, len: usize| {
-        (record.remaining() >= len).then(|| record.split_to(len)).ok_or_else(corrupt)
+        let is_there = record.remaining() >= len;
+        is_there.then(|| record.split_to(len)).ok_or_else(|| corrupt("it is too short"))
     };
     let mut others = Vec::new();
     if record.first() == Some(&0) {
         record.advance(1);
         let count = take(&mut record, 1)?.get_u8();
         for number in take(&mut record, count.into())? {
-            others.push(SpanKind::of_number(number.into()).ok_or_else(corrupt)?);
+            // A disk is replaced for what is corrupt.
+            let unknown = || engine::Error::TooNew {
+                message: format!(
+                    "the snapshot of region {region} whose install has begun has rows of span {number}, which this \
+                     version does not know: start the version that has received it"
+                ),
+            };
+            others.push(SpanKind::of_number(number.into()).ok_or_else(unknown)?);
         }
     }
     let len = take(&mut record, 1)?.get_u8();
-    let stage =
-        String::from_utf8(take(&mut record, len.into())?.to_vec()).map_err(|_| corrupt())?;
+    let stage = String::from_utf8(take(&mut record, len.into())?.to_vec())
+        .map_err(|_| corrupt("the name of its stage"))?;
     let len = take(&mut record, 4)?.get_u32();
     let descriptor = take(&mut record, len as usize)?;
-    Ok(Received {
-        stage,
-        others,
-        region: command::RegionState {
-            descriptor: v1::Region::decode(descriptor).map_err(|_| corrupt())?,
-            state: v1::ApplyState::decode(record).map_err(|_| corrupt())?,
-        },
-    })
+    let descriptor = v1::Region::decode(descriptor).map_err(|_| corrupt("the descriptor"))?;
+    let state = v1::ApplyState::decode(record).map_err(|_| corrupt("the apply state"))?;
+    if descriptor.region_id != region.0 {
+        return Err(corrupt("it is of another region"));
+    }
+    Ok(Received { stage, others, region: command::RegionState { descriptor, state } })
 }
 
 /// Makes a received state the peer's state. Blocks on the disk.
@@ -459,12 +467,16 @@ fn redo(
 /// Installs that have begun and not come to their end.
 ///
 /// # Errors
-/// When the disk cannot be read.
+/// When the disk cannot be read, or a record does not decode: it is of a peer that may have voted.
 pub fn begun(data: &(impl engine::Read + ?Sized)) -> Result<Vec<Received>, engine::Error> {
     let mut records = Vec::new();
     let mut cursor = data.scan(Family::Meta, &keys::meta::all_installs(), Direction::Forward);
-    while let Some((_, record)) = cursor.next()? {
-        records.push(decode_record(Bytes::copy_from_slice(record))?);
+    while let Some((key, record)) = cursor.next()? {
+        let region = keys::meta::decode(key).and_then(MetaKey::region);
+        let region = region.ok_or_else(|| engine::Error::Corrupt {
+            message: format!("the key of an install record does not decode: {key:02x?}"),
+        })?;
+        records.push(decode_record(region, Bytes::copy_from_slice(record))?);
     }
     Ok(records)
 }
@@ -478,12 +490,14 @@ pub fn begun_beside_damage(
     known: &BTreeSet<RegionId>,
 ) -> Result<Vec<Received>, engine::Error> {
     let rows = read_rows(data, &keys::meta::all_installs(), keys::meta::install, known)?;
-    Ok(rows.found.into_iter().filter_map(|(_, row)| decode_record(row).ok()).collect())
+    let decoded = rows.found.into_iter().map(|(region, row)| decode_record(region, row));
+    Ok(decoded.filter_map(Result::ok).collect())
 }
 
 /// The install of a region that has begun and not come to its end.
 fn begun_of(data: &dyn Engine, region: RegionId) -> Result<Option<Received>, engine::Error> {
-    data.get(Family::Meta, &keys::meta::install(region))?.map(decode_record).transpose()
+    let record = data.get(Family::Meta, &keys::meta::install(region))?;
+    record.map(|record| decode_record(region, record)).transpose()
 }
 
 /// Drops all stages of a snapshot, whichever of them there are: `stage` is that of its keys. Blocks on the disk.
@@ -506,12 +520,21 @@ pub fn leave(data: &dyn Engine, region: RegionId, stage: &str) -> Result<(), eng
     }
 }
 
-/// Removes all that `data` has of a region, also of an install that has begun. Blocks on the disk.
+/// Removes all that `data` has of a region, also of an install that has begun. A record of one that does not decode hides
+/// nothing but its rows and its stages: as of a descriptor that does not, who gets the keys begins by clearing them, and
+/// the next start drops the stages. Blocks on the disk.
 ///
 /// # Errors
 /// When the disk fails; what is there is then told by the next start.
 pub fn erase(data: &dyn Engine, region: RegionId) -> Result<(), engine::Error> {
-    let begun = begun_of(data, region)?;
+    let record = data.get(Family::Meta, &keys::meta::install(region))?;
+    let begun = record.and_then(|record| match decode_record(region, record) {
+        Ok(begun) => Some(begun),
+        Err(error) => {
+            tracing::error!(%error, "a region is erased all the same");
+            None
+        }
+    });
     erase_state(data, region, begun.as_ref().map(|begun| &begun.region.descriptor))?;
     match begun {
         Some(begun) => drop_stages(data, &begun.stage),

@@ -395,8 +395,9 @@ fn state(pinned: &dyn engine::View, region: RegionId) -> Result<command::RegionS
 pub(crate) fn storage_error(error: engine::Error) -> Error {
     match error {
         engine::Error::Corrupt { .. } => Error::DataLoss { message: error.to_string() },
-        engine::Error::Full { .. } | engine::Error::StageLost { .. } | engine::Error::Io { .. } => {
-            Error::Internal { message: error.to_string() }
-        }
+        engine::Error::TooNew { .. }
+        | engine::Error::Full { .. }
+        | engine::Error::StageLost { .. }
+        | engine::Error::Io { .. } => Error::Internal { message: error.to_string() },
     }
 }

@@ -30,6 +30,9 @@ pub enum Error {
     /// Stored bytes do not match their checksum, or do not decode.
     #[error("corrupt data: {message}")]
     Corrupt { message: String },
+    /// Stored by a newer version, in a way that this one does not know. Nothing is damaged.
+    #[error("of a newer version: {message}")]
+    TooNew { message: String },
     /// The device has no space left.
     #[error("no space left: {message}")]
     Full { message: String },

@@ -13,6 +13,7 @@ use crate::{
     ids::PeerId,
     storage::{
         config::StorageConfig,
+        engine::Read as _,
         keys::{
             Owner,
             meta::{self, MetaKey},
@@ -576,14 +577,38 @@ fn install_record_of_keys_alone_is_what_it_was_and_one_of_an_unknown_span_is_ref
 
     for others in [vec![], vec![SpanKind::Own]] {
         let record = encode_record(&received(others.clone()));
-        let decoded = decode_record(record.into()).unwrap();
+        let decoded = decode_record(REGION, record.into()).unwrap();
         assert_eq!((decoded.stage.as_str(), decoded.others), ("region-2", others));
         assert_eq!(decoded.region, region);
     }
     let mut unknown = encode_record(&received(vec![SpanKind::Own]));
     assert_eq!(unknown[..3], [0, 1, 1]);
     unknown[2] = 2;
-    decode_record(unknown.into()).map(|_| ()).expect_err("a span of a later version");
+    let error = decode_record(REGION, unknown.into()).expect_err("a span of a later version");
+    assert!(matches!(error, engine::Error::TooNew { .. }), "{error}");
+}
+
+/// Of a node that does not start, or erases a region, somebody has to find out which it is.
+#[test]
+fn install_record_that_does_not_decode_is_named_with_its_region_and_is_erased_with_it() {
+    let from = MemoryEngine::new();
+    fill_all_spans(from.as_ref(), id(3, 900), 5, "new");
+    let whole = encode_record(&begin(from.as_ref(), MemoryEngine::new().as_ref()));
+    let records = (0..whole.len()).step_by(7).map(|len| whole[..len].to_vec());
+    let others = [[&whole[..], &[0xff]].concat(), whole.iter().map(|byte| byte ^ 0x40).collect()];
+    for record in records.chain(others) {
+        let Err(error) = decode_record(REGION, record.clone().into()) else { continue };
+        let data = MemoryEngine::new();
+        fill_all_spans(data.as_ref(), id(2, 30), 5, "old");
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Meta, &meta::install(REGION), &record);
+        data.write(&batch, Durability::Synced).unwrap();
+        for told in [error, resume(data.as_ref()).expect_err("a record that does not decode")] {
+            assert!(told.to_string().contains("region 2 "), "{told}");
+        }
+        erase(data.as_ref(), REGION).unwrap();
+        assert_erased(data.as_ref());
+    }
 }
 
 /// The state that [`fill`] gives, on its way into `to`, whose install has begun.
