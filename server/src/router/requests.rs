@@ -83,7 +83,10 @@ pub trait Requests: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<v1::ReadReply, Error>> + Send;
 
     /// Reads one page of a range in one region. `more` is false only if the page reaches the end of
-    /// the whole range that was asked for; with `more` there is at least one item.
+    /// the whole range that was asked for. With `more` the next page begins behind `reached` (before it, in reverse), the last
+    /// key that was looked at; there may be no item at all, as what has expired is looked at as well. Where
+    /// the next item did not fit into what was left of `bytes_max`, `next_bytes` is what it takes: without any
+    /// item, `reached` may be empty then, and the same page is to be asked for with as much.
     fn read_range(
         &self,
         cx: Context,
