@@ -8,7 +8,7 @@
 //! next one. A *lease read* skips the question while a quorum has answered within two thirds of the
 //! lease; it is free, and correct only while clocks drift apart by less than the remaining third
 //! during one lease, and because a restarted node does not vote within one lease of its start
-//! (`peers.rs`). A follower asks the leader for the index and answers by itself. Neither touches the
+//! (`inbox.rs`). A follower asks the leader for the index and answers by itself. Neither touches the
 //! log.
 //!
 //! An answer is of one state. Rows are read from a pinned view, and so are the time by which values

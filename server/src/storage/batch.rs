@@ -9,7 +9,7 @@ use super::keys::meta;
 pub enum Family {
     /// In `data`: users' and system values. In `log`: the Raft logs.
     Default,
-    /// In `data`: identity, descriptors, apply states, regions' own rows. Unused in `log`.
+    /// In `data`: the disk that it was made on, descriptors, apply states, regions' own rows. Unused in `log`.
     Meta,
 }
 

@@ -30,7 +30,7 @@ const INTEGRITY: &str = "memtable_protection_bytes_per_key=8;\
 /// refuses to open. (A last log file that was cut short still opens: see `sentinel.rs`.)
 const WAL_TRACKING: &str = ";track_and_verify_wals=true;track_and_verify_wals_in_manifest=true";
 
-/// Memory of the meta family of `log`: promises of regions.
+/// Memory of the meta family of `log`, which has nothing: the promises of regions are in the other one.
 const LOG_META_MEMTABLE_BYTES: u64 = 4 << 20;
 /// Memtables of a family: one that is written to, and two that are being flushed.
 const MEMTABLES_MAX: i32 = 3;
