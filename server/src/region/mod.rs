@@ -1,6 +1,7 @@
 //! One peer of one Raft group: what it may propose, what it may read, how it lives and dies.
 
 mod arrival;
+pub mod carry_out;
 mod changing;
 pub mod checks;
 pub mod clock;
@@ -16,7 +17,7 @@ mod inbox;
 pub mod incarnations;
 pub mod lifecycle;
 mod lost;
-pub mod membership;
+
 pub mod news;
 mod opening;
 pub mod peers;

@@ -27,7 +27,7 @@ use crate::{
         view::{ClusterView, Heard},
     },
     raft::{Membership, PeerAddress, convert::membership_to_proto, quorum::is_quorum},
-    region::membership::{Goal, goal},
+    region::carry_out::{Goal, goal},
     world::clock,
 };
 
