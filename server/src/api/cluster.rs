@@ -1,4 +1,5 @@
-//! `flotilla.v1.Cluster` on the wire: sizes, deadlines and statuses around [`Membership`].
+//! `flotilla.v1.Cluster` on the wire: sizes, deadlines and statuses around [`ClusterCalls`], which
+//! `node/cluster_calls.rs` carries out.
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 

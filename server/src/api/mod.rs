@@ -60,7 +60,7 @@ pub use self::{
 /// The answer to a call of `flotilla.v1.Cluster`.
 pub type ClusterAnswer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 
-/// The calls of `flotilla.v1.Cluster`.
+/// The calls of `flotilla.v1.Cluster`. `node/cluster_calls.rs` carries them out: most go on to the placement driver.
 ///
 /// # Cancel safety
 ///

@@ -1,4 +1,6 @@
-//! Carries out the placement driver's steps on the leader of a region.
+//! Carries out the placement driver's steps on the leader of a region, as the answers to its node's heartbeats bring them
+//! (`node/heartbeat.rs`): they change the members of the region. Which nodes may have any is the node table's
+//! (`placement/membership.rs`).
 
 use std::{collections::BTreeSet, sync::Arc};
 

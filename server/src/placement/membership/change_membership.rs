@@ -1,4 +1,7 @@
 //! Putting nodes into service and taking them out of it, and how many peers regions have on them.
+//!
+//! Only the nodes' table changes here. The members of regions follow: [`plan`](crate::placement::plan) finds the next step,
+//! the answer to a heartbeat takes it to the region's leader, and that one carries it out (`region/carry_out.rs`).
 
 use std::collections::BTreeSet;
 
