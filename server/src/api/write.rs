@@ -177,7 +177,7 @@ impl<R: Requests> KvApi<R> {
 
     /// Cuts pieces into one group per region; gives them back when the regions are not known.
     fn cut(&self, pieces: Vec<Piece>) -> Result<Vec<Group>, (Vec<Piece>, Error)> {
-        let map = match span(&pieces) {
+        let map = match hull(&pieces) {
             Some(range) => RegionMap::covering(&self.requests, &range),
             None => return Ok(vec![]),
         };
@@ -239,7 +239,7 @@ fn cut_by(map: &RegionMap, pieces: &[Piece]) -> Result<Vec<Group>, Error> {
 }
 
 /// The smallest range that holds all pieces; `None` without any.
-fn span(pieces: &[Piece]) -> Option<KeyRange> {
+fn hull(pieces: &[Piece]) -> Option<KeyRange> {
     pieces.iter().map(|piece| range_of(&piece.op)).reduce(|left, right| left.span(&right))
 }
 

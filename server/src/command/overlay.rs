@@ -106,7 +106,7 @@ impl<'a> Overlay<'a> {
     /// batch, however often it is removed.
     pub(super) fn delete_range(&mut self, range: &KeyRange, time_ms: u64) -> Result<u64, Error> {
         self.read_batch()?;
-        let mut found = Found::default();
+        let mut found = ToRemove::default();
         for part in self.settled.uncleared(range) {
             for part in self.own.uncleared(&part) {
                 let mut cursor = self.read.scan(Family::Default, &part, Direction::Forward);
@@ -198,7 +198,7 @@ impl<'a> Overlay<'a> {
 
 /// The keys a range removal has to remove.
 #[derive(Default)]
-struct Found {
+struct ToRemove {
     /// Those that clients could see.
     live: u64,
     /// All of them, up to the number from which on a range is better.
@@ -207,7 +207,7 @@ struct Found {
     bounds: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-impl Found {
+impl ToRemove {
     fn add(&mut self, key: &[u8], live: bool) {
         self.live += u64::from(live);
         if self.keys.len() < RANGE_TOMBSTONE_KEYS_MIN {

@@ -146,7 +146,7 @@ pub fn approximate_bytes(data: &dyn Engine, descriptor: &v1::Region) -> u64 {
 }
 
 /// The descriptor of a region; `None` without one, or with one that does not decode.
-fn own_descriptor(
+fn stored_descriptor(
     data: &dyn Engine,
     region: RegionId,
 ) -> Result<Option<v1::Region>, engine::Error> {
@@ -194,9 +194,9 @@ pub fn erase_state(
     region: RegionId,
     more: Option<&v1::Region>,
 ) -> Result<(), engine::Error> {
-    let own = own_descriptor(data, region)?;
+    let stored = stored_descriptor(data, region)?;
     let mut spans = Vec::from(spans_by_id(region));
-    for span in own.iter().chain(more).flat_map(spans_of) {
+    for span in stored.iter().chain(more).flat_map(spans_of) {
         if !spans.contains(&span) {
             spans.push(span);
         }

@@ -167,8 +167,8 @@ impl Sender {
             let mut next = None;
             let mut cursor = self.view.scan(span.family(), &span.range, Direction::Forward);
             while let Some((key, value)) = cursor.next()? {
-                put_part(&mut rows, key)?;
-                put_part(&mut rows, value)?;
+                put_bytes(&mut rows, key)?;
+                put_bytes(&mut rows, value)?;
                 self.rows += 1;
                 if rows.len() >= self.chunk_bytes {
                     let mut after = BytesMut::with_capacity(key.len() + 1);
@@ -213,14 +213,14 @@ fn rows_body(kind: SpanKind, rows: Bytes) -> Body {
     }
 }
 
-/// What a message behind the header brings.
+/// A message behind the header.
 #[derive(Debug)]
-pub enum Part {
+pub enum Message {
     Rows { span: SpanKind, rows: Bytes, crc32c: u32 },
     End(v1::SnapshotEnd),
 }
 
-impl Part {
+impl Message {
     /// # Errors
     /// When there is none, or it brings a second header or what this version does not know.
     pub fn of(message: Option<v1::SnapshotChunk>) -> Result<Self, Error> {
@@ -239,11 +239,12 @@ impl Part {
     }
 }
 
-fn put_part(rows: &mut BytesMut, part: &[u8]) -> Result<(), Error> {
-    let len = u32::try_from(part.len())
-        .map_err(|_| Error::Damaged { what: "a part is longer than 4 GiB" })?;
+/// Of a key or a value.
+fn put_bytes(rows: &mut BytesMut, bytes: &[u8]) -> Result<(), Error> {
+    let len = u32::try_from(bytes.len())
+        .map_err(|_| Error::Damaged { what: "a key or a value is longer than 4 GiB" })?;
     rows.put_u32(len);
-    rows.extend_from_slice(part);
+    rows.extend_from_slice(bytes);
     Ok(())
 }
 
@@ -263,7 +264,7 @@ impl Receiver {
     /// Starts to collect, dropping what an earlier attempt left.
     ///
     /// # Errors
-    /// When header parts are missing, or the disk fails.
+    /// When something is missing in the header, or the disk fails.
     pub fn open(data: &dyn Engine, header: &v1::SnapshotHeader) -> Result<Self, Error> {
         let descriptor = v1::Region::decode(header.descriptor.clone())
             .map_err(|_| Malformed { what: "descriptor" })?;
@@ -307,8 +308,8 @@ impl Receiver {
             .find(|(span, _)| span.kind == kind)
             .expect("a region has a span of each kind");
         while rows.has_remaining() {
-            let key = take_part(&mut rows)?;
-            let value = take_part(&mut rows)?;
+            let key = take_bytes(&mut rows)?;
+            let value = take_bytes(&mut rows)?;
             if !span.range.contains(&key) {
                 return Err(Error::Damaged { what: "a key outside of the region" });
             }
@@ -343,7 +344,7 @@ impl Receiver {
     }
 }
 
-fn take_part(rows: &mut Bytes) -> Result<Bytes, Error> {
+fn take_bytes(rows: &mut Bytes) -> Result<Bytes, Error> {
     if rows.remaining() < 4 {
         return Err(Error::Damaged { what: "a row's length" });
     }

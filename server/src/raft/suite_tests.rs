@@ -23,7 +23,7 @@ use super::{
     fixture::{Writing, append, blank, metrics, open_log},
     log::store::LogStore,
     region_view::RegionView,
-    snapshot::{Part, Received, Receiver, Sender, SnapshotData},
+    snapshot::{Message, Received, Receiver, Sender, SnapshotData},
     state_machine::{Builder, StateMachine},
 };
 use crate::{
@@ -68,11 +68,11 @@ fn carry(from: &RegionView, to: &RegionView) -> Received {
     };
     let mut receiver = Receiver::open(to.data().as_ref(), &header).unwrap();
     loop {
-        match Part::of(sender.next_chunk().unwrap()).unwrap() {
-            Part::Rows { span, rows, crc32c } => {
+        match Message::of(sender.next_chunk().unwrap()).unwrap() {
+            Message::Rows { span, rows, crc32c } => {
                 receiver.rows(to.data().as_ref(), span, rows, crc32c).unwrap();
             }
-            Part::End(end) => return receiver.finish(&end).unwrap(),
+            Message::End(end) => return receiver.finish(&end).unwrap(),
         }
     }
 }

@@ -48,7 +48,7 @@ use crate::{
 
 pub(crate) use self::snapshots::INSTALL_IDLE_TIMEOUTS;
 pub use self::{
-    frame::MESSAGE_BYTES_MAX,
+    frame::NODE_MESSAGE_BYTES_MAX,
     link::BACKOFF_MAX,
     room::Room,
     service::{Inbox, RaftService},
@@ -85,7 +85,7 @@ pub enum Cause {
     #[error("too much is under way to it")]
     Full,
     /// No message of that size is sent.
-    #[error("the message has {bytes} bytes, more than {MESSAGE_BYTES_MAX}")]
+    #[error("the message has {bytes} bytes, more than {NODE_MESSAGE_BYTES_MAX}")]
     TooLarge { bytes: usize },
     /// Somebody else took it, who refuses whatever is for this node: it surely was not handled.
     #[error("{0}")]

@@ -60,7 +60,7 @@ struct Mark {
 
 /// A log as it is found by a new process.
 #[derive(Clone, Copy, Debug)]
-struct Found {
+struct FoundLog {
     purged: u64,
     applied: u64,
     bytes: u64,
@@ -75,7 +75,7 @@ struct Growth {
 
 impl Mark {
     /// Compaction leaves some entries; a log that has more has grown by the rest.
-    fn of_found(peer: PeerId, found: Found, applied_bytes: u64, config: &LogConfig) -> Self {
+    fn of_found(peer: PeerId, found: FoundLog, applied_bytes: u64, config: &LogConfig) -> Self {
         let entries = found.applied.saturating_sub(found.purged);
         let left = entries.min(config.keep_entries);
         let left_bytes = u128::from(found.bytes) * u128::from(left) / u128::from(entries.max(1));
@@ -207,7 +207,7 @@ async fn compact(due: Due) -> Option<Mark> {
 
 /// Looks at the log of a peer that this process has not compacted yet. Blocks on the disk.
 fn find(peer: &Peer) -> Mark {
-    let found = Found {
+    let found = FoundLog {
         purged: peer.log.purged().map_or(0, |id| id.index),
         applied: peer.view.published().applied.map_or(0, |id| id.index),
         bytes: peer.log.approximate_bytes(),
@@ -326,7 +326,7 @@ mod tests {
             ("large entries, of which few are kept", 97, 100, 3000, 0, 2000),
             ("purged beyond what is applied, by a snapshot", 500, 400, 0, 0, 0),
         ] {
-            let mark = Mark::of_found(PEER, Found { purged, applied, bytes }, 70, &config);
+            let mark = Mark::of_found(PEER, FoundLog { purged, applied, bytes }, 70, &config);
             let want = Growth { entries, bytes: carried };
             assert_eq!(mark.growth(applied, 70), want, "{why}");
             let later = Growth { entries: entries + 5, bytes: carried + 30 };
@@ -349,7 +349,7 @@ mod tests {
         let config =
             LogConfig { catch_up_bytes: 100, catch_up_bytes_max: 250, ..LogConfig::default() };
         let marks = |owing: u64| -> HashMap<RegionId, Mark> {
-            let found = Found { purged: 1, applied: 1, bytes: 0 };
+            let found = FoundLog { purged: 1, applied: 1, bytes: 0 };
             let mark = Mark::of_found(PEER, found, 0, &config);
             let owed = |region| (region < owing).then_some(9);
             (0..20).map(|region| (RegionId(region), Mark { owed: owed(region), ..mark })).collect()

@@ -62,7 +62,7 @@ pub enum Opened {
 }
 
 /// What the disk says of a peer.
-enum Found {
+enum OnDisk {
     Whole(Arc<PeerLog>, Box<StateMachine>),
     Lost(String),
     Unreadable(String),
@@ -169,14 +169,14 @@ pub async fn open(
     let for_disk = Arc::clone(env);
     let found = blocking::run(move || look_at_disk(&for_disk, region, peer, loss));
     match found.await?? {
-        Found::Whole(log, machine) => match start(env, region, peer, log, *machine).await {
+        OnDisk::Whole(log, machine) => match start(env, region, peer, log, *machine).await {
             Ok(peer) => Ok(Opened::Running(peer)),
             Err(error) => {
                 Ok(Opened::Unreadable { region, peer, reason: format!("start it: {error:#}") })
             }
         },
-        Found::Unreadable(reason) => Ok(Opened::Unreadable { region, peer, reason }),
-        Found::Lost(reason) => {
+        OnDisk::Unreadable(reason) => Ok(Opened::Unreadable { region, peer, reason }),
+        OnDisk::Lost(reason) => {
             quarantine(env, region, peer, &reason).await?;
             Ok(Opened::Quarantined { region, peer, reason })
         }
@@ -190,13 +190,13 @@ fn look_at_disk(
     region: RegionId,
     peer: PeerId,
     loss: Option<recovery::Loss>,
-) -> Result<Found, engine::Error> {
+) -> Result<OnDisk, engine::Error> {
     let log = open_log(env, region)?;
     let machine = open_machine(env, region, peer, &log);
     let read = machine.and_then(|machine| Ok((machine, read_reached(env.data.as_ref(), region)?)));
     let (machine, reached) = match read {
         Ok(read) => read,
-        Err(error) => return Ok(Found::Unreadable(format!("read its state: {error}"))),
+        Err(error) => return Ok(OnDisk::Unreadable(format!("read its state: {error}"))),
     };
     let evidence = recovery::Evidence {
         log_last: log.last().map_or(0, |id| id.index),
@@ -206,8 +206,8 @@ fn look_at_disk(
         loss,
     };
     Ok(match recovery::why_quarantined(evidence) {
-        Some(reason) => Found::Lost(reason),
-        None => Found::Whole(log, Box::new(machine)),
+        Some(reason) => OnDisk::Lost(reason),
+        None => OnDisk::Whole(log, Box::new(machine)),
     })
 }
 

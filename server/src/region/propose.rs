@@ -33,8 +33,8 @@ use crate::{
     world::clock,
 };
 
-/// How long a caller is told to wait when a queue is full.
-const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
+/// How long a caller is told to wait when a queue is full: of a region here, or of those that are passed on.
+pub const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// How long whoever wants a checksum is told to wait: others look at all data of their regions.
 const CHECK_RETRY_AFTER: Duration = Duration::from_secs(1);

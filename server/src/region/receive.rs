@@ -26,7 +26,7 @@ use crate::{
     raft::{
         Snapshot, SnapshotMeta, Vote, convert,
         region_state::{Damage, read_descriptors, read_state},
-        snapshot::{self, Part, Received, Receiver, SnapshotData, stage_name},
+        snapshot::{self, Message, Received, Receiver, SnapshotData, stage_name},
         transport::{INSTALL_IDLE_TIMEOUTS, Inbox as _},
     },
     storage::engine,
@@ -233,8 +233,8 @@ impl Peers {
                 .await
                 .map_err(|_| failed(format!("the sender has been silent for {idle:?}")))?
                 .map_err(failed)?;
-            match Part::of(chunk).map_err(failed)? {
-                Part::Rows { span, rows, crc32c } => {
+            match Message::of(chunk).map_err(failed)? {
+                Message::Rows { span, rows, crc32c } => {
                     fail::fail_point!("snapshot-while-receiving");
                     // What was announced is an estimate, and others write as well.
                     self.refuse_without_room(rows.len() as u64)?;
@@ -243,7 +243,7 @@ impl Peers {
                         move || receiver.rows(data.as_ref(), span, rows, crc32c).map(|()| receiver);
                     receiver = blocking(taking).await?;
                 }
-                Part::End(end) => return blocking(move || receiver.finish(&end)).await,
+                Message::End(end) => return blocking(move || receiver.finish(&end)).await,
             }
         }
     }

@@ -55,7 +55,9 @@ fn stopped<E: std::fmt::Display>(error: E) -> v1::Refused {
 }
 
 impl Peer {
-    /// Handles a request; the first poll hands it to openraft, so that order is kept.
+    /// Handles a request. The first poll hands it to openraft, so that order is kept; but for an append that seems to
+    /// contradict what is committed here, of which openraft is asked first: what comes after that may overtake it, as it
+    /// may on the network.
     pub(super) async fn serve(self: Arc<Self>, body: Body) -> Result<Body, v1::Refused> {
         let ended = || Err(refused(Reason::NotReady, "the peer has stopped"));
         match body {

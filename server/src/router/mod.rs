@@ -32,8 +32,8 @@ use crate::{
     error::Error,
     ids::{NodeId, RegionId},
     placement::directory::NodeDirectory,
-    raft::transport::{Cause, Lane, MESSAGE_BYTES_MAX},
-    region::{Peer, peers::Peers},
+    raft::transport::{Cause, Lane, NODE_MESSAGE_BYTES_MAX},
+    region::{Peer, peers::Peers, propose::BUSY_RETRY_AFTER},
     trail,
     world::clock,
 };
@@ -47,10 +47,6 @@ const HOP: Duration = Duration::from_millis(5);
 
 /// Stands for whichever region it is that is waited for.
 const UNKNOWN_REGION: RegionId = RegionId(0);
-
-/// How long a caller is told to wait when too many requests are for the same region, or are passed on to the
-/// same node.
-const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// Finds the peer for a request. Cheap to clone.
 #[derive(Clone)]
@@ -280,7 +276,7 @@ impl Router {
                 Cause::TooLarge { .. } => Error::InvalidArgument {
                     field: "request".to_owned(),
                     message: format!("it cannot be passed on to node {node}: {}", error.cause),
-                    limit: MESSAGE_BYTES_MAX as u64,
+                    limit: NODE_MESSAGE_BYTES_MAX as u64,
                 },
                 Cause::Unsent(_) | Cause::Stranger(_) => Error::NoLeader { region },
                 Cause::Lost(_) => lost(error.to_string()),
@@ -305,7 +301,7 @@ impl Router {
                     Reason::AnswerTooLarge if is_read => Err(Error::InvalidArgument {
                         field: "request".to_owned(),
                         message: refused.message,
-                        limit: MESSAGE_BYTES_MAX as u64,
+                        limit: NODE_MESSAGE_BYTES_MAX as u64,
                     }),
                     Reason::AnswerTooLarge => {
                         Err(Error::OutcomeUnknown { message: refused.message })

@@ -100,6 +100,16 @@ pub enum Quick {
     OnDisk,
 }
 
+impl Quick {
+    /// What was read from memory, unless it is too large to be copied.
+    pub(super) fn of(value: Option<Bytes>, bytes_max: usize) -> Self {
+        match value {
+            Some(value) if value.len() > bytes_max => Self::Large { bytes: value.len() },
+            value => Self::Read(value),
+        }
+    }
+}
+
 /// A state that is pinned: later writes do not show in it. Holds disk space while it lives, and
 /// with it the rows that expire meanwhile, of all regions.
 pub trait View: Read + Send + Sync {}
@@ -171,10 +181,7 @@ pub trait Engine: Read + Send + Sync + fmt::Debug {
     /// # Errors
     /// As for `get`.
     fn get_if_quick(&self, family: Family, key: &[u8], bytes_max: usize) -> Result<Quick, Error> {
-        Ok(match self.get(family, key)? {
-            Some(value) if value.len() > bytes_max => Quick::Large { bytes: value.len() },
-            value => Quick::Read(value),
-        })
+        Ok(Quick::of(self.get(family, key)?, bytes_max))
     }
 
     /// Gives the space back that removed rows still take on the disk, as far as it knows of them; whether it

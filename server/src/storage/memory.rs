@@ -265,10 +265,7 @@ impl Engine for MemoryEngine {
         if blocking::would_wait() {
             return Ok(Quick::OnDisk);
         }
-        Ok(match self.get(family, key)? {
-            Some(value) if value.len() > bytes_max => Quick::Large { bytes: value.len() },
-            value => Quick::Read(value),
-        })
+        Ok(Quick::of(self.get(family, key)?, bytes_max))
     }
 
     fn view(&self) -> Arc<dyn View> {

@@ -143,8 +143,8 @@ impl PeerLog {
 
     fn read_once(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let (start, end, cached_from) = match self.find(start, end, bytes_max) {
-            Found::InMemory(entries) => return Ok(entries),
-            Found::OnDisk { start, end, cached_from } => (start, end, cached_from),
+            Located::InMemory(entries) => return Ok(entries),
+            Located::OnDisk { start, end, cached_from } => (start, end, cached_from),
         };
         // Evicted entries are flushed, so the disk has them. Entries that were truncated and
         // appended anew meanwhile may be mixed with old ones: replication checks the vote after
@@ -162,19 +162,19 @@ impl PeerLog {
         Ok(entries)
     }
 
-    pub(super) fn find(&self, start: u64, end: u64, bytes_max: usize) -> Found {
+    pub(super) fn find(&self, start: u64, end: u64, bytes_max: usize) -> Located {
         self.tail.note_use();
         let tail = self.tail.lock();
         let next = tail.last.map_or(0, |id| id.index + 1);
         let (start, end) = (start.max(tail.first), end.min(next));
         if start >= end {
-            return Found::InMemory(Vec::new());
+            return Located::InMemory(Vec::new());
         }
         let cached_from = tail.entries.front().map_or(next, |(entry, _)| entry.log_id.index);
         if start < cached_from {
-            return Found::OnDisk { start, end, cached_from };
+            return Located::OnDisk { start, end, cached_from };
         }
-        Found::InMemory(tail.copy(start, end, cached_from, bytes_max))
+        Located::InMemory(tail.copy(start, end, cached_from, bytes_max))
     }
 
     fn read_disk(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -203,7 +203,7 @@ impl PeerLog {
 }
 
 /// Where the entries of a range are that the log has.
-pub(super) enum Found {
+pub(super) enum Located {
     /// Those asked for, up to the bound.
     InMemory(Vec<Entry>),
     /// From `start` on; those from `cached_from` on are in memory as well.

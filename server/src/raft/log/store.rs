@@ -26,7 +26,7 @@ use super::{
     super::{Entry, LogId, Membership, TypeConfig, Vote},
     codec::encode_vote,
     memory::hold,
-    peer_log::{Found, PeerLog},
+    peer_log::{Located, PeerLog},
     tail::entry_bytes,
 };
 use crate::{
@@ -71,7 +71,7 @@ impl LogStore {
     /// that is behind, or a restart, asks for more, and must not hold up a thread that carries the
     /// heartbeats of all regions.
     async fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        if let Found::InMemory(entries) = self.0.find(start, end, bytes_max) {
+        if let Located::InMemory(entries) = self.0.find(start, end, bytes_max) {
             return Ok(entries);
         }
         let log = Arc::clone(&self.0);
@@ -97,8 +97,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
         let log = &self.0;
         let bytes_max = log.tail.bounds.read_bytes_max;
         let entries = match log.find(start, end, bytes_max) {
-            Found::InMemory(entries) => entries,
-            Found::OnDisk { .. } => {
+            Located::InMemory(entries) => entries,
+            Located::OnDisk { .. } => {
                 let taken = log.tail.bounds.memory.catch_up(log.region, bytes_max).await;
                 let mut entries = self.read(start, end, bytes_max).await?;
                 let bytes = entries.iter().map(entry_bytes).sum();

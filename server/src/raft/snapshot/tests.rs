@@ -100,9 +100,9 @@ fn receive(
 ) -> Result<Received, Error> {
     let mut receiver = Receiver::open(engine, header)?;
     for body in bodies {
-        match Part::of(Some(chunk(body)))? {
-            Part::Rows { span, rows, crc32c } => receiver.rows(engine, span, rows, crc32c)?,
-            Part::End(end) => return receiver.finish(&end),
+        match Message::of(Some(chunk(body)))? {
+            Message::Rows { span, rows, crc32c } => receiver.rows(engine, span, rows, crc32c)?,
+            Message::End(end) => return receiver.finish(&end),
         }
     }
     Err(Error::Truncated)
@@ -179,13 +179,13 @@ fn region_without_own_rows_is_sent_in_chunks_of_keys_alone() {
 
 #[test]
 fn chunk_that_says_nothing_that_this_version_knows_ends_the_transfer_and_says_why() {
-    let of = |body| Part::of(Some(v1::SnapshotChunk { body }));
+    let of = |body| Message::of(Some(v1::SnapshotChunk { body }));
     assert!(matches!(of(None), Err(Error::UnknownChunk)));
     let header = v1::SnapshotHeader::default();
     assert!(matches!(of(Some(Body::Header(header))), Err(Error::SecondHeader)));
-    assert!(matches!(Part::of(None), Err(Error::Truncated)));
+    assert!(matches!(Message::of(None), Err(Error::Truncated)));
     let span = v1::SnapshotSpanRows { span: 7, ..v1::SnapshotSpanRows::default() };
-    let unknown = Part::of(Some(chunk(Body::SpanRows(span))));
+    let unknown = Message::of(Some(chunk(Body::SpanRows(span))));
     assert!(matches!(unknown, Err(Error::UnknownSpan { span: 7 })));
 }
 

@@ -50,7 +50,7 @@ struct State {
 
 /// What somebody finds who looks for room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+enum Look {
     Room,
     /// All of it is used, or kept for those who wait.
     Full,
@@ -72,22 +72,22 @@ impl Budget {
 
     #[must_use]
     pub fn has_room(&self, region: RegionId) -> bool {
-        self.look(&mut self.state.lock(), region) == Found::Room
+        self.look(&mut self.state.lock(), region) == Look::Room
     }
 
-    fn look(&self, state: &mut State, region: RegionId) -> Found {
+    fn look(&self, state: &mut State, region: RegionId) -> Look {
         let left = self.bytes_max.saturating_sub(state.used);
         if let Some(since) = state.waited_since {
             if left == 0 || since.elapsed() < LULL_MAX {
-                return Found::Full;
+                return Look::Full;
             }
             self.open(state);
         }
         let held = state.of_regions.get(&region).copied().unwrap_or(0);
         match left {
-            0 => Found::Full,
-            left if is_fair(held, 1, left) => Found::Room,
-            _ => Found::OverShare,
+            0 => Look::Full,
+            left if is_fair(held, 1, left) => Look::Room,
+            _ => Look::OverShare,
         }
     }
 
@@ -99,7 +99,7 @@ impl Budget {
 
     /// `None` when it is used up, or the region has its share.
     pub fn try_take(self: &Arc<Self>, region: RegionId, bytes: usize) -> Option<Taken> {
-        self.try_take_if(region, bytes, |state| self.look(state, region) == Found::Room)
+        self.try_take_if(region, bytes, |state| self.look(state, region) == Look::Room)
     }
 
     /// As [`Budget::try_take`] for somebody whom a [`RoomGate`] has just let through: `None` only when it is used
@@ -139,9 +139,9 @@ impl Budget {
             let over_share = {
                 let mut state = self.state.lock();
                 match self.look(&mut state, region) {
-                    Found::Room => return,
-                    Found::Full => None,
-                    Found::OverShare => {
+                    Look::Room => return,
+                    Look::Full => None,
+                    Look::OverShare => {
                         Some(Arc::clone(state.over_share.entry(region).or_default()))
                     }
                 }
@@ -158,11 +158,11 @@ impl Budget {
             {
                 let mut state = self.state.lock();
                 match self.look(&mut state, region) {
-                    Found::Room => return,
-                    Found::Full => {
+                    Look::Room => return,
+                    Look::Full => {
                         state.waited_since.get_or_insert_with(clock::now);
                     }
-                    Found::OverShare => {}
+                    Look::OverShare => {}
                 }
             }
             if !heard {

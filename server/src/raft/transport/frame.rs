@@ -16,9 +16,10 @@ pub(super) const FRAME_MESSAGES_MAX: usize = 1024;
 const FRAME_BYTES_MAX: usize = 2 << 20;
 /// Bound: largest message between two nodes. A larger one fails by itself, and with it nobody else's.
 /// Above all that a node accepts of a client, and above what reads and transactions answer.
-pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
+pub const NODE_MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// Largest frame that is read: one that was nearly full, a largest message more, and what is around it.
-pub(super) const FRAME_BYTES_ACCEPTED: usize = FRAME_BYTES_MAX + MESSAGE_BYTES_MAX + (64 << 10);
+pub(super) const FRAME_BYTES_ACCEPTED: usize =
+    FRAME_BYTES_MAX + NODE_MESSAGE_BYTES_MAX + (64 << 10);
 /// More than any frame has beside its messages.
 const FRAME_OTHERS_MAX: usize = 32;
 /// Bound: fields in one frame, with those of its log entries and of clients' requests and answers. Above what
@@ -30,7 +31,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// What a message takes in memory beyond its parts of variable length.
 const MESSAGE_OVERHEAD: usize = 256;
 
-const _: () = assert!(MESSAGE_BYTES_MAX > flotilla_proto::MESSAGE_BYTES_MAX + (1 << 20));
+const _: () = assert!(NODE_MESSAGE_BYTES_MAX > flotilla_proto::MESSAGE_BYTES_MAX + (1 << 20));
 
 /// What a message counts where bytes are bounded.
 pub(super) fn counted_bytes(message: &v1::Message) -> usize {

@@ -17,7 +17,7 @@ use tonic::{Request, Status, Streaming, codegen::http::uri::PathAndQuery, transp
 use super::{
     Cause, Lane,
     budget::{Budget, Taken},
-    frame::{FRAME_BYTES_ACCEPTED, FrameCodec, MESSAGE_BYTES_MAX, fits},
+    frame::{FRAME_BYTES_ACCEPTED, FrameCodec, NODE_MESSAGE_BYTES_MAX, fits},
     office::{Answering, Office, connect},
 };
 use crate::{
@@ -101,7 +101,7 @@ impl Link {
         message: v1::Message,
         bytes: usize,
     ) -> Result<Called, Cause> {
-        if bytes > MESSAGE_BYTES_MAX {
+        if bytes > NODE_MESSAGE_BYTES_MAX {
             return Err(Cause::TooLarge { bytes });
         }
         let counted = if lane == Lane::Forward { bytes.max(FORWARD_BYTES_MIN) } else { bytes };

@@ -27,7 +27,7 @@ use tonic::{
 
 use super::{
     Identity, Lane,
-    frame::{FRAME_BYTES_ACCEPTED, FrameCodec, MESSAGE_BYTES_MAX, counted_bytes, fits},
+    frame::{FRAME_BYTES_ACCEPTED, FrameCodec, NODE_MESSAGE_BYTES_MAX, counted_bytes, fits},
     refusal,
 };
 use crate::{
@@ -393,10 +393,10 @@ fn busy(message: String) -> v1::Refused {
 /// The answer, or one that says that it is too large: that is an error of this call and of no other.
 fn sendable(mut answer: v1::Message) -> v1::Message {
     let bytes = answer.encoded_len();
-    if bytes > MESSAGE_BYTES_MAX {
+    if bytes > NODE_MESSAGE_BYTES_MAX {
         answer.body = Some(Body::Refused(v1::Refused {
             reason: Reason::AnswerTooLarge.into(),
-            message: format!("its answer has {bytes} bytes, more than {MESSAGE_BYTES_MAX}"),
+            message: format!("its answer has {bytes} bytes, more than {NODE_MESSAGE_BYTES_MAX}"),
         }));
     }
     answer

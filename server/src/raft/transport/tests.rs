@@ -130,7 +130,7 @@ impl Inbox for Echo {
         self.delivered.fetch_add(1, Ordering::Relaxed);
         let reason = match message.region_id {
             ANSWERED => String::new(),
-            ANSWERED_AT_LENGTH => "x".repeat(MESSAGE_BYTES_MAX),
+            ANSWERED_AT_LENGTH => "x".repeat(NODE_MESSAGE_BYTES_MAX),
             _ => return std::future::pending().boxed(),
         };
         let done = v1::TransferLeaderResult { accepted: true, reason };
@@ -382,7 +382,7 @@ async fn message_that_is_too_large_is_an_error_of_its_call_alone() {
     let call = |region, bytes| transport.call(NodeId(2), Lane::Forward, message(region, bytes));
     soon("an answer", call(ANSWERED, 1)).await.unwrap();
 
-    let error = soon("an end", call(ANSWERED, MESSAGE_BYTES_MAX)).await.unwrap_err();
+    let error = soon("an end", call(ANSWERED, NODE_MESSAGE_BYTES_MAX)).await.unwrap_err();
     assert!(matches!(error.cause, Cause::TooLarge { .. }), "{error}");
     assert!(error.is_unhandled());
     let answer = soon("an end", call(ANSWERED_AT_LENGTH, 1)).await.unwrap();
@@ -392,7 +392,7 @@ async fn message_that_is_too_large_is_an_error_of_its_call_alone() {
     assert!(bystander.as_mut().now_or_never().is_none(), "the stream goes on");
     soon("an answer", call(ANSWERED, 1)).await.unwrap();
     // The largest that there may be does arrive.
-    soon("an answer", call(ANSWERED, MESSAGE_BYTES_MAX - 1024)).await.unwrap();
+    soon("an answer", call(ANSWERED, NODE_MESSAGE_BYTES_MAX - 1024)).await.unwrap();
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ kinds! {
 }
 
 /// Where the rows of the node itself lie.
-const NODE: RegionId = RegionId(0);
+const NO_REGION: RegionId = RegionId(0);
 
 /// A key of the `log` instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,13 +133,13 @@ pub fn tombstone(region: RegionId) -> [u8; 9] {
 /// Key of the node's identity.
 #[must_use]
 pub fn identity() -> [u8; 9] {
-    of_kind(NODE, Kind::Identity)
+    of_kind(NO_REGION, Kind::Identity)
 }
 
 /// Key of the note that the log has lost its end.
 #[must_use]
 pub fn loss() -> [u8; 9] {
-    of_kind(NODE, Kind::Loss)
+    of_kind(NO_REGION, Kind::Loss)
 }
 
 /// What openraft keeps of `region`: entries, vote and marks.
@@ -169,13 +169,13 @@ pub fn entries(region: RegionId, indexes: Range<u64>) -> KeyRange {
 /// Key of what the disk knows before it has an identity. Not of a region.
 #[must_use]
 pub fn newcomer() -> [u8; 9] {
-    of_kind(NODE, Kind::Newcomer)
+    of_kind(NO_REGION, Kind::Newcomer)
 }
 
 /// Key of the node table. Not of a region.
 #[must_use]
 pub fn node_table() -> [u8; 9] {
-    of_kind(NODE, Kind::NodeTable)
+    of_kind(NO_REGION, Kind::NodeTable)
 }
 
 /// `None` when `key` is no key of the log.
@@ -183,7 +183,7 @@ pub fn node_table() -> [u8; 9] {
 pub fn decode(key: &[u8]) -> Option<LogKey> {
     let (region, rest) = split_u64(key)?;
     let (kind, rest) = rest.split_first()?;
-    let of_node = region == NODE.0;
+    let of_node = region == NO_REGION.0;
     let part = match (Kind::of(*kind)?, rest) {
         (Kind::Entry, rest) => match split_u64(rest)? {
             (index, []) => LogPart::Entry { index },
@@ -243,7 +243,7 @@ mod tests {
         ];
         (number, part).prop_map(|(region, part)| match part {
             LogPart::Identity | LogPart::Loss | LogPart::Newcomer | LogPart::NodeTable => {
-                LogKey { region: NODE, part }
+                LogKey { region: NO_REGION, part }
             }
             _ => LogKey { region: RegionId(region), part },
         })
@@ -286,8 +286,8 @@ mod tests {
     fn every_kind_that_is_declared_decodes_and_has_its_owner() {
         for kind in Kind::ALL {
             let key = match kind {
-                Kind::Entry => entry(NODE, 1).to_vec(),
-                kind => of_kind(NODE, *kind).to_vec(),
+                Kind::Entry => entry(NO_REGION, 1).to_vec(),
+                kind => of_kind(NO_REGION, *kind).to_vec(),
             };
             let decoded = decode(&key).unwrap_or_else(|| panic!("{kind:?} does not decode"));
             assert_eq!((encode(decoded), decoded.part.owner()), (key, kind.owner()));

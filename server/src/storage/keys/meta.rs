@@ -18,7 +18,7 @@ kinds! {
 }
 
 /// Where what is of no region lies: region 0 does not exist.
-const NODE: RegionId = RegionId(0);
+const NO_REGION: RegionId = RegionId(0);
 
 /// Bound: bytes of one of a region's own rows, key and value. A command that makes a larger one is to be refused before it
 /// is proposed: a batch does not take it, as a snapshot sends a row as a whole.
@@ -73,7 +73,7 @@ impl MetaKey<'_> {
 /// Key of the disk that the instance was made on. Not of a region.
 #[must_use]
 pub fn disk() -> [u8; 9] {
-    of_region(Kind::Disk, NODE)
+    of_region(Kind::Disk, NO_REGION)
 }
 
 /// Everything of the regions.
@@ -147,7 +147,7 @@ pub fn decode(key: &[u8]) -> Option<MetaKey<'_>> {
     let (region, rest) = split_u64(rest)?;
     let region = RegionId(region);
     match (Kind::of(*kind)?, rest) {
-        (Kind::Disk, []) if region == NODE => Some(MetaKey::Disk),
+        (Kind::Disk, []) if region == NO_REGION => Some(MetaKey::Disk),
         (Kind::Descriptor, []) => Some(MetaKey::Descriptor(region)),
         (Kind::ApplyState, []) => Some(MetaKey::ApplyState(region)),
         (Kind::Install, []) => Some(MetaKey::Install(region)),
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn every_kind_that_is_declared_decodes_and_has_its_owner() {
         for kind in Kind::ALL {
-            let key = of_region(*kind, NODE);
+            let key = of_region(*kind, NO_REGION);
             let decoded = decode(&key).unwrap_or_else(|| panic!("{kind:?} does not decode"));
             assert_eq!((encode(decoded), decoded.owner()), (key.to_vec(), kind.owner()));
         }
