@@ -30,7 +30,7 @@ use crate::{
         transport::{Directory, Identity, Transport, TransportConfig},
     },
     region::{checks::Checks, read::config::ReadsConfig},
-    storage::{batch::WriteBatch, disk::Level},
+    storage::{batch::WriteBatch, disk::Level, engine::Engine, rocks::RocksEngine},
     world::clock,
 };
 
@@ -41,6 +41,7 @@ pub(crate) const NODE: NodeId = NodeId(1);
 /// See the module.
 pub(crate) struct Fixture {
     pub(crate) log: Arc<Probe>,
+    /// Of nobody where the data is on a disk.
     pub(crate) data: Arc<Probe>,
     pub(crate) env: Arc<Environment>,
     pub(crate) room: Arc<Room>,
@@ -91,6 +92,21 @@ impl Fixture {
         data: Arc<Probe>,
         change: impl FnOnce(&mut RegionConfig),
     ) -> Self {
+        let engine = Arc::clone(&data) as _;
+        Self::with(log, data, engine, change)
+    }
+
+    /// With the data on a disk.
+    pub(crate) fn on_disk(log: Arc<Probe>, data: Arc<RocksEngine>) -> Self {
+        Self::with(log, Probe::new(), data, |_| {})
+    }
+
+    fn with(
+        log: Arc<Probe>,
+        data: Arc<Probe>,
+        engine: Arc<dyn Engine>,
+        change: impl FnOnce(&mut RegionConfig),
+    ) -> Self {
         let writing = Writing::start(Arc::clone(&log) as _);
         let room = Arc::<Room>::default();
         let metrics = metrics();
@@ -135,7 +151,7 @@ impl Fixture {
         );
         let env = Arc::new(Environment {
             node: NODE,
-            data: Arc::clone(&data) as _,
+            data: engine,
             log: Arc::clone(&log) as _,
             writer: writing.writer.clone(),
             transport,

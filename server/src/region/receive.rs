@@ -383,24 +383,29 @@ impl Drop for Receiving {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use flotilla_proto::v1::{self, raft_client::RaftClient, snapshot_chunk::Body};
     use openraft::vote::RaftLeaderId;
+    use prost::Message as _;
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
     use tonic::transport::Channel;
 
     use super::*;
     use crate::{
+        ids::NodeId,
         raft::{
-            fixture::{id, region_state, soon},
+            fixture::{Probe, id, region_state, soon},
             transport::{self, RaftService},
         },
         region::fixture::{DISK_BYTES, Fixture, NODE, PEER, REGION, blank, until, until_applied},
         storage::{
             batch::{Family, WriteBatch},
-            engine::{Durability, Engine as _},
+            config::StorageConfig,
+            engine::{Durability, Engine as _, Read as _},
             keys,
             memory::Fault,
+            rocks::{Kind, RocksEngine},
         },
         world::dial,
     };
@@ -528,7 +533,7 @@ mod tests {
         let fixture = Fixture::new(|config| config.snapshot.concurrent_max = 2);
         let peers = Peers::open(Arc::clone(&fixture.env), false, None).await.expect("peers");
         let begin = |region: u64| {
-            let key = |at: u64| bytes::Bytes::from(format!("{at:02}"));
+            let key = |at: u64| Bytes::from(format!("{at:02}"));
             Receiving::begin(&peers, RegionId(region), KeyRange::new(key(region), key(region + 1)))
         };
         let first = begin(8).expect("the first");
@@ -561,7 +566,7 @@ mod tests {
     }
 
     fn rows(crc32c: u32) -> Body {
-        Body::Rows(v1::SnapshotRows { rows: bytes::Bytes::new(), crc32c })
+        Body::Rows(v1::SnapshotRows { rows: Bytes::new(), crc32c })
     }
 
     fn end() -> Body {
@@ -690,6 +695,69 @@ mod tests {
         fixture.data.damage(Family::Meta, block(keys::meta::install(stranger)));
         port.send(header(REGION, NEW, 2), [rows(0), end()]).await.expect("taken");
         assert_eq!(port.here(), [NEW]);
+    }
+
+    /// The file in which the region has its old rows has those of a neighbour as well.
+    #[tokio::test]
+    async fn on_disk_a_damaged_block_of_a_neighbour_refuses_no_snapshot_and_ends_no_writes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("data");
+        let open = || RocksEngine::open(&path, Kind::Data, &StorageConfig::default());
+        let value = |key: &str| -> Vec<u8> {
+            let word = |at: u32| crc32c::crc32c(format!("{key} {at}").as_bytes()).to_le_bytes();
+            (0..256).flat_map(word).collect()
+        };
+        let (log, data) = (Probe::new(), open().expect("a new one"));
+        let border = Bytes::from_static(b"m");
+        // It leads nothing by itself.
+        let voters = [(PEER, NODE), (PeerId(81), NodeId(2))];
+        let left = lifecycle::newborn(REGION, Bytes::new(), border.clone(), &voters);
+        let other = (RegionId(REGION.0 + 1), PeerId(PEER.0 + 1));
+        let right = lifecycle::newborn(other.0, border.clone(), Bytes::new(), &[(other.1, NODE)]);
+        let mut rows = WriteBatch::new();
+        let keys = ["k", "z"].iter().flat_map(|of| (0..60).map(move |row| format!("{of}{row:02}")));
+        keys.for_each(|key| rows.put(Family::Default, key.as_bytes(), &value(&key)));
+        let regions = [(PEER, left), (other.1, right)];
+        lifecycle::birth(log.as_ref(), data.as_ref(), &regions, rows).expect("a birth");
+        data.compact();
+        drop(data);
+        let mut flipped = 0;
+        for file in std::fs::read_dir(&path).expect("its files") {
+            let file = file.expect("a file").path();
+            let mut bytes = std::fs::read(&file).expect("its bytes");
+            let is_file = file.extension().is_some_and(|extension| extension == "sst");
+            let part = &value("z20")[..32];
+            let found = bytes.windows(32).position(|window| is_file && window == part);
+            if let Some(at) = found {
+                bytes[at] ^= 1;
+                std::fs::write(&file, bytes).expect("a write");
+                flipped += 1;
+            }
+        }
+        assert_eq!(flipped, 1);
+
+        let data = open().expect("what is damaged is not looked at");
+        let fixture = Fixture::on_disk(log, Arc::clone(&data));
+        let mut port = Port::open(&fixture).await;
+        port.peers.get(REGION).expect("the peer").raft().runtime_config().elect(false);
+        data.get(Family::Default, b"z20").expect_err("it is damaged");
+        let mut newer = header(REGION, PEER, 2);
+        let mut descriptor = v1::Region::decode(newer.descriptor.clone()).expect("it decodes");
+        descriptor.end_key = border;
+        newer.descriptor = descriptor.encode_to_vec().into();
+        let row = [&3_u32.to_be_bytes()[..], b"k05", &3_u32.to_be_bytes(), b"new"].concat();
+        let crc32c = crc32c::crc32c(&row);
+        let rows = Body::Rows(v1::SnapshotRows { rows: row.into(), crc32c });
+        let end = Body::End(v1::SnapshotEnd { rows: 1, crc32c });
+        port.send(newer, [rows, end]).await.expect("taken");
+        let here = port.peers.get(REGION).expect("the peer").view().published().applied;
+        assert_eq!(here.map(|id| id.index), Some(9));
+        let get = |key: &str| data.get(Family::Default, key.as_bytes()).expect("a read");
+        assert_eq!((get("k05"), get("k06")), (Some("new".into()), None));
+        let mut later = WriteBatch::new();
+        later.put(Family::Default, b"k07", b"later");
+        data.write(&later, Durability::Synced).expect("it takes writes");
+        assert_eq!(data.background_errors(), 0);
     }
 
     /// The region's peer here was removed while its node was away, and another was added.
