@@ -3,6 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, ensure};
+use flotilla_operator::{
+    crd::KvCluster,
+    desired::{Defaults, Desired},
+};
 use k8s_openapi::{
     api::{apps::v1::StatefulSet, policy::v1::PodDisruptionBudget},
     apimachinery::pkg::util::intstr::IntOrString,
@@ -29,44 +33,98 @@ const WATCHED: Duration = Duration::from_secs(15);
 /// How long a cluster at rest is watched.
 const REST: Duration = Duration::from_secs(60);
 
-/// What others might have made under names of a cluster `kv`: group, kind, plural, and the object.
-fn strangers() -> Vec<(&'static str, &'static str, &'static str, Value)> {
+/// What somebody else has under a name of a cluster's.
+struct Stranger {
+    group: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    name: String,
+    object: Value,
+}
+
+impl Stranger {
+    fn title(&self) -> String {
+        format!("{} {}", self.kind, self.name)
+    }
+
+    fn api(&self, stage: &Stage<'_>) -> Api<DynamicObject> {
+        api(stage, self.group, self.kind, self.plural)
+    }
+
+    /// Whether Kubernetes itself writes the object of its own accord, whatever the operator does: controllers put
+    /// into the status of these two what they count, so that the version of the object says nothing.
+    fn is_written_by_kubernetes(&self) -> bool {
+        matches!(self.kind, "PodDisruptionBudget" | "StatefulSet")
+    }
+}
+
+/// What others might have made under each name of a cluster `kv`, in the order in which the operator names them. A
+/// ServiceMonitor is missing, since Kubernetes has none by itself: the operator's simulation has that one.
+fn strangers(spec: &Value) -> anyhow::Result<Vec<Stranger>> {
+    let spec = serde_json::from_value(spec.clone())?;
+    let cluster = KvCluster::new("kv", spec);
+    let desired = Desired::of(&cluster, &Defaults::default());
+    let desired = desired.map_err(|wrong| anyhow::anyhow!("{wrong:?}"))?;
+    let names = &desired.names;
+
     let labels = json!({"app": "theirs"});
-    let pod = json!({"metadata": {"labels": labels}, "spec": {
+    let template = json!({"metadata": {"labels": labels}, "spec": {
         "containers": [{"name": "theirs", "image": "localhost/theirs:1"}]}});
-    vec![
-        ("", "ServiceAccount", "serviceaccounts", json!({})),
-        (
-            "",
-            "Service",
-            "services",
-            json!({"spec": {"selector": labels, "ports": [{"name": "x", "port": 80}]}}),
+    let service = json!({"spec": {"selector": labels, "ports": [{"name": "x", "port": 80}]}});
+    // No scheduler looks at it, and so no kubelet: nobody but its owner writes it. Without the label of the rest, or
+    // their StatefulSet would take it for its own and delete it.
+    let pod = json!({"spec": {
+        "schedulerName": "nobody",
+        "securityContext": {"runAsNonRoot": true, "runAsUser": 1, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{"name": "theirs", "image": "localhost/theirs:1", "securityContext": {
+            "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}],
+    }});
+    // Of no class, and for a volume that there is not: nobody binds it.
+    let claim = json!({"spec": {
+        "storageClassName": "",
+        "selector": {"matchLabels": labels},
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Mi"}},
+    }});
+    let stranger =
+        |group, kind, plural, name, object| Stranger { group, kind, plural, name, object };
+    let core = |kind, plural, name, object| stranger("", kind, plural, name, object);
+    Ok(vec![
+        core("ServiceAccount", "serviceaccounts", names.name.clone(), json!({})),
+        core(
+            "ConfigMap",
+            "configmaps",
+            names.config(&desired.config_hash),
+            json!({"data": {"flotilla.yaml": "theirs: true"}}),
         ),
-        (
+        core("Service", "services", names.headless(), service.clone()),
+        core("Service", "services", names.name.clone(), service.clone()),
+        core("Service", "services", names.clients(), service),
+        stranger(
             "networking.k8s.io",
             "NetworkPolicy",
             "networkpolicies",
+            names.name.clone(),
             json!({"spec": {"podSelector": {"matchLabels": labels}}}),
         ),
-        (
+        stranger(
             "policy",
             "PodDisruptionBudget",
             "poddisruptionbudgets",
+            names.name.clone(),
             json!({"spec": {"minAvailable": 1, "selector": {"matchLabels": labels}}}),
         ),
-        (
+        stranger(
             "apps",
             "StatefulSet",
             "statefulsets",
+            names.set(0),
             json!({"spec": {"replicas": 0, "serviceName": "theirs",
-                "selector": {"matchLabels": labels}, "template": pod}}),
+                "selector": {"matchLabels": labels}, "template": template}}),
         ),
-    ]
-}
-
-/// The name of a cluster's objects; of the StatefulSets that of the first.
-fn name_of(kind: &str) -> &'static str {
-    if kind == "StatefulSet" { "kv-0" } else { "kv" }
+        core("Pod", "pods", names.pod(0), pod),
+        core("PersistentVolumeClaim", "persistentvolumeclaims", names.volume(0), claim),
+    ])
 }
 
 fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
@@ -78,62 +136,96 @@ fn api(stage: &Stage<'_>, group: &str, kind: &str, plural: &str) -> Api<DynamicO
     Api::namespaced_with(client, &stage.namespace, &resource(group, "v1", kind, plural))
 }
 
-/// Everything of theirs as it is, but for what their own controllers say of it.
-async fn as_they_are(stage: &Stage<'_>) -> anyhow::Result<BTreeMap<&'static str, Value>> {
+/// Everything of theirs, to the version that etcd has: also a write that leaves an object as it was is one. Of
+/// those that Kubernetes writes by itself, all but what its controllers say.
+async fn as_they_are(
+    stage: &Stage<'_>,
+    strangers: &[Stranger],
+) -> anyhow::Result<BTreeMap<String, Value>> {
     let mut all = BTreeMap::new();
-    for (group, kind, plural, _) in strangers() {
+    for stranger in strangers {
+        let title = stranger.title();
+        let object = stranger.api(stage).get(&stranger.name).await;
+        let object = serde_json::to_value(object.with_context(|| title.clone())?)?;
         let object =
-            api(stage, group, kind, plural).get(name_of(kind)).await.with_context(|| kind)?;
-        let mut object = serde_json::to_value(object)?;
-        object["status"] = Value::Null;
-        for field in ["managedFields", "resourceVersion"] {
-            object["metadata"][field] = Value::Null;
-        }
-        all.insert(kind, object);
+            if stranger.is_written_by_kubernetes() { without_status(object) } else { object };
+        all.insert(title, object);
     }
     Ok(all)
 }
 
-pub(super) async fn objects_of_others_are_left_alone(stage: &Stage<'_>) -> anyhow::Result<()> {
-    for (group, kind, plural, object) in strangers() {
-        let made =
-            DynamicObject::new(name_of(kind), &resource(group, "v1", kind, plural)).data(object);
-        let api = api(stage, group, kind, plural);
-        api.create(&PostParams::default(), &made).await.with_context(|| kind)?;
+/// An object but for its status, and for who wrote that and when; its generation counts writes of all else.
+fn without_status(mut object: Value) -> Value {
+    object["status"] = Value::Null;
+    object["metadata"]["resourceVersion"] = Value::Null;
+    if let Some(writers) = object["metadata"]["managedFields"].as_array_mut() {
+        writers.retain(|writer| writer["subresource"] != "status");
     }
-    let before = as_they_are(stage).await?;
-    // Without a budget of its own, the one that is there is nobody's to delete.
+    object
+}
+
+/// What of theirs was written since.
+fn written(before: &BTreeMap<String, Value>, now: &BTreeMap<String, Value>) -> anyhow::Result<()> {
+    for (title, before) in before {
+        let now = now.get(title).unwrap_or(&Value::Null);
+        ensure!(now == before, "{title} was written: it was {before}, is {now}");
+    }
+    Ok(())
+}
+
+pub(super) async fn objects_of_others_are_left_alone(stage: &Stage<'_>) -> anyhow::Result<()> {
     let mut spec = small(3, 3);
+    let strangers = strangers(&spec)?;
+    for stranger in &strangers {
+        let Stranger { group, kind, plural, name, object } = stranger;
+        let made =
+            DynamicObject::new(name, &resource(group, "v1", kind, plural)).data(object.clone());
+        let api = stranger.api(stage);
+        // A pod must wait for the account that Kubernetes gives each new namespace.
+        eventually(stranger.title(), BOUND, async || {
+            api.create(&PostParams::default(), &made).await?;
+            Ok(())
+        })
+        .await?;
+    }
+    // Their controllers have looked at them.
+    let sets = Api::<StatefulSet>::namespaced(stage.world.client.clone(), &stage.namespace);
+    eventually("their StatefulSet to be seen", BOUND, async || {
+        let status = sets.get("kv-0").await?.status.and_then(|status| status.observed_generation);
+        ensure!(status == Some(1), "{status:?}");
+        Ok(())
+    })
+    .await?;
+    let before = as_they_are(stage, &strangers).await?;
+    let as_before = async || written(&before, &as_they_are(stage, &strangers).await?);
+    // Without a budget of its own, the one that is there is nobody's to delete.
     spec["podDisruptionBudget"] = json!(false);
     let cluster = Cluster::create(stage, "kv", spec).await?;
     let degraded = cluster.becomes("Degraded", "True", BOUND).await?;
     ensure!(degraded.reason == "NameTaken", "{degraded}");
     say(format!("    beside others: {degraded}"));
     throughout("others' things", WATCHED, async || {
-        ensure!(as_they_are(stage).await? == before, "they were changed");
+        as_before().await?;
         ensure!(cluster.pods().await?.is_empty(), "a pod was made");
         Ok(())
     })
     .await?;
     // It goes, and takes nothing of theirs along.
     cluster.delete().await?;
-    throughout("others' things", WATCHED, async || {
-        ensure!(as_they_are(stage).await? == before, "they were changed");
-        Ok(())
-    })
-    .await?;
+    throughout("others' things", WATCHED, as_before).await?;
 
     // One by one they go, and the cluster begins by itself with the last.
     let cluster = Cluster::create(stage, "kv", small(3, 3)).await?;
-    for (group, kind, plural, _) in strangers() {
-        let degraded = eventually(format!("{kind} to be named"), BOUND, async || {
+    for stranger in &strangers {
+        let title = stranger.title();
+        let degraded = eventually(format!("{title} to be named"), BOUND, async || {
             let degraded = cluster.condition("Degraded").await?;
             ensure!(degraded.reason == "NameTaken", "{degraded}");
-            ensure!(degraded.message.contains(&format!("{kind} kv")), "{degraded}");
+            ensure!(degraded.message.contains(&format!("{title} ")), "{degraded}");
             Ok(degraded)
         });
         degraded.await?;
-        api(stage, group, kind, plural).delete(name_of(kind), &DeleteParams::default()).await?;
+        stranger.api(stage).delete(&stranger.name, &DeleteParams::default()).await?;
     }
     cluster.healthy(3, BOUND).await?;
 
@@ -145,8 +237,9 @@ pub(super) async fn objects_of_others_are_left_alone(stage: &Stage<'_>) -> anyho
     ensure!(degraded.message.contains("ServiceAccount default"), "{degraded}");
     default.delete().await?;
     throughout("the account of the namespace", WATCHED, async || {
-        ensure!(accounts.get("default").await?.data == account.data, "it was changed");
-        ensure!(accounts.get("default").await?.uid() == account.uid(), "it was deleted");
+        let now = accounts.get("default").await?;
+        ensure!(now.uid() == account.uid(), "it was deleted");
+        ensure!(now.resource_version() == account.resource_version(), "it was written");
         Ok(())
     })
     .await
@@ -325,4 +418,52 @@ async fn changed(cluster: &Cluster<'_>, stage: &Stage<'_>) -> anyhow::Result<Sta
     ensure!(text.contains("INJECTED"), "the policy did not reach it: {text}");
     ensure!(text.contains(&stage.world.next_image("flotilla-server")), "{text}");
     Ok(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_a_cluster_is_taken_by_somebody() {
+        let titles: Vec<_> =
+            strangers(&small(3, 3)).expect("all").iter().map(Stranger::title).collect();
+        let (config, rest): (Vec<_>, Vec<_>) =
+            titles.into_iter().partition(|title| title.starts_with("ConfigMap kv-config-"));
+        assert_eq!(config.len(), 1);
+        let want = [
+            "ServiceAccount kv",
+            "Service kv-headless",
+            "Service kv",
+            "Service kv-clients",
+            "NetworkPolicy kv",
+            "PodDisruptionBudget kv",
+            "StatefulSet kv-0",
+            "Pod kv-0-0",
+            "PersistentVolumeClaim data-kv-0-0",
+        ];
+        assert_eq!(rest, want);
+    }
+
+    #[test]
+    fn write_that_changes_nothing_is_one_and_a_controllers_count_is_none() {
+        let object = |writers: &[(&str, &str)], version: u32, count: u32| {
+            let writers: Vec<_> = writers
+                .iter()
+                .map(|(manager, part)| json!({"manager": manager, "subresource": part}))
+                .collect();
+            json!({"metadata": {"generation": 1, "resourceVersion": version.to_string(),
+                "managedFields": writers}, "status": {"count": count}})
+        };
+        let map = |object: Value| [("Service kv".to_owned(), object)].into();
+        let (theirs, ours) = (("theirs", ""), ("flotilla-operator", ""));
+        let before = object(&[theirs], 1, 0);
+        written(&map(before.clone()), &map(before.clone())).expect("the same");
+        written(&map(before.clone()), &map(object(&[theirs], 2, 0))).expect_err("written");
+        written(&map(before.clone()), &BTreeMap::new()).expect_err("gone");
+        let before = without_status(before);
+        let counted = without_status(object(&[theirs, ("controller", "status")], 2, 7));
+        assert_eq!(counted, before);
+        assert_ne!(without_status(object(&[theirs, ours], 2, 0)), before);
+    }
 }
