@@ -444,7 +444,9 @@ fn table(report: &Report) -> Table {
             (false, true) => "healthy; no data was compared",
             (false, false) => "healthy as far as nodes know by themselves; no data was compared",
         };
-        table.field("result", Cell::text(result).tone(Tone::Good));
+        // Green is what was compared: nothing that is merely not known to be wrong.
+        let result = Cell::text(result);
+        table.field("result", if compared { result.tone(Tone::Good) } else { result });
         table.field("nodes", Cell::number(report.nodes));
         table.field("regions", Cell::number(report.regions));
         table.field("regions compared", Cell::number(report.regions_compared));
@@ -739,6 +741,27 @@ mod tests {
             let response = v1::CheckRegionResponse { consistent, peers, ..Default::default() };
             let found = compare(1, &response);
             assert_eq!(found.into_iter().map(|one| one.severity).max(), want, "{why}");
+        }
+    }
+
+    #[test]
+    fn green_is_only_what_was_compared() {
+        for (why, regions_compared, told_by_nodes, is_green) in [
+            ("every region was compared", 2, vec![], true),
+            ("with --fast nothing is", 0, vec![], false),
+            ("without a driver nothing is", 0, vec![1, 2], false),
+        ] {
+            let report = Report {
+                ok: true,
+                nodes: 3,
+                regions: 2,
+                regions_compared,
+                keys: 7,
+                told_by_nodes,
+                findings: Vec::new(),
+            };
+            let told = table(&report).render(true);
+            assert_eq!(told.contains("\x1b[32m"), is_green, "{why}: {told:?}");
         }
     }
 }

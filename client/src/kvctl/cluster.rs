@@ -587,9 +587,10 @@ async fn status(context: Context, stale: Stale) -> Result<(), Failure> {
 
 fn summary(status: &ClusterStatus) -> Table {
     let mut table = Table::fields();
-    let bad = |count: usize, tone: Tone| {
-        Cell::number(count).tone(if count == 0 { Tone::Good } else { tone })
-    };
+    // That those who can be reached know of none is not that there is none.
+    let none = if status.told_by_nodes.is_empty() { Tone::Good } else { Tone::Plain };
+    let bad =
+        |count: usize, tone: Tone| Cell::number(count).tone(if count == 0 { none } else { tone });
     table.field("cluster", Cell::text(&status.cluster_id));
     table.field("node table version", Cell::number(status.version));
     table.field("replication factor", Cell::number(status.replication_factor));
@@ -623,5 +624,27 @@ mod tests {
         assert_eq!(parse_label("zone="), Ok(("zone".into(), String::new())));
         assert!(parse_label("zone").is_err());
         assert!(parse_label("=a").is_err());
+    }
+
+    #[test]
+    fn no_trouble_is_green_only_where_the_driver_knows_of_none() {
+        for (told_by_nodes, is_green) in [(vec![], true), (vec![3], false)] {
+            let status = ClusterStatus {
+                told_by_nodes,
+                cluster_id: String::new(),
+                version: 1,
+                replication_factor: 3,
+                nodes_up: 3,
+                regions: 2,
+                regions_without_leader: 0,
+                regions_without_quorum: 0,
+                regions_under_replicated: 0,
+                regions_with_down_peers: 0,
+                regions_with_pending_peers: 0,
+                nodes: Vec::new(),
+            };
+            let told = summary(&status).render(true);
+            assert_eq!(told.contains("\x1b[32m"), is_green, "{told:?}");
+        }
     }
 }
