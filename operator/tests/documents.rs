@@ -1,8 +1,9 @@
 //! Calls of kubectl and helm in the documents are calls that there are.
 //!
-//! No cluster is asked: tests/kubernetes does. A shell takes the blocks apart, with functions in the place of the
-//! programs, and what they were called with is looked at: whether Kubernetes has such a kind, this operator such a
-//! name, the definition such a field, the chart such a value, and kubectl and helm such a call.
+//! No cluster is asked: the scenario `commands_of_the_documents_run` of tests/kubernetes types them on one. A shell
+//! takes the blocks apart, with functions in the place of the programs, and what they were called with is looked at:
+//! whether Kubernetes has such a kind, this operator such a name, the definition such a field, the chart such a value,
+//! and kubectl and helm such a call.
 
 use std::{
     collections::BTreeSet,
@@ -134,23 +135,7 @@ fn read(path: &str) -> String {
 }
 
 fn pages() -> Vec<String> {
-    let mut pages = ["README.md", "CONTRIBUTING.md", "deploy/README.md", "helm/flotilla/README.md"]
-        .map(str::to_owned)
-        .to_vec();
-    let mut folders = vec![root().join("docs")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder of documents") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                let name = path.strip_prefix(root()).expect("below it");
-                pages.push(name.display().to_string());
-            }
-        }
-    }
-    pages.sort();
-    pages
+    flotilla_documents::pages(&root()).expect("the documents")
 }
 
 /// What is to be taken apart: blocks that call one of the two, and calls within sentences.
@@ -158,29 +143,33 @@ fn scripts() -> Vec<(String, String)> {
     let is_ours = |text: &str| text.contains("kubectl ") || text.contains("helm ");
     let mut scripts = Vec::new();
     for page in pages() {
-        let text = read(&page);
-        let mut line = 1;
-        for (index, part) in text.split("```").enumerate() {
-            let (info, body) = part.split_once('\n').unwrap_or(("", part));
-            if index % 2 == 0 {
-                // A sentence goes on over the end of a line. `…` is whatever the reader has there.
-                let mut at = line;
-                for (index, span) in part.split('`').enumerate() {
-                    let call =
-                        span.replace('\n', " ").replace("kubectl … ", "kubectl ").replace('…', "x");
-                    if index % 2 == 1 && (call.starts_with("kubectl ") || call.starts_with("helm "))
-                    {
-                        scripts.push((format!("{page}:{at}"), call));
-                    }
-                    at += span.matches('\n').count();
-                }
-            } else if info.starts_with("sh") && is_ours(body) {
-                scripts.push((format!("{page}:{line}"), body.to_owned()));
-            }
-            line += part.matches('\n').count();
-        }
+        let blocks = flotilla_documents::blocks(&root(), &page).expect("the page");
+        let called = blocks.into_iter().filter(|block| is_ours(&block.text));
+        scripts.extend(called.map(|block| (format!("{page}:{}", block.line), block.text)));
+        scripts.extend(calls_in_sentences(&page));
     }
     scripts
+}
+
+fn calls_in_sentences(page: &str) -> Vec<(String, String)> {
+    let text = read(page);
+    let (mut calls, mut line) = (Vec::new(), 1);
+    for (index, part) in text.split("```").enumerate() {
+        if index % 2 == 0 {
+            // A sentence goes on over the end of a line. `…` is whatever the reader has there.
+            let mut at = line;
+            for (index, span) in part.split('`').enumerate() {
+                let call =
+                    span.replace('\n', " ").replace("kubectl … ", "kubectl ").replace('…', "x");
+                if index % 2 == 1 && (call.starts_with("kubectl ") || call.starts_with("helm ")) {
+                    calls.push((format!("{page}:{at}"), call));
+                }
+                at += span.matches('\n').count();
+            }
+        }
+        line += part.matches('\n').count();
+    }
+    calls
 }
 
 /// Every call in the documents, taken apart by a shell that has no other programs.

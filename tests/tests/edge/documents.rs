@@ -13,13 +13,14 @@ use std::{
     time::Duration,
 };
 
+use flotilla_documents::Block;
 use flotilla_tests::harness::{Scratch, Turn, binary, eventually, say, say_aloud};
 
 /// Words behind `sh`, and where such a block is run instead.
 const ELSEWHERE: [(&str, &str); 6] = [
     (
         "kubernetes",
-        "tests/kubernetes has the scenarios; calls of kvctl are run here, the others looked at by the operator's",
+        "typed by a scenario of tests/kubernetes; calls of kvctl are run here too, all looked at by the operator's",
     ),
     ("machines", "needs machines, root, or containers"),
     ("build", "builds, or takes minutes: the Makefile's goals, of which CI runs those that check"),
@@ -28,25 +29,11 @@ const ELSEWHERE: [(&str, &str); 6] = [
     ("python", "tests/edge/foreign.rs"),
 ];
 
-/// What a block of commands may call itself. Only `sh` is run: a block by another of these names is marked with
-/// it, and nobody would notice what rots there.
-const SHELLS: [&str; 6] = ["sh", "bash", "shell", "console", "shell-session", "zsh"];
-
 /// Run by `tests/edge/foreign.rs`, as a whole.
 const WHOLE_PAGES: [(&str, &str); 1] = [("docs/clients/http.md", "bash")];
 
 /// Bound: the whole of it. An election takes six seconds, a build that is not optimized some more.
 const BOUND: Duration = Duration::from_secs(150);
-
-/// A block of commands on a page.
-#[derive(Debug)]
-struct Block {
-    page: String,
-    line: usize,
-    /// The word behind `sh`; empty: it is run here.
-    mark: String,
-    text: String,
-}
 
 fn root() -> PathBuf {
     // Cargo runs tests in the folder of their package, wherever they were compiled.
@@ -55,46 +42,11 @@ fn root() -> PathBuf {
 
 /// The pages, those first that a newcomer reads first.
 fn pages() -> Vec<String> {
-    let mut found = Vec::new();
-    let mut folders = vec![root().join("docs")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder of documents") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                found.push(path);
-            }
-        }
-    }
-    let name = |path: &Path| path.strip_prefix(root()).expect("below it").display().to_string();
-    let mut names: Vec<String> = found.iter().map(|path| name(path)).collect();
-    names.sort();
-    let first = ["README.md", "CONTRIBUTING.md", "deploy/README.md"].map(str::to_owned);
-    first.into_iter().chain(names).collect()
+    flotilla_documents::pages(&root()).expect("the documents")
 }
 
 fn blocks(page: &str) -> Vec<Block> {
-    let text = fs::read_to_string(root().join(page)).expect("the page");
-    let mut blocks = Vec::new();
-    let mut lines = text.lines().enumerate();
-    while let Some((number, line)) = lines.next() {
-        let indent = line.len() - line.trim_start().len();
-        let Some(info) = line.trim_start().strip_prefix("```") else { continue };
-        let body = lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```");
-        let body: String =
-            body.map(|line| line.get(indent..).unwrap_or_default().to_owned() + "\n").collect();
-        let mut words = info.split_whitespace();
-        let language = words.next().unwrap_or_default();
-        if SHELLS.contains(&language) {
-            let mark = match words.collect::<Vec<_>>().join(" ") {
-                mark if language == "sh" => mark,
-                mark => format!("{language} {mark}").trim_end().to_owned(),
-            };
-            blocks.push(Block { page: page.to_owned(), line: number + 1, mark, text: body });
-        }
-    }
-    blocks
+    flotilla_documents::blocks(&root(), page).expect("the page")
 }
 
 /// The calls of `kvctl` in a block for Kubernetes, without what brings them into a pod.

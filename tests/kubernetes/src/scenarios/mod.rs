@@ -1,5 +1,6 @@
 //! The scenarios, each named as what it shows.
 
+mod documents;
 mod hand_edits;
 mod install;
 mod life;
@@ -86,6 +87,7 @@ scenarios! {
     Long hand_edits::stateful_set_is_put_back,
     Long others::objects_of_others_are_left_alone,
     Long others::policies_that_change_ours_are_lived_with,
+    Long documents::commands_of_the_documents_run,
     Long life::clusters_of_one_name_do_not_share_data,
     Long life::stopped_cluster_keeps_its_data,
     Long machines::killed_machine_loses_nothing,
