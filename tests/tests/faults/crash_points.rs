@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use flotilla_tests::{
-    harness::{Builder, Start, elapse, eventually, say, within},
+    harness::{Builder, Node, Start, elapse, eventually, say, within},
     workload::{Crew, Plain, UniqueWrites, Workload as _, assert_kept},
 };
 
@@ -32,6 +32,7 @@ async fn crash_at_any_line_of_a_write_loses_nothing_acknowledged() {
         cluster.nodes[0].stand_still_at(point, passes);
         cluster.nodes[0].relaunch();
         let writers = Crew::writers(&sessions, 4, 200, &format!("line/{point}"));
+        is_reached(&cluster.nodes[0], point).await;
         stands_still(&writers, point).await;
         cluster.nodes[0].kill9();
         cluster.nodes[0].go_on();
@@ -51,8 +52,12 @@ async fn crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end() {
         .set("log.compact_entries", "100")
         .set("log.keep_entries", "10")
         .set("log.catch_up_bytes", "0")
-        .start()
+        .prepare()
         .await;
+    // So that there is a second span to install.
+    const OWN_ROWS: &str = "apply-own-row=return";
+    cluster.nodes.iter_mut().for_each(|node| node.env("FAILPOINTS", OWN_ROWS));
+    cluster.form().await;
     let sessions = cluster.sessions();
     let writers = Crew::writers(&sessions, 8, 2_000, "install");
     writers.progress(1_000, BOUND).await;
@@ -66,17 +71,15 @@ async fn crash_at_any_line_of_an_install_leaves_a_whole_copy_in_the_end() {
         "snapshot-after-replace-own",
         "snapshot-after-state",
     ] {
-        cluster.nodes[receiver].stand_still_at(point, 0);
+        let stands_still = format!("{OWN_ROWS};{point}=0*off->pause");
+        cluster.nodes[receiver].env("FAILPOINTS", &stands_still);
         cluster.nodes[receiver].launch(Start::Join(join.clone()));
         // It may stand still before it has bound its ports: a start finishes an install.
-        //
-        // Long enough to get there; a point that the first install does not pass is passed by the
-        // next one, and a kill elsewhere is a kill all the same.
-        elapse(Duration::from_secs(3)).await;
+        is_reached(&cluster.nodes[receiver], point).await;
         cluster.nodes[receiver].kill9();
         writers.progress(150, BOUND).await;
     }
-    cluster.nodes[receiver].go_on();
+    cluster.nodes[receiver].env("FAILPOINTS", OWN_ROWS);
     cluster.nodes[receiver].launch(Start::Join(join));
     cluster.nodes[receiver].bound(BOUND).await;
     let ledger = writers.stop().await;
@@ -113,6 +116,7 @@ async fn crash_at_any_line_of_a_join_ends_in_one_new_node() {
         }
         cluster.nodes[joining].launch(Start::Join(join.clone()));
         cluster.nodes[joining].bound(BOUND).await;
+        // Whether it gets there is not known: the driver that adopts may be on another node by now.
         elapse(Duration::from_secs(3)).await;
         cluster.nodes[victim].kill9();
         cluster.nodes[victim].go_on();
@@ -129,6 +133,18 @@ async fn crash_at_any_line_of_a_join_ends_in_one_new_node() {
             .collect();
         assert_eq!(same, [id], "{point}: one node, one id: {:?}", table.nodes);
     }
+}
+
+/// Waits until the node says that it stands still there. A kill elsewhere would show nothing of that line.
+async fn is_reached(node: &Node, point: &str) {
+    let line = format!("stands still at {point}");
+    eventually(&format!("{} to get to {point}", node.name()), BOUND, async || {
+        match node.output().lines().any(|said| said == line) {
+            true => Ok(()),
+            false => Err("it did not yet"),
+        }
+    })
+    .await;
 }
 
 /// Waits until no write is acknowledged any more.
