@@ -395,6 +395,17 @@ mod tests {
                 "placement.node_down_after",
             ),
             ("a label", variable("FLOTILLA_LABELS__RACK"), "labels.rack"),
+            (
+                "none of one that is counted on",
+                server("env", json!([{"name": "FLOTILLA_SHUTDOWN_GRACE", "$patch": "delete"}])),
+                "shutdown_grace: use spec.config",
+            ),
+            (
+                "none of one that is decided",
+                server("env", json!([{"name": "FLOTILLA_JOIN", "$patch": "delete"}])),
+                "FLOTILLA_JOIN is decided",
+            ),
+            ("no variables", server("env", Value::Null), "POD_NAME"),
             ("a command line", server("args", json!(["--data-dir", "/tmp"])), "args"),
             ("a command", server("command", json!(["sh"])), "command"),
         ] {
@@ -402,7 +413,7 @@ mod tests {
             assert!(invalid.0.iter().any(|text| text.contains(part)), "{why}: {invalid:?}");
         }
         for (why, spec) in [
-            // What it may bring is set beside it, which comes before.
+            // What it may bring that is counted on is set beside it, which comes before.
             (
                 "variables that nobody knows",
                 server("envFrom", json!([{"secretRef": {"name": "x"}}])),

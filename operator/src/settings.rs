@@ -26,13 +26,21 @@ const RESERVED: [&str; 8] = [
     "bootstrap_expect",
     "join",
 ];
-/// Variables that would say the same to the server, which reads them before its file.
-pub fn reserved_variables() -> impl Iterator<Item = String> {
-    RESERVED.iter().map(|key| variable(key))
+/// What the spec may say and the operator counts on, and what it is where the spec says nothing.
+const COUNTED: [(&str, &str); 2] = [GRACE, DOWN];
+const GRACE: (&str, &str) = ("shutdown_grace", "20s");
+/// How long a node may be silent before its peers are made anew.
+const DOWN: (&str, &str) = ("placement.node_down_after", "10m");
+
+/// The spec cannot say it.
+#[must_use]
+pub fn is_reserved(key: &str) -> bool {
+    RESERVED.contains(&key)
 }
 
+/// The variable that would say the same to the server, which reads it before its file.
 fn variable(key: &str) -> String {
-    format!("FLOTILLA_{}", key.to_uppercase())
+    format!("FLOTILLA_{}", key.replace('.', "__").to_uppercase())
 }
 
 /// By which the server is told where its data is, before its file.
@@ -48,9 +56,6 @@ pub fn of_variable(name: &str) -> Option<String> {
 
 /// Where the volume is mounted.
 pub const DATA_DIR: &str = "/var/lib/flotilla";
-/// How long a node may be silent before its peers are made anew, unless the spec says otherwise.
-const NODE_DOWN_AFTER: &str = "10m";
-const SHUTDOWN_GRACE: &str = "20s";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
@@ -123,7 +128,7 @@ impl Settings {
             asked.insert("placement.node_down_after".to_owned(), Value::from(down.as_str()));
         }
         for (key, value) in &asked {
-            if RESERVED.contains(&key.as_str()) {
+            if is_reserved(key) {
                 errors.push(format!("config {key}: is set by the operator"));
             } else if key.starts_with("regions.") && !SETTINGS.contains_key(key) {
                 // Said above, by the name of its field.
@@ -140,20 +145,23 @@ impl Settings {
         &self.asked
     }
 
-    fn seconds(&self, key: &str, default: &str) -> i64 {
-        let text = self.asked.get(key).and_then(Value::as_str).unwrap_or(default);
-        let duration = humantime::parse_duration(text).unwrap_or_default();
+    fn counted<'a>(&'a self, (key, default): (&str, &'a str)) -> &'a str {
+        self.asked.get(key).and_then(Value::as_str).unwrap_or(default)
+    }
+
+    fn seconds(&self, counted: (&str, &str)) -> i64 {
+        let duration = humantime::parse_duration(self.counted(counted)).unwrap_or_default();
         i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
     }
 
     #[must_use]
     pub fn node_down_after_seconds(&self) -> i64 {
-        self.seconds("placement.node_down_after", NODE_DOWN_AFTER)
+        self.seconds(DOWN)
     }
 
     #[must_use]
     pub fn shutdown_grace_seconds(&self) -> i64 {
-        self.seconds("shutdown_grace", SHUTDOWN_GRACE)
+        self.seconds(GRACE)
     }
 
     /// Whether nodes listen on addresses of both versions. Not always: a Kubernetes node without
@@ -175,14 +183,16 @@ impl Settings {
         ]
     }
 
-    /// The variables of what the operator alone decides, but the host, which is each pod's own. The server takes a
+    /// The variables of what the operator decides or counts on, but the host, which is each pod's own. The server takes a
     /// variable before its file, and what `envFrom` brings nobody knows: what a container names itself comes before that.
     #[must_use]
     pub fn variables(&self) -> BTreeMap<String, String> {
         // Each as it is where nobody says anything.
         let never = [("init", "false"), ("bootstrap_expect", "0"), ("join", "[]")];
         let never = never.map(|(key, value)| (key, value.to_owned()));
-        self.own().into_iter().chain(never).map(|(key, value)| (variable(key), value)).collect()
+        let counted = COUNTED.map(|counted| (counted.0, self.counted(counted).to_owned()));
+        let all = self.own().into_iter().chain(never).chain(counted);
+        all.map(|(key, value)| (variable(key), value)).collect()
     }
 
     /// The server's configuration file.
@@ -295,6 +305,10 @@ mod tests {
         for key in RESERVED {
             assert!(SETTINGS.contains_key(key), "{key} is reserved, but is no setting");
         }
+        for (key, default) in COUNTED {
+            let row = format!("| `{key}` | `{default}` | duration |");
+            assert!(DOCUMENTATION.contains(&row), "the server has another default: {row}");
+        }
     }
 
     #[test]
@@ -349,16 +363,34 @@ mod tests {
     }
 
     #[test]
-    fn variable_of_all_that_the_operator_decides_is_set() {
-        let settings = settings(json!({})).expect("valid");
-        let mut set: Vec<_> = settings.variables().into_keys().collect();
+    fn variable_of_all_that_the_operator_decides_or_counts_on_is_set() {
+        let variables = |spec| settings(spec).expect("valid").variables();
+        let mut set: Vec<_> = variables(json!({})).into_keys().collect();
         set.push("FLOTILLA_ADVERTISE_HOST".to_owned());
-        let mut reserved: Vec<_> = reserved_variables().collect();
+        let counted = COUNTED.iter().map(|(key, _)| key);
+        let mut ours: Vec<_> = RESERVED.iter().chain(counted).map(|key| variable(key)).collect();
         set.sort();
-        reserved.sort();
-        assert_eq!(set, reserved, "else `envFrom` could bring it");
-        assert_eq!(settings.variables()[DATA_DIR_VARIABLE], DATA_DIR);
-        assert_eq!(settings.variables()["FLOTILLA_PEER_ADDR"], "0.0.0.0:7421");
+        ours.sort();
+        assert_eq!(set, ours, "else `envFrom` could bring it");
+        for (why, spec, name, want) in [
+            ("the disk", json!({}), DATA_DIR_VARIABLE, DATA_DIR),
+            ("an address", json!({}), "FLOTILLA_PEER_ADDR", "0.0.0.0:7421"),
+            ("how long it stops", json!({}), "FLOTILLA_SHUTDOWN_GRACE", "20s"),
+            (
+                "as it was asked for",
+                json!({"config": {"shutdown_grace": "7s"}}),
+                "FLOTILLA_SHUTDOWN_GRACE",
+                "7s",
+            ),
+            (
+                "by its field",
+                json!({"placement": {"maxNodeDown": "2m"}}),
+                "FLOTILLA_PLACEMENT__NODE_DOWN_AFTER",
+                "2m",
+            ),
+        ] {
+            assert_eq!(variables(spec)[name], want, "{why}");
+        }
     }
 
     #[test]

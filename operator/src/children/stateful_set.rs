@@ -310,21 +310,20 @@ pub fn keeps_its_disk(desired: &Desired) -> Result<(), String> {
             ));
         }
     }
-    let ours =
-        settings::reserved_variables().chain(["POD_NAME".to_owned(), CONFIG_VARIABLE.to_owned()]);
-    for name in ours {
-        if named(&server["env"], &name) != named(&base["env"], &name) {
-            return Err(format!("podTemplate: the variable {name} is decided by the operator"));
-        }
-    }
-    // The server would hear of it, and the operator, which counts on the same setting, would not.
-    let names = server["env"].as_array().into_iter().flatten();
+    // One rule for all that the server is told by: as the operator has it, or not at all. Of another setting the server
+    // would hear, and the operator, which counts on some, would not.
+    let variables = [&base["env"], &server["env"]];
+    let names = variables.iter().filter_map(|list| list.as_array()).flatten();
     for name in names.filter_map(|variable| variable["name"].as_str()) {
-        if let Some(key) =
-            settings::of_variable(name).filter(|_| named(&base["env"], name).is_none())
-        {
-            return Err(format!("podTemplate: the variable {name} sets {key}: use spec.config"));
+        let key = settings::of_variable(name);
+        let tells = key.is_some() || ["POD_NAME", CONFIG_VARIABLE].contains(&name);
+        if !tells || named(&server["env"], name) == named(&base["env"], name) {
+            continue;
         }
+        return Err(match key.filter(|key| !settings::is_reserved(key)) {
+            Some(key) => format!("podTemplate: the variable {name} sets {key}: use spec.config"),
+            None => format!("podTemplate: the variable {name} is decided by the operator"),
+        });
     }
     let mounts = || server["volumeMounts"].as_array().into_iter().flatten();
     // Compared below as it is written, and not as a file system would read it.
