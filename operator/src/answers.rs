@@ -55,6 +55,9 @@ const SOON_TRIED: u32 = 3;
 const MOVED_MAX: u32 = 5;
 /// Who puts the same place back so often within [`CALM`] has a quarrel, and not a visitor.
 const QUARREL: u32 = 3;
+/// Why what was done waits as if it had been refused.
+const UNDONE: &str = "it was done again and again, and every time the next look does not find it so: somebody undoes it \
+                      (another controller, a policy), or it cannot be read";
 
 /// What is known of the objects of one cluster.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +65,8 @@ pub struct Answers {
     children: BTreeMap<Child, Answer>,
     /// Of pods, claims, old settings and nodes: by what it was to be done to, and what. Bound: those of the last [`CALM`].
     deeds: BTreeMap<(String, Deed), Refusal>,
+    /// Of the same: what was done last, and how often. Bound: as above.
+    done: BTreeMap<(String, Deed), (Change, Tries)>,
     /// What was tried last and had moved, and how often in a row.
     moved: Option<((String, Deed), u32)>,
     /// The last status that was not stored as it was sent.
@@ -409,7 +414,11 @@ impl Answers {
             | Change::SetVolumeOwners { name, .. }
             | Change::GrowVolume { name, .. }
             | Change::TakeSizeBack { name, .. } => {
-                return self.learn_deed(name.clone(), change.deed(), result.err(), now);
+                self.learn_deed(name.clone(), change.deed(), result.err(), now);
+                if result.is_ok() {
+                    self.learn_done(name.clone(), change, now);
+                }
+                return;
             }
             Change::Delete { child, .. } => (*child, None, Some(DELETED), false),
         };
@@ -469,6 +478,20 @@ impl Answers {
         self.moved = Some((what, times));
         (times >= MOVED_MAX)
             .then(|| Error::Failed(format!("{why}: it has changed meanwhile, again and again")))
+    }
+
+    /// What was done and is to be done again does not stay so. It would be done with every look, and nothing that comes
+    /// after it ever.
+    fn learn_done(&mut self, target: String, change: &Change, now: Timestamp) {
+        self.done.retain(|_, (_, tries)| tries.is_fresh(now));
+        let (what, change) = ((target, change.deed()), change.of_any_version());
+        let before = self.done.get(&what).filter(|(before, _)| *before == change);
+        let tries = Tries::again(before.map(|(_, tries)| tries), now);
+        if tries.is_quarrel(now) {
+            let refusal = Refusal { why: UNDONE.to_owned(), definite: true, tries };
+            self.deeds.insert(what.clone(), refusal);
+        }
+        self.done.insert(what, (change, tries));
     }
 
     fn learn_deed(&mut self, target: String, deed: Deed, error: Option<&Error>, now: Timestamp) {
@@ -852,6 +875,71 @@ mod tests {
             answers.learn_call(&call, &by_node(), at(second));
         }
         assert!(answers.deeds.len() <= 120, "{}", answers.deeds.len());
+    }
+
+    /// Else a disk that somebody's controller sets back to `Delete` would be kept ten times a second, and nothing else
+    /// done while its claim goes.
+    #[test]
+    fn what_is_done_and_does_not_stay_so_is_done_ever_more_seldom() {
+        let keep = |uid: &str| Change::KeepVolume {
+            name: "c".to_owned(),
+            uid: uid.to_owned(),
+            volume: "v".to_owned(),
+        };
+        let owners = |version: i64, owner: &str| {
+            let owner = json!([{"apiVersion": "v1", "kind": "K", "name": owner, "uid": owner}]);
+            Change::SetVolumeOwners {
+                name: "c".to_owned(),
+                uid: "u".to_owned(),
+                version: version.to_string(),
+                owners: serde_json::from_value(owner).expect("owners"),
+            }
+        };
+        let drop_config = |uid: &str| Change::Delete {
+            child: Child::ConfigMap,
+            name: "c".to_owned(),
+            uid: uid.to_owned(),
+            keep_dependents: false,
+        };
+        type Made<'a> = &'a dyn Fn(i64) -> Change;
+        let same: [(&str, Made<'_>); 3] = [
+            ("a disk", &|_| keep("u")),
+            ("owners, of whatever version", &|version| owners(version, "a")),
+            ("settings that a finalizer keeps", &|_| drop_config("u")),
+        ];
+        for (why, made) in same {
+            let mut answers = Answers::default();
+            let mut done = Vec::new();
+            for second in 0..300 {
+                let change = made(second);
+                let refused = answers.refused_deed("c", change.deed(), at(second));
+                assert_eq!(refused.is_some(), done.len() >= 3, "{why}: told after {done:?}");
+                if refused.is_none_or(|(_, may_try)| may_try) {
+                    answers.learn(&change, Ok(&Value::Null), at(second));
+                    done.push(second);
+                }
+            }
+            assert_eq!(done, [0, 1, 2, 22, 62, 122, 182, 242], "{why}");
+            let deed = made(0).deed();
+            answers.learn(&keep("other"), Ok(&Value::Null), at(300 + CALM));
+            assert!(answers.refused_deed("c", deed, at(300 + CALM)).is_none(), "{why}: calm");
+        }
+        let other: [(&str, Made<'_>); 3] = [
+            ("claims of one name", &|second| keep(&second.to_string())),
+            ("a spec that is turned", &|second| owners(0, &(second % 2).to_string())),
+            ("pods of one name", &|second| Change::DeletePod {
+                name: "c".to_owned(),
+                uid: second.to_string(),
+            }),
+        ];
+        for (why, made) in other {
+            let mut answers = Answers::default();
+            for second in 0..9 {
+                let change = made(second);
+                answers.learn(&change, Ok(&Value::Null), at(second));
+                assert!(answers.refused_deed("c", change.deed(), at(second)).is_none(), "{why}");
+            }
+        }
     }
 
     #[test]

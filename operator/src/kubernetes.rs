@@ -132,7 +132,8 @@ impl Kubernetes {
         Ok(children)
     }
 
-    /// ConfigMaps that were made for this cluster, and for no earlier one of its name, but the present one.
+    /// ConfigMaps that were made for this cluster, and for no earlier one of its name, but the present one, and what is on
+    /// its way out.
     async fn old_configs(&self, desired: &Desired) -> Result<BTreeMap<String, String>, Error> {
         let present = Child::ConfigMap.name(desired);
         let selected = ListParams::default().labels(&desired.names.selector_text());
@@ -141,7 +142,8 @@ impl Kubernetes {
         let listed = listed.map_err(|error| failed("list ConfigMaps", error))?.items;
         let ours = listed.into_iter().map(|config| config.metadata).filter(|metadata| {
             let owner = owner::controller(metadata.owner_references.as_ref());
-            owner.is_some_and(|owner| owner.uid == desired.uid)
+            let goes = metadata.deletion_timestamp.is_some();
+            !goes && owner.is_some_and(|owner| owner.uid == desired.uid)
         });
         let named = ours.filter_map(|metadata| Some((metadata.name?, metadata.uid?)));
         Ok(named.filter(|(name, _)| *name != present).collect())

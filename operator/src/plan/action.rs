@@ -266,6 +266,28 @@ impl Change {
         }
     }
 
+    /// The same, whichever version of the claim it was decided on.
+    #[must_use]
+    pub fn of_any_version(&self) -> Self {
+        let mut change = self.clone();
+        match &mut change {
+            Self::UnmarkVolume { version, .. }
+            | Self::DeleteVolume { version, .. }
+            | Self::SetVolumeOwners { version, .. }
+            | Self::TakeSizeBack { version, .. } => version.clear(),
+            Self::Apply(..)
+            | Self::Replace(..)
+            | Self::Delete { .. }
+            | Self::Scale { .. }
+            | Self::DeletePod { .. }
+            | Self::MarkVolume { .. }
+            | Self::NoteVolume { .. }
+            | Self::KeepVolume { .. }
+            | Self::GrowVolume { .. } => {}
+        }
+        change
+    }
+
     #[must_use]
     pub fn deed(&self) -> Deed {
         match self {

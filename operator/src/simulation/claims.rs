@@ -26,6 +26,23 @@ async fn members_whose_claims_are_marked_are_started_with_them() {
     assert_eq!(fake.claims(), before, "{}", fake.journal());
 }
 
+#[tokio::test]
+async fn disk_that_others_let_go_again_and_again_keeps_no_node_from_joining() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    settle(&fake, "create").await;
+    fake.let_disks_go();
+    fake.delete_claim(1, 1_000_000);
+    replicas(&fake, 4);
+    until(&fake, "joined", |seen, _| in_service(seen) == 4).await;
+    let told = told(&passes(&fake, 120).await);
+    assert!(told.contains("KeepVolume") && told.contains("somebody undoes it"), "{told}");
+    let before = fake.changes();
+    passes(&fake, 300).await;
+    let tries = fake.changes() - before;
+    assert!((4..=6).contains(&tries), "it is tried once a minute: {tries}\n{}", fake.journal());
+    assert!(look(&fake).await.pods.contains_key(&1), "{}", fake.journal());
+}
+
 /// Also where the API server does not say what becomes of it.
 #[tokio::test]
 async fn claim_that_is_deleted_while_its_node_leaves_or_is_given_up_leaves_its_disk() {

@@ -95,6 +95,8 @@ struct Inner {
     judge_disks_only: bool,
     /// Nobody learns what becomes of a volume.
     volumes_are_silent: bool,
+    /// Somebody sets every volume back every second, so that it goes with its claim.
+    lets_disks_go: bool,
     /// In how many passes a claim, by its uid, could be seen to go, and its disk be kept.
     seen_to_go: BTreeMap<String, usize>,
     placement_stands_still: bool,
@@ -232,6 +234,7 @@ impl Fake {
                 ends_at_notes: false,
                 judge_disks_only: false,
                 volumes_are_silent: false,
+                lets_disks_go: false,
                 seen_to_go: BTreeMap::new(),
                 placement_stands_still: false,
                 second_thought: None,
@@ -320,6 +323,11 @@ impl Fake {
     /// The API server does not say what becomes of a volume, or says it again.
     pub(super) fn silence_volumes(&self, silent: bool) {
         self.0.lock().volumes_are_silent = silent;
+    }
+
+    /// Another controller lets every disk go with its claim from now on.
+    pub(super) fn let_disks_go(&self) {
+        self.0.lock().lets_disks_go = true;
     }
 
     /// No peer is moved from now on, and no removal ends.
@@ -756,6 +764,9 @@ impl Inner {
         }
         if let Some(child) = self.deletes {
             self.children.remove(&child);
+        }
+        if self.lets_disks_go {
+            self.kept.clear();
         }
         let now = self.seconds;
         if let Some((ordinal, _)) = self.pod_goes.take_if(|(_, when)| *when <= now) {
