@@ -58,26 +58,18 @@ pub async fn pass<W: World>(
     let mut status = status::compute(&seen, &plan, defaults, now);
     let outcome =
         |seen, plan, status, did, requeue| Ok(Some(Outcome { seen, plan, status, did, requeue }));
-    if seen.cluster.metadata.deletion_timestamp.is_some() {
-        // Whose it is to let it go is told, and nothing else about it is written any more.
-        let is_told = plan.troubles.is_empty() || {
-            let old = seen.cluster.status.clone().unwrap_or_default();
-            seen.answers.is_noted(&status, &old, now)
-        };
-        if !is_told {
-            world.note(&seen.cluster, &status).await?;
-        }
-        let requeue = plan.requeue;
-        return outcome(seen, plan, status, Did::Nothing, requeue);
-    }
-
     let old = seen.cluster.status.clone().unwrap_or_default();
-    // The notes that an action relies on. Until a look shows them, it is not taken.
-    let noted = begun(&old) == begun(&status) && old.bootstrap_volume == status.bootstrap_volume;
+    let is_deleted = plan::is_deleted(&seen.cluster);
+    // The notes that an action relies on. Until a look shows them, it is not taken. What keeps the disks of a cluster that
+    // is being deleted relies on none.
+    let noted = is_deleted
+        || (begun(&old) == begun(&status) && old.bootstrap_volume == status.bootstrap_volume);
     if let Some(Action::Latch { cluster_id }) = plan.action.as_ref().filter(|_| noted) {
         status.cluster_id = Some(cluster_id.clone());
     }
-    if !seen.answers.is_noted(&status, &old, now) {
+    // Of one that is being deleted whose it is to let it go is told, and nothing else is written any more.
+    let tells = !is_deleted || !plan.troubles.is_empty();
+    if tells && !seen.answers.is_noted(&status, &old, now) {
         world.note(&seen.cluster, &status).await?;
         crash_point("after-note");
     }

@@ -50,7 +50,7 @@ use self::{
 };
 use crate::{
     children,
-    crd::Operation,
+    crd::{KvCluster, Operation},
     desired::{Defaults, Desired, Invalid},
     seen::Seen,
 };
@@ -88,11 +88,8 @@ pub struct Trouble {
 /// What is next. `now` is the wall clock, for waits of minutes.
 #[must_use]
 pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
-    if seen.cluster.metadata.deletion_timestamp.is_some() {
-        return quiet(
-            "the cluster is being deleted; Kubernetes takes its objects along",
-            held_deletion(seen).into_iter().collect(),
-        );
+    if is_deleted(&seen.cluster) {
+        return of_deleted(seen, defaults, now);
     }
     let desired = match Desired::of(&seen.cluster, defaults) {
         Ok(desired) => desired,
@@ -182,6 +179,30 @@ fn halted(
     }
 }
 
+/// Somebody has decided that it goes. It stays as long as finalizers keep it.
+pub(crate) fn is_deleted(cluster: &KvCluster) -> bool {
+    cluster.metadata.deletion_timestamp.is_some()
+}
+
+/// Nobody looks after its nodes any more. Its disks are to outlive it all the same, where that is asked for: others may
+/// keep the KvCluster for days, in which machines are drained and claims deleted.
+fn of_deleted(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
+    let why = "the cluster is being deleted; Kubernetes takes its objects along";
+    let held = held_deletion(seen);
+    let known = Desired::to_observe(&seen.cluster, defaults);
+    let known = known.filter(|known| known.spec.storage.retain && seen.earlier.is_none());
+    let Some(known) = known else { return quiet(why, held.into_iter().collect()) };
+    let is_held = held.is_some();
+    let view = View::new(seen, &known, now);
+    let plan = halted(view, why, held.into_iter().collect(), |view| {
+        if is_held {
+            view.look_for_going_volumes();
+        }
+    });
+    // Nothing of what was begun is gone on with.
+    Plan { operation: None, ..plan }
+}
+
 /// No copy is missed, as far as one look tells.
 #[must_use]
 pub fn is_whole(seen: &Seen, desired: &Desired, now: Timestamp) -> bool {
@@ -191,6 +212,13 @@ pub fn is_whole(seen: &Seen, desired: &Desired, now: Timestamp) -> bool {
 /// Everything that a spec would lead to, one line each, if nothing happened meanwhile.
 #[must_use]
 pub fn preview(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Vec<String> {
+    if is_deleted(&seen.cluster) {
+        let plan = of_deleted(seen, defaults, now);
+        return vec![match plan.action {
+            Some(_) => plan.why,
+            None => format!("nothing: {}", plan.why),
+        }];
+    }
     match Desired::of(&seen.cluster, defaults) {
         Ok(desired) => match &seen.earlier {
             Some(what) => vec![format!("nothing: {}", of_earlier(what))],
@@ -233,7 +261,7 @@ fn held_deletion(seen: &Seen) -> Option<Trouble> {
     let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
     let message = format!(
         "the KvCluster was deleted and does not go: finalizers of others keep it ({}). Its nodes run on and nobody \
-         looks after them, and it cannot be undeleted. Whoever set them takes them off when they are done; if nobody \
+         looks after them, but for disks that are to stay (storage.retain), and it cannot be undeleted. Whoever set them takes them off when they are done; if nobody \
          will, `kubectl -n {} edit kvcluster {}` does",
         others.join(", "),
         namespace.unwrap_or_default(),

@@ -1654,6 +1654,35 @@ async fn deleted_cluster_that_others_keep_is_told_with_who_keeps_it() {
 }
 
 #[tokio::test]
+async fn deleted_cluster_that_others_keep_leaves_the_disks_that_are_to_stay() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3,
+        "storage": {"size": "1Gi", "retain": false}}));
+    settle(&fake, "create").await;
+    fake.delete_cluster(&["example.com/backup"]);
+    let before = fake.changes();
+    passes(&fake, 10).await;
+    assert_eq!((fake.owned_claims(), fake.changes()), (3, before), "they go with it");
+    // The cluster cannot be had back, and its data can.
+    fake.edit(|spec| spec["storage"]["retain"] = json!(true));
+    passes(&fake, 10).await;
+    assert_eq!(fake.owned_claims(), 0, "{}", fake.journal());
+    let before = fake.child(Child::StatefulSet(1));
+    fake.delete_claim(1, 100);
+    passes(&fake, 10).await;
+    let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
+    assert_eq!(fake.kept(), 1, "{}", fake.journal());
+    assert!(is_budget_closed(&seen), "{}", fake.journal());
+    let done = fake.changes();
+    passes(&fake, 20).await;
+    assert_eq!(fake.changes(), done, "and nothing else\n{}", fake.journal());
+    let told = told(&passes(&fake, 40).await);
+    assert!(told.contains("is kept") && told.contains("example.com/backup"), "{told}");
+    passes(&fake, 60).await;
+    assert_eq!(fake.kept(), 1, "it outlives its claim\n{}", fake.journal());
+    assert_eq!(fake.child(Child::StatefulSet(1)), before, "nothing is done\n{}", fake.journal());
+}
+
+#[tokio::test]
 async fn recreated_cluster_does_not_take_old_volumes_for_its_own() {
     let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
     settle(&fake, "create").await;

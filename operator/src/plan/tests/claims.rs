@@ -249,6 +249,63 @@ fn claims_are_kept_also_while_paused_and_nothing_else_is_done() {
     ]);
 }
 
+/// A finalizer of somebody else may keep it for days.
+#[test]
+fn claims_are_kept_also_while_the_cluster_is_being_deleted_and_nothing_else_is_done() {
+    let deleted = |retain: bool, change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(3, json!({"storage": {"size": "1Gi", "retain": retain}}));
+        seen.cluster.spec.replicas = 5;
+        let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now());
+        seen.cluster.metadata.deletion_timestamp = Some(time);
+        change(&mut seen);
+        seen
+    };
+    let goes = |kept: Kept| {
+        move |seen: &mut Seen| {
+            let claim = claim(seen, 1);
+            (claim.terminating, claim.kept) = (true, kept);
+        }
+    };
+    let lines_of = |seen: &Seen| preview(seen, &defaults(), now());
+    let lines = lines_of(&deleted(true, &|_| {}));
+    assert!(lines.len() == 1 && lines[0].starts_with("nothing: the cluster is being"), "{lines:?}");
+    let lines = lines_of(&deleted(true, &goes(Kept::No)));
+    assert!(lines.len() == 1 && lines[0].ends_with("its disk is to stay"), "{lines:?}");
+    let mut drained = deleted(true, &goes(Kept::Yes));
+    turn_budget(&mut drained, true);
+    let stay = budget_of(&plan(&drained, &defaults(), now()));
+    assert_eq!(stay, Some(5), "a drain would end the pod that keeps the claim");
+    check(vec![
+        ("as they are to be", deleted(true, &|_| {}), Want::Nothing, ""),
+        (
+            "they would go with it",
+            deleted(true, &|seen| tie(seen)),
+            Want::Does("SetVolumeOwners", "owners: []"),
+            "",
+        ),
+        ("one goes", deleted(true, &goes(Kept::No)), Want::Does("KeepVolume", "pv-1"), ""),
+        (
+            "one goes, and the spec is wrong",
+            deleted(true, &|seen| {
+                goes(Kept::No)(seen);
+                seen.cluster.spec.config.insert("no_such".into(), json!(1));
+            }),
+            Want::Does("KeepVolume", "pv-1"),
+            "",
+        ),
+        ("they are to go with it", deleted(false, &goes(Kept::No)), Want::Nothing, ""),
+        (
+            "it is an earlier operator's",
+            deleted(true, &|seen| {
+                goes(Kept::No)(seen);
+                seen.earlier = Some("pod kv-0".into());
+            }),
+            Want::Nothing,
+            "",
+        ),
+    ]);
+}
+
 /// Else the roll makes one node after another begin anew.
 #[test]
 fn empty_disk_on_the_claim_of_a_node_is_the_templates_fault_until_another_runs_with_it() {
