@@ -27,6 +27,7 @@ mod repair;
 mod roll;
 mod scale;
 mod step;
+mod trouble;
 mod view;
 mod volumes;
 mod waits;
