@@ -7,19 +7,8 @@ use rand::{RngExt as _, seq::IndexedRandom as _};
 use super::{Fault, Scene};
 use crate::{marks, world::Dead};
 
-/// The lines (`crash_point!` in the server). Those of an install are here more often: it is seldom that one is passed.
-const LINES: &[&str] = &[
-    "apply-before-write",
-    "apply-after-write",
-    "log-before-write",
-    "log-after-write",
-    "log-before-purge",
-    "snapshot-before-record",
-    "snapshot-after-record",
-    "snapshot-after-replace",
-    "snapshot-after-state",
-    "snapshot-after-record",
-    "snapshot-after-replace",
+/// Lines (`crash_point!` in the server) of what is made once.
+const OF_A_BIRTH: &[&str] = &[
     "birth-before-promises",
     "birth-before-decision",
     "birth-after-decision",
@@ -29,8 +18,27 @@ const LINES: &[&str] = &[
     "promise-after-write",
     "adopt-before-write",
     "adopt-after-write",
+];
+
+/// Lines that are passed all the time, or by whoever joins.
+const OF_A_LIFE: &[&str] = &[
+    "apply-before-write",
+    "apply-after-write",
+    "log-before-write",
+    "log-after-write",
+    "log-before-purge",
     "join-before-adopt",
     "join-after-adopt",
+    "adopt-before-write",
+    "adopt-after-write",
+];
+
+/// Lines of an install, each of which is passed seldom.
+const OF_AN_INSTALL: &[&str] = &[
+    "snapshot-before-record",
+    "snapshot-after-record",
+    "snapshot-after-replace",
+    "snapshot-after-state",
 ];
 
 pub(super) struct CrashPoint;
@@ -41,11 +49,16 @@ impl Fault for CrashPoint {
     }
 
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
-        let line = LINES.choose(scene.random).copied()?;
-        // Whichever node comes by first.
-        let after = scene.random.random_range(0..3);
+        let is_born = scene.cluster.hosts.iter().any(|host| host.joined().is_some());
+        let (lines, after_max) = match scene.random.random_range(0..10) {
+            _ if !is_born => (OF_A_BIRTH, 0),
+            0..4 => (OF_A_LIFE, 2),
+            _ => (OF_AN_INSTALL, 0),
+        };
+        let line = lines.choose(scene.random).copied()?;
+        let after = scene.random.random_range(0..=after_max);
         scene.world.arm(line, after, scene.random.random());
-        Some(scene.moment(4_000))
+        Some(scene.moment(3_000))
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) {
@@ -61,7 +74,7 @@ pub(super) fn take_down(scene: &mut Scene<'_, '_>) {
     }
     tracing::info!("host {host} has died at {line}");
     scene.marks.hit(marks::DIED_AT_A_LINE);
-    scene.marks.hit_if(marks::DIED_INSTALLING, line.starts_with("snapshot-after"));
+    scene.marks.hit_if(marks::DIED_INSTALLING, OF_AN_INSTALL.contains(&line));
     let until = scene.now() + scene.moment(1_000);
     scene.silence(host);
     scene.cluster.end(scene.sim, host, until, log, data);
