@@ -89,23 +89,29 @@ demo: setup
 	cargo build $(CORE) --bin flotilla-server --bin kvctl
 	$(BIN)/flotilla-server demo
 
-# Unit tests of the core, and the simulator, are compiled without optimization, which takes a minute; with it, six, to run for half a minute
+# Unit tests of the core are compiled without optimization, which takes a minute; with it, six, to run for half a minute
 # less. That is for our own code and for them alone: what is below stays as it is, and what is tested as a program is
 # what is shipped. (The operator's simulation runs for longer than it compiles.)
 UNOPTIMIZED := $(foreach package,server client tests,--config 'profile.release.package.flotilla-$(package).opt-level=0')
 
 test: build faults
-	SEEDS=$${SEEDS:-10} cargo test $(CORE) --lib --test sim_invariants --test sim $(UNOPTIMIZED)
+	@# Among them: that each fault which can be switched on for the simulator is one (server/src/world/known_bad.rs).
+	cargo test $(CORE) --lib --test sim_invariants $(UNOPTIMIZED) $(KNOWN_BAD_TOO)
+	SEEDS=$${SEEDS:-100} cargo test $(CORE) --test sim $(SIMULATED)
+	@# And that the simulator sees those faults, by the seeds that are known to show them.
+	KNOWN_BAD= SEEDS=0 cargo test $(CORE) --test sim $(SIMULATED)
 	@# Real processes are tested as they are shipped; the server that the simulator links is not among them.
 	cargo test $(CORE) --test cluster --test edge --test faults \
 	  --config 'profile.release.package.flotilla-server.opt-level=0'
-	@# That each fault which can be switched on for the simulator is one (server/src/world/known_bad.rs).
-	cargo test $(CORE) --lib $(UNOPTIMIZED) --features flotilla-server/known-bad -- known_bad
-	cargo test $(CORE) --doc $(UNOPTIMIZED)
+	cargo test $(CORE) --doc $(UNOPTIMIZED) $(KNOWN_BAD_TOO)
 	cargo test $(OPERATOR)
 
+# With the switches of faults that were mended, all off. Nothing that is shipped, or tested as a program, has them.
+KNOWN_BAD_TOO := --features flotilla-tests/known-bad
+
 # A little optimization makes a seed four times as fast, and takes a minute or two more to compile: for many of them.
-SIMULATED := $(foreach package,server client tests,--config 'profile.release.package.flotilla-$(package).opt-level=1')
+SIMULATED := $(foreach package,server client tests,--config 'profile.release.package.flotilla-$(package).opt-level=1') \
+  $(KNOWN_BAD_TOO)
 
 # What a seed decides is in tests/sim; what is not a number in its environment is the product's.
 .PHONY: sim
@@ -115,7 +121,7 @@ sim: setup
 # Faults that were mended, each switched on again: make sim-known-bad SEEDS=500, KNOWN_BAD=votes-in-data for one.
 .PHONY: sim-known-bad
 sim-known-bad: setup
-	KNOWN_BAD="$(KNOWN_BAD)" cargo test $(CORE) --test sim --features flotilla-tests/known-bad $(SIMULATED)
+	KNOWN_BAD="$(KNOWN_BAD)" cargo test $(CORE) --test sim $(SIMULATED)
 
 verify: setup deny charts
 	python3 server/column.py

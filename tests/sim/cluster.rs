@@ -168,6 +168,8 @@ pub(crate) struct Cluster {
     pub(crate) hosts: Vec<Host>,
     /// What all must have applied before what was damaged counts as made up for.
     made_up_at: Option<Goal>,
+    /// Regions come to have a single voter, whose disk nothing makes up for.
+    pub(crate) shrinks: bool,
 }
 
 impl Cluster {
@@ -218,7 +220,7 @@ impl Cluster {
             }
             host
         });
-        Self { hosts: hosts.collect(), made_up_at: None }
+        Self { hosts: hosts.collect(), made_up_at: None, shrinks: sizes.factor_changes }
     }
 
     /// Client addresses of all hosts.

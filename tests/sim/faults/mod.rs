@@ -105,8 +105,12 @@ impl Scene<'_, '_> {
         !self.cluster.hosts[host].is_down() && health::at_rest(self.cluster)
     }
 
-    /// The same when what its log keeps stays. That may be in the middle of anything.
+    /// The same when what its log keeps stays. That may be in the middle of anything, but not of a change to a single
+    /// voter.
     fn may_lose_data(&self, host: usize) -> bool {
+        if self.cluster.shrinks {
+            return self.may_lose(host);
+        }
         !self.cluster.hosts[host].is_down() && health::has_spare_data(self.cluster, host)
     }
 
