@@ -122,8 +122,8 @@ fn strangers(spec: &Value) -> anyhow::Result<Vec<Stranger>> {
             json!({"spec": {"replicas": 0, "serviceName": "theirs",
                 "selector": {"matchLabels": labels}, "template": template}}),
         ),
-        core("Pod", "pods", names.pod(0), pod),
         core("PersistentVolumeClaim", "persistentvolumeclaims", names.volume(0), claim),
+        core("Pod", "pods", names.pod(0), pod),
     ])
 }
 
@@ -439,8 +439,8 @@ mod tests {
             "NetworkPolicy kv",
             "PodDisruptionBudget kv",
             "StatefulSet kv-0",
-            "Pod kv-0-0",
             "PersistentVolumeClaim data-kv-0-0",
+            "Pod kv-0-0",
         ];
         assert_eq!(rest, want);
     }
