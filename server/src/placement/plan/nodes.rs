@@ -113,7 +113,7 @@ impl Nodes {
             .filter(|node| self.may_take(node, members))
             .min_by_key(|node| {
                 let refuses = self.refusing.contains(&node.id());
-                (self.crowding(node, members), refuses, node.peers, node.id())
+                (self.crowding(node, members, &[]), refuses, node.peers, node.id())
             })
             .map(NodeView::id)
     }
@@ -214,26 +214,35 @@ impl Nodes {
     }
 
     /// The most superfluous of a region's voters: in the most shared failure domains, on the
-    /// fullest node. Never the leader, nor one that has what it lacks.
+    /// fullest node. Never the leader, nor one that has what it lacks. Those that go beside it share nothing any more.
     pub(super) fn worst_of<'a>(
         &self,
         voters: impl Iterator<Item = &'a Member>,
         members: &Members,
+        beside: &[&Member],
     ) -> Option<&'a Member> {
+        let going: Vec<NodeId> = beside.iter().map(|member| member.node).collect();
         voters.filter(|member| !member.leader && !member.contradicted).max_by_key(|member| {
             let node = self.get(member.node);
-            let crowding = node.map(|node| self.crowding(node, members));
+            let crowding = node.map(|node| self.crowding(node, members, &going));
             (!member.live, crowding, node.map(|node| node.peers), member.peer)
         })
     }
 
-    /// Per failure domain, how many other peers that stay share it with `node`.
-    fn crowding(&self, node: &NodeView, members: &Members) -> [usize; DOMAINS.len()] {
+    /// Per failure domain, how many other peers that stay share it with `node`; not those on nodes that they are `going`
+    /// from.
+    fn crowding(
+        &self,
+        node: &NodeView,
+        members: &Members,
+        going: &[NodeId],
+    ) -> [usize; DOMAINS.len()] {
         DOMAINS.map(|domain| {
             let Some(here) = node.label(domain) else { return 0 };
             members
                 .iter()
                 .filter(|member| member.standing == Standing::Stays && member.node != node.id())
+                .filter(|member| !going.contains(&member.node))
                 .filter_map(|member| self.get(member.node)?.label(domain))
                 .filter(|there| *there == here)
                 .count()

@@ -149,7 +149,8 @@ fn drop_voters(members: &Members, voters: usize, replicas: usize, nodes: &Nodes)
     for _ in replicas..staying(members).min(replicas + at_once) {
         let stay = standing(members, Standing::Stays);
         let others = stay.filter(|member| dispensable.iter().all(|of| of.peer != member.peer));
-        dispensable.extend(nodes.worst_of(others, members));
+        let worst = nodes.worst_of(others, members, &dispensable);
+        dispensable.extend(worst);
     }
     let both = dispensable.get(..at_once).into_iter();
     both.chain(dispensable.chunks(1)).find_map(|going| {

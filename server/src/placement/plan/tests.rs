@@ -377,6 +377,7 @@ fn surplus_voter_goes_and_never_the_leader() {
             ("the disconnected one", "1:up 2:off 3:up 4:up", "1* 2 3 4", "-2"),
             ("same zone", "1:up@a 2:up@b 3:up@a 4:up@c", "1* 2 3 4", "-3"),
             ("never below a live quorum", "1:up 2:up 3:up 4:off", "1* 2s 3 4", ""),
+            ("of two zones one each", "1:up@c 2:up@a 3:up@a 4:up@b 5:up@b", "1* 2 3 4 5", "-5 -3"),
         ],
     );
     check(
