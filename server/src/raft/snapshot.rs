@@ -254,8 +254,8 @@ pub struct Receiver {
     spans: [(Span, Option<Box<dyn Stage>>); SpanKind::ALL.len()],
     name: String,
     region: command::RegionState,
-    /// A chunk was taken.
-    any: bool,
+    /// A chunk without rows was taken.
+    had_empty: bool,
     rows: u64,
     crc32c: u32,
 }
@@ -279,14 +279,14 @@ impl Receiver {
             *stage = Some(data.stage(&name)?);
         }
         let region = command::RegionState { descriptor, state };
-        Ok(Self { spans, name, region, any: false, rows: 0, crc32c: 0 })
+        Ok(Self { spans, name, region, had_empty: false, rows: 0, crc32c: 0 })
     }
 
     /// Takes one chunk of rows. Blocks on the disk.
     ///
     /// # Errors
-    /// When the rows do not check out, or there are none. Earlier versions sent a single chunk without any of a region
-    /// without keys, which is taken.
+    /// When the rows do not check out, or there are none. Earlier versions sent one chunk without any, of a region without
+    /// keys or behind a last row that filled its chunk: one is taken.
     pub fn rows(
         &mut self,
         data: &dyn Engine,
@@ -297,8 +297,9 @@ impl Receiver {
         if crc32c::crc32c(&rows) != crc32c {
             return Err(Error::Damaged { what: "checksum of a chunk" });
         }
-        let is_first = !std::mem::replace(&mut self.any, true);
-        if rows.is_empty() && !(is_first && kind == SpanKind::Keys) {
+        if rows.is_empty()
+            && (kind != SpanKind::Keys || std::mem::replace(&mut self.had_empty, true))
+        {
             return Err(Error::Nothing);
         }
         self.crc32c = crc32c::crc32c_append(self.crc32c, &rows);
@@ -328,7 +329,7 @@ impl Receiver {
     /// # Errors
     /// When rows are missing or the disk fails.
     pub fn finish(self, end: &v1::SnapshotEnd) -> Result<Received, Error> {
-        let Self { spans, name, region, any: _, rows, crc32c } = self;
+        let Self { spans, name, region, had_empty: _, rows, crc32c } = self;
         if end.rows != rows || end.crc32c != crc32c {
             return Err(Error::Damaged { what: "totals" });
         }

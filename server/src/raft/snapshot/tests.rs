@@ -189,6 +189,32 @@ fn chunk_that_says_nothing_that_this_version_knows_ends_the_transfer_and_says_wh
     assert!(matches!(unknown, Err(Error::UnknownSpan { span: 7 })));
 }
 
+/// Programs before spans sent one behind a last row that filled its chunk.
+#[test]
+fn one_chunk_without_rows_is_taken_wherever_it_comes_and_no_second_one() {
+    let from = MemoryEngine::new();
+    fill(from.as_ref(), id(3, 900), 50, "new");
+    let empty = || Body::Rows(v1::SnapshotRows::default());
+    for (why, at, count, is_taken) in
+        [("first", 0, 1, true), ("last", 1, 1, true), ("two of them", 1, 2, false)]
+    {
+        let to = MemoryEngine::new();
+        let sender = sender(from.as_ref());
+        let header = header(&sender);
+        let mut bodies = messages(sender);
+        let at = at * (bodies.len() - 1);
+        bodies.splice(at..at, std::iter::repeat_with(empty).take(count));
+        let received = receive(to.as_ref(), &header, bodies);
+        if is_taken {
+            install(to.as_ref(), received.expect(why)).expect(why);
+            fill(to.as_ref(), id(3, 900), 0, "neighbours");
+            assert_eq!(content(to.as_ref()), content(from.as_ref()), "{why}");
+        } else {
+            assert!(matches!(received, Err(Error::Nothing)), "{why}");
+        }
+    }
+}
+
 #[test]
 fn a_region_without_an_end_is_sent_whole() {
     let (from, to) = (MemoryEngine::new(), MemoryEngine::new());
