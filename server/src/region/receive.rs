@@ -30,7 +30,7 @@ use crate::{
         transport::{INSTALL_IDLE_TIMEOUTS, Inbox as _},
     },
     storage::engine,
-    world::{Mark, blocking, clock, presence::Presence, sometimes},
+    world::{Mark, blocking, clock, maps::HashMap, presence::Presence, sometimes},
 };
 
 /// Bound: peers of this node that wait for their first state; while so many do, no further one is made. Snapshots
@@ -59,6 +59,8 @@ impl Peers {
         self.admit(&speaker, &presence)?;
         let region = RegionId(header.region_id);
         let arrival = Arrival::of(&header, self.env.node)?;
+        // Before its peer is asked, which answers a leader once it has installed what that one sent before.
+        Receiving::refuse_second(&self.receiving.lock(), region, clock::now())?;
         self.act_for(&arrival).await?;
         let only = Receiving::begin(&self, region, range_of(&arrival.descriptor))?;
         // Before any of it is sent: whether an earlier peer will be gone by the end is not known, and one that hangs
@@ -340,11 +342,7 @@ impl Receiving {
     fn begin(peers: &Arc<Peers>, region: RegionId, range: KeyRange) -> Result<Self, v1::Refused> {
         let mut receiving = peers.receiving.lock();
         let now = clock::now();
-        if let Some(here) = receiving.get(&region) {
-            // Of a leader of before, perhaps, whose peer is nearly there. Of one that hangs nothing comes.
-            let reason = if here.has_place(now) { Reason::Busy } else { Reason::NotReady };
-            return Err(refused(reason, "another snapshot of the region is under way"));
-        }
+        Self::refuse_second(&receiving, region, now)?;
         let most = peers.env.config.snapshot.concurrent_max as usize;
         if receiving.values().filter(|of| of.has_place(now)).count() >= most {
             // Nobody else counts who is refused for it.
@@ -364,6 +362,17 @@ impl Receiving {
         receiving.insert(region, UnderWay::begins(range, now));
         drop(receiving);
         Ok(Self { peers: Arc::clone(peers), region })
+    }
+
+    fn refuse_second(
+        receiving: &HashMap<RegionId, UnderWay>,
+        region: RegionId,
+        now: Instant,
+    ) -> Result<(), v1::Refused> {
+        let Some(here) = receiving.get(&region) else { return Ok(()) };
+        // Of a leader of before, perhaps, whose peer is nearly there. Of one that hangs nothing comes.
+        let reason = if here.has_place(now) { Reason::Busy } else { Reason::NotReady };
+        Err(refused(reason, "another snapshot of the region is under way"))
     }
 
     /// All of it is here. Its sender waits so long and no longer for it to be installed; from then on it is the
@@ -840,6 +849,39 @@ mod tests {
         assert!(peers.quarantined().is_empty(), "{:?}", peers.quarantined());
         let applied = peers.get(REGION).expect("the peer").view().published().applied;
         assert_eq!(applied.expect("a state").index, 12);
+    }
+
+    /// Its peer answers a leader once it has installed what that one sent before: asked, it would tell nobody anything until
+    /// then.
+    #[tokio::test]
+    async fn second_snapshot_of_a_leader_is_refused_at_once_while_its_first_is_installed() {
+        let fixture = Fixture::new(|_| {});
+        let mut port = Port::open(&fixture).await;
+        port.send(header(REGION, NEW, 2), whole()).await.expect("taken");
+        let mut beside = Port {
+            peers: Arc::clone(&port.peers),
+            client: port.client.clone(),
+            serving: tokio::spawn(async {}),
+        };
+        let newer = |index| {
+            let mut newer = header(REGION, NEW, 3);
+            newer.state.as_mut().expect("a state").applied_index = index;
+            newer.vote.as_mut().expect("a vote").term = 9;
+            newer
+        };
+        let before = fixture.data.writes().len();
+        fixture.data.hold();
+        let first = port.send(newer(12), whole());
+        let second = async {
+            until("the install", || fixture.data.writes().len() > before).await;
+            let refused = beside.send(newer(15), whole()).await.expect_err("it is under way");
+            fixture.data.release();
+            refused
+        };
+        let (first, refused) = tokio::join!(first, second);
+        first.expect("taken");
+        assert_eq!(refused.reason(), Reason::Busy);
+        assert!(refused.message.contains("is under way"), "{}", refused.message);
     }
 
     /// It has rows there already, and is erased with them.
