@@ -255,13 +255,22 @@ impl Metrics {
         if let Some(kind) = &now.operation {
             self.operation.with_label_values(&[namespace, name, kind.as_str()]).set(1);
         }
-        let kept = (now.operation.clone(), now.troubles.clone());
-        let before = self.shown.lock().insert(key.clone(), now).unwrap_or_default();
+        let mut shown = self.shown.lock();
+        let shown = shown.entry(key.clone()).or_default();
+        self.take_back(key, shown, &now);
+        *shown = now;
+    }
+
+    /// What was shown before, and is not any more.
+    fn take_back(&self, key: &Key, before: &Shown, now: &Shown) {
+        let [namespace, name] = [key.namespace.as_str(), key.name.as_str()];
         // Not there: it was never shown.
-        if let Some(kind) = before.operation.filter(|kind| Some(kind) != kept.0.as_ref()) {
+        if let Some(kind) =
+            before.operation.as_ref().filter(|kind| now.operation.as_ref() != Some(kind))
+        {
             let _ = self.operation.remove_label_values(&[namespace, name, kind.as_str()]);
         }
-        for reason in before.troubles.difference(&kept.1) {
+        for reason in before.troubles.difference(&now.troubles) {
             let _ = self.trouble.remove_label_values(&[namespace, name, reason]);
         }
     }
@@ -286,12 +295,7 @@ impl Metrics {
                 let _ = self.condition.remove_label_values(&[namespace, name, condition, value]);
             }
         }
-        if let Some(kind) = before.operation {
-            let _ = self.operation.remove_label_values(&[namespace, name, kind.as_str()]);
-        }
-        for reason in before.troubles {
-            let _ = self.trouble.remove_label_values(&[namespace, name, reason]);
-        }
+        self.take_back(key, &before, &Shown::default());
     }
 }
 

@@ -196,21 +196,16 @@ impl View<'_> {
             let asks = &volume.requested.0;
             Some(format!("volume claim {} asks for {asks} and has {has}: {why}", volume.name))
         });
-        let mut told: Vec<_> = told.collect();
-        let more = told.len().saturating_sub(CLAIMS_TOLD);
-        told.truncate(CLAIMS_TOLD);
-        let Some(last) = told.last_mut() else { return };
-        if more > 0 {
-            last.push_str(&format!("; so do {more} others"));
-        }
+        let told = told.collect();
         // Kubernetes goes on by itself where the cause is mended: a quota of the provider, a driver that was away.
-        last.push_str(
+        self.trouble_of_each(
+            "VolumesCannotGrow",
+            told,
+            CLAIMS_TOLD,
+            "so do",
             ". Nothing is lost, and the nodes serve on what they have. Mend what the driver says, or take \
              storage.size back: to what the volumes have (status.largestVolume), or to less than this and more than that",
         );
-        for message in told {
-            self.trouble("VolumesCannotGrow", message);
-        }
     }
 }
 

@@ -108,19 +108,14 @@ impl View<'_> {
             let is_told = !is_node && pod.problem.is_none() && lasted >= ANSWERS_SECONDS;
             is_told.then(|| self.of_silent(pod))
         });
-        let mut told: Vec<_> = silent.collect();
-        let more = told.len().saturating_sub(PODS_TOLD);
-        told.truncate(PODS_TOLD);
-        let Some(last) = told.last_mut() else { return };
-        if more > 0 {
-            last.push_str(&format!("; so it is with {more} others"));
-        }
-        last.push_str(
+        let told = silent.collect();
+        self.trouble_of_each(
+            "PodNotJoined",
+            told,
+            PODS_TOLD,
+            "so it is with",
             ". As long as a pod is not ready, Kubernetes nodes with pods of this cluster cannot be drained",
         );
-        for message in told {
-            self.trouble("PodNotJoined", message);
-        }
     }
 
     /// No number that runs: each would be written into the status.
@@ -129,7 +124,8 @@ impl View<'_> {
         let minutes = ANSWERS_SECONDS / 60;
         if pod.terminating {
             return format!(
-                "pod {name} is no node, is being deleted, and has not ended for more than {minutes} minutes: its                  machine may be away (`kubectl -n {namespace} get pod {name} -o wide`)"
+                "pod {name} is no node, is being deleted, and has not ended for more than {minutes} minutes: its \
+                 machine may be away (`kubectl -n {namespace} get pod {name} -o wide`)"
             );
         }
         let (Some(since), Node::Silent(why)) = (&pod.running_since, &pod.node) else {

@@ -21,7 +21,7 @@ use super::*;
 use crate::{
     children::Child,
     clock,
-    crd::{KvCluster, KvClusterStatus},
+    crd::{KvCluster, KvClusterStatus, Member},
     names::Names,
     seen::{
         Exit, ForeignVolume, Joined, Kept, Node, Peer, Pod, Row, Slot, State, Table, VolumeClaim,
@@ -49,6 +49,20 @@ fn cluster(spec: Value) -> KvCluster {
         whole["spec"][name] = value.clone();
     }
     serde_json::from_value(whole).expect("a cluster")
+}
+
+/// A node as the status has it, by the ordinal of its pod.
+fn member(ordinal: i32, pvc_uid: Option<String>) -> Member {
+    Member {
+        node_id: i64::from(ordinal) + 1,
+        pod_name: names().pod(ordinal),
+        role: "voter".into(),
+        state: "Up".into(),
+        leaders: 0,
+        peers: 1,
+        pvc_uid,
+        version: None,
+    }
 }
 
 fn desired(cluster: &KvCluster) -> Desired {

@@ -15,10 +15,20 @@ const TERMINATES_MAX: i64 = 60;
 const POD_MADE_SECONDS: i64 = 30;
 /// Bound: pods that are named which Kubernetes does not make.
 const PODS_TOLD: usize = 10;
+/// Bound: regions that are named which have lost their quorum.
+const REGIONS_TOLD: usize = 20;
 /// Bound: fields that are named of a status that was not stored as a whole.
 const FIELDS_TOLD: usize = 10;
 /// Bound: it is told when a cluster has been whole for so long, in seconds, and none of its pods may go.
 const CLOSED_SECONDS: i64 = 600;
+
+/// The first of them, by name.
+pub(super) fn few(all: impl IntoIterator<Item = impl ToString>, most: usize) -> String {
+    let mut all = all.into_iter();
+    let first: Vec<_> = all.by_ref().take(most).map(|one| one.to_string()).collect();
+    let more = if all.next().is_some() { ", …" } else { "" };
+    first.join(", ") + more
+}
 
 impl View<'_> {
     /// What a person should know, whatever is being done.
@@ -203,12 +213,10 @@ impl View<'_> {
         let missed: Vec<i32> = missed.map(|(ordinal, _)| ordinal).collect();
         if let Some(first) = missed.first() {
             let names = &self.desired.names;
-            let pods: Vec<_> = missed.iter().take(PODS_TOLD).map(|at| names.pod(*at)).collect();
-            let more = if missed.len() > pods.len() { ", …" } else { "" };
+            let pods = few(missed.iter().map(|at| names.pod(*at)), PODS_TOLD);
             let message = format!(
-                "Kubernetes does not make {}{more} (a quota, a limit or an admission policy may refuse it): \
+                "Kubernetes does not make {pods} (a quota, a limit or an admission policy may refuse it): \
                  `kubectl -n {} describe statefulset {}` says why",
-                pods.join(", "),
                 names.namespace,
                 names.set(*first)
             );
@@ -243,16 +251,9 @@ impl View<'_> {
         }
         let lost = self.regions.quorum_lost();
         if !lost.is_empty() {
-            let first: Vec<_> = lost.iter().take(20).map(ToString::to_string).collect();
-            let more = if lost.len() > first.len() { ", …" } else { "" };
-            self.trouble(
-                "QuorumLost",
-                format!(
-                    "no majority answers of {} regions: {}{more}",
-                    lost.len(),
-                    first.join(", ")
-                ),
-            );
+            let first = few(&lost, REGIONS_TOLD);
+            let message = format!("no majority answers of {} regions: {first}", lost.len());
+            self.trouble("QuorumLost", message);
         } else if self.regions.has_gap {
             self.trouble("QuorumLost", "no node answers for a part of the keys");
         }

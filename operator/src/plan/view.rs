@@ -94,6 +94,28 @@ impl<'a> View<'a> {
         }
     }
 
+    /// As [`Self::trouble`], of the first `most` of those `told`. The last of them says how many are not, behind `others`,
+    /// and what is to be said of all.
+    pub(super) fn trouble_of_each(
+        &mut self,
+        reason: &'static str,
+        mut told: Vec<String>,
+        most: usize,
+        others: &str,
+        of_all: &str,
+    ) {
+        let more = told.len().saturating_sub(most);
+        told.truncate(most);
+        let Some(last) = told.last_mut() else { return };
+        if more > 0 {
+            last.push_str(&format!("; {others} {more} others"));
+        }
+        last.push_str(of_all);
+        for message in told {
+            self.trouble(reason, message);
+        }
+    }
+
     /// The operation, begun now or going on.
     pub(super) fn operation(&self, kind: Kind, target: &str, step: &str) -> Operation {
         let going_on = self.recorded(kind).filter(|old| old.target == target);

@@ -6,7 +6,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use super::{Action, Change, Deed, Kind, PAUSED, Step, View};
+use super::{Action, Change, Deed, Kind, PAUSED, Step, View, trouble::few};
 use crate::{
     children,
     seen::{Kept, Node, Row, State, VolumeClaim},
@@ -321,16 +321,13 @@ impl View<'_> {
         let claims = self.would_go().filter(|(ordinal, claim)| {
             !(acts && self.lacks(Deed::SetVolumeOwners, *ordinal, claim))
         });
-        let claims: Vec<_> = claims.map(|(_, claim)| claim.name.clone()).collect();
+        let claims = few(claims.map(|(_, claim)| &claim.name), CLAIMS_TOLD);
         if claims.is_empty() {
             return;
         }
-        let first: Vec<_> = claims.iter().take(CLAIMS_TOLD).map(String::as_str).collect();
-        let more = if claims.len() > first.len() { ", …" } else { "" };
         let message = format!(
-            "storage.retain is not in force: volume claims go with what they belong to ({}{more}), as long as {halted}. \
-             Delete neither the KvCluster nor its StatefulSets before that is over",
-            first.join(", ")
+            "storage.retain is not in force: volume claims go with what they belong to ({claims}), as long as {halted}. \
+             Delete neither the KvCluster nor its StatefulSets before that is over"
         );
         self.trouble("RetainNotInForce", message);
     }

@@ -309,16 +309,7 @@ fn claims_are_kept_also_while_the_cluster_is_being_deleted_and_nothing_else_is_d
 /// Else the roll makes one node after another begin anew.
 #[test]
 fn empty_disk_on_the_claim_of_a_node_is_the_templates_fault_until_another_runs_with_it() {
-    let member = |ordinal: i32| crate::crd::Member {
-        node_id: i64::from(ordinal) + 1,
-        pod_name: names().pod(ordinal),
-        role: "voter".into(),
-        state: "Up".into(),
-        leaders: 0,
-        peers: 1,
-        pvc_uid: Some(format!("volume-{ordinal}")),
-        version: None,
-    };
+    let member = |ordinal: i32| member(ordinal, Some(format!("volume-{ordinal}")));
     let rolled = |change: &dyn Fn(&mut Seen)| {
         let mut seen = well(3, json!({"config": {"log_level": "debug"}}), json!({}));
         let made = children_of(&desired(&seen.cluster), 3);

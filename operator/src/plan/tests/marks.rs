@@ -1,7 +1,6 @@
 //! Volume claims that are marked to be emptied: what the mark says, and what only the node table says.
 
 use super::*;
-use crate::crd::Member;
 
 fn empty() -> Node {
     Node::Unjoined { version: "0.1.0".into() }
@@ -12,16 +11,8 @@ fn mark(seen: &mut Seen, ordinal: i32, mark: &str) {
 }
 
 fn know(seen: &mut Seen, node_id: i64, volume: &str) {
-    let member = Member {
-        node_id,
-        pod_name: names().pod(i32::try_from(node_id).expect("small") - 1),
-        role: "voter".into(),
-        state: "Up".into(),
-        leaders: 0,
-        peers: 1,
-        pvc_uid: Some(volume.into()),
-        version: None,
-    };
+    let ordinal = i32::try_from(node_id).expect("small") - 1;
+    let member = member(ordinal, Some(volume.into()));
     seen.cluster.status.get_or_insert_default().members.push(member);
 }
 

@@ -1,7 +1,7 @@
 //! What befalls one node, and what the others are not to suffer for it.
 
 use super::*;
-use crate::{crd::Member, world::Error};
+use crate::world::Error;
 
 fn the(seen: &mut Seen, ordinal: i32) -> &mut Pod {
     seen.pods.get_mut(&ordinal).expect("a pod")
@@ -717,19 +717,10 @@ fn pod_that_never_becomes_a_node_is_told_after_a_while() {
     let begins = |seen: &mut Seen| (seen.cluster.status, seen.table) = (None, None);
     assert!(told(300, &begins).contains("kv-3-0"), "before the cluster begins");
     let outage = |seen: &mut Seen| {
-        let member = |ordinal: i32| Member {
-            node_id: i64::from(ordinal) + 1,
-            pod_name: names().pod(ordinal),
-            role: "voter".into(),
-            state: "Up".into(),
-            leaders: 0,
-            peers: 1,
-            pvc_uid: None,
-            version: None,
-        };
         seen.table = None;
         (0..4).for_each(|ordinal| silent_pod(seen, ordinal));
-        seen.cluster.status.get_or_insert_default().members = (0..4).map(member).collect();
+        seen.cluster.status.get_or_insert_default().members =
+            (0..4).map(|ordinal| member(ordinal, None)).collect();
     };
     assert_eq!(told(300, &outage), "", "they were nodes");
     let stopped = |seen: &mut Seen| seen.cluster.spec.stopped = true;
