@@ -135,21 +135,14 @@ fn explain(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::region::fixture::{Fixture, until};
+    use crate::region::fixture::{Fixture, add_learner, until};
 
     /// The driver orders a step until it sees it done.
     #[tokio::test]
     async fn step_that_is_ordered_again_while_it_is_carried_out_is_refused() {
         let fixture = Fixture::new(|_| {});
         let peer = fixture.leader().await;
-        let add = v1::AddLearnerPeer { peer_id: 71, node_id: 2 };
-        let epoch = peer.view().published().descriptor.epoch;
-        let step = v1::Step {
-            region_id: peer.region.0,
-            epoch,
-            action: Some(Action::AddLearner(add)),
-            ..v1::Step::default()
-        };
+        let step = add_learner(&peer);
         fixture.log.hold();
         let before = fixture.log.writes().len();
         let first = tokio::spawn({

@@ -257,6 +257,17 @@ pub(crate) fn put(key: &str, value: &str) -> v1::WriteCommand {
 }
 
 /// A command that deletes one row.
+/// A step that adds a learner to the region of `peer`, by its members as they are.
+pub(crate) fn add_learner(peer: &Peer) -> v1::Step {
+    let add = v1::AddLearnerPeer { peer_id: 71, node_id: 2 };
+    v1::Step {
+        region_id: peer.region.0,
+        epoch: peer.view().published().descriptor.epoch,
+        action: Some(v1::step::Action::AddLearner(add)),
+        ..v1::Step::default()
+    }
+}
+
 pub(crate) fn delete(key: &str) -> v1::WriteCommand {
     let delete =
         v1::DeleteOp { key: Bytes::copy_from_slice(key.as_bytes()), ..v1::DeleteOp::default() };

@@ -228,7 +228,7 @@ mod tests {
     use flotilla_proto::v1;
 
     use super::*;
-    use crate::region::fixture::{Fixture, put, until};
+    use crate::region::fixture::{Fixture, add_learner, put, until};
 
     #[tokio::test]
     async fn time_is_told_before_the_lead_is_given_away_if_it_matters() {
@@ -252,18 +252,6 @@ mod tests {
         peer.tell_time(late()).await;
         let told = u128::from(applied(&peer).0 - before);
         assert!((19..=begun.elapsed().as_millis() + 1).contains(&told), "{told}");
-    }
-
-    fn add_learner(peer: &Peer) -> v1::Step {
-        v1::Step {
-            region_id: peer.region.0,
-            epoch: peer.view().published().descriptor.epoch,
-            action: Some(v1::step::Action::AddLearner(v1::AddLearnerPeer {
-                peer_id: 71,
-                node_id: 2,
-            })),
-            ..v1::Step::default()
-        }
     }
 
     #[tokio::test]

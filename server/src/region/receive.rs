@@ -422,24 +422,35 @@ mod tests {
     /// A peer that is yet to come.
     const NEW: PeerId = PeerId(80);
 
+    /// A voter beside 71 and 81, which does not stand for election.
+    async fn voter(fixture: &Fixture) -> (Port, Arc<Peer>) {
+        fixture.bear_with_voters(&[PEER, PeerId(71), PeerId(81)]);
+        let port = Port::open(fixture).await;
+        let peer = port.peers.get(REGION).expect("the peer");
+        peer.raft().runtime_config().elect(false);
+        (port, peer)
+    }
+
+    /// Entries behind `prev`, all of them committed, of the leader `by`.
+    fn append(term: u64, by: u64, prev: v1::LogId, upto: u64) -> v1::AppendEntries {
+        v1::AppendEntries {
+            vote: Some(v1::VoteState { term, voted_for: by, committed: true }),
+            entries: (prev.index + 1..=upto).map(|index| blank(term, index)).collect(),
+            prev: Some(prev),
+            leader_commit: Some(v1::LogId { term, index: upto }),
+            ..v1::AppendEntries::default()
+        }
+    }
+
     /// A leader that gets no answer goes on, and once its log is cut it has nothing else to send. What alone still has a
     /// committed entry would be replaced, and nobody would know.
     #[tokio::test]
     async fn snapshot_of_a_leader_that_lacks_what_was_applied_is_refused() {
         use v1::message::Body::Append;
         let fixture = Fixture::new(|_| {});
-        fixture.bear_with_voters(&[PEER, PeerId(71), PeerId(81)]);
-        let mut port = Port::open(&fixture).await;
-        let peer = port.peers.get(REGION).expect("the peer");
-        peer.raft().runtime_config().elect(false);
+        let (mut port, peer) = voter(&fixture).await;
         let id = |term, index| v1::LogId { term, index };
-        let append = |term, by, upto| v1::AppendEntries {
-            vote: Some(v1::VoteState { term, voted_for: by, committed: true }),
-            prev: Some(id(1, 1)),
-            entries: (2..=upto).map(|index| blank(term, index)).collect(),
-            leader_commit: Some(id(term, upto)),
-            ..v1::AppendEntries::default()
-        };
+        let append = |term, by, upto| append(term, by, id(1, 1), upto);
         let serve = async |append| Arc::clone(&peer).serve(Append(append)).await;
         let applied = || peer.view().published().applied.map(|id| id.index);
         serve(append(5, 71, 9)).await.expect("taken");
@@ -480,18 +491,8 @@ mod tests {
     async fn leader_that_lacks_what_is_committed_and_not_yet_applied_is_refused() {
         use v1::message::Body::Append;
         let fixture = Fixture::new(|_| {});
-        fixture.bear_with_voters(&[PEER, PeerId(71), PeerId(81)]);
-        let mut port = Port::open(&fixture).await;
-        let peer = port.peers.get(REGION).expect("the peer");
-        peer.raft().runtime_config().elect(false);
+        let (mut port, peer) = voter(&fixture).await;
         let id = |term, index| v1::LogId { term, index };
-        let append = |term, by, prev: v1::LogId, upto| v1::AppendEntries {
-            vote: Some(v1::VoteState { term, voted_for: by, committed: true }),
-            entries: (prev.index + 1..=upto).map(|index| blank(term, index)).collect(),
-            prev: Some(prev),
-            leader_commit: Some(id(term, upto)),
-            ..v1::AppendEntries::default()
-        };
         let serve = async |append| Arc::clone(&peer).serve(Append(append)).await;
         serve(append(5, 71, id(1, 1), 5)).await.expect("taken");
         until_applied(&peer, 5).await;

@@ -221,11 +221,7 @@ impl RocksEngine {
 
 /// The handle of a family.
 fn family(db: &DB, family: Family) -> &ColumnFamily {
-    let name = match family {
-        Family::Default => options::DEFAULT,
-        Family::Meta => options::META,
-    };
-    db.cf_handle(name).expect("every instance is opened with both families")
+    db.cf_handle(options::name_of(family)).expect("every instance is opened with both families")
 }
 
 impl Read for RocksEngine {

@@ -9,7 +9,7 @@ use rocksdb::{
 
 use super::{
     super::{config::StorageConfig, reclaim::Reclaim},
-    Error, Kind,
+    Error, Family, Kind,
     reclaim::DropExpired,
     status,
 };
@@ -18,6 +18,14 @@ use super::{
 pub(super) const DEFAULT: &str = "default";
 /// Name of [`super::Family::Meta`] on disk.
 pub(super) const META: &str = "meta";
+
+/// The name of a family on disk.
+pub(super) fn name_of(family: Family) -> &'static str {
+    match family {
+        Family::Default => DEFAULT,
+        Family::Meta => META,
+    }
+}
 
 /// Options that the crate has no setter for. An unknown name is an error, so a typo cannot hide.
 ///

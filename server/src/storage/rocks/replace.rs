@@ -138,11 +138,7 @@ fn has_rows(db: &DB, of: Family, range: &KeyRange) -> Result<bool, Error> {
 /// overlap them.
 fn may_be_compacted(db: &DB, of: Family, range: &KeyRange) -> Result<bool, Error> {
     let live = db.live_files().map_err(|e| failed("list the files", e))?;
-    let name = match of {
-        Family::Default => options::DEFAULT,
-        Family::Meta => options::META,
-    };
-    let files = live.into_iter().filter(|file| file.column_family_name == name);
+    let files = live.into_iter().filter(|file| file.column_family_name == options::name_of(of));
     let mut rest: Vec<_> =
         files.filter_map(|file| Some((file.start_key?, file.end_key?, file.size as u64))).collect();
     let (mut first, mut last) = (range.start.to_vec(), range.end_key().to_vec());
