@@ -97,9 +97,8 @@ impl Host {
 
     /// A copy of its disk as it is now, with everything that it was not yet asked to keep.
     pub(crate) fn image(&mut self) -> io::Result<Instances> {
-        let dir = self.new_folder()?;
-        let disk = self.disk.borrow();
-        copy_files(&disk.dir, &dir)?;
+        let disk = self.disk();
+        let dir = self.folder_with(&read_files(&disk.dir)?)?;
         Ok(copy_of(&disk, dir))
     }
 
@@ -123,13 +122,18 @@ impl Host {
     }
 
     /// Puts other small files beside its instances. It must be down.
-    pub(crate) fn put_files(&mut self, files: &BTreeMap<OsString, Vec<u8>>) -> io::Result<()> {
+    pub(crate) fn put_files(&mut self, files: &Files) -> io::Result<()> {
+        let dir = self.folder_with(files)?;
+        self.disk.borrow_mut().dir = dir;
+        Ok(())
+    }
+
+    fn folder_with(&mut self, files: &Files) -> io::Result<PathBuf> {
         let dir = self.new_folder()?;
         for (name, bytes) in files {
             fs::write(dir.join(name), bytes)?;
         }
-        self.disk.borrow_mut().dir = dir;
-        Ok(())
+        Ok(dir)
     }
 
     fn new_folder(&mut self) -> io::Result<PathBuf> {
@@ -153,14 +157,18 @@ pub(crate) fn copy_of(disk: &Instances, dir: PathBuf) -> Instances {
     Instances { log: all(&disk.log), data: all(&disk.data), dir }
 }
 
-fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
+/// The small files of a disk, by name.
+pub(crate) type Files = BTreeMap<OsString, Vec<u8>>;
+
+pub(crate) fn read_files(dir: &Path) -> io::Result<Files> {
+    let mut files = Files::new();
+    for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_file() {
-            fs::copy(entry.path(), to.join(entry.file_name()))?;
+            files.insert(entry.file_name(), fs::read(entry.path())?);
         }
     }
-    Ok(())
+    Ok(files)
 }
 
 /// The hosts of a simulation.

@@ -75,8 +75,7 @@ fn unwell_regions(regions: &Regions, goal: &Goal) -> Option<String> {
 /// Whether a disk may be lost now, and everything that was promised is kept by the others: every region has its voters,
 /// nothing is under way, and nobody has voted for anybody who does not lead.
 pub(crate) fn at_rest(cluster: &Cluster) -> bool {
-    let joined = cluster.hosts.iter().filter(|host| host.joined().is_some());
-    let Ok(regions) = regions(joined) else { return false };
+    let Ok(regions) = regions(joined(cluster)) else { return false };
     let calm = |peers: &Vec<PeerStatus>| {
         let first = &peers[0];
         peers.iter().all(|peer| {
@@ -94,25 +93,24 @@ pub(crate) fn at_rest(cluster: &Cluster) -> bool {
 /// have applied all that its log was cut of.
 pub(crate) fn has_spare_data(cluster: &Cluster, host: usize) -> bool {
     let Some(own) = peers(&cluster.hosts[host]) else { return false };
-    let joined = cluster.hosts.iter().filter(|host| host.joined().is_some());
-    let Ok(regions) = regions(joined) else { return false };
+    let Ok(regions) = regions(joined(cluster)) else { return false };
     let has = |own: &PeerStatus| {
         let others = regions.get(&region_of(own)).into_iter().flatten();
         others.filter(|peer| peer.applied_index >= own.purged_index).count() == FACTOR
     };
     unwell_regions(&regions, &Goal::default()).is_none()
         && own.iter().all(has)
-        && !is_anybody_aside(cluster)
+        && cluster.set_aside().is_none()
 }
 
 /// Whether all regions are well, up to the goal, and nobody is set aside any more.
 pub(crate) fn is_made_up_for(cluster: &Cluster, goal: &Goal) -> bool {
-    let joined = cluster.hosts.iter().filter(|host| host.joined().is_some());
-    unwell(joined, goal).is_none() && !is_anybody_aside(cluster)
+    unwell(joined(cluster), goal).is_none() && cluster.set_aside().is_none()
 }
 
-fn is_anybody_aside(cluster: &Cluster) -> bool {
-    cluster.set_aside().is_some()
+/// Hosts whose nodes are up and of the cluster.
+fn joined(cluster: &Cluster) -> impl Iterator<Item = &Host> {
+    cluster.hosts.iter().filter(|host| host.joined().is_some())
 }
 
 /// The peers of each region.

@@ -102,12 +102,12 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
         if let Err(how) = cluster.restart(&mut sim, &mut links, now, &stage.marks) {
             break broken("nodes-live", how);
         }
-        cluster.forgive();
-        if is_due(now, JUDGED_EVERY)
-            && let Err(violation) =
-                judges.judge(&cluster.moment(), |entry| world.trace.note(&entry.to_le_bytes()))
-        {
-            break Some(violation);
+        if is_due(now, JUDGED_EVERY) {
+            cluster.forgive();
+            let note = |entry: u32| world.trace.note(&entry.to_le_bytes());
+            if let Err(violation) = judges.judge(&cluster.moment(), note) {
+                break Some(violation);
+            }
         }
         let ill = || match unwell(&cluster.hosts, &goal) {
             None => stage.who_acts().map(|actor| format!("{actor} has not put everything back")),

@@ -2,10 +2,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ffi::OsString,
-    fs, io,
+    io,
     net::SocketAddr,
-    path::Path,
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -28,7 +26,10 @@ use tokio::{
 };
 use turmoil::net::{TcpListener, TcpStream};
 
-use crate::marks::ServerMarks;
+use crate::{
+    cluster::{Files, read_files},
+    marks::ServerMarks,
+};
 
 /// Everything that two runs of one seed must have in common: who sent something when, what was committed, what clients
 /// were told.
@@ -107,19 +108,7 @@ pub(crate) struct Dead {
     pub(crate) line: &'static str,
     pub(crate) log: Arc<MemoryEngine>,
     pub(crate) data: Arc<MemoryEngine>,
-    /// The small files beside them, by name.
-    pub(crate) files: BTreeMap<OsString, Vec<u8>>,
-}
-
-fn read_files(dir: &Path) -> io::Result<BTreeMap<OsString, Vec<u8>>> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            files.insert(entry.file_name(), fs::read(entry.path())?);
-        }
-    }
-    Ok(files)
+    pub(crate) files: Files,
 }
 
 impl World {

@@ -7,8 +7,10 @@ use rand::RngExt as _;
 use tokio::time::Instant;
 
 use super::library;
-use crate::marks;
-use crate::stage::{Phase, Stage};
+use crate::{
+    marks,
+    stage::{Phase, Stage},
+};
 
 /// Bound: how much later than its time a key may go when all is well. Time stands still for a region without a leader,
 /// and is made up for.

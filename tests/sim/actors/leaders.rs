@@ -5,8 +5,10 @@ use std::time::Duration;
 use flotilla_proto::v1;
 use rand::{RngExt as _, seq::IndexedRandom as _};
 
-use crate::marks;
-use crate::stage::{Phase, Stage};
+use crate::{
+    marks,
+    stage::{Phase, Stage},
+};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 

@@ -8,8 +8,10 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::library;
-use crate::marks;
-use crate::stage::{Phase, Stage};
+use crate::{
+    marks,
+    stage::{Phase, Stage},
+};
 
 pub(super) async fn act(stage: Stage) -> turmoil::Result {
     stage.until(Phase::Faults).await;

@@ -8,8 +8,10 @@ use flotilla_tests::harness::Session;
 use rand::{RngExt as _, rngs::StdRng, seq::IteratorRandom as _};
 use tonic::Status;
 
-use crate::marks;
-use crate::stage::{self, Phase, Stage};
+use crate::{
+    marks,
+    stage::{self, Phase, Stage},
+};
 
 const NAME: &str = "members";
 const PATIENCE: Duration = Duration::from_secs(2);
