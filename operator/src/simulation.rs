@@ -24,7 +24,7 @@ use crate::{
     desired::{Defaults, Desired},
     pass::{self, Did},
     plan::{self, Action, Change, Deed},
-    seen::{Node, Seen, State},
+    seen::{Node, Pod, Seen, State},
     status, unreached,
     world::{Error, Key, Made, World},
 };
@@ -606,6 +606,8 @@ async fn broken_template_and_two_accidents_cost_no_quorum_and_putting_it_back_he
     for broken in [
         json!({"image": "broken:2"}),
         json!({"config": {"raft.election_timeout_min": fake::BROKEN_SETTING}}),
+        // It runs, and does not find its data.
+        json!({"image": "elsewhere:1"}),
     ] {
         let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3, "image": "flotilla:1"}));
         settle(&fake, "create").await;
@@ -615,10 +617,13 @@ async fn broken_template_and_two_accidents_cost_no_quorum_and_putting_it_back_he
                 spec[field] = value.clone();
             }
         });
-        until(&fake, "one pod fails", |_, status| degraded(status) == Some("PodFailing")).await;
-        let failing = |seen: &Seen| {
-            seen.pods.iter().find(|(_, pod)| pod.problem.is_some()).map(|(ordinal, _)| *ordinal)
+        let is_told = |status: &KvClusterStatus| {
+            matches!(degraded(status), Some("PodFailing" | "TemplateHidesDisk"))
         };
+        until(&fake, "one pod fails", |_, status| is_told(status)).await;
+        let fails = |pod: &Pod| pod.problem.is_some() || matches!(pod.node, Node::Unjoined { .. });
+        let failing =
+            |seen: &Seen| seen.pods.iter().find(|(_, pod)| fails(pod)).map(|(ordinal, _)| *ordinal);
         let seen = fake.look(&key()).await.expect("a look").expect("a cluster");
         let first = failing(&seen).expect("it is seen");
         // For long enough that it could be taken for a pod that never will.
@@ -632,10 +637,8 @@ async fn broken_template_and_two_accidents_cost_no_quorum_and_putting_it_back_he
             .await;
             assert_eq!(fake.quorums_lost(), 0, "{broken}: {}", fake.journal());
         }
-        until(&fake, "told why", |seen, status| {
-            degraded(status) == Some("PodFailing") && failing(seen) == Some(first)
-        })
-        .await;
+        until(&fake, "told why", |seen, status| is_told(status) && failing(seen) == Some(first))
+            .await;
         fake.start_slowly(1);
         fake.edit(|spec| {
             spec["image"] = json!("flotilla:1");

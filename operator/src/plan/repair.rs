@@ -116,21 +116,25 @@ impl View<'_> {
         })
     }
 
-    /// A pod found an empty disk on the claim that holds a node: which one, and why it is the template's doing, or that
-    /// of who changed the pod. By the claim's uid: one that was made anew is empty by right.
-    fn hides_its_disk(&self, ordinal: i32, pod: &Pod) -> Option<(u64, String)> {
-        let volume = self.seen.volumes.get(&ordinal).filter(|volume| !volume.terminating)?;
-        if !matches!(pod.node, Node::Unjoined { .. }) || pod.terminating {
-            return None;
-        }
+    /// The node that a claim is known to hold. By the claim's uid: one that was made anew is empty by right.
+    pub(super) fn node_of_claim(&self, ordinal: i32) -> Option<u64> {
+        let volume = self.seen.volumes.get(&ordinal)?;
         let members = self.seen.cluster.status.iter().flat_map(|status| &status.members);
         let mut members = members.filter(|known| known.pvc_uid.as_deref() == Some(&volume.uid));
         let node = members.find_map(|member| u64::try_from(member.node_id).ok())?;
         let is_gone =
             |row: &Row| !row.is_member() || row.holds_nothing_yet() || row.state == State::Draining;
-        if self.seen.row(node).is_some_and(is_gone) {
+        (!self.seen.row(node).is_some_and(is_gone)).then_some(node)
+    }
+
+    /// A pod found an empty disk on the claim that holds a node: which one, and why it is the template's doing, or that
+    /// of who changed the pod.
+    pub(super) fn hides_its_disk(&self, ordinal: i32, pod: &Pod) -> Option<(u64, String)> {
+        let volume = self.seen.volumes.get(&ordinal)?;
+        if !matches!(pod.node, Node::Unjoined { .. }) || pod.terminating || volume.terminating {
             return None;
         }
+        let node = self.node_of_claim(ordinal)?;
         if let Some(elsewhere) = &pod.disk_elsewhere {
             return Some((node, elsewhere.clone()));
         }

@@ -56,11 +56,6 @@ const TEMPLATE: &str = ".spec.template";
 /// Steps of a roll of which nothing is under way: who is next is still open.
 const OPEN_STEPS: [&str; 2] = ["Blocked", "TakeTemplateBack"];
 
-/// It answers, well or not.
-fn runs(pod: &Pod) -> bool {
-    pod.ready || (pod.running && !matches!(pod.node, Node::Silent(_)))
-}
-
 /// The server serves, whatever else in the pod does not: a container that was laid over its template may keep it
 /// from being ready.
 fn serves(pod: &Pod) -> bool {
@@ -108,21 +103,45 @@ impl<'a> View<'a> {
     fn patience(&self, ordinal: i32, pod: Option<&Pod>) -> i64 {
         let has_failed = pod.is_some_and(Pod::has_failed);
         let starts = pod.is_some_and(|pod| {
-            let runs_too = |other: &Pod| runs(other) && other.template_hash == pod.template_hash;
+            let has_it = |other: &Pod| other.template_hash == pod.template_hash;
+            let runs_too = |other: &Pod| self.runs(other) && has_it(other);
             !pod.was_started() && self.seen.pods.values().any(runs_too)
         });
         let mut others = self.seen.held().filter(|other| *other != ordinal);
         let is_missed = |other: i32| {
             self.pod(other).is_none_or(|pod| pod.terminating || !(pod.ready || serves(pod)))
         };
-        let is_tested = self.seen.pods.values().any(|pod| !self.is_outdated(pod) && runs(pod));
+        let is_tested = self.seen.pods.values().any(|pod| !self.is_outdated(pod) && self.runs(pod));
         let waits = !has_failed && !is_tested && (starts || others.any(is_missed));
         if waits { DESPAIR_SECONDS } else { ABSENCE_SECONDS }
     }
 
+    /// It answers, well or not, and has found its data.
+    ///
+    /// Invariant: where there may be data a pod proves its template only as a node. One that is up with an empty disk proves
+    /// that its program starts, which says nothing of the others: see [`Self::is_trusted`].
+    fn runs(&self, pod: &Pod) -> bool {
+        match pod.node {
+            Node::Joined(_) => pod.ready || pod.running,
+            Node::Unjoined { .. } => pod.running && !self.may_hold_data(),
+            Node::Removed { .. } => false,
+            // Kubernetes reaches it, and we do not.
+            Node::Silent(_) => pod.ready,
+        }
+    }
+
     /// The template that is asked for runs in another pod, or no other has been given it. Or nothing runs, and
     /// has not for long, that pod among them.
+    ///
+    /// Never where another pod came up with an empty disk on the claim that holds a node: with that template this one
+    /// would not find its data either. One that is empty by right, as it is no node yet, says neither, and is no reason to
+    /// wait for it: it may never join while the others do not run.
     fn is_trusted(&self, ordinal: i32, pod: Option<&Pod>) -> bool {
+        let with_it = self.seen.pods.iter();
+        let mut with_it = with_it.filter(|(at, pod)| **at != ordinal && !self.is_outdated(pod));
+        if with_it.any(|(at, pod)| self.hides_its_disk(*at, pod).is_some()) {
+            return false;
+        }
         let wished = Some(self.desired.template_hash.as_str());
         // What ends again and again runs in between, too. Only where nothing is ready with the template that this
         // pod would come back with is that enough: else a cluster that is wholly down would stay so.
@@ -132,7 +151,7 @@ impl<'a> View<'a> {
         };
         let has_own = |pod: &Pod| pod.ready && pod.template_hash.as_deref() == own;
         let comes_back = self.seen.pods.values().any(has_own);
-        let proves = |pod: &Pod| if comes_back { self.runs_well(pod) } else { runs(pod) };
+        let proves = |pod: &Pod| self.runs(pod) && (!comes_back || self.runs_well(pod));
         let others = self.seen.sets().filter(|(other, set)| {
             *other != ordinal
                 && children::replicas(set) > 0
@@ -140,11 +159,14 @@ impl<'a> View<'a> {
         });
         let mut is_given = false;
         for (other, _) in others {
-            is_given = true;
-            if self.pod(other).is_some_and(|pod| !self.is_outdated(pod) && proves(pod)) {
+            let pod = self.pod(other);
+            if pod.is_some_and(|pod| !self.is_outdated(pod) && proves(pod)) {
                 return true;
             }
+            let is_new = |pod: &Pod| matches!(pod.node, Node::Unjoined { .. });
+            is_given |= !(pod.is_some_and(is_new) && self.node_of_claim(other).is_none());
         }
+        let runs = |pod: &Pod| self.runs(pod);
         let despairs = || pod.is_some_and(|pod| self.is_not_ready_for(pod, DESPAIR_SECONDS));
         !is_given || (!self.seen.pods.values().any(runs) && despairs())
     }

@@ -207,19 +207,22 @@ impl View<'_> {
             && is_wanted
     }
 
-    /// Nor is it known to stay: what is not known is asked for once more.
-    fn goes_with_its_disk(&self, ordinal: i32, volume: &VolumeClaim) -> bool {
-        // Else there was never anything on them.
+    /// Else there was never anything on the disks.
+    pub(super) fn may_hold_data(&self) -> bool {
         let status = self.seen.cluster.status.as_ref();
-        let has_data = self.is_initialized()
+        self.is_initialized()
             || self.desired.adopts
             || self.seen.joined(&self.desired.cluster_id).next().is_some()
-            || status.is_some_and(|status| status.bootstrap_volume.is_some());
+            || status.is_some_and(|status| status.bootstrap_volume.is_some())
+    }
+
+    /// Nor is it known to stay: what is not known is asked for once more.
+    fn goes_with_its_disk(&self, ordinal: i32, volume: &VolumeClaim) -> bool {
         // Whoever deletes one that is marked was told that nobody needs it. While there is its pod it is we who end it.
         let is_ours = self.seen.pods.contains_key(&ordinal) || !self.is_let_go(ordinal, volume);
         self.desired.spec.storage.retain
             && volume.terminating
-            && has_data
+            && self.may_hold_data()
             && is_ours
             && matches!(volume.kept, Kept::No | Kept::Unknown)
     }

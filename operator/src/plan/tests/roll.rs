@@ -339,3 +339,111 @@ fn node_that_is_half_way_in_keeps_nobody_from_being_restarted() {
         assert!(words.starts_with("Some(Change(Apply(StatefulSet(2)"), "{state:?}: {plan:#?}");
     }
 }
+
+/// The pod of the last node has had its turn and is up with an empty disk, and nobody leads.
+fn empty_with_it(change: &dyn Fn(&mut Seen)) -> Seen {
+    waiting(&|seen| {
+        has_its_turn(seen, 2);
+        silent(seen, 2);
+        the(seen, 2).node = Node::Unjoined { version: "0.1.0".into() };
+        seen.table = None;
+        change(seen);
+    })
+}
+
+/// Else it reaches those that would have come back as they were, and the cluster stands.
+#[test]
+fn template_with_which_a_pod_finds_no_data_is_given_to_nobody_else() {
+    let known = |seen: &mut Seen| {
+        let members = (0..3).map(|at| member(at, Some(format!("volume-{at}"))));
+        seen.cluster.status.get_or_insert_default().members = members.collect();
+    };
+    let hidden = |change: &dyn Fn(&mut Seen)| {
+        empty_with_it(&|seen| {
+            known(seen);
+            change(seen);
+        })
+    };
+    let down = |seen: &mut Seen, ordinal: i32, seconds: i64| {
+        seen.table = Some(Table { nodes: (0..3).map(row).collect(), ..Table::default() });
+        does_not_run(seen, ordinal, seconds);
+        seen.table = None;
+    };
+    let gives = || Want::Does("Apply", "StatefulSet(0)");
+    check(vec![
+        (
+            "both others are away",
+            hidden(&|seen| {
+                down(seen, 0, 60);
+                down(seen, 1, 60);
+            }),
+            Want::Nothing,
+            "TemplateHidesDisk",
+        ),
+        (
+            "they are for long: it would mend nothing",
+            hidden(&|seen| {
+                down(seen, 0, 3600);
+                down(seen, 1, 3600);
+            }),
+            Want::Nothing,
+            "TemplateHidesDisk",
+        ),
+        (
+            "they have failed",
+            hidden(&|seen| {
+                for ordinal in [0, 1] {
+                    down(seen, ordinal, 3600);
+                    the(seen, ordinal).problem = Some(("CrashLoopBackOff".into(), "x".into()));
+                }
+            }),
+            Want::Nothing,
+            "TemplateHidesDisk",
+        ),
+        (
+            "there is no pod, and none comes",
+            hidden(&|seen| {
+                down(seen, 0, 60);
+                down(seen, 1, 60);
+                seen.pods.remove(&0);
+                recorded(seen, 0, "WaitForPod", 3600);
+            }),
+            Want::Waits("is being restarted"),
+            "TemplateHidesDisk",
+        ),
+        (
+            "whose claim it is nobody knows: it proves nothing",
+            empty_with_it(&|seen| {
+                down(seen, 0, 299);
+                down(seen, 1, 60);
+            }),
+            Want::Nothing,
+            "DriverUnreachable",
+        ),
+        (
+            "nor does it keep those waiting that do not come back",
+            empty_with_it(&|seen| {
+                down(seen, 0, 300);
+                down(seen, 1, 60);
+            }),
+            gives(),
+            "DriverUnreachable",
+        ),
+    ]);
+}
+
+/// All its pods are empty then.
+#[test]
+fn template_runs_where_a_pod_answers_as_long_as_the_cluster_has_not_begun() {
+    let new = empty_with_it(&|seen| {
+        seen.cluster.status = None;
+        has_its_turn(seen, 1);
+        for pod in seen.pods.values_mut() {
+            pod.node = Node::Unjoined { version: "0.1.0".into() };
+            (pod.ready, pod.template_hash) = (false, Some(desired(&seen.cluster).template_hash));
+        }
+        seen.pods.remove(&0);
+        recorded(seen, 0, "WaitForPod", 30);
+    });
+    check(vec![("one was not made", new, Want::Does("Apply", "StatefulSet(0)"), "")]);
+}
