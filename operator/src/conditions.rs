@@ -144,7 +144,7 @@ fn available(view: &View<'_>, plan: &Plan) -> Verdict {
             if nobody { "no node answers" } else { "no node answers for a part of the keys" };
         return no(LOST, message.to_owned());
     }
-    let leaderless = regions.leaderless_even_with(&unreached);
+    let leaderless = regions.tally(&unreached).leaderless;
     if leaderless > 0 {
         return no("NoLeader", format!("{leaderless} regions have no leader"));
     }

@@ -43,7 +43,7 @@ use crate::{
     names::{CLUSTER, MANAGER},
     pass::{self, Did, Outcome},
     plan::Action as Planned,
-    unreached,
+    status, unreached,
     world::{Error, Key},
 };
 
@@ -67,12 +67,20 @@ pub struct Context {
 
 impl Context {
     fn show(&self, key: &Key, outcome: &Outcome) {
-        let Outcome { seen, status, plan, .. } = outcome;
-        let desired = Desired::to_observe(&seen.cluster, &self.defaults);
-        let unreached = desired.map(|desired| unreached::nodes(seen, &desired)).unwrap_or_default();
-        let troubles = plan.troubles.iter().map(|trouble| trouble.reason).collect();
-        let desired = seen.cluster.spec.replicas;
-        self.metrics.show(key, Look { desired, status, unreached: &unreached, troubles });
+        let Outcome { seen, plan, .. } = outcome;
+        let known = Desired::to_observe(&seen.cluster, &self.defaults);
+        let unreached = known.as_ref().map(|known| unreached::nodes(seen, known));
+        let unreached = unreached.unwrap_or_default();
+        let look = Look {
+            desired: seen.cluster.spec.replicas,
+            status: &outcome.status,
+            unreached: &unreached,
+            regions: known
+                .map(|known| status::tally(seen, &known, &unreached, clock::wall()))
+                .unwrap_or_default(),
+            troubles: plan.troubles.iter().map(|trouble| trouble.reason).collect(),
+        };
+        self.metrics.show(key, look);
     }
 
     /// A cluster is gone.

@@ -18,6 +18,7 @@ use crate::{
     crd::{KvClusterStatus, Member},
     pass::{Did, Outcome},
     plan::{Action, Plan},
+    regions::Tally,
     requests::Asked,
     world::{Error, Key},
 };
@@ -71,6 +72,8 @@ pub struct Look<'a> {
     pub status: &'a KvClusterStatus,
     /// Nodes of [`crate::unreached`].
     pub unreached: &'a BTreeSet<u64>,
+    /// Of a cluster that has not begun, or is to be stopped, none is missed.
+    pub regions: Tally,
     /// Reasons of [`crate::plan::Trouble`]: a closed set.
     pub troubles: BTreeSet<&'static str>,
 }
@@ -129,7 +132,7 @@ impl Metrics {
             desired: gauges("nodes_desired", "Nodes that the spec asks for", &[])?,
             ready: gauges("nodes_ready", "Nodes that are ready", &[])?,
             members: gauges("members", "Nodes of the cluster's node table", &["state"])?,
-            regions: gauges("regions", "Regions, as the nodes tell", &["health"])?,
+            regions: gauges("regions", "Regions, each by what it is for certain", &["health"])?,
             quorum: gauges("quorum", "0 while a region is known to have lost its quorum", &[])?,
             operation: gauges("operation", "1 while an operation of this kind goes on", &["kind"])?,
             condition: gauges("condition", "1 for the present status", &["condition", "status"])?,
@@ -207,27 +210,22 @@ impl Metrics {
 
     /// Shows a cluster as it was seen.
     pub fn show(&self, key: &Key, look: Look<'_>) {
-        let Look { desired, status, unreached, troubles } = look;
+        let Look { desired, status, unreached, regions, troubles } = look;
         let labels @ [namespace, name] = [key.namespace.as_str(), key.name.as_str()];
         self.desired.with_label_values(&labels).set(desired.into());
         self.ready.with_label_values(&labels).set(status.ready_replicas.into());
         self.observed.with_label_values(&labels).set(clock::wall().as_second());
         let state_of = |node: &Member| {
             let lives = u64::try_from(node.node_id).is_ok_and(|id| unreached.contains(&id));
-            let state = node.state.to_lowercase();
-            if state == "down" && lives { UNREACHED.to_owned() } else { state }
+            if lives { UNREACHED.to_owned() } else { node.state.to_lowercase() }
         };
         for state in STATES {
             let count = status.members.iter().filter(|node| state_of(node) == state);
             let count = i64::try_from(count.count()).unwrap_or(i64::MAX);
             self.members.with_label_values(&[namespace, name, state]).set(count);
         }
-        let regions = status.regions.clone().unwrap_or_default();
-        for (health, count) in [
-            ("healthy", regions.healthy),
-            ("under_replicated", regions.under_replicated),
-            ("leaderless", regions.leaderless),
-        ] {
+        for (health, count) in regions.figures() {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.regions.with_label_values(&[namespace, name, health]).set(count);
         }
         let available = status.conditions.iter().find(|condition| condition.kind == "Available");
@@ -285,7 +283,7 @@ impl Metrics {
         for state in STATES {
             let _ = self.members.remove_label_values(&[namespace, name, state]);
         }
-        for health in ["healthy", "under_replicated", "leaderless"] {
+        for (health, _) in Tally::default().figures() {
             let _ = self.regions.remove_label_values(&[namespace, name, health]);
         }
         for condition in
@@ -350,7 +348,9 @@ mod tests {
         let show = |status: &KvClusterStatus, unreached: &[u64], troubles: &[&'static str]| {
             let unreached = unreached.iter().copied().collect();
             let troubles = troubles.iter().copied().collect();
-            metrics.show(&key, Look { desired: 3, status, unreached: &unreached, troubles });
+            let regions = Tally { leaderless: 4, unseen: 2, ..Tally::default() };
+            let look = Look { desired: 3, status, unreached: &unreached, regions, troubles };
+            metrics.show(&key, look);
         };
         show(&status, &[2], &["NodeDown", "DiskFull"]);
         let labels = r#"cluster="kv","#;
@@ -364,6 +364,8 @@ mod tests {
             r#"condition="Available",namespace="ns",status="false"} 1"#,
             r#"flotilla_operator_cluster_members{cluster="kv",namespace="ns",state="down"} 1"#,
             r#"flotilla_operator_cluster_members{cluster="kv",namespace="ns",state="unreached"} 1"#,
+            r#"flotilla_operator_cluster_regions{cluster="kv",health="leaderless",namespace="ns"} 4"#,
+            r#"flotilla_operator_cluster_regions{cluster="kv",health="unseen",namespace="ns"} 2"#,
             "process_cpu_seconds_total",
             "flotilla_operator_build_info",
         ] {
@@ -378,6 +380,13 @@ mod tests {
         };
         assert!(series(&text, &trouble("DiskFull")) && !series(&text, "NodeDown"), "{text}");
         assert!(series(&text, quorum), "what the operator does not reach is not lost: {text}");
+        // Whatever it was about to do.
+        status.members[1].state = "Draining".to_owned();
+        show(&status, &[2], &[]);
+        let text = metrics.text();
+        let unreached =
+            r#"flotilla_operator_cluster_members{cluster="kv",namespace="ns",state="unreached"} 1"#;
+        assert!(series(&text, unreached), "{text}");
         status.conditions = vec![condition("True", "Serving")];
         status.operation = None;
         show(&status, &[], &[]);

@@ -22,6 +22,33 @@ pub struct Regions {
     wanted: usize,
 }
 
+/// The regions by how they are, for alerts. Each counts once, and as what it is whatever is not seen: a node that others hear
+/// and that does not answer hides nothing that holds without it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// All their peers answer, and a leader does.
+    pub healthy: usize,
+    /// They lack peers, and may be served all the same.
+    pub under_replicated: usize,
+    /// Nobody serves them: a majority is away, or follows nobody.
+    pub leaderless: usize,
+    /// Only nodes that do not answer could say.
+    pub unseen: usize,
+}
+
+impl Tally {
+    /// Values of the label `health`, and how many there are of each.
+    #[must_use]
+    pub const fn figures(self) -> [(&'static str, usize); 4] {
+        [
+            ("healthy", self.healthy),
+            ("under_replicated", self.under_replicated),
+            ("leaderless", self.leaderless),
+            ("unseen", self.unseen),
+        ]
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Region {
     epoch: (u64, u64),
@@ -79,8 +106,15 @@ impl Regions {
     /// Regions that would lack a majority even if these nodes answered as well.
     #[must_use]
     pub fn lost_even_with(&self, others: &BTreeSet<u64>) -> usize {
-        let counts = |voter| self.answering.contains(&voter) || others.contains(&voter);
-        self.regions.values().filter(|region| region.lacks_majority(counts)).count()
+        self.regions.values().filter(|region| self.is_lost_even_with(region, others)).count()
+    }
+
+    fn is_lost_even_with(&self, region: &Region, others: &BTreeSet<u64>) -> bool {
+        if region.voters.is_empty() {
+            // Known by peers that take no part and do not say of whom it is: the others are on nodes that do not answer.
+            return self.are_no_majority(others.len());
+        }
+        region.lacks_majority(|voter| self.answering.contains(&voter) || others.contains(&voter))
     }
 
     /// A region all of whose voters are among so few has lost its quorum.
@@ -89,11 +123,32 @@ impl Regions {
         nodes * 2 <= self.wanted
     }
 
-    /// Regions that would be led by none of the nodes that answer, even if these did as well.
+    /// What they are. `others`: nodes that live, as others know, and do not answer.
     #[must_use]
-    pub fn leaderless_even_with(&self, others: &BTreeSet<u64>) -> usize {
-        let is_led = |region: &&Region| region.has_leader || !region.leaders.is_disjoint(others);
-        self.regions.values().filter(|region| !is_led(region)).count()
+    pub fn tally(&self, others: &BTreeSet<u64>) -> Tally {
+        let mut tally = Tally::default();
+        let lives = |voter| self.answering.contains(&voter) || others.contains(&voter);
+        for region in self.regions.values() {
+            let is_short = self.is_short(region);
+            let is_lost = self.is_lost_even_with(region, others);
+            let count = if is_lost || !region.may_be_led(others) {
+                &mut tally.leaderless
+            } else if is_short || !region.voters.iter().all(|voter| lives(*voter)) {
+                &mut tally.under_replicated
+            } else if region.has_leader && region.voters.is_subset(&self.answering) {
+                &mut tally.healthy
+            } else {
+                &mut tally.unseen
+            };
+            *count += 1;
+        }
+        // All voters of what is there are among those that do not answer.
+        if self.has_gap && self.are_no_majority(others.len()) {
+            tally.leaderless += 1;
+        } else if self.has_gap {
+            tally.unseen += 1;
+        }
+        tally
     }
 
     /// Regions that would have no majority if a node were given up. Empty, and no gap: it can be.
@@ -168,13 +223,25 @@ impl Regions {
     }
 
     fn is_under_replicated(&self, region: &Region) -> bool {
-        !region.quarantined.is_empty()
-            || region.voters.len() < self.wanted
-            || !region.voters.is_subset(&self.answering)
+        self.is_short(region) || !region.voters.is_subset(&self.answering)
+    }
+
+    /// Too few of its peers take part, whoever answers.
+    fn is_short(&self, region: &Region) -> bool {
+        !region.quarantined.is_empty() || region.voters.len() < self.wanted
     }
 }
 
 impl Region {
+    /// A leader is followed by a majority. Whoever answers says whom it follows; those who do not may follow one of
+    /// themselves.
+    fn may_be_led(&self, others: &BTreeSet<u64>) -> bool {
+        self.has_leader
+            || !self.leaders.is_disjoint(others)
+            || self.voters.is_empty()
+            || !self.lacks_majority(|voter| others.contains(&voter))
+    }
+
     /// Of its voters those that take part and count are no majority.
     fn lacks_majority(&self, counts: impl Fn(u64) -> bool) -> bool {
         let live = self.voters.difference(&self.quarantined).filter(|voter| counts(**voter));
@@ -255,6 +322,51 @@ mod tests {
         assert_eq!(one(&[1, 2], Some(1)).lost_without(Some(2)), vec![1]);
     }
 
+    /// What a person is told of all the while one node does not answer the operator.
+    #[test]
+    fn region_counts_once_and_as_what_it_is_whatever_is_not_seen() {
+        let tally = |answering: &[u64], others: &[u64], voters: &[u64], leader: Option<u64>| {
+            let nodes: Vec<_> = answering
+                .iter()
+                .map(|id| Joined::sample(*id, vec![peer(1, ("", ""), voters, leader)]))
+                .collect();
+            let figures = Regions::of(nodes.iter(), 3).tally(&others.iter().copied().collect());
+            figures.figures().map(|(_, count)| count)
+        };
+        let three = &[1, 2, 3][..];
+        let five = &[1, 2, 3, 4, 5][..];
+        let [healthy, under_replicated, leaderless, unseen] =
+            [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]];
+        for (why, answering, others, voters, leader, want) in [
+            ("all answer", three, &[][..], three, Some(1), healthy),
+            ("one is down", &[1, 2], &[], three, Some(1), under_replicated),
+            ("its leader is down", &[2, 3], &[], three, Some(1), leaderless),
+            ("two are down, and who is left leads", &[3], &[], three, Some(3), leaderless),
+            ("two are down, and nobody leads", &[3], &[], three, None, leaderless),
+            ("all are down", &[], &[], three, None, leaderless),
+            ("one is not reached", &[1, 2], &[3], three, Some(1), unseen),
+            ("its leader is not reached", &[1, 2], &[3], three, Some(3), unseen),
+            (
+                "two follow nobody, and the third cannot lead",
+                &[1, 2],
+                &[3],
+                three,
+                None,
+                leaderless,
+            ),
+            ("the two that are not reached may lead", &[3], &[1, 2], three, None, unseen),
+            ("none is reached", &[], three, three, None, unseen),
+            ("one of three lives at most", &[], &[1], three, None, leaderless),
+            ("one is down, one is not reached", &[1, 2, 3], &[4], five, Some(1), under_replicated),
+            ("two are down, one is not reached", &[1, 2], &[3], five, Some(1), under_replicated),
+            ("two are down, and nobody leads", &[1, 2], &[3], five, None, leaderless),
+            ("there never was a third", &[1, 2], &[], &[1, 2], Some(1), under_replicated),
+            ("and one is not reached", &[1], &[2], &[1, 2], Some(1), under_replicated),
+        ] {
+            assert_eq!(tally(answering, others, voters, leader), want, "{why}");
+        }
+    }
+
     #[test]
     fn no_node_more_may_go_while_nothing_reaches_a_peer() {
         let whole = || peer(1, ("", ""), &[1, 2, 3], Some(1));
@@ -324,5 +436,20 @@ mod tests {
         let seen = Regions::of(nodes.iter(), 3);
         assert_eq!((seen.under_replicated(), seen.quorum_lost()), (1, vec![]));
         assert_eq!(seen.lost_without(Some(2)), [1], "the third takes no part");
+        // Of a region nothing else answers.
+        let bad = Peer { region_id: 1, quarantined: true, ..Peer::default() };
+        let nodes = [Joined::sample(3, vec![bad])];
+        let seen = Regions::of(nodes.iter(), 3);
+        for (why, others, lost) in [
+            ("the others are down", &[][..], 1),
+            ("one of them lives", &[1], 1),
+            ("two may well serve it", &[1, 2], 0),
+        ] {
+            let others = others.iter().copied().collect();
+            assert_eq!(seen.lost_even_with(&others), lost, "{why}");
+            let tally = seen.tally(&others);
+            // The keys of whose regions nothing is known are one more.
+            assert_eq!((tally.leaderless, tally.under_replicated), (2 * lost, 1 - lost), "{why}");
+        }
     }
 }

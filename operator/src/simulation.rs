@@ -766,6 +766,33 @@ async fn lost_quorum_is_told_and_nothing_is_given_up() {
     assert!(new.iter().all(|line| line.contains("note")), "{new:#?}");
 }
 
+/// The rules of the alerts are tested with these figures (`of-chart/outage.yaml`).
+#[tokio::test]
+async fn regions_that_are_lost_are_not_told_as_some_that_lack_peers() {
+    let fake = Fake::new(json!({"replicas": 3, "replicationFactor": 3}));
+    let figures = async || {
+        let seen = fake.look(&key()).await.expect("a look").expect("one");
+        let desired = Desired::of(&seen.cluster, &defaults()).expect("a valid spec");
+        let unreached = unreached::nodes(&seen, &desired);
+        let tally = status::tally(&seen, &desired, &unreached, fake.now());
+        tally.figures().map(|(_, count)| count)
+    };
+    assert_eq!(figures().await, [0; 4], "it has not begun");
+    settle(&fake, "create").await;
+    let [regions, others @ ..] = figures().await;
+    assert!(regions > 1 && others == [0; 3], "{regions}, {others:?}");
+    fake.lose_volume(1);
+    until(&fake, "one is down", |_, status| degraded(status) == Some("NodeDown")).await;
+    let [healthy, under_replicated, leaderless, unseen] = figures().await;
+    assert_eq!((healthy, unseen, under_replicated + leaderless), (0, 0, regions));
+    fake.lose_volume(2);
+    until(&fake, "told", |_, status| degraded(status) == Some("QuorumLost")).await;
+    assert_eq!(figures().await, [0, 0, regions, 0]);
+    fake.edit(|spec| spec["stopped"] = json!(true));
+    let status = passes(&fake, 30).await;
+    assert_eq!(figures().await, [0; 4], "nobody asks for them: {status:#?}");
+}
+
 /// A policy keeps the operator out, or it asks in the wrong domain; clients are served all the while.
 #[tokio::test]
 async fn what_the_operator_alone_does_not_reach_is_not_called_lost() {

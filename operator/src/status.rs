@@ -4,6 +4,8 @@
 //! the notes that are for ever, the time of a condition's last turn, and what was known of a node that
 //! is silent now. An unchanged cluster has an unchanged status, which is not written.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
     drift,
     names::CLIENT_PORT,
     plan::{self, Kind, Plan, View},
+    regions::Tally,
     seen::{Node, Row, Seen, State},
 };
 
@@ -86,6 +89,15 @@ pub fn compute(seen: &Seen, plan: &Plan, defaults: &Defaults, now: Timestamp) ->
     }
     status.conditions = conditions::of(&view, plan, &status, &old, now);
     status
+}
+
+/// How the regions are, for alerts. `unreached`: nodes of [`crate::unreached`]. Of a cluster that has not begun, is to be stopped
+/// or is not looked at, none is missed.
+#[must_use]
+pub fn tally(seen: &Seen, desired: &Desired, unreached: &BTreeSet<u64>, now: Timestamp) -> Tally {
+    let view = View::new(seen, desired, now);
+    let is_to_serve = view.is_initialized() && !desired.spec.stopped && seen.earlier.is_none();
+    if is_to_serve { view.regions.tally(unreached) } else { Tally::default() }
 }
 
 /// Of the claims that there are. What a StatefulSet would make its next one with is taken back with the rest.
