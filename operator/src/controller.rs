@@ -224,6 +224,7 @@ async fn reconcile(
         }
         Err(error) => {
             context.metrics.passed(seconds, Err(&error));
+            context.metrics.not_seen(&key, &error);
             tracing::warn!(namespace = key.namespace, cluster = key.name, "pass failed: {error}");
             if let Error::Unreadable(why) = &error {
                 context.events.cannot_read(&cluster.object_ref(&()), why).await;
@@ -280,18 +281,33 @@ mod tests {
         cluster: Arc<Mutex<Option<Value>>>,
         /// Events.
         sent: Arc<Mutex<Vec<Value>>>,
+        /// What is refused to be read.
+        forbidden: Arc<Mutex<Option<&'static str>>>,
     }
 
     impl Server {
         fn of(cluster: Option<Value>) -> Self {
-            Self { cluster: Arc::new(Mutex::new(cluster)), sent: Arc::default() }
+            Self {
+                cluster: Arc::new(Mutex::new(cluster)),
+                sent: Arc::default(),
+                forbidden: Arc::default(),
+            }
         }
 
         fn context(&self) -> Arc<Context> {
             let (cluster, sent) = (Arc::clone(&self.cluster), Arc::clone(&self.sent));
+            let forbidden = Arc::clone(&self.forbidden);
             let serve = move |method: Method, uri: Uri, body: Bytes| {
                 let (cluster, sent) = (Arc::clone(&cluster), Arc::clone(&sent));
+                let is_forbidden = forbidden.lock().is_some_and(|part| uri.path().ends_with(part));
                 async move {
+                    if is_forbidden {
+                        return (
+                            StatusCode::FORBIDDEN,
+                            Json(json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                                "code": 403, "reason": "Forbidden", "message": "no right"})),
+                        );
+                    }
                     if method == Method::PUT {
                         assert!(uri.path().ends_with("/kvclusters/kv/status"), "{uri}");
                         let object: Value = serde_json::from_slice(&body).expect("JSON");
@@ -394,6 +410,34 @@ mod tests {
         assert_eq!(stored[0]["spec"], object["spec"]);
         let written = "flotilla_operator_api_requests_total{resource=\"kvclusters/status\",verb=\"update\"} 1";
         assert!(context.metrics.text().contains(written), "once: {}", context.metrics.text());
+    }
+
+    /// By this an alert knows which clusters are not seen for want of a right, and which for other reasons.
+    #[tokio::test]
+    async fn cluster_whose_look_is_refused_says_so_and_one_that_cannot_be_read_does_not() {
+        let server = Server::of(Some(cluster("ofTomorrow")));
+        let context = server.context();
+        for (why, forbidden, is) in [
+            ("what it says is not understood", None, 0),
+            ("it may not be read", Some("/kvclusters/kv"), 1),
+            ("again not understood", None, 0),
+            ("what it can do without", Some("/events"), 0),
+        ] {
+            *server.forbidden.lock() = forbidden;
+            let watched = watched(cluster("ofTomorrow"));
+            let result = Box::pin(reconcile(watched, Arc::clone(&context))).await;
+            assert!(result.is_err(), "{why}");
+            let told = format!(
+                "flotilla_operator_cluster_look_refused{{cluster=\"kv\",namespace=\"ns\"}} {is}"
+            );
+            let metrics = context.metrics.text();
+            assert!(metrics.contains(&told), "{why}: {metrics}");
+        }
+        *server.forbidden.lock() = None;
+        *server.cluster.lock() = None;
+        let gone = Box::pin(reconcile(watched(cluster("disabled")), Arc::clone(&context))).await;
+        gone.expect("no error");
+        assert!(!context.metrics.text().contains("look_refused{"), "it is forgotten");
     }
 
     #[tokio::test]

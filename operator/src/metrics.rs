@@ -53,6 +53,7 @@ pub struct Metrics {
     operation: IntGaugeVec,
     condition: IntGaugeVec,
     observed: IntGaugeVec,
+    look_refused: IntGaugeVec,
     trouble: IntGaugeVec,
     /// What was shown last of a cluster, so that it can be taken back.
     shown: Arc<Mutex<BTreeMap<Key, Shown>>>,
@@ -137,6 +138,11 @@ impl Metrics {
             operation: gauges("operation", "1 while an operation of this kind goes on", &["kind"])?,
             condition: gauges("condition", "1 for the present status", &["condition", "status"])?,
             trouble: gauges("trouble", "1 for each reason that Degraded has", &["reason"])?,
+            look_refused: gauges(
+                "look_refused",
+                "1 while looks do not end as Kubernetes refuses what they read or note",
+                &[],
+            )?,
             observed: gauges(
                 "observed_timestamp_seconds",
                 "Last look, since 1970; before the first one, when it began",
@@ -205,7 +211,15 @@ impl Metrics {
             shown.insert(key.clone(), Shown::default());
             let labels = [key.namespace.as_str(), key.name.as_str()];
             self.observed.with_label_values(&labels).set(clock::wall().as_second());
+            self.look_refused.with_label_values(&labels).set(0);
         }
+    }
+
+    /// A look did not end.
+    pub fn not_seen(&self, key: &Key, why: &Error) {
+        let labels = [key.namespace.as_str(), key.name.as_str()];
+        let is_refused = matches!(why, Error::Refused(_));
+        self.look_refused.with_label_values(&labels).set(is_refused.into());
     }
 
     /// Shows a cluster as it was seen.
@@ -215,6 +229,7 @@ impl Metrics {
         self.desired.with_label_values(&labels).set(desired.into());
         self.ready.with_label_values(&labels).set(status.ready_replicas.into());
         self.observed.with_label_values(&labels).set(clock::wall().as_second());
+        self.look_refused.with_label_values(&labels).set(0);
         let state_of = |node: &Member| {
             let lives = u64::try_from(node.node_id).is_ok_and(|id| unreached.contains(&id));
             if lives { UNREACHED.to_owned() } else { node.state.to_lowercase() }
@@ -277,7 +292,8 @@ impl Metrics {
     pub fn forget(&self, key: &Key) {
         let labels @ [namespace, name] = [key.namespace.as_str(), key.name.as_str()];
         let before = self.shown.lock().remove(key).unwrap_or_default();
-        for gauges in [&self.desired, &self.ready, &self.quorum, &self.observed] {
+        let gauges = [&self.desired, &self.ready, &self.quorum, &self.observed, &self.look_refused];
+        for gauges in gauges {
             let _ = gauges.remove_label_values(&labels);
         }
         for state in STATES {
@@ -380,13 +396,22 @@ mod tests {
         };
         assert!(series(&text, &trouble("DiskFull")) && !series(&text, "NodeDown"), "{text}");
         assert!(series(&text, quorum), "what the operator does not reach is not lost: {text}");
+        let refused = |is| format!(r#"cluster_look_refused{{cluster="kv",namespace="ns"}} {is}"#);
+        for (why, is) in [
+            (Error::Refused("no right".to_owned()), 1),
+            (Error::Failed("no answer".to_owned()), 0),
+            (Error::Refused("no right".to_owned()), 1),
+        ] {
+            metrics.not_seen(&key, &why);
+            assert!(series(&metrics.text(), &refused(is)), "{why}: {}", metrics.text());
+        }
         // Whatever it was about to do.
         status.members[1].state = "Draining".to_owned();
         show(&status, &[2], &[]);
         let text = metrics.text();
         let unreached =
             r#"flotilla_operator_cluster_members{cluster="kv",namespace="ns",state="unreached"} 1"#;
-        assert!(series(&text, unreached), "{text}");
+        assert!(series(&text, unreached) && series(&text, &refused(0)), "{text}");
         status.conditions = vec![condition("True", "Serving")];
         status.operation = None;
         show(&status, &[], &[]);
