@@ -51,7 +51,7 @@ pub const REPLICAS: &str = ".spec.replicas";
 /// How often a node is asked again without a wait, and after twice as many it is told.
 const SOON_TRIED: u32 = 3;
 /// Bound: what has changed between look and deed so often in a row goes on to, or no look shows it: it counts as
-/// failed. Nothing below it would ever be done, and nobody told.
+/// contended. Nothing below it would ever be done, and nobody told.
 const MOVED_MAX: u32 = 5;
 /// Who puts the same place back so often within [`CALM`] has a quarrel, and not a visitor.
 const QUARREL: u32 = 3;
@@ -104,21 +104,32 @@ struct Noted {
 #[derive(Clone, Debug)]
 struct Refusal {
     why: String,
-    /// The API server will not have it; else it could not.
-    definite: bool,
+    cause: Cause,
     tries: Tries,
+}
+
+/// Why what was tried is not so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The other side will not have it.
+    Refused,
+    /// The other side could not.
+    Failed,
+    /// Nobody refuses it, and somebody has it otherwise every time.
+    Contended,
 }
 
 impl Refusal {
     /// What failed, as when a webhook does not answer, may go on failing: nothing waits for it.
     fn of(error: &Error, before: Option<Self>, now: Timestamp) -> Option<Self> {
-        let (why, definite) = match error {
-            Error::Refused(why) => (why, true),
-            Error::Failed(why) => (why, false),
+        let (why, cause) = match error {
+            Error::Refused(why) => (why, Cause::Refused),
+            Error::Failed(why) => (why, Cause::Failed),
+            Error::Contended(why) => (why, Cause::Contended),
             Error::Moved(_) | Error::Unreadable(_) | Error::NotLeading => return before,
         };
         let tries = Tries::again(before.as_ref().map(|refusal| &refusal.tries), now);
-        Some(Self { why: why.clone(), definite, tries })
+        Some(Self { why: why.clone(), cause, tries })
     }
 }
 
@@ -164,8 +175,7 @@ impl Tries {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused<'a> {
     pub why: &'a str,
-    /// It will not be had; else it could not be done.
-    pub is_definite: bool,
+    pub cause: Cause,
     /// The last try was long enough ago.
     pub may_try: bool,
     /// A person should know. Not at once of what is asked of nodes: they say when they can.
@@ -292,7 +302,7 @@ impl Answers {
         let may_try = count <= soon || more.is_due(REFUSED_WAIT_MAX, now);
         Some(Refused {
             why: &refusal.why,
-            is_definite: refusal.definite,
+            cause: refusal.cause,
             may_try,
             is_told: count > 2 * soon,
         })
@@ -301,9 +311,10 @@ impl Answers {
     /// Why a volume claim or old settings could not be changed, a moment ago or longer, and whether it may be tried
     /// again.
     #[must_use]
-    pub fn refused_deed(&self, name: &str, deed: Deed, now: Timestamp) -> Option<(&str, bool)> {
-        let refusal = self.deeds.get(&(name.to_owned(), deed))?;
-        Some((refusal.why.as_str(), refusal.tries.is_due(REFUSED_WAIT_MAX, now)))
+    pub fn refused_deed(&self, name: &str, deed: Deed, now: Timestamp) -> Option<Refused<'_>> {
+        let Refusal { why, cause, tries } = self.deeds.get(&(name.to_owned(), deed))?;
+        let may_try = tries.is_due(REFUSED_WAIT_MAX, now);
+        Some(Refused { why, cause: *cause, may_try, is_told: true })
     }
 
     /// Whether a status is in `stored` as far as the definition lets it: to send it again would change nothing,
@@ -339,8 +350,13 @@ impl Answers {
     /// The API server said that it will not have it.
     #[must_use]
     pub fn was_refused(&self, child: Child) -> bool {
-        let refusal = self.children.get(&child).and_then(|answer| answer.refused.as_ref());
-        refusal.is_some_and(|refusal| refusal.definite)
+        self.cause(child) == Some(Cause::Refused)
+    }
+
+    /// What kept the last try from being taken.
+    #[must_use]
+    pub fn cause(&self, child: Child) -> Option<Cause> {
+        Some(self.children.get(&child)?.refused.as_ref()?.cause)
     }
 
     /// For how many seconds every look has found the cluster whole; 0 when the last one did not.
@@ -477,7 +493,7 @@ impl Answers {
         let times = before.map_or(0, |(_, times)| times).saturating_add(1);
         self.moved = Some((what, times));
         (times >= MOVED_MAX)
-            .then(|| Error::Failed(format!("{why}: it has changed meanwhile, again and again")))
+            .then(|| Error::Contended(format!("{why}: it has changed meanwhile, again and again")))
     }
 
     /// What was done and is to be done again does not stay so. It would be done with every look, and nothing that comes
@@ -488,7 +504,7 @@ impl Answers {
         let before = self.done.get(&what).filter(|(before, _)| *before == change);
         let tries = Tries::again(before.map(|(_, tries)| tries), now);
         if tries.is_quarrel(now) {
-            let refusal = Refusal { why: UNDONE.to_owned(), definite: true, tries };
+            let refusal = Refusal { why: UNDONE.to_owned(), cause: Cause::Contended, tries };
             self.deeds.insert(what.clone(), refusal);
         }
         self.done.insert(what, (change, tries));
@@ -914,7 +930,10 @@ mod tests {
                 let change = made(second);
                 let refused = answers.refused_deed("c", change.deed(), at(second));
                 assert_eq!(refused.is_some(), done.len() >= 3, "{why}: told after {done:?}");
-                if refused.is_none_or(|(_, may_try)| may_try) {
+                if let Some(refused) = refused {
+                    assert_eq!(refused.cause, Cause::Contended, "{why}: nobody refuses it");
+                }
+                if refused.is_none_or(|refused| refused.may_try) {
                     answers.learn(&change, Ok(&Value::Null), at(second));
                     done.push(second);
                 }

@@ -363,7 +363,7 @@ impl Kubernetes {
                     there if there == replicas => Ok(stored),
                     there => {
                         let why = format!("{replicas} pods were asked for, {there} are stored");
-                        Err(Error::Refused(why))
+                        Err(Error::Contended(why))
                     }
                 }
             }

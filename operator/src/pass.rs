@@ -92,7 +92,9 @@ pub async fn pass<W: World>(
             let requeue = plan.requeue;
             outcome(seen, plan, status, Did::Done(made), requeue)
         }
-        Err(Error::Refused(why)) => outcome(seen, plan, status, Did::Refused(why), REFUSED),
+        Err(Error::Refused(why) | Error::Contended(why)) => {
+            outcome(seen, plan, status, Did::Refused(why), REFUSED)
+        }
         Err(error) => Err(error),
     }
 }

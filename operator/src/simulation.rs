@@ -1463,7 +1463,7 @@ async fn whatever_is_refused_is_tried_ever_more_seldom_told_and_done_once_it_may
     };
     for (deed, reason, turn) in [
         (Deed::DeletePod, "ActionRefused", restart),
-        (Deed::RemoveNode, "ActionRefused", remove),
+        (Deed::RemoveNode, "CallRefused", remove),
         (Deed::Scale, "ApplyRefused", remove),
         (Deed::Delete, "ApplyRefused", remove),
         (Deed::DeleteVolume, "ActionRefused", remove),

@@ -29,6 +29,9 @@ pub enum Error {
     /// The other side will not do it now; it says why. Nothing was changed.
     #[error("{0}")]
     Refused(String),
+    /// It was taken, and others have it otherwise: what was asked for does not come about while they do.
+    #[error("{0}")]
+    Contended(String),
     /// The KvCluster is not of a form that this operator knows; what is wrong with it. Nothing was changed.
     #[error("read the KvCluster: {0}")]
     Unreadable(String),

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::{Action, Change, Deed, Kind, Step, View, keep::is_terminating};
 use crate::{
-    answers::Stamp,
+    answers::{Refused, Stamp},
     children::{self, Child},
     drift,
     seen::{Growth, Seen, VolumeClaim},
@@ -63,7 +63,8 @@ impl View<'_> {
                 continue;
             }
             let deed = if is_larger { Deed::GrowVolume } else { Deed::TakeSizeBack };
-            if let Some((why, may_try)) = self.seen.answers.refused_deed(name, deed, self.now) {
+            let refusal = self.seen.answers.refused_deed(name, deed, self.now);
+            if let Some(Refused { why, may_try, .. }) = refusal {
                 refused.push(match deed {
                     Deed::TakeSizeBack => format!(
                         "volume {name} asks for {} and is not taken back to {size}: {why}. Before Kubernetes 1.32 \

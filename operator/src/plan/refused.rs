@@ -4,10 +4,15 @@
 //! others have something in mind that comes next: a node that may not be removed, a pod that may not be deleted. It
 //! is tried ever more seldom, and meanwhile it is a wait like others: what goes on beside it the ladder decides.
 
+use std::fmt::Display;
+
 use k8s_openapi::jiff::Timestamp;
 
 use super::{Action, Deed, Step, Target, View};
-use crate::seen::Seen;
+use crate::{
+    answers::{Cause, Refused},
+    seen::Seen,
+};
 
 impl View<'_> {
     /// The first that was not refused a moment ago; else the first. Each is for itself: a policy that holds one node,
@@ -35,23 +40,15 @@ impl View<'_> {
         let is_growth = matches!(action.deed(), Deed::GrowVolume | Deed::TakeSizeBack);
         if refused.is_told && !is_growth {
             let name = action.name();
-            let is = if refused.is_definite { "is refused" } else { "fails" };
-            let (reason, message) = match &action {
-                Action::Latch { .. } => ("ActionRefused", format!("{name} is refused: {why}")),
-                Action::Call(call) => {
-                    ("ActionRefused", format!("{name} of {} {is}: {why}", call.target()))
-                }
+            let (reason, what) = match &action {
+                Action::Latch { .. } => ("ActionRefused", name.to_owned()),
+                Action::Call(call) => ("CallRefused", format!("{name} of {}", call.target())),
                 Action::Change(change) => match change.target() {
-                    Target::Child(child) => {
-                        let title = child.title(self.desired);
-                        ("ApplyRefused", format!("{title} is refused: {why}"))
-                    }
-                    Target::Named(target) => {
-                        ("ActionRefused", format!("{name} of {target} {is}: {why}"))
-                    }
+                    Target::Child(child) => ("ApplyRefused", child.title(self.desired)),
+                    Target::Named(target) => ("ActionRefused", format!("{name} of {target}")),
                 },
             };
-            self.trouble(reason, message);
+            self.tell_refusal(reason, what, refused.cause, why);
         }
         if refused.may_try {
             Step::Act(operation, action, what)
@@ -59,13 +56,33 @@ impl View<'_> {
             Step::Refused(operation, told(self.seen, &action, what, self.now))
         }
     }
+
+    /// `reason`: of what the other side will not have, or cannot. It says whom to ask, and which alert holds; of what others
+    /// have otherwise that is nobody.
+    pub(super) fn tell_refusal(
+        &mut self,
+        reason: &'static str,
+        what: impl Display,
+        cause: Cause,
+        why: &str,
+    ) {
+        let (reason, is) = match cause {
+            Cause::Refused => (reason, "is refused"),
+            Cause::Failed => (reason, "fails"),
+            Cause::Contended => ("Contended", "does not come about"),
+        };
+        self.trouble(reason, format!("{what} {is}: {why}"));
+    }
 }
 
 /// The same words while it waits and while it is tried: others are written into the status.
 pub(super) fn told(seen: &Seen, action: &Action, what: String, now: Timestamp) -> String {
     match seen.answers.refusal(action, now) {
-        Some(refused) if !refused.is_definite => format!("{what}; it fails: {}", refused.why),
-        Some(refused) => format!("{what}; refused: {}", refused.why),
         None => what,
+        Some(Refused { cause, why, .. }) => match cause {
+            Cause::Refused => format!("{what}; refused: {why}"),
+            Cause::Failed => format!("{what}; it fails: {why}"),
+            Cause::Contended => format!("{what}; it does not come about: {why}"),
+        },
     }
 }

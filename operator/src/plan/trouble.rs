@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Kind, NO_POD, PAUSED, View, keep::fixed, repair::EXIT_DISK_FULL, up};
 use crate::{
-    answers::Contended,
+    answers::{Cause, Contended},
     children::{self, Child},
     seen::{ForeignVolume, Node, Slot},
 };
@@ -65,15 +65,13 @@ impl View<'_> {
         if let Some(refused) = self.version_refused.clone() {
             self.trouble("VersionRefused", refused.why);
         }
-        let refused: Vec<String> = self
-            .all_children()
-            .filter_map(|child| {
-                let title = child.title(self.desired);
-                Some(format!("{title} is refused: {}", self.why_refused(child)?))
-            })
-            .collect();
-        for message in refused {
-            self.trouble("ApplyRefused", message);
+        let refused = self.all_children().filter_map(|child| {
+            let cause = self.seen.answers.cause(child)?;
+            Some((child, cause, self.why_refused(child)?.to_owned()))
+        });
+        let refused: Vec<(Child, Cause, String)> = refused.collect();
+        for (child, cause, why) in refused {
+            self.tell_refusal("ApplyRefused", child.title(self.desired), cause, &why);
         }
         self.look_for_refused_deeds();
         let lost = self.seen.answers.fields_not_kept();

@@ -168,7 +168,7 @@ impl View<'_> {
     /// It was not refused a moment ago.
     pub(super) fn may_do(&self, name: &str, deed: Deed) -> bool {
         let refused = self.seen.answers.refused_deed(name, deed, self.now);
-        refused.is_none_or(|(_, may_try)| may_try)
+        refused.is_none_or(|refused| refused.may_try)
     }
 
     /// The first claim to which this is to be done, of those of which it was not refused a moment ago.
@@ -267,12 +267,12 @@ impl View<'_> {
         });
         let configs = self.spare_configs().map(|(name, _)| (name.as_str(), Deed::Delete));
         let refused = claims.chain(configs).filter_map(|(name, deed)| {
-            let (why, _) = self.seen.answers.refused_deed(name, deed, self.now)?;
-            Some(format!("{} of {name} is refused: {why}", deed.name()))
+            let refused = self.seen.answers.refused_deed(name, deed, self.now)?;
+            Some((format!("{} of {name}", deed.name()), refused))
         });
         let refused: Vec<_> = refused.collect();
-        for message in refused {
-            self.trouble("ActionRefused", message);
+        for (what, refused) in refused {
+            self.tell_refusal("ActionRefused", what, refused.cause, refused.why);
         }
     }
 
@@ -395,7 +395,8 @@ impl View<'_> {
                 };
                 let refused =
                     self.seen.answers.refused_deed(&volume.name, Deed::KeepVolume, self.now);
-                let refused = refused.map_or_else(String::new, |(why, _)| format!(" ({why})"));
+                let refused = refused.map(|refused| format!(" ({})", refused.why));
+                let refused = refused.unwrap_or_default();
                 format!(
                     "volume claim {} was deleted by somebody and is gone for good as soon as pod {} ends; {disk}\
                      {refused}. The pod is neither restarted nor stopped: see that other nodes hold its data, then \

@@ -436,16 +436,16 @@ fn node_that_is_refused_keeps_no_other_from_being_replaced_or_coming() {
             "two are lost",
             refused(&two, "RemoveNode"),
             Want::Does("RemoveNode", "node_id: 4, force: true"),
-            "ActionRefused",
+            "CallRefused",
         ),
-        ("both are refused", both.clone(), Want::Waits("refused: a policy"), "ActionRefused"),
+        ("both are refused", both.clone(), Want::Waits("refused: a policy"), "CallRefused"),
         (
             "both are refused, and more are wanted",
             with(&both, &|seen| wants_nodes(seen, 7)),
             Want::Does("Scale", "ordinal: 5"),
-            "ActionRefused",
+            "CallRefused",
         ),
-        ("a node comes", learner.clone(), Want::Waits("refused: a policy"), "ActionRefused"),
+        ("a node comes", learner.clone(), Want::Waits("refused: a policy"), "CallRefused"),
         (
             "another node comes",
             with(&learner, &|seen| {
@@ -454,13 +454,13 @@ fn node_that_is_refused_keeps_no_other_from_being_replaced_or_coming() {
                 (pod.node, pod.ready) = (Node::Unjoined { version: "0.1.0".into() }, false);
             }),
             Want::Does("AddLearner", "pod: 4"),
-            "ActionRefused",
+            "CallRefused",
         ),
         (
             "a node comes, and one is to go",
             with(&learner, &|seen| wants_nodes(seen, 4)),
             Want::Waits("refused: a policy"),
-            "ActionRefused",
+            "CallRefused",
         ),
         (
             "a volume is to be emptied first",

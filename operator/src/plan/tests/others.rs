@@ -399,7 +399,43 @@ fn call_that_fails_again_and_again_keeps_no_other_from_coming() {
     }
     let message = &plan(&seen, &defaults(), now()).troubles[0].message;
     assert!(message.contains("fails: no answer within 20 s"), "nobody refuses it: {message}");
-    check(vec![("a pod", seen, Want::Does("Scale", "ordinal: 5"), "ActionRefused")]);
+    check(vec![("a pod", seen, Want::Does("Scale", "ordinal: 5"), "CallRefused")]);
+}
+
+/// Which alert tells a person goes by the reason: what Kubernetes refuses is counted, and all else is `FlotillaDegraded`'s.
+#[test]
+fn what_somebody_undoes_is_no_refusal() {
+    let mut kept = settled(3, json!({}));
+    let claim = kept.volumes.get_mut(&1).expect("a volume");
+    (claim.terminating, claim.kept) = (true, Kept::No);
+    let scaled = settled(5, json!({"replicas": 6}));
+    let otherwise = || Error::Contended("1 pods were asked for, 0 are stored".to_owned());
+    for (why, mut seen, name, results) in [
+        (
+            "a disk that is set back",
+            kept,
+            "KeepVolume",
+            [Ok(Value::Null), Ok(Value::Null), Ok(Value::Null)],
+        ),
+        ("a policy", scaled, "Scale", [Err(otherwise()), Err(otherwise()), Err(otherwise())]),
+    ] {
+        keep_budget(&mut seen);
+        let first = plan(&seen, &defaults(), now());
+        let Some(Action::Change(change)) = &first.action else { panic!("{why}: {first:#?}") };
+        assert_eq!(change.deed().name(), name, "{why}");
+        for result in &results {
+            seen.answers.learn(change, result.as_ref(), now());
+        }
+        let troubles = plan(&seen, &defaults(), now()).troubles;
+        let told = |reason| {
+            troubles.iter().any(|trouble| {
+                trouble.reason == reason && trouble.message.contains("does not come about")
+            })
+        };
+        assert!(told("Contended"), "{why}: {troubles:#?}");
+        let refused = troubles.iter().any(|trouble| trouble.reason.ends_with("Refused"));
+        assert!(!refused, "{why}: {troubles:#?}");
+    }
 }
 
 /// A pod that does not answer us, or that the driver does not hear, may be all that a region lives on.
@@ -613,8 +649,8 @@ fn what_has_moved_again_and_again_keeps_no_other_waiting() {
     assert_eq!(plan(&passed, &defaults(), now()).action, first.action, "not again and again");
     seen.answers.learn(delete, Err(&moved), now());
     let message = &plan(&seen, &defaults(), now()).troubles[0].message;
-    assert!(message.contains("DeleteVolume of data-kv-1-0 fails"), "{message}");
-    check(vec![("another disk", seen, Want::Does("DeleteVolume", "data-kv-3-0"), "ActionRefused")]);
+    assert!(message.contains("DeleteVolume of data-kv-1-0 does not come about"), "{message}");
+    check(vec![("another disk", seen, Want::Does("DeleteVolume", "data-kv-3-0"), "Contended")]);
 }
 
 /// Else a cluster whose pods a quota refuses waits for ever, and nobody is told why.
