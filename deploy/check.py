@@ -67,14 +67,17 @@ def check_dashboards(sources):
 
 def check_alerts(sources):
     files = {path.stem: path.read_text() for path in (FILES / "alerts").glob("*.yaml")}
-    tests = {path.stem for path in (FILES / "alerts/tests").glob("*.yaml")}
+    tests = {path.stem: path.read_text() for path in (FILES / "alerts/tests").glob("*.yaml")}
     pages = {path.stem: path.read_text() for path in (ROOT / "docs/runbooks").glob("*.md")}
     index = pages.pop("README")
-    need(files.keys() == tests, f"alerts without a test, or the reverse: {sorted(files.keys() ^ tests)}")
+    need(files.keys() == tests.keys(), f"alerts without a test, or the reverse: {sorted(files.keys() ^ tests.keys())}")
     need(files.keys() == pages.keys(), f"alerts without a runbook, or the reverse: {sorted(files.keys() ^ pages.keys())}")
     for stem, text in files.items():
         alerts = re.findall(r"- alert: (\w+)", text)
         need(len(alerts) == 1, f"{stem}.yaml: has {len(alerts)} alerts, should have one")
+        test = tests.get(stem, "")
+        for what, case in (("holds", r"\n +exp_alerts:\s*\n +- exp_labels"), ("does not", r", exp_alerts: \[\]")):
+            need(re.search(rf"alertname: {alerts[0]}{case}", test), f"tests/{stem}.yaml: no case in which {alerts[0]} {what}")
         need(f"runbook_url: docs/runbooks/{stem}.md\n" in text, f"{stem}.yaml: links to no runbook, or to another's")
         for word in ("severity:", "summary:", "description:", "for:"):
             need(word in text, f"{stem}.yaml: has no {word[:-1]}")
