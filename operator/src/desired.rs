@@ -198,7 +198,7 @@ impl Desired {
 
 impl Desired {
     /// As far as is needed to see how a cluster is: where its spec cannot be acted on, without what may be wrong with
-    /// it. Nothing may be made or changed by it.
+    /// it. Nothing may be made or changed by it, but what keeps disks: whether they are to stay is asked for as it stands.
     #[must_use]
     pub fn to_observe(cluster: &KvCluster, defaults: &Defaults) -> Option<Self> {
         if let Ok(desired) = Self::of(cluster, defaults) {

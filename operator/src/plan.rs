@@ -97,30 +97,30 @@ pub fn plan(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
         Err(Invalid(wrong)) => {
             let message = wrong.join("; ");
             let trouble = Trouble { reason: "InvalidSpec", message };
-            let why = "the spec cannot be acted on";
-            let known = Desired::to_observe(&seen.cluster, defaults);
-            let Some(known) = known.filter(|_| seen.earlier.is_none()) else {
-                return Plan { operation: recorded(seen).cloned(), ..quiet(why, vec![trouble]) };
+            let Some(known) = observed(seen, defaults) else {
+                return Plan {
+                    operation: recorded(seen).cloned(),
+                    ..quiet(INVALID, vec![trouble])
+                };
             };
             // What runs is looked after no less for it.
             let is_known = domain_of_nodes(seen, &known).is_none();
-            return halted(View::new(seen, &known, now), why, vec![trouble], |view| {
+            return halted(View::new(seen, &known, now), INVALID, vec![trouble], |view| {
                 if is_known {
-                    view.look_for_trouble_of_nodes(Some(why));
+                    view.look_for_trouble_of_nodes(Some(INVALID));
+                } else {
+                    view.look_for_disks_at_risk(Some(INVALID));
                 }
             });
         }
     };
     if let Some(domain) = domain_of_nodes(seen, &desired) {
-        let message = format!(
-            "its nodes are known by names in the DNS domain {domain}, and this operator was told that it is \
-             {}: set the operator's cluster domain back; nothing is done until then",
-            desired.names.domain
-        );
+        let message = of_domain(&domain, &desired);
         let trouble = Trouble { reason: "ClusterDomainChanged", message };
-        let why = "the DNS domain is another than that of the nodes";
         // Who is silent is not told: by these names all are.
-        return halted(View::new(seen, &desired, now), why, vec![trouble], |_| {});
+        return halted(View::new(seen, &desired, now), OTHER_DOMAIN, vec![trouble], |view| {
+            view.look_for_disks_at_risk(Some(OTHER_DOMAIN));
+        });
     }
     if let Some(what) = &seen.earlier {
         let trouble = Trouble { reason: EARLIER, message: of_earlier(what) };
@@ -190,14 +190,13 @@ pub(crate) fn is_deleted(cluster: &KvCluster) -> bool {
 fn of_deleted(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Plan {
     let why = "the cluster is being deleted; Kubernetes takes its objects along";
     let held = held_deletion(seen);
-    let known = Desired::to_observe(&seen.cluster, defaults);
-    let known = known.filter(|known| known.spec.storage.retain && seen.earlier.is_none());
+    let known = observed(seen, defaults).filter(|known| known.spec.storage.retain);
     let Some(known) = known else { return quiet(why, held.into_iter().collect()) };
     let is_held = held.is_some();
     let view = View::new(seen, &known, now);
     let plan = halted(view, why, held.into_iter().collect(), |view| {
         if is_held {
-            view.look_for_going_volumes();
+            view.look_for_disks_at_risk(None);
         }
     });
     // Nothing of what was begun is gone on with.
@@ -220,18 +219,40 @@ pub fn preview(seen: &Seen, defaults: &Defaults, now: Timestamp) -> Vec<String> 
             None => format!("nothing: {}", plan.why),
         }];
     }
+    let halted = |desired: &Desired, halted: &str, whys: &[String]| {
+        View::new(seen, desired, now).preview_halted(halted, whys)
+    };
     match Desired::of(&seen.cluster, defaults) {
-        Ok(desired) => match &seen.earlier {
-            Some(what) => vec![format!("nothing: {}", of_earlier(what))],
-            None if desired.spec.paused => View::new(seen, &desired, now).preview_paused(),
-            None => View::new(seen, &desired, now).preview(),
+        Ok(desired) => match (domain_of_nodes(seen, &desired), &seen.earlier) {
+            (Some(domain), _) => halted(&desired, OTHER_DOMAIN, &[of_domain(&domain, &desired)]),
+            (None, Some(what)) => vec![format!("nothing: {}", of_earlier(what))],
+            (None, None) if desired.spec.paused => halted(&desired, PAUSED, &[PAUSED.to_owned()]),
+            (None, None) => View::new(seen, &desired, now).preview(),
         },
-        Err(Invalid(wrong)) => wrong.into_iter().map(|wrong| format!("nothing: {wrong}")).collect(),
+        Err(Invalid(wrong)) => match observed(seen, defaults) {
+            Some(known) => halted(&known, INVALID, &wrong),
+            None => wrong.into_iter().map(|wrong| format!("nothing: {wrong}")).collect(),
+        },
     }
 }
 
 /// Why next to nothing is done.
 const PAUSED: &str = "reconciliation is paused";
+const INVALID: &str = "the spec cannot be acted on";
+const OTHER_DOMAIN: &str = "the DNS domain is another than that of the nodes";
+
+/// What is known of a cluster whatever is wrong with its spec, and of one that is ours to look after.
+fn observed(seen: &Seen, defaults: &Defaults) -> Option<Desired> {
+    Desired::to_observe(&seen.cluster, defaults).filter(|_| seen.earlier.is_none())
+}
+
+fn of_domain(domain: &str, desired: &Desired) -> String {
+    format!(
+        "its nodes are known by names in the DNS domain {domain}, and this operator was told that it is {}: set the \
+         operator's cluster domain back; until then nothing is done but what keeps disks",
+        desired.names.domain
+    )
+}
 
 /// The reason of a cluster that an operator made which had one StatefulSet for all nodes.
 pub(crate) const EARLIER: &str = "MadeByEarlierOperator";

@@ -220,10 +220,7 @@ impl View<'_> {
             );
             self.trouble("PodNotMade", message);
         }
-        self.look_for_going_volumes();
-        if let Some(why) = halted {
-            self.look_for_claims_that_would_go(why);
-        }
+        self.look_for_disks_at_risk(halted);
         self.look_for_volumes_that_do_not_grow();
         if self.desired.spec.stopped {
             return;

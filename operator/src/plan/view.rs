@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Kind, Step, Trouble, is_deleted, recorded};
+use super::{Kind, Step, Trouble, recorded};
 use crate::{
     answers::Stamp,
     clock,
@@ -69,12 +69,7 @@ impl<'a> View<'a> {
     /// What is done also where nothing else is: the spec is wrong, the cluster paused or deleted, or its nodes known by
     /// other names. A mistake must not be what costs a disk, and whoever drains a machine meanwhile knows of none.
     pub(super) fn protect(&self) -> Option<Step> {
-        let kept = if self.desired.spec.paused || is_deleted(&self.seen.cluster) {
-            self.keep_what_is_to_stay()
-        } else {
-            self.keep_volumes()
-        };
-        kept.or_else(|| self.close_budget_over_disks())
+        self.keep_what_is_to_stay().or_else(|| self.close_budget_over_disks())
     }
 
     /// The pods' template is kept as it is.

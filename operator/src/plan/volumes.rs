@@ -6,7 +6,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use super::{Action, Change, Deed, Kind, PAUSED, Step, View, trouble::few};
+use super::{Action, Change, Deed, Kind, Step, View, trouble::few};
 use crate::{
     children,
     seen::{Kept, Node, Row, State, VolumeClaim},
@@ -318,13 +318,24 @@ impl View<'_> {
         })
     }
 
-    /// Why they are not kept, where nobody is about to see to it.
-    pub(super) fn look_for_claims_that_would_go(&mut self, halted: &str) {
-        let acts = self.desired.spec.paused;
-        let claims = self.would_go().filter(|(ordinal, claim)| {
-            !(acts && self.lacks(Deed::SetVolumeOwners, *ordinal, claim))
-        });
-        let claims = few(claims.map(|(_, claim)| &claim.name), CLAIMS_TOLD);
+    /// Those of them that nobody is about to see to where only disks are looked after: Kubernetes would put back whom they
+    /// go with, as long as the StatefulSet says so.
+    fn not_kept(&self) -> impl Iterator<Item = &VolumeClaim> {
+        let claims = self.would_go();
+        let claims = claims.filter(|(at, claim)| !self.lacks(Deed::SetVolumeOwners, *at, claim));
+        claims.map(|(_, claim)| claim)
+    }
+
+    /// Told of every cluster of which anything is known. `halted`: why nothing is done, where nothing is.
+    pub(super) fn look_for_disks_at_risk(&mut self, halted: Option<&str>) {
+        self.look_for_going_volumes();
+        if let Some(why) = halted {
+            self.look_for_claims_that_would_go(why);
+        }
+    }
+
+    fn look_for_claims_that_would_go(&mut self, halted: &str) {
+        let claims = few(self.not_kept().map(|claim| &claim.name), CLAIMS_TOLD);
         if claims.is_empty() {
             return;
         }
@@ -335,28 +346,25 @@ impl View<'_> {
         self.trouble("RetainNotInForce", message);
     }
 
-    /// What is done of a cluster that is paused.
-    pub(super) fn preview_paused(&self) -> Vec<String> {
-        let mut lines = vec![format!("nothing else: {PAUSED}")];
+    /// What is done where only disks are looked after (see [`Self::protect`]), and why nothing else is.
+    pub(super) fn preview_halted(&self, halted: &str, whys: &[String]) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(Step::Keep(_, what)) = self.close_budget_over_disks() {
+            lines.push(what);
+        }
         if self.desired.spec.storage.retain {
-            let claims = self.seen.volumes.iter();
-            let kept = claims.filter_map(|(ordinal, claim)| {
+            lines.extend(self.seen.volumes.iter().filter_map(|(ordinal, claim)| {
                 if self.lacks(Deed::KeepVolume, *ordinal, claim) {
                     return Some(format!("keep the disk of volume claim {}", claim.name));
                 }
                 self.lacks(Deed::SetVolumeOwners, *ordinal, claim)
                     .then(|| format!("let volume claim {} go with nothing", claim.name))
-            });
-            lines.splice(0..0, kept.collect::<Vec<_>>());
+            }));
         }
-        if let Some(Step::Keep(_, what)) = self.close_budget_over_disks() {
-            lines.insert(0, what);
-        }
-        if let [only] = &mut lines[..] {
-            *only = format!("nothing: {PAUSED}");
-        }
-        if self.would_go().any(|(at, claim)| !self.lacks(Deed::SetVolumeOwners, at, claim)) {
-            lines.push("storage.retain is not in force before the pause ends".to_owned());
+        let nothing = if lines.is_empty() { "nothing" } else { "nothing else" };
+        lines.extend(whys.iter().map(|why| format!("{nothing}: {why}")));
+        if self.not_kept().next().is_some() {
+            lines.push(format!("storage.retain is not in force as long as {halted}"));
         }
         lines
     }
@@ -381,7 +389,7 @@ impl View<'_> {
         (!pods.is_empty()).then_some(Step::Wait(operation, why))
     }
 
-    pub(super) fn look_for_going_volumes(&mut self) {
+    fn look_for_going_volumes(&mut self) {
         let told: Vec<String> = self
             .going()
             .map(|(ordinal, volume)| {
@@ -398,8 +406,8 @@ impl View<'_> {
                 let refused = refused.map(|refused| format!(" ({})", refused.why));
                 let refused = refused.unwrap_or_default();
                 format!(
-                    "volume claim {} was deleted by somebody and is gone for good as soon as pod {} ends; {disk}\
-                     {refused}. The pod is neither restarted nor stopped: see that other nodes hold its data, then \
+                    "volume claim {} was deleted by somebody and is gone for good as soon as pod {} ends; {disk}{refused}. \
+                     The pod is neither restarted nor stopped: see that other nodes hold its data, then \
                      delete the pod",
                     volume.name,
                     self.pod_name(ordinal)

@@ -207,7 +207,7 @@ fn claims_are_kept_also_while_paused_and_nothing_else_is_done() {
     let lines = lines_of(&paused(true, &of_earlier));
     assert_eq!(
         lines.last().expect("a line"),
-        "storage.retain is not in force before the pause ends"
+        "storage.retain is not in force as long as reconciliation is paused"
     );
     check(vec![
         ("as they are to be", paused(true, &|_| {}), Want::Nothing, ""),
@@ -235,18 +235,65 @@ fn claims_are_kept_also_while_paused_and_nothing_else_is_done() {
             Want::Nothing,
             "RetainNotInForce",
         ),
-        (
-            "nothing can be done about a spec that is wrong",
-            {
-                let mut seen = settled(3, json!({"storage": {"size": "1Gi", "retain": false}}));
-                seen.cluster.spec.storage.retain = true;
-                seen.cluster.spec.config.insert("no_such".into(), json!(1));
-                seen
-            },
-            Want::Nothing,
-            "RetainNotInForce",
-        ),
     ]);
+}
+
+/// Nobody knows how long that lasts, and what is gone cannot be had back.
+#[test]
+fn claims_are_kept_also_where_the_spec_or_the_domain_keeps_everything_else_from_being_done() {
+    let halted = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = settled(3, json!({"storage": {"size": "1Gi", "retain": false}}));
+        seen.cluster.spec.storage.retain = true;
+        change(&mut seen);
+        seen
+    };
+    let terminating = |seen: &mut Seen| {
+        seen.volumes.values_mut().for_each(|claim| claim.owners.clear());
+        let claim = claim(seen, 1);
+        (claim.terminating, claim.kept) = (true, Kept::Yes);
+        turn_budget(seen, false);
+    };
+    let with_sets = |seen: &mut Seen| {
+        for ordinal in 0..3 {
+            let set = seen.children.get_mut(&Child::StatefulSet(ordinal)).expect("a set");
+            set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] = json!("Delete");
+        }
+    };
+    let is_wrong = |seen: &mut Seen| {
+        seen.cluster.spec.config.insert("no_such".into(), json!(1));
+    };
+    let elsewhere = Defaults { domain: "k8s.example".into(), ..defaults() };
+    let is_right = |_: &mut Seen| {};
+    for (halts, wrong, defaults, of_spec) in [
+        ("the spec cannot be acted on", &is_wrong as &dyn Fn(&mut Seen), defaults(), true),
+        ("the DNS domain is another than that of the nodes", &is_right, elsewhere.clone(), false),
+        ("the spec cannot be acted on", &is_wrong, elsewhere, true),
+    ] {
+        let look = |change: &dyn Fn(&mut Seen)| {
+            let mut seen = halted(change);
+            wrong(&mut seen);
+            (plan(&seen, &defaults, now()), preview(&seen, &defaults, now()))
+        };
+        let reasons = |plan: &Plan| -> Vec<_> {
+            plan.troubles.iter().map(|trouble| trouble.reason).collect()
+        };
+        let main = if of_spec { "InvalidSpec" } else { "ClusterDomainChanged" };
+        let (done, lines) = look(&|_| {});
+        let words = format!("{:?}", done.action);
+        assert!(words.contains("SetVolumeOwners") && words.contains("owners: []"), "{words}");
+        assert_eq!(reasons(&done), [main], "{halts}: it is seen to");
+        assert_eq!(lines[0], "let volume claim data-kv-0-0 go with nothing", "{lines:?}");
+        assert!(lines.len() == 4 && lines[3].starts_with("nothing else: "), "{lines:?}");
+        let (done, lines) = look(&terminating);
+        assert_eq!(done.action, None, "{halts}");
+        assert_eq!(reasons(&done), [main, "VolumeGoing"], "{halts}");
+        assert!(lines.len() == 1 && lines[0].starts_with("nothing: "), "{lines:?}");
+        let (done, lines) = look(&with_sets);
+        assert_eq!(done.action, None, "{halts}: Kubernetes would put it back");
+        assert_eq!(reasons(&done), [main, "RetainNotInForce"], "{halts}");
+        let says = format!("storage.retain is not in force as long as {halts}");
+        assert_eq!(lines.last(), Some(&says), "{lines:?}");
+    }
 }
 
 /// A finalizer of somebody else may keep it for days.
