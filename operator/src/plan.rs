@@ -43,7 +43,7 @@ pub use self::{
     action::{Action, Call, Change, Deed, Target},
     waits::stamps,
 };
-pub(crate) use self::{growth::least, step::Kind, view::View};
+pub(crate) use self::{growth::largest, step::Kind, view::View};
 use self::{
     step::Step,
     view::up,

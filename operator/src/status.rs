@@ -12,7 +12,6 @@ use crate::{
     conditions,
     crd::{KvClusterStatus, Member, RegionCounts},
     desired::{Defaults, Desired},
-    drift,
     names::CLIENT_PORT,
     plan::{self, Kind, Plan, View},
     regions::Tally,
@@ -72,7 +71,9 @@ pub fn compute(seen: &Seen, plan: &Plan, defaults: &Defaults, now: Timestamp) ->
                 claims.find(|claim| Some(claim.uid.as_str()) == uid)?.volume.clone()
             }),
         },
-        largest_volume: largest_volume(seen).or_else(|| old.largest_volume.clone()),
+        largest_volume: plan::largest(seen)
+            .map(|size| size.0)
+            .or_else(|| old.largest_volume.clone()),
         conditions: Vec::new(),
         members: members(&view, &old),
         regions: regions(&view).or_else(|| old.regions.clone().filter(|_| desired.spec.stopped)),
@@ -98,12 +99,6 @@ pub fn tally(seen: &Seen, desired: &Desired, unreached: &BTreeSet<u64>, now: Tim
     let view = View::new(seen, desired, now);
     let is_to_serve = view.is_initialized() && !desired.spec.stopped && seen.earlier.is_none();
     if is_to_serve { view.regions.tally(unreached) } else { Tally::default() }
-}
-
-/// Of the claims that there are. What a StatefulSet would make its next one with is taken back with the rest.
-fn largest_volume(seen: &Seen) -> Option<String> {
-    let sizes = seen.volumes.values().map(|volume| plan::least(volume).0.clone());
-    sizes.max_by_key(|size| drift::amount(size))
 }
 
 /// The version of all nodes; while they differ, all of them.

@@ -68,8 +68,9 @@ impl View<'_> {
                 refused.push(match deed {
                     Deed::TakeSizeBack => format!(
                         "volume {name} asks for {} and is not taken back to {size}: {why}. Before Kubernetes 1.32 \
-                         no claim can be: set storage.size to what the volumes have (status.largestVolume)",
-                        volume.requested.0
+                         no claim can be: {}",
+                        volume.requested.0,
+                        self.what_helps_with_requests(&volume.requested.0)
                     ),
                     _ => format!("volume {name} is not given {size}: {why}"),
                 });
@@ -157,7 +158,7 @@ impl View<'_> {
     }
 
     /// What keeps a volume from having what its claim asks for, if it is more than that it takes a while.
-    fn why_small(&self, volume: &VolumeClaim) -> Option<String> {
+    pub(super) fn why_small(&self, volume: &VolumeClaim) -> Option<String> {
         let said = |reason: &str, message: &str| match message {
             "" => reason.to_owned(),
             message => format!("{reason}: {message}"),
@@ -198,15 +199,49 @@ impl View<'_> {
             Some(format!("volume claim {} asks for {asks} and has {has}: {why}", volume.name))
         });
         let told = told.collect();
+        let helps = self.what_helps_with_small_volumes();
         // Kubernetes goes on by itself where the cause is mended: a quota of the provider, a driver that was away.
         self.trouble_of_each(
             "VolumesCannotGrow",
             told,
             CLAIMS_TOLD,
             "so do",
-            ". Nothing is lost, and the nodes serve on what they have. Mend what the driver says, or take \
-             storage.size back: to what the volumes have (status.largestVolume), or to less than this and more than that",
+            &format!(". Nothing is lost, and the nodes serve on what they have. {helps}"),
         );
+    }
+
+    /// The size can be taken back to this, which is less than it is.
+    pub(super) fn smaller_size(&self) -> Option<Quantity> {
+        let size = &self.desired.spec.storage.size;
+        largest(self.seen).filter(|largest| drift::is_larger(size, largest))
+    }
+
+    /// No volume shrinks, and all are to have one size: where one has it there is nothing to take back.
+    fn what_helps_with_small_volumes(&self) -> String {
+        let size = &self.desired.spec.storage.size;
+        match self.smaller_size() {
+            Some(Quantity(least)) => format!(
+                "Mend what the driver says, or take storage.size back: to {least}, which is what the largest volume has \
+                 (status.largestVolume), or to something between that and {size}"
+            ),
+            None => format!(
+                "Mend what the driver says, and Kubernetes goes on by itself. storage.size cannot be taken back, since a \
+                 volume has {size} already, as far as is known, and no volume shrinks"
+            ),
+        }
+    }
+
+    /// A claim asks for more than is wanted, and goes on doing so.
+    fn what_helps_with_requests(&self, asks: &str) -> String {
+        match self.smaller_size() {
+            Some(Quantity(least)) => format!(
+                "set storage.size to what the largest volume has ({least}, status.largestVolume), and it is let be"
+            ),
+            None => format!(
+                "nothing is lost by it. storage.size cannot be less, since a volume has it already; set to {asks} it asks \
+                 for what the claim does"
+            ),
+        }
     }
 }
 
@@ -215,7 +250,7 @@ fn is_failing(volume: &VolumeClaim) -> bool {
     matches!(volume.growth, Some(Growth::Refused { .. } | Growth::Fails { .. }))
 }
 
-fn exceeds(amount: &Quantity, size: &str) -> bool {
+pub(super) fn exceeds(amount: &Quantity, size: &str) -> bool {
     drift::is_larger(&amount.0, &Quantity(size.to_owned()))
 }
 
@@ -236,7 +271,13 @@ pub(super) fn stamps(seen: &Seen) -> impl Iterator<Item = Stamp> {
 
 /// What a claim cannot be taken back below: what its volume has or, where Kubernetes does not say or has given it
 /// more than was asked for, what it asks for.
-pub(crate) fn least(volume: &VolumeClaim) -> &Quantity {
+fn least(volume: &VolumeClaim) -> &Quantity {
     let has = volume.capacity.as_ref();
     has.filter(|has| drift::is_larger(&volume.requested.0, has)).unwrap_or(&volume.requested)
+}
+
+/// Of the claims that there are: the size cannot be taken back below it. What a StatefulSet would make its next one with
+/// is taken back with the rest.
+pub(crate) fn largest(seen: &Seen) -> Option<Quantity> {
+    seen.volumes.values().map(least).max_by_key(|size| drift::amount(&size.0)).cloned()
 }

@@ -1,6 +1,9 @@
 //! Everything that would be done, in the words of a person, before any of it is done.
 
-use super::View;
+use super::{
+    View,
+    growth::{exceeds, largest},
+};
 use crate::{
     drift,
     seen::{Node, Slot, VolumeClaim},
@@ -115,11 +118,18 @@ impl View<'_> {
             });
             lines.extend(dropped.map(|volume| format!("delete {}", self.with_its_data(volume))));
         }
+        let size = &desired.spec.storage.size;
+        if let Some(largest) = largest(self.seen).filter(|has| exceeds(has, size)) {
+            lines.push(format!(
+                "nothing to volumes: storage.size {size} is less than the {} that one has, no volume shrinks, and the \
+                 API server refuses it",
+                largest.0
+            ));
+        }
         for (ordinal, volume) in &self.seen.volumes {
             if drift::is_larger(&desired.spec.storage.size, &volume.requested)
                 && !self.is_let_go(*ordinal, volume)
             {
-                let size = &desired.spec.storage.size;
                 lines.push(format!(
                     "grow volume {} from {} to {size}",
                     volume.name, volume.requested.0
@@ -130,10 +140,21 @@ impl View<'_> {
             let (name, asks) = (&volume.name, &volume.requested.0);
             let has = volume.capacity.as_ref().map_or("", |has| &has.0);
             if self.asks_too_much(volume) {
-                let size = &desired.spec.storage.size;
                 lines.push(format!("let volume {name} ask for {size} instead of {asks}"));
             } else {
-                lines.push(format!("wait for volume {name}, which grows from {has} to {asks}"));
+                let stays = self.why_small(volume).map_or_else(String::new, |why| {
+                    let back = self.smaller_size().map_or_else(
+                        || {
+                            "storage.size cannot be taken back, since a volume has it already"
+                                .into()
+                        },
+                        |least| format!("storage.size can be taken back to {}", least.0),
+                    );
+                    format!("; {why}, and {back}")
+                });
+                lines.push(format!(
+                    "wait for volume {name}, which grows from {has} to {asks}{stays}"
+                ));
             }
         }
         for pod in self.seen.pods.range(..wanted.min(held)).map(|(_, pod)| pod) {

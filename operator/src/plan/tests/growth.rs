@@ -102,6 +102,54 @@ fn who_is_told_of_a_growth_that_fails_knows_which_claim_why_and_what_to_do() {
     assert!(told(&many).contains("so do 4 others"), "{}", told(&many));
 }
 
+/// What cannot be done is not advised.
+#[test]
+fn who_is_told_of_a_growth_that_fails_knows_whether_the_size_can_be_taken_back() {
+    let told = |seen: &Seen| {
+        let plan = plan(seen, &defaults(), now());
+        let troubles = plan.troubles.into_iter().map(|trouble| trouble.message);
+        let lines = preview(seen, &defaults(), now()).join("; ");
+        (troubles.collect::<Vec<_>>().join("; "), lines)
+    };
+    let one_has = |mut seen: Seen, size: &str| {
+        let volume = seen.volumes.get_mut(&1).expect("a volume");
+        (volume.capacity, volume.growth) = (Some(Quantity(size.into())), None);
+        seen
+    };
+    let failing = || asked("4Gi", "4Gi", Some(&refused()));
+    for (why, seen, can) in [
+        ("none has got it", failing(), Some("1Gi")),
+        ("one has a part of it", one_has(failing(), "2Gi"), Some("2Gi")),
+        ("one has it", one_has(failing(), "4Gi"), None),
+    ] {
+        let (all, lines) = told(&seen);
+        let (message, line) = match can {
+            Some(least) => (
+                format!("take storage.size back: to {least},"),
+                format!("can be taken back to {least}"),
+            ),
+            None => (
+                "storage.size cannot be taken back, since a volume has 4Gi already".to_owned(),
+                "cannot be taken back, since a volume has it already".to_owned(),
+            ),
+        };
+        assert!(all.contains(&message), "{why}: {all}");
+        assert!(lines.contains(&line), "{why}: {lines}");
+    }
+    // An older Kubernetes takes no request back.
+    for (mut seen, words) in [
+        (asked("4Gi", "2Gi", None), "set storage.size to what the largest volume has (1Gi"),
+        (one_has(asked("4Gi", "2Gi", None), "2Gi"), "set to 4Gi it asks"),
+    ] {
+        let back = plan(&seen, &defaults(), now()).action.expect("it is taken back");
+        ladder::refuse(&mut seen, &back);
+        assert!(told(&seen).0.contains(words), "{words}: {}", told(&seen).0);
+    }
+    // Nor is a spec that would be refused called as good as done.
+    let (_, lines) = told(&one_has(asked("4Gi", "2Gi", None), "4Gi"));
+    assert!(lines.contains("less than the 4Gi that one has"), "{lines}");
+}
+
 #[test]
 fn what_volumes_have_not_got_is_taken_back_and_what_they_have_is_not() {
     let small = |seen: &mut Seen, ordinal: i32| {
