@@ -130,15 +130,19 @@ impl View<'_> {
         }
         let (Some(since), Node::Silent(why)) = (&pod.running_since, &pod.node) else {
             return format!(
-                "pod {name} is no node yet and has not started for more than {minutes} minutes: `kubectl -n \
-                 {namespace} describe pod {name}` says what it waits for, as for its volume or its image"
+                "pod {name} is no node yet, and for more than {minutes} minutes its server has not run: `kubectl -n \
+                 {namespace} describe pod {name}` says what it waits for, as for its volume or its image, or how its \
+                 server ended"
             );
         };
-        let ip = pod.ip.as_deref().unwrap_or("an address that it has not got");
-        let at = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+        let at = match pod.ip.as_deref() {
+            Some(ip) if ip.contains(':') => format!(" at [{ip}]:{CLIENT_PORT}"),
+            Some(ip) => format!(" at {ip}:{CLIENT_PORT}"),
+            None => ", which knows no address of it,".to_owned(),
+        };
         format!(
-            "pod {name} is no node yet: it runs since {since} and has not answered the operator at \
-             {at}:{CLIENT_PORT} for more than {minutes} minutes: {why}. See what its server says (`kubectl -n \
+            "pod {name} is no node yet: it runs since {since} and has not answered the operator{at} for more than \
+             {minutes} minutes: {why}. See what its server says (`kubectl -n \
              {namespace} logs {name}`), and whether the operator is let through to it: by networks and other \
              NetworkPolicies, and by spec.networkPolicy.operatorFrom"
         )

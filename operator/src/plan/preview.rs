@@ -22,23 +22,33 @@ impl View<'_> {
         }
     }
 
-    /// Claims of names that are wanted which go with what is on them, each with why: for a pod that is to come, and of
-    /// a node that is given up.
+    /// Nodes that are given up, and claims of names that are wanted which go with what is on them, each with why: for a
+    /// pod that is to come, and of a node that is given up. A pod that has an empty disk already joins with that.
     fn emptied(&self, wanted: i32, comes: impl Fn(&i32) -> bool) -> Vec<String> {
         let line = |why: String, volume: &VolumeClaim| {
             format!("{why}, and so delete {}", self.with_its_data(volume))
         };
-        let claims = self.seen.volumes.range(..wanted);
-        let claims = claims.filter(|(at, volume)| !volume.terminating && comes(at));
+        let claims = self.seen.volumes.range(..wanted).filter(|(at, _)| comes(at));
         let lines = claims.filter_map(|(ordinal, volume)| {
             let name = self.pod_name(*ordinal);
+            let pod = self.pod(*ordinal);
+            let is_empty = pod.is_some_and(|pod| matches!(pod.node, Node::Unjoined { .. }));
             let row = self.member(*ordinal);
             if let Some(proof) = row.and_then(|row| self.is_gone(*ordinal, row)) {
                 let id = row.map_or(0, |row| row.node_id);
-                return Some(line(format!("give up node {id} in pod {name} ({proof})"), volume));
+                let why = format!("give up node {id} in pod {name} ({proof})");
+                return Some(match (is_empty, volume.terminating) {
+                    (true, _) => format!("{why}; the pod joins as another node"),
+                    (false, true) => format!("{why}; its volume claim is being deleted already"),
+                    (false, false) => line(why, volume),
+                });
             }
-            if let Some(pod) = self.pod(*ordinal) {
-                let goes = self.given_up_at(*ordinal).is_some() || self.empties(*ordinal, pod);
+            if volume.terminating {
+                return None;
+            }
+            if let Some(pod) = pod {
+                let given_up = !is_empty && self.given_up_at(*ordinal).is_some();
+                let goes = given_up || self.empties(*ordinal, pod);
                 return goes.then(|| {
                     line(format!("let pod {name} begin anew, whose node was given up"), volume)
                 });

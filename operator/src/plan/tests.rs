@@ -2378,7 +2378,23 @@ fn preview_tells_which_volumes_are_deleted() {
         seen.pods.get_mut(&2).expect("a pod").node =
             Node::Removed { cluster_id: UID.into(), node_id: 3 };
     };
-    for change in [&lost as &dyn Fn(&mut Seen), &given_up, &left] {
+    // What is empty already is not emptied.
+    let empty_and_given_up = |seen: &mut Seen| {
+        given_up(seen);
+        seen.pods.get_mut(&2).expect("a pod").node = Node::Unjoined { version: "0.1.0".into() };
+    };
+    for (change, line) in [
+        (
+            &lost as &dyn Fn(&mut Seen),
+            "give up node 3 in pod kv-2-0 (its volume was lost: the pod has an empty one); the pod joins as another node",
+        ),
+        (&empty_and_given_up, "let pod kv-2-0 join"),
+    ] {
+        let all = more(false, "flotilla:1", change);
+        assert_eq!(of(&all, 2), None, "{all:#?}");
+        assert!(all.iter().any(|told| told == line), "{all:#?}");
+    }
+    for change in [&given_up as &dyn Fn(&mut Seen), &left] {
         for (retain, image, want) in [
             (false, "flotilla:1", gone),
             (true, "flotilla:1", kept),
