@@ -447,3 +447,44 @@ fn template_runs_where_a_pod_answers_as_long_as_the_cluster_has_not_begun() {
     });
     check(vec![("one was not made", new, Want::Does("Apply", "StatefulSet(0)"), "")]);
 }
+
+/// A program that cannot read what is on the others' disks reads all that it has written itself.
+#[test]
+fn no_node_is_born_with_a_template_that_nobody_runs_with() {
+    let four = |level: &str| json!({"replicas": 4, "config": {"log_level": level}});
+    let scaled = |change: &dyn Fn(&mut Seen)| {
+        let mut seen = well(4, four("debug"), json!({"replicas": 4}));
+        let now_made = children_of(&desired(&seen.cluster), 4);
+        seen.children.insert(Child::ConfigMap, now_made[&Child::ConfigMap].clone());
+        turn_budget(&mut seen, false);
+        table(&mut seen).nodes.truncate(3);
+        the(&mut seen, 3).node = Node::Unjoined { version: "0.1.0".into() };
+        (the(&mut seen, 3).ready, the(&mut seen, 3).not_ready_since) = (false, Some(ago(3600)));
+        change(&mut seen);
+        seen
+    };
+    let tested = |seen: &mut Seen| has_its_turn(seen, 2);
+    let does_not_run = |seen: &mut Seen| {
+        has_its_turn(seen, 2);
+        does_not_run(seen, 2, 60);
+    };
+    let joins = || Want::Does("AddLearner", "pod: 3");
+    check(vec![
+        ("its pod is empty: it joins as it is", scaled(&|_| {}), joins(), ""),
+        ("the first does not run with it", scaled(&does_not_run), joins(), "NodeDown"),
+        ("somebody runs with it", scaled(&tested), Want::Does("Apply", "StatefulSet(3)"), ""),
+    ]);
+    let made = |change: &dyn Fn(&mut Seen)| {
+        let seen = scaled(&|seen| {
+            seen.pods.remove(&3);
+            seen.volumes.remove(&3);
+            seen.children.remove(&Child::StatefulSet(3));
+            change(seen);
+        });
+        let desired = desired(&seen.cluster);
+        let set = View::new(&seen, &desired, now()).stateful_set(3, 1, scale::Template::AsItIs);
+        children::template_hash(&set) == Some(desired.template_hash.as_str())
+    };
+    assert!(!made(&|_| {}), "while others wait for their turn");
+    assert!(made(&|seen| (0..3).for_each(|ordinal| has_its_turn(seen, ordinal))));
+}
