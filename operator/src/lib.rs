@@ -24,6 +24,8 @@ pub mod regions;
 
 pub mod unreached;
 
+pub mod accept;
+
 pub mod desired;
 
 pub mod settings;
