@@ -53,7 +53,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{damage::tells_of_damage, joined::Joined};
 use self::{
     exit::{EXIT_MAX, Ending, end_within},
-    identity::Identity,
+    identity::DiskIdentity,
     opening::unless_told,
     ports::Ports,
 };
@@ -414,7 +414,11 @@ impl Node {
     }
 
     /// Starts what a joined node has. Called once, at start or when the node joins.
-    async fn activate(self: &Arc<Self>, identity: Identity, restarted: bool) -> anyhow::Result<()> {
+    async fn activate(
+        self: &Arc<Self>,
+        identity: DiskIdentity,
+        restarted: bool,
+    ) -> anyhow::Result<()> {
         if identity.removed {
             tracing::error!(node = %identity.node, "this node was removed from its cluster and serves nothing; empty its disk to join anew");
             self.removed.cancel();

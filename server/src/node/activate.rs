@@ -9,7 +9,7 @@ use flotilla_proto::v1;
 use futures::FutureExt;
 use tokio::sync::Semaphore;
 
-use super::{Joined, Node, driver_client, heartbeat, identity::Identity};
+use super::{Joined, Node, driver_client, heartbeat, identity::DiskIdentity};
 use crate::{
     error::Error,
     feature_level,
@@ -53,7 +53,7 @@ impl DiskGate for DiskRoom {
 impl Joined {
     pub(super) async fn open(
         node: &Arc<Node>,
-        identity: Identity,
+        identity: DiskIdentity,
         restarted: bool,
     ) -> anyhow::Result<Arc<Self>> {
         let config = &node.config;

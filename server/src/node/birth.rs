@@ -298,7 +298,7 @@ async fn found(
     request: &v1::InitializeRequest,
     digest: u64,
     nodes: &[v1::StatusResponse],
-) -> Result<identity::Identity, Error> {
+) -> Result<identity::DiskIdentity, Error> {
     let births = &node.births;
     if births.promised().is_some() {
         return Err(refused("this node has promised itself to the birth of another cluster"));
@@ -442,7 +442,7 @@ pub(super) async fn follow(node: &Arc<Node>, birth: &v1::Birth) -> Result<Cluste
 /// # Errors
 /// When the disk fails in the middle nobody knows whether it is born: the process ends, and the next
 /// start finds out.
-async fn be_born(node: &Arc<Node>, birth: &v1::Birth) -> Result<identity::Identity, Error> {
+async fn be_born(node: &Arc<Node>, birth: &v1::Birth) -> Result<identity::DiskIdentity, Error> {
     let disk_id = node.births.disk_id();
     let Newborn { identity: stored, table, regions, rows } =
         plan::newborn(birth, &disk_id, node.config.limits.key_bytes_max)?

@@ -25,9 +25,9 @@ use crate::{
 /// First byte of the row: the form of all that lies on the disk.
 const FORMAT: u8 = 1;
 
-/// The identity on a disk.
+/// Whose a disk is. What a process calls itself to others (`transport::Identity`) says, too, which start of it that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct DiskIdentity {
     pub(super) cluster: ClusterId,
     pub(super) node: NodeId,
     pub(super) removed: bool,
@@ -46,12 +46,12 @@ pub(super) fn read_stored(log: &dyn Engine) -> Result<Option<v1::NodeIdentity>, 
     stored.map(Some).map_err(|_| corrupt("the node's identity does not decode"))
 }
 
-pub(super) fn read(log: &dyn Engine) -> Result<Option<Identity>, engine::Error> {
+pub(super) fn read(log: &dyn Engine) -> Result<Option<DiskIdentity>, engine::Error> {
     let Some(stored) = read_stored(log)? else { return Ok(None) };
     let cluster = ClusterId::from_bytes(&stored.cluster_id).ok_or_else(|| {
         engine::Error::Corrupt { message: "the cluster id is not 16 bytes".to_owned() }
     })?;
-    Ok(Some(Identity { cluster, node: NodeId(stored.node_id), removed: stored.removed }))
+    Ok(Some(DiskIdentity { cluster, node: NodeId(stored.node_id), removed: stored.removed }))
 }
 
 /// Refuses a disk that has lost its identity: whoever went on would take it for a new one, and it may
