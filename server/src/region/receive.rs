@@ -61,7 +61,7 @@ impl Peers {
         let arrival = Arrival::of(&header, self.env.node)?;
         // Before its peer is asked, which answers a leader once it has installed what that one sent before.
         Receiving::refuse_second(&self.receiving.lock(), region, clock::now())?;
-        self.act_for(&arrival).await?;
+        self.act_for(&arrival, clock::now() + self.install_time()).await?;
         let only = Receiving::begin(&self, region, range_of(&arrival.descriptor))?;
         // Before any of it is sent: whether an earlier peer will be gone by the end is not known, and one that hangs
         // would have all of it sent again and again.
@@ -137,7 +137,7 @@ impl Peers {
         loop {
             let changes = gone_by(deadline, self.changing.begin(region)).await?;
             // Again: somebody may have come meanwhile, into the region or into its range.
-            match self.act_for(arrival).await? {
+            match self.act_for(arrival, deadline).await? {
                 Act::Feed => {
                     let here = self.get(region).filter(|here| here.id == arrival.to);
                     let gone = format!("peer {} has stopped", arrival.to);
@@ -175,8 +175,8 @@ impl Peers {
         Ok(peer)
     }
 
-    /// What a snapshot may do here.
-    async fn act_for(&self, arrival: &Arrival) -> Result<Act, v1::Refused> {
+    /// What a snapshot may do here. Its peer answers until `deadline`, or hangs.
+    async fn act_for(&self, arrival: &Arrival, deadline: Instant) -> Result<Act, v1::Refused> {
         let region = RegionId(arrival.descriptor.region_id);
         self.refuse_gone(region, arrival.to)?;
         self.refuse_overlap(&arrival.descriptor).await?;
@@ -190,7 +190,7 @@ impl Peers {
         let act = arrival.act(here)?;
         if let (Act::Feed, Some(peer)) = (act, &peer) {
             let refusing = peer.refuse_contradicting_snapshot(arrival.vote, &arrival.upto);
-            let within = tokio::time::timeout(self.install_time(), peer.unless_stopped(refusing));
+            let within = tokio::time::timeout_at(deadline, peer.unless_stopped(refusing));
             let not_ready = |why| Err(refused(Reason::NotReady, why));
             match within.await {
                 Ok(judged) => judged.unwrap_or_else(|| not_ready("the peer has stopped"))?,
@@ -484,6 +484,27 @@ mod tests {
         serve(next).await.expect("of one that has all of it");
         port.send(snapshot(10, 12), [end()]).await.expect("taken");
         assert_eq!(applied(), Some(12));
+    }
+
+    /// A state that goes further, but ends in a term from before what was applied here: at that index it had another entry.
+    #[tokio::test]
+    async fn longer_snapshot_of_an_earlier_term_than_what_was_applied_is_refused() {
+        use v1::message::Body::Append;
+        let fixture = Fixture::new(|_| {});
+        let (mut port, peer) = voter(&fixture).await;
+        let taken = append(5, 71, v1::LogId { term: 1, index: 1 }, 9);
+        Arc::clone(&peer).serve(Append(taken)).await.expect("taken");
+        until_applied(&peer, 9).await;
+        for (index, what) in [(12, "further"), (9, "as far")] {
+            let mut longer = header(REGION, PEER, 2);
+            let state = longer.state.as_mut().expect("a state");
+            (state.applied_term, state.applied_index) = (3, index);
+            longer.vote.as_mut().expect("a vote").term = 6;
+            let refused = port.send(longer, [end()]).await.expect_err(what);
+            assert!(refused.message.contains("lost elsewhere"), "{what}: {}", refused.message);
+        }
+        assert!(peer.runs() && peer.contradiction().is_some());
+        assert_eq!(peer.view().published().applied.map(|id| id.index), Some(9));
     }
 
     /// As above: what is committed here and waits for the disk to be applied is as much lost elsewhere.

@@ -244,9 +244,10 @@ impl Peer {
         self.hear_that_it_leads(vote).await?;
         let committed = self.ask_raft(|state| state.local_committed().copied()).await;
         let ended = || refused(Reason::Failed, "the peer has ended");
-        // Terms grow along a log, so that here another one is at its index.
+        // Terms grow along a log, so that one of the two has another entry where the other ends.
         let other = |committed: &LogId| {
-            upto.index <= committed.index && upto.leader_id > committed.leader_id
+            (upto.index <= committed.index && upto.leader_id > committed.leader_id)
+                || (upto.index >= committed.index && upto.leader_id < committed.leader_id)
         };
         let Some(committed) = committed.ok_or_else(ended)?.filter(other) else { return Ok(()) };
         let message = format!(
