@@ -430,6 +430,7 @@ pub fn install(
     batch.put(Family::Meta, &keys::meta::install(region), &encode_record(&received));
     crate::crash_point!("snapshot-before-record");
     data.write(&batch, Durability::Synced)?;
+    crate::crash_point!("snapshot-before-settle");
     data.settle()?;
     crate::crash_point!("snapshot-after-record");
     redo(data, received, Attempt::First)

@@ -36,6 +36,7 @@ const OF_A_LIFE: &[&str] = &[
 /// Lines of an install, each of which is passed seldom.
 const OF_AN_INSTALL: &[&str] = &[
     "snapshot-before-record",
+    "snapshot-before-settle",
     "snapshot-after-record",
     "snapshot-after-replace",
     "snapshot-after-state",
@@ -61,8 +62,9 @@ impl Fault for CrashPoint {
         Some(scene.moment(3_000))
     }
 
-    fn heal(&mut self, scene: &mut Scene<'_, '_>) {
+    fn heal(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         scene.world.disarm();
+        None
     }
 }
 
