@@ -8,7 +8,7 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use super::{Joined, Node, driver_client::TIMEOUT};
 use crate::{
     ids::NodeId,
-    placement::membership::check_address,
+    placement::{directory::NodeDirectory, membership::check_address},
     raft::transport::Directory as _,
     world::{clock, presence::Presence},
 };
@@ -207,10 +207,9 @@ async fn ask(
     target: &Hint,
     request: v1::HeartbeatRequest,
 ) -> Result<v1::HeartbeatResponse, String> {
-    let known = node.directory.peer_address(target.node).ok_or("it is not in the table")?;
-    let address = target.address.clone().unwrap_or(known);
+    let address = place_of(&node.directory, target)?;
     let mut client = node.clients.get(joined.cluster, &address)?;
-    match tokio::time::timeout(TIMEOUT, client.heartbeat(request)).await {
+    let answer = match tokio::time::timeout(TIMEOUT, client.heartbeat(request)).await {
         // Ordering: before anything it says is looked at. That a node was removed, or is a copy, ends it.
         Ok(Ok(response)) if response.get_ref().cluster_id[..] != joined.cluster.0 => {
             Err("a node of another cluster answers at its address".to_owned())
@@ -218,12 +217,58 @@ async fn ask(
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(status.to_string()),
         Err(_) => Err("no answer".to_owned()),
+    };
+    if answer.is_err() {
+        node.directory.not_at(target.node, &address);
     }
+    answer
+}
+
+/// Where a node is to be asked. Who was away may have a table from before that node came, and no way to a newer one but
+/// the driver: so it is asked where others have it. Whoever was removed leads nothing.
+fn place_of(directory: &NodeDirectory, target: &Hint) -> Result<String, String> {
+    let row = directory.node(target.node);
+    if row.is_some_and(|row| row.state() == v1::NodeState::Removed) {
+        return Err("it was removed".to_owned());
+    }
+    let known = || directory.peer_address(target.node);
+    target.address.clone().or_else(known).ok_or_else(|| "nobody has said where it is".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::raft::fixture::Probe;
+
+    /// It came while this node was away, and has led region 1 since: nobody else would ever tell this node of it.
+    #[tokio::test]
+    async fn node_that_the_table_does_not_know_is_asked_where_others_have_it() {
+        let directory = Arc::new(NodeDirectory::open(Probe::new(), |_| {}).expect("empty"));
+        let record = |node_id, state: v1::NodeState| v1::NodeRecord {
+            node_id,
+            state: state.into(),
+            peer_address: format!("n{node_id}:7421"),
+            ..v1::NodeRecord::default()
+        };
+        let nodes = vec![record(1, v1::NodeState::Up), record(2, v1::NodeState::Removed)];
+        let table = v1::NodeTable { version: 1, nodes, ..v1::NodeTable::default() };
+        directory.update(table).expect("of our level");
+        let place = |node, told: Option<&str>| {
+            let hint = Hint { node: NodeId(node), address: told.map(str::to_owned) };
+            place_of(&directory, &hint).ok()
+        };
+        for (why, node, told, want) in [
+            ("of the table", 1, None, Some("n1:7421")),
+            ("it has moved", 1, Some("m1:7421"), Some("m1:7421")),
+            ("it is new", 9, Some("n9:7421"), Some("n9:7421")),
+            ("nobody says where it is", 9, None, None),
+            ("it was removed", 2, Some("n2:7421"), None),
+        ] {
+            assert_eq!(place(node, told).as_deref(), want, "{why}");
+        }
+    }
 
     /// A node that does not lead may know an old place of the one that does, or tell any.
     #[test]

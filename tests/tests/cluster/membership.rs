@@ -175,6 +175,43 @@ async fn dead_node_is_replaced_by_force_when_quorum_is_kept() {
     assert_kept(&*ledger, [first]).await;
 }
 
+/// While it was away another node came, and the placement driver moved there: of that node it has never heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_that_was_away_finds_a_driver_that_came_meanwhile() {
+    let builder = Builder::new(3)
+        .set("placement.node_disconnected_after", "2s")
+        .set("placement.node_down_after", "4s");
+    let mut cluster = builder.start().await;
+    let away = cluster.node_id(2).await;
+    cluster.nodes[2].kill9();
+    let fourth = cluster.join_node();
+    cluster.nodes[fourth].bound(BOUND).await;
+    let new = cluster.node_id(fourth).await;
+    let first = cluster.nodes[0].session();
+    eventually("the new node to lead region 1", BOUND, async || {
+        let regions = first.regions().await.map_err(|status| status.to_string())?;
+        let of_region = |info: &&v1::RegionInfo| {
+            info.region.as_ref().is_some_and(|region| region.region_id == 1)
+        };
+        let info = regions.iter().find(of_region).ok_or("no region 1")?;
+        if info.leader.as_ref().is_some_and(|leader| leader.node_id == new) {
+            return Ok(());
+        }
+        let message = v1::TransferLeaderRequest { region_id: 1, to_node_id: new };
+        let moved = first.cluster.clone().transfer_leader(first.request(message)).await;
+        Err(format!("{moved:?}"))
+    })
+    .await;
+    cluster.nodes[2].relaunch();
+    eventually("the node that was away to be heard", BOUND, async || {
+        let nodes = first.nodes().await.map_err(|status| status.to_string())?.nodes;
+        let node = nodes.iter().find(|node| node.node_id == away).ok_or("not on the list")?;
+        let is_heard = node.liveness() == Liveness::Alive;
+        if is_heard { Ok(()) } else { Err(format!("{:?}", node.liveness())) }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removal_can_be_taken_back_while_it_is_under_way() {
     let mut cluster = Cluster::start(4).await;
