@@ -3,7 +3,8 @@
 //! Who has moved cannot be found by the table alone: a change of it needs a leader of region 1, and that
 //! one needs a majority that finds each other. So wherever a node of the cluster is seen, by what it
 //! says of itself on a connection or at an address that this node was told to ask, that counts more than
-//! the row of it, until the row says something new.
+//! the row of it, until the row says something new. It may have gone back since, and have no reason to show
+//! itself here again: so where it does not answer at the one place, the other one is tried, in turn.
 //!
 //! Every table that a node goes by comes through here, from its disk or from others. So it is here that one
 //! which this program may not take part in is refused, and ends the process.
@@ -36,12 +37,19 @@ const FORMAT: u8 = 1;
 pub struct NodeDirectory {
     table: RwLock<Arc<v1::NodeTable>>,
     /// Peer addresses that differ from the table's. Bound: only of nodes of the table.
-    seen: RwLock<HashMap<NodeId, String>>,
+    seen: RwLock<HashMap<NodeId, Seen>>,
     log: Arc<dyn Engine>,
     /// Held while the copy is written.
     keeping: Mutex<()>,
     /// Ends the process, with these words.
     end: End,
+}
+
+/// Where a node was seen.
+struct Seen {
+    peer_address: String,
+    /// It did not answer there when it was tried last: the table's place is next.
+    is_doubted: bool,
 }
 
 type End = Box<dyn Fn(String) + Send + Sync>;
@@ -125,7 +133,7 @@ impl NodeDirectory {
             };
             self.seen.write().retain(|node, seen| {
                 let now = address(&table, *node);
-                now == address(&current, *node) && now.as_ref() != Some(seen)
+                now == address(&current, *node) && now.as_ref() != Some(&seen.peer_address)
             });
             *current = Arc::new(table);
         }
@@ -151,12 +159,12 @@ impl NodeDirectory {
         self.log.write(&batch, Durability::Buffered)
     }
 
-    /// A node's row, with the address where it was last seen.
+    /// A node's row, with the address where it is to be tried.
     #[must_use]
     pub fn node(&self, node: NodeId) -> Option<v1::NodeRecord> {
         let mut record = find(&self.table.read(), node).cloned()?;
-        if let Some(seen) = self.seen.read().get(&node) {
-            record.peer_address.clone_from(seen);
+        if let Some(seen) = self.seen.read().get(&node).filter(|seen| !seen.is_doubted) {
+            record.peer_address.clone_from(&seen.peer_address);
         }
         Some(record)
     }
@@ -169,8 +177,9 @@ impl NodeDirectory {
         if record.peer_address == peer_address {
             seen.remove(&node);
         } else if check_address("peer_address", peer_address).is_ok() {
-            let before = seen.insert(node, peer_address.to_owned());
-            if before.as_deref() != Some(peer_address) {
+            let now = Seen { peer_address: peer_address.to_owned(), is_doubted: false };
+            let before = seen.insert(node, now);
+            if before.is_none_or(|before| before.peer_address != peer_address) {
                 tracing::info!(%node, peer_address, "seen at another address than the table has");
             }
         }
@@ -201,6 +210,15 @@ impl Directory for NodeDirectory {
             .filter(|record| record.state() != v1::NodeState::Removed)
             .map(|record| record.peer_address)
             .filter(|address| !address.is_empty())
+    }
+
+    fn not_at(&self, node: NodeId, peer_address: &str) {
+        let table = self.table.read();
+        let is_row = find(&table, node).is_some_and(|row| row.peer_address == peer_address);
+        if let Some(seen) = self.seen.write().get_mut(&node) {
+            // What failed at a third place says nothing of these two.
+            seen.is_doubted = seen.peer_address == peer_address || (seen.is_doubted && !is_row);
+        }
     }
 }
 
@@ -314,6 +332,19 @@ mod tests {
         assert_eq!(at(), "k2:7421", "back where the table has it");
         directory.see(NodeId(2), "nowhere");
         assert_eq!(at(), "k2:7421", "no address");
+        directory.see(NodeId(2), "m2:7421");
+        for (why, failed, next) in [
+            ("it went back", "m2:7421", "k2:7421"),
+            ("the same attempt on another lane", "m2:7421", "k2:7421"),
+            ("somewhere else", "x2:7421", "k2:7421"),
+            ("it only was down", "k2:7421", "m2:7421"),
+            ("still", "m2:7421", "k2:7421"),
+        ] {
+            directory.not_at(NodeId(2), failed);
+            assert_eq!(at(), next, "{why}");
+        }
+        directory.see(NodeId(2), "m2:7421");
+        assert_eq!(at(), "m2:7421", "it has shown itself");
         directory.see(NodeId(9), "m9:7421");
         assert_eq!(directory.peer_address(NodeId(9)), None, "not of this cluster");
     }

@@ -73,6 +73,11 @@ pub struct Identity {
 pub trait Directory: Send + Sync {
     /// `host:port` of a node's peer port; `None` when the node is not known or removed.
     fn peer_address(&self, node: NodeId) -> Option<String>;
+
+    /// The node did not answer at this peer address. Where it may be at another one, that is to be tried next.
+    fn not_at(&self, node: NodeId, peer_address: &str) {
+        let _ = (node, peer_address);
+    }
 }
 
 /// Why a message got no answer.

@@ -177,6 +177,7 @@ impl Run {
                 continue;
             }
             let began = clock::monotonic();
+            let address = self.office.directory.peer_address(self.node);
             let connected = connect(&self.office, self.node).await;
             self.office.note_attempt(self.node, connected.is_ok());
             let was_answered = match connected {
@@ -198,6 +199,9 @@ impl Run {
             if was_answered {
                 failing = Failing::default();
             } else {
+                if let Some(address) = address {
+                    self.office.directory.not_at(self.node, &address);
+                }
                 let silence_max = self.office.config.silence_max;
                 let lasts = failing.again(began, clock::monotonic(), silence_max);
                 self.office.note_failing(self.node, self.lane, lasts);
