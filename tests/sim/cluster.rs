@@ -91,6 +91,11 @@ impl Host {
         self.disk.borrow().clone()
     }
 
+    fn disk_has_failed(&self) -> bool {
+        let disk = self.disk.borrow();
+        disk.log.has_failed() || disk.data.has_failed()
+    }
+
     pub(crate) fn is_down(&self) -> bool {
         self.down_until.is_some()
     }
@@ -200,7 +205,7 @@ impl Cluster {
         let hosts = numbers().map(|number| {
             let dir = folder().expect("a temporary folder");
             let mut config = config(sizes, dir.path().to_owned());
-            if first(&number) {
+            if first(&number) && sizes.split_keys.is_empty() {
                 config.join = join.clone();
                 config.bootstrap_expect = sizes.nodes as u32;
             }
@@ -279,13 +284,9 @@ impl Cluster {
         if excused.peek().is_none() {
             return;
         }
-        let to_come = |host: &Host| {
-            let disk = host.disk();
-            host.is_down()
-                || host.joined().is_none()
-                || disk.log.is_to_fail()
-                || disk.data.is_to_fail()
-        };
+        // A node ends by its failed disk, and has another engine when it starts again.
+        let to_come =
+            |host: &Host| host.is_down() || host.joined().is_none() || host.disk_has_failed();
         if excused.any(to_come) {
             self.made_up_at = None;
             return;
@@ -327,6 +328,7 @@ impl Cluster {
     ) -> Result<(), String> {
         for index in 0..self.hosts.len() {
             let host = &mut self.hosts[index];
+            host.is_excused |= host.disk_has_failed();
             let ended = host.ended.borrow_mut().take();
             if let Some(cause) = ended {
                 if !host.is_excused {

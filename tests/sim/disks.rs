@@ -19,16 +19,18 @@ use crate::{
 
 impl Cluster {
     /// What can be seen now.
-    pub(crate) fn moment(&self) -> Moment<'_> {
+    pub(crate) fn moment(&self, dead: Option<usize>) -> Moment<'_> {
         let mut peers = Vec::new();
         for (number, host) in self.hosts.iter().enumerate() {
-            let Some(joined) = host.joined() else { continue };
+            let Some(joined) = host.joined().filter(|_| dead != Some(number)) else { continue };
             for peer in joined.peers.all() {
                 peers.push(Seen {
                     place: Place { host: number, disk_lives: host.disk_lives },
                     region: peer.region,
                     peer: peer.id,
                     status: peer.status(),
+                    is_joint: peer.view().with(|now| now.joint),
+                    buried: joined.peers.tombstone(peer.region),
                 });
             }
         }

@@ -1,6 +1,9 @@
 //! Whether all is as it should be when nothing goes wrong.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use flotilla_proto::v1::{PeerRole, PeerStatus};
 
@@ -48,9 +51,11 @@ fn unwell_regions(regions: &Regions, goal: &Goal) -> Option<String> {
         let leaders = peers.iter().filter(|peer| peer.role == "leader").count();
         let taking_part = peers.iter().all(|peer| ["leader", "follower"].contains(&&*peer.role));
         let even = goal.is_reached(*region, peers);
+        let here: BTreeSet<u64> = peers.iter().map(|peer| peer.peer_id).collect();
         let described = peers.iter().all(|peer| {
-            let voters = peer.region.iter().flat_map(|region| &region.peers);
-            voters.filter(|peer| peer.role() == PeerRole::Voter).count() == peers.len()
+            let members = peer.region.iter().flat_map(|region| &region.peers);
+            let voters = members.filter(|member| member.role() == PeerRole::Voter);
+            voters.map(|voter| voter.peer_id).collect::<BTreeSet<_>>() == here
         });
         if leaders != 1 || !taking_part || !even || !described || peers.len() < FACTOR {
             let _ = write!(words, "region {region}: {leaders} leaders, {} peers ", peers.len());

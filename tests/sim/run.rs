@@ -14,6 +14,7 @@ use flotilla_server::world as server_world;
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use crate::{
+    actors,
     cluster::Cluster,
     faults::{Faults, Scene},
     health::{Goal, unwell},
@@ -77,8 +78,9 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
     let stage = Stage::new(seed, Rc::clone(&sizes), Arc::clone(&world.trace));
     let mut faults = Faults::draw(&mut random, (scenario.faults)());
     let mut cluster = Cluster::start(&mut sim, &world, &sizes, faults.move_hosts());
-    let actors: Vec<&'static str> = scenario.actors.iter().map(|actor| actor.name).collect();
-    for actor in scenario.actors {
+    let all = || [&actors::FOUNDER].into_iter().chain(scenario.actors);
+    let actors: Vec<&'static str> = all().map(|actor| actor.name).collect();
+    for actor in all() {
         sim.client(actor.name, (actor.act)(stage.clone()));
     }
     tracing::info!("{scenario:?} {seed}: {sizes:?}, faults: {}", faults.names().join(", "));
@@ -105,7 +107,7 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
         if is_due(now, JUDGED_EVERY) {
             cluster.forgive();
             let note = |entry: u32| world.trace.note(&entry.to_le_bytes());
-            if let Err(violation) = judges.judge(&cluster.moment(), note) {
+            if let Err(violation) = judges.judge(&cluster.moment(world.dead()), note) {
                 break Some(violation);
             }
         }

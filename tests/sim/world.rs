@@ -67,8 +67,19 @@ impl Trace {
     }
 }
 
-/// What work with a disk takes at most while nothing is wrong with it, in microseconds.
-pub(crate) const CALM_DISK_MICROS_MAX: u64 = 2_000;
+/// What work with a disk takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DiskPace {
+    /// At most so many microseconds,
+    pub(crate) micros_max: u64,
+    /// one time in so many; else what it takes while nothing is wrong.
+    pub(crate) one_in: u64,
+}
+
+impl DiskPace {
+    /// Nothing is wrong with it.
+    pub(crate) const CALM: Self = Self { micros_max: 2_000, one_in: 1 };
+}
 
 /// What a message takes at most while nothing is wrong with the links.
 pub(crate) const CALM_LATENCY_MAX: Duration = Duration::from_millis(5);
@@ -83,8 +94,8 @@ pub(crate) async fn connect(authority: String) -> io::Result<TcpStream> {
 pub(crate) struct World {
     pub(crate) trace: Arc<Trace>,
     pub(crate) marks: ServerMarks,
-    /// By host, microseconds that the slowest work with its disk takes now.
-    disk_micros_max: Mutex<BTreeMap<usize, u64>>,
+    /// Of hosts whose disk something was said of.
+    disk_paces: Mutex<BTreeMap<usize, DiskPace>>,
     /// Whose runtime is whose, since work with a disk does not say who does it.
     hosts: Mutex<HashMap<Id, usize>>,
     /// The disk of each host, as its node has it.
@@ -138,14 +149,14 @@ impl World {
         self.dead.lock().expect("nobody panics with it").take()
     }
 
-    fn is_dead(&self, host: Option<usize>) -> bool {
-        let dead = self.dead.lock().expect("nobody panics with it");
-        dead.as_ref().is_some_and(|dead| Some(dead.host) == host)
+    /// The host of whoever has died at a line and still stands there: it does what nobody will ever know.
+    pub(crate) fn dead(&self) -> Option<usize> {
+        self.dead.lock().expect("nobody panics with it").as_ref().map(|dead| dead.host)
     }
 
-    /// What work with the disk of a host takes at most from now on.
-    pub(crate) fn slow_disk(&self, host: usize, micros_max: u64) {
-        self.disk_micros_max.lock().expect("nobody panics with it").insert(host, micros_max);
+    /// What work with the disk of a host takes from now on.
+    pub(crate) fn pace_disk(&self, host: usize, pace: DiskPace) {
+        self.disk_paces.lock().expect("nobody panics with it").insert(host, pace);
     }
 }
 
@@ -204,9 +215,11 @@ impl world::World for Around {
 
     fn disk_takes(&self) -> Duration {
         let host = self.0.host();
-        let micros_max = self.0.disk_micros_max.lock().expect("nobody panics with it");
-        let most = host.and_then(|host| micros_max.get(&host)).unwrap_or(&CALM_DISK_MICROS_MAX);
-        clock::random_between(Duration::ZERO, Duration::from_micros(*most))
+        let paces = self.0.disk_paces.lock().expect("nobody panics with it");
+        let pace = host.and_then(|host| paces.get(&host)).unwrap_or(&DiskPace::CALM);
+        let is_slow = pace.one_in == 1 || clock::random().is_multiple_of(pace.one_in);
+        let pace = if is_slow { pace } else { &DiskPace::CALM };
+        clock::random_between(Duration::ZERO, Duration::from_micros(pace.micros_max))
     }
 }
 
@@ -264,7 +277,7 @@ impl AsyncWrite for Traced {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.world.is_dead(self.host) {
+        if self.host.is_some() && self.world.dead() == self.host {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);

@@ -183,8 +183,14 @@ impl Peers {
         self.env.feature_level.fetch_max(table.feature_level, Ordering::Relaxed);
     }
 
+    /// Up to which id peers of a region are buried here.
+    #[must_use]
+    pub fn tombstone(&self, region: RegionId) -> Option<PeerId> {
+        self.tombstones.read().get(&region).copied()
+    }
+
     pub(super) fn is_buried(&self, region: RegionId, peer: PeerId) -> bool {
-        let buried = self.tombstones.read().get(&region).is_some_and(|buried| peer <= *buried);
+        let buried = self.tombstone(region).is_some_and(|buried| peer <= buried);
         buried && !known_bad::is(Fault::TombstoneIgnored)
     }
 

@@ -15,8 +15,11 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fmt,
-    sync::Arc,
+    fmt, mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -58,6 +61,8 @@ pub struct MemoryEngine {
     state: RwLock<State>,
     stages: Arc<Mutex<Stages>>,
     faults: Mutex<Vec<Fault>>,
+    /// One of them has struck.
+    has_failed: AtomicBool,
     reclaim: Arc<Reclaim>,
 }
 
@@ -118,15 +123,15 @@ impl MemoryEngine {
         self.faults.lock().push(fault);
     }
 
-    /// No call fails that has not failed yet.
-    pub fn forgive(&self) {
-        self.faults.lock().clear();
+    /// No call fails that has not failed yet. Whether there was one.
+    pub fn forgive(&self) -> bool {
+        !mem::take(&mut *self.faults.lock()).is_empty()
     }
 
-    /// Whether a call is to fail that has not failed yet.
+    /// Whether a call has failed that was to fail.
     #[must_use]
-    pub fn is_to_fail(&self) -> bool {
-        !self.faults.lock().is_empty()
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Relaxed)
     }
 
     /// How many steps (a batch is one, a replaced range two) a crash may lose.
@@ -203,6 +208,7 @@ impl MemoryEngine {
             state: RwLock::new(state),
             stages: Arc::new(Mutex::new(self.stages.lock().clone())),
             faults: Mutex::default(),
+            has_failed: AtomicBool::default(),
             reclaim: Arc::default(),
         })
     }
@@ -215,7 +221,9 @@ impl MemoryEngine {
     fn fails(&self, fault: Fault) -> bool {
         let mut faults = self.faults.lock();
         let found = faults.iter().position(|injected| *injected == fault);
-        found.map(|at| faults.remove(at)).is_some()
+        let fails = found.map(|at| faults.remove(at)).is_some();
+        self.has_failed.fetch_or(fails, Relaxed);
+        fails
     }
 }
 

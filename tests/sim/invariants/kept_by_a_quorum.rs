@@ -1,9 +1,9 @@
 //! What was applied anywhere is on the disks of a majority, where a power cut does not reach it (Raft, section 5.3: an entry
 //! is committed once a majority has it).
 //!
-//! Asked of each entry once, of the disks of all three voters, whether their nodes run or not. While the voters change,
-//! entries wait: which majority counts then is for leader completeness, and in the end they are on a majority of the new
-//! ones. A disk has an entry in what is synced of its log, or in what is synced of what was applied.
+//! Asked of each entry once, of the disks of all three voters, whether their nodes run or not, as those peers know them that
+//! have applied the newest change. While the voters change, entries wait: which majority counts then is for leader
+//! completeness, and in the end they are on a majority of the new ones. A disk has an entry in what is synced of its log, or in what is synced of what was applied.
 
 use std::collections::BTreeMap;
 
@@ -61,18 +61,13 @@ impl Invariant for KeptByAQuorum {
 }
 
 impl Known {
-    /// Where the voters are, if all whose nodes run know the same three, and nobody has ever known newer ones.
+    /// Where the voters are, if somebody runs who has applied the newest change that was ever seen, and it is at its end.
     fn voters(&self, region: RegionId, moment: &Moment<'_>) -> Option<Vec<Place>> {
-        let mut peers = moment.peers.iter().filter(|seen| seen.region == region);
-        let first = voters(peers.next()?);
-        if first.len() != VOTERS
-            || moment.peers.iter().any(|seen| {
-                seen.region == region && (conf_ver(seen) != self.conf_ver || voters(seen) != first)
-            })
-        {
-            return None;
-        }
-        first.into_iter().map(|peer| self.places.get(&peer).copied()).collect()
+        let knows = |seen: &&Seen| seen.region == region && conf_ver(seen) == self.conf_ver;
+        let newest = moment.peers.iter().find(knows).filter(|seen| !seen.is_joint)?;
+        let voters = voters(newest);
+        let places = voters.iter().map(|peer| self.places.get(peer).copied());
+        if voters.len() == VOTERS { places.collect() } else { None }
     }
 }
 

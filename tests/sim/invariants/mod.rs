@@ -1,6 +1,7 @@
 //! What must hold at every moment, one promise a file. Each looks at what a node shows of its peers and at its disk, and
 //! never asks the node to judge itself. Each is tested by moments that nobody ran (`tests.rs`).
 
+mod buried_stays_gone;
 mod election_safety;
 mod kept_by_a_quorum;
 mod leader_completeness;
@@ -28,6 +29,10 @@ pub(crate) struct Seen {
     pub(crate) region: RegionId,
     pub(crate) peer: PeerId,
     pub(crate) status: v1::PeerStatus,
+    /// Its voters are in the middle of a change, as far as it has applied.
+    pub(crate) is_joint: bool,
+    /// Up to which id peers of the region are buried on its node.
+    pub(crate) buried: Option<PeerId>,
 }
 
 impl Seen {
@@ -77,6 +82,7 @@ pub(crate) trait Invariant {
 /// Every promise.
 pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
     vec![
+        Box::new(buried_stays_gone::BuriedStaysGone),
         Box::new(election_safety::ElectionSafety::default()),
         Box::new(kept_by_a_quorum::KeptByAQuorum::default()),
         Box::new(leader_completeness::LeaderCompleteness::default()),

@@ -23,6 +23,9 @@ struct World {
     lives: BTreeMap<usize, u32>,
     excused: bool,
     aside: Option<&'static str>,
+    /// Hosts whose peers are in the middle of a change of voters.
+    joint: Vec<usize>,
+    buried: BTreeMap<usize, PeerId>,
     peers: Vec<(usize, v1::PeerStatus)>,
 }
 
@@ -69,6 +72,8 @@ impl World {
                 region: REGION,
                 peer: PeerId(*host as u64),
                 status: status.clone(),
+                is_joint: self.joint.contains(host),
+                buried: self.buried.get(host).copied(),
             }
         };
         Moment { peers: self.peers.iter().map(seen).collect(), disks: self }
@@ -209,7 +214,27 @@ fn entries_wait_while_the_members_change_and_are_asked_for_after_it() {
     let old = change(unkept(), 3, 4);
     check("by whoever knows the members of before", &[calm(), during.clone(), old], None);
     let after = change(unkept(), 3, 6);
-    check("after", &[calm(), during, after], Some("kept-by-a-quorum"));
+    let want = Some("kept-by-a-quorum");
+    check("after", &[calm(), during.clone(), after.clone()], want);
+    let mut at_its_end = after.clone();
+    at_its_end.joint = vec![1, 2, 3];
+    check("when it is joint", &[calm(), during.clone(), at_its_end], None);
+    let mut one_is_behind = after;
+    let of_before = calm().peers.remove(2);
+    one_is_behind.peers[2] = of_before;
+    check("also while one has not applied it", &[calm(), during, one_is_behind], want);
+}
+
+#[test]
+fn whoever_is_buried_does_not_run() {
+    let buried = |upto| World { buried: BTreeMap::from([(3, PeerId(upto))]), ..calm() };
+    check("an earlier one is", &[buried(2)], None);
+    check("it is", &[calm(), buried(3)], Some("buried-stays-gone"));
+    check("a later one is", &[buried(4)], Some("buried-stays-gone"));
+    let mut gone = buried(3);
+    gone.peers.retain(|(host, _)| *host != 3);
+    check("it is gone", std::slice::from_ref(&gone), None);
+    check("it is back", &[gone, buried(3)], Some("buried-stays-gone"));
 }
 
 #[test]
