@@ -82,7 +82,7 @@ fn catchers(fault: Fault) -> &'static [&'static str] {
             "replicas-equal",
             "healing",
         ],
-        Fault::DeadPeerPutBack | Fault::TombstoneIgnored => &["healing", "replicas-equal"],
+        Fault::DeadPeerPutBack | Fault::TombstoneIgnored => &["buried-stays-gone"],
         Fault::ComparedBeforeTheBatch => &["linearizability", "counter", "replicas-equal"],
         Fault::EpochUnchecked
         | Fault::ReadBeforeItsIndex

@@ -31,6 +31,7 @@ pub(crate) const NODE_GIVEN_UP: Mark = Mark("a node was given up by force");
 pub(crate) const NODE_MAY_STAY: Mark = Mark("a node that was to go may stay");
 pub(crate) const NODE_DEMOTED: Mark = Mark("a node was demoted");
 pub(crate) const ONE_VOTER: Mark = Mark("a region has one voter by order");
+pub(crate) const CHANGE_INTERRUPTED: Mark = Mark("a change of members was interrupted");
 pub(crate) const DRIVER_MOVED: Mark = Mark("the placement driver was moved");
 pub(crate) const KEY_EXPIRED: Mark = Mark("a key had expired");
 pub(crate) const WRITE_REFUSED: Mark = Mark("a write was refused");

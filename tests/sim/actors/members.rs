@@ -22,7 +22,8 @@ pub(super) async fn act(stage: Stage) -> turmoil::Result {
     stage.until(Phase::Faults).await;
     let mut random = stage.random(NAME);
     while stage.phase() == Phase::Faults {
-        tokio::time::sleep(Duration::from_millis(random.random_range(20..1_200))).await;
+        let rest = random.random_range(Duration::from_millis(20)..stage.sizes.members_pace);
+        tokio::time::sleep(rest).await;
         let session = stage.any_session(&mut random).patient(PATIENCE);
         // What is refused, or not heard of, is no fault of anybody.
         let _ = change(&stage, &session, &mut random).await;

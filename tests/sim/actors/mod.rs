@@ -1,6 +1,7 @@
 //! Who acts, one kind a file: clients, and those who run the cluster. Each is on a host of its own.
 
 mod expiry;
+mod founder;
 mod leaders;
 mod ledger;
 mod library;
@@ -18,6 +19,10 @@ pub(crate) struct Actor {
     pub(crate) name: &'static str,
     pub(crate) act: fn(Stage) -> LocalBoxFuture<'static, turmoil::Result>,
 }
+
+/// Whoever makes a cluster that does not make itself.
+pub(crate) const FOUNDER: Actor =
+    Actor { name: "founder", act: |stage| Box::pin(founder::act(stage)) };
 
 /// Clients that fight over a few keys.
 pub(crate) const REGISTERS: Actor =

@@ -22,7 +22,8 @@ impl Fault for CutOneWay {
         Some(scene.moment(5_000))
     }
 
-    fn heal(&mut self, scene: &mut Scene<'_, '_>) {
+    fn heal(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         each(&self.0, &self.1, |from, to| scene.links.mend(scene.sim, from, to));
+        None
     }
 }

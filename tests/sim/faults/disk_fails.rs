@@ -19,9 +19,7 @@ impl Fault for DiskFails {
 
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         let host = scene.host();
-        let host = &mut scene.cluster.hosts[host];
-        host.is_excused = true;
-        let disk = host.disk();
+        let disk = scene.cluster.hosts[host].disk();
         let injected = pick(
             scene.random,
             &[Injected::WriteLost, Injected::WriteKept, Injected::Sync, Injected::Replace],
@@ -33,9 +31,10 @@ impl Fault for DiskFails {
         Some(scene.moment(1_000))
     }
 
-    fn heal(&mut self, scene: &mut Scene<'_, '_>) {
-        let Some(engine) = self.0.take() else { return };
-        scene.marks.hit_if(marks::DISK_FAILED, !engine.is_to_fail());
-        engine.forgive();
+    fn heal(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
+        let Some(engine) = self.0.take() else { return None };
+        let has_failed = !engine.forgive();
+        scene.marks.hit_if(marks::DISK_FAILED, has_failed);
+        None
     }
 }

@@ -1,12 +1,12 @@
-//! One host hears nothing and is not heard for a while, and then gets and sends everything at once, as a machine that was
-//! frozen. (Its own timers go on: turmoil cannot stop one of its hosts.)
+//! One host hears nothing and is not heard for a while, and then gets and sends everything, as a machine that was frozen.
+//! (Its own timers go on: turmoil cannot stop one of its hosts.)
 
 use std::time::Duration;
 
-use super::{Fault, Scene, each};
+use super::{Fault, Scene, held::HeldLinks};
 
 #[derive(Default)]
-pub(super) struct Frozen(Vec<String>, Vec<String>);
+pub(super) struct Frozen(HeldLinks);
 
 impl Fault for Frozen {
     fn name(&self) -> &'static str {
@@ -19,16 +19,17 @@ impl Fault for Frozen {
 
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         let one = scene.leader_or_any();
-        self.0 = scene.cluster.hosts[one].names();
+        let frozen = scene.cluster.hosts[one].names();
         let others = (0..scene.cluster.hosts.len()).filter(|host| *host != one);
-        self.1 = others.flat_map(|host| scene.cluster.hosts[host].names()).collect();
+        let mut all: Vec<String> =
+            others.flat_map(|host| scene.cluster.hosts[host].names()).collect();
         // Clients, too: what they ask a frozen machine waits.
-        self.1.extend(scene.actors.iter().map(|name| (*name).to_owned()));
-        each(&self.0, &self.1, |one, other| scene.links.hold(scene.sim, one, other));
+        all.extend(scene.actors.iter().map(|name| (*name).to_owned()));
+        self.0.hold(scene, &frozen, &all);
         Some(scene.moment(4_000))
     }
 
-    fn heal(&mut self, scene: &mut Scene<'_, '_>) {
-        each(&self.0, &self.1, |one, other| scene.links.release(scene.sim, one, other));
+    fn heal(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
+        self.0.release(scene)
     }
 }

@@ -1,5 +1,6 @@
 //! What goes wrong, one kind a file. A seed switches some of them on, and draws when they strike and for how long.
 
+mod change_interrupted;
 mod cluster_crash;
 mod crash;
 mod crash_point;
@@ -121,20 +122,31 @@ impl Scene<'_, '_> {
         (is_of_it && self.may_lose(host)).then_some(host)
     }
 
-    /// Two sides, neither empty.
+    /// Two sides, neither without a host. Whoever is on neither reaches, and is reached by, both.
     fn sides(&mut self) -> (Vec<String>, Vec<String>) {
         let one = self.host();
         let (mut here, mut there) = (vec![], vec![]);
         for (number, host) in self.cluster.hosts.iter().enumerate() {
-            let side = number == one || self.random.random_bool(0.3);
-            if side { &mut here } else { &mut there }.push(host.names());
+            match self.random.random_range(0..10) {
+                _ if number == one => here.push(host.names()),
+                0..3 => here.push(host.names()),
+                3..8 => there.push(host.names()),
+                _ => {}
+            }
         }
         if there.is_empty() {
-            there.extend(here.pop());
+            let other = (one + 1) % self.cluster.hosts.len();
+            let names = self.cluster.hosts[other].names();
+            here.retain(|side| *side != names);
+            there.push(names);
         }
         for actor in self.actors {
-            let side = if self.random.random_bool(0.2) { &mut here } else { &mut there };
-            side.push(vec![(*actor).to_owned()]);
+            // Whoever reaches both sides sees what each of them says.
+            match self.random.random_range(0..10) {
+                0..2 => here.push(vec![(*actor).to_owned()]),
+                2..6 => there.push(vec![(*actor).to_owned()]),
+                _ => {}
+            }
         }
         (here.concat(), there.concat())
     }
@@ -162,8 +174,10 @@ pub(crate) trait Fault {
     /// Strikes; answers how long it is to last. `None`: it cannot now, and is tried again soon.
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration>;
 
-    /// Ends it.
-    fn heal(&mut self, _scene: &mut Scene<'_, '_>) {}
+    /// Ends it. `Some`: as much of it as ends now, and the rest so much later.
+    fn heal(&mut self, _scene: &mut Scene<'_, '_>) -> Option<Duration> {
+        None
+    }
 }
 
 /// What happens to machines and the links between them. No disk is lost.
@@ -171,6 +185,7 @@ pub(crate) fn of_machines() -> Vec<Box<dyn Fault>> {
     vec![
         Box::new(held::Held::default()),
         Box::new(frozen::Frozen::default()),
+        Box::new(change_interrupted::ChangeInterrupted::default()),
         Box::new(cluster_crash::ClusterCrash),
         Box::new(crash::Crash),
         Box::new(crash_point::CrashPoint),
@@ -179,7 +194,7 @@ pub(crate) fn of_machines() -> Vec<Box<dyn Fault>> {
         Box::new(data_set_back::DataSetBack::default()),
         Box::new(disk_fails::DiskFails::default()),
         Box::new(disk_slow::DiskSlow::default()),
-        Box::new(links_slow::LinksSlow),
+        Box::new(links_slow::LinksSlow::default()),
         Box::new(wall_jump::WallJump),
     ]
 }
@@ -188,6 +203,7 @@ pub(crate) fn of_machines() -> Vec<Box<dyn Fault>> {
 pub(crate) fn of_disks() -> Vec<Box<dyn Fault>> {
     vec![
         Box::new(frozen::Frozen::default()),
+        Box::new(change_interrupted::ChangeInterrupted::default()),
         Box::new(crash::Crash),
         Box::new(crash_point::CrashPoint),
         Box::new(cut::Cut::default()),
@@ -196,7 +212,7 @@ pub(crate) fn of_disks() -> Vec<Box<dyn Fault>> {
         Box::new(disk_set_back::DiskSetBack::default()),
         Box::new(disk_slow::DiskSlow::default()),
         Box::new(disk_wiped::DiskWiped),
-        Box::new(links_slow::LinksSlow),
+        Box::new(links_slow::LinksSlow::default()),
         Box::new(moved::Moved),
     ]
 }
@@ -211,7 +227,7 @@ pub(crate) fn that_leave_behind() -> Vec<Box<dyn Fault>> {
         Box::new(cut_one_way::CutOneWay::default()),
         Box::new(data_set_back::DataSetBack::default()),
         Box::new(disk_set_back::DiskSetBack::default()),
-        Box::new(links_slow::LinksSlow),
+        Box::new(links_slow::LinksSlow::default()),
     ]
 }
 
@@ -221,7 +237,7 @@ pub(crate) fn that_slow_down() -> Vec<Box<dyn Fault>> {
         Box::new(held::Held::default()),
         Box::new(crash::Crash),
         Box::new(disk_slow::DiskSlow::default()),
-        Box::new(links_slow::LinksSlow),
+        Box::new(links_slow::LinksSlow::default()),
     ]
 }
 
@@ -287,9 +303,9 @@ impl Faults {
             }
             if due.active {
                 tracing::info!("fault ends: {}", due.fault.name());
-                due.fault.heal(scene);
-                due.active = false;
-                due.at = scene.now() + scene.moment(4_000);
+                let rest = due.fault.heal(scene);
+                due.active = rest.is_some();
+                due.at = scene.now() + rest.unwrap_or_else(|| scene.moment(4_000));
             } else if let Some(lasts) = due.fault.strike(scene) {
                 tracing::info!("fault: {}", due.fault.name());
                 due.active = true;
@@ -305,8 +321,8 @@ impl Faults {
     pub(crate) fn end(&mut self, scene: &mut Scene<'_, '_>) {
         crash_point::take_down(scene);
         for mut due in std::mem::take(&mut self.chosen) {
-            if due.active {
-                due.fault.heal(scene);
+            while due.active {
+                due.active = due.fault.heal(scene).is_some();
             }
         }
     }

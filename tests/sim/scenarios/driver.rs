@@ -8,5 +8,5 @@ pub(super) const SCENARIO: Scenario = Scenario {
     sizes: |random| Sizes { factor_changes: true, ..membership::sizes(random) },
     actors: &[actors::REGISTERS, actors::MEMBERS, actors::LEADERS],
     faults: faults::of_machines,
-    sometimes: &[marks::NODE_ADDED, marks::DRIVER_MOVED],
+    sometimes: &[marks::NODE_ADDED, marks::DRIVER_MOVED, marks::CHANGE_INTERRUPTED],
 };

@@ -20,6 +20,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         marks::DISK_WIPED,
         marks::DISK_SET_BACK,
         marks::NODE_MOVED,
+        marks::CHANGE_INTERRUPTED,
         Mark::MADE_FOR_SNAPSHOT,
         Mark::DESTROYED,
         Mark::ACKNOWLEDGED_AND_GONE,

@@ -52,6 +52,8 @@ impl fmt::Debug for Scenario {
 pub(crate) struct Sizes {
     /// Nodes that the cluster is born of.
     pub(crate) nodes: usize,
+    /// Where regions are cut from birth. With any, the nodes wait to be made a cluster; else they make it by themselves.
+    pub(crate) split_keys: &'static [&'static str],
     /// Nodes that wait to be added.
     pub(crate) spares: usize,
     /// The grain of time: what one host sends, another hears in the next tick at the earliest. A step of the simulation costs
@@ -70,6 +72,8 @@ pub(crate) struct Sizes {
     pub(crate) clients: usize,
     /// How long those who fight over registers rest after each answer.
     pub(crate) pace: Duration,
+    /// The longest rest of whoever changes the cluster's members, between two changes.
+    pub(crate) members_pace: Duration,
     /// The replication factor is lowered and raised. Regions pass through two voters then, and no disk may be lost.
     pub(crate) factor_changes: bool,
     /// Things go wrong from the first moment, before there is a cluster.
@@ -80,11 +84,15 @@ pub(crate) struct Sizes {
     pub(crate) lasts: Duration,
 }
 
+/// Between the keys of those who act, and among them: of a generation of registers all are in one region.
+const SPLIT_KEYS: &[&str] = &["ledger/", "registers/0002", "registers/0004"];
+
 impl Sizes {
     /// Draws them: often tiny, so that purges, snapshots and full queues happen within seconds.
     pub(crate) fn draw(random: &mut StdRng) -> Self {
         Self {
             nodes: pick(random, &[3, 3, 3, 5]),
+            split_keys: pick(random, &[&[], &[], SPLIT_KEYS]),
             spares: 0,
             tick: Duration::from_millis(pick(random, &[1, 2, 4])),
             log_entries: pick(random, &[20, 20, 100, 10_000]),
@@ -94,6 +102,7 @@ impl Sizes {
             value_bytes: pick(random, &[10, 200, 3_000]),
             clients: pick(random, &[1, 1, 3]),
             pace: Duration::from_millis(pick(random, &[0, 20, 50])),
+            members_pace: Duration::from_millis(pick(random, &[150, 1_200, 1_200])),
             factor_changes: false,
             birth_goes_wrong: random.random_bool(0.2),
             heals_quietly: random.random_bool(0.5),

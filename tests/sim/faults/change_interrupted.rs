@@ -1,0 +1,59 @@
+//! In the middle of a change of members one machine is cut off from all others, and some of those lose their power: whoever
+//! leads next has to finish the change, by what its disk has of it.
+
+use std::time::Duration;
+
+use rand::RngExt as _;
+
+use super::{Fault, Scene, each};
+use crate::{cluster::Host, marks};
+
+#[derive(Default)]
+pub(super) struct ChangeInterrupted(Vec<String>, Vec<String>);
+
+impl Fault for ChangeInterrupted {
+    fn name(&self) -> &'static str {
+        "change-interrupted"
+    }
+
+    fn cuts(&self) -> bool {
+        true
+    }
+
+    fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
+        let changes = |host: &Host| {
+            let joined = host.joined();
+            joined.is_some_and(|joined| {
+                joined.peers.all().iter().any(|peer| peer.view().published().joint)
+            })
+        };
+        if !scene.cluster.hosts.iter().any(changes) {
+            return None;
+        }
+        scene.marks.hit(marks::CHANGE_INTERRUPTED);
+        let one = scene.leader_or_any();
+        self.0 = scene.cluster.hosts[one].names();
+        let others: Vec<usize> =
+            (0..scene.cluster.hosts.len()).filter(|host| *host != one).collect();
+        self.1 = others.iter().flat_map(|host| scene.cluster.hosts[*host].names()).collect();
+        each(&self.0, &self.1, |one, other| {
+            scene.links.cut(scene.sim, one, other);
+            scene.links.cut(scene.sim, other, one);
+        });
+        for host in others {
+            if scene.random.random_bool(0.5) && !scene.cluster.hosts[host].is_down() {
+                let until = scene.now() + scene.moment(200);
+                scene.cut_power(host, until);
+            }
+        }
+        Some(scene.moment(4_000))
+    }
+
+    fn heal(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
+        each(&self.0, &self.1, |one, other| {
+            scene.links.mend(scene.sim, one, other);
+            scene.links.mend(scene.sim, other, one);
+        });
+        None
+    }
+}
