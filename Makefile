@@ -82,7 +82,8 @@ build: setup
 
 # The server again, with failpoints, for tests only. The feature changes the server, nothing below.
 faults: setup
-	cargo build $(CORE) --features flotilla-server/failpoints --bin flotilla-server-faults
+	cargo build $(CORE) --features flotilla-server/failpoints --bin flotilla-server-faults \
+	  --config 'profile.release.package.flotilla-server.opt-level=1'
 
 # Builds what it runs and names, and no more: a newcomer waits for it. DEMO_EXIT=1 ends it by itself.
 demo: setup
@@ -97,12 +98,11 @@ UNOPTIMIZED := $(foreach package,server client tests,--config 'profile.release.p
 test: build faults
 	@# Among them: that each fault which can be switched on for the simulator is one (server/src/world/known_bad.rs).
 	cargo test $(CORE) --lib --test sim_invariants $(UNOPTIMIZED) $(KNOWN_BAD_TOO)
-	SEEDS=$${SEEDS:-100} cargo test $(CORE) --test sim $(SIMULATED)
+	SEEDS=$${SEEDS:-200} cargo test $(CORE) --test sim $(SIMULATED)
 	@# And that the simulator sees those faults, by the seeds that are known to show them.
 	KNOWN_BAD= SEEDS=0 cargo test $(CORE) --test sim $(SIMULATED)
-	@# Real processes are tested as they are shipped; the server that the simulator links is not among them.
-	cargo test $(CORE) --test cluster --test edge --test faults \
-	  --config 'profile.release.package.flotilla-server.opt-level=0'
+	@# Real processes are those that are shipped, made by `build`; what tests them is compiled as for the simulator.
+	cargo test $(CORE) --test cluster --test edge --test faults $(SIMULATED)
 	cargo test $(CORE) --doc $(UNOPTIMIZED) $(KNOWN_BAD_TOO)
 	cargo test $(OPERATOR)
 
