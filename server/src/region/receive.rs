@@ -962,7 +962,8 @@ mod tests {
         let mut port = Port::open(&fixture).await;
         let destroying = tokio::spawn(Arc::clone(&port.peers).run_destroyer());
         port.peers.give_up(REGION, PEER);
-        until("it to be gone", || port.here().is_empty()).await;
+        let is_destroyed = || port.here().is_empty() && !port.peers.changing.is_begun(REGION);
+        until("it to be gone", is_destroyed).await;
         let refused = port.send(header(REGION, PEER, 2), [end()]).await.expect_err("it is buried");
         assert_eq!(refused.reason(), Reason::Tombstone);
         port.send(header(REGION, NEW, 2), [end()]).await.expect("taken");
