@@ -87,7 +87,7 @@ fn catchers(fault: Fault) -> &'static [&'static str] {
         Fault::EpochUnchecked
         | Fault::ReadBeforeItsIndex
         | Fault::StaleAnswer
-        | Fault::StaleRound => &["linearizability"],
+        | Fault::StaleRound => &["linearizability", "nodes-serve"],
         Fault::OldQuorum => &["kept-by-a-quorum", "leader-completeness", "linearizability"],
     }
 }
