@@ -49,6 +49,9 @@ pub(crate) struct Host {
     node: Rc<RefCell<Weak<Node>>>,
     /// Why its node has ended by itself.
     ended: Rc<RefCell<Option<String>>>,
+    /// With an empty disk it makes a cluster with the others that are to. Not once it was removed from one: as a person
+    /// would, who starts it again to be added.
+    founds: Rc<Cell<bool>>,
     /// Raised when the disk was set back, wiped or damaged: what was promised on it may be gone.
     pub(crate) disk_lives: u32,
     /// What goes wrong on it is of our making: its disk was damaged, or failed.
@@ -220,6 +223,7 @@ impl Cluster {
                 })),
                 node: Rc::default(),
                 ended: Rc::default(),
+                founds: Rc::new(Cell::new(true)),
                 disk_lives: 0,
                 is_excused: false,
                 down_until: None,
@@ -348,6 +352,7 @@ impl Cluster {
             if !host.is_down() && host.node().is_some_and(|node| node.is_removed()) {
                 self.kill(sim, index, now + EMPTIED_AFTER);
                 self.hosts[index].wipe().expect("a temporary folder");
+                self.hosts[index].founds.set(false);
                 marks.hit(marks::REMOVED_AND_BACK);
             }
             let host = &mut self.hosts[index];
@@ -378,6 +383,7 @@ impl Host {
     ) {
         let (disk, node) = (Rc::clone(&self.disk), Rc::clone(&self.node));
         let (ended, now) = (Rc::clone(&self.ended), Rc::clone(&self.name));
+        let founds = Rc::clone(&self.founds);
         config.advertise_host = Some(self.names[name].clone());
         let mut errors = Vec::new();
         config.check(&mut errors);
@@ -385,7 +391,10 @@ impl Host {
         let world = Arc::clone(world);
         sim.host(self.names[name].clone(), move || {
             let (disk, node) = (disk.borrow().clone(), Rc::clone(&node));
-            let (config, ended) = (config.clone(), Rc::clone(&ended));
+            let (mut config, ended) = (config.clone(), Rc::clone(&ended));
+            if !founds.get() {
+                (config.join, config.bootstrap_expect) = (vec![], 0);
+            }
             let (here, world) = (now.get() == name, Arc::clone(&world));
             async move {
                 world.runs_here(number, &disk);

@@ -32,7 +32,7 @@ impl Fault for DiskFails {
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
-        let Some(engine) = self.0.take() else { return None };
+        let engine = self.0.take()?;
         let has_failed = !engine.forgive();
         scene.marks.hit_if(marks::DISK_FAILED, has_failed);
         None

@@ -101,18 +101,17 @@ impl Scene<'_, '_> {
     }
 
     /// Whether all that was promised is kept by the others when this host loses its disk now. With one disk lost, the
-    /// cluster is not at rest before it has made up for it.
+    /// cluster is not at rest before it has made up for it. Where regions come to have a single voter it may be just this
+    /// one, a moment later.
     fn may_lose(&self, host: usize) -> bool {
-        !self.cluster.hosts[host].is_down() && health::at_rest(self.cluster)
+        let may_be_missed = !self.cluster.shrinks && !self.cluster.hosts[host].is_down();
+        may_be_missed && health::at_rest(self.cluster)
     }
 
-    /// The same when what its log keeps stays. That may be in the middle of anything, but not of a change to a single
-    /// voter.
+    /// The same when what its log keeps stays. That may be in the middle of anything.
     fn may_lose_data(&self, host: usize) -> bool {
-        if self.cluster.shrinks {
-            return self.may_lose(host);
-        }
-        !self.cluster.hosts[host].is_down() && health::has_spare_data(self.cluster, host)
+        let may_be_missed = !self.cluster.shrinks && !self.cluster.hosts[host].is_down();
+        may_be_missed && health::has_spare_data(self.cluster, host)
     }
 
     /// Some host of the cluster that may lose its disk now.
