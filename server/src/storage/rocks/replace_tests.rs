@@ -227,6 +227,14 @@ fn new_rows_land_beneath_all_others() {
     assert_eq!((files[0], files[6]), (0, 3 + OF_OTHER), "where nothing was: {files:?}");
 }
 
+/// What RocksDB chooses to compact by itself, and meets there, is another matter.
+fn compact_nothing_unasked(data: &RocksEngine) {
+    for of in [Family::Default, Family::Meta] {
+        let options = [("disable_auto_compactions", "true")];
+        data.db.set_options_cf(family(&data.db, of), &options).unwrap();
+    }
+}
+
 /// What a compaction meets ends all writes (`damage_tests.rs`), and each start would repeat it.
 #[test]
 fn damaged_block_beside_the_range_ends_no_writes() {
@@ -271,11 +279,7 @@ fn damaged_block_beside_the_range_ends_no_writes() {
                 fs::copy(file.path(), again.path().join("data").join(file.file_name())).unwrap();
             }
             let data = open(&again);
-            // What RocksDB chooses to compact by itself is another matter.
-            for of in [Family::Default, Family::Meta] {
-                let options = [("disable_auto_compactions", "true")];
-                data.db.set_options_cf(family(&data.db, of), &options).unwrap();
-            }
+            compact_nothing_unasked(&data);
             data.get(Family::Default, b"a20").expect_err("it is damaged");
             let mut stage = data.stage("install").unwrap();
             stage.put(b"b05", b"new").unwrap();
@@ -309,6 +313,7 @@ fn replace_over_a_damaged_file_puts_the_staged_rows_there() {
         }
     }
     let f = Fixture { data: open(&dir), dir, of };
+    compact_nothing_unasked(&f.data);
     f.stage("b b2 c1 cc");
     let get = |key: &str| f.data.get(Family::Default, key.as_bytes());
     get("b2").expect_err("it is damaged");
