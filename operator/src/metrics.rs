@@ -344,6 +344,7 @@ mod tests {
             leaders: 0,
             peers: 0,
             pvc_uid: None,
+            born_with: None,
             version: None,
         };
         let mut status = KvClusterStatus {

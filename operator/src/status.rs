@@ -149,8 +149,9 @@ fn member(view: &View<'_>, row: &Row, old: &KvClusterStatus) -> Member {
     let node_id = i64::try_from(row.node_id).unwrap_or(i64::MAX);
     let names = &view.desired.names;
     let ordinal = names.ordinal_at(&row.address);
-    let volume = ordinal.filter(|ordinal| view.answers(*ordinal, row.node_id));
-    let volume = volume.and_then(|ordinal| view.seen.volumes.get(&ordinal));
+    let answers = ordinal.filter(|ordinal| view.answers(*ordinal, row.node_id));
+    let volume = answers.and_then(|ordinal| view.seen.volumes.get(&ordinal));
+    let pod = answers.and_then(|ordinal| view.seen.pods.get(&ordinal));
     let before = old.members.iter().find(|member| member.node_id == node_id);
     Member {
         node_id,
@@ -170,6 +171,9 @@ fn member(view: &View<'_>, row: &Row, old: &KvClusterStatus) -> Member {
         pvc_uid: volume
             .map(|volume| volume.uid.clone())
             .or_else(|| before.and_then(|member| member.pvc_uid.clone())),
+        born_with: before
+            .and_then(|member| member.born_with.clone())
+            .or_else(|| pod.and_then(|pod| pod.template_hash.clone())),
         version: Some(row.version.clone()).filter(|version| !version.is_empty()),
     }
 }

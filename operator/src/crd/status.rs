@@ -106,6 +106,11 @@ pub struct Member {
     /// The volume claim whose disk it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pvc_uid: Option<String>,
+    /// Hash of the pod template that its disk was begun with, as it was when the node was first seen. A node says nothing of
+    /// older disks by running with that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub born_with: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }

@@ -5,7 +5,7 @@
 //! makes its peers anew elsewhere by itself. Three things are proof. The pod answers with an empty
 //! disk, so the old one is gone. The disk was that of a Kubernetes node that is no more. Or the process
 //! ends again and again, long after it should have been up, with the same template that another node
-//! runs well on (so it is not the template), and not for want of memory (so it is not the limit) nor of room. It is
+//! with a disk from before it runs well on (so it is not the template), and not for want of memory (so it is not the limit) nor of room. It is
 //! Kubernetes that says so, of now: how often a pod has ended in its life says nothing of a machine that is cut off.
 //!
 //! An empty disk on the very claim that holds a node is no proof by itself: a pod that looks for its data in another
@@ -97,23 +97,45 @@ impl View<'_> {
             && ![EXIT_USAGE, EXIT_DISK_FULL].contains(&exit.code)
             && pod.ends_again_and_again()
             && pod.template_hash.as_deref() == Some(&self.desired.template_hash)
-            && self.runs_elsewhere();
+            && self.runs_elsewhere(ordinal, Some(&self.desired.template_hash));
         // No number that runs: each would be written into the status.
         cannot_live
             .then(|| format!("its process ends again and again, and has not served since {since}"))
     }
 
-    /// Some node runs well with the present template.
-    fn runs_elsewhere(&self) -> bool {
-        self.runs_somewhere(Some(&self.desired.template_hash))
-    }
-
-    fn runs_somewhere(&self, template_hash: Option<&str>) -> bool {
-        self.seen.pods.values().any(|pod| {
+    /// Some node runs well with a template, and with a disk that says something of the one at this ordinal.
+    fn runs_elsewhere(&self, ordinal: i32, template_hash: Option<&str>) -> bool {
+        self.seen.pods.iter().any(|(other, pod)| {
             self.runs_well(pod)
                 && matches!(pod.node, Node::Joined(_))
                 && pod.template_hash.as_deref() == template_hash
+                && self.speaks_for(ordinal, *other, pod)
         })
+    }
+
+    /// Whether how another pod fares with its template says how the disk at this ordinal would.
+    ///
+    /// Invariant: a node that was begun with its template has read nothing but what it has written with it. It proves the
+    /// template for disks that were begun with it, too, and for no older one, which the program may not be able to read.
+    pub(super) fn speaks_for(&self, ordinal: i32, other: i32, pod: &Pod) -> bool {
+        let template = pod.template_hash.as_deref();
+        match self.born_with(ordinal) {
+            // Of no node: there is nothing to be read.
+            None if self.node_at(ordinal).is_none() => true,
+            own => own == template || self.born_with(other) != template,
+        }
+    }
+
+    /// The template that the disk of a node was begun with, as far as that was noted.
+    fn born_with(&self, ordinal: i32) -> Option<&str> {
+        let node = i64::try_from(self.node_at(ordinal)?).ok()?;
+        let mut members = self.seen.cluster.status.iter().flat_map(|status| &status.members);
+        members.find(|member| member.node_id == node)?.born_with.as_deref()
+    }
+
+    /// The node at an ordinal, by its claim, or by the table.
+    fn node_at(&self, ordinal: i32) -> Option<u64> {
+        self.node_of_claim(ordinal).or_else(|| Some(self.member(ordinal)?.node_id))
     }
 
     /// The node that a claim is known to hold. By the claim's uid: one that was made anew is empty by right.
@@ -138,7 +160,7 @@ impl View<'_> {
         if let Some(elsewhere) = &pod.disk_elsewhere {
             return Some((node, elsewhere.clone()));
         }
-        let is_first = !self.runs_somewhere(pod.template_hash.as_deref());
+        let is_first = !self.runs_elsewhere(ordinal, pod.template_hash.as_deref());
         let why = "no other node runs with the template that it was made with";
         is_first.then(|| (node, why.to_owned()))
     }
@@ -153,7 +175,8 @@ impl View<'_> {
                  is at fault rather than the disk: {why}. No other pod is restarted for it, and the node is not given \
                  up. Put back what changed where the server finds its data (spec.image, spec.podTemplate, a policy that \
                  changes pods; after a policy, delete the pod), and the node is there again with its data. If the disk \
-                 is empty all the same, the node is replaced then"
+                 is empty all the same, the node is replaced then. If it is known to have been emptied, delete the \
+                 claim: the node is replaced"
             ))
         });
         let told: Vec<_> = told.collect();

@@ -92,18 +92,15 @@ impl<'a> View<'a> {
     /// run with it.
     fn may_jump_the_queue(&self, ordinal: i32, pod: &Pod) -> bool {
         let is_empty = pod.running && matches!(pod.node, Node::Unjoined { .. });
-        // One that is no node yet joins as it is: born with an untested template it would prove it for older disks.
-        let is_new = is_empty && self.node_of_claim(ordinal).is_none();
-        if is_new && !self.is_tested() {
-            return false;
-        }
         let waits = self.patience(ordinal, Some(pod));
         (is_empty || self.is_not_ready_for(pod, waits)) && self.is_trusted(ordinal, Some(pod))
     }
 
-    /// Somebody runs with the template that is asked for.
-    fn is_tested(&self) -> bool {
-        self.seen.pods.values().any(|pod| !self.is_outdated(pod) && self.runs(pod))
+    /// Somebody runs with the template that is asked for, and this one would.
+    fn is_tested(&self, ordinal: i32) -> bool {
+        self.seen.pods.iter().any(|(other, pod)| {
+            !self.is_outdated(pod) && self.runs(pod) && self.speaks_for(ordinal, *other, pod)
+        })
     }
 
     /// For how many seconds a pod may be about to come back as it was. While another one is missed a template that
@@ -121,7 +118,7 @@ impl<'a> View<'a> {
         let is_missed = |other: i32| {
             self.pod(other).is_none_or(|pod| pod.terminating || !(pod.ready || serves(pod)))
         };
-        let waits = !has_failed && !self.is_tested() && (starts || others.any(is_missed));
+        let waits = !has_failed && !self.is_tested(ordinal) && (starts || others.any(is_missed));
         if waits { DESPAIR_SECONDS } else { ABSENCE_SECONDS }
     }
 
@@ -146,11 +143,8 @@ impl<'a> View<'a> {
     /// would not find its data either. One that is empty by right, as it is no node yet, says neither, and is no reason to
     /// wait for it: it may never join while the others do not run.
     ///
-    /// A node proves it for disks that are older than its own, too, which a program may not be able to read: so none is born with
-    /// a template that no node runs with, while others run with another (see [`Self::may_jump_the_queue`] and
-    /// [`Self::template_of_before`]). But for one whose claim was lost after it had its turn, and it was the first: nothing
-    /// on record tells it from one that found its disk, and creation times may be of two API servers' clocks. There an
-    /// accident beside may bring the template to a second disk, which is there again when it is put back.
+    /// A node that was begun with the template proves it for no older disk ([`Self::speaks_for`]): as long as it runs, it
+    /// counts as if nobody had been given it.
     fn is_trusted(&self, ordinal: i32, pod: Option<&Pod>) -> bool {
         let with_it = self.seen.pods.iter();
         let mut with_it = with_it.filter(|(at, pod)| **at != ordinal && !self.is_outdated(pod));
@@ -175,11 +169,15 @@ impl<'a> View<'a> {
         let mut is_given = false;
         for (other, _) in others {
             let pod = self.pod(other);
-            if pod.is_some_and(|pod| !self.is_outdated(pod) && proves(pod)) {
+            let runs = pod.is_some_and(|pod| !self.is_outdated(pod) && proves(pod));
+            let speaks = pod.is_some_and(|pod| self.speaks_for(ordinal, other, pod));
+            if runs && speaks {
                 return true;
             }
             let is_new = |pod: &Pod| matches!(pod.node, Node::Unjoined { .. });
-            is_given |= !(pod.is_some_and(is_new) && self.node_of_claim(other).is_none());
+            let says_neither =
+                runs || (pod.is_some_and(is_new) && self.node_of_claim(other).is_none());
+            is_given |= !says_neither;
         }
         let runs = |pod: &Pod| self.runs(pod);
         let despairs = || pod.is_some_and(|pod| self.is_not_ready_for(pod, DESPAIR_SECONDS));

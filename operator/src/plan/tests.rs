@@ -61,6 +61,7 @@ fn member(ordinal: i32, pvc_uid: Option<String>) -> Member {
         leaders: 0,
         peers: 1,
         pvc_uid,
+        born_with: None,
         version: None,
     }
 }
@@ -1521,6 +1522,30 @@ fn node_is_given_up_only_with_proof_and_while_all_regions_keep_their_quorum() {
             }),
             Want::Nothing,
             "NodeDown",
+        ),
+        (
+            "the others have begun with what it ends with, and it has not",
+            sick(&|seen| {
+                roll::begun_with_it(seen, [true, true, false]);
+            }),
+            Want::Nothing,
+            "NodeDown",
+        ),
+        (
+            "one of them has not, either",
+            sick(&|seen| {
+                roll::begun_with_it(seen, [true, false, false]);
+            }),
+            Want::Does("MarkVolume", "node_id: \"3\""),
+            "NodeLost",
+        ),
+        (
+            "all have begun with it",
+            sick(&|seen| {
+                roll::begun_with_it(seen, [true; 3]);
+            }),
+            Want::Does("MarkVolume", "node_id: \"3\""),
+            "NodeLost",
         ),
         ("merely silent", sick(&|seen| the_pod(seen).restarts = 0), Want::Nothing, "NodeDown"),
         (

@@ -448,9 +448,49 @@ fn template_runs_where_a_pod_answers_as_long_as_the_cluster_has_not_begun() {
     check(vec![("one was not made", new, Want::Does("Apply", "StatefulSet(0)"), "")]);
 }
 
-/// A program that cannot read what is on the others' disks reads all that it has written itself.
+/// Nodes by whether their disks were begun with the template that is asked for.
+pub(super) fn begun_with_it(seen: &mut Seen, with_it: [bool; 3]) {
+    let wished = desired(&seen.cluster).template_hash;
+    let members = with_it.into_iter().zip(0..).map(|(with_it, at)| Member {
+        born_with: Some(if with_it { wished.clone() } else { "of-before".to_owned() }),
+        ..member(at, Some(format!("volume-{at}")))
+    });
+    seen.cluster.status.get_or_insert_default().members = members.collect();
+}
+
+/// A program that cannot read what is on the others' disks reads all that it has written itself: so it says nothing of them,
+/// and one that was given it and fails with it does.
 #[test]
-fn no_node_is_born_with_a_template_that_nobody_runs_with() {
+fn template_is_proven_by_no_younger_disk() {
+    let two = |with_it: [bool; 3], change: &dyn Fn(&mut Seen)| {
+        waiting(&|seen| {
+            begun_with_it(seen, with_it);
+            has_its_turn(seen, 0);
+            change(seen);
+        })
+    };
+    let fails = |seen: &mut Seen| {
+        has_its_turn(seen, 2);
+        does_not_run(seen, 2, 900);
+        does_not_run(seen, 1, 600);
+    };
+    let gives = || Want::Does("Apply", "StatefulSet(1)");
+    let waits = || Want::Waits("kv-2-0");
+    check(vec![
+        ("it found its disk", two([false; 3], &fails), gives(), "QuorumLost"),
+        ("it has begun with it", two([true, false, false], &fails), waits(), "QuorumLost"),
+        ("so has who would be given it", two([true, true, false], &fails), gives(), "QuorumLost"),
+        (
+            "nobody else was given it",
+            two([true, false, false], &|seen| does_not_run(seen, 1, 300)),
+            gives(),
+            "NodeDown",
+        ),
+    ]);
+}
+
+#[test]
+fn pod_that_is_no_node_yet_is_given_what_is_asked_for_unless_that_fails() {
     let four = |level: &str| json!({"replicas": 4, "config": {"log_level": level}});
     let scaled = |change: &dyn Fn(&mut Seen)| {
         let mut seen = well(4, four("debug"), json!({"replicas": 4}));
@@ -468,11 +508,16 @@ fn no_node_is_born_with_a_template_that_nobody_runs_with() {
         has_its_turn(seen, 2);
         does_not_run(seen, 2, 60);
     };
-    let joins = || Want::Does("AddLearner", "pod: 3");
+    let gives = || Want::Does("Apply", "StatefulSet(3)");
     check(vec![
-        ("its pod is empty: it joins as it is", scaled(&|_| {}), joins(), ""),
-        ("the first does not run with it", scaled(&does_not_run), joins(), "NodeDown"),
-        ("somebody runs with it", scaled(&tested), Want::Does("Apply", "StatefulSet(3)"), ""),
+        ("its pod is empty, and perhaps cannot join as it is", scaled(&|_| {}), gives(), ""),
+        (
+            "the first does not run with it",
+            scaled(&does_not_run),
+            Want::Does("AddLearner", "pod: 3"),
+            "NodeDown",
+        ),
+        ("somebody runs with it", scaled(&tested), gives(), ""),
     ]);
     let made = |change: &dyn Fn(&mut Seen)| {
         let seen = scaled(&|seen| {
