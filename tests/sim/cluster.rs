@@ -15,8 +15,9 @@ use flotilla_server::{
     config::Config,
     node::{
         Joined, Node,
-        simulated::{self, Instances},
+        simulated::{self, HostClock, Instances},
     },
+    region::Peer,
     storage::memory::MemoryEngine,
 };
 use tempfile::TempDir;
@@ -49,6 +50,8 @@ pub(crate) struct Host {
     node: Rc<RefCell<Weak<Node>>>,
     /// Why its node has ended by itself.
     ended: Rc<RefCell<Option<String>>>,
+    /// Its clock, and when that was started.
+    clock: Rc<Cell<Option<(HostClock, Duration)>>>,
     /// With an empty disk it makes a cluster with the others that are to. Not once it was removed from one: as a person
     /// would, who starts it again to be added.
     founds: Rc<Cell<bool>>,
@@ -88,6 +91,12 @@ impl Host {
     /// What its node is of a cluster, while it runs and is of one.
     pub(crate) fn joined(&self) -> Option<Arc<Joined>> {
         self.node()?.joined().cloned()
+    }
+
+    /// When the newest request was sent that a quorum has answered to a peer of its node.
+    pub(crate) fn heard(&self, peer: &Peer) -> Option<Duration> {
+        let (clock, started) = self.clock.get()?;
+        Some(started + clock.heard_by_a_quorum(peer)?)
     }
 
     pub(crate) fn disk(&self) -> Instances {
@@ -223,6 +232,7 @@ impl Cluster {
                 })),
                 node: Rc::default(),
                 ended: Rc::default(),
+                clock: Rc::default(),
                 founds: Rc::new(Cell::new(true)),
                 disk_lives: 0,
                 is_excused: false,
@@ -383,7 +393,7 @@ impl Host {
     ) {
         let (disk, node) = (Rc::clone(&self.disk), Rc::clone(&self.node));
         let (ended, now) = (Rc::clone(&self.ended), Rc::clone(&self.name));
-        let founds = Rc::clone(&self.founds);
+        let (founds, clock) = (Rc::clone(&self.founds), Rc::clone(&self.clock));
         config.advertise_host = Some(self.names[name].clone());
         let mut errors = Vec::new();
         config.check(&mut errors);
@@ -396,11 +406,13 @@ impl Host {
                 (config.join, config.bootstrap_expect) = (vec![], 0);
             }
             let (here, world) = (now.get() == name, Arc::clone(&world));
+            let clock = Rc::clone(&clock);
             async move {
                 world.runs_here(number, &disk);
                 if !here {
                     return Ok(());
                 }
+                clock.set(turmoil::sim_elapsed().map(|since| (HostClock::start(), since)));
                 let up = move |started: &Arc<Node>| *node.borrow_mut() = Arc::downgrade(started);
                 let result = simulated::run(config, disk, up).await;
                 let cause = result.expect_err("it runs until it fails");

@@ -1,5 +1,7 @@
 //! What the judges see of a cluster.
 
+use std::time::Duration;
+
 use flotilla_proto::v1;
 use flotilla_server::{
     ids::RegionId,
@@ -19,7 +21,7 @@ use crate::{
 
 impl Cluster {
     /// What can be seen now.
-    pub(crate) fn moment(&self, dead: Option<usize>) -> Moment<'_> {
+    pub(crate) fn moment(&self, at: Duration, dead: Option<usize>) -> Moment<'_> {
         let mut peers = Vec::new();
         for (number, host) in self.hosts.iter().enumerate() {
             let Some(joined) = host.joined().filter(|_| dead != Some(number)) else { continue };
@@ -30,11 +32,12 @@ impl Cluster {
                     peer: peer.id,
                     status: peer.status(),
                     is_joint: peer.view().with(|now| now.joint),
+                    heard: host.heard(&peer),
                     buried: joined.peers.tombstone(peer.region),
                 });
             }
         }
-        Moment { peers, disks: self }
+        Moment { at, peers, disks: self }
     }
 
     /// A disk, while it is the same.

@@ -84,10 +84,10 @@ fn catchers(fault: Fault) -> &'static [&'static str] {
         ],
         Fault::DeadPeerPutBack | Fault::TombstoneIgnored => &["buried-stays-gone"],
         Fault::ComparedBeforeTheBatch => &["linearizability", "counter", "replicas-equal"],
-        Fault::EpochUnchecked
-        | Fault::ReadBeforeItsIndex
-        | Fault::StaleAnswer
-        | Fault::StaleRound => &["linearizability", "nodes-serve"],
+        Fault::StaleAnswer => &["heard-by-a-quorum", "linearizability"],
+        Fault::EpochUnchecked | Fault::ReadBeforeItsIndex | Fault::StaleRound => {
+            &["linearizability", "nodes-serve"]
+        }
         Fault::OldQuorum => &["kept-by-a-quorum", "leader-completeness", "linearizability"],
     }
 }

@@ -107,7 +107,7 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
         if is_due(now, JUDGED_EVERY) {
             cluster.forgive();
             let note = |entry: u32| world.trace.note(&entry.to_le_bytes());
-            if let Err(violation) = judges.judge(&cluster.moment(world.dead()), note) {
+            if let Err(violation) = judges.judge(&cluster.moment(now, world.dead()), note) {
                 break Some(violation);
             }
         }

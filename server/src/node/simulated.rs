@@ -3,13 +3,14 @@
 //! What it does not have there is what belongs to a process of its own: signals, exit codes, threads that watch a real
 //! disk. Whoever simulates ends it by ending its runtime, as a power cut would.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use openraft::type_config::{TypeConfigExt as _, alias::InstantOf};
 use tokio::sync::mpsc;
 
 use super::{Disk, Node, identity, join, ports::Ports};
-use crate::{config::Config, storage::memory::MemoryEngine, world};
+use crate::{config::Config, raft::TypeConfig, region::Peer, storage::memory::MemoryEngine, world};
 
 /// A disk that a simulation keeps while no node runs.
 #[derive(Clone, Debug)]
@@ -18,6 +19,25 @@ pub struct Instances {
     pub data: Arc<MemoryEngine>,
     /// A folder for the small files beside them, among them the log's sentinel.
     pub dir: PathBuf,
+}
+
+/// The clock of a host, since its node was started: each has one of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct HostClock(InstantOf<TypeConfig>);
+
+impl HostClock {
+    /// Starts. Called on the host.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(TypeConfig::now())
+    }
+
+    /// When the newest request was sent that a quorum has answered, as a peer of the host counts that leads.
+    #[must_use]
+    pub fn heard_by_a_quorum(&self, peer: &Peer) -> Option<Duration> {
+        let heard = peer.look(|told| told.last_quorum_acked)??;
+        Some(heard.into_inner() - self.0)
+    }
 }
 
 /// Runs a node until a part that it cannot live without fails.

@@ -3,13 +3,14 @@
 
 mod buried_stays_gone;
 mod election_safety;
+mod heard_by_a_quorum;
 mod kept_by_a_quorum;
 mod leader_completeness;
 mod nobody_is_set_aside;
 mod state_machine_safety;
 mod terms_grow;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_proto::v1;
 use flotilla_server::ids::{PeerId, RegionId};
@@ -31,6 +32,8 @@ pub(crate) struct Seen {
     pub(crate) status: v1::PeerStatus,
     /// Its voters are in the middle of a change, as far as it has applied.
     pub(crate) is_joint: bool,
+    /// When the newest request was sent that a quorum has answered, as it counts.
+    pub(crate) heard: Option<Duration>,
     /// Up to which id peers of the region are buried on its node.
     pub(crate) buried: Option<PeerId>,
 }
@@ -64,6 +67,8 @@ pub(crate) trait Disks {
 
 /// Everything that can be seen at this moment.
 pub(crate) struct Moment<'a> {
+    /// Since the beginning of the simulation.
+    pub(crate) at: Duration,
     /// All running peers.
     pub(crate) peers: Vec<Seen>,
     pub(crate) disks: &'a dyn Disks,
@@ -84,6 +89,7 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(buried_stays_gone::BuriedStaysGone),
         Box::new(election_safety::ElectionSafety::default()),
+        Box::new(heard_by_a_quorum::HeardByAQuorum::default()),
         Box::new(kept_by_a_quorum::KeptByAQuorum::default()),
         Box::new(leader_completeness::LeaderCompleteness::default()),
         Box::new(nobody_is_set_aside::NobodyIsSetAside),

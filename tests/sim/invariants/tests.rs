@@ -3,7 +3,7 @@
 #[path = "mod.rs"]
 mod invariants;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_proto::v1;
 use flotilla_server::ids::{PeerId, RegionId};
@@ -26,6 +26,9 @@ struct World {
     /// Hosts whose peers are in the middle of a change of voters.
     joint: Vec<usize>,
     buried: BTreeMap<usize, PeerId>,
+    /// When it is, in milliseconds, and of when is what a quorum has answered, by host.
+    at: u64,
+    heard: BTreeMap<usize, u64>,
     peers: Vec<(usize, v1::PeerStatus)>,
 }
 
@@ -73,10 +76,12 @@ impl World {
                 peer: PeerId(*host as u64),
                 status: status.clone(),
                 is_joint: self.joint.contains(host),
+                heard: self.heard.get(host).copied().map(Duration::from_millis),
                 buried: self.buried.get(host).copied(),
             }
         };
-        Moment { peers: self.peers.iter().map(seen).collect(), disks: self }
+        let at = Duration::from_millis(self.at);
+        Moment { at, peers: self.peers.iter().map(seen).collect(), disks: self }
     }
 }
 
@@ -223,6 +228,23 @@ fn entries_wait_while_the_members_change_and_are_asked_for_after_it() {
     let of_before = calm().peers.remove(2);
     one_is_behind.peers[2] = of_before;
     check("also while one has not applied it", &[calm(), during, one_is_behind], want);
+}
+
+#[test]
+fn leader_of_before_is_heard_by_no_quorum() {
+    let later = |at, heard| {
+        let both = calm().peer(2, "leader", 2, 2);
+        World { at, heard: BTreeMap::from([(1, heard), (2, at)]), ..both }
+    };
+    check("before it", &[calm(), later(100, 90)], None);
+    check("what is heard late was sent before it", &[later(100, 90), later(300, 100)], None);
+    let want = Some("heard-by-a-quorum");
+    check("after it", &[later(100, 90), later(300, 110)], want);
+    let mut excused = later(300, 110);
+    excused.excused = true;
+    check("a disk was damaged", &[later(100, 90), excused], None);
+    let gone = World { at: 300, heard: BTreeMap::from([(1, 290)]), ..calm() };
+    check("the later one is gone", &[later(100, 90), gone], want);
 }
 
 #[test]
