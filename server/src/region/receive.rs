@@ -455,13 +455,7 @@ mod tests {
         let applied = || peer.view().published().applied.map(|id| id.index);
         serve(append(5, 71, 9)).await.expect("taken");
         until_applied(&peer, 9).await;
-        let snapshot = |term: u64, index: u64| {
-            let mut header = header(REGION, PEER, 2);
-            let state = header.state.as_mut().expect("a state");
-            (state.applied_term, state.applied_index) = (term, index);
-            header.vote.as_mut().expect("a vote").term = term.max(6);
-            header
-        };
+        let snapshot = |term: u64, index: u64| upto(term, index, term.max(6));
         // By itself it shows no more than that it is not newer; openraft would end by it.
         let refused = port.send(snapshot(6, 8), [end()]).await.expect_err("of another log");
         assert!(refused.message.contains("lost elsewhere"), "{}", refused.message);
@@ -486,25 +480,25 @@ mod tests {
         assert_eq!(applied(), Some(12));
     }
 
-    /// A state that goes further, but ends in a term from before what was applied here: at that index it had another entry.
+    /// A state that goes as far or further, but ends in a term from before what was applied here: at that index it had another
+    /// entry.
     #[tokio::test]
     async fn longer_snapshot_of_an_earlier_term_than_what_was_applied_is_refused() {
         use v1::message::Body::Append;
-        let fixture = Fixture::new(|_| {});
-        let (mut port, peer) = voter(&fixture).await;
-        let taken = append(5, 71, v1::LogId { term: 1, index: 1 }, 9);
-        Arc::clone(&peer).serve(Append(taken)).await.expect("taken");
-        until_applied(&peer, 9).await;
         for (index, what) in [(12, "further"), (9, "as far")] {
-            let mut longer = header(REGION, PEER, 2);
-            let state = longer.state.as_mut().expect("a state");
-            (state.applied_term, state.applied_index) = (3, index);
-            longer.vote.as_mut().expect("a vote").term = 6;
-            let refused = port.send(longer, [end()]).await.expect_err(what);
+            // What was found of one leader refuses everything that comes after it.
+            let fixture = Fixture::new(|_| {});
+            let (mut port, peer) = voter(&fixture).await;
+            let taken = append(5, 71, v1::LogId { term: 1, index: 1 }, 9);
+            Arc::clone(&peer).serve(Append(taken)).await.expect("taken");
+            until_applied(&peer, 9).await;
+            let refused = port.send(upto(3, index, 6), [end()]).await.expect_err(what);
+            let named = format!("a state up to index {index} of term 3");
+            assert!(refused.message.contains(&named), "{what}: {}", refused.message);
             assert!(refused.message.contains("lost elsewhere"), "{what}: {}", refused.message);
+            assert!(peer.runs() && peer.contradiction().is_some(), "{what}");
+            assert_eq!(peer.view().published().applied.map(|id| id.index), Some(9), "{what}");
         }
-        assert!(peer.runs() && peer.contradiction().is_some());
-        assert_eq!(peer.view().published().applied.map(|id| id.index), Some(9));
     }
 
     /// As above: what is committed here and waits for the disk to be applied is as much lost elsewhere.
@@ -522,17 +516,22 @@ mod tests {
         serve(append(5, 71, id(5, 5), 9)).await.expect("taken");
         until("it to be applied", || fixture.data.writes().len() > before).await;
 
-        let mut snapshot = header(REGION, PEER, 2);
-        let state = snapshot.state.as_mut().expect("a state");
-        (state.applied_term, state.applied_index) = (8, 8);
-        snapshot.vote.as_mut().expect("a vote").term = 8;
-        let refused = port.send(snapshot, [end()]).await.expect_err("of another log");
+        let refused = port.send(upto(8, 8, 8), [end()]).await.expect_err("of another log");
         assert!(refused.message.contains("lost elsewhere"), "{}", refused.message);
         let refused = serve(append(9, 81, id(5, 6), 8)).await.expect_err("of another log");
         assert!(refused.message.contains("lost elsewhere"), "{}", refused.message);
         fixture.data.release();
         until_applied(&peer, 9).await;
         assert!(peer.runs() && peer.contradiction().is_some());
+    }
+
+    /// A state up to that entry, from peer 81 as the leader of `by`.
+    fn upto(term: u64, index: u64, by: u64) -> v1::SnapshotHeader {
+        let mut header = header(REGION, PEER, 2);
+        let state = header.state.as_mut().expect("a state");
+        (state.applied_term, state.applied_index) = (term, index);
+        header.vote.as_mut().expect("a vote").term = by;
+        header
     }
 
     /// From peer 81 on node 2, with the given configuration version, for a learner `to`.
