@@ -501,6 +501,27 @@ mod tests {
         }
     }
 
+    /// It was sent before a later leader committed what is here: nothing was lost, and nobody is to be called.
+    #[tokio::test]
+    async fn late_snapshot_of_a_leader_of_before_contradicts_nothing() {
+        use v1::message::Body::Append;
+        let fixture = Fixture::new(|_| {});
+        let (mut port, peer) = voter(&fixture).await;
+        let taken = append(5, 71, v1::LogId { term: 1, index: 1 }, 9);
+        Arc::clone(&peer).serve(Append(taken)).await.expect("taken");
+        until_applied(&peer, 9).await;
+        for (index, what) in [(12, "further"), (9, "as far"), (5, "less far")] {
+            let vote = port.send(upto(3, index, 4), [end()]).await.expect(what);
+            assert_eq!((vote.term, vote.voted_for), (5, 71), "{what}: turned down by its vote");
+            assert!(peer.contradiction().is_none(), "{what}");
+            assert_eq!(peer.view().published().applied.map(|id| id.index), Some(9), "{what}");
+        }
+        let next = append(5, 71, v1::LogId { term: 5, index: 9 }, 10);
+        Arc::clone(&peer).serve(Append(next)).await.expect("of the one that leads");
+        until_applied(&peer, 10).await;
+        assert!(fixture.data.stages().expect("stages").is_empty());
+    }
+
     /// As above: what is committed here and waits for the disk to be applied is as much lost elsewhere.
     #[tokio::test]
     async fn leader_that_lacks_what_is_committed_and_not_yet_applied_is_refused() {

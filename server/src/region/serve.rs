@@ -231,7 +231,8 @@ impl Peer {
     /// followed that one: only what it appends shows that it did not.
     ///
     /// Ordering: openraft is asked in its own order, after it has heard that this one leads. From then on no earlier one
-    /// makes it commit more, so that what is found here holds until the state is installed.
+    /// makes it commit more, so that what is found here holds until the state is installed. Where it has heard of a later one
+    /// by then, what was committed here may be of that one, and shows nothing: openraft turns the state down by its vote.
     pub(super) async fn refuse_contradicting_snapshot(
         &self,
         vote: Vote,
@@ -242,14 +243,19 @@ impl Peer {
         }
         let term = vote.leader_id.term.0;
         self.hear_that_it_leads(vote).await?;
-        let committed = self.ask_raft(|state| state.local_committed().copied()).await;
+        let own =
+            |state: &RaftState<TypeConfig>| (*state.vote_ref(), state.local_committed().copied());
         let ended = || refused(Reason::Failed, "the peer has ended");
+        let (own_vote, committed) = self.ask_raft(own).await.ok_or_else(ended)?;
+        if own_vote.leader_id.term.0 > term {
+            return Ok(());
+        }
         // Terms grow along a log, so that one of the two has another entry where the other ends.
         let other = |committed: &LogId| {
             (upto.index <= committed.index && upto.leader_id > committed.leader_id)
                 || (upto.index >= committed.index && upto.leader_id < committed.leader_id)
         };
-        let Some(committed) = committed.ok_or_else(ended)?.filter(other) else { return Ok(()) };
+        let Some(committed) = committed.filter(other) else { return Ok(()) };
         let message = format!(
             "the leader of term {term} has a state up to index {} of term {}, which is not of what was committed here, \
              up to index {} of term {}: a committed entry was lost elsewhere",
