@@ -194,7 +194,7 @@ impl Peers {
             let not_ready = |why| Err(refused(Reason::NotReady, why));
             match within.await {
                 Ok(judged) => judged.unwrap_or_else(|| not_ready("the peer has stopped"))?,
-                Err(_) => not_ready("the peer hangs")?,
+                Err(_) => not_ready("the peer has not answered in the time that was left")?,
             }
         }
         Ok(act)
