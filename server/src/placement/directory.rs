@@ -212,6 +212,13 @@ impl Directory for NodeDirectory {
             .filter(|address| !address.is_empty())
     }
 
+    fn answers_at(&self, node: NodeId, peer_address: &str) {
+        let table = self.table.read();
+        if find(&table, node).is_some_and(|row| row.peer_address == peer_address) {
+            self.seen.write().remove(&node);
+        }
+    }
+
     fn not_at(&self, node: NodeId, peer_address: &str) {
         let table = self.table.read();
         let is_row = find(&table, node).is_some_and(|row| row.peer_address == peer_address);
@@ -345,6 +352,12 @@ mod tests {
         }
         directory.see(NodeId(2), "m2:7421");
         assert_eq!(at(), "m2:7421", "it has shown itself");
+        directory.answers_at(NodeId(2), "m2:7421");
+        assert_eq!(at(), "m2:7421", "it is there");
+        directory.answers_at(NodeId(2), "k2:7421");
+        assert_eq!(at(), "k2:7421", "it is where the table has it");
+        directory.not_at(NodeId(2), "k2:7421");
+        assert_eq!(at(), "k2:7421", "and nowhere else");
         directory.see(NodeId(9), "m9:7421");
         assert_eq!(directory.peer_address(NodeId(9)), None, "not of this cluster");
     }

@@ -74,6 +74,11 @@ pub trait Directory: Send + Sync {
     /// `host:port` of a node's peer port; `None` when the node is not known or removed.
     fn peer_address(&self, node: NodeId) -> Option<String>;
 
+    /// The node has answered at this peer address.
+    fn answers_at(&self, node: NodeId, peer_address: &str) {
+        let _ = (node, peer_address);
+    }
+
     /// The node did not answer at this peer address. Where it may be at another one, that is to be tried next.
     fn not_at(&self, node: NodeId, peer_address: &str) {
         let _ = (node, peer_address);

@@ -183,7 +183,8 @@ impl Run {
             let was_answered = match connected {
                 Ok(channel) => {
                     let began = clock::monotonic();
-                    let (error, was_answered) = self.run_stream(channel, first, &mut queued).await;
+                    let (error, was_answered) =
+                        self.run_stream(channel, address.as_deref(), first, &mut queued).await;
                     tracing::debug!(node = %self.node, lane = ?self.lane, %error, "stream ended");
                     if clock::since(began) > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
@@ -245,6 +246,7 @@ impl Run {
     async fn run_stream(
         &self,
         channel: Channel,
+        address: Option<&str>,
         first: Outgoing,
         queued: &mut mpsc::Receiver<Outgoing>,
     ) -> (Cause, bool) {
@@ -252,8 +254,9 @@ impl Run {
         pending.push(first);
         let mut waiting = HashMap::default();
         let mut answering = None;
-        let error =
-            self.exchange(channel, &mut pending, &mut waiting, queued, &mut answering).await;
+        let error = self
+            .exchange(channel, address, &mut pending, &mut waiting, queued, &mut answering)
+            .await;
         // Somebody took the connection who is not the node, or is about to end.
         if answering.is_none() {
             self.office.note_attempt(self.node, false);
@@ -271,6 +274,7 @@ impl Run {
     async fn exchange(
         &self,
         channel: Channel,
+        address: Option<&str>,
         pending: &mut Pending,
         waiting: &mut HashMap<u64, handoff::Sender<Answer>>,
         queued: &mut mpsc::Receiver<Outgoing>,
@@ -313,6 +317,9 @@ impl Run {
                         }
                         if answering.is_none() {
                             self.office.note_answer(self.node, self.lane);
+                            if let Some(address) = address {
+                                self.office.directory.answers_at(self.node, address);
+                            }
                             *answering = Some(Answering::begin(&self.office, self.node));
                         }
                     }
