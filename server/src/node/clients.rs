@@ -5,7 +5,10 @@
 
 use std::error::Error as _;
 
-use flotilla_proto::{CLUSTER_ID_METADATA, clients as proto_clients, v1::placement_client};
+use flotilla_proto::{
+    CLUSTER_ID_METADATA, clients as proto_clients,
+    v1::{error_detail::Reason, placement_client},
+};
 use parking_lot::Mutex;
 use tonic::{
     ConnectError, Request, Status,
@@ -75,17 +78,30 @@ pub(super) fn is_unsent(status: &Status) -> bool {
     false
 }
 
+/// Whether a failed call says that the node is not at that address: nobody has answered there, or somebody of another
+/// cluster or of none. Any other status is of the node itself, which says it from there.
+pub(super) fn is_elsewhere(status: &Status) -> bool {
+    match flotilla_proto::status::detail(status).and_then(|detail| detail.reason) {
+        Some(reason) => matches!(reason, Reason::WrongCluster(_) | Reason::NotJoined(_)),
+        None => status.source().is_some(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
     };
 
     use flotilla_proto::v1;
     use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
     use super::*;
+    use crate::{api, error::Error};
 
     #[tokio::test]
     async fn connection_is_kept_over_calls() {
@@ -116,7 +132,7 @@ mod tests {
             let answer = client.regions(v1::RegionsRequest::default()).await;
             let status = answer.expect_err("nobody serves it");
             assert_eq!(status.code(), tonic::Code::Unimplemented);
-            assert!(!is_unsent(&status));
+            assert!(!is_unsent(&status) && !is_elsewhere(&status));
         }
         assert_eq!(connections.load(Ordering::Relaxed), 1);
         serving.abort();
@@ -130,7 +146,7 @@ mod tests {
         let clients = PlacementClients::default();
         let mut client = clients.get(ClusterId([1; 16]), &address).expect("an address");
         let status = client.regions(v1::RegionsRequest::default()).await.expect_err("refused");
-        assert!(is_unsent(&status), "{status:?}");
+        assert!(is_unsent(&status) && is_elsewhere(&status), "{status:?}");
 
         // One that takes the call and goes may have done it.
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -142,7 +158,21 @@ mod tests {
         });
         let mut client = clients.get(ClusterId([1; 16]), &address).expect("an address");
         let status = client.regions(v1::RegionsRequest::default()).await.expect_err("cut");
-        assert!(!is_unsent(&status), "{status:?}");
+        assert!(!is_unsent(&status) && is_elsewhere(&status), "{status:?}");
         cutting.await.expect("it ends");
+    }
+
+    #[test]
+    fn only_who_is_of_another_cluster_or_of_none_says_that_it_is_somebody_else() {
+        let (asked, actual) = (ClusterId([1; 16]), ClusterId([2; 16]));
+        let busy = Error::Busy { queue: "requests".to_owned(), retry_after: Duration::ZERO };
+        for (why, error, want) in [
+            ("of another cluster", Error::WrongCluster { asked, actual }, true),
+            ("of none", Error::NotJoined { removed: false }, true),
+            ("it is busy", busy, false),
+            ("it is about to end", Error::Draining, false),
+        ] {
+            assert_eq!(is_elsewhere(&api::status(&error)), want, "{why}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use flotilla_proto::v1;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 
-use super::{Joined, Node, driver_client::TIMEOUT};
+use super::{Joined, Node, clients::is_elsewhere, driver_client::TIMEOUT};
 use crate::{
     ids::NodeId,
     placement::{directory::NodeDirectory, membership::check_address},
@@ -209,19 +209,18 @@ async fn ask(
 ) -> Result<v1::HeartbeatResponse, String> {
     let address = place_of(&node.directory, target)?;
     let mut client = node.clients.get(joined.cluster, &address)?;
-    let answer = match tokio::time::timeout(TIMEOUT, client.heartbeat(request)).await {
+    let failed = match tokio::time::timeout(TIMEOUT, client.heartbeat(request)).await {
         // Ordering: before anything it says is looked at. That a node was removed, or is a copy, ends it.
         Ok(Ok(response)) if response.get_ref().cluster_id[..] != joined.cluster.0 => {
-            Err("a node of another cluster answers at its address".to_owned())
+            "a node of another cluster answers at its address".to_owned()
         }
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(status.to_string()),
-        Err(_) => Err("no answer".to_owned()),
+        Ok(Ok(response)) => return Ok(response.into_inner()),
+        Ok(Err(status)) if !is_elsewhere(&status) => return Err(status.to_string()),
+        Ok(Err(status)) => status.to_string(),
+        Err(_) => "no answer".to_owned(),
     };
-    if answer.is_err() {
-        node.directory.not_at(target.node, &address);
-    }
-    answer
+    node.directory.not_at(target.node, &address);
+    Err(failed)
 }
 
 /// Where a node is to be asked. Who was away may have a table from before that node came, and no way to a newer one but

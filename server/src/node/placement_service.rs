@@ -5,8 +5,9 @@ use std::sync::Arc;
 use flotilla_proto::v1::{self, pass_response::Answer, placement_server::Placement};
 use tonic::{Request, Response, Status};
 
-use super::{Joined, Node, adopt::adopt, birth, check_region};
+use super::{Joined, Node, adopt::adopt, birth, check_region, joined::not_joined};
 use crate::{
+    api,
     error::Error,
     ids::{NodeId, RegionId},
     world::presence::Presence,
@@ -17,7 +18,7 @@ pub(super) struct PlacementCalls(pub(super) Arc<Node>);
 
 impl PlacementCalls {
     fn joined(&self) -> Result<Arc<Joined>, Status> {
-        self.0.joined().cloned().ok_or_else(|| Status::unavailable("not joined"))
+        self.0.joined().cloned().ok_or_else(|| api::status(&not_joined(&self.0)))
     }
 }
 
