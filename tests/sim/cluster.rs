@@ -35,6 +35,8 @@ use crate::{
 const EMPTIED_AFTER: Duration = Duration::from_secs(1);
 /// Until a process that has ended by itself is started again.
 const STARTED_AFTER: Duration = Duration::from_secs(1);
+/// Until a node has ended whose disk has failed, if that ends it: a slow disk tells it of that as late as it does anything.
+const ENDED_WITHIN: Duration = Duration::from_secs(1);
 /// Where Linux keeps files in memory.
 const IN_MEMORY: &str = "/dev/shm";
 /// Names of each host where hosts move: from one to the next.
@@ -59,6 +61,8 @@ pub(crate) struct Host {
     pub(crate) disk_lives: u32,
     /// What goes wrong on it is of our making: its disk was damaged, or failed.
     pub(crate) is_excused: bool,
+    /// Until then its node may end, because its disk has failed.
+    may_end_until: Duration,
     /// When it is to be started again.
     down_until: Option<Duration>,
     /// To whom its links are cut until then.
@@ -103,9 +107,10 @@ impl Host {
         self.disk.borrow().clone()
     }
 
-    fn disk_has_failed(&self) -> bool {
+    /// Whether its disk has failed since this was asked last.
+    fn take_disk_failure(&self) -> bool {
         let disk = self.disk.borrow();
-        disk.log.has_failed() || disk.data.has_failed()
+        [&disk.log, &disk.data].map(|engine| engine.take_failure()).contains(&true)
     }
 
     pub(crate) fn is_down(&self) -> bool {
@@ -236,6 +241,7 @@ impl Cluster {
                 founds: Rc::new(Cell::new(true)),
                 disk_lives: 0,
                 is_excused: false,
+                may_end_until: Duration::ZERO,
                 down_until: None,
                 silent_to: vec![],
                 folders: 0,
@@ -293,14 +299,13 @@ impl Cluster {
     }
 
     /// Nobody is excused any more once all that was damaged is made up for.
-    pub(crate) fn forgive(&mut self) {
+    pub(crate) fn forgive(&mut self, now: Duration) {
         let mut excused = self.hosts.iter().filter(|host| host.is_excused).peekable();
         if excused.peek().is_none() {
             return;
         }
-        // A node ends by its failed disk, and has another engine when it starts again.
         let to_come =
-            |host: &Host| host.is_down() || host.joined().is_none() || host.disk_has_failed();
+            |host: &Host| host.is_down() || host.joined().is_none() || now < host.may_end_until;
         if excused.any(to_come) {
             self.made_up_at = None;
             return;
@@ -342,7 +347,10 @@ impl Cluster {
     ) -> Result<(), String> {
         for index in 0..self.hosts.len() {
             let host = &mut self.hosts[index];
-            host.is_excused |= host.disk_has_failed();
+            if host.take_disk_failure() {
+                host.is_excused = true;
+                host.may_end_until = now + ENDED_WITHIN;
+            }
             let ended = host.ended.borrow_mut().take();
             if let Some(cause) = ended {
                 if !host.is_excused {

@@ -105,7 +105,7 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
             break broken("nodes-live", how);
         }
         if is_due(now, JUDGED_EVERY) {
-            cluster.forgive();
+            cluster.forgive(now);
             let note = |entry: u32| world.trace.note(&entry.to_le_bytes());
             if let Err(violation) = judges.judge(&cluster.moment(now, world.dead()), note) {
                 break Some(violation);

@@ -61,7 +61,7 @@ pub struct MemoryEngine {
     state: RwLock<State>,
     stages: Arc<Mutex<Stages>>,
     faults: Mutex<Vec<Fault>>,
-    /// One of them has struck.
+    /// One of them has struck, and nobody has asked since.
     has_failed: AtomicBool,
     reclaim: Arc<Reclaim>,
 }
@@ -128,10 +128,10 @@ impl MemoryEngine {
         !mem::take(&mut *self.faults.lock()).is_empty()
     }
 
-    /// Whether a call has failed that was to fail.
+    /// Whether a call has failed that was to fail, since this was asked last.
     #[must_use]
-    pub fn has_failed(&self) -> bool {
-        self.has_failed.load(Relaxed)
+    pub fn take_failure(&self) -> bool {
+        self.has_failed.swap(false, Relaxed)
     }
 
     /// How many steps (a batch is one, a replaced range two) a crash may lose.

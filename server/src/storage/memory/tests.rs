@@ -41,8 +41,10 @@ fn each_fault_hits_once_and_leaves_what_it_says() {
     ] {
         let engine = MemoryEngine::new();
         engine.inject(fault);
+        assert!(!engine.take_failure(), "{fault:?}: it is yet to come");
         let error = engine.write(&put("a"), durability).unwrap_err();
         assert!(matches!(error, Error::Io { .. }), "{fault:?}");
+        assert_eq!([engine.take_failure(), engine.take_failure()], [true, false], "{fault:?}");
         assert_eq!(keys(&engine), visible, "{fault:?}");
         assert_eq!(keys(&engine.crash(0)), durable, "{fault:?}");
         engine.write(&put("b"), durability).unwrap();
