@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use flotilla_proto::v1;
 use flotilla_server::{
-    ids::RegionId,
+    ids::{PeerId, RegionId},
     node::simulated::Instances,
+    region::promises,
     storage::{
         batch::Family,
         engine::{Direction, Read as _},
@@ -77,6 +78,13 @@ impl Disks for Cluster {
             LogPart::Entry { index } => Some(index),
             _ => None,
         }
+    }
+
+    fn kept_buried(&self, place: Place, region: RegionId) -> Option<PeerId> {
+        let row = self.disk(place)?.log.get_synced(Family::Default, &keys::log::tombstone(region));
+        row.map(|row| {
+            promises::decode(&row, region, "tombstone").expect("what a node has written").0
+        })
     }
 
     fn is_anybody_excused(&self) -> bool {

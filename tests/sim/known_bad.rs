@@ -64,7 +64,9 @@ fn catchers(fault: Fault) -> &'static [&'static str] {
         "replicas-equal",
     ];
     match fault {
+        // Whoever is made anew comes before the one that was forgotten is buried.
         Fault::PeerInData => &[
+            "buried-stays-gone",
             "terms-grow",
             "election-safety",
             "kept-by-a-quorum",

@@ -179,7 +179,11 @@ pub fn encode(peer: PeerId, more: &str) -> Vec<u8> {
     row
 }
 
-fn decode(mut row: &[u8], region: RegionId, what: &str) -> Result<(PeerId, Vec<u8>), Error> {
+/// Whom a row names, and what more it says.
+///
+/// # Errors
+/// When it is of another form.
+pub fn decode(mut row: &[u8], region: RegionId, what: &str) -> Result<(PeerId, Vec<u8>), Error> {
     if row.len() < 9 || row.get_u8() != FORMAT {
         return Err(Error::Corrupt {
             message: format!(

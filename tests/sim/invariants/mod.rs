@@ -34,7 +34,7 @@ pub(crate) struct Seen {
     pub(crate) is_joint: bool,
     /// When the newest request was sent that a quorum has answered, as it counts.
     pub(crate) heard: Option<Duration>,
-    /// Up to which id peers of the region are buried on its node.
+    /// Up to which id peers of the region are buried on its node, as that says.
     pub(crate) buried: Option<PeerId>,
 }
 
@@ -57,6 +57,9 @@ pub(crate) trait Disks {
 
     /// The first index that a disk has an entry at, if it has any: those before it may have been cut off.
     fn first_index(&self, place: Place, region: RegionId) -> Option<u64>;
+
+    /// Up to which id peers of the region are buried, as a disk was asked to keep.
+    fn kept_buried(&self, place: Place, region: RegionId) -> Option<PeerId>;
 
     /// Some disk was damaged, and that is not made up for: others may look damaged by it.
     fn is_anybody_excused(&self) -> bool;
@@ -87,7 +90,7 @@ pub(crate) trait Invariant {
 /// Every promise.
 pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
     vec![
-        Box::new(buried_stays_gone::BuriedStaysGone),
+        Box::new(buried_stays_gone::BuriedStaysGone::default()),
         Box::new(election_safety::ElectionSafety::default()),
         Box::new(heard_by_a_quorum::HeardByAQuorum::default()),
         Box::new(kept_by_a_quorum::KeptByAQuorum::default()),

@@ -25,7 +25,11 @@ struct World {
     aside: Option<&'static str>,
     /// Hosts whose peers are in the middle of a change of voters.
     joint: Vec<usize>,
+    /// Whom a node says that it has buried, by host, and its disk where that has something else.
     buried: BTreeMap<usize, PeerId>,
+    kept_buried: BTreeMap<usize, Option<PeerId>>,
+    /// Peers whose id is not the host's number.
+    ids: BTreeMap<usize, PeerId>,
     /// When it is, in milliseconds, and of when is what a quorum has answered, by host.
     at: u64,
     heard: BTreeMap<usize, u64>,
@@ -73,7 +77,7 @@ impl World {
             Seen {
                 place: Place { host: *host, disk_lives },
                 region: REGION,
-                peer: PeerId(*host as u64),
+                peer: self.ids.get(host).copied().unwrap_or(PeerId(*host as u64)),
                 status: status.clone(),
                 is_joint: self.joint.contains(host),
                 heard: self.heard.get(host).copied().map(Duration::from_millis),
@@ -102,6 +106,11 @@ impl Disks for World {
 
     fn first_index(&self, place: Place, _: RegionId) -> Option<u64> {
         self.rows(place).first().map(|(index, ..)| *index)
+    }
+
+    fn kept_buried(&self, place: Place, _: RegionId) -> Option<PeerId> {
+        let told = || self.buried.get(&place.host).copied();
+        self.kept_buried.get(&place.host).copied().unwrap_or_else(told)
     }
 
     fn is_anybody_excused(&self) -> bool {
@@ -257,6 +266,29 @@ fn whoever_is_buried_does_not_run() {
     gone.peers.retain(|(host, _)| *host != 3);
     check("it is gone", std::slice::from_ref(&gone), None);
     check("it is back", &[gone, buried(3)], Some("buried-stays-gone"));
+}
+
+/// A node that has forgotten whom it has buried does not say so.
+#[test]
+fn who_was_buried_on_a_disk_stays_so_whatever_its_node_says_later() {
+    let next = |buried: Option<u64>, id| World {
+        buried: buried.map(|upto| (3, PeerId(upto))).into_iter().collect(),
+        ids: BTreeMap::from([(3, PeerId(id))]),
+        ..calm()
+    };
+    let (after, want) = (|| next(Some(3), 7), Some("buried-stays-gone"));
+    check("another one has come", &[calm(), after()], None);
+    check("it is back", &[after(), next(None, 3)], want);
+    check("its node has forgotten", &[after(), next(None, 7)], want);
+    check("its node says less", &[after(), next(Some(2), 7)], want);
+    let mut on_disk = after();
+    on_disk.kept_buried.insert(3, None);
+    check("it is on no disk", &[after(), on_disk], want);
+    let mut another = next(None, 3);
+    another.lives.insert(3, 1);
+    check("the disk is another", &[after(), another], None);
+    check("nobody has buried the one before", &[calm(), next(None, 7)], want);
+    check("nobody has buried the one after", &[next(Some(3), 7), next(Some(3), 5)], want);
 }
 
 #[test]
