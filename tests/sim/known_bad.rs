@@ -10,6 +10,11 @@ use crate::{
     seeds::{Seed, Told, beside_each_other, line_of_seed, run_child, say},
 };
 
+/// Faults that no seed is known to catch. Until regions split an epoch's version never moves, and nothing can show the first.
+/// Any other has a line in `known_bad.txt`.
+const UNSEEN: &[Fault] =
+    &[Fault::EpochUnchecked, Fault::DeadPeerPutBack, Fault::TombstoneIgnored, Fault::StaleAnswer];
+
 /// Hunts one fault, or all: without a number of seeds by those alone that are known to catch them.
 pub(crate) fn hunt(
     name: &str,
@@ -23,7 +28,6 @@ pub(crate) fn hunt(
         return ExitCode::FAILURE;
     }
     let mut missed = 0;
-    // Until regions split an epoch's version never moves, and nothing can show it.
     let wanted = |fault: &&Fault| match fault {
         Fault::EpochUnchecked if name.is_empty() => false,
         fault => name.is_empty() || fault.name() == name,
@@ -35,6 +39,7 @@ pub(crate) fn hunt(
         let all: Vec<Seed> = known_to_catch(fault.name()).into_iter().chain(each).collect();
         if all.is_empty() {
             say(format!("{}: no seed is known to catch it", fault.name()));
+            missed += usize::from(!UNSEEN.contains(fault));
             continue;
         }
         match first(*fault, &all, jobs) {
@@ -88,7 +93,7 @@ fn catchers(fault: Fault) -> &'static [&'static str] {
         Fault::ComparedBeforeTheBatch => &["linearizability", "counter", "replicas-equal"],
         Fault::StaleAnswer => &["heard-by-a-quorum", "linearizability"],
         Fault::EpochUnchecked | Fault::ReadBeforeItsIndex | Fault::StaleRound => {
-            &["linearizability", "nodes-serve"]
+            &["linearizability", "read-your-writes"]
         }
         Fault::OldQuorum => &["kept-by-a-quorum", "leader-completeness", "linearizability"],
     }

@@ -35,8 +35,8 @@ pub(super) async fn act(stage: Stage) -> turmoil::Result {
     stage.until(Phase::End).await;
     let sessions = stage.sessions();
     for store in Plain::all(&sessions, PATIENCE) {
-        if let Err(how) = serves(store.as_ref()).await {
-            stage.broke("nodes-serve", format!("{}: {how}", store.name()));
+        if let Err((invariant, how)) = serves(store.as_ref()).await {
+            stage.broke(invariant, format!("{}: {how}", store.name()));
         }
     }
     let judged = registers.check(&Plain::all(&sessions, PATIENCE)).await;
@@ -52,27 +52,36 @@ pub(super) async fn act(stage: Stage) -> turmoil::Result {
     Ok(())
 }
 
-/// Whether a node takes writes, and gives back what was written. It may be busy at first, and connections from before
-/// may have to break.
-async fn serves(store: &dyn Store) -> Result<(), String> {
+/// Whether a node takes writes, and gives back what was written; else which promise it breaks. It may be busy at first, and
+/// connections from before may have to break. What had no answer may come to be written later.
+async fn serves(store: &dyn Store) -> Result<(), (&'static str, String)> {
     let key = Bytes::from(format!("served/{}", store.name()));
-    let mut why = String::new();
+    let (mut why, mut unanswered) = (String::new(), Vec::new());
     for attempt in 0..SERVED_WITHIN {
         let value = Bytes::from(attempt.to_string());
         let write = Request::One(key.clone(), Call::Write(value.clone()));
         let read = Request::One(key.clone(), Call::Read);
-        let answers = match store.ask(&write).await {
+        let read = match store.ask(&write).await {
             Ok(_) => store.ask(&read).await.map(|reply| reply.answer),
-            Err(failure) => Err(failure),
+            Err(failure) => {
+                unanswered.push(value.clone());
+                Err(failure)
+            }
         };
-        match answers {
+        match read {
             Ok(Answer::Value(Some(found))) if found == value => return Ok(()),
-            Ok(answer) => return Err(format!("{value:?} was written, and read as {answer:?}")),
+            Ok(Answer::Value(Some(found))) if unanswered.contains(&found) => {
+                why = format!("{value:?} was written, and then {found:?}");
+            }
+            Ok(answer) => {
+                let how = format!("{value:?} was written, and read as {answer:?}");
+                return Err(("read-your-writes", how));
+            }
             Err(failure) => why = failure.to_string(),
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Err(why)
+    Err(("nodes-serve", why))
 }
 
 /// Compares the peers of all regions. A call may be lost with a connection from before; two peers that differ differ again.
