@@ -198,8 +198,6 @@ pub(crate) struct Cluster {
     pub(crate) hosts: Vec<Host>,
     /// What all must have applied before what was damaged counts as made up for.
     made_up_at: Option<Goal>,
-    /// Regions come to have a single voter, whose disk nothing makes up for.
-    pub(crate) shrinks: bool,
 }
 
 impl Cluster {
@@ -253,7 +251,7 @@ impl Cluster {
             }
             host
         });
-        Self { hosts: hosts.collect(), made_up_at: None, shrinks: sizes.factor_changes }
+        Self { hosts: hosts.collect(), made_up_at: None }
     }
 
     /// Client addresses of all hosts.

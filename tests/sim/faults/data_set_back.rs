@@ -17,6 +17,14 @@ impl Fault for DataSetBack {
         "data-set-back"
     }
 
+    fn loses(&self) -> bool {
+        true
+    }
+
+    fn prepares(&self) -> bool {
+        self.0.is_some()
+    }
+
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         let Some((host, life, data)) = &self.0 else {
             let number = scene.host();

@@ -18,6 +18,14 @@ impl Fault for DiskSetBack {
         "disk-set-back"
     }
 
+    fn loses(&self) -> bool {
+        true
+    }
+
+    fn prepares(&self) -> bool {
+        self.0.is_some()
+    }
+
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         let Some((host, image)) = &self.0 else {
             let host = scene.host();

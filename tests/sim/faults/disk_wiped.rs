@@ -12,6 +12,10 @@ impl Fault for DiskWiped {
         "disk-wiped"
     }
 
+    fn loses(&self) -> bool {
+        true
+    }
+
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         let host = scene.host_to_lose()?;
         let until = scene.now() + scene.moment(4_000);

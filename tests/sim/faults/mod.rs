@@ -101,17 +101,14 @@ impl Scene<'_, '_> {
     }
 
     /// Whether all that was promised is kept by the others when this host loses its disk now. With one disk lost, the
-    /// cluster is not at rest before it has made up for it. Where regions come to have a single voter it may be just this
-    /// one, a moment later.
+    /// cluster is not at rest before it has made up for it.
     fn may_lose(&self, host: usize) -> bool {
-        let may_be_missed = !self.cluster.shrinks && !self.cluster.hosts[host].is_down();
-        may_be_missed && health::at_rest(self.cluster)
+        !self.cluster.hosts[host].is_down() && health::at_rest(self.cluster)
     }
 
     /// The same when what its log keeps stays. That may be in the middle of anything.
     fn may_lose_data(&self, host: usize) -> bool {
-        let may_be_missed = !self.cluster.shrinks && !self.cluster.hosts[host].is_down();
-        may_be_missed && health::has_spare_data(self.cluster, host)
+        !self.cluster.hosts[host].is_down() && health::has_spare_data(self.cluster, host)
     }
 
     /// Some host of the cluster that may lose its disk now.
@@ -167,6 +164,17 @@ pub(crate) trait Fault {
 
     /// It moves hosts, which have more than one name then.
     fn moves_hosts(&self) -> bool {
+        false
+    }
+
+    /// It takes from a disk what was promised on it. Where regions come to have a single voter, whose disk that may be a
+    /// moment later, no seed has it.
+    fn loses(&self) -> bool {
+        false
+    }
+
+    /// It has not struck yet: what it is to strike with was taken.
+    fn prepares(&self) -> bool {
         false
     }
 
@@ -256,12 +264,17 @@ struct Due {
 }
 
 impl Faults {
-    /// Draws which are switched on, and when they first strike.
-    pub(crate) fn draw(random: &mut StdRng, from: Vec<Box<dyn Fault>>) -> Self {
+    /// Draws which are switched on, and when they first strike. Where a single voter may be left no disk is lost.
+    pub(crate) fn draw(
+        random: &mut StdRng,
+        from: Vec<Box<dyn Fault>>,
+        may_have_one_voter: bool,
+    ) -> Self {
         let mut chosen = Vec::new();
         let cuts = random.random_bool(0.5);
         for fault in from {
-            let may_be = if cuts { !fault.holds() } else { !fault.cuts() };
+            let may_be = if cuts { !fault.holds() } else { !fault.cuts() }
+                && !(may_have_one_voter && fault.loses());
             if random.random_bool(0.5) && may_be {
                 let at = Duration::from_millis(random.random_range(0..4_000));
                 chosen.push(Due { fault, active: false, at });
@@ -306,10 +319,12 @@ impl Faults {
                 due.active = rest.is_some();
                 due.at = scene.now() + rest.unwrap_or_else(|| scene.moment(4_000));
             } else if let Some(lasts) = due.fault.strike(scene) {
-                tracing::info!("fault: {}", due.fault.name());
+                let prepares = due.fault.prepares();
+                let what = if prepares { "fault to come" } else { "fault" };
+                tracing::info!("{what}: {}", due.fault.name());
                 due.active = true;
                 due.at = scene.now() + lasts;
-                self.struck += 1;
+                self.struck += usize::from(!prepares);
             } else {
                 due.at = scene.now() + AGAIN;
             }

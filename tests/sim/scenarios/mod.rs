@@ -74,7 +74,7 @@ pub(crate) struct Sizes {
     pub(crate) pace: Duration,
     /// The longest rest of whoever changes the cluster's members, between two changes.
     pub(crate) members_pace: Duration,
-    /// The replication factor is lowered and raised. Regions pass through two voters then, and no disk may be lost.
+    /// The replication factor is lowered and raised. Regions come to have one voter then, and no disk may be lost.
     pub(crate) factor_changes: bool,
     /// Things go wrong from the first moment, before there is a cluster.
     pub(crate) birth_goes_wrong: bool,
