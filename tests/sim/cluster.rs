@@ -196,6 +196,8 @@ pub(crate) fn read_files(dir: &Path) -> io::Result<Files> {
 /// The hosts of a simulation.
 pub(crate) struct Cluster {
     pub(crate) hosts: Vec<Host>,
+    /// How many regions it is born with, and has.
+    pub(crate) regions: usize,
     /// What all must have applied before what was damaged counts as made up for.
     made_up_at: Option<Goal>,
 }
@@ -251,7 +253,7 @@ impl Cluster {
             }
             host
         });
-        Self { hosts: hosts.collect(), made_up_at: None }
+        Self { hosts: hosts.collect(), regions: sizes.regions(), made_up_at: None }
     }
 
     /// Client addresses of all hosts.

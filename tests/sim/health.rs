@@ -36,10 +36,15 @@ impl Goal {
     }
 }
 
-/// What is not yet well: every one of these hosts has a node of the cluster, every region its leader and its voters, and
-/// each of them has applied what the goal says. (That all of them come to the same is compared in the end.)
-pub(crate) fn unwell<'a>(hosts: impl IntoIterator<Item = &'a Host>, goal: &Goal) -> Option<String> {
-    match regions(hosts) {
+/// What is not yet well: every one of these hosts has a node of the cluster, there are so many regions, each with its leader
+/// and its voters, and each of them has applied what the goal says. (That all of them come to the same is compared in the
+/// end.)
+pub(crate) fn unwell<'a>(
+    hosts: impl IntoIterator<Item = &'a Host>,
+    count: usize,
+    goal: &Goal,
+) -> Option<String> {
+    match regions(hosts, count) {
         Ok(regions) => unwell_regions(&regions, goal),
         Err(words) => Some(words),
     }
@@ -80,7 +85,7 @@ fn unwell_regions(regions: &Regions, goal: &Goal) -> Option<String> {
 /// Whether a disk may be lost now, and everything that was promised is kept by the others: every region has its voters,
 /// nothing is under way, and nobody has voted for anybody who does not lead.
 pub(crate) fn at_rest(cluster: &Cluster) -> bool {
-    let Ok(regions) = regions(joined(cluster)) else { return false };
+    let Ok(regions) = regions(joined(cluster), cluster.regions) else { return false };
     let calm = |peers: &Vec<PeerStatus>| {
         let first = &peers[0];
         peers.iter().all(|peer| {
@@ -98,7 +103,7 @@ pub(crate) fn at_rest(cluster: &Cluster) -> bool {
 /// have applied all that its log was cut of.
 pub(crate) fn has_spare_data(cluster: &Cluster, host: usize) -> bool {
     let Some(own) = peers(&cluster.hosts[host]) else { return false };
-    let Ok(regions) = regions(joined(cluster)) else { return false };
+    let Ok(regions) = regions(joined(cluster), cluster.regions) else { return false };
     let has = |own: &PeerStatus| {
         let others = regions.get(&region_of(own)).into_iter().flatten();
         others.filter(|peer| peer.applied_index >= own.purged_index).count() == FACTOR
@@ -110,7 +115,7 @@ pub(crate) fn has_spare_data(cluster: &Cluster, host: usize) -> bool {
 
 /// Whether all regions are well, up to the goal, and nobody is set aside any more.
 pub(crate) fn is_made_up_for(cluster: &Cluster, goal: &Goal) -> bool {
-    unwell(joined(cluster), goal).is_none() && cluster.set_aside().is_none()
+    unwell(joined(cluster), cluster.regions, goal).is_none() && cluster.set_aside().is_none()
 }
 
 /// Hosts whose nodes are up and of the cluster.
@@ -121,7 +126,8 @@ fn joined(cluster: &Cluster) -> impl Iterator<Item = &Host> {
 /// The peers of each region.
 type Regions = BTreeMap<u64, Vec<PeerStatus>>;
 
-fn regions<'a>(hosts: impl IntoIterator<Item = &'a Host>) -> Result<Regions, String> {
+/// All of these hosts, of which there are so many.
+fn regions<'a>(hosts: impl IntoIterator<Item = &'a Host>, count: usize) -> Result<Regions, String> {
     let mut regions = Regions::new();
     for host in hosts {
         let Some(peers) = peers(host) else {
@@ -132,8 +138,8 @@ fn regions<'a>(hosts: impl IntoIterator<Item = &'a Host>) -> Result<Regions, Str
             regions.entry(region_of(&peer)).or_default().push(peer);
         }
     }
-    if regions.len() < 2 {
-        return Err("there are no regions".to_owned());
+    if regions.len() != count {
+        return Err(format!("there are {} regions of {count}", regions.len()));
     }
     Ok(regions)
 }

@@ -111,13 +111,13 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
                 break Some(violation);
             }
         }
-        let ill = || match unwell(&cluster.hosts, &goal) {
+        let ill = || match unwell(&cluster.hosts, cluster.regions, &goal) {
             None => stage.who_acts().map(|actor| format!("{actor} has not put everything back")),
             some => some,
         };
         let next = match stage.phase() {
             Phase::Birth if is_due(now, HEALTH_EVERY) => {
-                match unwell(&cluster.hosts[..sizes.nodes], &goal) {
+                match unwell(&cluster.hosts[..sizes.nodes], cluster.regions, &goal) {
                     None => Some(Phase::Faults),
                     Some(what) if now > BIRTH_MAX => break broken("birth", what),
                     Some(_) => None,

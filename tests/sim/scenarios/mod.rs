@@ -109,6 +109,11 @@ impl Sizes {
             lasts: Duration::from_millis(random.random_range(3_000..9_000)),
         }
     }
+
+    /// How many regions a cluster is born with: the system's, and those between the split keys.
+    pub(crate) fn regions(&self) -> usize {
+        1 + 1 + self.split_keys.len()
+    }
 }
 
 /// One of them.
