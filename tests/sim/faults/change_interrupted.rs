@@ -1,12 +1,12 @@
-//! In the middle of a change of members one machine is cut off from all others, and some of those lose their power: whoever
-//! leads next has to finish the change, by what its disk has of it.
+//! In the middle of a change of members the machine that leads it is cut off from all others, and some of those lose their
+//! power: whoever leads next has to finish the change, by what its disk has of it.
 
 use std::time::Duration;
 
-use rand::RngExt as _;
+use rand::{RngExt as _, seq::IndexedRandom as _};
 
 use super::{Fault, Scene, each};
-use crate::{cluster::Host, marks};
+use crate::marks;
 
 #[derive(Default)]
 pub(super) struct ChangeInterrupted(Vec<String>, Vec<String>);
@@ -21,17 +21,8 @@ impl Fault for ChangeInterrupted {
     }
 
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
-        let changes = |host: &Host| {
-            let joined = host.joined();
-            joined.is_some_and(|joined| {
-                joined.peers.all().iter().any(|peer| peer.view().published().joint)
-            })
-        };
-        if !scene.cluster.hosts.iter().any(changes) {
-            return None;
-        }
+        let one = who_changes(scene)?;
         scene.marks.hit(marks::CHANGE_INTERRUPTED);
-        let one = scene.leader_or_any();
         self.0 = scene.cluster.hosts[one].names();
         let others: Vec<usize> =
             (0..scene.cluster.hosts.len()).filter(|host| *host != one).collect();
@@ -56,4 +47,20 @@ impl Fault for ChangeInterrupted {
         });
         None
     }
+}
+
+/// Some host that leads a region whose members change; where none does, one that has a peer of such a region.
+fn who_changes(scene: &mut Scene<'_, '_>) -> Option<usize> {
+    let (mut lead, mut take_part) = (vec![], vec![]);
+    for (number, host) in scene.cluster.hosts.iter().enumerate() {
+        let mut peers = host.joined().map_or_else(Vec::new, |joined| joined.peers.all());
+        peers.retain(|peer| peer.view().published().joint);
+        if peers.iter().any(|peer| peer.is_leader()) {
+            lead.push(number);
+        } else if !peers.is_empty() {
+            take_part.push(number);
+        }
+    }
+    let from = if lead.is_empty() { take_part } else { lead };
+    from.choose(scene.random).copied()
 }
