@@ -104,6 +104,9 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
         if let Err(how) = cluster.restart(&mut sim, &mut links, now, &stage.marks) {
             break broken("nodes-live", how);
         }
+        if !stage.is_founded() && cluster.hosts.iter().any(|host| host.joined().is_some()) {
+            stage.found();
+        }
         if is_due(now, JUDGED_EVERY) {
             cluster.forgive(now);
             let note = |entry: u32| world.trace.note(&entry.to_le_bytes());

@@ -48,6 +48,8 @@ pub(crate) struct Stage {
     /// Who has yet to put back what it has begun, before the cluster can be well.
     acting: Rc<RefCell<BTreeSet<&'static str>>>,
     answered: Rc<Cell<usize>>,
+    /// Some host has been of a cluster.
+    is_founded: Rc<Cell<bool>>,
     broken: Rc<RefCell<Option<Violation>>>,
 }
 
@@ -62,6 +64,7 @@ impl Stage {
             addresses: Arc::default(),
             acting: Rc::default(),
             answered: Rc::default(),
+            is_founded: Rc::default(),
             broken: Rc::default(),
         }
     }
@@ -127,6 +130,15 @@ impl Stage {
 
     pub(crate) fn who_acts(&self) -> Option<&'static str> {
         self.acting.borrow().first().copied()
+    }
+
+    /// There is a cluster, and nobody is to make another.
+    pub(crate) fn found(&self) {
+        self.is_founded.set(true);
+    }
+
+    pub(crate) fn is_founded(&self) -> bool {
+        self.is_founded.get()
     }
 
     pub(crate) fn add_answered(&self, calls: usize) {

@@ -19,7 +19,8 @@ pub(super) async fn act(stage: Stage) -> turmoil::Result {
         first_nodes: stage.addresses()[..sizes.nodes].to_vec(),
         ..v1::InitializeRequest::default()
     };
-    loop {
+    // Once somebody is of a cluster all others come to it by themselves; and whoever loses its disk may make another.
+    while !stage.is_founded() {
         // Always the same one: what another was asked in between would be another birth.
         let session = stage.sessions().swap_remove(0).patient(PATIENCE);
         let made = session.cluster.clone().initialize(session.request(request.clone())).await;
@@ -29,4 +30,5 @@ pub(super) async fn act(stage: Stage) -> turmoil::Result {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    Ok(())
 }
