@@ -39,6 +39,7 @@ const OF_AN_INSTALL: &[&str] = &[
     "snapshot-before-settle",
     "snapshot-after-record",
     "snapshot-after-replace",
+    "snapshot-after-replace-own",
     "snapshot-after-state",
 ];
 
