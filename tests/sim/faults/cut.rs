@@ -1,4 +1,4 @@
-//! The network falls apart in two, and comes together again: all at once, or one machine after the other.
+//! The network falls apart in two, and comes together again: all at once, or one link after the other.
 
 use std::time::Duration;
 

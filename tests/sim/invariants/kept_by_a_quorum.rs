@@ -3,7 +3,8 @@
 //!
 //! Asked of each entry once, of the disks of all three voters, whether their nodes run or not, as those peers know them that
 //! have applied the newest change. While the voters change, entries wait: which majority counts then is for leader
-//! completeness, and in the end they are on a majority of the new ones. A disk has an entry in what is synced of its log, or in what is synced of what was applied.
+//! completeness, and in the end they are on a majority of the new ones. A disk has an entry in what is synced of its log, or
+//! in what is synced of what was applied.
 
 use std::collections::BTreeMap;
 
