@@ -12,8 +12,7 @@ use crate::{
 
 /// Faults that no seed is known to catch. Until regions split an epoch's version never moves, and nothing can show the first.
 /// Any other has a line in `known_bad.txt`.
-const UNSEEN: &[Fault] =
-    &[Fault::EpochUnchecked, Fault::DeadPeerPutBack, Fault::TombstoneIgnored, Fault::StaleAnswer];
+const UNSEEN: &[Fault] = &[Fault::EpochUnchecked, Fault::DeadPeerPutBack, Fault::TombstoneIgnored];
 
 /// Hunts one fault, or all: without a number of seeds by those alone that are known to catch them.
 pub(crate) fn hunt(
