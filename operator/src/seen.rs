@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     answers::Answers,
     children::{self, Child},
-    crd::KvCluster,
+    crd::{KvCluster, Member},
     desired::Desired,
     names::Names,
 };
@@ -379,6 +379,17 @@ impl Seen {
             .nodes
             .iter()
             .find(|row| row.is_member() && names.ordinal_at(&row.address) == Some(ordinal))
+    }
+
+    /// The nodes as they were noted last, also while no node table is had.
+    pub fn noted_members(&self) -> impl Iterator<Item = &Member> {
+        self.cluster.status.iter().flat_map(|status| &status.members)
+    }
+
+    /// A node as it was noted last.
+    #[must_use]
+    pub fn noted_member(&self, node_id: u64) -> Option<&Member> {
+        self.noted_members().find(|member| u64::try_from(member.node_id) == Ok(node_id))
     }
 
     #[must_use]

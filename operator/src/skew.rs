@@ -163,7 +163,7 @@ fn running(seen: &Seen, desired: &Desired) -> BTreeSet<Version> {
     if !now.is_empty() {
         return now;
     }
-    let known = seen.cluster.status.iter().flat_map(|status| &status.members);
+    let known = seen.noted_members();
     known.filter_map(|member| Version::parse(member.version.as_deref()?)).collect()
 }
 

@@ -27,7 +27,7 @@ pub fn nodes(seen: &Seen, desired: &Desired) -> BTreeSet<u64> {
             .get(&ordinal)
             .is_some_and(|pod| pod.ready && !pod.terminating && matches!(pod.node, Node::Silent(_)))
     };
-    let members = seen.cluster.status.iter().flat_map(|status| &status.members);
+    let members = seen.noted_members();
     let ready = members.filter(|member| {
         let ordinal = desired.names.ordinal_of_pod(&member.pod_name);
         ordinal.is_some_and(is_ready_and_silent)

@@ -98,10 +98,9 @@ impl View<'_> {
     pub(super) fn look_for_pods_that_do_not_join(&mut self) {
         let wanted = 0..self.desired.spec.replicas;
         let silent = self.seen.pods.range(wanted).filter_map(|(ordinal, pod)| {
-            let mut known = self.seen.cluster.status.iter().flat_map(|status| &status.members);
             let is_node = match &self.seen.table {
                 Some(_) => self.member(*ordinal).is_some_and(|row| !row.holds_nothing_yet()),
-                None => known.any(|member| member.pod_name == pod.name),
+                None => self.seen.noted_members().any(|member| member.pod_name == pod.name),
             };
             let (whose, stamp) = stamp_of(pod)?;
             let lasted = self.seen.answers.lasted(&whose, &stamp).unwrap_or(0);

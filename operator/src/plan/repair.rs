@@ -4,9 +4,9 @@
 //! A node that is merely silent is not given up: its disk may come back, and the placement driver
 //! makes its peers anew elsewhere by itself. Three things are proof. The pod answers with an empty
 //! disk, so the old one is gone. The disk was that of a Kubernetes node that is no more. Or the process
-//! ends again and again, long after it should have been up, with the same template that another node
-//! with a disk from before it runs well on (so it is not the template), and not for want of memory (so it is not the limit) nor of room. It is
-//! Kubernetes that says so, of now: how often a pod has ended in its life says nothing of a machine that is cut off.
+//! ends again and again, long after it should have been up, with the same template that another node with a disk from
+//! before it runs well on (so it is not the template), and not for want of memory (so it is not the limit) nor of room.
+//! It is Kubernetes that says so, of now: how often a pod has ended in its life says nothing of a machine that is cut off.
 //!
 //! An empty disk on the very claim that holds a node is no proof by itself: a pod that looks for its data in another
 //! place finds none either, and so would each after it. It is one where another node runs well with the same template.
@@ -128,9 +128,7 @@ impl View<'_> {
 
     /// The template that the disk of a node was begun with, as far as that was noted.
     fn born_with(&self, ordinal: i32) -> Option<&str> {
-        let node = i64::try_from(self.node_at(ordinal)?).ok()?;
-        let mut members = self.seen.cluster.status.iter().flat_map(|status| &status.members);
-        members.find(|member| member.node_id == node)?.born_with.as_deref()
+        self.seen.noted_member(self.node_at(ordinal)?)?.born_with.as_deref()
     }
 
     /// The node at an ordinal, by its claim, or by the table.
@@ -141,7 +139,7 @@ impl View<'_> {
     /// The node that a claim is known to hold. By the claim's uid: one that was made anew is empty by right.
     pub(super) fn node_of_claim(&self, ordinal: i32) -> Option<u64> {
         let volume = self.seen.volumes.get(&ordinal)?;
-        let members = self.seen.cluster.status.iter().flat_map(|status| &status.members);
+        let members = self.seen.noted_members();
         let mut members = members.filter(|known| known.pvc_uid.as_deref() == Some(&volume.uid));
         let node = members.find_map(|member| u64::try_from(member.node_id).ok())?;
         let is_gone =

@@ -328,8 +328,7 @@ impl<'a> View<'a> {
     /// does not answer us, or is not heard by the driver: it may be the network between, and its peers hear it. What
     /// neither hears counts for nothing; without a driver that is not known before long.
     fn can_be_spared(&self, ordinal: i32, pod: &Pod) -> Result<(), String> {
-        let known = self.seen.cluster.status.iter().flat_map(|status| &status.members);
-        let mut known = known.filter(|member| member.pod_name == pod.name);
+        let mut known = self.seen.noted_members().filter(|member| member.pod_name == pod.name);
         let (node, is_heard) = match (&pod.node, &self.seen.table) {
             (Node::Joined(joined), _) => (joined.node_id, true),
             (Node::Unjoined { .. } | Node::Removed { .. }, _) => return Ok(()),

@@ -163,7 +163,7 @@ impl<'a> View<'a> {
             self.last_member()
         } else {
             let disks = self.seen.volumes.iter().filter(|(at, disk)| !self.is_let_go(**at, disk));
-            let known = self.seen.cluster.status.iter().flat_map(|status| &status.members);
+            let known = self.seen.noted_members();
             let known =
                 known.filter_map(|member| self.desired.names.ordinal_of_pod(&member.pod_name));
             disks.map(|(ordinal, _)| *ordinal).chain(known).max()

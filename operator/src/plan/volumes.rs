@@ -84,8 +84,7 @@ impl View<'_> {
             Some(table) => table.nodes.iter().any(|row| self.is_still_of(row, ordinal, volume)),
             None => {
                 let name = self.pod_name(ordinal);
-                let known = self.seen.cluster.status.iter().flat_map(|status| &status.members);
-                known.into_iter().any(|member| member.pod_name == name)
+                self.seen.noted_members().any(|member| member.pod_name == name)
             }
         };
         volume.decommissioned.is_some() && !is_nodes()
@@ -149,9 +148,8 @@ impl View<'_> {
     /// anew is another disk.
     pub(super) fn mark_given_up(&self, ordinal: i32, node_id: u64) -> Option<Change> {
         let volume = self.seen.volumes.get(&ordinal)?;
-        let members = self.seen.cluster.status.iter().flat_map(|status| &status.members);
-        let mut known = members.filter(|member| u64::try_from(member.node_id) == Ok(node_id));
-        let is_its = known.any(|member| member.pvc_uid.as_deref() == Some(&volume.uid));
+        let known = self.seen.noted_member(node_id);
+        let is_its = known.is_some_and(|member| member.pvc_uid.as_deref() == Some(&volume.uid));
         let is_silent = self.pod(ordinal).is_some_and(|pod| matches!(pod.node, Node::Silent(_)));
         let marks = is_its
             && is_silent
