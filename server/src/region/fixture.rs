@@ -256,7 +256,6 @@ pub(crate) fn put(key: &str, value: &str) -> v1::WriteCommand {
     }
 }
 
-/// A command that deletes one row.
 /// A step that adds a learner to the region of `peer`, by its members as they are.
 pub(crate) fn add_learner(peer: &Peer) -> v1::Step {
     let add = v1::AddLearnerPeer { peer_id: 71, node_id: 2 };
@@ -268,6 +267,7 @@ pub(crate) fn add_learner(peer: &Peer) -> v1::Step {
     }
 }
 
+/// A command that deletes one row.
 pub(crate) fn delete(key: &str) -> v1::WriteCommand {
     let delete =
         v1::DeleteOp { key: Bytes::copy_from_slice(key.as_bytes()), ..v1::DeleteOp::default() };

@@ -18,7 +18,7 @@ use super::{
     Cause, Lane,
     budget::{Budget, Taken},
     frame::{FRAME_BYTES_ACCEPTED, FrameCodec, NODE_MESSAGE_BYTES_MAX, fits},
-    office::{Answering, Office, connect},
+    office::{Answering, Office, connect_to},
 };
 use crate::{
     ids::{NodeId, RegionId},
@@ -177,8 +177,12 @@ impl Run {
                 continue;
             }
             let began = clock::monotonic();
-            let address = self.office.directory.peer_address(self.node);
-            let connected = connect(&self.office, self.node).await;
+            let address = self.office.address(self.node);
+            let connected = match &address {
+                Ok(address) => connect_to(address).await,
+                Err(reason) => Err(reason.clone()),
+            };
+            let address = address.ok();
             self.office.note_attempt(self.node, connected.is_ok());
             let was_answered = match connected {
                 Ok(channel) => {

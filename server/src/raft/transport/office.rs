@@ -79,6 +79,11 @@ impl Office {
         }
     }
 
+    /// Where a node is to be tried now.
+    pub(super) fn address(&self, node: NodeId) -> Result<String, String> {
+        self.directory.peer_address(node).ok_or_else(|| "its address is not known".to_owned())
+    }
+
     pub(super) fn note_attempt(&self, node: NodeId, connected: bool) {
         let mut unreached = self.unreached.lock();
         if connected {
@@ -120,7 +125,10 @@ impl Office {
 
 /// Connects to a node's peer port.
 pub(super) async fn connect(office: &Office, node: NodeId) -> Result<Channel, String> {
-    let address =
-        office.directory.peer_address(node).ok_or_else(|| "its address is not known".to_owned())?;
-    dial::node(&address)?.connect().await.map_err(|error| format!("connect to {address}: {error}"))
+    connect_to(&office.address(node)?).await
+}
+
+/// Connects to a peer port.
+pub(super) async fn connect_to(address: &str) -> Result<Channel, String> {
+    dial::node(address)?.connect().await.map_err(|error| format!("connect to {address}: {error}"))
 }
