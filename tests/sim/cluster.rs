@@ -378,8 +378,7 @@ impl Cluster {
                 host.down_until = None;
                 for other in mem::take(&mut host.silent_to) {
                     for name in host.names() {
-                        links.mend(sim, &name, &other);
-                        links.mend(sim, &other, &name);
+                        links.mend_both_ways(sim, &name, &other);
                     }
                 }
                 sim.bounce(host.name());

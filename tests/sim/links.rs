@@ -30,6 +30,18 @@ impl Links {
         }
     }
 
+    /// As [`Links::cut`], both ways.
+    pub(crate) fn cut_both_ways(&mut self, sim: &Sim<'_>, one: &str, other: &str) {
+        self.cut(sim, one, other);
+        self.cut(sim, other, one);
+    }
+
+    /// Ends [`Links::cut_both_ways`].
+    pub(crate) fn mend_both_ways(&mut self, sim: &Sim<'_>, one: &str, other: &str) {
+        self.mend(sim, one, other);
+        self.mend(sim, other, one);
+    }
+
     /// What is on its way, and what is sent from now on, arrives once nobody holds it any more. Both ways.
     pub(crate) fn hold(&mut self, sim: &Sim<'_>, one: &str, other: &str) {
         let (one, other) = (one.min(other), one.max(other));

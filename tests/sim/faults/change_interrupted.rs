@@ -27,10 +27,7 @@ impl Fault for ChangeInterrupted {
         let others: Vec<usize> =
             (0..scene.cluster.hosts.len()).filter(|host| *host != one).collect();
         self.1 = others.iter().flat_map(|host| scene.cluster.hosts[*host].names()).collect();
-        each(&self.0, &self.1, |one, other| {
-            scene.links.cut(scene.sim, one, other);
-            scene.links.cut(scene.sim, other, one);
-        });
+        each(&self.0, &self.1, |one, other| scene.links.cut_both_ways(scene.sim, one, other));
         for host in others {
             if scene.random.random_bool(0.5) && !scene.cluster.hosts[host].is_down() {
                 let until = scene.now() + scene.moment(200);
@@ -41,10 +38,7 @@ impl Fault for ChangeInterrupted {
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
-        each(&self.0, &self.1, |one, other| {
-            scene.links.mend(scene.sim, one, other);
-            scene.links.mend(scene.sim, other, one);
-        });
+        each(&self.0, &self.1, |one, other| scene.links.mend_both_ways(scene.sim, one, other));
         None
     }
 }
@@ -54,7 +48,7 @@ fn who_changes(scene: &mut Scene<'_, '_>) -> Option<usize> {
     let (mut lead, mut take_part) = (vec![], vec![]);
     for (number, host) in scene.cluster.hosts.iter().enumerate() {
         let mut peers = host.joined().map_or_else(Vec::new, |joined| joined.peers.all());
-        peers.retain(|peer| peer.view().published().joint);
+        peers.retain(|peer| peer.view().with(|now| now.joint));
         if peers.iter().any(|peer| peer.is_leader()) {
             lead.push(number);
         } else if !peers.is_empty() {

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use rand::seq::SliceRandom as _;
+use super::{Fault, Scene, in_parts::InParts};
 
-use super::{Fault, Scene, each, pick};
+/// Until the next link is mended.
+const PAUSES: &[Option<u64>] = &[None, None, Some(50), Some(1_000)];
 
 #[derive(Default)]
-pub(super) struct Cut {
-    links: Vec<(String, String)>,
-    /// The longest time between two that are mended, in milliseconds.
-    one_by_one: Option<u64>,
-}
+pub(super) struct Cut(InParts);
 
 impl Fault for Cut {
     fn name(&self) -> &'static str {
@@ -24,26 +21,15 @@ impl Fault for Cut {
 
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
         let (here, there) = scene.sides();
-        each(&here, &there, |one, other| {
-            scene.links.cut(scene.sim, one, other);
-            scene.links.cut(scene.sim, other, one);
-            self.links.push((one.to_owned(), other.to_owned()));
+        self.0.take(scene, (&here, &there), PAUSES, |scene, one, other| {
+            scene.links.cut_both_ways(scene.sim, one, other);
         });
-        self.links.shuffle(scene.random);
-        self.one_by_one = pick(scene.random, &[None, None, Some(50), Some(1_000)]);
         Some(scene.moment(5_000))
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
-        while let Some((one, other)) = self.links.pop() {
-            scene.links.mend(scene.sim, &one, &other);
-            scene.links.mend(scene.sim, &other, &one);
-            if let Some(most) = self.one_by_one
-                && !self.links.is_empty()
-            {
-                return Some(scene.moment(most));
-            }
-        }
-        None
+        self.0.give_back(scene, |scene, one, other| {
+            scene.links.mend_both_ways(scene.sim, one, other);
+        })
     }
 }

@@ -3,10 +3,14 @@
 
 use std::time::Duration;
 
-use super::{Fault, Scene, held::HeldLinks};
+use super::{
+    Fault, Scene,
+    held::{PAUSES, hold, release},
+    in_parts::InParts,
+};
 
 #[derive(Default)]
-pub(super) struct Frozen(HeldLinks);
+pub(super) struct Frozen(InParts);
 
 impl Fault for Frozen {
     fn name(&self) -> &'static str {
@@ -25,11 +29,11 @@ impl Fault for Frozen {
             others.flat_map(|host| scene.cluster.hosts[host].names()).collect();
         // Clients, too: what they ask a frozen machine waits.
         all.extend(scene.actors.iter().map(|name| (*name).to_owned()));
-        self.0.hold(scene, &frozen, &all);
+        self.0.take(scene, (&frozen, &all), PAUSES, hold);
         Some(scene.moment(4_000))
     }
 
     fn heal(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
-        self.0.release(scene)
+        self.0.give_back(scene, release)
     }
 }

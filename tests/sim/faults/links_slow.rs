@@ -8,6 +8,14 @@ use rand::RngExt as _;
 use super::{Fault, Scene, each, pick};
 use crate::world::CALM_LATENCY_MAX;
 
+/// Which links are slow at once.
+#[derive(Clone, Copy)]
+enum Which {
+    All,
+    OfOne,
+    OfTwo,
+}
+
 /// The links that are slow.
 #[derive(Default)]
 pub(super) struct LinksSlow(Vec<(String, String)>);
@@ -23,16 +31,16 @@ impl Fault for LinksSlow {
         machines.extend(scene.actors.iter().map(|name| vec![(*name).to_owned()]));
         let one = scene.leader_or_any();
         let other = (one + scene.random.random_range(1..count)) % count;
-        let all = |_, _| true;
-        let of_one = move |here, there| here == one || there == one;
-        let of_two = move |here, there| (here, there) == (one.min(other), one.max(other));
-        let slow: &dyn Fn(usize, usize) -> bool =
-            [&all as &dyn Fn(usize, usize) -> bool, &of_one, &of_two]
-                [pick(scene.random, &[0, 1, 2])];
+        let which = pick(scene.random, &[Which::All, Which::OfOne, Which::OfTwo]);
+        let is_slow = |here, there| match which {
+            Which::All => true,
+            Which::OfOne => [here, there].contains(&one),
+            Which::OfTwo => (here, there) == (one.min(other), one.max(other)),
+        };
         self.0.clear();
         for (here, names) in machines.iter().enumerate() {
             for (there, others) in machines.iter().enumerate().skip(here + 1) {
-                if slow(here, there) {
+                if is_slow(here, there) {
                     each(names, others, |one, other| self.0.push((one.into(), other.into())));
                 }
             }

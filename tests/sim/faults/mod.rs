@@ -13,6 +13,7 @@ mod disk_slow;
 mod disk_wiped;
 mod frozen;
 mod held;
+mod in_parts;
 mod links_slow;
 mod moved;
 mod wall_jump;
@@ -93,10 +94,7 @@ impl Scene<'_, '_> {
         if self.links.are_held {
             return;
         }
-        each(&names, &others, |one, other| {
-            self.links.cut(self.sim, one, other);
-            self.links.cut(self.sim, other, one);
-        });
+        each(&names, &others, |one, other| self.links.cut_both_ways(self.sim, one, other));
         self.cluster.hosts[host].silent_to = others;
     }
 
