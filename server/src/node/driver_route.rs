@@ -1,6 +1,6 @@
 //! How a heartbeat finds the placement driver.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_proto::v1;
 use futures::{StreamExt as _, stream::FuturesUnordered};
@@ -29,8 +29,9 @@ pub(super) struct DriverRoute {
     /// The node that was searched last. Only those with a peer of region 1 know who leads it, or those that
     /// were heard; so each heartbeat goes on behind the one before it, until all were asked.
     searched: Option<NodeId>,
-    /// While it was here: whom this process has told where it is. Bound: the nodes of the cluster.
-    shown: BTreeSet<NodeId>,
+    /// While it was here: whom this process has told where it is, and how many streams had been opened to it by then. Bound:
+    /// the nodes of the cluster.
+    shown: BTreeMap<NodeId, u64>,
 }
 
 /// Whom one heartbeat asks.
@@ -175,23 +176,23 @@ impl DriverRoute {
     }
 }
 
-/// Tells each of the others once where this node is, which may have moved: whoever leads region 1 asks nobody for the
-/// driver, so nobody would see it; and who cannot reach the driver does not learn its address from the table either.
+/// Tells each of the others where this node is, which may have moved: whoever leads region 1 asks nobody for the driver, so
+/// nobody would see it; and who cannot reach the driver does not learn its address from the table either. Each is told once,
+/// and again when a stream to it was opened since: it may have been started again, and then it has forgotten.
 async fn show_address(
-    shown: &mut BTreeSet<NodeId>,
+    shown: &mut BTreeMap<NodeId, u64>,
     node: &Node,
     joined: &Joined,
     request: &v1::HeartbeatRequest,
 ) {
     let others = node.directory.others(joined.node);
-    shown.retain(|other| others.contains(other));
-    let mut tells: FuturesUnordered<_> = others
-        .into_iter()
-        .filter(|other| !shown.contains(other))
-        .take(SEARCHED_MAX)
-        .map(|other| async move {
+    shown.retain(|other, _| others.contains(other));
+    let transport = &joined.peers.environment().transport;
+    let reached = |other| *transport.reached(other).borrow();
+    let mut tells: FuturesUnordered<_> = untold(shown, others, reached)
+        .map(|(other, reached)| async move {
             let answered = ask(node, joined, &Hint::known(other), request.clone()).await;
-            answered.is_ok().then_some(other)
+            answered.is_ok().then_some((other, reached))
         })
         .collect();
     // Its own heartbeat does not wait for who does not answer.
@@ -199,6 +200,16 @@ async fn show_address(
     while let Ok(Some(told)) = tokio::time::timeout_at(until, tells.next()).await {
         shown.extend(told);
     }
+}
+
+/// Whom to tell where this node is, and how often each was reached by now.
+fn untold(
+    shown: &BTreeMap<NodeId, u64>,
+    others: Vec<NodeId>,
+    reached: impl Fn(NodeId) -> u64,
+) -> impl Iterator<Item = (NodeId, u64)> {
+    let now = others.into_iter().map(move |other| (other, reached(other)));
+    now.filter(|(other, reached)| shown.get(other) != Some(reached)).take(SEARCHED_MAX)
 }
 
 async fn ask(
@@ -297,6 +308,25 @@ mod tests {
         ] {
             assert_eq!(hint.is_proven_by(&response), want, "{why}");
         }
+    }
+
+    /// It has forgotten what it was told, and may not reach the driver before it is told again.
+    #[test]
+    fn whoever_may_have_been_started_again_is_told_again_where_this_node_is() {
+        let all = || (1..=40).map(NodeId).collect::<Vec<_>>();
+        let told = |shown: &[(u64, u64)], reached: fn(NodeId) -> u64| -> Vec<u64> {
+            let shown = shown.iter().map(|(node, times)| (NodeId(*node), *times)).collect();
+            untold(&shown, all(), reached).map(|(node, _)| node.0).collect()
+        };
+        let every: Vec<(u64, u64)> = (1..=40).map(|node| (node, 2)).collect();
+        assert_eq!(told(&[], |_| 0).len(), SEARCHED_MAX, "so many at a time");
+        assert_eq!(told(&every, |_| 2), [0; 0], "each once");
+        assert_eq!(
+            told(&every, |node| if node.0 == 7 { 3 } else { 2 }),
+            [7],
+            "it was reached anew"
+        );
+        assert_eq!(told(&every[1..], |_| 2), [1], "it is new");
     }
 
     #[test]
