@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use flotilla_proto::v1::{self, PeerRole};
 use flotilla_server::ids::{PeerId, RegionId};
 
-use super::{Committed, Invariant, Moment, Place, Seen};
+use super::{Applied, Committed, Invariant, Moment, Place, Seen};
 
 /// Voters of which two are a majority.
 const VOTERS: usize = 3;
@@ -43,7 +43,7 @@ impl Invariant for KeptByAQuorum {
         }
         for (region, known) in &mut self.0 {
             let Some(voters) = known.voters(*region, moment) else { continue };
-            for (index, entry, by) in committed.from(*region, known.looked + 1) {
+            for (index, Applied { entry, by, .. }) in committed.from(*region, known.looked + 1) {
                 let has = |place: &&Place| {
                     moment.disks.kept_entry(**place, *region, index) == Some(entry)
                         || moment.disks.kept_applied(**place, *region) >= index

@@ -1,4 +1,5 @@
-//! A leader has every entry that was committed before (Raft, section 5.4).
+//! A leader has every entry that was committed in its term or an earlier one (Raft, section 5.4). Whoever hears late that it
+//! was elected leads in its own term, while others have committed in a later one.
 //!
 //! Asked of its disk when it is first seen to lead in a term: of every index that somebody has applied, it has the same
 //! entry, unless its log is cut up to there.
@@ -7,7 +8,7 @@ use std::collections::BTreeSet;
 
 use flotilla_server::ids::{PeerId, RegionId};
 
-use super::{Committed, Invariant, Moment};
+use super::{Applied, Committed, Invariant, Moment};
 
 /// Leaderships that were looked at.
 #[derive(Default)]
@@ -26,7 +27,10 @@ impl Invariant for LeaderCompleteness {
             // The disk is ahead of what is told of it.
             let first = moment.disks.first_index(seen.place, seen.region).unwrap_or(0);
             let first = first.max(seen.status.purged_index + 1);
-            for (index, entry, by) in committed.from(seen.region, first) {
+            for (index, Applied { entry, by, term }) in committed.from(seen.region, first) {
+                if term > seen.status.term {
+                    continue;
+                }
                 let has = moment.disks.entry(seen.place, seen.region, index);
                 if has != Some(entry) {
                     return Err(format!(

@@ -101,10 +101,20 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
     ]
 }
 
-/// What was applied by some peer, and so is committed for good: a checksum of the entry by region and index.
+/// An entry that some peer has applied, and that so is committed for good.
+#[derive(Clone, Copy)]
+pub(crate) struct Applied {
+    /// A checksum of it.
+    pub(crate) entry: u32,
+    pub(crate) by: PeerId,
+    /// The term that peer was in: it was committed in this or an earlier one, which may be later than the entry's own.
+    pub(crate) term: u64,
+}
+
+/// What was applied by some peer, by region and index.
 #[derive(Default)]
 pub(crate) struct Committed {
-    entries: BTreeMap<(RegionId, u64), (u32, PeerId)>,
+    entries: BTreeMap<(RegionId, u64), Applied>,
     /// Up to where each peer, by its host, was looked at.
     looked: BTreeMap<(Place, PeerId), u64>,
     /// That two peers have applied different entries.
@@ -117,10 +127,10 @@ impl Committed {
         &self,
         region: RegionId,
         index: u64,
-    ) -> impl Iterator<Item = (u64, u32, PeerId)> {
+    ) -> impl Iterator<Item = (u64, Applied)> {
         self.entries
             .range((region, index)..=(region, u64::MAX))
-            .map(|((_, index), (entry, by))| (*index, *entry, *by))
+            .map(|((_, index), applied)| (*index, *applied))
     }
 
     fn learn(&mut self, moment: &Moment<'_>, mut note: impl FnMut(u32)) {
@@ -134,12 +144,11 @@ impl Committed {
                 let Some(entry) = entry else { break };
                 *known = index;
                 note(entry);
-                let by = seen.peer;
-                let (first, whose) =
-                    *self.entries.entry((seen.region, index)).or_insert((entry, by));
-                if first != entry {
+                let now = Applied { entry, by: seen.peer, term: seen.status.term };
+                let first = *self.entries.entry((seen.region, index)).or_insert(now);
+                if first.entry != entry {
                     self.conflict.get_or_insert_with(|| {
-                        let region = seen.region;
+                        let (region, whose, by) = (seen.region, first.by, seen.peer);
                         format!("region {region}: peers {whose} and {by} applied different entries at index {index}")
                     });
                 }

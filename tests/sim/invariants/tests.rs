@@ -183,6 +183,14 @@ fn a_leader_lacks_nothing_that_was_applied() {
     cut.kept_applied.insert(2, 2);
     cut.peers.iter_mut().for_each(|(_, status)| status.purged_index = 2);
     check("cut off", &[calm(), cut], None);
+    let two = [(1, 10, true), (2, 20, true)];
+    let late = |term| {
+        let of_two =
+            calm().log(1, &two).log(3, &two).peer(1, "leader", 3, 2).peer(3, "follower", 3, 2);
+        of_two.log(2, &two[..1]).peer(2, "leader", term, 1)
+    };
+    check("committed in a later term", &[late(2)], None);
+    check("committed in an earlier one", &[late(4)], Some("leader-completeness"));
 }
 
 #[test]
