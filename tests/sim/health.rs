@@ -6,6 +6,7 @@ use std::{
 };
 
 use flotilla_proto::v1::{PeerRole, PeerStatus};
+use flotilla_server::ids::RegionId;
 
 use crate::{
     cluster::{Cluster, Host},
@@ -134,6 +135,12 @@ fn regions<'a>(hosts: impl IntoIterator<Item = &'a Host>, count: usize) -> Resul
             let is_up = if host.node().is_some() { "of no cluster" } else { "not up" };
             return Err(format!("{} is {is_up}", host.name()));
         };
+        if let Some(region) = changes(host) {
+            return Err(format!(
+                "{} is in a change of the members of region {region}",
+                host.name()
+            ));
+        }
         for peer in peers {
             regions.entry(region_of(&peer)).or_default().push(peer);
         }
@@ -147,6 +154,12 @@ fn regions<'a>(hosts: impl IntoIterator<Item = &'a Host>, count: usize) -> Resul
 /// The peers of a host, if its node is up and of a cluster.
 fn peers(host: &Host) -> Option<Vec<PeerStatus>> {
     Some(host.joined()?.peers.all().iter().map(|peer| peer.status()).collect())
+}
+
+/// A region whose members change, as far as this host has applied: who its voters are to be is not told by its peers.
+fn changes(host: &Host) -> Option<RegionId> {
+    let peers = host.joined()?.peers.all();
+    peers.iter().find(|peer| peer.view().published().joint).map(|peer| peer.region)
 }
 
 fn region_of(peer: &PeerStatus) -> u64 {
