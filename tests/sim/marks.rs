@@ -22,6 +22,7 @@ pub(crate) const DISK_SET_BACK: Mark = Mark("a disk was set back");
 pub(crate) const DISK_WIPED: Mark = Mark("a disk was wiped");
 pub(crate) const DIED_AT_A_LINE: Mark = Mark("a node died at a line that its disk depends on");
 pub(crate) const DIED_INSTALLING: Mark = Mark("a node died in the middle of an install");
+pub(crate) const LINGERED: Mark = Mark("a task stood between what it had seen and what it did");
 pub(crate) const EMPTY_DISK_WANTED: Mark = Mark("a node asked for an empty disk");
 pub(crate) const REMOVED_AND_BACK: Mark = Mark("a node was removed, and started again empty");
 pub(crate) const NODE_MOVED: Mark = Mark("a node moved to another address");

@@ -35,6 +35,9 @@ pub(crate) enum Phase {
 /// How often an actor looks where the simulation is.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// What is written while a snapshot is sent.
+const KEEPS_UP_BYTES: u64 = 1 << 20;
+
 /// Shared by all actors and whoever runs the simulation.
 #[derive(Clone)]
 pub(crate) struct Stage {
@@ -77,9 +80,11 @@ impl Stage {
         self.phase.set(phase);
     }
 
-    /// When those who keep the cluster busy are to stop.
+    /// When those who keep the cluster busy are to stop. Where leaders keep next to nothing of their logs, whoever needs a
+    /// snapshot is behind again once it has it, for as long as they write.
     pub(crate) fn busy_until(&self) -> Phase {
-        if self.sizes.heals_quietly { Phase::Healing } else { Phase::End }
+        let keeps_up = self.sizes.catch_up_bytes >= KEEPS_UP_BYTES;
+        if self.sizes.heals_quietly || !keeps_up { Phase::Healing } else { Phase::End }
     }
 
     /// Waits for a phase.

@@ -28,7 +28,7 @@ use turmoil::net::{TcpListener, TcpStream};
 
 use crate::{
     cluster::{Files, read_files},
-    marks::ServerMarks,
+    marks::{self, ServerMarks},
 };
 
 /// Everything that two runs of one seed must have in common: who sent something when, what was committed, what clients
@@ -101,6 +101,7 @@ pub(crate) struct World {
     /// The disk of each host, as its node has it.
     disks: Mutex<BTreeMap<usize, Instances>>,
     armed: Mutex<Option<Armed>>,
+    lingering: Mutex<Option<Lingering>>,
     dead: Mutex<Option<Dead>>,
 }
 
@@ -109,6 +110,13 @@ pub(crate) struct World {
 struct Armed {
     line: &'static str,
     after: u32,
+    random: StdRng,
+}
+
+/// Half of those who come by a line at which one can stand do so, each for as long at most.
+#[derive(Debug)]
+struct Lingering {
+    lasts_max: Duration,
     random: StdRng,
 }
 
@@ -142,6 +150,17 @@ impl World {
 
     pub(crate) fn disarm(&self) {
         *self.armed.lock().expect("nobody panics with it") = None;
+    }
+
+    /// From now on half of those who come by a line (`linger` in the server) stand there, each for as long at most.
+    pub(crate) fn linger(&self, lasts_max: Duration, seed: u64) {
+        let lingering = Lingering { lasts_max, random: StdRng::seed_from_u64(seed) };
+        *self.lingering.lock().expect("nobody panics with it") = Some(lingering);
+    }
+
+    /// From now on nobody comes to stand there; whoever does goes on in its time.
+    pub(crate) fn hurry(&self) {
+        *self.lingering.lock().expect("nobody panics with it") = None;
     }
 
     /// Whoever has died at a line since this was asked.
@@ -211,6 +230,17 @@ impl world::World for Around {
         let dead = Dead { host, line, log, data, files };
         *self.0.dead.lock().expect("nobody panics with it") = Some(dead);
         *armed = None;
+    }
+
+    fn lingers(&self, line: &'static str) -> Option<Duration> {
+        let mut lingering = self.0.lingering.lock().expect("nobody panics with it");
+        let Lingering { lasts_max, random } = lingering.as_mut()?;
+        let lasts = random.random_range(Duration::ZERO..=*lasts_max);
+        random.random_bool(0.5).then(|| {
+            tracing::debug!("a task stands at {line} for {lasts:?}");
+            self.0.marks.hit(marks::LINGERED);
+            lasts
+        })
     }
 
     fn disk_takes(&self) -> Duration {

@@ -46,7 +46,7 @@ use crate::{
     ids::{NodeId, PeerId, RegionId},
     metrics::Direction,
     raft::PeerAddress,
-    world::{Mark, blocking, clock, sometimes},
+    world::{blocking, clock},
 };
 
 /// How much shorter than a Raft heartbeat a commit waits for entries that tell of it as well. A
@@ -127,7 +127,6 @@ impl Network {
     /// A peer that its node has buried never comes: nobody is to wait for it, however alive the node is.
     fn note_refusal(&self, refused: &v1::Refused, term: u64, target: PeerId, node: NodeId) {
         if refused.reason() == Reason::Tombstone && self.refusals.note_buried(term, target) {
-            sometimes(Mark::SNAPSHOT_MET_TOMBSTONE);
             let reason = &refused.message;
             tracing::warn!(region = %self.region, peer = %target, %node, reason, "a node has buried a peer of the region");
         }

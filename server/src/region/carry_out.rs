@@ -17,6 +17,7 @@ use super::Peer;
 use crate::{
     ids::{NodeId, PeerId},
     raft::{Membership, PeerAddress},
+    world::linger,
 };
 
 impl Peer {
@@ -47,6 +48,7 @@ impl Peer {
         if !Epoch::of(&descriptor).members_verdict(planned_on).fits() {
             return Err("the region's membership has moved on".to_owned());
         }
+        linger("step-fits").await;
         match &step.action {
             Some(Action::AddLearner(add)) => {
                 let address = PeerAddress { node: NodeId(add.node_id) };

@@ -30,7 +30,7 @@ use crate::{
         transport::{INSTALL_IDLE_TIMEOUTS, Inbox as _},
     },
     storage::engine,
-    world::{Mark, blocking, clock, maps::HashMap, presence::Presence, sometimes},
+    world::{Mark, blocking, clock, linger, maps::HashMap, presence::Presence, sometimes},
 };
 
 /// Bound: peers of this node that wait for their first state; while so many do, no further one is made. Snapshots
@@ -95,9 +95,13 @@ impl Peers {
         received: Received,
     ) -> Result<Vote, v1::Refused> {
         let stage = received.stage.clone();
+        linger("snapshot-received").await;
         let peer = match self.make(arrival).await {
             Ok(peer) => peer,
             Err(refused) => {
+                if refused.reason() == Reason::Tombstone {
+                    sometimes(Mark::SNAPSHOT_MET_TOMBSTONE);
+                }
                 self.drop_stages(stage).await?;
                 return Err(refused);
             }
@@ -113,6 +117,7 @@ impl Peers {
             Some(Ok(SnapshotResponse { vote, .. })) => {
                 // One that was turned down is of no use; after an install it is gone already.
                 self.drop_stages(stage).await?;
+                linger("snapshot-installed").await;
                 // It may have a range now, and it may have been destroyed meanwhile.
                 self.map.write().reindex(&peer);
                 return Ok(vote);

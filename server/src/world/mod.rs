@@ -12,11 +12,13 @@ mod crash_point;
 pub mod dial;
 pub mod handoff;
 pub mod known_bad;
+mod linger;
 pub mod maps;
 pub mod presence;
 mod sometimes;
 
 pub use crash_point::passes;
+pub use linger::linger;
 pub use sometimes::{Mark, sometimes};
 
 use std::{
@@ -53,6 +55,9 @@ pub trait World: Send + Sync {
 
     /// A node comes by a line at which it must be able to end.
     fn passes(&self, line: &'static str);
+
+    /// How long a task of a node stands at a line, if it does.
+    fn lingers(&self, line: &'static str) -> Option<Duration>;
 }
 
 /// A connection.

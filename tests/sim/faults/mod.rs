@@ -14,6 +14,7 @@ mod disk_wiped;
 mod frozen;
 mod held;
 mod in_parts;
+mod lingers;
 mod links_slow;
 mod moved;
 mod wall_jump;
@@ -217,6 +218,7 @@ pub(crate) fn of_disks() -> Vec<Box<dyn Fault>> {
         Box::new(disk_set_back::DiskSetBack::default()),
         Box::new(disk_slow::DiskSlow::default()),
         Box::new(disk_wiped::DiskWiped),
+        Box::new(lingers::Lingers),
         Box::new(links_slow::LinksSlow::default()),
         Box::new(moved::Moved),
     ]
@@ -232,6 +234,7 @@ pub(crate) fn that_leave_behind() -> Vec<Box<dyn Fault>> {
         Box::new(cut_one_way::CutOneWay::default()),
         Box::new(data_set_back::DataSetBack::default()),
         Box::new(disk_set_back::DiskSetBack::default()),
+        Box::new(lingers::Lingers),
         Box::new(links_slow::LinksSlow::default()),
     ]
 }

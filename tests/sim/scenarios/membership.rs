@@ -21,8 +21,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
         marks::DISK_SET_BACK,
         marks::NODE_MOVED,
         marks::CHANGE_INTERRUPTED,
+        marks::LINGERED,
         Mark::MADE_FOR_SNAPSHOT,
         Mark::DESTROYED,
+        Mark::SNAPSHOT_MET_TOMBSTONE,
         Mark::ACKNOWLEDGED_AND_GONE,
     ],
 };
@@ -32,6 +34,8 @@ pub(super) fn sizes(random: &mut StdRng) -> Sizes {
         nodes: 3,
         spares: pick(random, &[1, 1, 2]),
         clients: 1,
+        log_entries: pick(random, &[10, 20, 10_000]),
+        catch_up_bytes: pick(random, &[0, 0, 1 << 30]),
         factor_changes: random.random_bool(0.3),
         lasts: Duration::from_millis(random.random_range(6_000..14_000)),
         ..Sizes::draw(random)
