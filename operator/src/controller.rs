@@ -208,7 +208,7 @@ async fn reconcile(
         }
         Ok(Some(outcome)) => {
             context.failures.lock().remove(&key);
-            context.metrics.passed(seconds, Ok(&outcome));
+            context.metrics.passed(&key, seconds, Ok(&outcome));
             if outcome.seen.cluster.metadata.deletion_timestamp.is_some() {
                 context.metrics.forget(&key);
             } else {
@@ -223,7 +223,7 @@ async fn reconcile(
             Ok(Action::requeue(MOVED))
         }
         Err(error) => {
-            context.metrics.passed(seconds, Err(&error));
+            context.metrics.passed(&key, seconds, Err(&error));
             context.metrics.not_seen(&key, &error);
             tracing::warn!(namespace = key.namespace, cluster = key.name, "pass failed: {error}");
             if let Error::Unreadable(why) = &error {
@@ -245,6 +245,9 @@ fn log(key: &Key, outcome: &Outcome) {
         Did::Done(_) => tracing::info!(namespace, cluster = name, action, why, "done"),
         Did::Refused(reason) => {
             tracing::warn!(namespace, cluster = name, action, why, reason, "refused");
+        }
+        Did::Contended(reason) => {
+            tracing::warn!(namespace, cluster = name, action, why, reason, "does not come about");
         }
         Did::Noted | Did::Nothing => {
             tracing::debug!(namespace, cluster = name, action, why, "noted");
@@ -432,6 +435,13 @@ mod tests {
             );
             let metrics = context.metrics.text();
             assert!(metrics.contains(&told), "{why}: {metrics}");
+        }
+        for (result, passes) in [("refused", 1), ("error", 3), ("ok", 0)] {
+            let told = format!(
+                "flotilla_operator_cluster_reconciles_total{{cluster=\"kv\",namespace=\"ns\",result=\"{result}\"}} \
+                 {passes}"
+            );
+            assert!(context.metrics.text().contains(&told), "{}", context.metrics.text());
         }
         *server.forbidden.lock() = None;
         *server.cluster.lock() = None;

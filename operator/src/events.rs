@@ -110,6 +110,10 @@ pub fn of(outcome: &Outcome) -> Vec<Told> {
             let note = format!("{}; refused: {why}", outcome.plan.why);
             (true, format!("{}Refused", reason(action)), note)
         }
+        Did::Contended(why) => {
+            let note = format!("{}; it does not come about: {why}", outcome.plan.why);
+            (true, format!("{}Contended", reason(action)), note)
+        }
         Did::Noted | Did::Nothing => return told,
     };
     // One of a kind per target: a repeat is counted, another target is another event.

@@ -27,6 +27,8 @@ const CLUSTER: [&str; 2] = ["namespace", "cluster"];
 /// Values of the label `state`. `unreached`: it lives, as others know, and does not answer the operator.
 const STATES: [&str; 7] = ["joining", "learner", "up", "draining", "down", "stopped", UNREACHED];
 const UNREACHED: &str = "unreached";
+/// Values of the label `result` of passes.
+const RESULTS: [&str; 3] = ["ok", "refused", "error"];
 
 /// Cloneable handles, cheap to record into.
 #[derive(Clone)]
@@ -35,8 +37,10 @@ pub struct Metrics {
     /// Label `result`: `ok`; `refused`, when Kubernetes would not take a change or show something (no right, a quota, a
     /// policy); `error`. What a node refuses is ok: it says when it can.
     reconciles_total: IntCounterVec,
+    /// The same of each cluster: by this an alert knows of which one something is refused or fails, and goes on to.
+    cluster_reconciles_total: IntCounterVec,
     reconcile_seconds: Histogram,
-    /// Labels `action`, of [`crate::plan::Action::name`], and `result`: `done`, `refused`, `failed`.
+    /// Labels `action`, of [`crate::plan::Action::name`], and `result`: `done`, `refused`, `contended`.
     actions_total: IntCounterVec,
     /// Labels as the rules of a role have them: `verb`; `resource`, the plural of the type, with the subresource behind
     /// a slash. Of writes all but those of `leases` stand still while nothing changes.
@@ -107,6 +111,11 @@ impl Metrics {
         process::register(&registry)?;
         Ok(Self {
             reconciles_total: counters("reconciles_total", "Passes over clusters", &["result"])?,
+            cluster_reconciles_total: counters(
+                "cluster_reconciles_total",
+                "Passes over each cluster",
+                &cluster(&["result"]),
+            )?,
             reconcile_seconds: add(&registry, Histogram::with_opts(passes)?)?,
             actions_total: counters(
                 "actions_total",
@@ -180,7 +189,7 @@ impl Metrics {
         self.api_refused_total.with_label_values(&labels).inc();
     }
 
-    pub fn passed(&self, seconds: f64, outcome: Result<&Outcome, &Error>) {
+    pub fn passed(&self, key: &Key, seconds: f64, outcome: Result<&Outcome, &Error>) {
         self.reconcile_seconds.observe(seconds);
         let result = match outcome {
             Err(Error::Refused(_)) => "refused",
@@ -193,11 +202,14 @@ impl Metrics {
             Ok(_) => "ok",
         };
         self.reconciles_total.with_label_values(&[result]).inc();
+        let of_cluster = [key.namespace.as_str(), key.name.as_str(), result];
+        self.cluster_reconciles_total.with_label_values(&of_cluster).inc();
         let Ok(outcome) = outcome else { return };
         if let Some(action) = &outcome.plan.action {
             let result = match outcome.did {
                 Did::Done(_) => "done",
                 Did::Refused(_) => "refused",
+                Did::Contended(_) => "contended",
                 Did::Noted | Did::Nothing => return,
             };
             self.actions_total.with_label_values(&[action.name(), result]).inc();
@@ -212,6 +224,11 @@ impl Metrics {
             let labels = [key.namespace.as_str(), key.name.as_str()];
             self.observed.with_label_values(&labels).set(clock::wall().as_second());
             self.look_refused.with_label_values(&labels).set(0);
+            // A first one counts, too: nothing has increased of a series that begins with it.
+            for result in RESULTS {
+                let labels = [key.namespace.as_str(), key.name.as_str(), result];
+                self.cluster_reconciles_total.with_label_values(&labels);
+            }
         }
     }
 
@@ -295,6 +312,9 @@ impl Metrics {
         let gauges = [&self.desired, &self.ready, &self.quorum, &self.observed, &self.look_refused];
         for gauges in gauges {
             let _ = gauges.remove_label_values(&labels);
+        }
+        for result in RESULTS {
+            let _ = self.cluster_reconciles_total.remove_label_values(&[namespace, name, result]);
         }
         for state in STATES {
             let _ = self.members.remove_label_values(&[namespace, name, state]);

@@ -41,6 +41,8 @@ pub enum Did {
     Done(Made),
     /// Why not; it is tried again.
     Refused(String),
+    /// It was taken, and others have it otherwise; it is tried again.
+    Contended(String),
 }
 
 /// `None`: there is no such cluster any more.
@@ -92,9 +94,8 @@ pub async fn pass<W: World>(
             let requeue = plan.requeue;
             outcome(seen, plan, status, Did::Done(made), requeue)
         }
-        Err(Error::Refused(why) | Error::Contended(why)) => {
-            outcome(seen, plan, status, Did::Refused(why), REFUSED)
-        }
+        Err(Error::Refused(why)) => outcome(seen, plan, status, Did::Refused(why), REFUSED),
+        Err(Error::Contended(why)) => outcome(seen, plan, status, Did::Contended(why), REFUSED),
         Err(error) => Err(error),
     }
 }

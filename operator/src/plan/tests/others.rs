@@ -1,7 +1,13 @@
 //! What befalls one node, and what the others are not to suffer for it.
 
 use super::*;
-use crate::world::Error;
+use crate::{
+    events,
+    metrics::Metrics,
+    pass::{Did, Outcome},
+    status,
+    world::{Error, Key},
+};
 
 fn the(seen: &mut Seen, ordinal: i32) -> &mut Pod {
     seen.pods.get_mut(&ordinal).expect("a pod")
@@ -861,4 +867,59 @@ fn object_that_is_written_is_told_with_whether_somebody_changed_it_or_something_
     let parts = ["Service kv", "what the spec or this operator asks for now", "example.com/team"];
     assert!(parts.iter().all(|part| words.contains(part)), "{words}");
     assert!(!words.contains("object-hash"), "{words}");
+}
+
+/// By this an alert knows of which clusters Kubernetes goes on to refuse something, whoever else asks for more.
+#[test]
+fn what_kubernetes_refuses_is_counted_of_its_cluster_and_of_no_other() {
+    let scaled = || settled(5, json!({"replicas": 6}));
+    let joins = || {
+        let mut seen = scaled();
+        table(&mut seen).nodes.pop();
+        let pod = the(&mut seen, 4);
+        (pod.node, pod.ready) = (Node::Unjoined { version: "0.1.0".into() }, false);
+        seen
+    };
+    let why = || "why".to_owned();
+    for (name, mut seen, did, result, action, event) in [
+        ("a change is refused", scaled(), Did::Refused(why()), "refused", "refused", "Refused"),
+        ("others undo it", scaled(), Did::Contended(why()), "ok", "contended", "Contended"),
+        ("a node says no", joins(), Did::Refused(why()), "ok", "refused", "Refused"),
+    ] {
+        keep_budget(&mut seen);
+        let plan = plan(&seen, &defaults(), now());
+        let status = status::compute(&seen, &plan, &defaults(), now());
+        let requeue = plan.requeue;
+        let outcome = Outcome { seen, plan, status, did, requeue };
+        let metrics = Metrics::new().expect("no name is there twice");
+        let keys = ["kv", "other"].map(|name| Key { namespace: "ns".into(), name: name.into() });
+        for key in &keys {
+            metrics.begin(key);
+        }
+        let before = metrics.text();
+        metrics.passed(&keys[0], 0.1, Ok(&outcome));
+        let after = metrics.text();
+        let count = |cluster: &str, of: &str, count: u32| {
+            format!(
+                "flotilla_operator_cluster_reconciles_total{{cluster=\"{cluster}\",namespace=\"ns\",result=\"{of}\"}} \
+                 {count}\n"
+            )
+        };
+        assert!(before.contains(&count("kv", result, 0)), "{name}: {before}");
+        assert!(after.contains(&count("kv", result, 1)), "{name}: {after}");
+        for of in ["ok", "refused", "error"] {
+            assert!(after.contains(&count("other", of, 0)), "{name}: {after}");
+        }
+        let actions: Vec<_> =
+            after.lines().filter(|line| line.contains("actions_total{")).collect();
+        let counted = format!("result=\"{action}\"");
+        assert!(matches!(actions[..], [one] if one.contains(&counted)), "{name}: {after}");
+        metrics.forget(&keys[0]);
+        assert!(!metrics.text().contains("cluster=\"kv\""), "{name}: {}", metrics.text());
+        let told = events::of(&outcome);
+        assert!(
+            told.iter().any(|told| told.warning && told.reason.ends_with(event)),
+            "{name}: {told:?}"
+        );
+    }
 }
