@@ -61,6 +61,8 @@ pub mod api_server;
 
 pub mod requests;
 
+pub mod asked;
+
 pub mod events;
 
 pub mod http;

@@ -14,12 +14,12 @@ use prometheus::{
 };
 
 use crate::{
+    asked::Asked,
     clock, conditions,
     crd::{KvClusterStatus, Member},
     pass::{Did, Outcome},
     plan::{Action, Plan},
     regions::Tally,
-    requests::Asked,
     world::{Error, Key},
 };
 

@@ -19,6 +19,7 @@ use tokio::{
 use super::RunArgs;
 use crate::{
     api_server::ApiServer,
+    asked::Asked,
     controller::{self, Context},
     crd::KvCluster,
     events::Events,
@@ -26,7 +27,7 @@ use crate::{
     kubernetes::Kubernetes,
     lease::{Election, Leadership},
     metrics::Metrics,
-    requests::{self, Asked, Requests},
+    requests::{self, Requests},
     telemetry,
 };
 
