@@ -30,9 +30,10 @@ use crate::{
     clock,
     crd::KvClusterStatus,
     drift::{self, Difference, Drift},
+    error::Error,
+    key::Key,
     names::OBJECT_HASH,
     plan::{Action, Call, Change, Deed, Target},
-    world::{Error, Key},
 };
 
 /// Bound: waits between two tries at the same place, in seconds; each is twice the one before.

@@ -37,14 +37,15 @@ use crate::{
     clock,
     crd::KvCluster,
     desired::{Defaults, Desired},
+    error::Error,
     events::Events,
+    key::Key,
     kubernetes::Kubernetes,
     metrics::{Look, Metrics},
     names::{CLUSTER, MANAGER},
     pass::{self, Did, Outcome},
     plan::Action as Planned,
     status, unreached,
-    world::{Error, Key},
 };
 
 /// Changes that come together are answered by one pass.

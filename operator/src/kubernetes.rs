@@ -34,12 +34,14 @@ use crate::{
     clock, conditions,
     crd::{KvCluster, KvClusterStatus},
     desired::{Defaults, Desired},
+    error::Error,
+    key::Key,
     lease::Leadership,
     names::{CLUSTER_ID, DECOMMISSIONED, MANAGER, Names},
     nodes, owner,
     plan::{self, Call, Change},
     seen::{self, Kept, Node, Seen, Slot},
-    world::{Error, Key, Made, World},
+    world::{Made, World},
 };
 
 /// The type that the operator of Prometheus brings.

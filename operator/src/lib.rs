@@ -57,6 +57,10 @@ pub mod crd;
 
 pub mod names;
 
+pub mod key;
+
+pub mod error;
+
 pub mod api_server;
 
 pub mod requests;

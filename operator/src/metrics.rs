@@ -17,10 +17,11 @@ use crate::{
     asked::Asked,
     clock, conditions,
     crd::{KvClusterStatus, Member},
+    error::Error,
+    key::Key,
     pass::{Did, Outcome},
     plan::{Action, Plan},
     regions::Tally,
-    world::{Error, Key},
 };
 
 const CLUSTER: [&str; 2] = ["namespace", "cluster"];

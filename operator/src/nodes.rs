@@ -23,10 +23,10 @@ use self::bounded::Bounded;
 pub(crate) use self::bounded::Places;
 
 use crate::{
+    error::Error,
     names::{CLIENT_PORT, Names},
     plan::Call,
     seen::{Joined, Node, Peer, Row, State, Table},
-    world::Error,
 };
 
 /// Bound: a node that takes longer to accept, or to begin an answer, counts as silent in this look.

@@ -9,10 +9,12 @@ use std::time::Duration;
 use crate::{
     crd::{KvClusterStatus, Operation},
     desired::Defaults,
+    error::Error,
+    key::Key,
     plan::{self, Action, Plan},
     seen::Seen,
     status,
-    world::{Error, Key, Made, World},
+    world::{Made, World},
 };
 
 /// After something was noted or changed.

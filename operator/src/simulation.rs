@@ -22,11 +22,13 @@ use crate::{
     children::Child,
     crd::KvClusterStatus,
     desired::{Defaults, Desired},
+    error::Error,
+    key::Key,
     pass::{self, Did},
     plan::{self, Action, Change, Deed},
     seen::{Node, Pod, Seen, State},
     status, unreached,
-    world::{Error, Key, Made, World},
+    world::{Made, World},
 };
 
 /// Bound: passes in which a story must come to its end.

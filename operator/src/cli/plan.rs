@@ -15,11 +15,12 @@ use crate::{
     clock,
     crd::KvCluster,
     desired::{Defaults, Desired},
+    key::Key,
     kubernetes::Kubernetes,
     lease::Leadership,
     plan::{self, Plan},
     seen::{Joined, Node, Row, Seen, State, Table},
-    world::{Key, World as _},
+    world::World as _,
 };
 
 /// What is said of nodes and regions by those that answer.

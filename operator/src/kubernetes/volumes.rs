@@ -19,10 +19,10 @@ use super::{failed, write};
 use crate::{
     desired::Desired,
     drift,
+    error::Error,
     names::{CLUSTER_ID, DECOMMISSIONED, MANAGER, Names},
     nodes,
     seen::{Growth, Kept, VolumeClaim},
-    world::Error,
 };
 
 /// Label by which local volumes say where they are.

@@ -16,8 +16,8 @@ use serde_json::{Map, Value, json};
 
 use super::failed;
 use crate::{
+    error::Error,
     names::{MANAGER, OBJECT_HASH},
-    world::Error,
 };
 
 /// The version that no object has: the store counts from it. Where nothing is, an apply with a version makes the

@@ -1716,7 +1716,7 @@ fn what_somebody_changed_by_hand_is_put_back() {
                 let mut seen = edited(Child::Service, "/spec/ports/0/port", json!(1));
                 let want = seen.children[&Child::Service].clone();
                 let change = Change::Apply(Child::Service, Box::new(want), None);
-                let refused = crate::world::Error::Refused("a duplicate name".to_owned());
+                let refused = crate::error::Error::Refused("a duplicate name".to_owned());
                 let before = Timestamp::from_second(now().as_second() - 60).expect("a time");
                 seen.answers.learn(&change, Err(&refused), before);
                 seen

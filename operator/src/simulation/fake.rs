@@ -23,6 +23,8 @@ use crate::{
     crd::{KvCluster, KvClusterStatus},
     desired::Desired,
     drift,
+    error::Error,
+    key::Key,
     names::{CLUSTER_ID, Names, TEMPLATE_HASH},
     owner,
     plan::{self, Call, Change, Deed},
@@ -30,7 +32,7 @@ use crate::{
         self, Exit, Growth, Joined, Kept, Node, Peer, Pod, Row, Seen, Slot, State, Table,
         VolumeClaim,
     },
-    world::{Error, Key, Made, World},
+    world::{Made, World},
 };
 
 /// Where the operator ends, by the number of its changes: the change is made only in the second case.

@@ -15,7 +15,7 @@ fn cannot_close(change: &dyn Fn(&mut Seen)) -> Seen {
     record(&mut seen, "RollingUpdate", "kv-2-0", "EvictLeaders");
     let budget = children::budget(&desired(&seen.cluster), 3, false);
     let change_of = Change::Apply(Child::DisruptionBudget, Box::new(budget), None);
-    let refused = crate::world::Error::Refused("a policy".into());
+    let refused = crate::error::Error::Refused("a policy".into());
     seen.answers.learn(&change_of, Err(&refused), now());
     change(&mut seen);
     seen

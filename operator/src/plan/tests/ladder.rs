@@ -312,7 +312,7 @@ fn pod_that_is_being_restarted_is_waited_for_with_all_that_would_come_but_not_fo
 
 /// As often as makes a wait of it, and a moment ago.
 pub(super) fn refuse(seen: &mut Seen, action: &Action) {
-    let why = || crate::world::Error::Refused("a policy".into());
+    let why = || crate::error::Error::Refused("a policy".into());
     for _ in 0..7 {
         match action {
             Action::Call(call) => seen.answers.learn_call(call, &Err(why()), now()),
@@ -528,7 +528,7 @@ fn budget_is_opened_beside_what_waits_once_all_is_whole() {
             let object = children::build(child, &desired(&seen.cluster), 0, None);
             Change::Apply(child, Box::new(object), None)
         };
-        let refused = crate::world::Error::Refused("exceeded quota".into());
+        let refused = crate::error::Error::Refused("exceeded quota".into());
         let change = make(Child::ConfigMap, &seen);
         seen.answers.learn(&change, Err(&refused), now());
         whole(&mut seen, 60);

@@ -78,7 +78,7 @@ fn nobody_joins_on_a_disk_that_is_marked_to_be_emptied() {
     let mut seen = fourth(&|seen| mark(seen, 3, "none"));
     let (name, uid, version) = (names().volume(3), "volume-3".into(), "7".into());
     let unmark = Change::UnmarkVolume { name, uid, version };
-    let refused = crate::world::Error::Refused("a policy".into());
+    let refused = crate::error::Error::Refused("a policy".into());
     seen.answers.learn(&unmark, Err(&refused), now());
     check(vec![("refused a moment ago", seen, Want::Nothing, "ActionRefused")]);
 }

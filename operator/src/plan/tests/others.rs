@@ -2,11 +2,12 @@
 
 use super::*;
 use crate::{
+    error::Error,
     events,
+    key::Key,
     metrics::Metrics,
     pass::{Did, Outcome},
     status,
-    world::{Error, Key},
 };
 
 fn the(seen: &mut Seen, ordinal: i32) -> &mut Pod {
