@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::{
     crd::{self, KvCluster},
     desired::{Defaults, OperatorPlace},
+    lease::LEASE,
     rbac,
     rights::{self, Right},
     telemetry::LogFormat,
@@ -28,8 +29,6 @@ use crate::{
 
 /// The command line is wrong: a restart will not help. (`EX_USAGE` of sysexits.)
 const USAGE: u8 = 64;
-/// The Lease by default.
-pub(crate) const LEASE: &str = "flotilla-operator";
 
 /// The operator of Flotilla for Kubernetes.
 #[derive(Debug, Parser)]

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 
 use crate::{clock, names::MANAGER, requests};
 
+/// The Lease by default.
+pub(crate) const LEASE: &str = "flotilla-operator";
 /// Others take over when the lease has not changed for this long.
 const DURATION: Duration = Duration::from_secs(15);
 /// How often it is renewed. Each time is a write, the only ones of an operator at rest: 15 a minute, which docs/kubernetes.md

@@ -63,7 +63,7 @@ pub fn cluster_wide() -> Vec<Value> {
 pub fn own() -> Vec<Value> {
     let leases = |verbs: &[&str]| json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs});
     let mut held = leases(&["get", "update"]);
-    held["resourceNames"] = json!([crate::cli::LEASE]);
+    held["resourceNames"] = json!([crate::lease::LEASE]);
     // What is not there yet has no name to go by.
     vec![held, leases(&["create"])]
 }
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn no_lease_of_others_is_read_or_changed() {
         for rule in own() {
-            let named = rule["resourceNames"] == json!([crate::cli::LEASE]);
+            let named = rule["resourceNames"] == json!([crate::lease::LEASE]);
             let creates = rule["verbs"] == json!(["create"]);
             assert!(named != creates, "by name alone, but to make it: {rule}");
         }
