@@ -21,6 +21,7 @@ mod growth;
 mod join;
 mod keep;
 mod ladder;
+mod live;
 mod preview;
 mod refused;
 mod repair;

@@ -3,7 +3,7 @@
 use kube::CustomResourceExt as _;
 use serde_json::Value;
 
-use super::KvCluster;
+use super::spec::KvCluster;
 
 /// Paths of the fields of a KvCluster's spec that are not in its definition.
 #[must_use]

@@ -8,7 +8,7 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::{Action, Change, Deed, Kind, Step, View, keep::is_terminating};
+use super::{Action, Change, Deed, Kind, Step, View, live::is_terminating};
 use crate::{
     answers::{Refused, Stamp},
     children::{self, Child},

@@ -2,7 +2,11 @@
 
 use serde_json::Value;
 
-use super::{Action, Change, Deed, Step, View, scale::Template};
+use super::{
+    Action, Change, Deed, Step, View,
+    live::{is_terminating, pin},
+    scale::Template,
+};
 use crate::{
     children::{self, Child},
     drift::{Difference, Drift},
@@ -414,16 +418,4 @@ pub(super) fn fixed(child: Child, differences: &[Difference]) -> Option<&str> {
     paths.find(|path| {
         matches!(child, Child::StatefulSet(_)) && FIXED.iter().any(|fixed| path.starts_with(fixed))
     })
-}
-
-pub(super) fn is_terminating(live: &Value) -> bool {
-    live["metadata"]["deletionTimestamp"].is_string()
-}
-
-/// Applied to this very object in this very version, or not at all: what was seen to be ours may have
-/// become somebody else's, and a StatefulSet may have been scaled.
-pub(super) fn pin(object: &mut Value, live: &Value) {
-    for field in ["uid", "resourceVersion"] {
-        object["metadata"][field] = live["metadata"][field].clone();
-    }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Action, Call, Change, Kind, Step, View, keep::is_terminating, scale::Template, up};
+use super::{Action, Call, Change, Kind, Step, View, live::is_terminating, scale::Template, up};
 use crate::{
     children::{self, Child},
     clock,

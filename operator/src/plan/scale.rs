@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     Action, Call, Change, Kind, Step, View,
-    keep::{is_terminating, pin},
+    live::{is_terminating, pin},
     up,
 };
 use crate::{

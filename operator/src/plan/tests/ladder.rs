@@ -366,7 +366,7 @@ fn what_takes_nothing_away_goes_on_beside_a_restart_that_is_refused() {
                 wants_nodes(seen, 6);
                 let mut budget = children::budget(&desired(&seen.cluster), 6, false);
                 let live = &seen.children[&Child::DisruptionBudget];
-                keep::pin(&mut budget, live);
+                live::pin(&mut budget, live);
                 seen.children.insert(Child::DisruptionBudget, budget);
             }),
             Want::Does("Scale", "ordinal: 5"),
