@@ -125,6 +125,7 @@ sim-known-bad: setup
 
 verify: setup deny charts
 	python3 server/column.py
+	python3 operator/circles.py
 	cargo fmt --all --check
 	cargo clippy $(CORE) --all-targets -- -D warnings
 	cargo clippy $(OPERATOR) --all-targets -- -D warnings
