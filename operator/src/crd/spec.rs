@@ -230,7 +230,7 @@ pub struct ClusterTls {
 }
 
 /// How the nodes are watched.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metrics {
     /// Make a ServiceMonitor, for the operator of Prometheus. A Prometheus in another namespace reads nothing
@@ -241,9 +241,11 @@ pub struct Metrics {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "texts")]
     pub labels: BTreeMap<String, String>,
-    /// How often nodes are scraped, as in `15s`.
+    /// How often nodes are scraped, as in `15s`: a minute at most, as alerts look at what the last three have brought.
     #[serde(default = "fifteen_seconds")]
     #[schemars(length(max = 16), regex(pattern = r"^([0-9]+(ms|s|m|h))+$"))]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('1m')")
+        .message("is longer than a minute: alerts look at what the last three have brought"))]
     pub interval: String,
     /// Label of the Service whose value becomes the label `job`: by default the cluster's name, by which
     /// dashboards and alerts tell clusters apart. Targets have the name as `flotilla_dev_cluster`, too.

@@ -141,6 +141,7 @@ fn every_rule_of_the_design_is_in_the_schema() {
         ("regions are cut once", ".spec", "oldSelf.regions.splitKeys"),
         ("the class stays", ".spec.storage", "oldSelf.storageClassName"),
         ("one source of certificates", ".spec.tls", "has(self.issuerRef)"),
+        ("alerts need two readings", ".spec.metrics.interval", "<= duration('1m')"),
     ] {
         let there = found.iter().any(|(at, rule)| at == path && rule.contains(part));
         assert!(there, "{why}: no rule at {path:?} with {part:?} in {found:#?}");
