@@ -12,7 +12,10 @@ use flotilla_proto::{range::KeyRange, region::range_of, v1};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::{sync::watch, time::Instant};
 
-use super::{LogId, convert::applied};
+use super::{
+    LogId,
+    convert::{applied, members},
+};
 use crate::{
     command,
     ids::{PeerId, RegionId},
@@ -60,6 +63,8 @@ pub struct Published {
     pub expiry_max_ms: u64,
     pub applied: Option<LogId>,
     pub joint: bool,
+    /// The entry by which the members are who they are.
+    pub members: Option<LogId>,
 }
 
 /// Outcome of one `ChecksumCommand` on this peer.
@@ -273,6 +278,7 @@ impl RegionView {
             published.expiry_max_ms = region.state.expiry_max_ms;
             published.applied = id;
             published.joint = region.state.membership.as_ref().is_some_and(|m| m.voters.len() > 1);
+            published.members = members(&region.state);
         }
         self.applied_index.send_replace(id.map_or(0, |id| id.index));
     }

@@ -2,7 +2,10 @@
 //! (`node/heartbeat.rs`): they change the members of the region. Which nodes may have any is the node table's
 //! (`placement/membership.rs`).
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use flotilla_proto::{
     region::Epoch,
@@ -11,12 +14,13 @@ use flotilla_proto::{
 use openraft::{
     ChangeMembers,
     errors::{ClientWriteError, RaftError},
+    raft::Precondition,
 };
 
 use super::Peer;
 use crate::{
     ids::{NodeId, PeerId},
-    raft::{Membership, PeerAddress},
+    raft::{LogId, Membership, PeerAddress},
     world::linger,
 };
 
@@ -43,22 +47,20 @@ impl Peer {
             // Holds it for as long as somebody is told.
             Some(Action::Transfer(_)) | None => None,
         };
-        let descriptor = self.view.published().descriptor;
+        let published = self.view.published();
         let planned_on = step.epoch.unwrap_or_default().conf_ver;
-        if !Epoch::of(&descriptor).members_verdict(planned_on).fits() {
-            return Err("the region's membership has moved on".to_owned());
+        if !Epoch::of(&published.descriptor).members_verdict(planned_on).fits() {
+            return Err(moved_on());
         }
         linger("step-fits").await;
         match &step.action {
             Some(Action::AddLearner(add)) => {
                 let address = PeerAddress { node: NodeId(add.node_id) };
-                self.raft
-                    .add_learner(PeerId(add.peer_id), address, false)
-                    .await
-                    .map(drop)
-                    .map_err(explain)
+                let learner =
+                    ChangeMembers::AddNodes(BTreeMap::from([(PeerId(add.peer_id), address)]));
+                self.change_members(learner, true, published.members).await.map(drop)
             }
-            Some(Action::Change(change)) => self.change_peers(change).await,
+            Some(Action::Change(change)) => self.change_peers(change, published.members).await,
             Some(Action::Transfer(transfer)) => {
                 if transfer.peer_id == self.id.0 {
                     return Ok(());
@@ -70,21 +72,43 @@ impl Peer {
         }
     }
 
-    async fn change_peers(&self, change: &v1::ChangePeers) -> Result<(), String> {
+    async fn change_peers(
+        &self,
+        change: &v1::ChangePeers,
+        mut planned_on: Option<LogId>,
+    ) -> Result<(), String> {
         let metrics = self.server().ok_or_else(|| self.has_stopped().to_string())?;
-        let Goal { voters, learners } =
-            goal(metrics.membership_config.membership(), change, self.id)?;
+        let members = &metrics.membership_config;
+        if *members.log_id() != planned_on {
+            return Err(moved_on());
+        }
+        let Goal { voters, learners } = goal(members.membership(), change, self.id)?;
         if let Some(voters) = voters {
-            self.raft.change_membership(voters, false).await.map_err(explain)?;
+            planned_on = Some(self.change_members(voters, false, planned_on).await?);
         }
         if !learners.is_empty() {
-            self.raft
-                .change_membership(ChangeMembers::RemoveNodes(learners), false)
-                .await
-                .map_err(explain)?;
+            let learners = ChangeMembers::RemoveNodes(learners);
+            self.change_members(learners, false, planned_on).await?;
         }
         Ok(())
     }
+
+    /// Changes the members if they are those of this entry. It is openraft that compares, where it proposes: this peer may
+    /// have lost the lead and won it back since they were looked at, and be told to add who was removed meanwhile.
+    async fn change_members(
+        &self,
+        to: impl Into<ChangeMembers<PeerId, PeerAddress>>,
+        retain: bool,
+        planned_on: Option<LogId>,
+    ) -> Result<LogId, String> {
+        let still = Precondition::LastMembershipLogId { last_membership_log_id: planned_on };
+        let changed = self.raft.change_membership_if(to, retain, [still]).await;
+        changed.map(|response| response.log_id).map_err(explain)
+    }
+}
+
+fn moved_on() -> String {
+    "the region's membership has moved on".to_owned()
 }
 
 /// What a change of peers asks of openraft.
@@ -130,6 +154,7 @@ fn explain(
             "this peer leads no more, is handing its lead over, or has not been heard by a quorum"
                 .to_owned()
         }
+        RaftError::APIError(ClientWriteError::PreconditionFailed(_)) => moved_on(),
         error => error.to_string(),
     }
 }
@@ -158,5 +183,23 @@ mod tests {
         first.await.expect("it runs").expect("done");
         let again = peer.carry_out(&step).await.expect_err("it is done");
         assert!(again.contains("moved on"), "{again}");
+    }
+
+    /// Its leader may have lost the lead, and won it back, since it looked at the members.
+    #[tokio::test]
+    async fn change_that_was_planned_on_earlier_members_is_refused_where_it_is_proposed() {
+        let fixture = Fixture::new(|_| {});
+        let peer = fixture.leader().await;
+        let earlier = peer.view().published().members;
+        peer.carry_out(&add_learner(&peer)).await.expect("done");
+        let now = peer.view().published().members;
+        assert_ne!(earlier, now);
+        let removal = || ChangeMembers::RemoveNodes(BTreeSet::from([PeerId(71)]));
+        let late = peer.change_members(removal(), false, earlier).await.expect_err("it is late");
+        assert!(late.contains("moved on"), "{late}");
+        let change = v1::ChangePeers { remove: vec![71], ..v1::ChangePeers::default() };
+        let late = peer.change_peers(&change, earlier).await.expect_err("it is late");
+        assert!(late.contains("moved on"), "{late}");
+        peer.change_peers(&change, now).await.expect("planned on what is");
     }
 }
