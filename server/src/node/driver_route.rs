@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_proto::v1;
 use futures::{StreamExt as _, stream::FuturesUnordered};
+use tokio::time::Instant;
 
 use super::{Joined, Node, clients::is_elsewhere, driver_client::TIMEOUT};
 use crate::{
@@ -19,6 +20,9 @@ const SEARCHED_MAX: usize = 16;
 
 const SEARCH_MAX: Duration = Duration::from_secs(6);
 
+/// Whoever shares no region with this node opens no stream that would show that it was started again.
+const SHOWN_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 /// Bound: places of the driver that one heartbeat is told and follows.
 const TOLD_MAX: usize = 16;
 
@@ -29,9 +33,16 @@ pub(super) struct DriverRoute {
     /// The node that was searched last. Only those with a peer of region 1 know who leads it, or those that
     /// were heard; so each heartbeat goes on behind the one before it, until all were asked.
     searched: Option<NodeId>,
-    /// While it was here: whom this process has told where it is, and how many streams had been opened to it by then. Bound:
-    /// the nodes of the cluster.
-    shown: BTreeMap<NodeId, u64>,
+    /// While it was here: who knows from this process where it is. Bound: the nodes of the cluster.
+    shown: BTreeMap<NodeId, Shown>,
+}
+
+/// When a node was told something that it forgets when it ends.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    /// How many streams had been opened to it by then.
+    reached: u64,
+    at: Instant,
 }
 
 /// Whom one heartbeat asks.
@@ -177,22 +188,30 @@ impl DriverRoute {
 }
 
 /// Tells each of the others where this node is, which may have moved: whoever leads region 1 asks nobody for the driver, so
-/// nobody would see it; and who cannot reach the driver does not learn its address from the table either. Each is told once,
-/// and again when a stream to it was opened since: it may have been started again, and then it has forgotten.
+/// nobody would see it; and who cannot reach the driver does not learn its address from the table either. Each is told until
+/// its answer says the same, and again when a stream to it was opened since, or after a minute: it may have been started
+/// again, and then it has forgotten.
 async fn show_address(
-    shown: &mut BTreeMap<NodeId, u64>,
+    shown: &mut BTreeMap<NodeId, Shown>,
     node: &Node,
     joined: &Joined,
     request: &v1::HeartbeatRequest,
 ) {
-    let others = node.directory.others(joined.node);
+    let mut others = node.directory.others(joined.node);
     shown.retain(|other, _| others.contains(other));
+    // So that those who do not answer stand before the others but now and then.
+    let first = clock::random() % (others.len() as u64).max(1);
+    others.rotate_left(usize::try_from(first).unwrap_or_default());
     let transport = &joined.peers.environment().transport;
-    let reached = |other| *transport.reached(other).borrow();
-    let mut tells: FuturesUnordered<_> = untold(shown, others, reached)
-        .map(|(other, reached)| async move {
-            let answered = ask(node, joined, &Hint::known(other), request.clone()).await;
-            answered.is_ok().then_some((other, reached))
+    let now = |other| Shown { reached: transport.times_reached(other), at: clock::now() };
+    let here = Hint { node: joined.node, address: Some(node.advertised.peer.clone()) };
+    let mut tells: FuturesUnordered<_> = untold(shown, others, now)
+        .map(|(other, now)| {
+            let here = &here;
+            async move {
+                let answer = ask(node, joined, &Hint::known(other), request.clone()).await.ok()?;
+                (Hint::of(&answer).as_ref() == Some(here)).then_some((other, now))
+            }
         })
         .collect();
     // Its own heartbeat does not wait for who does not answer.
@@ -202,14 +221,19 @@ async fn show_address(
     }
 }
 
-/// Whom to tell where this node is, and how often each was reached by now.
+/// Whom to tell where this node is.
 fn untold(
-    shown: &BTreeMap<NodeId, u64>,
+    shown: &BTreeMap<NodeId, Shown>,
     others: Vec<NodeId>,
-    reached: impl Fn(NodeId) -> u64,
-) -> impl Iterator<Item = (NodeId, u64)> {
-    let now = others.into_iter().map(move |other| (other, reached(other)));
-    now.filter(|(other, reached)| shown.get(other) != Some(reached)).take(SEARCHED_MAX)
+    now: impl Fn(NodeId) -> Shown,
+) -> impl Iterator<Item = (NodeId, Shown)> {
+    let others = others.into_iter().map(move |other| (other, now(other)));
+    let knows = |then: &Shown, now: &Shown| {
+        then.reached == now.reached && now.at < then.at + SHOWN_AGAIN_AFTER
+    };
+    let others =
+        others.filter(move |(other, now)| shown.get(other).is_none_or(|then| !knows(then, now)));
+    others.take(SEARCHED_MAX)
 }
 
 async fn ask(
@@ -314,19 +338,24 @@ mod tests {
     #[test]
     fn whoever_may_have_been_started_again_is_told_again_where_this_node_is() {
         let all = || (1..=40).map(NodeId).collect::<Vec<_>>();
-        let told = |shown: &[(u64, u64)], reached: fn(NodeId) -> u64| -> Vec<u64> {
-            let shown = shown.iter().map(|(node, times)| (NodeId(*node), *times)).collect();
-            untold(&shown, all(), reached).map(|(node, _)| node.0).collect()
+        let began = clock::now();
+        let told = |shown: &[u64], after: Duration, reached: fn(u64) -> u64| -> Vec<u64> {
+            let then = Shown { reached: 2, at: began };
+            let shown = shown.iter().map(|node| (NodeId(*node), then)).collect();
+            let now = |node: NodeId| Shown { reached: reached(node.0), at: began + after };
+            untold(&shown, all(), now).map(|(node, _)| node.0).collect()
         };
-        let every: Vec<(u64, u64)> = (1..=40).map(|node| (node, 2)).collect();
-        assert_eq!(told(&[], |_| 0).len(), SEARCHED_MAX, "so many at a time");
-        assert_eq!(told(&every, |_| 2), [0; 0], "each once");
+        let every: Vec<u64> = (1..=40).collect();
+        let soon = Duration::from_secs(1);
+        assert_eq!(told(&[], soon, |_| 2).len(), SEARCHED_MAX, "so many at a time");
+        assert_eq!(told(&every, soon, |_| 2), [0; 0], "each once");
+        assert_eq!(told(&every, soon, |node| 2 + u64::from(node == 7)), [7], "it was reached anew");
+        assert_eq!(told(&every[1..], soon, |_| 2), [1], "it is new");
         assert_eq!(
-            told(&every, |node| if node.0 == 7 { 3 } else { 2 }),
-            [7],
-            "it was reached anew"
+            told(&every, SHOWN_AGAIN_AFTER, |_| 2).len(),
+            SEARCHED_MAX,
+            "who shares no region with this node is not reached"
         );
-        assert_eq!(told(&every[1..], |_| 2), [1], "it is new");
     }
 
     #[test]

@@ -204,6 +204,12 @@ impl Transport {
         self.office.reached(node).subscribe()
     }
 
+    /// How many streams to the node were opened so far.
+    #[must_use]
+    pub fn times_reached(&self, node: NodeId) -> u64 {
+        self.office.times_reached(node)
+    }
+
     /// Whether the newest attempt to connect to a node failed. That may be long ago: nobody connects without a
     /// message to send.
     #[must_use]

@@ -115,6 +115,10 @@ impl Office {
         self.reached.lock().entry(node).or_default().clone()
     }
 
+    pub(super) fn times_reached(&self, node: NodeId) -> u64 {
+        self.reached.lock().get(&node).map_or(0, |times| *times.borrow())
+    }
+
     pub(super) fn forget(&self, node: NodeId) {
         self.reached.lock().remove(&node);
         self.unreached.lock().remove(&node);
