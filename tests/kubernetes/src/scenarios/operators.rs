@@ -7,7 +7,10 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{ContainerStatus, Pod},
 };
-use kube::{Api, ResourceExt as _, api::DeleteParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, PostParams},
+};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -28,8 +31,8 @@ const BOUND: Duration = Duration::from_secs(180);
 /// template, pod, it is gone, it is there, it is ready, it may lead, it stays ready), and those around them. What passes
 /// while nobody looks is not noted.
 const NOTES: u32 = 30;
-/// Bound: from the end of an operator to the first look of the next one: its pod is made anew, and the Lease that
-/// nobody renews any more is its own after 15 s, as seen every 2 s.
+/// Bound: from the end of an operator to the first look of the next one: its pod is made anew, and the Lease is its own when
+/// it looks next, or, of one that has taken it in its last moment, after 15 s.
 const SUCCESSION: Duration = Duration::from_secs(20);
 /// Within this after all is well, what is left to be done is done.
 const DEATH: Duration = Duration::from_secs(30);
@@ -189,7 +192,8 @@ async fn restarts(world: &World) -> anyhow::Result<i32> {
     Ok(pods.iter().filter_map(first_container).map(|container| container.restart_count).sum())
 }
 
-/// Gives an operator that died a new life at once: Kubernetes by itself waits longer each time.
+/// Gives an operator that died a new life at once: Kubernetes by itself waits longer each time, and the next one until the
+/// Lease of the dead is out. (That it waits so long, and no longer, `frozen_leader_does_no_harm` shows.)
 async fn revive(world: &World, deaths: &Cell<i32>) -> anyhow::Result<Infallible> {
     let api: Api<Pod> = Api::namespaced(world.client.clone(), SYSTEM);
     let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
@@ -205,10 +209,24 @@ async fn revive(world: &World, deaths: &Cell<i32>) -> anyhow::Result<Infallible>
                 deaths.set(deaths.get() + container.restart_count.max(1));
                 // It may be gone already.
                 let _ = api.delete(&pod.name_any(), &now).await;
+                free_lease(world, &pod.name_any()).await?;
             }
         }
         elapse(Duration::from_millis(500)).await;
     }
+}
+
+/// Takes the Lease from whoever held it in this pod.
+async fn free_lease(world: &World, pod: &str) -> anyhow::Result<()> {
+    let leases: Api<Lease> = Api::namespaced(world.client.clone(), SYSTEM);
+    let Some(mut lease) = leases.get_opt(OPERATOR).await? else { return Ok(()) };
+    let Some(spec) = lease.spec.as_mut() else { return Ok(()) };
+    if spec.holder_identity.as_deref().is_some_and(|holder| holder.starts_with(pod)) {
+        spec.holder_identity = None;
+        // Another may have taken it at this moment.
+        let _ = leases.replace(OPERATOR, &PostParams::default(), &lease).await;
+    }
+    Ok(())
 }
 
 fn first_container(pod: &Pod) -> Option<&ContainerStatus> {
