@@ -45,6 +45,10 @@ pub(crate) fn unwell<'a>(
     count: usize,
     goal: &Goal,
 ) -> Option<String> {
+    let hosts: Vec<&Host> = hosts.into_iter().collect();
+    if let Some(region) = hosts.iter().find_map(|host| in_a_change(host)) {
+        return Some(format!("the members of region {region} change"));
+    }
     match regions(hosts, count) {
         Ok(regions) => unwell_regions(&regions, goal),
         Err(words) => Some(words),
@@ -87,6 +91,7 @@ fn unwell_regions(regions: &Regions, goal: &Goal) -> Option<String> {
 /// nothing is under way, and nobody has voted for anybody who does not lead.
 pub(crate) fn at_rest(cluster: &Cluster) -> bool {
     let Ok(regions) = regions(joined(cluster), cluster.regions) else { return false };
+    let at_change = joined(cluster).any(|host| in_a_change(host).is_some());
     let calm = |peers: &Vec<PeerStatus>| {
         let first = &peers[0];
         peers.iter().all(|peer| {
@@ -97,7 +102,7 @@ pub(crate) fn at_rest(cluster: &Cluster) -> bool {
                 && peer.committed_index == peer.last_index
         })
     };
-    unwell_regions(&regions, &Goal::default()).is_none() && regions.values().all(calm)
+    !at_change && unwell_regions(&regions, &Goal::default()).is_none() && regions.values().all(calm)
 }
 
 /// Whether a host may lose what it applied, and everything that was promised is kept: its log has the rest, and the others
@@ -135,12 +140,6 @@ fn regions<'a>(hosts: impl IntoIterator<Item = &'a Host>, count: usize) -> Resul
             let is_up = if host.node().is_some() { "of no cluster" } else { "not up" };
             return Err(format!("{} is {is_up}", host.name()));
         };
-        if let Some(region) = changes(host) {
-            return Err(format!(
-                "{} is in a change of the members of region {region}",
-                host.name()
-            ));
-        }
         for peer in peers {
             regions.entry(region_of(&peer)).or_default().push(peer);
         }
@@ -157,9 +156,9 @@ fn peers(host: &Host) -> Option<Vec<PeerStatus>> {
 }
 
 /// A region whose members change, as far as this host has applied: who its voters are to be is not told by its peers.
-fn changes(host: &Host) -> Option<RegionId> {
+fn in_a_change(host: &Host) -> Option<RegionId> {
     let peers = host.joined()?.peers.all();
-    peers.iter().find(|peer| peer.view().published().joint).map(|peer| peer.region)
+    peers.iter().find(|peer| peer.view().with(|now| now.joint)).map(|peer| peer.region)
 }
 
 fn region_of(peer: &PeerStatus) -> u64 {

@@ -35,9 +35,6 @@ pub(crate) enum Phase {
 /// How often an actor looks where the simulation is.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What is written while a snapshot is sent.
-const KEEPS_UP_BYTES: u64 = 1 << 20;
-
 /// Shared by all actors and whoever runs the simulation.
 #[derive(Clone)]
 pub(crate) struct Stage {
@@ -80,11 +77,12 @@ impl Stage {
         self.phase.set(phase);
     }
 
-    /// When those who keep the cluster busy are to stop. Where leaders keep next to nothing of their logs, whoever needs a
-    /// snapshot is behind again once it has it, for as long as they write.
+    /// When those who keep the cluster busy are to stop. Where logs keep less than is written while a snapshot is sent,
+    /// whoever needs one is behind again once it has it, for as long as they write.
     pub(crate) fn busy_until(&self) -> Phase {
-        let keeps_up = self.sizes.catch_up_bytes >= KEEPS_UP_BYTES;
-        if self.sizes.heals_quietly || !keeps_up { Phase::Healing } else { Phase::End }
+        let Sizes { heals_quietly, log_entries, catch_up_bytes, .. } = *self.sizes;
+        let catches_up = log_entries >= 1_000 || catch_up_bytes >= 1 << 20;
+        if heals_quietly || !catches_up { Phase::Healing } else { Phase::End }
     }
 
     /// Waits for a phase.

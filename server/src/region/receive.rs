@@ -99,13 +99,14 @@ impl Peers {
         let peer = match self.make(arrival).await {
             Ok(peer) => peer,
             Err(refused) => {
-                if refused.reason() == Reason::Tombstone {
+                if self.is_buried(RegionId(arrival.descriptor.region_id), arrival.to) {
                     sometimes(Mark::SNAPSHOT_MET_TOMBSTONE);
                 }
                 self.drop_stages(stage).await?;
                 return Err(refused);
             }
         };
+        linger("snapshot-made").await;
         let state = &received.region.state;
         let meta = SnapshotMeta {
             last_log_id: convert::applied(state),

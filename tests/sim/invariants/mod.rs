@@ -145,7 +145,8 @@ impl Committed {
                 *known = index;
                 note(entry);
                 let now = Applied { entry, by: seen.peer, term: seen.status.term };
-                let first = *self.entries.entry((seen.region, index)).or_insert(now);
+                let first = self.entries.entry((seen.region, index)).or_insert(now);
+                first.term = first.term.min(now.term);
                 if first.entry != entry {
                     self.conflict.get_or_insert_with(|| {
                         let (region, whose, by) = (seen.region, first.by, seen.peer);

@@ -24,7 +24,6 @@ pub(super) const SCENARIO: Scenario = Scenario {
         marks::LINGERED,
         Mark::MADE_FOR_SNAPSHOT,
         Mark::DESTROYED,
-        Mark::SNAPSHOT_MET_TOMBSTONE,
         Mark::ACKNOWLEDGED_AND_GONE,
     ],
 };

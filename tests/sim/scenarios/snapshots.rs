@@ -30,7 +30,7 @@ fn sizes(random: &mut StdRng) -> Sizes {
         nodes: 3,
         log_entries: pick(random, &[10, 10, 20]),
         snapshot_chunk_bytes: 4 << 10,
-        catch_up_bytes: pick(random, &[0, 0, 4 << 10]),
+        catch_up_bytes: pick(random, &[0, 0, 4 << 10, 1 << 30]),
         value_bytes: pick(random, &[1_000, 6_000]),
         lasts: Duration::from_millis(random.random_range(4_000..9_000)),
         ..Sizes::draw(random)
