@@ -57,6 +57,8 @@ pub struct Metrics {
     quorum: IntGaugeVec,
     operation: IntGaugeVec,
     condition: IntGaugeVec,
+    /// By this an alert knows an operator that is new, be it in the pod of the one before.
+    first_look: IntGaugeVec,
     observed: IntGaugeVec,
     look_refused: IntGaugeVec,
     trouble: IntGaugeVec,
@@ -153,6 +155,11 @@ impl Metrics {
                 "1 while looks do not end as Kubernetes refuses what they read or note",
                 &[],
             )?,
+            first_look: gauges(
+                "first_look_timestamp_seconds",
+                "When this operator began to look at it, since 1970",
+                &[],
+            )?,
             observed: gauges(
                 "observed_timestamp_seconds",
                 "Last look, since 1970; before the first one, when it began",
@@ -223,7 +230,9 @@ impl Metrics {
         if !shown.contains_key(key) {
             shown.insert(key.clone(), Shown::default());
             let labels = [key.namespace.as_str(), key.name.as_str()];
-            self.observed.with_label_values(&labels).set(clock::wall().as_second());
+            let now = clock::wall().as_second();
+            self.first_look.with_label_values(&labels).set(now);
+            self.observed.with_label_values(&labels).set(now);
             self.look_refused.with_label_values(&labels).set(0);
             // A first one counts, too: nothing has increased of a series that begins with it.
             for result in RESULTS {
@@ -310,8 +319,14 @@ impl Metrics {
     pub fn forget(&self, key: &Key) {
         let labels @ [namespace, name] = [key.namespace.as_str(), key.name.as_str()];
         let before = self.shown.lock().remove(key).unwrap_or_default();
-        let gauges = [&self.desired, &self.ready, &self.quorum, &self.observed, &self.look_refused];
-        for gauges in gauges {
+        for gauges in [
+            &self.desired,
+            &self.ready,
+            &self.quorum,
+            &self.first_look,
+            &self.observed,
+            &self.look_refused,
+        ] {
             let _ = gauges.remove_label_values(&labels);
         }
         for result in RESULTS {
@@ -344,6 +359,29 @@ mod tests {
     use crate::crd::{Condition, Operation};
 
     use super::*;
+
+    /// What a series says, `None` without one.
+    fn value(metrics: &Metrics, series: &str) -> Option<i64> {
+        let text = metrics.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(series))?;
+        line.trim().parse().ok()
+    }
+
+    #[test]
+    fn first_look_stays_the_time_at_which_it_began() {
+        let metrics = Metrics::new().expect("no name is there twice");
+        let key = Key { namespace: "ns".into(), name: "kv".into() };
+        let first = r#"flotilla_operator_cluster_first_look_timestamp_seconds{cluster="kv",namespace="ns"}"#;
+        assert_eq!(value(&metrics, first), None);
+        metrics.begin(&key);
+        let began = value(&metrics, first).expect("it has begun");
+        assert!((0..60).contains(&(clock::wall().as_second() - began)), "{began}");
+        metrics.first_look.with_label_values(&["ns", "kv"]).set(began - 300);
+        metrics.begin(&key);
+        assert_eq!(value(&metrics, first), Some(began - 300), "it has begun once");
+        metrics.forget(&key);
+        assert!(!metrics.text().contains(r#"cluster="kv""#), "{}", metrics.text());
+    }
 
     #[test]
     fn cluster_is_shown_as_it_is_now_and_forgotten_when_it_is_gone() {
