@@ -370,10 +370,11 @@ mod tests {
         let metrics = context.metrics.text();
         for series in [
             "flotilla_operator_reconciles_total{result=\"error\"} 1",
-            "flotilla_operator_cluster_observed_timestamp_seconds{cluster=\"kv\",namespace=\"ns\"}",
+            "flotilla_operator_cluster_first_look_timestamp_seconds{cluster=\"kv\",namespace=\"ns\"}",
         ] {
             assert!(metrics.contains(series), "no {series} in {metrics}");
         }
+        assert!(!metrics.contains("cluster_observed"), "it was not seen: {metrics}");
         let sent = server.sent.lock();
         let [event] = sent.as_slice() else { panic!("{sent:?}") };
         assert_eq!((&event["reason"], &event["type"]), (&json!("Unreadable"), &json!("Warning")));
@@ -506,6 +507,6 @@ mod tests {
         let watched = watched(cluster("ofTomorrow"));
         let result = Box::pin(reconcile(watched, Arc::clone(&context))).await;
         assert_eq!(result.expect("no error"), Action::await_change());
-        assert!(!context.metrics.text().contains("cluster_observed"), "it is forgotten");
+        assert!(!context.metrics.text().contains("cluster=\"kv\""), "it is forgotten");
     }
 }

@@ -162,7 +162,7 @@ impl Metrics {
             )?,
             observed: gauges(
                 "observed_timestamp_seconds",
-                "Last look, since 1970; before the first one, when it began",
+                "When the last look ended, since 1970",
                 &[],
             )?,
             registry,
@@ -224,15 +224,14 @@ impl Metrics {
         }
     }
 
-    /// A cluster is about to be looked at. One of which no look ever ends is seen to grow old as well.
+    /// A cluster is about to be looked at. That is not to have seen it: whoever ends in its first look leaves nothing that
+    /// says so.
     pub fn begin(&self, key: &Key) {
         let mut shown = self.shown.lock();
         if !shown.contains_key(key) {
             shown.insert(key.clone(), Shown::default());
             let labels = [key.namespace.as_str(), key.name.as_str()];
-            let now = clock::wall().as_second();
-            self.first_look.with_label_values(&labels).set(now);
-            self.observed.with_label_values(&labels).set(now);
+            self.first_look.with_label_values(&labels).set(clock::wall().as_second());
             self.look_refused.with_label_values(&labels).set(0);
             // A first one counts, too: nothing has increased of a series that begins with it.
             for result in RESULTS {
@@ -368,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn first_look_stays_the_time_at_which_it_began() {
+    fn first_look_stays_the_time_at_which_it_began_and_is_no_cluster_seen() {
         let metrics = Metrics::new().expect("no name is there twice");
         let key = Key { namespace: "ns".into(), name: "kv".into() };
         let first = r#"flotilla_operator_cluster_first_look_timestamp_seconds{cluster="kv",namespace="ns"}"#;
@@ -379,6 +378,8 @@ mod tests {
         metrics.first_look.with_label_values(&["ns", "kv"]).set(began - 300);
         metrics.begin(&key);
         assert_eq!(value(&metrics, first), Some(began - 300), "it has begun once");
+        metrics.not_seen(&key, &Error::Failed("no answer".to_owned()));
+        assert!(!metrics.text().contains("cluster_observed"), "{}", metrics.text());
         metrics.forget(&key);
         assert!(!metrics.text().contains(r#"cluster="kv""#), "{}", metrics.text());
     }
@@ -442,6 +443,7 @@ mod tests {
             r#"flotilla_operator_cluster_members{cluster="kv",namespace="ns",state="unreached"} 1"#,
             r#"flotilla_operator_cluster_regions{cluster="kv",health="leaderless",namespace="ns"} 4"#,
             r#"flotilla_operator_cluster_regions{cluster="kv",health="unseen",namespace="ns"} 2"#,
+            r#"flotilla_operator_cluster_observed_timestamp_seconds{cluster="kv",namespace="ns"}"#,
             "process_cpu_seconds_total",
             "flotilla_operator_build_info",
         ] {
