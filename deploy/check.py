@@ -89,6 +89,21 @@ def check_alerts(sources):
             need(known(name, sources), f"{stem}.yaml: nothing exports {name}")
 
 
+def check_scraping():
+    """Who configures Prometheus by hand copies this. Alerts go by these labels, which a ServiceMonitor gives without a word."""
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    jobs = dict(re.findall(r"^- job_name: (\S+)\n((?: .*\n)+)", page, re.MULTILINE))
+    need(jobs.keys() == {"flotilla", "flotilla-operator"}, f"docs/kubernetes.md: scrapes {sorted(jobs)}")
+    for job, text in jobs.items():
+        for source, label in (("namespace", "namespace"), ("pod_name", "pod")):
+            relabels = f"- {{source_labels: [__meta_kubernetes_{source}], target_label: {label}}}\n" in text
+            need(relabels, f"docs/kubernetes.md: job {job} does not say of which {label} a target is")
+        interval = re.search(r"^  scrape_interval: (\d+)s\b", text, re.MULTILINE)
+        need(interval and 1 <= int(interval[1]) <= 60, f"docs/kubernetes.md: job {job} is not scraped once a minute")
+    need("\n  honor_labels: true" in "\n" + jobs.get("flotilla-operator", ""),
+         "docs/kubernetes.md: the namespace of a cluster becomes the operator's")
+
+
 def anchors(page):
     """Names by which headings are linked to."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
@@ -131,6 +146,7 @@ def main():
     }
     check_dashboards(sources)
     check_alerts(sources)
+    check_scraping()
     check_links()
     for mistake in mistakes:
         print(mistake)
