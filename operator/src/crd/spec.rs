@@ -241,11 +241,19 @@ pub struct Metrics {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "texts")]
     pub labels: BTreeMap<String, String>,
-    /// How often nodes are scraped, as in `15s`: a minute at most, as alerts look at what the last three have brought.
+    /// How often nodes are scraped, as in `15s`: every second at most and every minute at least, as alerts look at what the
+    /// last three minutes have brought.
     #[serde(default = "fifteen_seconds")]
-    #[schemars(length(max = 16), regex(pattern = r"^([0-9]+(ms|s|m|h))+$"))]
-    #[x_kube(validation = Rule::new("duration(self) <= duration('1m')")
-        .message("is longer than a minute: alerts look at what the last three have brought"))]
+    #[schemars(
+        length(max = 16),
+        // Minutes, seconds, milliseconds in this order, as the operator of Prometheus has them, and none of them carried
+        // over: so the chart can say the same without a rule.
+        regex(pattern = r"^((0|[1-9][0-9]*)ms|(0|[1-9][0-9]*)s([0-9]{1,3}ms)?|(0|[1-9][0-9]*)m([1-5]?[0-9]s)?([0-9]{1,3}ms)?)$")
+    )]
+    #[x_kube(
+        validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1m')")
+            .message("is not between a second and a minute: alerts look at what the last three minutes have brought")
+    )]
     pub interval: String,
     /// Label of the Service whose value becomes the label `job`: by default the cluster's name, by which
     /// dashboards and alerts tell clusters apart. Targets have the name as `flotilla_dev_cluster`, too.

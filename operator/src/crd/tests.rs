@@ -1,3 +1,7 @@
+use std::{fs, sync::Arc};
+
+use cel::{Context, ExecutionError, Program, Value as Cel};
+use regex::Regex;
 use serde_json::{Value, json};
 
 use super::*;
@@ -141,10 +145,132 @@ fn every_rule_of_the_design_is_in_the_schema() {
         ("regions are cut once", ".spec", "oldSelf.regions.splitKeys"),
         ("the class stays", ".spec.storage", "oldSelf.storageClassName"),
         ("one source of certificates", ".spec.tls", "has(self.issuerRef)"),
-        ("alerts need two readings", ".spec.metrics.interval", "<= duration('1m')"),
     ] {
         let there = found.iter().any(|(at, rule)| at == path && rule.contains(part));
         assert!(there, "{why}: no rule at {path:?} with {part:?} in {found:#?}");
+    }
+}
+
+/// Who takes an interval of scrapes.
+struct Intervals {
+    longest: usize,
+    pattern: Regex,
+    rules: Vec<Program>,
+    chart: Regex,
+    /// That of the operator of Prometheus, whose field it becomes.
+    prometheus: Regex,
+}
+
+impl Intervals {
+    fn new() -> Self {
+        let pattern = |schema: &Value| {
+            let pattern = schema["pattern"].as_str().expect("a pattern");
+            Regex::new(pattern).expect("a pattern that can be read")
+        };
+        let definition =
+            schema()["properties"]["spec"]["properties"]["metrics"]["properties"]["interval"]
+                .take();
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/flotilla/values.schema.json");
+        let chart: Value =
+            serde_json::from_str(&fs::read_to_string(chart).expect("a file")).expect("JSON");
+        let place = "/properties/metrics/properties/serviceMonitor/properties/interval";
+        let rule = |rule: &Value| {
+            let text = rule["rule"].as_str().expect("an expression");
+            Program::compile(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+        };
+        let rules = definition["x-kubernetes-validations"].as_array().expect("rules");
+        let longest = definition["maxLength"].as_u64().expect("a bound");
+        let units = ["y", "w", "d", "h", "m", "s", "ms"].map(|unit| format!("([0-9]+{unit})?"));
+        Self {
+            longest: usize::try_from(longest).expect("a small one"),
+            pattern: pattern(&definition),
+            rules: rules.iter().map(rule).collect(),
+            chart: pattern(chart.pointer(place).expect("it is in the schema")),
+            prometheus: Regex::new(&format!("^(0|{})$", units.concat())).expect("a pattern"),
+        }
+    }
+
+    fn definition_takes(&self, interval: &str) -> bool {
+        let mut context = Context::default();
+        context.add_variable("self", interval).expect("a text");
+        // In milliseconds. Kubernetes has a type for it.
+        let duration = |text: Arc<String>| match humantime::parse_duration(&text) {
+            Ok(duration) => Ok(Cel::Int(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))),
+            Err(error) => Err(ExecutionError::function_error("duration", error)),
+        };
+        context.add_function("duration", duration).expect("there is none of this name");
+        let holds = |rule: &Program| matches!(rule.execute(&context), Ok(Cel::Bool(true)));
+        interval.len() <= self.longest
+            && self.pattern.is_match(interval)
+            && self.rules.iter().all(holds)
+    }
+}
+
+#[test]
+fn scrapes_are_from_a_second_to_a_minute_apart_wherever_that_is_written() {
+    let who = Intervals::new();
+    for (interval, is_taken) in [
+        ("15s", true),
+        ("1s", true),
+        ("1s0ms", true),
+        ("1000ms", true),
+        ("1500ms", true),
+        ("60s", true),
+        ("60000ms", true),
+        ("1m", true),
+        ("1m0s", true),
+        ("0m30s", true),
+        ("59s999ms", true),
+        // Prometheus takes its own for it.
+        ("0s", false),
+        ("0ms", false),
+        ("0m0s", false),
+        ("0", false),
+        ("", false),
+        // Sooner than is of any use.
+        ("999ms", false),
+        ("0m999ms", false),
+        // Alerts would see one reading.
+        ("61s", false),
+        ("60s1ms", false),
+        ("1m1s", false),
+        ("1m0s1ms", false),
+        ("60001ms", false),
+        ("2m", false),
+        ("1h", false),
+        ("9999999999999m", false),
+        // Of these the operator of Prometheus takes none.
+        ("20s20s", false),
+        ("500ms30s", false),
+        ("30s0m", false),
+        ("1.5s", false),
+        ("-15s", false),
+        ("15", false),
+        ("15 s", false),
+        ("15s\n", false),
+        ("15us", false),
+    ] {
+        assert_eq!(who.definition_takes(interval), is_taken, "the definition: {interval:?}");
+        assert_eq!(who.chart.is_match(interval), is_taken, "the chart: {interval:?}");
+    }
+    let numbers =
+        ["0", "00", "000", "1", "01", "5", "9", "10", "59", "60", "61", "99", "100", "999", "0999"];
+    let longer = ["1000", "1001", "9999", "10000", "59999", "60000", "60001", "100000"];
+    let of = |unit: &str| {
+        let some = numbers.iter().chain(&longer).map(|number| format!("{number}{unit}"));
+        some.chain([String::new()]).collect::<Vec<_>>()
+    };
+    let (minutes, seconds, milliseconds) = (of("m"), of("s"), of("ms"));
+    for minutes in &minutes {
+        for seconds in &seconds {
+            for milliseconds in &milliseconds {
+                let interval = format!("{minutes}{seconds}{milliseconds}");
+                // The rule is the slow half, and has its say of what might be taken.
+                let is_taken = who.pattern.is_match(&interval) && who.definition_takes(&interval);
+                assert_eq!(who.chart.is_match(&interval), is_taken, "{interval:?}");
+                assert!(!is_taken || who.prometheus.is_match(&interval), "{interval:?}");
+            }
+        }
     }
 }
 
