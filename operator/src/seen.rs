@@ -386,7 +386,8 @@ impl Seen {
         self.cluster.status.iter().flat_map(|status| &status.members)
     }
 
-    /// A node as it was noted last.
+    /// A node as it was noted last. There is one of an id: the definition keeps members by `nodeId`, and Kubernetes stores no
+    /// list with two of one key.
     #[must_use]
     pub fn noted_member(&self, node_id: u64) -> Option<&Member> {
         self.noted_members().find(|member| u64::try_from(member.node_id) == Ok(node_id))

@@ -127,6 +127,16 @@ fn schema_is_what_kubernetes_accepts() {
     assert_eq!(schema["properties"]["spec"]["properties"]["replicas"]["default"], json!(3));
 }
 
+/// Whoever asks for a node as it was noted gets the only one.
+#[test]
+fn status_cannot_hold_two_members_of_one_id() {
+    let schema = schema();
+    let members = &schema["properties"]["status"]["properties"]["members"];
+    assert_eq!(members["x-kubernetes-list-type"], "map");
+    assert_eq!(members["x-kubernetes-list-map-keys"], json!(["nodeId"]));
+    assert_eq!(members["items"]["properties"]["nodeId"]["type"], "integer");
+}
+
 #[test]
 fn every_rule_of_the_design_is_in_the_schema() {
     let mut found = Vec::new();
