@@ -233,7 +233,8 @@ impl Metrics {
             let labels = [key.namespace.as_str(), key.name.as_str()];
             self.first_look.with_label_values(&labels).set(clock::wall().as_second());
             self.look_refused.with_label_values(&labels).set(0);
-            // A first one counts, too: nothing has increased of a series that begins with it.
+            // From 0, of which the first one after a scrape is an increase. What ends before any scrape is none, such as the
+            // first pass of an operator that takes over: alerts go by what goes on to be refused or to fail.
             for result in RESULTS {
                 let labels = [key.namespace.as_str(), key.name.as_str(), result];
                 self.cluster_reconciles_total.with_label_values(&labels);
