@@ -9,7 +9,7 @@ use flotilla_server::{
     region::promises,
     storage::{
         batch::Family,
-        engine::{Direction, Read as _},
+        engine::{Direction, Engine as _, Read as _},
         keys::{self, log::LogPart},
     },
 };
@@ -46,6 +46,17 @@ impl Cluster {
         let host = &self.hosts[place.host];
         (host.disk_lives == place.disk_lives).then(|| host.disk())
     }
+
+    /// The first or the last index that a disk has an entry at.
+    fn outermost(&self, place: Place, region: RegionId, from: Direction) -> Option<u64> {
+        let log = self.disk(place)?.log;
+        let mut rows = log.scan(Family::Default, &keys::log::all_entries(region), from);
+        let (key, _) = rows.next().expect("memory does not fail")?;
+        match keys::log::decode(key)?.part {
+            LogPart::Entry { index } => Some(index),
+            _ => None,
+        }
+    }
 }
 
 impl Disks for Cluster {
@@ -70,14 +81,15 @@ impl Disks for Cluster {
     }
 
     fn first_index(&self, place: Place, region: RegionId) -> Option<u64> {
-        let log = self.disk(place)?.log;
-        let range = keys::log::all_entries(region);
-        let mut rows = log.scan(Family::Default, &range, Direction::Forward);
-        let (key, _) = rows.next().expect("memory does not fail")?;
-        match keys::log::decode(key)?.part {
-            LogPart::Entry { index } => Some(index),
-            _ => None,
-        }
+        self.outermost(place, region, Direction::Forward)
+    }
+
+    fn last_index(&self, place: Place, region: RegionId) -> Option<u64> {
+        self.outermost(place, region, Direction::Reverse)
+    }
+
+    fn log_changes(&self, place: Place) -> Option<u64> {
+        Some(self.disk(place)?.log.sequence())
     }
 
     fn kept_buried(&self, place: Place, region: RegionId) -> Option<PeerId> {

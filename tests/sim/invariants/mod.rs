@@ -6,6 +6,7 @@ mod election_safety;
 mod heard_by_a_quorum;
 mod kept_by_a_quorum;
 mod leader_completeness;
+mod log_matching;
 mod nobody_is_set_aside;
 mod state_machine_safety;
 mod terms_grow;
@@ -58,6 +59,12 @@ pub(crate) trait Disks {
     /// The first index that a disk has an entry at, if it has any: those before it may have been cut off.
     fn first_index(&self, place: Place, region: RegionId) -> Option<u64>;
 
+    /// The last index that a disk has an entry at, if it has any.
+    fn last_index(&self, place: Place, region: RegionId) -> Option<u64>;
+
+    /// Another number whenever the logs on a disk have changed. `None` once there is another disk in its place.
+    fn log_changes(&self, place: Place) -> Option<u64>;
+
     /// Up to which id peers of the region are buried, as a disk was asked to keep.
     fn kept_buried(&self, place: Place, region: RegionId) -> Option<PeerId>;
 
@@ -95,6 +102,7 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(heard_by_a_quorum::HeardByAQuorum::default()),
         Box::new(kept_by_a_quorum::KeptByAQuorum::default()),
         Box::new(leader_completeness::LeaderCompleteness::default()),
+        Box::new(log_matching::LogMatching::default()),
         Box::new(nobody_is_set_aside::NobodyIsSetAside),
         Box::new(state_machine_safety::StateMachineSafety),
         Box::new(terms_grow::TermsGrow::default()),

@@ -37,10 +37,13 @@ struct World {
 }
 
 impl World {
+    fn is_there(&self, place: Place) -> bool {
+        self.lives.get(&place.host).copied().unwrap_or_default() == place.disk_lives
+    }
+
     fn rows(&self, place: Place) -> &[(u64, u32, bool)] {
-        let lives = self.lives.get(&place.host).copied().unwrap_or_default();
         match self.logs.get(&place.host) {
-            Some(rows) if lives == place.disk_lives => rows,
+            Some(rows) if self.is_there(place) => rows,
             _ => &[],
         }
     }
@@ -108,6 +111,15 @@ impl Disks for World {
         self.rows(place).first().map(|(index, ..)| *index)
     }
 
+    fn last_index(&self, place: Place, _: RegionId) -> Option<u64> {
+        self.rows(place).last().map(|(index, ..)| *index)
+    }
+
+    fn log_changes(&self, place: Place) -> Option<u64> {
+        let rows = format!("{:?}", self.rows(place));
+        self.is_there(place).then(|| crc32c::crc32c(rows.as_bytes()).into())
+    }
+
     fn kept_buried(&self, place: Place, _: RegionId) -> Option<PeerId> {
         let told = || self.buried.get(&place.host).copied();
         self.kept_buried.get(&place.host).copied().unwrap_or_else(told)
@@ -163,6 +175,36 @@ fn a_term_never_falls_back_on_one_disk() {
     let mut another = calm();
     another.lives.insert(3, 1);
     check("on another disk", &[later, another], None);
+}
+
+#[test]
+fn logs_that_have_the_same_entry_have_the_same_before_it() {
+    let want = Some("log-matching");
+    let row = |(index, entry): (usize, &u32)| (index as u64 + 1, *entry, true);
+    let rows = |entries: &[u32]| entries.iter().enumerate().map(row).collect::<Vec<_>>();
+    // Nobody has applied more than the first of them.
+    let behind = || (1..=3).fold(calm(), |world, host| world.peer(host, "follower", 1, 1));
+    let logs = |first: &[u32], third: &[u32]| behind().log(1, &rows(first)).log(3, &rows(third));
+    check("they are the same", &[logs(&[10, 20, 30], &[10, 20, 30])], None);
+    check("one has more", &[logs(&[10, 20, 30, 40], &[10, 20])], None);
+    check("their ends differ", &[logs(&[10, 20, 30, 40], &[10, 20, 31, 41])], None);
+    check("right before it", &[logs(&[10, 20, 30], &[10, 99, 30])], want);
+    check("with ends that differ", &[logs(&[10, 20, 30, 40], &[10, 99, 30, 41])], want);
+    let far = |second| [10, second, 30, 40, 50, 60, 70, 80, 90];
+    check("far before it", &[logs(&far(20), &far(99))], want);
+    let mut cut = logs(&[10, 20, 30], &[]);
+    cut.logs.insert(3, vec![(3, 30, true)]);
+    check("one has nothing before it", &[cut], None);
+    let earlier = logs(&[10, 20], &[10, 99, 30]);
+    let truncated = logs(&[10, 20, 30], &[10]);
+    check("who had it has truncated it", &[earlier.clone(), truncated], want);
+    let again = logs(&[10, 20], &[10, 20, 30]);
+    check("the same log had it", &[earlier, again], want);
+    let mut down = logs(&[10, 20, 30], &[10, 99, 30]);
+    down.peers.retain(|(host, _)| *host != 3);
+    check("its node is down", &[behind(), down.clone()], want);
+    down.lives.insert(3, 1);
+    check("the disk is another", &[behind(), down], None);
 }
 
 #[test]
