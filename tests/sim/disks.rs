@@ -6,7 +6,8 @@ use flotilla_proto::v1;
 use flotilla_server::{
     ids::{PeerId, RegionId},
     node::simulated::Instances,
-    region::promises,
+    raft::log::decode_vote,
+    region::{Peer, promises},
     storage::{
         batch::Family,
         engine::{Direction, Engine as _, Read as _},
@@ -17,7 +18,7 @@ use prost::Message as _;
 
 use crate::{
     cluster::Cluster,
-    invariants::{Disks, Moment, Place, Seen},
+    invariants::{Disks, Moment, Place, Seen, Vote},
 };
 
 impl Cluster {
@@ -35,6 +36,7 @@ impl Cluster {
                     is_joint: peer.view().with(|now| now.joint),
                     heard: host.heard(&peer),
                     buried: joined.peers.tombstone(peer.region),
+                    vote: counted_vote(&peer),
                 });
             }
         }
@@ -57,6 +59,12 @@ impl Cluster {
             _ => None,
         }
     }
+}
+
+/// The vote that a peer counts as kept by its disk.
+fn counted_vote(peer: &Peer) -> Option<Vote> {
+    let leader = peer.look(|told| told.vote.leader_id)?;
+    Some(Vote { peer: peer.id, term: leader.term.0, voted_for: leader.voted_for })
 }
 
 impl Disks for Cluster {
@@ -90,6 +98,17 @@ impl Disks for Cluster {
 
     fn log_changes(&self, place: Place) -> Option<u64> {
         Some(self.disk(place)?.log.sequence())
+    }
+
+    fn kept_vote(&self, place: Place, region: RegionId) -> Option<Vote> {
+        let log = self.disk(place)?.log;
+        let own = log.get_synced(Family::Default, &keys::log::own_peer(region))?;
+        let (peer, _) =
+            promises::decode(&own, region, "own peer").expect("what a node has written");
+        let row = log.get_synced(Family::Default, &keys::log::vote(region));
+        let vote = row.map(|row| decode_vote(&row).expect("what a node has written").leader_id);
+        let (term, voted_for) = vote.map_or((0, peer), |vote| (vote.term.0, vote.voted_for));
+        Some(Vote { peer, term, voted_for })
     }
 
     fn kept_buried(&self, place: Place, region: RegionId) -> Option<PeerId> {

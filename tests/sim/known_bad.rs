@@ -55,20 +55,12 @@ pub(crate) fn hunt(
 
 /// The promises that a fault breaks. Caught by anything else it is not understood.
 fn catchers(fault: Fault) -> &'static [&'static str] {
-    const VOTES: &[&str] = &["terms-grow", "election-safety"];
-    const ENTRIES: &[&str] = &[
-        "kept-by-a-quorum",
-        "leader-completeness",
-        "state-machine-safety",
-        "linearizability",
-        "acknowledged-writes",
-        "counter",
-        "replicas-equal",
-    ];
+    const VOTES: &[&str] = &["votes-are-kept", "terms-grow", "election-safety"];
     match fault {
         // Whoever is made anew comes before the one that was forgotten is buried.
         Fault::PeerInData => &[
             "buried-stays-gone",
+            "votes-are-kept",
             "terms-grow",
             "election-safety",
             "kept-by-a-quorum",
@@ -77,7 +69,16 @@ fn catchers(fault: Fault) -> &'static [&'static str] {
             "acknowledged-writes",
         ],
         Fault::VotesInData => VOTES,
-        Fault::AcknowledgedUnsynced => ENTRIES,
+        Fault::AcknowledgedUnsynced => &[
+            "votes-are-kept",
+            "kept-by-a-quorum",
+            "leader-completeness",
+            "state-machine-safety",
+            "linearizability",
+            "acknowledged-writes",
+            "counter",
+            "replicas-equal",
+        ],
         Fault::RevertedLogCounts => &[
             "kept-by-a-quorum",
             "leader-completeness",

@@ -11,4 +11,7 @@ mod tail;
 pub mod writer;
 
 pub(in crate::raft) use self::tail::entry_bytes;
-pub use self::{codec::seed, tail::LogBounds};
+pub use self::{
+    codec::{decode_vote, seed},
+    tail::LogBounds,
+};

@@ -10,8 +10,9 @@ mod log_matching;
 mod nobody_is_set_aside;
 mod state_machine_safety;
 mod terms_grow;
+mod votes_are_kept;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use flotilla_proto::v1;
 use flotilla_server::ids::{PeerId, RegionId};
@@ -37,11 +38,41 @@ pub(crate) struct Seen {
     pub(crate) heard: Option<Duration>,
     /// Up to which id peers of the region are buried on its node, as that says.
     pub(crate) buried: Option<PeerId>,
+    /// The vote that it counts as kept by its disk, while it runs.
+    pub(crate) vote: Option<Vote>,
 }
 
 impl Seen {
     pub(crate) fn leads(&self) -> bool {
         self.status.role == "leader"
+    }
+}
+
+/// The vote of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vote {
+    pub(crate) peer: PeerId,
+    /// 0 before it has voted.
+    pub(crate) term: u64,
+    /// Of no meaning in term 0.
+    pub(crate) voted_for: PeerId,
+}
+
+impl Vote {
+    /// Whether the peer may have the other one at the same time or later.
+    fn may_become(self, later: Self) -> bool {
+        self.term < later.term
+            || self.term == later.term && (self.term == 0 || self.voted_for == later.voted_for)
+    }
+}
+
+impl fmt::Display for Vote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { peer, term, voted_for } = self;
+        match term {
+            0 => write!(f, "no vote of peer {peer}"),
+            _ => write!(f, "the vote of peer {peer} in term {term} for peer {voted_for}"),
+        }
     }
 }
 
@@ -64,6 +95,9 @@ pub(crate) trait Disks {
 
     /// Another number whenever the logs on a disk have changed. `None` once there is another disk in its place.
     fn log_changes(&self, place: Place) -> Option<u64>;
+
+    /// The newest vote that a disk was asked to keep, of the peer that it has of the region.
+    fn kept_vote(&self, place: Place, region: RegionId) -> Option<Vote>;
 
     /// Up to which id peers of the region are buried, as a disk was asked to keep.
     fn kept_buried(&self, place: Place, region: RegionId) -> Option<PeerId>;
@@ -106,6 +140,7 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(nobody_is_set_aside::NobodyIsSetAside),
         Box::new(state_machine_safety::StateMachineSafety),
         Box::new(terms_grow::TermsGrow::default()),
+        Box::new(votes_are_kept::VotesAreKept::default()),
     ]
 }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use flotilla_proto::v1;
 use flotilla_server::ids::{PeerId, RegionId};
 
-use self::invariants::{Disks, Judges, Moment, Place, Seen};
+use self::invariants::{Disks, Judges, Moment, Place, Seen, Vote};
 
 const REGION: RegionId = RegionId(2);
 
@@ -28,6 +28,9 @@ struct World {
     /// Whom a node says that it has buried, by host, and its disk where that has something else.
     buried: BTreeMap<usize, PeerId>,
     kept_buried: BTreeMap<usize, Option<PeerId>>,
+    /// Votes by host: what its disk keeps, and what its peer counts as kept.
+    kept_votes: BTreeMap<usize, Vote>,
+    votes: BTreeMap<usize, Vote>,
     /// Peers whose id is not the host's number.
     ids: BTreeMap<usize, PeerId>,
     /// When it is, in milliseconds, and of when is what a quorum has answered, by host.
@@ -85,6 +88,7 @@ impl World {
                 is_joint: self.joint.contains(host),
                 heard: self.heard.get(host).copied().map(Duration::from_millis),
                 buried: self.buried.get(host).copied(),
+                vote: self.votes.get(host).copied(),
             }
         };
         let at = Duration::from_millis(self.at);
@@ -118,6 +122,10 @@ impl Disks for World {
     fn log_changes(&self, place: Place) -> Option<u64> {
         let rows = format!("{:?}", self.rows(place));
         self.is_there(place).then(|| crc32c::crc32c(rows.as_bytes()).into())
+    }
+
+    fn kept_vote(&self, place: Place, _: RegionId) -> Option<Vote> {
+        self.kept_votes.get(&place.host).copied().filter(|_| self.is_there(place))
     }
 
     fn kept_buried(&self, place: Place, _: RegionId) -> Option<PeerId> {
@@ -175,6 +183,46 @@ fn a_term_never_falls_back_on_one_disk() {
     let mut another = calm();
     another.lives.insert(3, 1);
     check("on another disk", &[later, another], None);
+}
+
+/// The third host keeps that its peer of that id has voted.
+fn voted(peer: u64, term: u64, voted_for: u64) -> World {
+    let vote = Vote { peer: PeerId(peer), term, voted_for: PeerId(voted_for) };
+    World { kept_votes: BTreeMap::from([(3, vote)]), ..calm() }
+}
+
+#[test]
+fn a_vote_on_a_disk_never_goes_back_and_is_for_one_in_a_term() {
+    let want = Some("votes-are-kept");
+    let none = || calm();
+    check("a later one", &[voted(3, 0, 0), voted(3, 2, 1), voted(3, 4, 2)], None);
+    check("an earlier one", &[voted(3, 4, 2), voted(3, 2, 2)], want);
+    check("none", &[voted(3, 4, 2), voted(3, 0, 0)], want);
+    check("for another", &[voted(3, 4, 2), voted(3, 4, 1)], want);
+    check("its peer was destroyed", &[voted(3, 4, 2), none(), voted(7, 0, 0)], None);
+    check("another peer has come", &[voted(3, 4, 2), voted(7, 2, 7)], None);
+    let mut down = voted(3, 2, 2);
+    down.peers.retain(|(host, _)| *host != 3);
+    check("its node is down", &[voted(3, 4, 2), down], want);
+    let mut another = voted(3, 2, 2);
+    another.lives.insert(3, 1);
+    check("the disk is another", &[voted(3, 4, 2), another], None);
+}
+
+#[test]
+fn a_vote_that_counts_as_kept_is_kept() {
+    let want = Some("votes-are-kept");
+    let counts = |term, voted_for, on_disk: World| {
+        let vote = Vote { peer: PeerId(3), term, voted_for: PeerId(voted_for) };
+        World { votes: BTreeMap::from([(3, vote)]), ..on_disk }
+    };
+    check("it is", &[counts(4, 2, voted(3, 4, 2))], None);
+    check("a later one is", &[counts(4, 2, voted(3, 6, 1))], None);
+    check("there is none to keep", &[counts(0, 3, calm())], None);
+    check("an earlier one is", &[counts(4, 2, voted(3, 2, 2))], want);
+    check("one for another is", &[counts(4, 2, voted(3, 4, 1))], want);
+    check("that of another peer is", &[counts(4, 2, voted(7, 4, 2))], want);
+    check("none is", &[counts(4, 2, calm())], want);
 }
 
 #[test]

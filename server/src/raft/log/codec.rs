@@ -101,7 +101,11 @@ pub(super) fn encode_vote(vote: &Vote) -> Bytes {
     bytes.freeze()
 }
 
-pub(super) fn decode_vote(mut bytes: &[u8]) -> Result<Vote, engine::Error> {
+/// A vote as it lies in the log.
+///
+/// # Errors
+/// When it is of another form.
+pub fn decode_vote(mut bytes: &[u8]) -> Result<Vote, engine::Error> {
     if bytes.len() != 18 || bytes.get_u8() != MARK_FORMAT {
         return Err(engine::Error::Corrupt {
             message: "a vote is of a form this version does not know".to_owned(),
