@@ -37,6 +37,10 @@ const EMPTIED_AFTER: Duration = Duration::from_secs(1);
 const STARTED_AFTER: Duration = Duration::from_secs(1);
 /// Until a node has ended whose disk has failed, if that ends it: a slow disk tells it of that as late as it does anything.
 const ENDED_WITHIN: Duration = Duration::from_secs(1);
+/// With less free than this a disk is low,
+pub(crate) const LOW_BYTES: u64 = 4 << 30;
+/// and with less than this it is critical.
+pub(crate) const CRITICAL_BYTES: u64 = 1 << 30;
 /// Where Linux keeps files in memory.
 const IN_MEMORY: &str = "/dev/shm";
 /// Names of each host where hosts move: from one to the next.
@@ -450,6 +454,10 @@ fn config(sizes: &Sizes, data_dir: PathBuf) -> Config {
     config.limits.proposals_in_flight_max = sizes.queue;
     config.snapshot.chunk_bytes = sizes.snapshot_chunk_bytes;
     config.log.catch_up_bytes = sizes.catch_up_bytes;
+    config.disk.low_bytes = Some(LOW_BYTES);
+    config.disk.critical_bytes = Some(CRITICAL_BYTES);
+    // It would be of real blocks.
+    config.disk.ballast_bytes = Some(0);
     let placement = &mut config.placement;
     placement.interval = Duration::from_millis(200);
     placement.node_disconnected_after = Duration::from_secs(2);

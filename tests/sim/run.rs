@@ -77,6 +77,9 @@ pub(crate) fn run(scenario: &Scenario, seed: u64) -> Outcome {
     let _library = flotilla_client::random::seed(seed);
     let stage = Stage::new(seed, Rc::clone(&sizes), Arc::clone(&world.trace));
     let mut faults = Faults::draw(&mut random, (scenario.faults)(), sizes.factor_changes);
+    if faults.fill_disks() {
+        world.bound_disks();
+    }
     let mut cluster = Cluster::start(&mut sim, &world, &sizes, faults.move_hosts());
     let all = || [&actors::FOUNDER].into_iter().chain(scenario.actors);
     let actors: Vec<&'static str> = all().map(|actor| actor.name).collect();

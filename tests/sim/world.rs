@@ -16,7 +16,7 @@ use std::{
 use flotilla_server::{
     node::simulated::Instances,
     storage::memory::MemoryEngine,
-    world::{self, Io, Listen, Mark, clock},
+    world::{self, Io, Listen, Mark, Space, clock},
 };
 use futures::{FutureExt as _, future::BoxFuture};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -81,6 +81,11 @@ impl DiskPace {
     pub(crate) const CALM: Self = Self { micros_max: 2_000, one_in: 1 };
 }
 
+/// What a file system has at all.
+const TOTAL_BYTES: u64 = 64 << 30;
+/// What is free of it while nothing is wrong.
+pub(crate) const PLENTY_BYTES: u64 = 32 << 30;
+
 /// What a message takes at most while nothing is wrong with the links.
 pub(crate) const CALM_LATENCY_MAX: Duration = Duration::from_millis(5);
 
@@ -96,6 +101,8 @@ pub(crate) struct World {
     pub(crate) marks: ServerMarks,
     /// Of hosts whose disk something was said of.
     disk_paces: Mutex<BTreeMap<usize, DiskPace>>,
+    /// What is free on disks of hosts which that was said of; `None` where no disk ever fills.
+    free_bytes: Mutex<Option<BTreeMap<usize, u64>>>,
     /// Whose runtime is whose, since work with a disk does not say who does it.
     hosts: Mutex<HashMap<Id, usize>>,
     /// The disk of each host, as its node has it.
@@ -173,6 +180,17 @@ impl World {
         self.dead.lock().expect("nobody panics with it").as_ref().map(|dead| dead.host)
     }
 
+    /// From now on disks have an end, which nodes that are started watch for.
+    pub(crate) fn bound_disks(&self) {
+        *self.free_bytes.lock().expect("nobody panics with it") = Some(BTreeMap::new());
+    }
+
+    /// So much is free on the disk of a host from now on, where disks have an end.
+    pub(crate) fn leave_free(&self, host: usize, bytes: u64) {
+        let mut free_bytes = self.free_bytes.lock().expect("nobody panics with it");
+        free_bytes.iter_mut().for_each(|of| _ = of.insert(host, bytes));
+    }
+
     /// What work with the disk of a host takes from now on.
     pub(crate) fn pace_disk(&self, host: usize, pace: DiskPace) {
         self.disk_paces.lock().expect("nobody panics with it").insert(host, pace);
@@ -202,6 +220,13 @@ impl world::World for Around {
         let bound = TcpListener::bind(address).now_or_never();
         let listener = bound.unwrap_or_else(|| Err(io::Error::other("turmoil binds at once")))?;
         Ok(Box::new(Port { address, listener, host: self.0.host(), world: Arc::clone(&self.0) }))
+    }
+
+    fn space(&self) -> Option<Space> {
+        let free_bytes = self.0.free_bytes.lock().expect("nobody panics with it");
+        let of = free_bytes.as_ref()?;
+        let here = self.0.host().and_then(|host| of.get(&host).copied());
+        Some(Space { total_bytes: TOTAL_BYTES, available_bytes: here.unwrap_or(PLENTY_BYTES) })
     }
 
     fn sometimes(&self, mark: Mark) {

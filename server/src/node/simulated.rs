@@ -1,7 +1,7 @@
 //! A node in a simulation: the whole of it, from its ports to its log, among others in one process.
 //!
-//! What it does not have there is what belongs to a process of its own: signals, exit codes, threads that watch a real
-//! disk. Whoever simulates ends it by ending its runtime, as a power cut would.
+//! What it does not have there is what belongs to a process of its own: signals, exit codes, threads that watch whether a
+//! real disk answers. Whoever simulates ends it by ending its runtime, as a power cut would.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -9,8 +9,14 @@ use anyhow::Context as _;
 use openraft::type_config::{TypeConfigExt as _, alias::InstantOf};
 use tokio::sync::mpsc;
 
-use super::{Disk, Node, identity, join, ports::Ports};
-use crate::{config::Config, raft::TypeConfig, region::Peer, storage::memory::MemoryEngine, world};
+use super::{Disk, Node, identity, join, ports::Ports, watch};
+use crate::{
+    config::Config,
+    raft::TypeConfig,
+    region::Peer,
+    storage::{disk::DiskMonitor, memory::MemoryEngine},
+    world,
+};
 
 /// A disk that a simulation keeps while no node runs.
 #[derive(Clone, Debug)]
@@ -52,11 +58,19 @@ pub async fn run(
     disk: Instances,
     up: impl FnOnce(&Arc<Node>),
 ) -> anyhow::Result<()> {
-    assert!(world::simulated().is_some(), "this thread is in no simulation");
+    let world = world::simulated().expect("this thread is in a simulation");
     let ports = Ports::bind(&config)?;
     let (failure, mut failures) = mpsc::unbounded_channel();
     let advertised = ports.advertised();
-    let disk = Disk { log: disk.log, data: disk.data, monitor: None, sentinel_dir: Some(disk.dir) };
+    let watched = world.space().map(|_| {
+        DiskMonitor::open(&disk.dir, &config.disk, config.storage.flush_bytes()).map(Arc::new)
+    });
+    let disk = Disk {
+        log: disk.log,
+        data: disk.data,
+        monitor: watched.transpose().context("look at the disk")?,
+        sentinel_dir: Some(disk.dir),
+    };
     let (node, _writer) = Node::open(config, disk, advertised, failure)?;
     up(&node);
     if let Some(identity) = identity::read(node.log.as_ref())? {
@@ -64,6 +78,7 @@ pub async fn run(
     }
     // With one core everything runs on one runtime.
     let _servers = ports.serve(&node, 1)?;
+    watch::start_simulated(&node);
     join::start(&node);
     let cause = failures.recv().await.unwrap_or_default();
     anyhow::bail!(cause)

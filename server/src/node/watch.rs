@@ -13,7 +13,7 @@ use super::Node;
 use crate::{
     storage::{
         batch::WriteBatch,
-        disk::Level,
+        disk::{DiskMonitor, Level},
         engine::{Durability, Engine},
     },
     world::clock,
@@ -27,9 +27,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// Starts the watch of the disk; a node in memory has none.
 pub(super) fn start(node: &Arc<Node>) {
     let Some(disk) = node.disk.clone() else { return };
-    if let Ok(status) = disk.poll() {
-        *node.disk_status.lock() = Some(status);
-    }
+    look(node, &disk);
     let probes = Arc::new(AtomicU64::new(0));
     let began = clock::monotonic();
     let millis = move || u64::try_from(clock::since(began).as_millis()).unwrap_or(u64::MAX);
@@ -59,10 +57,7 @@ pub(super) fn start(node: &Arc<Node>) {
         // It writes nothing itself: a disk that hangs is seen by nobody who waits for it.
         let mut silence = Silence::default();
         loop {
-            match disk.poll() {
-                Ok(status) => *watcher.disk_status.lock() = Some(status),
-                Err(error) => tracing::warn!(%error, "looking at the disk"),
-            }
+            look(&watcher, &disk);
             let probed = Duration::from_millis(probes.load(Ordering::Acquire));
             let silent = silence.look(Duration::from_millis(millis()), probed);
             if silent > timeout {
@@ -100,6 +95,28 @@ pub(super) fn start(node: &Arc<Node>) {
         if let Err(error) = thread {
             node.fail(format!("start the watch of the disk: {error}"));
         }
+    }
+}
+
+/// The watch of the space alone, of a simulated disk: such a node has no threads, and its disk fails in words.
+pub(super) fn start_simulated(node: &Arc<Node>) {
+    let Some(disk) = node.disk.clone() else { return };
+    look(node, &disk);
+    let watcher = Arc::downgrade(node);
+    node.runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let Some(node) = watcher.upgrade() else { return };
+            look(&node, &disk);
+        }
+    });
+}
+
+/// Looks how much space there is.
+fn look(node: &Node, disk: &DiskMonitor) {
+    match disk.poll() {
+        Ok(status) => *node.disk_status.lock() = Some(status),
+        Err(error) => tracing::warn!(%error, "looking at the disk"),
     }
 }
 

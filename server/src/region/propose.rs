@@ -30,7 +30,7 @@ use crate::{
         quorum::{Disk, low_disks},
     },
     trail,
-    world::clock,
+    world::{Mark, clock, sometimes},
 };
 
 /// How long a caller is told to wait when a queue is full: of a region here, or of those that are passed on.
@@ -232,6 +232,7 @@ impl Peer {
         // Else its leader is to be asked, which may have room.
         self.leading_term()?;
         let available_bytes = self.env.disk.available_bytes();
+        sometimes(Mark::REFUSED_FOR_ROOM);
         Err(Error::LowDisk { node: self.env.node, available_bytes, low: low.into_iter().collect() })
     }
 

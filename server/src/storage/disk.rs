@@ -32,6 +32,7 @@ use super::{
     durable_file::{create_dir_all, failed},
     engine::Error,
 };
+use crate::world::{self, Space};
 
 const MIB: u64 = 1 << 20;
 
@@ -186,7 +187,7 @@ impl DiskMonitor {
     /// sickness, the levels deal with it.
     pub fn probe(&self) -> Result<Duration, Error> {
         let path = self.dir.join("PROBE");
-        let begin = crate::world::clock::monotonic();
+        let begin = world::clock::monotonic();
         let mut last = self.probe.lock();
         // By its name, since a directory that is gone is a failure, too.
         let file = match File::create(&path) {
@@ -200,7 +201,7 @@ impl DiskMonitor {
         file.write_all_at(PROBE, 0)
             .and_then(|()| file.sync_all())
             .map_err(|e| failed("probe the disk with", &path, &e))?;
-        Ok(crate::world::clock::since(begin))
+        Ok(world::clock::since(begin))
     }
 }
 
@@ -210,12 +211,10 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-struct Space {
-    total_bytes: u64,
-    available_bytes: u64,
-}
-
 fn space(dir: &Path) -> Result<Space, Error> {
+    if let Some(space) = world::simulated().and_then(|world| world.space()) {
+        return Ok(space);
+    }
     let stat =
         rustix::fs::statvfs(dir).map_err(|e| failed("ask for the space of", dir, &e.into()))?;
     Ok(Space {

@@ -50,6 +50,9 @@ pub trait World: Send + Sync {
     /// What some work with the disk takes; drawn for each.
     fn disk_takes(&self) -> Duration;
 
+    /// The space of the file system that has the disk of the node that asks; `None` where it has no end.
+    fn space(&self) -> Option<Space>;
+
     /// Something happened that must happen in some simulation.
     fn sometimes(&self, what: Mark);
 
@@ -58,6 +61,14 @@ pub trait World: Send + Sync {
 
     /// How long a task of a node stands at a line, if it does.
     fn lingers(&self, line: &'static str) -> Option<Duration>;
+}
+
+/// Of a file system.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    pub total_bytes: u64,
+    /// What may still be written there.
+    pub available_bytes: u64,
 }
 
 /// A connection.

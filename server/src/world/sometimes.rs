@@ -17,6 +17,7 @@ impl Mark {
     pub const INSTALL_RESUMED: Self = Self("an install that had begun was resumed at a start");
     pub const CONTRADICTED: Self = Self("a peer was contradicted by its leader");
     pub const DESTROYED: Self = Self("a peer was destroyed");
+    pub const REFUSED_FOR_ROOM: Self = Self("a write was refused for disks without room");
     pub const SUCCESSOR_SILENT: Self = Self("whoever was told to lead did not take the lead");
 }
 

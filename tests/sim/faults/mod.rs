@@ -8,6 +8,7 @@ mod cut;
 mod cut_one_way;
 mod data_set_back;
 mod disk_fails;
+mod disk_full;
 mod disk_set_back;
 mod disk_slow;
 mod disk_wiped;
@@ -166,6 +167,11 @@ pub(crate) trait Fault {
         false
     }
 
+    /// It fills disks, which have an end then.
+    fn fills_disks(&self) -> bool {
+        false
+    }
+
     /// It takes from a disk what was promised on it. Where regions come to have a single voter, whose disk that may be a
     /// moment later, no seed has it.
     fn loses(&self) -> bool {
@@ -215,6 +221,7 @@ pub(crate) fn of_disks() -> Vec<Box<dyn Fault>> {
         Box::new(cut::Cut::default()),
         Box::new(cut_one_way::CutOneWay::default()),
         Box::new(data_set_back::DataSetBack::default()),
+        Box::new(disk_full::DiskFull::default()),
         Box::new(disk_set_back::DiskSetBack::default()),
         Box::new(disk_slow::DiskSlow::default()),
         Box::new(disk_wiped::DiskWiped),
@@ -244,6 +251,7 @@ pub(crate) fn that_slow_down() -> Vec<Box<dyn Fault>> {
     vec![
         Box::new(held::Held::default()),
         Box::new(crash::Crash),
+        Box::new(disk_full::DiskFull::default()),
         Box::new(disk_slow::DiskSlow::default()),
         Box::new(links_slow::LinksSlow::default()),
     ]
@@ -301,6 +309,11 @@ impl Faults {
     /// Some of them move hosts.
     pub(crate) fn move_hosts(&self) -> bool {
         self.chosen.iter().any(|due| due.fault.moves_hosts())
+    }
+
+    /// Some of them fill disks.
+    pub(crate) fn fill_disks(&self) -> bool {
+        self.chosen.iter().any(|due| due.fault.fills_disks())
     }
 
     pub(crate) fn names(&self) -> Vec<&'static str> {

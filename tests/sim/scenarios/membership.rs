@@ -25,6 +25,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         Mark::MADE_FOR_SNAPSHOT,
         Mark::DESTROYED,
         Mark::ACKNOWLEDGED_AND_GONE,
+        Mark::REFUSED_FOR_ROOM,
     ],
 };
 

@@ -1,5 +1,6 @@
-//! More is asked than queues hold, of disks that are slow.
+//! More is asked than queues hold, of disks that are slow or full.
 
+use flotilla_server::world::Mark;
 use rand::rngs::StdRng;
 
 use super::{Scenario, Sizes, pick};
@@ -10,7 +11,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     sizes,
     actors: &[actors::REGISTERS, actors::LEDGER],
     faults: faults::that_slow_down,
-    sometimes: &[marks::WRITE_REFUSED],
+    sometimes: &[marks::WRITE_REFUSED, Mark::REFUSED_FOR_ROOM],
 };
 
 fn sizes(random: &mut StdRng) -> Sizes {
