@@ -117,6 +117,11 @@ impl Host {
         [&disk.log, &disk.data].map(|engine| engine.take_failure()).contains(&true)
     }
 
+    /// Some of what it has applied cannot be read.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.disk.borrow().data.is_damaged()
+    }
+
     pub(crate) fn is_down(&self) -> bool {
         self.down_until.is_some()
     }
@@ -125,7 +130,10 @@ impl Host {
     pub(crate) fn image(&mut self) -> io::Result<Instances> {
         let disk = self.disk();
         let dir = self.folder_with(&read_files(&disk.dir)?)?;
-        Ok(copy_of(&disk, dir))
+        let image = copy_of(&disk, dir);
+        // Of what is damaged nobody has a copy: it is as it was.
+        image.data.mend();
+        Ok(image)
     }
 
     /// Puts another disk in the place of its own. It must be down. Whoever takes from it what it had promised something
@@ -265,6 +273,11 @@ impl Cluster {
         self.hosts.iter().map(|host| format!("{}:7420", host.name())).collect()
     }
 
+    /// A block of some disk is damaged.
+    pub(crate) fn has_damage(&self) -> bool {
+        self.hosts.iter().any(Host::is_damaged)
+    }
+
     /// Ends the node of a host. Of what its disk was not asked to keep, `kept(steps)` of so many steps stay, and behind them
     /// what was `replaced` in ranges as a whole. Answers how many steps `log` and `data` have lost.
     pub(crate) fn crash(
@@ -308,8 +321,12 @@ impl Cluster {
         if excused.peek().is_none() {
             return;
         }
-        let to_come =
-            |host: &Host| host.is_down() || host.joined().is_none() || now < host.may_end_until;
+        let to_come = |host: &Host| {
+            host.is_down()
+                || host.joined().is_none()
+                || host.is_damaged()
+                || now < host.may_end_until
+        };
         if excused.any(to_come) {
             self.made_up_at = None;
             return;

@@ -17,6 +17,7 @@ pub(crate) const LOG_LOST_UNSYNCED: Mark = Mark("a power cut lost what was not s
 pub(crate) const DATA_LOST_UNSYNCED: Mark =
     Mark("a power cut lost what was not synced of what was applied");
 pub(crate) const DATA_FELL_BACK: Mark = Mark("data fell back");
+pub(crate) const BLOCK_DAMAGED: Mark = Mark("a block of a disk was damaged");
 pub(crate) const DISK_FAILED: Mark = Mark("a disk failed under its node");
 pub(crate) const DISK_SET_BACK: Mark = Mark("a disk was set back");
 pub(crate) const DISK_WIPED: Mark = Mark("a disk was wiped");

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     ids::{PeerId, RegionId},
     metrics::PeerLoss,
+    world::{Mark, sometimes},
 };
 
 impl Peers {
@@ -44,6 +45,7 @@ impl Peers {
             let (Some(peers), Some(peer)) = (peers.upgrade(), peer.upgrade()) else { return };
             peer.running.note_end();
             if !peer.is_stopped() {
+                sometimes(Mark::PEER_ENDED);
                 peers.set_aside(&peer, peer.running.why_ended(), PeerLoss::Ended);
             }
         });

@@ -53,8 +53,9 @@ use crate::{
         engine::{self, Engine, Quick},
     },
     world::{
-        blocking, clock, handoff,
+        Mark, blocking, clock, handoff,
         known_bad::{self, Fault},
+        sometimes,
     },
 };
 
@@ -394,7 +395,10 @@ fn state(pinned: &dyn engine::View, region: RegionId) -> Result<command::RegionS
 /// A failed read of the disk, in a client's terms.
 pub(crate) fn storage_error(error: engine::Error) -> Error {
     match error {
-        engine::Error::Corrupt { .. } => Error::DataLoss { message: error.to_string() },
+        engine::Error::Corrupt { .. } => {
+            sometimes(Mark::MET_DAMAGE);
+            Error::DataLoss { message: error.to_string() }
+        }
         engine::Error::TooNew { .. }
         | engine::Error::Full { .. }
         | engine::Error::StageLost { .. }

@@ -134,6 +134,40 @@ impl MemoryEngine {
         self.has_failed.swap(false, Relaxed)
     }
 
+    /// Damages rows of a family that are on the disk, so many or fewer that lie side by side: they read as corruption until
+    /// they are written over. `first` chooses among so many. Whether there are any.
+    pub fn damage(&self, family: Family, rows: usize, first: impl FnOnce(usize) -> usize) -> bool {
+        let mut state = self.state.write();
+        let on_disk = state.durable.keys(family);
+        let count = on_disk.len();
+        if count == 0 {
+            return false;
+        }
+        let block: Vec<Bytes> = on_disk.skip(first(count)).take(rows).cloned().collect();
+        for key in &block {
+            // Unless a newer one hides it.
+            if state.current.get(family, key) == state.durable.get(family, key) {
+                state.current.damage(family, key);
+            }
+            state.durable.damage(family, key);
+        }
+        !block.is_empty()
+    }
+
+    /// Whether something is damaged that was not written over, or that a power cut would bring back.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        let state = self.state.read();
+        state.durable.has_damage() || state.current.has_damage()
+    }
+
+    /// What was damaged is as it was.
+    pub fn mend(&self) {
+        let mut state = self.state.write();
+        state.durable.mend_all();
+        state.current.mend_all();
+    }
+
     /// How many steps (a batch is one, a replaced range two) a crash may lose.
     #[must_use]
     pub fn unsynced(&self) -> usize {
@@ -233,7 +267,7 @@ fn injected(fault: Fault) -> Error {
 
 impl Read for MemoryEngine {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.state.read().current.get(family, key))
+        self.state.read().current.read(family, key)
     }
 
     fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {

@@ -17,6 +17,8 @@ impl Mark {
     pub const INSTALL_RESUMED: Self = Self("an install that had begun was resumed at a start");
     pub const CONTRADICTED: Self = Self("a peer was contradicted by its leader");
     pub const DESTROYED: Self = Self("a peer was destroyed");
+    pub const MET_DAMAGE: Self = Self("a call met a damaged block");
+    pub const PEER_ENDED: Self = Self("a peer ended by itself");
     pub const REFUSED_FOR_ROOM: Self = Self("a write was refused for disks without room");
     pub const SUCCESSOR_SILENT: Self = Self("whoever was told to lead did not take the lead");
 }

@@ -33,6 +33,8 @@ impl Fault for DataSetBack {
             // Somebody may have removed it, too.
             let all_of_it = scene.random.random_bool(0.3);
             let then = if all_of_it { MemoryEngine::new() } else { data.crash(data.unsynced()) };
+            // Of what is damaged nobody has a copy: it is as it was.
+            then.mend();
             self.0 = Some((number, host.disk_lives, then));
             return Some(scene.moment(3_000));
         };

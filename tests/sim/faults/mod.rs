@@ -6,6 +6,7 @@ mod crash;
 mod crash_point;
 mod cut;
 mod cut_one_way;
+mod damaged_block;
 mod data_set_back;
 mod disk_fails;
 mod disk_full;
@@ -101,14 +102,18 @@ impl Scene<'_, '_> {
     }
 
     /// Whether all that was promised is kept by the others when this host loses its disk now. With one disk lost, the
-    /// cluster is not at rest before it has made up for it.
+    /// cluster is not at rest before it has made up for it; one with a damaged block may lack something.
     fn may_lose(&self, host: usize) -> bool {
-        !self.cluster.hosts[host].is_down() && health::at_rest(self.cluster)
+        !self.cluster.hosts[host].is_down()
+            && !self.cluster.has_damage()
+            && health::at_rest(self.cluster)
     }
 
     /// The same when what its log keeps stays. That may be in the middle of anything.
     fn may_lose_data(&self, host: usize) -> bool {
-        !self.cluster.hosts[host].is_down() && health::has_spare_data(self.cluster, host)
+        !self.cluster.hosts[host].is_down()
+            && !self.cluster.has_damage()
+            && health::has_spare_data(self.cluster, host)
     }
 
     /// Some host of the cluster that may lose its disk now.
@@ -220,6 +225,7 @@ pub(crate) fn of_disks() -> Vec<Box<dyn Fault>> {
         Box::new(crash_point::CrashPoint),
         Box::new(cut::Cut::default()),
         Box::new(cut_one_way::CutOneWay::default()),
+        Box::new(damaged_block::DamagedBlock::default()),
         Box::new(data_set_back::DataSetBack::default()),
         Box::new(disk_full::DiskFull::default()),
         Box::new(disk_set_back::DiskSetBack::default()),

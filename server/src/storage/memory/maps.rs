@@ -1,6 +1,10 @@
 //! The two maps of an instance, and the steps that change them.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -83,6 +87,8 @@ impl Step {
 pub(super) struct Maps {
     default: Arc<Map>,
     meta: Arc<Map>,
+    /// Rows that cannot be read until they are written over.
+    damaged: Arc<BTreeSet<(Family, Bytes)>>,
 }
 
 impl Maps {
@@ -105,6 +111,7 @@ impl Maps {
         match step {
             Step::Edits(edits) => edits.iter().for_each(|edit| self.edit(edit)),
             Step::Fill { family, rows } => {
+                rows.keys().for_each(|key| self.mend(*family, key));
                 let rows = rows.iter().map(|(key, value)| (key.clone(), value.clone()));
                 self.family_mut(*family).extend(rows);
             }
@@ -115,22 +122,55 @@ impl Maps {
     fn edit(&mut self, edit: &Edit) {
         match edit {
             Edit::Put { family, key, value } => {
+                self.mend(*family, key);
                 self.family_mut(*family).insert(key.clone(), value.clone());
             }
             Edit::Delete { family, key } => {
+                self.mend(*family, key);
                 self.family_mut(*family).remove(key);
             }
             Edit::DeleteRange { family, range } => {
                 let keys: Vec<_> =
                     rows(self.family(*family), range).map(|(key, _)| key.clone()).collect();
+                keys.iter().for_each(|key| self.mend(*family, key));
                 let map = self.family_mut(*family);
                 keys.iter().for_each(|key| _ = map.remove(key));
             }
         }
     }
 
+    /// The keys of a family, in order.
+    pub(super) fn keys(&self, family: Family) -> impl ExactSizeIterator<Item = &Bytes> {
+        self.family(family).keys()
+    }
+
+    pub(super) fn damage(&mut self, family: Family, key: &Bytes) {
+        Arc::make_mut(&mut self.damaged).insert((family, key.clone()));
+    }
+
+    pub(super) fn mend_all(&mut self) {
+        self.damaged = Arc::default();
+    }
+
+    /// It is written over.
+    fn mend(&mut self, family: Family, key: &Bytes) {
+        if self.has_damage() {
+            Arc::make_mut(&mut self.damaged).remove(&(family, key.clone()));
+        }
+    }
+
+    pub(super) fn has_damage(&self) -> bool {
+        !self.damaged.is_empty()
+    }
+
     pub(super) fn get(&self, family: Family, key: &[u8]) -> Option<Bytes> {
         self.family(family).get(key).cloned()
+    }
+
+    /// As [`Maps::get`], by who needs what is there.
+    pub(super) fn read(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        look(&self.damaged, family, key)?;
+        Ok(self.get(family, key))
     }
 
     pub(super) fn scan(
@@ -139,8 +179,9 @@ impl Maps {
         range: &KeyRange,
         direction: Direction,
     ) -> Box<dyn Cursor> {
-        let map = Arc::clone(self.family(family));
-        Box::new(MemoryCursor { map, rest: range.clone(), direction, row: None, ended: false })
+        let (map, damaged) = (Arc::clone(self.family(family)), Arc::clone(&self.damaged));
+        let rest = range.clone();
+        Box::new(MemoryCursor { map, family, damaged, rest, direction, row: None, ended: false })
     }
 
     /// Removes rows of the default family.
@@ -148,7 +189,9 @@ impl Maps {
         let gone: Vec<_> = self
             .default
             .iter()
-            .filter(|(key, value)| drops(key, value))
+            .filter(|(key, value)| {
+                look(&self.damaged, Family::Default, key).is_ok() && drops(key, value)
+            })
             .map(|(key, _)| key.clone())
             .collect();
         if !gone.is_empty() {
@@ -177,7 +220,7 @@ impl Pinned {
 
 impl Read for Pinned {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.maps.get(family, key))
+        self.maps.read(family, key)
     }
 
     fn scan(&self, family: Family, range: &KeyRange, direction: Direction) -> Box<dyn Cursor + '_> {
@@ -198,8 +241,18 @@ fn rows<'a>(
     map.range((Bound::Included(range.start.clone()), upper))
 }
 
+/// Whether a row can be read.
+fn look(damaged: &BTreeSet<(Family, Bytes)>, family: Family, key: &[u8]) -> Result<(), Error> {
+    if !damaged.is_empty() && damaged.contains(&(family, Bytes::copy_from_slice(key))) {
+        return Err(Error::Corrupt { message: format!("injected damage: {family:?} {key:02x?}") });
+    }
+    Ok(())
+}
+
 struct MemoryCursor {
     map: Arc<Map>,
+    family: Family,
+    damaged: Arc<BTreeSet<(Family, Bytes)>>,
     /// What was not yet returned, but for the last row when going forward.
     rest: KeyRange,
     direction: Direction,
@@ -222,6 +275,9 @@ impl Cursor for MemoryCursor {
             }
             .map(|(key, value)| (key.clone(), value.clone()))
         };
+        if let Some((key, _)) = &next {
+            look(&self.damaged, self.family, key)?;
+        }
         match &next {
             Some((key, _)) if self.direction == Direction::Forward => {
                 self.rest.start = key.clone();

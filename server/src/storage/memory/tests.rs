@@ -149,3 +149,50 @@ fn replaced_range_may_survive_a_power_cut_that_takes_what_was_written_before_it(
     assert_eq!(keys(&engine.crash_keeping(1, || true)), "abx");
     assert_eq!(keys(&engine.crash(3)), "abx");
 }
+
+#[test]
+fn damaged_rows_read_as_corruption_until_they_are_written_over() {
+    let engine = MemoryEngine::new();
+    assert!(!engine.damage(Family::Default, 2, |_| 0), "nothing is there");
+    for key in ["a", "b", "c", "d"] {
+        engine.write(&put(key), Durability::Synced).unwrap();
+    }
+    let before = engine.view();
+    // Hidden by what a power cut takes.
+    let mut hidden = WriteBatch::new();
+    hidden.put(Family::Default, b"c", b"newer");
+    engine.write(&hidden, Durability::Buffered).unwrap();
+    assert!(engine.damage(Family::Default, 2, |of| of - 3));
+    let reads = |engine: &dyn Read, key: &str| match engine.get(Family::Default, key.as_bytes()) {
+        Ok(found) => found.is_some(),
+        Err(error) => {
+            assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+            false
+        }
+    };
+    let all = |engine: &dyn Read| ["a", "b", "c", "d"].map(|key| reads(engine, key));
+    assert_eq!(all(engine.as_ref()), [true, false, true, true]);
+    assert_eq!(all(engine.crash(0).as_ref()), [true, false, false, true]);
+    assert_eq!(all(before.as_ref()), [true; 4], "it was read before");
+    let scanned = |direction| {
+        let mut cursor = engine.scan(Family::Default, &KeyRange::default(), direction);
+        let mut count = 0;
+        while let Ok(Some(_)) = cursor.next() {
+            count += 1;
+        }
+        assert!(cursor.next().is_err() && cursor.next().is_err(), "it is no end");
+        count
+    };
+    assert_eq!([Direction::Forward, Direction::Reverse].map(scanned), [1, 2]);
+
+    engine.write(&put("b"), Durability::Buffered).unwrap();
+    assert_eq!(all(engine.as_ref()), [true; 4], "written over");
+    assert!(engine.is_damaged(), "a power cut brings it back");
+    engine.sync().unwrap();
+    assert!(!engine.is_damaged());
+    assert_eq!(all(engine.crash(0).as_ref()), [true; 4]);
+
+    engine.damage(Family::Default, 9, |_| 0);
+    engine.mend();
+    assert_eq!(all(engine.as_ref()), [true; 4], "as it was");
+}
