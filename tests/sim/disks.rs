@@ -40,7 +40,7 @@ impl Cluster {
                 });
             }
         }
-        Moment { at, peers, disks: self }
+        Moment { at, peers, disks: self, dead }
     }
 
     /// A disk, while it is the same.

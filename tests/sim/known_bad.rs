@@ -10,9 +10,10 @@ use crate::{
     seeds::{Seed, Told, beside_each_other, line_of_seed, run_child, say},
 };
 
-/// Until regions split an epoch's version never moves, and nothing can show this one. Any other has a line in
-/// `known_bad.txt`.
-const UNSEEN: Fault = Fault::EpochUnchecked;
+/// Faults that no seed is known to catch: until regions split an epoch's version never moves, and nothing can show the first;
+/// the other wants a late snapshot for a peer that was removed meanwhile, which one seed of some hundreds has. Any other has a
+/// line in `known_bad.txt`.
+const UNSEEN: &[Fault] = &[Fault::EpochUnchecked, Fault::TombstoneIgnored];
 
 /// Hunts one fault, or all: without a number of seeds by those alone that are known to catch them.
 pub(crate) fn hunt(
@@ -27,8 +28,9 @@ pub(crate) fn hunt(
         return ExitCode::FAILURE;
     }
     let mut missed = 0;
-    let wanted =
-        |fault: &&Fault| if name.is_empty() { **fault != UNSEEN } else { fault.name() == name };
+    let wanted = |fault: &&Fault| {
+        if name.is_empty() { !UNSEEN.contains(fault) } else { fault.name() == name }
+    };
     for fault in Fault::ALL.iter().filter(wanted) {
         let each = seeds
             .clone()
@@ -36,7 +38,7 @@ pub(crate) fn hunt(
         let all: Vec<Seed> = known_to_catch(fault.name()).into_iter().chain(each).collect();
         if all.is_empty() {
             say(format!("{}: no seed is known to catch it", fault.name()));
-            missed += usize::from(*fault != UNSEEN);
+            missed += usize::from(!UNSEEN.contains(fault));
             continue;
         }
         match first(*fault, &all, jobs) {
@@ -87,7 +89,9 @@ fn catchers(fault: Fault) -> &'static [&'static str] {
             "replicas-equal",
             "healing",
         ],
-        Fault::DeadPeerPutBack | Fault::TombstoneIgnored => &["buried-stays-gone"],
+        Fault::DeadPeerPutBack => &["buried-stays-gone"],
+        // Made anew by its old id, it has voted for nobody.
+        Fault::TombstoneIgnored => &["buried-stays-gone", "votes-are-kept"],
         Fault::ComparedBeforeTheBatch => &["linearizability", "counter", "replicas-equal"],
         Fault::StaleAnswer => &["heard-by-a-quorum", "linearizability"],
         Fault::EpochUnchecked | Fault::ReadBeforeItsIndex | Fault::StaleRound => {

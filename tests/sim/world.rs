@@ -120,9 +120,11 @@ struct Armed {
     random: StdRng,
 }
 
-/// Half of those who come by a line at which one can stand do so, each for as long at most.
+/// At half of the lines where one can stand half of those who come by do so, each for as long at most.
 #[derive(Debug)]
 struct Lingering {
+    /// Says which lines.
+    seed: u64,
     lasts_max: Duration,
     random: StdRng,
 }
@@ -159,9 +161,9 @@ impl World {
         *self.armed.lock().expect("nobody panics with it") = None;
     }
 
-    /// From now on half of those who come by a line (`linger` in the server) stand there, each for as long at most.
+    /// From now on half of those who come by some of the lines (`linger` in the server) stand there, each for as long at most.
     pub(crate) fn linger(&self, lasts_max: Duration, seed: u64) {
-        let lingering = Lingering { lasts_max, random: StdRng::seed_from_u64(seed) };
+        let lingering = Lingering { seed, lasts_max, random: StdRng::seed_from_u64(seed) };
         *self.lingering.lock().expect("nobody panics with it") = Some(lingering);
     }
 
@@ -259,7 +261,11 @@ impl world::World for Around {
 
     fn lingers(&self, line: &'static str) -> Option<Duration> {
         let mut lingering = self.0.lingering.lock().expect("nobody panics with it");
-        let Lingering { lasts_max, random } = lingering.as_mut()?;
+        let Lingering { seed, lasts_max, random } = lingering.as_mut()?;
+        let of_line = *seed ^ u64::from(crc32c::crc32c(line.as_bytes()));
+        if StdRng::seed_from_u64(of_line).random_bool(0.5) {
+            return None;
+        }
         let lasts = random.random_range(Duration::ZERO..=*lasts_max);
         random.random_bool(0.5).then(|| {
             tracing::debug!("a task stands at {line} for {lasts:?}");

@@ -116,6 +116,8 @@ pub(crate) struct Moment<'a> {
     /// All running peers.
     pub(crate) peers: Vec<Seen>,
     pub(crate) disks: &'a dyn Disks,
+    /// A host that has died and still stands: what its disk is asked to keep from then on, nobody will ever know.
+    pub(crate) dead: Option<usize>,
 }
 
 /// One promise.

@@ -25,6 +25,8 @@ struct World {
     aside: Option<&'static str>,
     /// Hosts whose peers are in the middle of a change of voters.
     joint: Vec<usize>,
+    /// Who has died, and still stands.
+    dead: Option<usize>,
     /// Whom a node says that it has buried, by host, and its disk where that has something else.
     buried: BTreeMap<usize, PeerId>,
     kept_buried: BTreeMap<usize, Option<PeerId>>,
@@ -92,7 +94,7 @@ impl World {
             }
         };
         let at = Duration::from_millis(self.at);
-        Moment { at, peers: self.peers.iter().map(seen).collect(), disks: self }
+        Moment { at, peers: self.peers.iter().map(seen).collect(), disks: self, dead: self.dead }
     }
 }
 
@@ -207,6 +209,8 @@ fn a_vote_on_a_disk_never_goes_back_and_is_for_one_in_a_term() {
     let mut another = voted(3, 2, 2);
     another.lives.insert(3, 1);
     check("the disk is another", &[voted(3, 4, 2), another], None);
+    let stands = World { dead: Some(3), ..voted(3, 9, 2) };
+    check("it had died by then", &[voted(3, 4, 2), stands, voted(3, 5, 2)], None);
 }
 
 #[test]

@@ -33,6 +33,9 @@ impl Invariant for VotesAreKept {
             }
         }
         for ((place, region), newest) in &mut self.0 {
+            if moment.dead == Some(place.host) {
+                continue;
+            }
             // Another disk is in its place, or its peer was destroyed.
             let Some(kept) = moment.disks.kept_vote(*place, *region) else { continue };
             let of_it = newest.filter(|newest| newest.peer == kept.peer);

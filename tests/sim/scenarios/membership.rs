@@ -19,15 +19,12 @@ pub(super) const SCENARIO: Scenario = Scenario {
         marks::NODE_GIVEN_UP,
         marks::DISK_WIPED,
         marks::DISK_SET_BACK,
-        marks::BLOCK_DAMAGED,
         marks::NODE_MOVED,
         marks::CHANGE_INTERRUPTED,
         marks::LINGERED,
         Mark::MADE_FOR_SNAPSHOT,
         Mark::DESTROYED,
         Mark::ACKNOWLEDGED_AND_GONE,
-        Mark::REFUSED_FOR_ROOM,
-        Mark::PEER_ENDED,
     ],
 };
 

@@ -18,6 +18,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         marks::DATA_LOST_UNSYNCED,
         marks::DATA_FELL_BACK,
         marks::DISK_SET_BACK,
+        marks::BLOCK_DAMAGED,
         marks::DIED_INSTALLING,
         Mark::INSTALLED_OVER,
         Mark::INSTALL_RESUMED,
