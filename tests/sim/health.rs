@@ -3,10 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    sync::Arc,
 };
 
 use flotilla_proto::v1::{PeerRole, PeerStatus};
-use flotilla_server::ids::RegionId;
+use flotilla_server::{ids::RegionId, region::Peer};
 
 use crate::{
     cluster::{Cluster, Host},
@@ -110,11 +111,14 @@ pub(crate) fn at_rest(cluster: &Cluster) -> bool {
 pub(crate) fn has_spare_data(cluster: &Cluster, host: usize) -> bool {
     let Some(own) = peers(&cluster.hosts[host]) else { return false };
     let Ok(regions) = regions(joined(cluster), cluster.regions) else { return false };
+    let at_change = joined(cluster).any(|host| in_a_change(host).is_some());
     let has = |own: &PeerStatus| {
         let others = regions.get(&region_of(own)).into_iter().flatten();
         others.filter(|peer| peer.applied_index >= own.purged_index).count() == FACTOR
     };
-    unwell_regions(&regions, &Goal::default()).is_none()
+    // Of the voters of before there may be two, and then both are needed.
+    !at_change
+        && unwell_regions(&regions, &Goal::default()).is_none()
         && own.iter().all(has)
         && cluster.set_aside().is_none()
 }
@@ -155,10 +159,13 @@ fn peers(host: &Host) -> Option<Vec<PeerStatus>> {
     Some(host.joined()?.peers.all().iter().map(|peer| peer.status()).collect())
 }
 
-/// A region whose members change, as far as this host has applied: who its voters are to be is not told by its peers.
+/// A region whose members change, as far as this host has heard: who its voters are to be is not told by its peers.
 fn in_a_change(host: &Host) -> Option<RegionId> {
-    let peers = host.joined()?.peers.all();
-    peers.iter().find(|peer| peer.view().with(|now| now.joint)).map(|peer| peer.region)
+    let changes = |peer: &&Arc<Peer>| {
+        let members = peer.metrics().map(|metrics| metrics.membership_config);
+        members.is_some_and(|members| members.membership().get_joint_config().len() > 1)
+    };
+    host.joined()?.peers.all().iter().find(changes).map(|peer| peer.region)
 }
 
 fn region_of(peer: &PeerStatus) -> u64 {

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::{Fault, Scene};
-use crate::cluster::Host;
-use crate::marks;
+use crate::{cluster::Host, health, marks};
 
 pub(super) struct Moved;
 
@@ -18,7 +17,11 @@ impl Fault for Moved {
     }
 
     fn strike(&mut self, scene: &mut Scene<'_, '_>) -> Option<Duration> {
-        // Of two that have moved at once neither finds the other, unless a third one that both find knows of them.
+        // Of two that have moved at once neither finds the other, unless a third one that both find knows of them; and until
+        // all is at rest nobody may have found the last one yet, which may have come back.
+        if !health::at_rest(scene.cluster) {
+            return None;
+        }
         let away = scene.cluster.hosts.iter().position(Host::is_away);
         let host = away.unwrap_or_else(|| scene.host());
         // Whoever is of no cluster yet is found by its address alone.
