@@ -46,13 +46,24 @@ pub(crate) fn unwell<'a>(
     count: usize,
     goal: &Goal,
 ) -> Option<String> {
+    settled(hosts, count, goal).err()
+}
+
+/// The peers of all regions, if all is well with them; else what is not.
+fn settled<'a>(
+    hosts: impl IntoIterator<Item = &'a Host>,
+    count: usize,
+    goal: &Goal,
+) -> Result<Regions, String> {
     let hosts: Vec<&Host> = hosts.into_iter().collect();
+    // Of the voters of before there may be two, and then both are needed.
     if let Some(region) = hosts.iter().find_map(|host| in_a_change(host)) {
-        return Some(format!("the members of region {region} change"));
+        return Err(format!("the members of region {region} change"));
     }
-    match regions(hosts, count) {
-        Ok(regions) => unwell_regions(&regions, goal),
-        Err(words) => Some(words),
+    let regions = regions(hosts, count)?;
+    match unwell_regions(&regions, goal) {
+        Some(words) => Err(words),
+        None => Ok(regions),
     }
 }
 
@@ -91,8 +102,6 @@ fn unwell_regions(regions: &Regions, goal: &Goal) -> Option<String> {
 /// Whether a disk may be lost now, and everything that was promised is kept by the others: every region has its voters,
 /// nothing is under way, and nobody has voted for anybody who does not lead.
 pub(crate) fn at_rest(cluster: &Cluster) -> bool {
-    let Ok(regions) = regions(joined(cluster), cluster.regions) else { return false };
-    let at_change = joined(cluster).any(|host| in_a_change(host).is_some());
     let calm = |peers: &Vec<PeerStatus>| {
         let first = &peers[0];
         peers.iter().all(|peer| {
@@ -103,24 +112,21 @@ pub(crate) fn at_rest(cluster: &Cluster) -> bool {
                 && peer.committed_index == peer.last_index
         })
     };
-    !at_change && unwell_regions(&regions, &Goal::default()).is_none() && regions.values().all(calm)
+    let settled = settled(joined(cluster), cluster.regions, &Goal::default());
+    settled.is_ok_and(|regions| regions.values().all(calm))
 }
 
 /// Whether a host may lose what it applied, and everything that was promised is kept: its log has the rest, and the others
 /// have applied all that its log was cut of.
 pub(crate) fn has_spare_data(cluster: &Cluster, host: usize) -> bool {
     let Some(own) = peers(&cluster.hosts[host]) else { return false };
-    let Ok(regions) = regions(joined(cluster), cluster.regions) else { return false };
-    let at_change = joined(cluster).any(|host| in_a_change(host).is_some());
+    let settled = settled(joined(cluster), cluster.regions, &Goal::default());
+    let Ok(regions) = settled else { return false };
     let has = |own: &PeerStatus| {
         let others = regions.get(&region_of(own)).into_iter().flatten();
         others.filter(|peer| peer.applied_index >= own.purged_index).count() == FACTOR
     };
-    // Of the voters of before there may be two, and then both are needed.
-    !at_change
-        && unwell_regions(&regions, &Goal::default()).is_none()
-        && own.iter().all(has)
-        && cluster.set_aside().is_none()
+    own.iter().all(has) && cluster.set_aside().is_none()
 }
 
 /// Whether all regions are well, up to the goal, and nobody is set aside any more.
@@ -162,8 +168,9 @@ fn peers(host: &Host) -> Option<Vec<PeerStatus>> {
 /// A region whose members change, as far as this host has heard: who its voters are to be is not told by its peers.
 fn in_a_change(host: &Host) -> Option<RegionId> {
     let changes = |peer: &&Arc<Peer>| {
-        let members = peer.metrics().map(|metrics| metrics.membership_config);
-        members.is_some_and(|members| members.membership().get_joint_config().len() > 1)
+        let is_joint =
+            peer.look(|told| told.membership_config.membership().get_joint_config().len() > 1);
+        is_joint == Some(true)
     };
     host.joined()?.peers.all().iter().find(changes).map(|peer| peer.region)
 }

@@ -91,12 +91,12 @@ pub fn membership_from_proto(membership: &v1::Membership) -> Result<Membership, 
 /// When the membership is not valid.
 pub fn stored_membership(state: &v1::ApplyState) -> Result<StoredMembership, Malformed> {
     let Some(membership) = &state.membership else { return Ok(StoredMembership::default()) };
-    Ok(StoredMembership::new(members(state), membership_from_proto(membership)?))
+    Ok(StoredMembership::new(members_entry(state), membership_from_proto(membership)?))
 }
 
 /// The entry by which the members in `state` are who they are, if there is one.
 #[must_use]
-pub fn members(state: &v1::ApplyState) -> Option<LogId> {
+pub fn members_entry(state: &v1::ApplyState) -> Option<LogId> {
     (state.membership_index > 0).then(|| log_id(state.membership_term, state.membership_index))
 }
 

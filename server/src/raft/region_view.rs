@@ -14,7 +14,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     LogId,
-    convert::{applied, members},
+    convert::{applied, members_entry},
 };
 use crate::{
     command,
@@ -64,7 +64,7 @@ pub struct Published {
     pub applied: Option<LogId>,
     pub joint: bool,
     /// The entry by which the members are who they are.
-    pub members: Option<LogId>,
+    pub members_entry: Option<LogId>,
 }
 
 /// Outcome of one `ChecksumCommand` on this peer.
@@ -278,7 +278,7 @@ impl RegionView {
             published.expiry_max_ms = region.state.expiry_max_ms;
             published.applied = id;
             published.joint = region.state.membership.as_ref().is_some_and(|m| m.voters.len() > 1);
-            published.members = members(&region.state);
+            published.members_entry = members_entry(&region.state);
         }
         self.applied_index.send_replace(id.map_or(0, |id| id.index));
     }

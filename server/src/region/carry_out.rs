@@ -58,9 +58,11 @@ impl Peer {
                 let address = PeerAddress { node: NodeId(add.node_id) };
                 let learner =
                     ChangeMembers::AddNodes(BTreeMap::from([(PeerId(add.peer_id), address)]));
-                self.change_members(learner, true, published.members).await.map(drop)
+                self.change_members(learner, true, published.members_entry).await.map(drop)
             }
-            Some(Action::Change(change)) => self.change_peers(change, published.members).await,
+            Some(Action::Change(change)) => {
+                self.change_peers(change, published.members_entry).await
+            }
             Some(Action::Transfer(transfer)) => {
                 if transfer.peer_id == self.id.0 {
                     return Ok(());
@@ -190,9 +192,9 @@ mod tests {
     async fn change_that_was_planned_on_earlier_members_is_refused_where_it_is_proposed() {
         let fixture = Fixture::new(|_| {});
         let peer = fixture.leader().await;
-        let earlier = peer.view().published().members;
+        let earlier = peer.view().published().members_entry;
         peer.carry_out(&add_learner(&peer)).await.expect("done");
-        let now = peer.view().published().members;
+        let now = peer.view().published().members_entry;
         assert_ne!(earlier, now);
         let removal = || ChangeMembers::RemoveNodes(BTreeSet::from([PeerId(71)]));
         let late = peer.change_members(removal(), false, earlier).await.expect_err("it is late");
