@@ -95,13 +95,8 @@ impl Kubernetes {
     }
 
     /// Every object of ours that there is, wanted or not: what is no longer wanted is to go. And whatever has
-    /// the name of one that there is to be. Without `monitors` a ServiceMonitor is looked for, too, where that
-    /// can be done.
-    async fn children(
-        &self,
-        desired: &Desired,
-        monitors: bool,
-    ) -> Result<BTreeMap<Child, Value>, Error> {
+    /// the name of one that there is to be. And whether a ServiceMonitor could be looked for.
+    async fn children(&self, desired: &Desired) -> Result<(BTreeMap<Child, Value>, bool), Error> {
         let names = &desired.names;
         let sets = self.child(Child::StatefulSet(0), &names.namespace);
         // By name also where the list has none: somebody else's has no label of ours.
@@ -123,15 +118,19 @@ impl Kubernetes {
             let object = self.child(child, &names.namespace).get_opt(&name).await;
             let object =
                 object.map_err(|error| failed(&format!("read {} {name}", child.kind()), error));
-            let object = unless_spare(object, monitors || child != Child::ServiceMonitor)?;
-            let object = object.map(|object| as_value(child, object)).transpose()?;
-            Ok(object.map(|object| (child, object)))
+            (child, object)
         });
-        let read: Vec<Result<_, Error>> = join_all(read).await;
-        for found in read {
-            children.extend(found?);
+        let mut knows_monitor = true;
+        for (child, read) in join_all(read).await {
+            let Some(found) = unless_spare(read, child != Child::ServiceMonitor)? else {
+                knows_monitor = false;
+                continue;
+            };
+            if let Some(object) = found {
+                children.insert(child, as_value(child, object)?);
+            }
         }
-        Ok(children)
+        Ok((children, knows_monitor))
     }
 
     /// ConfigMaps that were made for this cluster, and for no earlier one of its name, but the present one, and what is on
@@ -330,9 +329,16 @@ impl Kubernetes {
         Err(last)
     }
 
-    async fn has_service_monitors(&self) -> bool {
+    /// `None`: it is not known. An API server that does not answer is none without the type.
+    async fn has_service_monitors(&self) -> Option<bool> {
         let types: Api<CustomResourceDefinition> = Api::all(self.client.clone());
-        matches!(types.get_metadata_opt(SERVICE_MONITORS).await, Ok(Some(_)))
+        match types.get_metadata_opt(SERVICE_MONITORS).await {
+            Ok(found) => Some(found.is_some()),
+            Err(error) => {
+                tracing::debug!("look for the type {SERVICE_MONITORS}: {error}");
+                None
+            }
+        }
     }
 
     async fn apply(
@@ -558,17 +564,21 @@ impl World for Kubernetes {
         };
         let cluster = cluster.0.map_err(|invalid| Error::Unreadable(invalid.error))?;
         let desired = Desired::to_observe(&cluster, &self.defaults);
-        let monitors = cluster.spec.metrics.service_monitor && self.has_service_monitors().await;
+        let monitors = if cluster.spec.metrics.service_monitor {
+            self.has_service_monitors().await
+        } else {
+            Some(false)
+        };
         let zone = cluster.spec.placement.topology_key.as_deref().unwrap_or(pods::ZONE);
         let uid = cluster.metadata.uid.clone().unwrap_or_default();
-        let ((children, others), old_configs, earlier) = match &desired {
+        let ((children, others), knows_monitor, old_configs, earlier) = match &desired {
             Some(desired) => {
-                let (found, old, earlier) = futures::try_join!(
-                    self.children(desired, monitors),
+                let ((found, knows_monitor), old, earlier) = futures::try_join!(
+                    self.children(desired),
                     self.old_configs(desired),
                     self.earlier(&cluster, desired)
                 )?;
-                (owner::sort(found, &uid), old, earlier)
+                (owner::sort(found, &uid), knows_monitor, old, earlier)
             }
             // What they are called follows from the spec; nothing is done about them either.
             None => Default::default(),
@@ -622,7 +632,8 @@ impl World for Kubernetes {
             volumes: volumes_seen,
             table,
             table_error,
-            service_monitors: monitors,
+            // One that may be there and is not seen is neither made nor called missing.
+            service_monitors: monitors.filter(|there| knows_monitor || !there),
             strays: found.strays,
         };
         let is_whole = desired.is_some_and(|desired| plan::is_whole(&seen, &desired, self.now()));
@@ -771,11 +782,11 @@ fn only(uid: &str) -> DeleteParams {
     DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
 }
 
-/// What could not be read and is not needed counts as not there: its type may be unknown, or not ours to read.
-fn unless_spare<T>(read: Result<Option<T>, Error>, is_needed: bool) -> Result<Option<T>, Error> {
+/// What could not be read and is not needed is not known (`None`): its type may be unknown, or not ours to read.
+fn unless_spare<T>(read: Result<T, Error>, is_needed: bool) -> Result<Option<T>, Error> {
     match read {
         Err(_) if !is_needed => Ok(None),
-        read => read,
+        read => read.map(Some),
     }
 }
 
@@ -818,7 +829,66 @@ mod tests {
         let refused = || Err(Error::Refused("no right".to_owned()));
         assert!(matches!(unless_spare::<Value>(refused(), false), Ok(None)));
         assert!(unless_spare::<Value>(refused(), true).is_err());
-        assert!(matches!(unless_spare(Ok(Some(1)), false), Ok(Some(1))), "there, and to go");
+        assert!(matches!(unless_spare(Ok(1), false), Ok(Some(1))), "there, and to go");
+    }
+
+    /// A Kubernetes with one KvCluster that asks for a ServiceMonitor, and how it answers for the type and for the monitor.
+    fn with_monitor(of_type: u16, of_monitor: u16) -> Client {
+        let names = Names { namespace: "ns".into(), name: "kv".into(), domain: "d".into() };
+        let owner = json!([{"apiVersion": "flotilla.dev/v1alpha1", "kind": "KvCluster", "name": "kv", "uid": "0a",
+            "controller": true}]);
+        let there = json!({"metadata": {"name": "kv", "uid": "m", "labels": names.labels(),
+            "ownerReferences": owner}});
+        let cluster = json!({"apiVersion": "flotilla.dev/v1alpha1", "kind": "KvCluster",
+            "metadata": {"name": "kv", "namespace": "ns", "uid": "0a"},
+            "spec": {"storage": {"size": "1Gi"}, "metrics": {"serviceMonitor": true}}});
+        let serve = move |uri: axum::http::Uri| {
+            let path = uri.path();
+            let last = path.rsplit('/').next().unwrap_or_default();
+            let (code, body) = if path.ends_with("/kvclusters/kv") {
+                (200, cluster.clone())
+            } else if path.ends_with(SERVICE_MONITORS) {
+                (of_type, there.clone())
+            } else if path.contains("/servicemonitors/") {
+                (of_monitor, there.clone())
+            } else if ["statefulsets", "pods", "persistentvolumeclaims", "configmaps"]
+                .contains(&last)
+            {
+                (200, json!({"metadata": {}, "items": []}))
+            } else {
+                (404, Value::Null)
+            };
+            let reason = if code == 404 { "NotFound" } else { "" };
+            let failure = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                "reason": reason, "message": "no"});
+            let body = if code == 200 { body } else { failure };
+            let code = axum::http::StatusCode::from_u16(code).expect("a code");
+            std::future::ready((code, axum::Json(body)))
+        };
+        Client::new(axum::Router::new().fallback(serve), "ns")
+    }
+
+    /// Else an API server that is slow for a moment takes the monitoring of a cluster away.
+    #[tokio::test]
+    async fn service_monitor_goes_only_where_its_type_is_known_not_to_be_there() {
+        let key = Key { namespace: "ns".to_owned(), name: "kv".to_owned() };
+        for (of_type, of_monitor, want, is_seen) in [
+            (200, 200, Some(true), true),
+            (200, 404, Some(true), false),
+            (404, 404, Some(false), false),
+            (503, 200, None, true),
+            (403, 200, None, true),
+            (200, 503, None, false),
+            (200, 403, None, false),
+            (503, 403, None, false),
+        ] {
+            let client = with_monitor(of_type, of_monitor);
+            let world = Kubernetes::new(client, Defaults::default(), Arc::default());
+            let seen = world.look(&key).await.expect("a look").expect("a cluster");
+            let why = format!("{of_type} for the type, {of_monitor} for the monitor");
+            assert_eq!(seen.service_monitors, want, "{why}");
+            assert_eq!(seen.children.contains_key(&Child::ServiceMonitor), is_seen, "{why}");
+        }
     }
 
     /// As the API server lists them: by labels, or the one of a name.

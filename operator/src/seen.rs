@@ -43,8 +43,9 @@ pub struct Seen {
     pub table: Option<Table>,
     /// Why there is no table, for people.
     pub table_error: Option<String>,
-    /// The type ServiceMonitor is known to this Kubernetes.
-    pub service_monitors: bool,
+    /// The type ServiceMonitor is known to this Kubernetes; `None` where neither that nor what there is of it could be
+    /// read, and then nothing is done about it.
+    pub service_monitors: Option<bool>,
 }
 
 /// A volume claim with another cluster's id.

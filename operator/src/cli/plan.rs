@@ -203,7 +203,7 @@ fn nothing_of(cluster: KvCluster) -> Seen {
         volumes: Default::default(),
         table: None,
         table_error: None,
-        service_monitors: false,
+        service_monitors: None,
         strays: Default::default(),
     }
 }

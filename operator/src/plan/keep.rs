@@ -176,7 +176,7 @@ impl View<'_> {
     pub(super) fn is_wanted(&self, child: Child) -> bool {
         child.is_wanted(self.desired)
             && match child {
-                Child::ServiceMonitor => self.seen.service_monitors,
+                Child::ServiceMonitor => self.seen.service_monitors == Some(true),
                 // With one node it would only keep Kubernetes nodes from being drained, for ever.
                 Child::DisruptionBudget => self.wanted_pods() > 1 || self.seen.held().count() > 1,
                 Child::StatefulSet(ordinal) => {
@@ -189,13 +189,21 @@ impl View<'_> {
             }
     }
 
+    /// It is asked for, and whether this Kubernetes has its type could not be read.
+    pub(super) fn is_wanted_unknown(&self, child: Child) -> bool {
+        child == Child::ServiceMonitor
+            && child.is_wanted(self.desired)
+            && self.seen.service_monitors.is_none()
+    }
+
     /// What is not as it should be is put back; what does not stay so, or is refused, is told (see
     /// [`Self::look_for_trouble`]) and left for a while, so that the plan goes on.
     pub(super) fn children(&self) -> Option<Step> {
         let (change, why) = self.all_children().find_map(|child| {
             let live = self.seen.children.get(&child)?;
             // What is being deleted nobody can keep; it is made anew once it is gone.
-            let leave = !self.may_try(child) || is_terminating(live);
+            let leave =
+                !self.may_try(child) || is_terminating(live) || self.is_wanted_unknown(child);
             if leave { None } else { self.mend(child, live) }
         })?;
         Some(Step::Keep(Action::Change(change), why))

@@ -79,6 +79,11 @@ impl View<'_> {
             }
             match (wanted, self.seen.children.get(&child)) {
                 (true, None) => lines.push(format!("make {title}")),
+                (false, Some(_)) if self.is_wanted_unknown(child) => {
+                    lines.push(format!(
+                        "leave {title} alone: whether its type is there is not known"
+                    ));
+                }
                 (false, Some(_)) => lines.push(format!("delete {title}")),
                 (true, Some(live)) => {
                     let want = self.as_applied(child, live);

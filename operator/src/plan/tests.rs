@@ -214,7 +214,7 @@ fn well(count: i32, spec: Value, started: Value) -> Seen {
             nodes: (0..count).map(row).collect(),
         }),
         table_error: None,
-        service_monitors: false,
+        service_monitors: Some(false),
         strays: BTreeMap::new(),
         old_configs,
         cluster,

@@ -123,7 +123,7 @@ impl View<'_> {
         for message in foreign {
             self.trouble("ForeignVolume", message);
         }
-        if self.desired.spec.metrics.service_monitor && !self.seen.service_monitors {
+        if self.desired.spec.metrics.service_monitor && self.seen.service_monitors == Some(false) {
             let message = "there is no type ServiceMonitor in this Kubernetes";
             self.trouble("NoServiceMonitors", message);
         }

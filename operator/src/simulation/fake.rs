@@ -1079,7 +1079,7 @@ impl Inner {
                 .collect(),
             table: table.map(|flotilla| flotilla.table(&alive)),
             table_error: None,
-            service_monitors: true,
+            service_monitors: Some(true),
             strays: BTreeMap::new(),
         }
     }

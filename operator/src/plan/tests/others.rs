@@ -924,3 +924,44 @@ fn what_kubernetes_refuses_is_counted_of_its_cluster_and_of_no_other() {
         );
     }
 }
+
+/// Else an API server that does not answer for a moment takes the monitoring of a cluster away, and says why wrongly.
+#[test]
+fn service_monitor_is_left_as_it_is_while_it_is_not_known_whether_its_type_is_there() {
+    let is_about = |plan: &Plan| {
+        let Some(Action::Change(change)) = &plan.action else { return false };
+        matches!(
+            change,
+            Change::Apply(Child::ServiceMonitor, ..)
+                | Change::Replace(Child::ServiceMonitor, ..)
+                | Change::Delete { child: Child::ServiceMonitor, .. }
+        )
+    };
+    for (why, known, is_there, acts, is_told) in [
+        ("as it is to be made", Some(true), false, true, false),
+        ("as it is to be mended", Some(true), true, true, false),
+        ("of a type that went", Some(false), true, true, true),
+        ("of no type", Some(false), false, false, true),
+        ("there, and not known", None, true, false, false),
+        ("not seen, and not known", None, false, false, false),
+    ] {
+        let mut seen = settled(3, json!({"metrics": {"serviceMonitor": true}}));
+        seen.service_monitors = known;
+        if is_there {
+            let desired = desired(&seen.cluster);
+            let mut monitor = children::build(Child::ServiceMonitor, &desired, 0, None);
+            monitor["metadata"]["uid"] = json!("uid-of-monitor");
+            monitor["metadata"]["resourceVersion"] = json!("7");
+            monitor["spec"]["endpoints"][0]["interval"] = json!("7s");
+            seen.children.insert(Child::ServiceMonitor, monitor);
+        }
+        keep_budget(&mut seen);
+        let plan = plan(&seen, &defaults(), now());
+        assert_eq!(is_about(&plan), acts, "{why}: {plan:#?}");
+        let told = plan.troubles.iter().any(|trouble| trouble.reason == "NoServiceMonitors");
+        assert_eq!(told, is_told, "{why}: {plan:#?}");
+        let lines = preview(&seen, &defaults(), now());
+        let goes = lines.iter().any(|line| line.starts_with("delete ServiceMonitor"));
+        assert_eq!(goes, is_told && is_there, "{why}: {lines:?}");
+    }
+}
