@@ -293,7 +293,13 @@ impl Kubernetes {
             }
             // Told to the cluster when the node joins; not needed before and not after.
             if let (Node::Unjoined { .. }, Some(machine)) = (&pod.node, machine) {
-                pod.place = pods::place(&self.client, &machine, zone_label).await;
+                match pods::place(&self.client, &machine, zone_label).await {
+                    Ok(place) => pod.place = place,
+                    Err(error) => {
+                        let error = nodes::root(&error);
+                        tracing::warn!(machine, "read the labels of a Kubernetes node: {error}");
+                    }
+                }
             }
             (ordinal, pod)
         });
@@ -456,11 +462,7 @@ impl Kubernetes {
             Call::Initialize { pod, .. } => seen.pods.get(pod).and_then(|pod| pod.ip.as_deref()),
             _ => None,
         };
-        // Known of pods whose disk is empty, which are those that such a call is about.
-        let places = seen.pods.iter().filter(|(_, pod)| !pod.place.is_empty());
-        let places = places
-            .map(|(ordinal, pod)| (desired.names.client_address(*ordinal), pod.place.clone()))
-            .collect();
+        let places = places(&seen.pods, &desired.names, call)?;
         let door = match call {
             Call::Initialize { .. } => own,
             _ => doors(&seen.pods, &desired.cluster_id).next(),
@@ -522,6 +524,37 @@ fn as_value(child: Child, mut object: DynamicObject) -> Result<Value, Error> {
         .types
         .get_or_insert_with(|| TypeMeta { api_version: kind.api_version.clone(), kind: kind.kind });
     serde_json::to_value(object).map_err(|error| Error::Failed(error.to_string()))
+}
+
+/// Where the nodes are that a call makes known to the cluster, by address.
+///
+/// # Errors
+/// It is not known of one of them. The cluster keeps what it is told then, so that waits for another look.
+fn places(
+    pods: &BTreeMap<i32, seen::Pod>,
+    names: &Names,
+    call: &Call,
+) -> Result<BTreeMap<String, BTreeMap<String, String>>, Error> {
+    let new: &[String] = match call {
+        Call::Initialize { first_nodes, .. } => first_nodes,
+        Call::AddLearner { address, .. } => std::slice::from_ref(address),
+        _ => &[],
+    };
+    let new = pods
+        .iter()
+        .map(|(ordinal, pod)| (names.client_address(*ordinal), pod))
+        .filter(|(address, _)| new.contains(address));
+    let mut known = BTreeMap::new();
+    for (address, pod) in new {
+        if !pod.place.is_empty() {
+            known.insert(address, pod.place.clone());
+        } else if matches!(pod.node, Node::Unjoined { .. }) {
+            return Err(Error::Failed(format!(
+                "the labels of the Kubernetes node on which {address} runs could not be read, and with them its zone"
+            )));
+        }
+    }
+    Ok(known)
 }
 
 async fn ask_node(ip: &str, names: &Names, ordinal: i32, places: &nodes::Places) -> Node {
@@ -830,6 +863,42 @@ mod tests {
         assert!(matches!(unless_spare::<Value>(refused(), false), Ok(None)));
         assert!(unless_spare::<Value>(refused(), true).is_err());
         assert!(matches!(unless_spare(Ok(1), false), Ok(Some(1))), "there, and to go");
+    }
+
+    #[test]
+    fn node_becomes_part_of_the_cluster_when_it_is_known_where_it_is() {
+        let names = Names { namespace: "ns".into(), name: "kv".into(), domain: "d".into() };
+        let place = |zone: &str| -> BTreeMap<String, String> {
+            [("host".to_owned(), "m".to_owned()), ("zone".to_owned(), zone.to_owned())].into()
+        };
+        let node = || Node::Unjoined { version: String::new() };
+        let pod = |place| seen::Pod { place, node: node(), ..pods::read(&Pod::default()) };
+        let mut pods: BTreeMap<i32, seen::Pod> =
+            [(0, pod(place("a"))), (1, pod(BTreeMap::new()))].into();
+        let first: Vec<String> = (0..2).map(|ordinal| names.client_address(ordinal)).collect();
+        let begin = Call::Initialize {
+            pod: 0,
+            cluster_id: "c".into(),
+            replication_factor: 2,
+            first_nodes: first.clone(),
+            split_keys: Vec::new(),
+        };
+        let add = Call::AddLearner { pod: 1, address: first[1].clone(), expected_version: 1 };
+        for call in [&begin, &add] {
+            let told = places(&pods, &names, call);
+            assert!(
+                matches!(&told, Err(Error::Failed(why)) if why.contains(&first[1])),
+                "{told:?}"
+            );
+        }
+        let other = Call::Promote { node_id: 1, expected_version: 1 };
+        assert!(places(&pods, &names, &other).expect("it makes none known").is_empty());
+        pods.insert(1, pod(place("b")));
+        let second = (first[1].clone(), place("b"));
+        let alone = BTreeMap::from([second.clone()]);
+        assert_eq!(places(&pods, &names, &add).expect("known"), alone);
+        let all = BTreeMap::from([(first[0].clone(), place("a")), second]);
+        assert_eq!(places(&pods, &names, &begin).expect("known"), all);
     }
 
     /// A Kubernetes with one KvCluster that asks for a ServiceMonitor, and how it answers for the type and for the monitor.

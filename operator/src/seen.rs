@@ -93,7 +93,8 @@ pub struct Pod {
     /// ConfigMaps that it was made with.
     pub configs: BTreeSet<String>,
     pub ip: Option<String>,
-    /// Labels of the Kubernetes node it runs on that tell where that is.
+    /// Labels of the Kubernetes node it runs on that tell where that is; of an empty disk only, and none where they could
+    /// not be read.
     pub place: BTreeMap<String, String>,
     pub restarts: i32,
     /// Why the container waits or the pod is not scheduled, as Kubernetes says: reason, message.

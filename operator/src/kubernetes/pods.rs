@@ -173,13 +173,16 @@ pub(super) fn machine(pod: &v1::Pod) -> Option<String> {
     pod.spec.as_ref()?.node_name.clone()
 }
 
-/// Where a Kubernetes node is, in the words of placement. Nothing is said when it cannot be read:
-/// then peers are spread over nodes, but not over zones.
+/// Where a Kubernetes node is, in the words of placement. It is in no zone where it bears no such label, is not there, or
+/// may not be read, for which nobody can wait: then peers are spread over nodes, but not over zones.
+///
+/// # Errors
+/// It could not be read this time.
 pub(super) async fn place(
     client: &Client,
     machine: &str,
     zone_label: &str,
-) -> BTreeMap<String, String> {
+) -> kube::Result<BTreeMap<String, String>> {
     let mut place = BTreeMap::from([("host".to_owned(), machine.to_owned())]);
     let machines: Api<v1::Node> = Api::all(client.clone());
     match machines.get_metadata_opt(machine).await {
@@ -189,9 +192,11 @@ pub(super) async fn place(
                 place.insert("zone".to_owned(), zone.clone());
             }
         }
-        Err(error) => tracing::warn!(machine, "read the labels of a Kubernetes node: {error}"),
+        // Counted and told by whom it was sent.
+        Err(kube::Error::Api(status)) if status.code == 403 => {}
+        Err(error) => return Err(error),
     }
-    place
+    Ok(place)
 }
 
 fn container(status: &PodStatus) -> Option<ContainerStatus> {
@@ -289,6 +294,35 @@ mod tests {
         json!({"containerStatuses": [{"name": "server", "image": "", "imageID": "", "ready": false,
             "restartCount": 7, "state": {"waiting": {"reason": reason, "message": "why"}},
             "lastState": {"terminated": {"exitCode": 64, "reason": "Error"}}}]})
+    }
+
+    /// What is told when a node joins stands for ever.
+    #[tokio::test]
+    async fn kubernetes_node_that_cannot_be_read_for_the_moment_is_not_one_without_a_zone() {
+        let label = "topology.kubernetes.io/zone";
+        let of = |labels: Value| json!({"metadata": {"name": "m", "labels": labels}});
+        let zoned = || of(json!({"topology.kubernetes.io/zone": "a"}));
+        for (why, code, node, want) in [
+            ("it says so", 200, zoned(), Some(Some("a"))),
+            ("it has no label", 200, of(json!({"other": "a"})), Some(None)),
+            ("it is gone", 404, zoned(), Some(None)),
+            ("there is no right to read it", 403, zoned(), Some(None)),
+            ("the API server is not well", 503, zoned(), None),
+            ("there is too much to do", 429, zoned(), None),
+        ] {
+            let reason = if code == 404 { "NotFound" } else { "" };
+            let failure = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                "reason": reason, "message": "no"});
+            let body = if code == 200 { node } else { failure };
+            let code = axum::http::StatusCode::from_u16(code).expect("a code");
+            let serve = move || std::future::ready((code, axum::Json(body.clone())));
+            let client = Client::new(axum::Router::new().fallback(serve), "ns");
+            let told = place(&client, "m", label).await.ok();
+            let host = told.as_ref().and_then(|place| place.get("host")).map(String::as_str);
+            assert_eq!(host, want.map(|_| "m"), "{why}");
+            let zone = told.as_ref().map(|place| place.get("zone").map(String::as_str));
+            assert_eq!(zone, want, "{why}");
+        }
     }
 
     #[test]
