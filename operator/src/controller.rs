@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _, stream::BoxStream};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service},
@@ -22,7 +22,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    core::DeserializeGuard,
+    core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         Controller, PredicateConfig, WatchStreamExt as _,
         controller::{self, Action},
@@ -39,13 +39,14 @@ use crate::{
     desired::{Defaults, Desired},
     error::Error,
     events::Events,
+    http::Readiness,
     key::Key,
     kubernetes::Kubernetes,
     metrics::{Look, Metrics},
     names::{CLUSTER, MANAGER},
     pass::{self, Did, Outcome},
     plan::Action as Planned,
-    status, unreached,
+    requests, status, unreached,
 };
 
 /// Changes that come together are answered by one pass.
@@ -61,6 +62,7 @@ pub struct Context {
     pub world: Kubernetes,
     pub defaults: Defaults,
     pub metrics: Metrics,
+    pub ready: Readiness,
     pub events: Events,
     /// Failures in a row, by cluster.
     pub failures: Mutex<BTreeMap<Key, u32>>,
@@ -106,6 +108,7 @@ pub async fn run<S>(
         None => vec![None],
         Some(names) => names.iter().map(|name| Some(name.as_str())).collect(),
     };
+    context.ready.lists(scopes.len());
     let controllers = scopes
         .into_iter()
         .map(|scope| run_in(client.clone(), scope, concurrency, Arc::clone(&context), stop()));
@@ -119,33 +122,39 @@ async fn run_in(
     context: Arc<Context>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let ours =
-        || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
     let clusters: Api<DeserializeGuard<KvCluster>> = scoped(&client, namespace);
     let config = controller::Config::default().debounce(DEBOUNCE).concurrency(concurrency);
     let (store, writer) = reflector::store();
-    let changed = watcher(clusters, watcher::Config::default())
+    let changed = listed(watcher(clusters, watcher::Config::default()), context.ready.clone());
+    let changed = counted(changed, "kvclusters", &context.metrics)
         .reflect(writer)
         .applied_objects()
         .predicate_filter(asked, PredicateConfig::default());
     Controller::for_stream(changed, store)
         .with_config(config)
-        .owns(scoped::<StatefulSet>(&client, namespace), ours())
-        .owns(scoped::<Service>(&client, namespace), ours())
-        .owns(scoped::<ConfigMap>(&client, namespace), ours())
-        .owns(scoped::<PodDisruptionBudget>(&client, namespace), ours())
-        .owns(scoped::<NetworkPolicy>(&client, namespace), ours())
+        .owns_stream(ours::<PartialObjectMeta<StatefulSet>>(&client, namespace, &context.metrics))
+        .owns_stream(ours::<PartialObjectMeta<Service>>(&client, namespace, &context.metrics))
+        .owns_stream(ours::<PartialObjectMeta<ConfigMap>>(&client, namespace, &context.metrics))
+        .owns_stream(ours::<PartialObjectMeta<PodDisruptionBudget>>(
+            &client,
+            namespace,
+            &context.metrics,
+        ))
+        .owns_stream(ours::<PartialObjectMeta<NetworkPolicy>>(&client, namespace, &context.metrics))
         // These belong to the StatefulSet; the label says to which cluster.
-        .watches(scoped::<Pod>(&client, namespace), ours(), |pod| by_label(&pod))
-        .watches(scoped::<PersistentVolumeClaim>(&client, namespace), ours(), |claim| {
-            by_label(&claim)
-        })
+        .watches_stream(ours::<Pod>(&client, namespace, &context.metrics), |pod| by_label(&pod))
+        .watches_stream(
+            ours::<PersistentVolumeClaim>(&client, namespace, &context.metrics),
+            |claim| by_label(&claim),
+        )
         .graceful_shutdown_on(stop)
         .run(reconcile, after_error, Arc::clone(&context))
         .for_each(|result| {
             match result {
-                // Told by the pass itself.
-                Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
+                // Told by the pass itself, and by the watch.
+                Ok(_)
+                | Err(controller::Error::ReconcilerFailed(..) | controller::Error::QueueError(_)) =>
+                    {}
                 // No pass is made over what was deleted.
                 Err(controller::Error::ObjectNotFound(deleted)) => {
                     let namespace = deleted.namespace.unwrap_or_default();
@@ -156,6 +165,73 @@ async fn run_in(
             std::future::ready(())
         })
         .await;
+}
+
+/// What is ours of a type, as a watch brings it.
+fn ours<K>(
+    client: &Client,
+    namespace: Option<&str>,
+    metrics: &Metrics,
+) -> BoxStream<'static, watcher::Result<K>>
+where
+    K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + 'static,
+{
+    let ours =
+        watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
+    let brought = watcher(scoped::<K>(client, namespace), ours);
+    counted(brought.touched_objects(), &K::plural(&()), metrics)
+}
+
+/// The operator is ready when the first list has ended. Where it never does no cluster is known, nothing is looked at,
+/// and nothing else would say so.
+fn listed<K: Send + 'static>(
+    brought: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
+    ready: Readiness,
+) -> BoxStream<'static, watcher::Result<watcher::Event<K>>> {
+    let mut waits = true;
+    brought
+        .inspect(move |event| {
+            if waits && matches!(event, Ok(watcher::Event::InitDone)) {
+                waits = false;
+                ready.listed();
+            }
+        })
+        .boxed()
+}
+
+/// What does not come of a watch is counted, and told here, where it is known of which.
+fn counted<T: Send + 'static>(
+    brought: impl Stream<Item = watcher::Result<T>> + Send + 'static,
+    resource: &str,
+    metrics: &Metrics,
+) -> BoxStream<'static, watcher::Result<T>> {
+    let (resource, errors) = (resource.to_owned(), metrics.watch_errors(resource));
+    brought
+        .inspect(move |brought| {
+            let Err(error) = brought else { return };
+            tracing::warn!(resource, "watch Kubernetes: {error}");
+            if !is_refused(error) {
+                errors.inc();
+            }
+        })
+        .boxed()
+}
+
+/// It is counted and told as such by whom it was sent. That there is no such type is a refusal, too.
+fn is_refused(error: &watcher::Error) -> bool {
+    let is_of_no_type =
+        |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => requests::is_told(error) || is_of_no_type(error),
+        watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => false,
+    }
 }
 
 /// What is asked of a cluster, and not what is answered: each pass may write the status, and is not to wake the next
@@ -336,12 +412,14 @@ mod tests {
             };
             let metrics = Metrics::new().expect("metrics");
             let client = Client::new(Router::new().fallback(serve), "ns");
-            let client = Requests::new(metrics.clone()).counted(client);
+            let requests = Requests::new(metrics.clone());
+            let client = requests.counted(client);
             let leadership = Arc::new(Leadership::alone());
             Arc::new(Context {
                 world: Kubernetes::new(client.clone(), Defaults::default(), leadership),
                 defaults: Defaults::default(),
                 metrics,
+                ready: Readiness::new(requests),
                 events: Events::new(client, "me"),
                 failures: Mutex::default(),
             })
@@ -498,6 +576,61 @@ mod tests {
         let woken: Vec<_> = woken.collect().await;
         let versions: Vec<_> = want.iter().map(|(version, _)| version.clone()).collect();
         assert_eq!(woken, versions, "{want:?}");
+    }
+
+    /// Else it leads, and does nothing, and all is well as far as anybody sees.
+    #[tokio::test]
+    async fn clusters_that_cannot_be_listed_are_counted_and_keep_from_being_ready() {
+        let list = json!({"apiVersion": "flotilla.dev/v1alpha1", "kind": "KvClusterList",
+            "metadata": {"resourceVersion": "1"}, "items": []});
+        for (why, code, body, errors, is_ready) in [
+            ("what it says cannot be read", 200, json!({"items": 7}), 1, false),
+            ("the API server is not well", 503, Value::Null, 1, false),
+            ("a refusal is counted as one", 403, Value::Null, 0, false),
+            ("there is none", 200, list, 0, true),
+        ] {
+            let failure = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                "reason": "", "message": "no"});
+            let body = if code == 200 { body } else { failure };
+            let code = StatusCode::from_u16(code).expect("a code");
+            let serve = move || std::future::ready((code, Json(body.clone())));
+            let metrics = Metrics::new().expect("metrics");
+            let requests = Requests::new(metrics.clone());
+            let ready = Readiness::new(requests.clone());
+            ready.set();
+            assert!(ready.missing().is_empty(), "{why}: it does not lead yet");
+            ready.lists(1);
+            let client = requests.counted(Client::new(Router::new().fallback(serve), "ns"));
+            let clusters: Api<DeserializeGuard<KvCluster>> = scoped(&client, None);
+            let brought = listed(watcher(clusters, watcher::Config::default()), ready.clone());
+            let brought = counted(brought, "kvclusters", &metrics);
+            // To its end or its first error.
+            let ends = |event: &watcher::Result<watcher::Event<_>>| {
+                std::future::ready(matches!(event, Err(_) | Ok(watcher::Event::InitDone)))
+            };
+            let ended = brought.filter(ends).take(1).count();
+            let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
+            assert_eq!(ended.expect("it ends"), 1, "{why}");
+            assert_eq!(ready.missing().is_empty(), is_ready, "{why}: {:?}", ready.missing());
+            let series =
+                format!("flotilla_operator_watch_errors_total{{resource=\"kvclusters\"}} {errors}");
+            let text = metrics.text();
+            assert!(text.contains(&series), "{why}: {text}");
+        }
+    }
+
+    #[test]
+    fn whoever_leads_is_ready_when_the_clusters_of_each_namespace_were_listed() {
+        let ready = Readiness::new(Requests::new(Metrics::new().expect("metrics")));
+        ready.set();
+        ready.lists(2);
+        for left in [1, 0] {
+            assert!(!ready.missing().is_empty(), "{left}");
+            ready.listed();
+        }
+        assert!(ready.missing().is_empty());
+        ready.listed();
+        assert!(ready.missing().is_empty(), "a later one is no other");
     }
 
     #[tokio::test]

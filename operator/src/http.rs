@@ -15,27 +15,42 @@ use std::{
 };
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
 use self::bounded::Bounded;
 use crate::{metrics::Metrics, requests::Requests};
 
-/// Whether the operator can do its work: the API server answered, knows our type, and refuses neither the Lease nor
-/// what is watched. One that waits for the lease is ready, too.
+/// Whether the operator can do its work: the API server answered, knows our type, refuses neither the Lease nor
+/// what is watched, and has shown which clusters there are to the one that leads. One that waits for the lease is ready,
+/// too.
 #[derive(Clone)]
 pub struct Readiness {
     type_is_there: Arc<AtomicBool>,
+    /// Lists of KvClusters that are waited for.
+    unlisted: Arc<Mutex<usize>>,
     requests: Requests,
 }
 
 impl Readiness {
     #[must_use]
     pub fn new(requests: Requests) -> Self {
-        Self { type_is_there: Arc::default(), requests }
+        Self { type_is_there: Arc::default(), unlisted: Arc::default(), requests }
     }
 
     pub fn set(&self) {
         self.type_is_there.store(true, Ordering::Release);
+    }
+
+    /// It leads, and learns of its clusters by so many lists.
+    pub fn lists(&self, count: usize) {
+        *self.unlisted.lock() = count;
+    }
+
+    /// The first of one of these has ended.
+    pub fn listed(&self) {
+        let mut unlisted = self.unlisted.lock();
+        *unlisted = unlisted.saturating_sub(1);
     }
 
     /// What it lacks, a sentence each.
@@ -44,6 +59,11 @@ impl Readiness {
         let mut missing = self.requests.in_the_way();
         if missing.is_empty() && !self.type_is_there.load(Ordering::Acquire) {
             missing.push("waiting for the type KvCluster".to_owned());
+        }
+        if missing.is_empty() && *self.unlisted.lock() > 0 {
+            missing.push(
+                "it leads, and no list of KvClusters has ended since; where that fails its log says why".to_owned(),
+            );
         }
         missing
     }

@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry,
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector,
 };
 
@@ -48,6 +48,9 @@ pub struct Metrics {
     api_requests_total: IntCounterVec,
     /// Of these, what was refused for other reasons than that it came too early or too late.
     api_refused_total: IntCounterVec,
+    /// Label `resource`, as above. Lists and watches by which the operator learns what there is, and what changes; those
+    /// that are refused are not among them.
+    watch_errors_total: IntCounterVec,
     /// Label `lease`: namespace and name of the Lease that it leads by, which no other operator has.
     leader: IntGaugeVec,
     desired: IntGaugeVec,
@@ -135,6 +138,11 @@ impl Metrics {
                 "Requests that the API server refused: no right, a quota, a policy, no such type",
                 &["verb", "resource"],
             )?,
+            watch_errors_total: counters(
+                "watch_errors_total",
+                "Lists and watches that failed, but for those that were refused",
+                &["resource"],
+            )?,
             leader: add(
                 &registry,
                 IntGaugeVec::new(
@@ -195,6 +203,12 @@ impl Metrics {
     pub fn refused(&self, asked: &Asked) {
         let labels = [asked.verb, asked.resource.as_str()];
         self.api_refused_total.with_label_values(&labels).inc();
+    }
+
+    /// Those of the watch of a type, from 0.
+    #[must_use]
+    pub fn watch_errors(&self, resource: &str) -> IntCounter {
+        self.watch_errors_total.with_label_values(&[resource])
     }
 
     pub fn passed(&self, key: &Key, seconds: f64, outcome: Result<&Outcome, &Error>) {

@@ -7,8 +7,10 @@ use tracing_subscriber::{
     EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-/// Libraries that say too much at `info`; a filter that names them wins.
-const QUIET: &str = "h2=warn,hyper=warn,tower=warn,tonic=warn,kube_client=warn,kube_runtime=warn";
+/// Libraries that say too much at `info`, and one that prints whole answers of the API server at `warn`; a filter that
+/// names them wins.
+const QUIET: &str = "h2=warn,hyper=warn,tower=warn,tonic=warn,kube_client=warn,kube_client::client=error,\
+                     kube_runtime=warn";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {

@@ -101,6 +101,7 @@ async fn work(
         world,
         defaults,
         metrics: metrics.clone(),
+        ready,
         events: Events::new(client.clone(), &identity),
         failures: Mutex::new(BTreeMap::new()),
     });
