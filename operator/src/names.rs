@@ -20,6 +20,10 @@ pub const TEMPLATE_ALSO_BY: &str = "flotilla.dev/template-also-by";
 pub const DECOMMISSIONED: &str = "flotilla.dev/decommissioned-node-id";
 /// On a volume claim: id of the cluster whose data it is for.
 pub const CLUSTER_ID: &str = "flotilla.dev/cluster-id";
+/// On a volume claim, for Argo CD: it has the label by which that knows what is its own, is in no repository, and would be
+/// pruned. Whether it goes `storage.retain` says.
+pub const ARGO_OPTIONS: (&str, &str) =
+    ("argocd.argoproj.io/sync-options", "Prune=false,Delete=false");
 /// On a KvCluster: id of the cluster whose volumes it is to take over, instead of beginning one.
 pub const ADOPT: &str = "flotilla.dev/adopt-cluster-id";
 /// On a KvCluster: a version of the server that it is given although the operator would refuse it.

@@ -48,8 +48,8 @@ use crate::{
     desired::Desired,
     hash,
     names::{
-        CLIENT_PORT, CLUSTER_ID, CONTAINER, HTTP_PORT, MANAGER, Names, PEER_PORT, SENT_TEMPLATE,
-        TEMPLATE_ALSO_BY, TEMPLATE_HASH, VOLUME,
+        ARGO_OPTIONS, CLIENT_PORT, CLUSTER_ID, CONTAINER, HTTP_PORT, MANAGER, Names, PEER_PORT,
+        SENT_TEMPLATE, TEMPLATE_ALSO_BY, TEMPLATE_HASH, VOLUME,
     },
     overlay,
     settings::{self, DATA_DIR},
@@ -113,7 +113,13 @@ fn claims(desired: &Desired, ordinal: i32) -> Value {
         metadata: ObjectMeta {
             name: Some(VOLUME.to_owned()),
             labels: Some(labels(desired, ordinal)),
-            annotations: Some([(CLUSTER_ID.to_owned(), desired.cluster_id.clone())].into()),
+            annotations: Some(
+                [
+                    (CLUSTER_ID.to_owned(), desired.cluster_id.clone()),
+                    (ARGO_OPTIONS.0.to_owned(), ARGO_OPTIONS.1.to_owned()),
+                ]
+                .into(),
+            ),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeClaimSpec {

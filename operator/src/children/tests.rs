@@ -434,3 +434,17 @@ fn pod_whose_data_is_not_on_its_claim_says_where_it_is() {
         }
     }
 }
+
+#[test]
+fn claims_of_a_new_stateful_set_are_not_pruned_by_who_deploys_the_cluster() {
+    let desired = desired(json!({}));
+    let set = build(Child::StatefulSet(0), &desired, 1, None);
+    let options = |set: &Value| {
+        let claim = &set["spec"]["volumeClaimTemplates"][0]["metadata"];
+        claim["annotations"]["argocd.argoproj.io/sync-options"].clone()
+    };
+    assert_eq!(options(&set), json!("Prune=false,Delete=false"));
+    // Nobody can change those that a StatefulSet was made with.
+    let before = json!([{"metadata": {"name": "data"}}]);
+    assert_eq!(options(&build(Child::StatefulSet(0), &desired, 1, Some(&before))), Value::Null);
+}
