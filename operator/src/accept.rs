@@ -210,6 +210,7 @@ mod tests {
 
     #[test]
     fn mistakes_that_the_schema_cannot_see_are_told() {
+        let metadata = |value: Value| json!({"podTemplate": {"metadata": value}});
         for (why, spec, part) in [
             ("TLS is not there yet", json!({"tls": {"mode": "generated"}}), "plain text only"),
             ("a size", json!({"storage": {"size": "big"}}), "is no size"),
@@ -221,6 +222,10 @@ mod tests {
                 json!({"podTemplate": {"spec": {"nodeSelectr": {"a": "b"}}}}),
                 "nodeSelectr",
             ),
+            ("labels that are a word", metadata(json!({"labels": "team=a"})), "podTemplate: "),
+            ("labels that are a list", metadata(json!({"labels": ["team=a"]})), "podTemplate: "),
+            ("annotations", metadata(json!({"annotations": "x"})), "podTemplate: "),
+            ("metadata", metadata(json!("x")), "podTemplate: "),
         ] {
             let invalid = Desired::of(&cluster(spec), &Defaults::default()).expect_err(why);
             assert!(invalid.0.iter().any(|text| text.contains(part)), "{why}: {invalid:?}");

@@ -146,7 +146,7 @@ fn labels(desired: &Desired, ordinal: i32) -> BTreeMap<String, String> {
 pub fn sent_hash(template: &Value, names: &Names) -> String {
     let mut shared = template.clone();
     for key in names.selector_of(0).keys() {
-        shared["metadata"]["labels"][key] = Value::Null;
+        note(&mut shared, "labels", key, Value::Null);
     }
     hash::hash(&shared)
 }
@@ -204,10 +204,20 @@ pub fn template(desired: &Desired) -> Value {
     }
     // Not for the overlay to change: by these the operator finds the pod, and the pod its cluster.
     for (key, label) in labels(desired, 0) {
-        template["metadata"]["labels"][key] = json!(label);
+        note(&mut template, "labels", key, label);
     }
-    template["metadata"]["annotations"][TEMPLATE_HASH] = json!(desired.template_hash);
+    note(&mut template, "annotations", TEMPLATE_HASH, desired.template_hash.clone());
     template
+}
+
+/// Puts a label or an annotation on a template. One whose overlay has made something else of them is left as it is: it makes
+/// no pod, and `overlay::check` says so.
+fn note(template: &mut Value, of: &str, key: impl Into<String>, text: impl Into<Value>) {
+    let metadata = template.get_mut("metadata").and_then(Value::as_object_mut);
+    let noted = metadata.map(|metadata| metadata.entry(of).or_insert_with(|| json!({})));
+    if let Some(noted) = noted.and_then(Value::as_object_mut) {
+        noted.insert(key.into(), text.into());
+    }
 }
 
 /// The template of another node's pod, for the one of this ordinal.
@@ -215,7 +225,7 @@ pub fn template(desired: &Desired) -> Value {
 pub fn template_like(other: &Value, desired: &Desired, ordinal: i32) -> Value {
     let mut template = other.clone();
     for (key, label) in desired.names.selector_of(ordinal) {
-        template["metadata"]["labels"][key] = json!(label);
+        note(&mut template, "labels", key, label);
     }
     template
 }
