@@ -99,6 +99,8 @@ pub struct Pod {
     pub restarts: i32,
     /// Why the container waits or the pod is not scheduled, as Kubernetes says: reason, message.
     pub problem: Option<(String, String)>,
+    /// It is not the server's container that waits.
+    pub problem_is_of_another: bool,
     /// How the container ended last time.
     pub last_exit: Option<Exit>,
     /// When it was last seen to become not ready, or was made.
@@ -134,12 +136,16 @@ impl Pod {
     }
 
     /// Now, as Kubernetes says. What it knows of a pod on a machine that is cut off is old, and one that was started
-    /// again after that waits for other reasons.
+    /// again after that waits for other reasons. What another container in the pod does says nothing of this one.
     #[must_use]
     pub fn ends_again_and_again(&self) -> bool {
-        self.problem.as_ref().is_some_and(|(reason, _)| reason == BACK_OFF)
+        let waits = self.problem.as_ref().is_some_and(|(reason, _)| reason == BACK_OFF);
+        waits && !self.problem_is_of_another
     }
 }
+
+/// Exit codes of a process that was told to end, or was killed for not having ended.
+pub const TOLD_TO_END: [i32; 3] = [0, 137, 143];
 
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use crate::{
     clock,
     names::{CONTAINER, Names, TEMPLATE_HASH},
     owner,
-    seen::{Exit, Node, Pod, Slot},
+    seen::{Exit, Node, Pod, Slot, TOLD_TO_END},
 };
 
 /// Label of a Kubernetes node that tells its zone, unless the spec names another.
@@ -20,8 +20,6 @@ pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 const REVISION: &str = "controller-revision-hash";
 /// Reasons of a waiting container that pass by themselves.
 const PASSING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
-/// Exit codes of a process that was told to end.
-const TOLD_TO_END: [i32; 3] = [0, 137, 143];
 
 /// The StatefulSet whose pod is looked for.
 #[derive(Debug)]
@@ -111,6 +109,7 @@ pub(super) fn read(pod: &v1::Pod) -> Pod {
     let runs = state.and_then(|state| state.running.clone());
     let running = runs.is_some();
     let ready = condition(&status, "Ready");
+    let problem = problem(pod, &status, container.as_ref());
     Pod {
         name: metadata.name.clone().unwrap_or_default(),
         uid: metadata.uid.clone().unwrap_or_default(),
@@ -127,7 +126,8 @@ pub(super) fn read(pod: &v1::Pod) -> Pod {
         ip: status.pod_ip.clone().filter(|ip| !ip.is_empty()),
         place: BTreeMap::new(),
         restarts: container.as_ref().map_or(0, |container| container.restart_count),
-        problem: problem(pod, &status, container.as_ref()),
+        problem_is_of_another: problem.is_some() && of_server(pod, container.as_ref()).is_none(),
+        problem,
         last_exit: ended.map(|ended| Exit {
             code: ended.exit_code,
             out_of_memory: ended.reason.as_deref() == Some("OOMKilled"),
@@ -346,7 +346,33 @@ mod tests {
         let crashing = pod(waiting("CrashLoopBackOff"));
         assert_eq!(crashing.restarts, 7);
         assert_eq!(crashing.last_exit, Some(Exit { code: 64, out_of_memory: false }));
+        assert!(crashing.ends_again_and_again());
         assert!(crashing.problem.is_some_and(|(_, text)| text.contains("flotilla:1")));
+    }
+
+    /// It would be taken for a server that cannot live on its disk.
+    #[test]
+    fn another_container_that_ends_again_and_again_is_not_the_server() {
+        let other = |name: &str, state: Value| {
+            json!({"name": name, "image": "", "imageID": "", "ready": false,
+            "restartCount": 9, "state": state})
+        };
+        let waits = |name| other(name, json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+        for (why, status) in [
+            (
+                "beside it",
+                json!({"containerStatuses": [
+                    waits("proxy"), other("server", json!({"running": {}}))]}),
+            ),
+            (
+                "before it",
+                json!({"initContainerStatuses": [waits("init")], "containerStatuses": [
+                    other("server", json!({"waiting": {"reason": "PodInitializing"}}))]}),
+            ),
+        ] {
+            let pod = pod(status);
+            assert!(pod.problem.is_some() && !pod.ends_again_and_again(), "{why}: {pod:?}");
+        }
     }
 
     #[test]

@@ -73,6 +73,7 @@ mod tests {
             place: BTreeMap::new(),
             restarts: 0,
             problem: None,
+            problem_is_of_another: false,
             last_exit: None,
             not_ready_since: None,
             disk_elsewhere: None,

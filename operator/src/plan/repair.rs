@@ -12,7 +12,7 @@
 //! place finds none either, and so would each after it. It is one where another node runs well with the same template.
 
 use super::{Action, Call, Change, Kind, Step, View};
-use crate::seen::{Node, Pod, Row, State};
+use crate::seen::{Exit, Node, Pod, Row, State, TOLD_TO_END};
 
 /// Restarts before a process counts as one that cannot live on its disk.
 const RESTARTS_MIN: i32 = 5;
@@ -23,6 +23,13 @@ const EXIT_USAGE: i32 = 64;
 /// There is no room for what it must write: a larger volume mends it, and its data is all there. An empty disk would
 /// be as full, since all fill together.
 pub(super) const EXIT_DISK_FULL: i32 = 28;
+
+/// Whether another disk would end in the same way. Kubernetes kills a process where a probe has no answer for reasons of the
+/// machine or its network, or because it takes long to start on much data.
+fn says_nothing_of_its_disk(exit: &Exit) -> bool {
+    let of_itself = [EXIT_USAGE, EXIT_DISK_FULL].contains(&exit.code);
+    exit.out_of_memory || of_itself || TOLD_TO_END.contains(&exit.code)
+}
 
 impl View<'_> {
     pub(super) fn repair(&mut self) -> Option<Step> {
@@ -93,8 +100,8 @@ impl View<'_> {
         let longer = self.desired.settings.node_down_after_seconds().saturating_add(1);
         let cannot_live = pod.restarts >= RESTARTS_MIN
             && self.is_not_ready_for(pod, longer)
-            && !exit.out_of_memory
-            && ![EXIT_USAGE, EXIT_DISK_FULL].contains(&exit.code)
+            && !says_nothing_of_its_disk(exit)
+            && !pod.running
             && pod.ends_again_and_again()
             && pod.template_hash.as_deref() == Some(&self.desired.template_hash)
             && self.runs_elsewhere(ordinal, Some(&self.desired.template_hash));

@@ -122,6 +122,7 @@ fn pod(desired: &Desired, ordinal: i32, node: Node) -> Pod {
         place: BTreeMap::new(),
         restarts: 0,
         problem: None,
+        problem_is_of_another: false,
         last_exit: None,
         not_ready_since: None,
         disk_elsewhere: None,

@@ -1135,6 +1135,7 @@ impl Inner {
             place: BTreeMap::new(),
             restarts: pod.restarts,
             problem: reason.map(|reason| (reason.to_owned(), "it does not run".to_owned())),
+            problem_is_of_another: false,
             last_exit: broken.then_some(Exit { code: 134, out_of_memory: false }),
             disk_elsewhere: None,
             ready_since: ready.then(|| at(pod.ready_since.unwrap_or(self.seconds))),

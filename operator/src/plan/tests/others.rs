@@ -44,7 +44,7 @@ fn node_whose_machine_is_cut_off_is_not_given_up_for_what_its_pod_did_long_ago()
         silent(&mut seen, 2);
         let pod = the(&mut seen, 2);
         pod.not_ready_since = Some(ago(3600));
-        (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 137, out_of_memory: false }));
+        (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 134, out_of_memory: false }));
         change(pod);
         seen
     };
@@ -65,6 +65,42 @@ fn node_whose_machine_is_cut_off_is_not_given_up_for_what_its_pod_did_long_ago()
             Want::Does("RemoveNode", "node_id: 3, force: true"),
             "NodeLost",
         ),
+    ]);
+}
+
+/// What is emptied then is a disk with nothing wrong.
+#[test]
+fn node_is_not_given_up_for_what_is_no_fault_of_its_disk() {
+    let sick = |change: &dyn Fn(&mut Pod)| {
+        let mut seen = settled(4, json!({"replicas": 4, "placement": {"maxNodeDown": "1m"}}));
+        silent(&mut seen, 2);
+        let pod = the(&mut seen, 2);
+        (pod.running, pod.not_ready_since) = (false, Some(ago(3600)));
+        (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 134, out_of_memory: false }));
+        pod.problem = Some(("CrashLoopBackOff".into(), "x".into()));
+        change(pod);
+        seen
+    };
+    let ended = |code| {
+        sick(&move |pod: &mut Pod| pod.last_exit = Some(Exit { code, out_of_memory: false }))
+    };
+    check(vec![
+        (
+            "it ends by itself",
+            sick(&|_| {}),
+            Want::Does("RemoveNode", "node_id: 3, force: true"),
+            "NodeLost",
+        ),
+        (
+            "it is another container that does",
+            sick(&|pod| pod.problem_is_of_another = true),
+            Want::Nothing,
+            "NodeDown",
+        ),
+        ("it runs", sick(&|pod| pod.running = true), Want::Nothing, "NodeDown"),
+        ("it was told to end", ended(143), Want::Nothing, "NodeDown"),
+        ("it was told to, and did well", ended(0), Want::Nothing, "NodeDown"),
+        ("it was killed", ended(137), Want::Nothing, "NodeDown"),
     ]);
 }
 
