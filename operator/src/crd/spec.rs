@@ -170,7 +170,7 @@ pub struct Storage {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Regions {
-    /// Size at which a region is split, as in `256Mi`.
+    /// Size at which a region is to be split, as in `256Mi`. Not there yet, and refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub split_size: Option<String>,
@@ -179,7 +179,7 @@ pub struct Regions {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), inner(length(min = 1, max = 1024)))]
     pub split_keys: Vec<String>,
-    /// Two neighbours below it are merged.
+    /// Two neighbours below it are to be merged. Not there yet, and refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub merge_size: Option<String>,
@@ -199,20 +199,20 @@ pub struct Placement {
     pub max_node_down: Option<String>,
 }
 
-/// Where certificates come from.
+/// Where certificates come from. Only `disabled` is there yet, and others are refused.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum TlsMode {
     /// Plain text.
     #[default]
     Disabled,
-    /// Made and renewed by the operator.
+    /// Made and renewed by the operator. Not there yet, and refused.
     Generated,
-    /// Made by cert-manager.
+    /// Made by cert-manager. Not there yet, and refused.
     CertManager,
 }
 
-/// Encryption between nodes and of clients.
+/// Encryption between nodes and of clients. Not there yet, and all is plain text.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -223,7 +223,7 @@ pub enum TlsMode {
 pub struct ClusterTls {
     #[serde(default)]
     pub mode: TlsMode,
-    /// The Issuer or ClusterIssuer of cert-manager.
+    /// The Issuer or ClusterIssuer of cert-manager. Not there yet, and refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub issuer_ref: Option<Value>,
