@@ -218,6 +218,12 @@ mod tests {
             ("a field", json!({"resources": {"limit": {"cpu": "1"}}}), "no such field"),
             ("a setting", json!({"config": {"raft": {"x": 1}}}), "raft.x: is no setting"),
             (
+                "a setting of regions",
+                json!({"config": {"regions": {"split_size": "256MiB"}}}),
+                "regions.split_size: is no setting",
+            ),
+            ("a level", json!({"config": {"log_level": "inof"}}), "log_level: inof is none of"),
+            (
                 "a template",
                 json!({"podTemplate": {"spec": {"nodeSelectr": {"a": "b"}}}}),
                 "nodeSelectr",

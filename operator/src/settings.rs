@@ -5,13 +5,17 @@
 //! the server's own code prints. Values of one setting that contradict another are still found only
 //! by the server: then the roll stops after one pod.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use serde_json::{Map, Value};
 
 use crate::{
     crd::{IpFamily, KvClusterSpec},
     names::{CLIENT_PORT, HTTP_PORT, PEER_PORT},
+    telemetry,
 };
 
 const DOCUMENTATION: &str = include_str!("../../docs/configuration.md");
@@ -109,7 +113,7 @@ impl Settings {
     /// One sentence per mistake.
     pub fn of(spec: &KvClusterSpec) -> Result<Self, Vec<String>> {
         let mut asked = BTreeMap::new();
-        let mut errors = Vec::new();
+        let (mut errors, mut told) = (Vec::new(), BTreeSet::new());
         for (key, value) in &spec.config {
             flatten(key, value, &mut asked);
         }
@@ -120,6 +124,7 @@ impl Settings {
             if let Some(size) = size {
                 if !SETTINGS.contains_key(key) {
                     errors.push(format!("{field}: regions of this version do not split or merge"));
+                    told.insert(key);
                 }
                 asked.insert(key.to_owned(), Value::from(server_size(size)));
             }
@@ -130,8 +135,8 @@ impl Settings {
         for (key, value) in &asked {
             if is_reserved(key) {
                 errors.push(format!("config {key}: is set by the operator"));
-            } else if key.starts_with("regions.") && !SETTINGS.contains_key(key) {
-                // Said above, by the name of its field.
+            } else if told.contains(&**key) {
+                // By the name of its field.
             } else if let Err(problem) = check(key, value) {
                 errors.push(format!("config {key}: {problem}"));
             }
@@ -252,7 +257,10 @@ fn check(key: &str, value: &Value) -> Result<(), String> {
         Kind::OneOf(words) => text.is_some_and(|text| words.iter().any(|word| word == text)),
     };
     if fits {
-        return Ok(());
+        return match (key, text) {
+            ("log_level", Some(filter)) => telemetry::check_log_level(filter),
+            _ => Ok(()),
+        };
     }
     Err(match kind {
         Kind::Text => "must be a text".to_owned(),

@@ -4,7 +4,8 @@ use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
 use tracing_subscriber::{
-    EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer as _, filter::LevelFilter, fmt, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 /// Libraries that say too much at `info`, and one that prints whole answers of the API server at `warn`; a filter that
@@ -25,8 +26,9 @@ pub enum LogFormat {
 /// A filter that cannot be read, or a second call in one process.
 pub fn init(format: LogFormat, level: &str) -> anyhow::Result<()> {
     let variable = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
-    let filter = format!("{QUIET},{}", variable.as_deref().unwrap_or(level));
-    let filter = EnvFilter::builder().parse(filter)?;
+    let filter = variable.as_deref().unwrap_or(level);
+    check_log_level(filter).map_err(|why| anyhow::anyhow!("log level {filter}: {why}"))?;
+    let filter = EnvFilter::builder().parse(format!("{QUIET},{filter}"))?;
     let lines = fmt::layer().with_writer(io::stderr);
     let lines = match format {
         LogFormat::Human => lines.with_ansi(io::stderr().is_terminal()).boxed(),
@@ -39,4 +41,40 @@ pub fn init(format: LogFormat, level: &str) -> anyhow::Result<()> {
         std::process::abort();
     }));
     Ok(())
+}
+
+/// A filter as the server takes it (`check_log_level` of its `telemetry.rs`): one that names a target alone shows all of it, so
+/// that a misspelt level is a filter too, which hides everything. Hence a target must be given its level.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_log_level(filter: &str) -> Result<(), String> {
+    EnvFilter::builder().parse(filter).map_err(|error| error.to_string())?;
+    let words = filter.split(',').map(str::trim).filter(|word| !word.is_empty());
+    for word in words.filter(|word| !word.contains(['=', '['])) {
+        if word.parse::<LevelFilter>().is_err() {
+            let levels = "off, error, warn, info, debug, trace";
+            return Err(format!("{word} is none of {levels}, and no target=level"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspelt_level_is_refused() {
+        for (filter, want) in [
+            ("info", true),
+            ("", true),
+            ("kube=debug,warn", true),
+            ("inof", false),
+            ("info,flotilla_operator", false),
+            ("a=b=c", false),
+        ] {
+            assert_eq!(check_log_level(filter).is_ok(), want, "{filter}");
+        }
+    }
 }

@@ -462,7 +462,9 @@ fn check_helm(call: &Call) -> Result<(), String> {
         check_file(&format!("helm/flotilla/{template}"))?;
     }
     match call.plain()[..] {
-        ["install" | "upgrade" | "template" | "uninstall"] if call.words.len() == 1 => Ok(()),
+        ["install" | "upgrade" | "template" | "test" | "uninstall"] if call.words.len() == 1 => {
+            Ok(())
+        }
         ["install" | "upgrade" | "template", "flotilla", "helm/flotilla"] => Ok(()),
         ["test" | "uninstall", "flotilla"] => Ok(()),
         ref other => Err(format!("helm {other:?} is not known to this test")),
