@@ -7,6 +7,7 @@
 //! at `info` or above.
 
 mod format;
+mod level;
 
 use std::{
     io::{self, IsTerminal as _, Write},
@@ -20,6 +21,7 @@ use tracing_subscriber::{
 };
 
 pub use self::format::LogFormat;
+pub(crate) use self::level::check_log_level;
 use crate::panics;
 
 /// Libraries that say too much at `info`; a filter that names them wins.
@@ -160,21 +162,6 @@ fn parse(filter: &str) -> Result<EnvFilter, Error> {
     EnvFilter::builder()
         .parse(format!("{QUIET},{filter}"))
         .map_err(|source| Error::Filter { filter: filter.to_owned(), source })
-}
-
-/// A filter may name a target alone, and then shows all of it. So a misspelt level is a filter too, one that
-/// hides everything: hence a target must be given its level.
-pub(crate) fn check_log_level(filter: &str) -> Result<(), String> {
-    let parsed = EnvFilter::builder().parse(filter);
-    parsed.map_err(|error| error.to_string())?;
-    let words = filter.split(',').map(str::trim).filter(|word| !word.is_empty());
-    for word in words.filter(|word| !word.contains(['=', '['])) {
-        if word.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
-            let levels = "off, error, warn, info, debug, trace";
-            return Err(format!("{word} is none of {levels}, and no target=level"));
-        }
-    }
-    Ok(())
 }
 
 /// What is logged on this thread while `run` runs, at every level.
