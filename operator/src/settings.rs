@@ -5,10 +5,7 @@
 //! the server's own code prints. Values of one setting that contradict another are still found only
 //! by the server: then the roll stops after one pod.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::LazyLock,
-};
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use serde_json::{Map, Value};
 
@@ -113,7 +110,7 @@ impl Settings {
     /// One sentence per mistake.
     pub fn of(spec: &KvClusterSpec) -> Result<Self, Vec<String>> {
         let mut asked = BTreeMap::new();
-        let (mut errors, mut told) = (Vec::new(), BTreeSet::new());
+        let mut errors = Vec::new();
         for (key, value) in &spec.config {
             flatten(key, value, &mut asked);
         }
@@ -122,11 +119,11 @@ impl Settings {
             ("regions.merge_size", &spec.regions.merge_size, "regions.mergeSize"),
         ] {
             if let Some(size) = size {
-                if !SETTINGS.contains_key(key) {
+                if SETTINGS.contains_key(key) {
+                    asked.insert(key.to_owned(), Value::from(server_size(size)));
+                } else {
                     errors.push(format!("{field}: regions of this version do not split or merge"));
-                    told.insert(key);
                 }
-                asked.insert(key.to_owned(), Value::from(server_size(size)));
             }
         }
         if let Some(down) = &spec.placement.max_node_down {
@@ -135,8 +132,6 @@ impl Settings {
         for (key, value) in &asked {
             if is_reserved(key) {
                 errors.push(format!("config {key}: is set by the operator"));
-            } else if told.contains(&**key) {
-                // By the name of its field.
             } else if let Err(problem) = check(key, value) {
                 errors.push(format!("config {key}: {problem}"));
             }
