@@ -36,32 +36,40 @@ fn newer(count: i32, spec: Value) -> Seen {
     seen
 }
 
+/// A node that has not served for an hour, whose process was ended often in its life, the last time by itself.
+fn gone_quiet(change: &dyn Fn(&mut Pod)) -> Seen {
+    let mut seen = settled(4, json!({"replicas": 4, "placement": {"maxNodeDown": "1m"}}));
+    silent(&mut seen, 2);
+    let pod = the(&mut seen, 2);
+    pod.not_ready_since = Some(ago(3600));
+    (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 134, out_of_memory: false }));
+    change(pod);
+    seen
+}
+
+/// The same, of which Kubernetes says that it ends again and again.
+fn sick(change: &dyn Fn(&mut Pod)) -> Seen {
+    gone_quiet(&|pod| {
+        pod.running = false;
+        pod.problem = Some(("CrashLoopBackOff".into(), "x".into()));
+        change(pod);
+    })
+}
+
 /// It was ended often in its long life, and its machine cannot be reached: what Kubernetes knows of it is old.
 #[test]
 fn node_whose_machine_is_cut_off_is_not_given_up_for_what_its_pod_did_long_ago() {
-    let cut_off = |change: &dyn Fn(&mut Pod)| {
-        let mut seen = settled(4, json!({"replicas": 4, "placement": {"maxNodeDown": "1m"}}));
-        silent(&mut seen, 2);
-        let pod = the(&mut seen, 2);
-        pod.not_ready_since = Some(ago(3600));
-        (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 134, out_of_memory: false }));
-        change(pod);
-        seen
-    };
     check(vec![
-        ("it ran when it was last heard of", cut_off(&|_| {}), Want::Nothing, "NodeDown"),
+        ("it ran when it was last heard of", gone_quiet(&|_| {}), Want::Nothing, "NodeDown"),
         (
             "its machine was started again, and cannot start it yet",
-            cut_off(&|pod| pod.running = false),
+            gone_quiet(&|pod| pod.running = false),
             Want::Nothing,
             "NodeDown",
         ),
         (
             "Kubernetes says that it ends again and again",
-            cut_off(&|pod| {
-                pod.running = false;
-                pod.problem = Some(("CrashLoopBackOff".into(), "x".into()));
-            }),
+            sick(&|_| {}),
             Want::Does("RemoveNode", "node_id: 3, force: true"),
             "NodeLost",
         ),
@@ -71,16 +79,6 @@ fn node_whose_machine_is_cut_off_is_not_given_up_for_what_its_pod_did_long_ago()
 /// What is emptied then is a disk with nothing wrong.
 #[test]
 fn node_is_not_given_up_for_what_is_no_fault_of_its_disk() {
-    let sick = |change: &dyn Fn(&mut Pod)| {
-        let mut seen = settled(4, json!({"replicas": 4, "placement": {"maxNodeDown": "1m"}}));
-        silent(&mut seen, 2);
-        let pod = the(&mut seen, 2);
-        (pod.running, pod.not_ready_since) = (false, Some(ago(3600)));
-        (pod.restarts, pod.last_exit) = (9, Some(Exit { code: 134, out_of_memory: false }));
-        pod.problem = Some(("CrashLoopBackOff".into(), "x".into()));
-        change(pod);
-        seen
-    };
     let ended = |code| {
         sick(&move |pod: &mut Pod| pod.last_exit = Some(Exit { code, out_of_memory: false }))
     };
