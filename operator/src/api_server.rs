@@ -70,8 +70,10 @@ pub(crate) mod tests {
         },
     };
 
+    use axum::{Json, http::StatusCode};
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::Api;
+    use serde_json::{Value, json};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::{TcpListener, TcpStream},
@@ -85,6 +87,19 @@ pub(crate) mod tests {
 
     /// How a request of a path is answered: the bytes of it all, and whether the connection is silent then.
     pub(crate) type Answers = BTreeMap<&'static str, String>;
+
+    /// As it answers what it does not do.
+    pub(crate) fn failure(code: StatusCode) -> (StatusCode, Json<Value>) {
+        let reason = match code {
+            StatusCode::NOT_FOUND => "NotFound",
+            StatusCode::FORBIDDEN => "Forbidden",
+            StatusCode::CONFLICT => "Conflict",
+            _ => "",
+        };
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+            "code": code.as_u16(), "reason": reason, "message": "no"});
+        (code, Json(status))
+    }
 
     pub(crate) fn whole(status: u16, body: &str) -> String {
         format!(

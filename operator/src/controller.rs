@@ -354,7 +354,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{lease::Leadership, requests::Requests};
+    use crate::{api_server::tests::failure, lease::Leadership, requests::Requests};
 
     /// An API server of one KvCluster, or of none, and what it was sent.
     struct Server {
@@ -382,11 +382,7 @@ mod tests {
                 let is_forbidden = forbidden.lock().is_some_and(|part| uri.path().ends_with(part));
                 async move {
                     if is_forbidden {
-                        return (
-                            StatusCode::FORBIDDEN,
-                            Json(json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                                "code": 403, "reason": "Forbidden", "message": "no right"})),
-                        );
+                        return failure(StatusCode::FORBIDDEN);
                     }
                     if method == Method::PUT {
                         assert!(uri.path().ends_with("/kvclusters/kv/status"), "{uri}");
@@ -402,11 +398,7 @@ mod tests {
                     match cluster.lock().clone().filter(|_| uri.path().ends_with("/kvclusters/kv"))
                     {
                         Some(cluster) => (StatusCode::OK, Json(cluster)),
-                        None => (
-                            StatusCode::NOT_FOUND,
-                            Json(json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                                "code": 404, "reason": "NotFound", "message": "no"})),
-                        ),
+                        None => failure(StatusCode::NOT_FOUND),
                     }
                 }
             };
@@ -589,11 +581,9 @@ mod tests {
             ("a refusal is counted as one", 403, Value::Null, 0, false),
             ("there is none", 200, list, 0, true),
         ] {
-            let failure = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
-                "reason": "", "message": "no"});
-            let body = if code == 200 { body } else { failure };
             let code = StatusCode::from_u16(code).expect("a code");
-            let serve = move || std::future::ready((code, Json(body.clone())));
+            let answer = if code == StatusCode::OK { (code, Json(body)) } else { failure(code) };
+            let serve = move || std::future::ready(answer.clone());
             let metrics = Metrics::new().expect("metrics");
             let requests = Requests::new(metrics.clone());
             let ready = Readiness::new(requests.clone());

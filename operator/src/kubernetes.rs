@@ -852,10 +852,11 @@ fn gone<T: Debug>(what: &str, result: kube::Result<T>) -> Result<Value, Error> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::StatusCode;
     use kube::core::Status;
 
     use super::*;
-    use crate::api_server;
+    use crate::api_server::{self, tests::failure};
 
     #[test]
     fn only_what_is_needed_must_be_readable() {
@@ -927,12 +928,12 @@ mod tests {
             } else {
                 (404, Value::Null)
             };
-            let reason = if code == 404 { "NotFound" } else { "" };
-            let failure = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
-                "reason": reason, "message": "no"});
-            let body = if code == 200 { body } else { failure };
-            let code = axum::http::StatusCode::from_u16(code).expect("a code");
-            std::future::ready((code, axum::Json(body)))
+            let code = StatusCode::from_u16(code).expect("a code");
+            std::future::ready(if code == StatusCode::OK {
+                (code, axum::Json(body))
+            } else {
+                failure(code)
+            })
         };
         Client::new(axum::Router::new().fallback(serve), "ns")
     }
@@ -1057,9 +1058,7 @@ mod tests {
             async move {
                 let kind = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
                 let list = |items: Value| axum::Json(json!({"metadata": {}, "items": items}));
-                let none = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                    "code": 404, "reason": "NotFound", "message": "no"});
-                let ok = axum::http::StatusCode::OK;
+                let ok = StatusCode::OK;
                 match kind.as_str() {
                     "kv" if uri.path().contains("kvclusters") => (ok, axum::Json(cluster)),
                     "statefulsets" => (ok, list(json!([set]))),
@@ -1070,7 +1069,7 @@ mod tests {
                         (ok, list(json!([])))
                     }
                     "configmaps" => (ok, list(json!([]))),
-                    _ => (axum::http::StatusCode::NOT_FOUND, axum::Json(none)),
+                    _ => failure(StatusCode::NOT_FOUND),
                 }
             }
         };

@@ -282,9 +282,10 @@ mod tests {
         response::Json,
     };
     use k8s_openapi::jiff::Timestamp;
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     use super::*;
+    use crate::api_server::tests::failure;
 
     fn held(by: Option<&str>, renewed: i64) -> LeaseSpec {
         LeaseSpec {
@@ -343,9 +344,7 @@ mod tests {
                         let lease: Value = serde_json::from_slice(&body).expect("JSON");
                         return (StatusCode::CREATED, Json(lease));
                     }
-                    let none = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                        "code": 404, "reason": "NotFound", "message": "no"});
-                    (StatusCode::NOT_FOUND, Json(none))
+                    failure(StatusCode::NOT_FOUND)
                 }
             }
         };

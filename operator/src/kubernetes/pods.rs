@@ -276,9 +276,11 @@ fn image(pod: &v1::Pod) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use axum::{Json, http::StatusCode};
     use serde_json::json;
 
     use super::*;
+    use crate::api_server::tests::failure;
 
     fn pod(status: Value) -> Pod {
         let pod = json!({
@@ -310,12 +312,9 @@ mod tests {
             ("the API server is not well", 503, zoned(), None),
             ("there is too much to do", 429, zoned(), None),
         ] {
-            let reason = if code == 404 { "NotFound" } else { "" };
-            let failure = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
-                "reason": reason, "message": "no"});
-            let body = if code == 200 { node } else { failure };
-            let code = axum::http::StatusCode::from_u16(code).expect("a code");
-            let serve = move || std::future::ready((code, axum::Json(body.clone())));
+            let code = StatusCode::from_u16(code).expect("a code");
+            let answer = if code == StatusCode::OK { (code, Json(node)) } else { failure(code) };
+            let serve = move || std::future::ready(answer.clone());
             let client = Client::new(axum::Router::new().fallback(serve), "ns");
             let told = place(&client, "m", label).await.ok();
             let host = told.as_ref().and_then(|place| place.get("host")).map(String::as_str);

@@ -250,6 +250,8 @@ mod tests {
     };
     use parking_lot::Mutex;
 
+    use crate::api_server::tests::failure;
+
     /// An API server of one volume, and of Kubernetes nodes: name, and label.
     struct Store {
         volume: Value,
@@ -268,13 +270,6 @@ mod tests {
         body: Bytes,
     ) -> (StatusCode, Json<Value>) {
         let mut store = store.lock();
-        let refused = |code: StatusCode, reason: &str| {
-            (
-                code,
-                Json(json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                "code": code.as_u16(), "reason": reason, "message": "no"})),
-            )
-        };
         let node = |(name, label): &(&str, &str)| {
             json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
                 "metadata": {"name": name, "labels": {HOST: label}}})
@@ -283,7 +278,7 @@ mod tests {
         if let Some(name) = path.strip_prefix("/api/v1/nodes/") {
             return match store.nodes.iter().find(|(known, _)| *known == name) {
                 Some(found) => (StatusCode::OK, Json(node(found))),
-                None => refused(StatusCode::NOT_FOUND, "NotFound"),
+                None => failure(StatusCode::NOT_FOUND),
             };
         }
         if path == "/api/v1/nodes" {
@@ -300,14 +295,13 @@ mod tests {
         }
         assert_eq!(path, "/api/v1/persistentvolumes/v");
         if let Some(code) = store.answer {
-            let reason = if code == StatusCode::NOT_FOUND { "NotFound" } else { "" };
-            return refused(code, reason);
+            return failure(code);
         }
         if method == Method::PATCH {
             let sent: Value = serde_json::from_slice(&body).expect("JSON");
             let version = if store.is_raced { "8" } else { "7" };
             if sent["metadata"]["resourceVersion"] != version {
-                return refused(StatusCode::CONFLICT, "Conflict");
+                return failure(StatusCode::CONFLICT);
             }
             let policy = &sent["spec"]["persistentVolumeReclaimPolicy"];
             store.volume["spec"]["persistentVolumeReclaimPolicy"] = policy.clone();

@@ -17,6 +17,7 @@ use kube::{Client, core::ApiResource};
 use parking_lot::Mutex;
 
 use super::*;
+use crate::api_server::tests::failure;
 
 const STRANGER: &str = "somebody";
 
@@ -54,9 +55,7 @@ impl Store {
         sent: &Value,
     ) -> (StatusCode, Value) {
         let refused = |code: StatusCode| {
-            let reason = if code == StatusCode::CONFLICT { "Conflict" } else { "NotFound" };
-            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                "code": code.as_u16(), "reason": reason, "message": "no"});
+            let (code, Json(status)) = failure(code);
             (code, status)
         };
         if *method == Method::GET {
