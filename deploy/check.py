@@ -104,6 +104,14 @@ def check_scraping():
          "docs/kubernetes.md: the namespace of a cluster becomes the operator's")
 
 
+def check_variables():
+    """What the chart sets itself nobody may set a second time: it refuses these names by a list."""
+    text = (ROOT / "helm/flotilla/templates/deployment.yaml").read_text()
+    listed = set(re.search(r'\$own := splitList " " "([^"]+)"', text)[1].split())
+    there = set(re.findall(r"- \{?name: ([A-Z_]+)", re.search(r"^ +env:\n(.*?)^ +ports:", text, re.MULTILINE | re.DOTALL)[1]))
+    need(listed == there, f"deployment.yaml: variables that it sets, or refuses in extraEnv, alone: {sorted(listed ^ there)}")
+
+
 def anchors(page):
     """Names by which headings are linked to."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
@@ -147,6 +155,7 @@ def main():
     check_dashboards(sources)
     check_alerts(sources)
     check_scraping()
+    check_variables()
     check_links()
     for mistake in mistakes:
         print(mistake)
